@@ -1,0 +1,64 @@
+# kvshare. `make` alone prints the targets; V=1 shows whole command lines; everything built goes under $(BUILD).
+# Each folder lists what it holds in a build.mk of its own.
+
+BUILD ?= build
+CC = gcc
+CXX = g++
+CUDA_HOME ?= $(firstword $(patsubst %/include/cuda.h,%,$(wildcard /usr/local/cuda/include/cuda.h /opt/cuda/include/cuda.h /usr/include/cuda.h)))
+NVCC ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc))
+PREFIX ?= /usr/local
+SANITIZE ?= # address,undefined or thread
+GPU_ARCHS = 80 86 89 90 100 120
+
+V ?= 0
+Q = $(if $(filter 0,$(V)),@,)
+say = $(if $(filter 0,$(V)),@printf '  %-7s %s\n' $(1) $(patsubst $(BUILD)/%,%,$(2)))
+
+OPT ?= -O2 -g
+SAN_FLAGS = $(if $(strip $(SANITIZE)),-fsanitize=$(strip $(SANITIZE)) -fno-omit-frame-pointer -fno-sanitize-recover=all)
+WARN = -Wall -Wextra -Werror
+BASE_FLAGS = $(OPT) $(WARN) $(SAN_FLAGS) -fPIC -pthread -D_GNU_SOURCE -isystem $(CUDA_HOME)/include -MMD -MP
+CFLAGS_ALL = -std=gnu11 -Wmissing-prototypes -Wstrict-prototypes $(BASE_FLAGS) $(CFLAGS)
+CXXFLAGS_ALL = -std=c++17 $(BASE_FLAGS) $(CXXFLAGS)
+LDLIBS_ALL = $(SAN_FLAGS) -pthread -ljansson -lpcre2-8 -lutf8proc -lm -ldl
+
+.DELETE_ON_ERROR:
+.SECONDARY:
+.SUFFIXES:
+.PHONY: help deps build demo check bench install clean format check-format
+
+help: ## print this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+include driver/build.mk driver/softcuda/build.mk driver/simt/build.mk vmm/build.mk attn/build.mk model/build.mk
+include tools/build.mk tests/build.mk
+
+deps: ## install the packages that building and testing need (Debian; asks for nothing when they are there)
+	$(Q)tools/deps.sh
+
+build: $(BUILD_PRODUCTS) ## everything: kvshare-run, libkvshare.so, softcuda
+
+$(BUILD)/%.o: %.c | deps-present
+	@mkdir -p $(@D)
+	$(call say,CC,$@)
+	$(Q)$(CC) $(CFLAGS_ALL) -c $< -o $@
+
+$(BUILD)/%.o: %.cpp | deps-present
+	@mkdir -p $(@D)
+	$(call say,CXX,$@)
+	$(Q)$(CXX) $(CXXFLAGS_ALL) -c $< -o $@
+
+.PHONY: deps-present
+deps-present:
+	@[ -n "$(CUDA_HOME)" ] || { echo "kvshare: no cuda.h found: install the CUDA toolkit (12.4 or newer) or set CUDA_HOME" >&2; exit 1; }
+
+clean: ## remove what was built
+	rm -rf $(BUILD)
+
+FORMATTED = $(shell git ls-files '*.c' '*.h' '*.cu' '*.cuh' '*.cpp')
+format: ## lay out the sources as .clang-format says
+	$(Q)clang-format -i $(FORMATTED)
+check-format: ## fail where a source is laid out otherwise
+	$(Q)clang-format --dry-run -Werror $(FORMATTED)
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -1,0 +1,120 @@
+/*
+ * attn/attn.h: the kernels of a Llama forward pass, and GEMM.
+ *
+ * A kvs_stream is a CUDA stream with the kernels loaded for its device and a GEMM library bound to it. Every launcher
+ * checks the sizes and types of its operands (-EINVAL with both sides named), enqueues on the stream and returns: 0, or
+ * the driver's error. None of them waits. `bytes_moved` counts what each launch must read and write at the least, so that
+ * time can be set against the device's bandwidth.
+ *
+ * Types. The residual stream, GEMM outputs, logits and norms are f32. What feeds a GEMM (its `x` and `w`) has the weights'
+ * type. K and V have a type of their own. Matrices are row-major and dense.
+ */
+#ifndef KVS_ATTN_H
+#define KVS_ATTN_H
+
+#include "../driver/cu.h"
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum kvs_dtype { KVS_F32, KVS_F16, KVS_BF16, KVS_I32 };
+
+size_t kvs_dtype_bytes(enum kvs_dtype dtype);
+const char *kvs_dtype_name(enum kvs_dtype dtype); /* "f32", "f16", "bf16", "i32" */
+/* From "f32", "f16", "bf16" and the names that Hugging Face uses ("float32", "torch.bfloat16", "BF16"). -EINVAL. */
+int kvs_dtype_parse(const char *name, enum kvs_dtype *out);
+
+typedef struct kvs_tensor {
+	CUdeviceptr data;
+	enum kvs_dtype dtype;
+	int rows, cols; /* [rows][cols], row-major, dense */
+} kvs_tensor;
+
+typedef struct kvs_stream kvs_stream;
+
+/*
+ * Create a stream, load the kernels for `cu`'s device and bind GEMM: cuBLAS on a GPU, OpenBLAS on the host; both are
+ * dlopened here. -ENODEV (a library is missing; the message says which package has it), -ENOTSUP (device too old), -EIO.
+ */
+int kvs_stream_open(kvs_cu *cu, kvs_stream **out);
+void kvs_stream_close(kvs_stream *s); /* waits for the stream; NULL is fine */
+CUstream kvs_stream_handle(const kvs_stream *s);
+int kvs_stream_synchronize(kvs_stream *s); /* errors of earlier launches surface here */
+uint64_t kvs_stream_bytes_moved(const kvs_stream *s); /* by all launches so far */
+
+/* The type in which GEMM on this stream takes weights that a checkpoint stores as `stored`: OpenBLAS has f32 alone. */
+enum kvs_dtype kvs_gemm_dtype(const kvs_stream *s, enum kvs_dtype stored);
+
+/*
+ * out = x * wᵀ + (accumulate ? out : 0). out f32 [tokens][n] taken as rows of `out_stride` elements (0: dense), x [tokens][k],
+ * w [n][k], x and w of one type out of kvs_gemm_dtype(). The residual add of a Llama layer is `accumulate`.
+ */
+int kvs_gemm(kvs_stream *s, kvs_tensor out, int out_stride, kvs_tensor x, kvs_tensor w, bool accumulate);
+
+/* out f32 [tokens][hidden] = table[ids[t]]; table of any float type [vocab][hidden]; ids i32 [tokens][1]. */
+int kvs_embed(kvs_stream *s, kvs_tensor out, kvs_tensor table, kvs_tensor ids);
+
+/* out[r][c] = x[r][c] / sqrt(mean(x[r]²) + eps) * gain[c]. x f32, gain f32 [1][cols], out of any float type. */
+int kvs_rmsnorm(kvs_stream *s, kvs_tensor out, kvs_tensor x, kvs_tensor gain, float eps);
+
+/* out[t][i] = silu(gate[t][i]) * up[t][i]; gate_up f32 [tokens][2 * ff], gate first; out [tokens][ff] of any float type. */
+int kvs_silu_mul(kvs_stream *s, kvs_tensor out, kvs_tensor gate_up);
+
+/* The K and V of one layer and one sequence, `[token][kv_head][head_dim]`. */
+typedef struct kvs_kv {
+	CUdeviceptr k, v;
+	enum kvs_dtype dtype;
+	int kv_heads, head_dim;
+	int tokens; /* room, for the checks */
+} kvs_kv;
+
+/*
+ * What stands between the QKV projection and attention, for tokens at positions start .. start + tokens - 1: adds the
+ * biases, normalises Q and K per head (Qwen3), rotates Q and K, writes Q back in place and appends K and V to the cache.
+ * A layer that borrows K (V) neither computes nor writes it: its part of `qkv` is not read, and kv.k (kv.v) not written.
+ */
+struct kvs_rope_append {
+	kvs_tensor qkv;    /* f32 [tokens][(heads + 2 * kv_heads) * head_dim], Q then K then V; in and out */
+	kvs_tensor bias;   /* f32 [1][(heads + 2 * kv_heads) * head_dim], or data 0 */
+	kvs_tensor q_gain, k_gain; /* f32 [1][head_dim], or data 0 */
+	kvs_tensor rope;   /* f32 [positions][head_dim]: cos and sin of pair i at [2 * i] and [2 * i + 1] */
+	kvs_kv kv;
+	int heads, start;
+	float eps;         /* of the Q and K norm */
+	bool own_k, own_v;
+};
+int kvs_rope_append(kvs_stream *s, const struct kvs_rope_append *args);
+
+/*
+ * out[t][h] = softmax(scale * q[t][h] · K) V over the keys that position start + t sees: 0 .. start + t, of which with a
+ * window only the last `window`. Query head h reads KV head h / (heads / kv_heads). The K and V of positions up to
+ * start + tokens - 1 must have been written by earlier launches. One token takes the decode path (split over the keys,
+ * combined; `workspace` holds the parts), more take the prefill path (tiles; mma where K and V are f16 or bf16). What a
+ * query row becomes does not depend on how the prompt was cut into calls of several tokens.
+ */
+struct kvs_attention {
+	kvs_tensor out;       /* any float type [tokens][heads * head_dim] */
+	kvs_tensor qkv;       /* f32 [tokens][(heads + 2 * kv_heads) * head_dim]: Q is its first columns */
+	kvs_kv kv;            /* head_dim 32, 64, 80, 96, 128 or 256 */
+	kvs_tensor workspace; /* f32 [1][at least kvs_attention_workspace(...)] */
+	int heads, start;
+	int window; /* 0: none */
+	float scale;
+};
+int kvs_attention(kvs_stream *s, const struct kvs_attention *args);
+size_t kvs_attention_workspace(const kvs_stream *s, int heads, int head_dim); /* f32 elements */
+
+/* ids[r] = the first index of the largest logit of row r. ids i32 [rows][1], logits f32 [rows][vocab]. */
+int kvs_argmax(kvs_stream *s, kvs_tensor ids, kvs_tensor logits);
+/* nll[r] = logsumexp(logits[r]) - logits[r][targets[r]]. nll f32 [rows][1], targets i32 [rows][1]. */
+int kvs_nll(kvs_stream *s, kvs_tensor nll, kvs_tensor logits, kvs_tensor targets);
+/* probs[r] = softmax(logits[r] / temperature); temperature > 0; may be in place. Both f32 [rows][vocab]. */
+int kvs_softmax(kvs_stream *s, kvs_tensor probs, kvs_tensor logits, float temperature);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

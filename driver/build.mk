@@ -1,0 +1,1 @@
+DRIVER_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard driver/*.c))

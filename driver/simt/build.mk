@@ -1,0 +1,9 @@
+# The fiber scheduler, linked into every module of kernels that is built for the CPU.
+SIMT_OBJS = $(patsubst %.cpp,$(BUILD)/%.o,$(wildcard driver/simt/*.cpp))
+SIMT_LIBS = -lboost_context
+
+# A module of CUDA kernels for softcuda: $(call simt-module,OUT.so,SOURCES.cu)
+$(BUILD)/%.simt.o: %.cu
+	@mkdir -p $(@D)
+	$(call say,SIMT,$@)
+	$(Q)$(CXX) $(CXXFLAGS_ALL) -x c++ -include driver/simt/simt.h -c $< -o $@

@@ -1,0 +1,58 @@
+/*
+ * driver/softcuda/softcuda.h: what softcuda offers beside the driver API, for tests and tools.
+ *
+ * softcuda is a libcuda.so.1 on host memory. A test reaches these functions by dlsym on kvs_cu.library, or links nothing
+ * and sets the environment instead. docs/softcuda.md is the manual.
+ *
+ * Environment, read at cuInit:
+ *   SOFTCUDA_MEMORY=BYTES        device memory; suffixes K, M, G (default: half of the host's memory)
+ *   SOFTCUDA_GRANULARITY=BYTES   minimum and recommended granularity, a power of two >= 4K (default 2M)
+ *   SOFTCUDA_FAIL=NAME:N:ERROR   fail the Nth call (from 1) of driver function NAME ("*": of any) with CUresult ERROR
+ *   SOFTCUDA_STRICT=0|1|2        what is reported and not an API error (an unmap under a pending launch that was handed
+ *                                the address): 0 counted, 1 also one line on stderr (default), 2 also abort()
+ *   SOFTCUDA_TIMEOUT=SECONDS     a block that runs longer is ended with CUDA_ERROR_LAUNCH_TIMEOUT (default 60)
+ *   SOFTCUDA_WORKERS=N           threads that run blocks (default: one for each core)
+ *   KVS_SIMT_SCHEDULE=forward|reverse|random:SEED   order in which the threads of a block run (driver/simt)
+ */
+#ifndef KVS_SOFTCUDA_H
+#define KVS_SOFTCUDA_H
+
+#include <cuda.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+/* What is alive. All zero but for `contexts` of a retained primary context means that nothing leaked. */
+struct softcuda_counters {
+	size_t reservations, handles, mappings; /* VMM: address ranges, cuMemCreate allocations alive, mapped ranges */
+	size_t allocations;                     /* cuMemAlloc and its async and pool forms */
+	size_t host_allocations;                /* cuMemAllocHost, cuMemHostAlloc */
+	size_t streams, events, modules, contexts;
+	size_t physical_bytes;  /* device memory that is allocated now */
+	size_t hazards;         /* unmaps or frees of memory that a pending launch was handed, since the last reset */
+	size_t faults;          /* accesses that ended in a sticky error, since the last reset */
+	size_t calls;           /* driver calls since the last reset */
+};
+
+typedef void softcuda_get_counters_fn(struct softcuda_counters *out);
+
+/*
+ * From now on let the `nth` call (from 1) of driver function `name` fail with `error`; NULL or "*" counts every call of
+ * any function. nth 0 turns it off. softcuda_failed() tells whether the failure has been delivered. Names are base
+ * names ("cuMemCreate"), whatever version was called. Calls that cannot fail (cuGetErrorName, cuGetErrorString) and
+ * releases on the way out of a failure are counted like all others.
+ */
+typedef void softcuda_fail_nth_fn(const char *name, size_t nth, CUresult error);
+typedef bool softcuda_failed_fn(void);
+
+/*
+ * Forget everything: ends a lost context, frees what is alive, reads the environment again. For tests that go on after a
+ * sticky error. No other thread may be in a driver call.
+ */
+typedef void softcuda_reset_fn(void);
+
+#define SOFTCUDA_GET_COUNTERS "softcuda_get_counters"
+#define SOFTCUDA_FAIL_NTH "softcuda_fail_nth"
+#define SOFTCUDA_FAILED "softcuda_failed"
+#define SOFTCUDA_RESET "softcuda_reset"
+
+#endif

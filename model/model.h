@@ -1,0 +1,179 @@
+/*
+ * model/model.h: from a Hugging Face directory to tokens.
+ *
+ * A kvs_checkpoint is the mapped directory (config and weights), a kvs_tokenizer turns text into ids and back, a
+ * kvs_engine holds the weights on a device with a KV cache that is shared as a plan says, and runs them. The engine owns
+ * the cache and one timeline of tokens for each slot; a caller appends tokens and reads logits.
+ */
+#ifndef KVS_MODEL_H
+#define KVS_MODEL_H
+
+#include "../attn/attn.h"
+#include "../vmm/kvshare.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- checkpoint ---- */
+
+#define KVS_MAX_LAYERS KVS_PLAN_MAX_LAYERS
+
+enum kvs_rope_type { KVS_ROPE_DEFAULT, KVS_ROPE_LINEAR, KVS_ROPE_DYNAMIC, KVS_ROPE_YARN, KVS_ROPE_LLAMA3 };
+
+struct kvs_config {
+	char model_type[32]; /* llama, mistral, qwen2, qwen3 */
+	int layers, hidden, ff, heads, kv_heads, head_dim, vocab, max_positions;
+	float rms_eps;
+	bool qkv_bias, qk_norm, o_bias, mlp_bias, tied_embeddings;
+	int *window; /* [layers]: sliding window in tokens, 0: none */
+	enum kvs_dtype dtype; /* of the weights */
+	struct {
+		enum kvs_rope_type type;
+		double theta, factor;
+		double low_freq_factor, high_freq_factor;    /* llama3 */
+		double beta_fast, beta_slow, attention_factor; /* yarn; attention_factor 0: derived */
+		double mscale, mscale_all_dim;
+		bool truncate;
+		int original_positions;
+	} rope;
+	int bos; /* -1: none */
+	int eos[8], eos_count; /* generation_config.json's, else config.json's */
+};
+
+typedef struct kvs_checkpoint kvs_checkpoint;
+
+/* One stored tensor; `data` points into the mapped file. */
+struct kvs_weight {
+	const void *data;
+	enum kvs_dtype dtype;
+	int rank;
+	int64_t shape[4];
+	size_t bytes;
+};
+
+/*
+ * Read config.json, generation_config.json if there, and the headers of model.safetensors or of every shard that
+ * model.safetensors.index.json names; map the files. Everything in them is checked; the message names file and field.
+ * -ENOENT (a file is missing), -EINVAL (damaged or not supported), -ENOMEM, -EIO.
+ */
+int kvs_checkpoint_open(const char *dir, kvs_checkpoint **out);
+void kvs_checkpoint_close(kvs_checkpoint *ckpt);
+const struct kvs_config *kvs_checkpoint_config(const kvs_checkpoint *ckpt);
+/* -ENOENT with the tensor's name. */
+int kvs_checkpoint_weight(const kvs_checkpoint *ckpt, const char *name, struct kvs_weight *out);
+/* Hex digest of the configuration and of the names, types, shapes and a sample of the bytes of all weights. */
+const char *kvs_checkpoint_fingerprint(const kvs_checkpoint *ckpt);
+
+/* Parsers alone, on bytes in memory, for tests and fuzzing; `name` is what messages call the file. */
+int kvs_config_parse(const char *json, size_t bytes, const char *name, struct kvs_config *out);
+void kvs_config_clear(struct kvs_config *config); /* frees what it holds */
+/* A safetensors header over a file of `file_bytes` bytes that starts at `file`. */
+struct kvs_safetensors;
+int kvs_safetensors_parse(const void *file, size_t file_bytes, const char *name, struct kvs_safetensors **out);
+void kvs_safetensors_free(struct kvs_safetensors *st);
+size_t kvs_safetensors_count(const struct kvs_safetensors *st);
+int kvs_safetensors_get(const struct kvs_safetensors *st, size_t index, const char **name, struct kvs_weight *out);
+
+/* ---- tokenizer ---- */
+
+typedef struct kvs_tokenizer kvs_tokenizer;
+
+/* Read DIR/tokenizer.json. -ENOENT, -EINVAL (damaged, or of a kind that is not supported, by name), -ENOMEM. */
+int kvs_tokenizer_open(const char *dir, kvs_tokenizer **out);
+int kvs_tokenizer_parse(const char *json, size_t bytes, const char *name, kvs_tokenizer **out);
+void kvs_tokenizer_close(kvs_tokenizer *tok);
+int kvs_tokenizer_vocab(const kvs_tokenizer *tok); /* largest id + 1 */
+/* -1 unless `text` is exactly one token of the vocabulary or an added token. */
+int32_t kvs_tokenizer_id(const kvs_tokenizer *tok, const char *text);
+
+/*
+ * The ids of `bytes` bytes of `text` (invalid UTF-8 is read as U+FFFD, as HF does from Python), special tokens recognised
+ * in it; with `special`, what the post-processor adds (BOS) too. The caller frees *ids. -ENOMEM, -EINVAL.
+ */
+int kvs_tokenizer_encode(const kvs_tokenizer *tok, const char *text, size_t bytes, bool special, int32_t **ids,
+	size_t *count);
+/* Text of `count` ids as HF decodes them (skip_special as there). The caller frees *text, which is NUL-terminated. */
+int kvs_tokenizer_decode(const kvs_tokenizer *tok, const int32_t *ids, size_t count, bool skip_special, char **text,
+	size_t *bytes);
+
+/* Streaming decode: hands out whole characters only, each once; the concatenation is what decode gives. */
+typedef struct kvs_text_stream kvs_text_stream;
+int kvs_text_stream_create(const kvs_tokenizer *tok, bool skip_special, kvs_text_stream **out);
+void kvs_text_stream_free(kvs_text_stream *ts);
+/* *text (NUL-terminated, maybe empty) is valid until the next call. */
+int kvs_text_stream_push(kvs_text_stream *ts, int32_t id, const char **text, size_t *bytes);
+int kvs_text_stream_finish(kvs_text_stream *ts, const char **text, size_t *bytes);
+
+/* ---- engine ---- */
+
+typedef struct kvs_engine kvs_engine;
+
+struct kvs_engine_options {
+	const kvs_plan *plan; /* NULL: no sharing */
+	unsigned slots;       /* sequences; 0: 1 */
+	int ctx_tokens;       /* room of one sequence; 0: the model's max_positions, at most 4096 */
+	int chunk_tokens;     /* prompts are run in pieces of this size; 0: 512 */
+	enum kvs_dtype kv_dtype;
+	bool kv_dtype_set;     /* false: the checkpoint's */
+	bool no_premap;
+	bool share_by_pointer; /* borrowers read through the owner's addresses, nothing is mapped twice (for tests) */
+	size_t block_bytes, budget_bytes;
+	void (*progress)(void *arg, size_t done_bytes, size_t total_bytes); /* while weights load; NULL: none */
+	void *progress_arg;
+};
+
+/* -EINVAL (plan of another model, options), -ENOMEM, -EIO and what the parts return. `ckpt` is not needed afterwards. */
+int kvs_engine_open(kvs_cu *cu, const kvs_checkpoint *ckpt, const struct kvs_engine_options *options, kvs_engine **out);
+void kvs_engine_close(kvs_engine *engine);
+
+const struct kvs_config *kvs_engine_config(const kvs_engine *engine);
+int kvs_engine_ctx(const kvs_engine *engine);
+int kvs_engine_length(const kvs_engine *engine, unsigned slot); /* tokens in the cache */
+/* Forget all but the first `length` tokens. */
+int kvs_engine_truncate(kvs_engine *engine, unsigned slot, int length);
+
+/*
+ * Append `count` tokens to `slot`; afterwards the logits behind the last one are on the device for the calls below.
+ * -EINVAL (an id outside the vocabulary, more tokens than ctx has room for), -ENOMEM, -EIO; on error the slot has its old
+ * length.
+ */
+int kvs_engine_append(kvs_engine *engine, unsigned slot, const int32_t *ids, size_t count);
+int kvs_engine_argmax(kvs_engine *engine, int32_t *id); /* of the last append's logits; waits */
+int kvs_engine_logits(kvs_engine *engine, float *logits /* [vocab] */);
+int kvs_engine_probabilities(kvs_engine *engine, float temperature, float *probs /* [vocab] */);
+
+/*
+ * Append `count` tokens and score them: nll[i] of targets[i] behind ids[i] in nats, and the most likely token there.
+ * `top` may be NULL.
+ */
+int kvs_engine_score(kvs_engine *engine, unsigned slot, const int32_t *ids, const int32_t *targets, size_t count,
+	float *nll, int32_t *top);
+
+struct kvs_engine_memory {
+	size_t granule_bytes, weights_bytes, workspace_bytes;
+	size_t kv_virtual_bytes, kv_physical_bytes, kv_unshared_bytes;
+	size_t kv_row_bytes; /* of one token, all layers, no sharing */
+};
+int kvs_engine_memory(kvs_engine *engine, struct kvs_engine_memory *out); /* settles the manager first */
+kvs_vmm *kvs_engine_vmm(kvs_engine *engine);
+
+/* ---- sampling ---- */
+
+struct kvs_sampling {
+	float temperature; /* 0: greedy, the rest is ignored */
+	int top_k;         /* 0: all */
+	float top_p;       /* 1: all */
+	uint64_t seed;
+};
+typedef struct kvs_sampler kvs_sampler;
+int kvs_sampler_create(const struct kvs_sampling *options, int vocab, kvs_sampler **out); /* -EINVAL names the option */
+void kvs_sampler_free(kvs_sampler *sampler);
+int kvs_sampler_next(kvs_sampler *sampler, kvs_engine *engine, int32_t *id);
+/* The same on probabilities of the host; for tests. Sorts in scratch of its own. */
+int32_t kvs_sampler_pick(kvs_sampler *sampler, const float *probs);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
