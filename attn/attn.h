@@ -63,6 +63,9 @@ int kvs_rmsnorm(kvs_stream *s, kvs_tensor out, kvs_tensor x, kvs_tensor gain, fl
 /* out[t][i] = silu(gate[t][i]) * up[t][i]; gate_up f32 [tokens][2 * ff], gate first; out [tokens][ff] of any float type. */
 int kvs_silu_mul(kvs_stream *s, kvs_tensor out, kvs_tensor gate_up);
 
+/* x[r][c] += row[c], in place: the biases that no other kernel takes along. x f32 [rows][cols], row f32 [1][cols]. */
+int kvs_add_row(kvs_stream *s, kvs_tensor x, kvs_tensor row);
+
 /* The K and V of one layer and one sequence, `[token][kv_head][head_dim]`. */
 typedef struct kvs_kv {
 	CUdeviceptr k, v;
