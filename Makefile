@@ -17,7 +17,8 @@ say = $(if $(filter 0,$(V)),@printf '  %-7s %s\n' $(1) $(patsubst $(BUILD)/%,%,$
 OPT ?= -O2 -g
 SAN_FLAGS = $(if $(strip $(SANITIZE)),-fsanitize=$(strip $(SANITIZE)) -fno-omit-frame-pointer -fno-sanitize-recover=all)
 WARN = -Wall -Wextra -Werror
-BASE_FLAGS = $(OPT) $(WARN) $(SAN_FLAGS) -fPIC -pthread -D_GNU_SOURCE -isystem $(CUDA_HOME)/include -MMD -MP
+# cu.h is found by name alone, as it is where kvshare is installed.
+BASE_FLAGS = $(OPT) $(WARN) $(SAN_FLAGS) -fPIC -pthread -D_GNU_SOURCE -Idriver -isystem $(CUDA_HOME)/include -MMD -MP
 CFLAGS_ALL = -std=gnu11 -Wmissing-prototypes -Wstrict-prototypes $(BASE_FLAGS) $(CFLAGS)
 CXXFLAGS_ALL = -std=c++17 $(BASE_FLAGS) $(CXXFLAGS)
 LDLIBS_ALL = $(SAN_FLAGS) -pthread -ljansson -lpcre2-8 -lutf8proc -lm -ldl

@@ -12,7 +12,7 @@
 #ifndef KVS_ATTN_H
 #define KVS_ATTN_H
 
-#include "../driver/cu.h"
+#include "cu.h"
 
 #include <stdint.h>
 
