@@ -170,7 +170,7 @@ typedef struct kvs_sampler kvs_sampler;
 int kvs_sampler_create(const struct kvs_sampling *options, int vocab, kvs_sampler **out); /* -EINVAL names the option */
 void kvs_sampler_free(kvs_sampler *sampler);
 int kvs_sampler_next(kvs_sampler *sampler, kvs_engine *engine, int32_t *id);
-/* The same on probabilities of the host; for tests. Sorts in scratch of its own. */
+/* The same on probabilities [vocab] of the host: the id, or -1 where none of them is a number. */
 int32_t kvs_sampler_pick(kvs_sampler *sampler, const float *probs);
 
 #ifdef __cplusplus

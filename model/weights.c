@@ -1,0 +1,329 @@
+/*
+ * model/weights.c: weights from a checkpoint to the device.
+ *
+ * A list says where each stored tensor goes (Q, K and V into one matrix, gate and up into another); one pass over it
+ * sizes a single allocation, a second fills it. What is stored in another type than the device wants is converted on the
+ * way, in pieces, so that host memory stays flat.
+ */
+#include "engine.h"
+
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ALIGNMENT 256            /* what cuBLAS and 16-byte loads like */
+#define PIECE_ELEMENTS (4 << 20) /* converted at a time: 16 MiB of f32 */
+
+/* A stored matrix or vector and the rows of a device tensor that it fills. */
+struct placement {
+	char name[96];
+	kvs_tensor *tensor;
+	int first_row, rows, cols; /* a vector is one row */
+	bool vector;
+};
+
+struct loader {
+	kvs_cu *cu;
+	const kvs_checkpoint *ckpt;
+	const struct kvs_config *config;
+	enum kvs_dtype dtype;
+	struct placement *items;
+	size_t count, room;
+	void (*progress)(void *arg, size_t done_bytes, size_t total_bytes);
+	void *progress_arg;
+	size_t done_bytes, total_bytes;
+};
+
+static int place(struct loader *loader, kvs_tensor *tensor, int first_row, int rows, int cols, const char *name)
+{
+	if (loader->count == loader->room) {
+		size_t room = loader->room ? 2 * loader->room : 64;
+		struct placement *items = realloc(loader->items, room * sizeof(*items));
+		if (!items)
+			return kvs_fail(-ENOMEM, "no memory for the list of weights");
+		loader->items = items;
+		loader->room = room;
+	}
+	struct placement *item = &loader->items[loader->count++];
+	*item = (struct placement){.tensor = tensor, .first_row = first_row, .rows = rows, .cols = cols};
+	snprintf(item->name, sizeof(item->name), "%s", name);
+	tensor->rows = first_row + rows;
+	tensor->cols = cols;
+	tensor->dtype = loader->dtype;
+	return 0;
+}
+
+static int place_vector(struct loader *loader, kvs_tensor *tensor, int first, int length, const char *name)
+{
+	int err = place(loader, tensor, first, length, 1, name);
+
+	if (err)
+		return err;
+	loader->items[loader->count - 1].vector = true;
+	tensor->dtype = KVS_F32;
+	tensor->cols = first + length;
+	tensor->rows = 1;
+	return 0;
+}
+
+/* A projection of layer `l`: its matrix and, where there is one, its bias, into rows `first` and on of `tensor`. */
+static int place_projection(struct loader *loader, int l, const char *name, kvs_tensor *tensor, kvs_tensor *bias,
+	int first, int rows, int cols)
+{
+	char full[96];
+	int err;
+
+	snprintf(full, sizeof(full), "model.layers.%d.%s.weight", l, name);
+	err = place(loader, tensor, first, rows, cols, full);
+	if (err || !bias)
+		return err;
+	snprintf(full, sizeof(full), "model.layers.%d.%s.bias", l, name);
+	return place_vector(loader, bias, first, rows, full);
+}
+
+static int place_norm(struct loader *loader, int l, const char *name, kvs_tensor *tensor, int length)
+{
+	char full[96];
+
+	snprintf(full, sizeof(full), "model.layers.%d.%s.weight", l, name);
+	return place_vector(loader, tensor, 0, length, full);
+}
+
+static int place_attention(struct loader *loader, int l, struct kvs_layer *layer)
+{
+	const struct kvs_config *config = loader->config;
+	int q = config->heads * config->head_dim, kv = config->kv_heads * config->head_dim, hidden = config->hidden;
+	kvs_tensor *bias = config->qkv_bias ? &layer->qkv_bias : NULL;
+	kvs_tensor *o_bias = config->o_bias ? &layer->o_bias : NULL;
+	int err = place_norm(loader, l, "input_layernorm", &layer->attn_norm, hidden);
+
+	if (!err)
+		err = place_projection(loader, l, "self_attn.q_proj", &layer->qkv, bias, 0, q, hidden);
+	if (!err)
+		err = place_projection(loader, l, "self_attn.k_proj", &layer->qkv, bias, q, kv, hidden);
+	if (!err)
+		err = place_projection(loader, l, "self_attn.v_proj", &layer->qkv, bias, q + kv, kv, hidden);
+	if (!err)
+		err = place_projection(loader, l, "self_attn.o_proj", &layer->o, o_bias, 0, hidden, q);
+	if (!err && config->qk_norm)
+		err = place_norm(loader, l, "self_attn.q_norm", &layer->q_gain, config->head_dim);
+	if (!err && config->qk_norm)
+		err = place_norm(loader, l, "self_attn.k_norm", &layer->k_gain, config->head_dim);
+	return err;
+}
+
+static int place_mlp(struct loader *loader, int l, struct kvs_layer *layer)
+{
+	const struct kvs_config *config = loader->config;
+	int ff = config->ff, hidden = config->hidden;
+	kvs_tensor *bias = config->mlp_bias ? &layer->gate_up_bias : NULL;
+	kvs_tensor *down_bias = config->mlp_bias ? &layer->down_bias : NULL;
+	int err = place_norm(loader, l, "post_attention_layernorm", &layer->ffn_norm, hidden);
+
+	if (!err)
+		err = place_projection(loader, l, "mlp.gate_proj", &layer->gate_up, bias, 0, ff, hidden);
+	if (!err)
+		err = place_projection(loader, l, "mlp.up_proj", &layer->gate_up, bias, ff, ff, hidden);
+	if (!err)
+		err = place_projection(loader, l, "mlp.down_proj", &layer->down, down_bias, 0, hidden, ff);
+	return err;
+}
+
+static int place_all(struct loader *loader, struct kvs_weights *weights)
+{
+	const struct kvs_config *config = loader->config;
+	int err = place(loader, &weights->embedding, 0, config->vocab, config->hidden, "model.embed_tokens.weight");
+
+	for (int l = 0; l < config->layers && !err; l++) {
+		err = place_attention(loader, l, &weights->layers[l]);
+		if (!err)
+			err = place_mlp(loader, l, &weights->layers[l]);
+	}
+	if (!err)
+		err = place_vector(loader, &weights->final_norm, 0, config->hidden, "model.norm.weight");
+	if (!err && !config->tied_embeddings)
+		err = place(loader, &weights->head, 0, config->vocab, config->hidden, "lm_head.weight");
+	return err;
+}
+
+static size_t tensor_bytes(const kvs_tensor *tensor)
+{
+	return (size_t)tensor->rows * tensor->cols * kvs_dtype_bytes(tensor->dtype);
+}
+
+/* Parts of one tensor follow each other in the list, the first with first_row 0: that one takes the space. */
+static size_t lay_out(struct loader *loader, CUdeviceptr base)
+{
+	size_t bytes = 0;
+
+	for (size_t i = 0; i < loader->count; i++) {
+		kvs_tensor *tensor = loader->items[i].tensor;
+		if (loader->items[i].first_row)
+			continue;
+		tensor->data = base + bytes;
+		bytes += (tensor_bytes(tensor) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+	}
+	return bytes;
+}
+
+static int find_stored(struct loader *loader, const struct placement *item, struct kvs_weight *stored)
+{
+	int err = kvs_checkpoint_weight(loader->ckpt, item->name, stored);
+
+	if (err)
+		return err;
+	if (item->vector) {
+		if (stored->rank == 1 && stored->shape[0] == item->rows)
+			return 0;
+		return kvs_fail(-EINVAL, "%s has rank %d and %lld elements, config.json asks for [%d]", item->name,
+			stored->rank, (long long)(stored->bytes / kvs_dtype_bytes(stored->dtype)), item->rows);
+	}
+	if (stored->rank == 2 && stored->shape[0] == item->rows && stored->shape[1] == item->cols)
+		return 0;
+	return kvs_fail(-EINVAL, "%s has rank %d and %lld elements, config.json asks for [%d][%d]", item->name,
+		stored->rank, (long long)(stored->bytes / kvs_dtype_bytes(stored->dtype)), item->rows, item->cols);
+}
+
+static float half_to_float(uint16_t half)
+{
+	uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = (half >> 10) & 31, fraction = half & 1023;
+	union {
+		uint32_t bits;
+		float value;
+	} out;
+
+	if (exponent == 0) { /* zero and subnormals: fraction * 2^-24 */
+		out.value = (float)fraction * 0x1p-24f;
+		out.bits |= sign;
+	} else {
+		out.bits = sign | (exponent == 31 ? 255 : exponent + 112) << 23 | fraction << 13;
+	}
+	return out.value;
+}
+
+static void to_f32(float *out, const void *in, enum kvs_dtype dtype, size_t first, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		if (dtype == KVS_F32) {
+			memcpy(&out[i], (const char *)in + 4 * (first + i), 4);
+			continue;
+		}
+		uint16_t raw;
+		memcpy(&raw, (const char *)in + 2 * (first + i), 2);
+		if (dtype == KVS_F16) {
+			out[i] = half_to_float(raw);
+		} else {
+			uint32_t bits = (uint32_t)raw << 16;
+			memcpy(&out[i], &bits, 4);
+		}
+	}
+}
+
+static int copy_piece(struct loader *loader, CUdeviceptr to, const void *from, size_t bytes, const char *name)
+{
+	CUresult result = loader->cu->cuMemcpyHtoD(to, from, bytes);
+
+	if (result)
+		return kvs_cu_fail(loader->cu, result, "copying %zu bytes of %s to the device", bytes, name);
+	loader->done_bytes += bytes;
+	if (loader->progress)
+		loader->progress(loader->progress_arg, loader->done_bytes, loader->total_bytes);
+	return 0;
+}
+
+static int fill(struct loader *loader, const struct placement *item, float *piece)
+{
+	struct kvs_weight stored;
+	size_t count = (size_t)item->rows * item->cols, size = kvs_dtype_bytes(item->tensor->dtype);
+	CUdeviceptr to = item->tensor->data + (size_t)item->first_row * item->cols * size;
+	int err = find_stored(loader, item, &stored);
+
+	for (size_t first = 0; first < count && !err; first += PIECE_ELEMENTS) {
+		size_t now = count - first < PIECE_ELEMENTS ? count - first : PIECE_ELEMENTS;
+		const void *from = (const char *)stored.data + first * size;
+		if (stored.dtype != item->tensor->dtype) {
+			to_f32(piece, stored.data, stored.dtype, first, now);
+			from = piece;
+		}
+		err = copy_piece(loader, to + first * size, from, now * size, item->name);
+	}
+	return err;
+}
+
+/* A matrix stays as it is stored or becomes f32; there is no conversion between f16 and bf16. */
+static int check_types(const struct loader *loader)
+{
+	for (size_t i = 0; i < loader->count; i++) {
+		struct kvs_weight stored;
+		int err = kvs_checkpoint_weight(loader->ckpt, loader->items[i].name, &stored);
+		if (err)
+			return err;
+		if (loader->items[i].tensor->dtype != KVS_F32 && stored.dtype != loader->items[i].tensor->dtype)
+			return kvs_fail(-EINVAL, "%s is stored as %s, config.json says %s: run with --kv-dtype f32",
+				loader->items[i].name, kvs_dtype_name(stored.dtype), kvs_dtype_name(loader->dtype));
+	}
+	return 0;
+}
+
+static int fill_all(struct loader *loader)
+{
+	float *piece = malloc(sizeof(*piece) * PIECE_ELEMENTS);
+	int err = piece ? 0 : kvs_fail(-ENOMEM, "no memory for converting weights");
+
+	for (size_t i = 0; i < loader->count && !err; i++)
+		err = fill(loader, &loader->items[i], piece);
+	free(piece);
+	return err;
+}
+
+static int allocate(struct loader *loader, struct kvs_weights *weights)
+{
+	size_t bytes = lay_out(loader, 0);
+	CUresult result = loader->cu->cuMemAlloc(&weights->memory, bytes);
+
+	if (result)
+		return kvs_cu_fail(loader->cu, result, "%zu MiB for the weights", bytes >> 20);
+	weights->bytes = bytes;
+	loader->total_bytes = bytes;
+	lay_out(loader, weights->memory);
+	return 0;
+}
+
+int kvs_weights_load(kvs_cu *cu, const kvs_checkpoint *ckpt, enum kvs_dtype dtype,
+	void (*progress)(void *arg, size_t done_bytes, size_t total_bytes), void *progress_arg, struct kvs_weights *out)
+{
+	struct loader loader = {.cu = cu,
+		.ckpt = ckpt,
+		.config = kvs_checkpoint_config(ckpt),
+		.dtype = dtype,
+		.progress = progress,
+		.progress_arg = progress_arg};
+	int err;
+
+	*out = (struct kvs_weights){.layers = calloc(loader.config->layers, sizeof(*out->layers))};
+	err = out->layers ? 0 : kvs_fail(-ENOMEM, "no memory for %d layers", loader.config->layers);
+	if (!err)
+		err = place_all(&loader, out);
+	if (!err)
+		err = check_types(&loader);
+	if (!err)
+		err = allocate(&loader, out);
+	if (!err)
+		err = fill_all(&loader);
+	if (loader.config->tied_embeddings)
+		out->head = out->embedding;
+	free(loader.items);
+	if (err)
+		kvs_weights_free(cu, out);
+	return err;
+}
+
+void kvs_weights_free(kvs_cu *cu, struct kvs_weights *weights)
+{
+	if (weights->memory)
+		cu->cuMemFree(weights->memory);
+	free(weights->layers);
+	*weights = (struct kvs_weights){0};
+}
