@@ -317,6 +317,11 @@ int kvs_engine_truncate(kvs_engine *e, unsigned slot, int length)
 	return err;
 }
 
+int kvs_engine_wait(kvs_engine *e)
+{
+	return kvs_stream_synchronize(e->stream);
+}
+
 int kvs_engine_argmax(kvs_engine *e, int32_t *id)
 {
 	kvs_tensor top = rows_of(e->top, 0, 1);

@@ -139,6 +139,7 @@ int kvs_engine_truncate(kvs_engine *engine, unsigned slot, int length);
  * length.
  */
 int kvs_engine_append(kvs_engine *engine, unsigned slot, const int32_t *ids, size_t count);
+int kvs_engine_wait(kvs_engine *engine); /* until everything appended has run; its errors surface here */
 int kvs_engine_argmax(kvs_engine *engine, int32_t *id); /* of the last append's logits; waits */
 int kvs_engine_logits(kvs_engine *engine, float *logits /* [vocab] */);
 int kvs_engine_probabilities(kvs_engine *engine, float temperature, float *probs /* [vocab] */);

@@ -1,0 +1,210 @@
+/*
+ * tools/run/doctor.c: `kvshare-run doctor` looks at the machine and says what works, what does not, and what to do.
+ *
+ * Every check only looks: it opens a library, a device or a file and closes it again. Nothing is changed.
+ */
+#include "run.h"
+
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+enum state { STATE_OK, STATE_MISSING, STATE_OPTIONAL };
+
+struct finding {
+	const char *what;
+	enum state state;
+	char found[256];
+	char advice[256]; /* "" where there is nothing to do */
+};
+
+struct findings {
+	struct finding items[16];
+	size_t count;
+};
+
+static struct finding *add(struct findings *all, const char *what, enum state state)
+{
+	struct finding *item = &all->items[all->count++];
+
+	*item = (struct finding){.what = what, .state = state};
+	return item;
+}
+
+static void describe_device(struct finding *item, kvs_cu *cu)
+{
+	CUmemAllocationProp prop = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
+		.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = cu->device}};
+	size_t least = 0, recommended = 0, free_bytes = 0, total = 0;
+
+	cu->cuMemGetAllocationGranularity(&least, &prop, CU_MEM_ALLOC_GRANULARITY_MINIMUM);
+	cu->cuMemGetAllocationGranularity(&recommended, &prop, CU_MEM_ALLOC_GRANULARITY_RECOMMENDED);
+	cu->cuMemGetInfo(&free_bytes, &total);
+	snprintf(item->found, sizeof(item->found),
+		"%s, compute capability %d.%d, driver API %d.%d, %.1f of %.1f GiB free, granule %zu KiB (recommended "
+		"%zu KiB)",
+		cu->name, cu->compute_capability / 10, cu->compute_capability % 10, cu->driver_version / 1000,
+		cu->driver_version % 1000 / 10, free_bytes / 1073741824.0, total / 1073741824.0, least >> 10,
+		recommended >> 10);
+}
+
+static void check_gpu(struct findings *all)
+{
+	kvs_cu *cu;
+
+	if (kvs_cu_open("cuda", &cu)) {
+		struct finding *item = add(all, "GPU", STATE_OPTIONAL);
+		snprintf(item->found, sizeof(item->found), "%s", kvs_error());
+		snprintf(item->advice, sizeof(item->advice),
+			"without one, --device host runs everything on the CPU, for trying and testing");
+		return;
+	}
+	describe_device(add(all, "GPU", STATE_OK), cu);
+	kvs_cu_close(cu);
+}
+
+static void check_host(struct findings *all)
+{
+	struct finding *item;
+	kvs_cu *cu;
+
+	if (kvs_cu_open("host", &cu)) {
+		item = add(all, "host device", STATE_MISSING);
+		snprintf(item->found, sizeof(item->found), "%s", kvs_error());
+		snprintf(item->advice, sizeof(item->advice),
+			"build it with `make build`, or name it in KVSHARE_SOFTCUDA");
+		return;
+	}
+	describe_device(add(all, "host device", STATE_OK), cu);
+	kvs_cu_close(cu);
+}
+
+/* The first of `names` (NULL-terminated) that can be loaded. */
+static void check_library(
+	struct findings *all, const char *what, const char *const *names, enum state without, const char *advice)
+{
+	for (; *names; names++) {
+		void *library = dlopen(*names, RTLD_LAZY | RTLD_LOCAL);
+		if (library) {
+			struct finding *item = add(all, what, STATE_OK);
+			snprintf(item->found, sizeof(item->found), "%s", *names);
+			dlclose(library);
+			return;
+		}
+	}
+	struct finding *item = add(all, what, without);
+	snprintf(item->found, sizeof(item->found), "not found");
+	snprintf(item->advice, sizeof(item->advice), "%s", advice);
+}
+
+static void check_libraries(struct findings *all)
+{
+	static const char *const cublas[] = {"libcublas.so.13", "libcublas.so.12", NULL};
+	static const char *const openblas[] = {"libopenblas.so.0", NULL};
+	static const char *const cupti[] = {"libcupti.so.13", "libcupti.so.12", "libcupti.so",
+		"/usr/local/cuda/extras/CUPTI/lib64/libcupti.so", NULL};
+
+	check_library(all, "cuBLAS", cublas, STATE_OPTIONAL,
+		"--device cuda needs it: install the CUDA libraries, or put them on LD_LIBRARY_PATH");
+	check_library(
+		all, "OpenBLAS", openblas, STATE_OPTIONAL, "--device host needs it: apt-get install libopenblas0");
+	check_library(all, "CUPTI", cupti, STATE_OPTIONAL,
+		"profiling kernels needs it: it comes with the CUDA toolkit (extras/CUPTI)");
+}
+
+/* CAP_BPF is 39, CAP_PERFMON 38, CAP_SYS_ADMIN 21 (linux/capability.h); the effective set is a hex word in /proc. */
+static bool may_load_bpf(void)
+{
+	FILE *status = fopen("/proc/self/status", "r");
+	unsigned long long capabilities = 0;
+	char line[256];
+
+	while (status && fgets(line, sizeof(line), status))
+		if (sscanf(line, "CapEff: %llx", &capabilities) == 1)
+			break;
+	if (status)
+		fclose(status);
+	return capabilities >> 21 & 1 || (capabilities >> 39 & 1 && capabilities >> 38 & 1);
+}
+
+static void check_ebpf(struct findings *all)
+{
+	bool types = !access("/sys/kernel/btf/vmlinux", R_OK), rights = may_load_bpf();
+	struct finding *item = add(all, "eBPF", types && rights ? STATE_OK : STATE_OPTIONAL);
+	struct utsname kernel;
+
+	uname(&kernel);
+	snprintf(item->found, sizeof(item->found), "kernel %s, %s type information (BTF), %s load programs",
+		kernel.release, types ? "with" : "without", rights ? "may" : "may not");
+	if (!types)
+		snprintf(item->advice, sizeof(item->advice),
+			"attaching to running processes needs a kernel built with CONFIG_DEBUG_INFO_BTF");
+	else if (!rights)
+		snprintf(item->advice, sizeof(item->advice),
+			"attaching to running processes needs root, or CAP_BPF and CAP_PERFMON");
+}
+
+static int print_findings_json(const struct findings *all)
+{
+	static const char *const states[] = {"ok", "missing", "optional"};
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < all->count; i++) {
+		const struct finding *item = &all->items[i];
+		json_array_append_new(list, json_pack("{s:s,s:s,s:s,s:s}", "what", item->what, "state",
+						    states[item->state], "found", item->found, "advice", item->advice));
+	}
+	return print_json(json_pack("{s:o}", "checks", list));
+}
+
+static void print_findings(const struct findings *all)
+{
+	static const char *const marks[] = {"ok", "MISSING", "-"};
+
+	for (size_t i = 0; i < all->count; i++) {
+		const struct finding *item = &all->items[i];
+		printf("%-12s %-8s %s\n", item->what, marks[item->state], item->found);
+		if (*item->advice)
+			printf("%-21s %s\n", "", item->advice);
+	}
+}
+
+static error_t parse(int key, char *text, struct argp_state *state)
+{
+	bool *json = state->input;
+
+	if (key == 'j')
+		*json = true;
+	else if (key == ARGP_KEY_ARG)
+		argp_error(state, "what is \"%s\"? doctor takes no arguments", text);
+	else
+		return ARGP_ERR_UNKNOWN;
+	return 0;
+}
+
+int command_doctor(int argc, char **argv)
+{
+	static const struct argp_option options[] = {{"json", 'j', NULL, 0, "print one JSON object", 0}, {0}};
+	static const struct argp argp = {options, parse, NULL,
+		"Look at what this machine has for kvshare, and say what to do about what it lacks.\v"
+		"Exits 1 if something is missing that every use of kvshare needs. Changes nothing.",
+		NULL, NULL, NULL};
+	struct findings all = {0};
+	bool json = false, complete = true;
+
+	argp_err_exit_status = EXIT_USAGE;
+	argp_parse(&argp, argc, argv, 0, NULL, &json);
+	check_gpu(&all);
+	check_host(&all);
+	check_libraries(&all);
+	check_ebpf(&all);
+	for (size_t i = 0; i < all.count; i++)
+		complete &= all.items[i].state != STATE_MISSING;
+	if (json && print_findings_json(&all))
+		return complain();
+	if (!json)
+		print_findings(&all);
+	return complete ? EXIT_SUCCESS : EXIT_FAILURE;
+}

@@ -1,0 +1,135 @@
+/*
+ * tools/run/report.c: what the commands print: JSON of the contracts in docs/, summaries, progress, errors.
+ */
+#include "run.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define TEXT_LIMIT ((size_t)1 << 30) /* a text is held in memory; more than this is a mistake */
+
+double now_s(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec + now.tv_nsec * 1e-9;
+}
+
+int complain(void)
+{
+	fprintf(stderr, "kvshare-run: %s\n", kvs_error());
+	return EXIT_FAILURE;
+}
+
+static int read_stream(FILE *file, const char *path, char **text, size_t *bytes)
+{
+	size_t room = 1 << 16, used = 0, got;
+	char *buffer = malloc(room);
+
+	while (buffer && (got = fread(buffer + used, 1, room - used - 1, file)) > 0) {
+		used += got;
+		if (used > TEXT_LIMIT) {
+			free(buffer);
+			return kvs_fail(-EFBIG, "%s is longer than %zu MiB", path, TEXT_LIMIT >> 20);
+		}
+		if (room - used == 1) {
+			char *larger = realloc(buffer, 2 * room);
+			if (!larger)
+				free(buffer);
+			buffer = larger;
+			room *= 2;
+		}
+	}
+	if (!buffer)
+		return kvs_fail(-ENOMEM, "no memory for the text of %s", path);
+	if (ferror(file)) {
+		free(buffer);
+		return kvs_fail(-EIO, "%s: %s", path, strerror(errno));
+	}
+	buffer[used] = 0;
+	*text = buffer;
+	*bytes = used;
+	return 0;
+}
+
+int read_text(const char *path, char **text, size_t *bytes)
+{
+	FILE *file;
+	int err;
+
+	if (!strcmp(path, "-"))
+		return read_stream(stdin, "standard input", text, bytes);
+	file = fopen(path, "rb");
+	if (!file)
+		return kvs_fail(-errno, "%s: %s", path, strerror(errno));
+	err = read_stream(file, path, text, bytes);
+	fclose(file);
+	return err;
+}
+
+json_t *json_device(const kvs_cu *cu)
+{
+	return json_pack("{s:s,s:s,s:i,s:i,s:I}", "kind", cu->kind == KVS_DEVICE_CUDA ? "cuda" : "host", "name",
+		cu->name, "compute_capability", cu->compute_capability, "driver_version", cu->driver_version,
+		"memory_bytes", (json_int_t)cu->memory_bytes);
+}
+
+json_t *json_model(const struct kvs_config *config)
+{
+	return json_pack("{s:s,s:i,s:i,s:i,s:i,s:i,s:i,s:s}", "architecture", config->model_type, "layers",
+		config->layers, "hidden", config->hidden, "heads", config->heads, "kv_heads", config->kv_heads,
+		"head_dim", config->head_dim, "vocab", config->vocab, "dtype", kvs_dtype_name(config->dtype));
+}
+
+json_t *json_memory(const struct kvs_engine_memory *memory)
+{
+	return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "granule_bytes", (json_int_t)memory->granule_bytes,
+		"weights_bytes", (json_int_t)memory->weights_bytes, "workspace_bytes",
+		(json_int_t)memory->workspace_bytes, "kv_virtual_bytes", (json_int_t)memory->kv_virtual_bytes,
+		"kv_physical_bytes", (json_int_t)memory->kv_physical_bytes, "kv_unshared_bytes",
+		(json_int_t)memory->kv_unshared_bytes, "kv_row_bytes", (json_int_t)memory->kv_row_bytes);
+}
+
+int print_json(json_t *object)
+{
+	int err = 0;
+
+	if (!object)
+		return kvs_fail(-ENOMEM, "no memory for the JSON report");
+	if (json_dumpf(object, stdout, JSON_INDENT(2)) || putchar('\n') == EOF || fflush(stdout))
+		err = kvs_fail(-EIO, "writing to stdout: %s", strerror(errno));
+	json_decref(object);
+	return err;
+}
+
+void print_memory_summary(const struct kvs_engine_memory *memory)
+{
+	double physical = memory->kv_physical_bytes / 1048576.0, unshared = memory->kv_unshared_bytes / 1048576.0;
+
+	fprintf(stderr, "KV cache  %.1f MiB physical, %.1f MiB without sharing\n", physical, unshared);
+	fprintf(stderr, "saved     %.1f MiB (%.1f %%)\n", unshared - physical,
+		unshared > 0 ? 100 * (unshared - physical) / unshared : 0.0);
+}
+
+void progress_show(const char *what, size_t done, size_t total)
+{
+	static double shown;
+	double now = now_s();
+	int filled = total ? (int)(30 * done / total) : 0;
+
+	if (!isatty(STDERR_FILENO) || (now - shown < 0.05 && done < total))
+		return;
+	shown = now;
+	fprintf(stderr, "\r%s [%.*s%*s] %3d %%", what, filled, "##############################", 30 - filled, "",
+		total ? (int)(100 * done / total) : 0);
+}
+
+void progress_clear(void)
+{
+	if (isatty(STDERR_FILENO))
+		fputs("\r\033[K", stderr);
+}

@@ -1,0 +1,68 @@
+/*
+ * tools/run/session.c: from a model's options to an open engine.
+ */
+#include "run.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void show_load(void *arg, size_t done_bytes, size_t total_bytes)
+{
+	(void)arg;
+	progress_show("loading weights", done_bytes, total_bytes);
+}
+
+static int load_plan(const struct model_options *options, kvs_plan **plan)
+{
+	if (options->plan_path)
+		return kvs_plan_load(options->plan_path, plan);
+	if (options->owners)
+		return kvs_plan_parse(options->owners, plan);
+	return 0;
+}
+
+static int open_engine(const struct model_options *options, struct session *session)
+{
+	struct kvs_engine_options engine = {.plan = session->plan,
+		.ctx_tokens = options->ctx_tokens,
+		.chunk_tokens = options->chunk_tokens,
+		.kv_dtype = options->kv_dtype,
+		.kv_dtype_set = options->kv_dtype_set,
+		.no_premap = options->no_premap,
+		.progress = options->quiet ? NULL : show_load};
+	int err = kvs_engine_open(session->cu, session->ckpt, &engine, &session->engine);
+
+	progress_clear();
+	return err;
+}
+
+int session_open(const struct model_options *options, struct session *session)
+{
+	double start = now_s();
+	int err;
+
+	*session = (struct session){0};
+	err = load_plan(options, &session->plan);
+	if (!err)
+		err = kvs_checkpoint_open(options->dir, &session->ckpt);
+	if (!err)
+		err = kvs_tokenizer_open(options->dir, &session->tokenizer);
+	if (!err)
+		err = kvs_cu_open(options->device ? options->device : "auto", &session->cu);
+	if (!err)
+		err = open_engine(options, session);
+	if (err)
+		session_close(session);
+	session->load_s = now_s() - start;
+	return err;
+}
+
+void session_close(struct session *session)
+{
+	kvs_engine_close(session->engine);
+	kvs_cu_close(session->cu);
+	kvs_tokenizer_close(session->tokenizer);
+	kvs_checkpoint_close(session->ckpt);
+	kvs_plan_free(session->plan);
+	*session = (struct session){0};
+}
