@@ -16,7 +16,7 @@ enum state { STATE_OK, STATE_MISSING, STATE_OPTIONAL };
 struct finding {
 	const char *what;
 	enum state state;
-	char found[256];
+	char found[1024];
 	char advice[256]; /* "" where there is nothing to do */
 };
 
