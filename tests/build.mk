@@ -2,13 +2,14 @@
 # tests/ROOM/NAME_kernels.cu beside it is a module of kernels for softcuda, built into $(BUILD)/tests/ROOM/NAME_kernels.so.
 TEST_SRCS = $(wildcard tests/*/*_test.c)
 TEST_PROGRAMS = $(patsubst %.c,$(BUILD)/%,$(TEST_SRCS))
+TEST_SUPPORT = $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/*.c))
 TEST_MODULES = $(patsubst %.cu,$(BUILD)/%.so,$(wildcard tests/*/*_kernels.cu))
 
 $(BUILD)/tests/%_kernels.so: $(BUILD)/tests/%_kernels.simt.o $(SIMT_OBJS)
 	$(call say,LD,$@)
 	$(Q)$(CXX) -shared -o $@ $^ $(SAN_FLAGS) -pthread $(SIMT_LIBS)
 
-$(BUILD)/tests/%_test: $(BUILD)/tests/%_test.o $(LIB_OBJS)
+$(BUILD)/tests/%_test: $(BUILD)/tests/%_test.o $(TEST_SUPPORT) $(LIB_OBJS)
 	$(call say,LD,$@)
 	$(Q)$(CC) -o $@ $^ -lcmocka $(LDLIBS_ALL)
 

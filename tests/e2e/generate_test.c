@@ -1,0 +1,144 @@
+/*
+ * tests/e2e/generate_test.c: `kvshare-run generate` as a user sees it: what it prints, what it saves, and that nothing
+ * which should not matter changes a token.
+ */
+#include "../support/process.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define MODEL "tests/models/storyworld-3m"
+#define OWNERS "0,1,2,3,4,5,2,7,8,3,10,11,1,13,5,15"
+#define GENERATE "kvshare-run generate -m " MODEL " -p 'Anna put the red key' -n 64 --device host --json "
+
+static json_int_t memory(const json_t *report, const char *key)
+{
+	return json_integer_value(json_object_get(json_object_get(report, "memory"), key));
+}
+
+static void sharing_saves_exactly_its_part(void **state)
+{
+	json_t *full = run_json(GENERATE), *shared = run_json(GENERATE "--owners " OWNERS);
+	json_int_t granule = memory(shared, "granule_bytes");
+
+	(void)state;
+	assert_true(granule > 0);
+	assert_int_equal(memory(full, "kv_physical_bytes"), memory(full, "kv_unshared_bytes"));
+	assert_int_equal(memory(shared, "kv_unshared_bytes"), memory(full, "kv_unshared_bytes"));
+	assert_int_equal(16 * memory(shared, "kv_physical_bytes"), 12 * memory(shared, "kv_unshared_bytes"));
+	assert_int_equal(memory(shared, "kv_physical_bytes") % granule, 0);
+	assert_true(memory(shared, "kv_physical_bytes") > 0);
+	json_decref(full);
+	json_decref(shared);
+}
+
+static void report_has_what_its_contract_names(void **state)
+{
+	static const char *const latency[] = {
+		"load_s", "prefill_s", "decode_s", "prefill_tokens_per_s", "decode_tokens_per_s", "inter_token_ms"};
+	json_t *report = run_json(GENERATE);
+	const json_t *device = json_object_get(report, "device"), *times = json_object_get(report, "latency");
+
+	(void)state;
+	assert_string_equal(json_string_value(json_object_get(device, "kind")), "host");
+	assert_true(json_is_string(json_object_get(device, "name")));
+	assert_int_equal(json_integer_value(json_object_get(json_object_get(report, "model"), "layers")), 16);
+	assert_true(json_integer_value(json_object_get(report, "prompt_tokens")) > 0);
+	assert_true(json_array_size(json_object_get(report, "tokens")) > 0);
+	assert_true(strlen(json_string_value(json_object_get(report, "text"))) > 0);
+	assert_true(memory(report, "weights_bytes") > 0);
+	assert_true(memory(report, "kv_virtual_bytes") >= memory(report, "kv_unshared_bytes"));
+	for (size_t i = 0; i < sizeof(latency) / sizeof(*latency); i++)
+		assert_non_null(json_object_get(times, latency[i]));
+	json_decref(report);
+}
+
+static void text_goes_to_stdout_and_the_summary_to_stderr(void **state)
+{
+	struct process process = run_shell(
+		"kvshare-run -m " MODEL " -p 'Anna put the red key' -n 16 --device host --owners " OWNERS, 120);
+	int lines = 0;
+
+	(void)state;
+	assert_int_equal(process.status, 0);
+	assert_true(strlen(process.out) > 1);
+	for (const char *c = process.err; *c; c++)
+		lines += *c == '\n';
+	assert_int_equal(lines, 1 + 5); /* an empty line, then five */
+	assert_non_null(strstr(process.err, "saved"));
+	process_free(&process);
+}
+
+/* Each row is put before or behind the command; all must give the tokens of the first. */
+static void tokens_do_not_depend_on_how_memory_is_managed(void **state)
+{
+	static const struct {
+		const char *environment, *options;
+	} runs[] = {
+		{"", ""},
+		{"SOFTCUDA_GRANULARITY=64K", ""},
+		{"SOFTCUDA_GRANULARITY=4M", ""},
+		{"SOFTCUDA_GRANULARITY=64K", "--no-premap"},
+		{"KVS_SIMT_SCHEDULE=reverse", ""},
+		{"KVS_SIMT_SCHEDULE=random:7", ""},
+		{"SOFTCUDA_WORKERS=1", ""},
+		{"SOFTCUDA_WORKERS=5", "--ctx 300"},
+		{"", "--chunk 1"},
+		{"", "--chunk 2"},
+		{"", "--chunk 5"},
+	};
+	json_t *expected[2] = {0};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(runs) / sizeof(*runs); i++) {
+		for (int shared = 0; shared < 2; shared++) {
+			char command[512];
+			snprintf(command, sizeof(command), "%s " GENERATE "%s %s", runs[i].environment, runs[i].options,
+				shared ? "--owners " OWNERS : "");
+			json_t *report = run_json(command), *tokens = json_object_get(report, "tokens");
+			if (!expected[shared])
+				expected[shared] = json_incref(tokens);
+			if (!json_equal(tokens, expected[shared]))
+				fail_msg("`%s` gave other tokens than the plain run", command);
+			json_decref(report);
+		}
+	}
+	json_decref(expected[0]);
+	json_decref(expected[1]);
+}
+
+static void a_seed_gives_the_same_text_again(void **state)
+{
+	static const char sampled[] = GENERATE "--temperature 0.9 --top-k 50 --top-p 0.9 --seed ";
+	char command[512];
+	json_t *reports[3];
+
+	(void)state;
+	for (int i = 0; i < 3; i++) {
+		snprintf(command, sizeof(command), "%s%d", sampled, i == 2 ? 12 : 11);
+		reports[i] = run_json(command);
+	}
+	assert_true(json_equal(json_object_get(reports[0], "tokens"), json_object_get(reports[1], "tokens")));
+	assert_false(json_equal(json_object_get(reports[0], "tokens"), json_object_get(reports[2], "tokens")));
+	for (int i = 0; i < 3; i++)
+		json_decref(reports[i]);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(sharing_saves_exactly_its_part),
+		cmocka_unit_test(report_has_what_its_contract_names),
+		cmocka_unit_test(text_goes_to_stdout_and_the_summary_to_stderr),
+		cmocka_unit_test(tokens_do_not_depend_on_how_memory_is_managed),
+		cmocka_unit_test(a_seed_gives_the_same_text_again),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
