@@ -1,0 +1,126 @@
+/*
+ * model/json.c: checked reading of JSON that others wrote.
+ *
+ * jansson bounds the nesting (2048) and refuses numbers that overflow and text that is no UTF-8; types and ranges are
+ * checked here. Nothing here knows what a field means.
+ */
+#include "json.h"
+
+#include "../driver/cu.h"
+
+#include <errno.h>
+
+int kvs_json_parse(const char *json, size_t bytes, const char *file, json_t **out)
+{
+	json_error_t error;
+	json_t *root = json_loadb(json, bytes, JSON_REJECT_DUPLICATES, &error);
+
+	if (!root && json_error_code(&error) == json_error_out_of_memory)
+		return kvs_fail(-ENOMEM, "%s: no memory to parse %zu bytes", file, bytes);
+	if (!root)
+		return kvs_fail(-EINVAL, "%s: line %d, column %d: %s", file, error.line, error.column, error.text);
+	if (!json_is_object(root)) {
+		json_decref(root);
+		return kvs_fail(-EINVAL, "%s: holds no JSON object", file);
+	}
+	*out = root;
+	return 0;
+}
+
+const json_t *kvs_json_member(const struct kvs_json *from, const char *key)
+{
+	const json_t *member = json_object_get(from->object, key);
+
+	return json_is_null(member) ? NULL : member;
+}
+
+static const char *type_name(const json_t *value)
+{
+	switch (json_typeof(value)) {
+	case JSON_OBJECT:
+		return "an object";
+	case JSON_ARRAY:
+		return "a list";
+	case JSON_STRING:
+		return "a string";
+	case JSON_INTEGER:
+		return "an integer";
+	case JSON_REAL:
+		return "a number with a fraction";
+	case JSON_TRUE:
+	case JSON_FALSE:
+		return "a boolean";
+	case JSON_NULL:
+		break;
+	}
+	return "null";
+}
+
+static int wrong_type(const struct kvs_json *from, const char *key, const json_t *value, const char *expected)
+{
+	return kvs_fail(
+		-EINVAL, "%s: %s%s is %s, %s is expected", from->file, from->path, key, type_name(value), expected);
+}
+
+int kvs_json_int(const struct kvs_json *from, const char *key, int min, int max, int *out)
+{
+	const json_t *value = kvs_json_member(from, key);
+
+	if (!value)
+		return 0;
+	if (!json_is_integer(value))
+		return wrong_type(from, key, value, "an integer");
+	json_int_t number = json_integer_value(value);
+	if (number < min || number > max)
+		return kvs_fail(-EINVAL, "%s: %s%s is %" JSON_INTEGER_FORMAT ", %d to %d is supported", from->file,
+			from->path, key, number, min, max);
+	*out = (int)number;
+	return 0;
+}
+
+int kvs_json_need_int(const struct kvs_json *from, const char *key, int min, int max, int *out)
+{
+	if (!kvs_json_member(from, key))
+		return kvs_fail(-EINVAL, "%s: %s%s is missing", from->file, from->path, key);
+	return kvs_json_int(from, key, min, max, out);
+}
+
+int kvs_json_number(const struct kvs_json *from, const char *key, double above, double max, double *out)
+{
+	const json_t *value = kvs_json_member(from, key);
+
+	if (!value)
+		return 0;
+	if (!json_is_number(value))
+		return wrong_type(from, key, value, "a number");
+	double number = json_number_value(value);
+	if (!(number > above && number <= max))
+		return kvs_fail(-EINVAL, "%s: %s%s is %g, more than %g and at most %g is supported", from->file,
+			from->path, key, number, above, max);
+	*out = number;
+	return 0;
+}
+
+int kvs_json_bool(const struct kvs_json *from, const char *key, bool *out)
+{
+	const json_t *value = kvs_json_member(from, key);
+
+	if (!value)
+		return 0;
+	if (!json_is_boolean(value))
+		return wrong_type(from, key, value, "true or false");
+	*out = json_is_true(value);
+	return 0;
+}
+
+int kvs_json_string(const struct kvs_json *from, const char *key, const char **out)
+{
+	const json_t *value = kvs_json_member(from, key);
+
+	if (!value)
+		return 0;
+	if (!json_is_string(value))
+		return wrong_type(from, key, value, "a string");
+	*out = json_string_value(value);
+	return 0;
+}

@@ -1,0 +1,38 @@
+/*
+ * model/json.h: checked reading of JSON that others wrote. Private to model/.
+ *
+ * Every reader names the file and the path of the field in its message. A member that is null counts as absent; a getter
+ * then leaves *out alone, so that the caller's default stands.
+ */
+#ifndef KVS_JSON_H
+#define KVS_JSON_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+/* An object, and how messages call it. */
+struct kvs_json {
+	const json_t *object;
+	const char *file; /* "config.json" */
+	const char *path; /* of the object in the file, with its dot: "" or "rope_scaling." */
+};
+
+/*
+ * Parse `bytes` bytes, which must be one object with no member twice. The caller decrefs *out. -EINVAL with line and
+ * column, -ENOMEM.
+ */
+int kvs_json_parse(const char *json, size_t bytes, const char *file, json_t **out);
+
+const json_t *kvs_json_member(const struct kvs_json *from, const char *key); /* NULL: absent or null */
+
+/* -EINVAL: of another type, or outside min .. max (both allowed). */
+int kvs_json_int(const struct kvs_json *from, const char *key, int min, int max, int *out);
+int kvs_json_need_int(
+	const struct kvs_json *from, const char *key, int min, int max, int *out); /* absent is an error */
+/* -EINVAL: of another type, or outside above .. max (`above` itself is not allowed). */
+int kvs_json_number(const struct kvs_json *from, const char *key, double above, double max, double *out);
+int kvs_json_bool(const struct kvs_json *from, const char *key, bool *out);
+int kvs_json_string(const struct kvs_json *from, const char *key, const char **out); /* borrowed from the object */
+
+#endif
