@@ -1,0 +1,276 @@
+/*
+ * driver/cu.c: opens a device: finds a driver library, fills the function table from it, retains the primary context.
+ *
+ * Symbols are looked up under the versioned names that cuda.h's macros give, so that what is called is what the table's
+ * types say; a driver that does not export such a name is asked by cuGetProcAddress before we give up.
+ */
+#include "cu.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define TEXT_OF(x) #x
+#define TEXT(x) TEXT_OF(x) /* of what a macro expands to: cuMemAlloc gives "cuMemAlloc_v2" */
+
+#define GPU_DRIVER "libcuda.so.1"
+#define HOST_DRIVER "softcuda/libcuda.so.1"
+
+typedef CUresult get_proc_address_fn(const char *, void **, int, cuuint64_t, CUdriverProcAddressQueryResult *);
+
+static const struct {
+	const char *base, *symbol;
+	size_t offset; /* of the function's pointer in kvs_cu */
+} functions[] = {
+#define FUNCTION_ROW(name) {#name, TEXT(name), offsetof(kvs_cu, name)},
+	KVS_CU_FUNCTIONS(FUNCTION_ROW)
+#undef FUNCTION_ROW
+};
+
+static void *symbol_find(void *library, const char *base, const char *symbol)
+{
+	get_proc_address_fn *get_proc_address;
+	CUdriverProcAddressQueryResult status;
+	void *found = dlsym(library, symbol);
+
+	if (found)
+		return found;
+	get_proc_address = (get_proc_address_fn *)dlsym(library, "cuGetProcAddress_v2");
+	if (!get_proc_address || get_proc_address(base, &found, CUDA_VERSION, CU_GET_PROC_ADDRESS_DEFAULT, &status))
+		return NULL;
+	return found;
+}
+
+/* The version is known before cuInit; 0 from a library that cannot tell. */
+static int version_of(void *library)
+{
+	CUresult (*get_version)(int *) = (CUresult(*)(int *))dlsym(library, "cuDriverGetVersion");
+	int version = 0;
+
+	return get_version && !get_version(&version) ? version : 0;
+}
+
+static int table_fill(kvs_cu *cu, const char *path)
+{
+	cu->driver_version = version_of(cu->library);
+	for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
+		void *found = symbol_find(cu->library, functions[i].base, functions[i].symbol);
+
+		if (!found)
+			return kvs_fail(-ENODEV,
+				"%s (driver version %d.%d) has no %s; kvshare needs the driver of CUDA 12.4 or newer",
+				path, cu->driver_version / 1000, cu->driver_version % 1000 / 10, functions[i].symbol);
+		memcpy((char *)cu + functions[i].offset, &found, sizeof found);
+	}
+	return 0;
+}
+
+/* Where softcuda may lie beside the file that holds this code, in the order of cu.h. */
+static const char *const host_places[] = {
+	HOST_DRIVER,
+	"../" HOST_DRIVER,
+	"../lib/kvshare/" HOST_DRIVER,
+	"kvshare/" HOST_DRIVER,
+};
+
+static int directory_of_this_code(char *directory, size_t bytes)
+{
+	char file[PATH_MAX];
+	Dl_info info;
+	char *slash;
+
+	/* dladdr gives a program as it was called, which may be relative to a directory that was left since. */
+	if (!dladdr((void *)kvs_cu_open, &info) || !info.dli_fname)
+		return -ENOENT;
+	if (!realpath(info.dli_fname, file)) {
+		ssize_t length = readlink("/proc/self/exe", file, sizeof file - 1);
+
+		if (length < 0)
+			return -errno;
+		file[length] = '\0';
+	}
+	slash = strrchr(file, '/');
+	if (!slash)
+		return -ENOENT;
+	*slash = '\0';
+	return snprintf(directory, bytes, "%s", file) < (int)bytes ? 0 : -ENAMETOOLONG;
+}
+
+static int host_driver_find(char *path, size_t bytes)
+{
+	const char *asked = getenv("KVSHARE_SOFTCUDA");
+	char directory[PATH_MAX];
+
+	if (asked && *asked)
+		return snprintf(path, bytes, "%s", asked) < (int)bytes ? 0 : -ENAMETOOLONG;
+	if (directory_of_this_code(directory, sizeof directory))
+		return kvs_fail(-ENODEV,
+			"cannot tell where this program lies; set KVSHARE_SOFTCUDA to softcuda's libcuda.so.1");
+	for (size_t i = 0; i < sizeof host_places / sizeof *host_places; i++) {
+		if (snprintf(path, bytes, "%s/%s", directory, host_places[i]) < (int)bytes && !access(path, R_OK))
+			return 0;
+	}
+	return kvs_fail(-ENODEV,
+		"softcuda is not beside %s: `make build` leaves it in build/softcuda, or set KVSHARE_SOFTCUDA to its "
+		"file",
+		directory);
+}
+
+static int library_open(kvs_cu *cu, const char *path)
+{
+	int err;
+
+	cu->library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+	if (!cu->library)
+		return kvs_fail(-ENODEV,
+			cu->kind == KVS_DEVICE_CUDA
+				? "no CUDA driver (%s); install NVIDIA's driver, or use the host device"
+				: "softcuda does not load: %s",
+			dlerror());
+	err = table_fill(cu, path);
+	if (err) {
+		dlclose(cu->library);
+		cu->library = NULL;
+	}
+	return err;
+}
+
+static int device_describe(kvs_cu *cu)
+{
+	int major = 0, minor = 0;
+	CUresult result = cu->cuDeviceGetName(cu->name, sizeof cu->name, cu->device);
+
+	if (!result)
+		result = cu->cuDeviceTotalMem(&cu->memory_bytes, cu->device);
+	if (!result)
+		result = cu->cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, cu->device);
+	if (!result)
+		result = cu->cuDeviceGetAttribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, cu->device);
+	if (!result)
+		result = cu->cuDeviceGetAttribute(
+			&cu->multiprocessors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, cu->device);
+	if (!result)
+		result = cu->cuDeviceGetAttribute(
+			&cu->max_shared_bytes, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, cu->device);
+	if (result)
+		return kvs_cu_fail(cu, result, "cannot read the attributes of device %d", cu->device);
+	cu->compute_capability = 10 * major + minor;
+	return 0;
+}
+
+static int device_open(kvs_cu *cu, int ordinal)
+{
+	int count = 0, err;
+	CUresult result = cu->cuInit(0);
+
+	if (result)
+		return kvs_cu_fail(cu, result, "the CUDA driver does not start (cuInit)");
+	result = cu->cuDriverGetVersion(&cu->driver_version);
+	if (!result)
+		result = cu->cuDeviceGetCount(&count);
+	if (result)
+		return kvs_cu_fail(cu, result, "the CUDA driver does not tell its devices");
+	if (ordinal >= count)
+		return kvs_fail(-ENODEV, "device %d was asked for, the driver has %d (counted from 0)", ordinal, count);
+	result = cu->cuDeviceGet(&cu->device, ordinal);
+	if (result)
+		return kvs_cu_fail(cu, result, "cannot get device %d", ordinal);
+	err = device_describe(cu);
+	if (err)
+		return err;
+	result = cu->cuDevicePrimaryCtxRetain(&cu->context, cu->device);
+	if (result)
+		return kvs_cu_fail(
+			cu, result, "cannot retain the primary context of device %d (%s)", ordinal, cu->name);
+	result = cu->cuCtxSetCurrent(cu->context);
+	if (!result)
+		return 0;
+	err = kvs_cu_fail(cu, result, "cannot make the primary context of device %d current", ordinal);
+	cu->cuDevicePrimaryCtxRelease(cu->device);
+	return err;
+}
+
+static int kind_open(enum kvs_device_kind kind, int ordinal, kvs_cu **out)
+{
+	char path[PATH_MAX] = GPU_DRIVER;
+	kvs_cu *cu = calloc(1, sizeof *cu);
+	int err;
+
+	if (!cu)
+		return kvs_fail(-ENOMEM, "no memory for a device's table");
+	cu->kind = kind;
+	err = kind == KVS_DEVICE_HOST ? host_driver_find(path, sizeof path) : 0;
+	if (err)
+		goto out_free;
+	err = library_open(cu, path);
+	if (err)
+		goto out_free;
+	err = device_open(cu, ordinal);
+	if (err)
+		goto out_close;
+	*out = cu;
+	return 0;
+
+out_close:
+	dlclose(cu->library);
+out_free:
+	free(cu);
+	return err;
+}
+
+/* "cuda" or "cuda:N" */
+static int ordinal_parse(const char *device, int *ordinal)
+{
+	char *end;
+	long number;
+
+	*ordinal = 0;
+	if (!strcmp(device, "cuda"))
+		return 0;
+	if (strncmp(device, "cuda:", 5) || device[5] < '0' || device[5] > '9')
+		return -EINVAL;
+	errno = 0;
+	number = strtol(device + 5, &end, 10);
+	if (*end || errno || number > INT_MAX)
+		return -EINVAL;
+	*ordinal = (int)number;
+	return 0;
+}
+
+int kvs_cu_open(const char *device, kvs_cu **out)
+{
+	int ordinal;
+
+	*out = NULL;
+	if (!strcmp(device, "host"))
+		return kind_open(KVS_DEVICE_HOST, 0, out);
+	if (!strcmp(device, "auto"))
+		return kind_open(KVS_DEVICE_CUDA, 0, out) ? kind_open(KVS_DEVICE_HOST, 0, out) : 0;
+	if (ordinal_parse(device, &ordinal))
+		return kvs_fail(-EINVAL, "no such device: %s (auto, cuda, cuda:N or host)", device);
+	return kind_open(KVS_DEVICE_CUDA, ordinal, out);
+}
+
+void kvs_cu_close(kvs_cu *cu)
+{
+	CUcontext current = NULL;
+
+	if (!cu)
+		return;
+	if (!cu->cuCtxGetCurrent(&current) && current == cu->context)
+		cu->cuCtxSetCurrent(NULL);
+	cu->cuDevicePrimaryCtxRelease(cu->device);
+	dlclose(cu->library);
+	free(cu);
+}
+
+int kvs_cu_bind(const kvs_cu *cu)
+{
+	CUresult result = cu->cuCtxSetCurrent(cu->context);
+
+	return result ? kvs_cu_fail(cu, result, "cannot make the device's context current") : 0;
+}
