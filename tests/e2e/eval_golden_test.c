@@ -1,0 +1,203 @@
+/*
+ * tests/e2e/eval_golden_test.c: the engine computes what Hugging Face transformers computes, full and with sharing plans.
+ *
+ * tests/golden/eval/NAME.json holds token ids and, for each plan and window, the loss of every token and the likeliest token
+ * as transformers (float32, CPU) has them; tests/golden/make_models.py made it. Mean loss within 1e-4 with f32 K and V,
+ * within 5e-3 with bf16 and f16. The likeliest tokens are equal; where transformers itself saw two tokens closer than
+ * rounding of K and V moves them (`margin`, in nats), either may be likeliest with bf16 and f16.
+ */
+#include "../../model/model.h"
+
+#include <dirent.h>
+#include <jansson.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+struct precision {
+	enum kvs_dtype kv_dtype;
+	double mean_error; /* of the loss, nats a token */
+	double margin;     /* nats between the two likeliest, below which rounding may swap them */
+};
+
+static const struct precision precisions[] = {
+	{KVS_F32, 1e-4, 1e-3},
+	{KVS_F16, 5e-3, 5e-2},
+	{KVS_BF16, 5e-3, 3e-1},
+};
+
+static kvs_cu *cu;
+
+static int *ints_of(const json_t *array, size_t *count)
+{
+	int *ints;
+
+	*count = json_array_size(array);
+	ints = malloc(sizeof(*ints) * (*count + 1));
+	assert_non_null(ints);
+	for (size_t i = 0; i < *count; i++)
+		ints[i] = json_integer_value(json_array_get(array, i));
+	return ints;
+}
+
+static double number_at(const json_t *array, size_t index)
+{
+	return json_number_value(json_array_get(array, index));
+}
+
+static kvs_plan *plan_of(const json_t *golden)
+{
+	size_t k_count, v_count;
+	int *k = ints_of(json_object_get(golden, "k_owners"), &k_count);
+	int *v = ints_of(json_object_get(golden, "v_owners"), &v_count);
+	kvs_plan *plan;
+
+	assert_int_equal(k_count, v_count);
+	if (kvs_plan_create(k_count, k, v, &plan))
+		fail_msg("%s", kvs_error());
+	free(k);
+	free(v);
+	return plan;
+}
+
+/* Scores all windows of a case, as `kvshare-run eval` cuts them. */
+static void score(kvs_engine *engine, const int *ids, size_t count, float *nll, int32_t *top)
+{
+	size_t ctx = kvs_engine_ctx(engine);
+
+	for (size_t first = 0; first + 1 < count; first += ctx) {
+		size_t now = count - 1 - first < ctx ? count - 1 - first : ctx;
+		if (kvs_engine_truncate(engine, 0, 0) ||
+			kvs_engine_score(engine, 0, ids + first, ids + first + 1, now, nll + first, top + first))
+			fail_msg("%s", kvs_error());
+	}
+}
+
+static void compare(const json_t *golden, const char *name, const struct precision *precision, const float *nll,
+	const int32_t *top, size_t count)
+{
+	const json_t *expected_top = json_object_get(golden, "top"), *margin = json_object_get(golden, "margin");
+	const char *plan = json_string_value(json_object_get(golden, "plan"));
+	const char *type = kvs_dtype_name(precision->kv_dtype);
+	double sum = 0, expected = json_number_value(json_object_get(golden, "mean_nll"));
+
+	assert_int_equal(json_array_size(expected_top), count);
+	for (size_t i = 0; i < count; i++) {
+		sum += nll[i];
+		if (top[i] != (int)number_at(expected_top, i) && number_at(margin, i) >= precision->margin)
+			fail_msg("%s, plan %s, %s: token %zu: %d is likeliest, transformers says %d by %g nats", name,
+				plan, type, i, top[i], (int)number_at(expected_top, i), number_at(margin, i));
+	}
+	if (!(fabs(sum / count - expected) <= precision->mean_error))
+		fail_msg("%s, plan %s, %s: loss %.6f, transformers has %.6f", name, plan, type, sum / count, expected);
+}
+
+static void check_case(const kvs_checkpoint *ckpt, const json_t *golden, const char *name, const int *ids, size_t count,
+	const struct precision *precision)
+{
+	kvs_plan *plan = plan_of(golden);
+	struct kvs_engine_options options = {.plan = plan,
+		.kv_dtype = precision->kv_dtype,
+		.kv_dtype_set = true,
+		.ctx_tokens = json_integer_value(json_object_get(golden, "ctx"))};
+	float *nll = malloc(sizeof(*nll) * count);
+	int32_t *top = malloc(sizeof(*top) * count);
+	kvs_engine *engine;
+
+	if (kvs_engine_open(cu, ckpt, &options, &engine))
+		fail_msg("%s: %s", name, kvs_error());
+	score(engine, ids, count, nll, top);
+	compare(golden, name, precision, nll, top, count - 1);
+	kvs_engine_close(engine);
+	kvs_plan_free(plan);
+	free(nll);
+	free(top);
+}
+
+static void check_model(const char *path, const struct precision *precision)
+{
+	json_error_t error;
+	json_t *golden = json_load_file(path, 0, &error);
+	const json_t *cases = json_object_get(golden, "cases");
+	kvs_checkpoint *ckpt;
+	size_t count;
+	int *ids = ints_of(json_object_get(golden, "ids"), &count);
+
+	if (kvs_checkpoint_open(json_string_value(json_object_get(golden, "model")), &ckpt))
+		fail_msg("%s: %s", path, kvs_error());
+	assert_true(json_array_size(cases) > 0);
+	for (size_t i = 0; i < json_array_size(cases); i++)
+		check_case(ckpt, json_array_get(cases, i), path, ids, count, precision);
+	kvs_checkpoint_close(ckpt);
+	free(ids);
+	json_decref(golden);
+}
+
+static void check_all(const struct precision *precision)
+{
+	DIR *dir = opendir("tests/golden/eval");
+	struct dirent *entry;
+	int checked = 0;
+
+	assert_non_null(dir);
+	while ((entry = readdir(dir))) {
+		char path[512];
+		if (!strstr(entry->d_name, ".json"))
+			continue;
+		snprintf(path, sizeof(path), "tests/golden/eval/%s", entry->d_name);
+		check_model(path, precision);
+		checked++;
+	}
+	closedir(dir);
+	assert_true(checked >= 12);
+}
+
+static void f32_cache_gives_what_transformers_computes(void **state)
+{
+	(void)state;
+	check_all(&precisions[0]);
+}
+
+static void f16_cache_stays_within_its_rounding(void **state)
+{
+	(void)state;
+	check_all(&precisions[1]);
+}
+
+static void bf16_cache_stays_within_its_rounding(void **state)
+{
+	(void)state;
+	check_all(&precisions[2]);
+}
+
+static int open_device(void **state)
+{
+	const char *device = getenv("KVS_TEST_DEVICE");
+
+	(void)state;
+	return kvs_cu_open(device ? device : "host", &cu);
+}
+
+static int close_device(void **state)
+{
+	(void)state;
+	kvs_cu_close(cu);
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(f32_cache_gives_what_transformers_computes),
+		cmocka_unit_test(f16_cache_stays_within_its_rounding),
+		cmocka_unit_test(bf16_cache_stays_within_its_rounding),
+	};
+
+	return cmocka_run_group_tests(tests, open_device, close_device);
+}

@@ -1,0 +1,183 @@
+/*
+ * tests/e2e/fault_test.c: generate survives the failure of any driver call.
+ *
+ * For every driver function that a run uses and every N until a run needs fewer calls, the Nth call fails. The run then
+ * either works all the same, with the same tokens, or ends in an error with a message; and afterwards softcuda holds
+ * nothing: no handle, mapping, reservation, allocation, stream, event or module.
+ */
+#include "../../driver/softcuda/softcuda.h"
+#include "../../model/model.h"
+
+#include <dlfcn.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define MODEL "tests/golden/models/llama3.2"
+#define OWNERS "0,1,2,1,4,0"
+#define PROMPT 9
+#define STEPS 2
+
+static kvs_cu *holder; /* keeps softcuda loaded between runs, so that its counters can be asked */
+static kvs_checkpoint *ckpt;
+static kvs_plan *plan;
+static softcuda_get_counters_fn *get_counters;
+static softcuda_fail_nth_fn *fail_nth;
+static softcuda_failed_fn *failed;
+static softcuda_reset_fn *reset;
+static int32_t expected[STEPS];
+
+static int generate(kvs_engine *engine, int32_t *tokens)
+{
+	int32_t ids[PROMPT];
+	int err;
+
+	for (int i = 0; i < PROMPT; i++)
+		ids[i] = 7 + 11 * i;
+	err = kvs_engine_append(engine, 0, ids, PROMPT);
+	for (int step = 0; step < STEPS && !err; step++) {
+		err = kvs_engine_argmax(engine, &tokens[step]);
+		if (!err)
+			err = kvs_engine_append(engine, 0, &tokens[step], 1);
+	}
+	assert_true(kvs_vmm_is_valid(kvs_engine_vmm(engine)));
+	return err;
+}
+
+static int run_once(int32_t *tokens)
+{
+	struct kvs_engine_options options = {.plan = plan, .ctx_tokens = 64, .chunk_tokens = 4, .no_premap = true};
+	kvs_engine *engine;
+	kvs_cu *cu;
+	int err = kvs_cu_open("host", &cu);
+
+	if (err)
+		return err;
+	err = kvs_engine_open(cu, ckpt, &options, &engine);
+	if (!err) {
+		err = generate(engine, tokens);
+		kvs_engine_close(engine);
+	}
+	kvs_cu_close(cu);
+	return err;
+}
+
+static void assert_nothing_is_left(const char *name, size_t nth)
+{
+	struct softcuda_counters left;
+
+	get_counters(&left);
+	if (left.reservations || left.handles || left.mappings || left.allocations || left.host_allocations ||
+		left.streams || left.events || left.modules || left.physical_bytes)
+		fail_msg(
+			"call %zu of %s failed, and left %zu reservations, %zu handles, %zu mappings, %zu allocations, "
+			"%zu host allocations, %zu streams, %zu events, %zu modules, %zu bytes",
+			nth, name, left.reservations, left.handles, left.mappings, left.allocations,
+			left.host_allocations, left.streams, left.events, left.modules, left.physical_bytes);
+}
+
+/* Later and later calls, until none is left to fail: every one of the first calls, then in growing strides. */
+static size_t fail_each_call(const char *name, size_t dense)
+{
+	for (size_t nth = 1, failures = 0;; nth += nth < dense ? 1 : 1 + nth / 16) {
+		int32_t tokens[STEPS] = {0};
+		fail_nth(name, nth, CUDA_ERROR_OUT_OF_MEMORY);
+		int err = run_once(tokens);
+		bool delivered = failed();
+		fail_nth(NULL, 0, CUDA_SUCCESS);
+		if (err && !*kvs_error())
+			fail_msg("call %zu of %s failed without a message", nth, name);
+		if (!err)
+			assert_memory_equal(tokens, expected, sizeof(expected));
+		assert_nothing_is_left(name, nth);
+		if (!delivered)
+			return failures;
+		failures++;
+	}
+}
+
+static void every_function_may_fail_at_every_call(void **state)
+{
+	static const char *const names[] = {
+#define NAME(name) #name,
+		KVS_CU_FUNCTIONS(NAME)
+#undef NAME
+	};
+	size_t failures = 0;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
+		failures += fail_each_call(names[i], 24);
+	assert_true(failures > 100);
+}
+
+static void any_call_may_fail(void **state)
+{
+	(void)state;
+	assert_true(fail_each_call("*", 160) > 160);
+}
+
+/* A kernel that faults loses the context; the process lives, says so, and gives everything back. */
+static void a_lost_context_is_reported_and_leaks_nothing(void **state)
+{
+	int32_t tokens[STEPS];
+
+	(void)state;
+	fail_nth("cuStreamSynchronize", 3, CUDA_ERROR_ILLEGAL_ADDRESS);
+	assert_int_not_equal(run_once(tokens), 0);
+	fail_nth(NULL, 0, CUDA_SUCCESS);
+	assert_non_null(strstr(kvs_error(), "CUDA_ERROR_ILLEGAL_ADDRESS"));
+	assert_nothing_is_left("cuStreamSynchronize", 3);
+}
+
+static void *symbol(const char *name)
+{
+	void *address = dlsym(holder->library, name);
+
+	if (!address)
+		fprintf(stderr, "softcuda has no %s\n", name);
+	return address;
+}
+
+static int set_up(void **state)
+{
+	(void)state;
+	if (kvs_cu_open("host", &holder) || kvs_checkpoint_open(MODEL, &ckpt) || kvs_plan_parse(OWNERS, &plan)) {
+		fprintf(stderr, "%s\n", kvs_error());
+		return -1;
+	}
+	get_counters = symbol(SOFTCUDA_GET_COUNTERS);
+	fail_nth = symbol(SOFTCUDA_FAIL_NTH);
+	failed = symbol(SOFTCUDA_FAILED);
+	reset = symbol(SOFTCUDA_RESET);
+	if (!get_counters || !fail_nth || !failed || !reset || run_once(expected)) {
+		fprintf(stderr, "%s\n", kvs_error());
+		return -1;
+	}
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	(void)state;
+	kvs_plan_free(plan);
+	kvs_checkpoint_close(ckpt);
+	kvs_cu_close(holder);
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(every_function_may_fail_at_every_call),
+		cmocka_unit_test(any_call_may_fail),
+		cmocka_unit_test(a_lost_context_is_reported_and_leaks_nothing),
+	};
+
+	return cmocka_run_group_tests(tests, set_up, tear_down);
+}
