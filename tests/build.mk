@@ -13,6 +13,8 @@ $(BUILD)/tests/%_test: $(BUILD)/tests/%_test.o $(TEST_SUPPORT) $(LIB_OBJS)
 	$(call say,LD,$@)
 	$(Q)$(CC) -o $@ $^ -lcmocka $(LDLIBS_ALL)
 
+-include tests/conformance/build.mk
+
 tests-build: build $(TEST_PROGRAMS) $(TEST_MODULES)
 check: deps tests-build ## all tests; ends in "N passed, N failed, N skipped"
 	$(Q)BUILD=$(BUILD) tests/run.sh $(TEST_PROGRAMS)
