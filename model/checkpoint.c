@@ -217,7 +217,11 @@ static int check_index(const kvs_checkpoint *ckpt, const json_t *weight_map, con
 
 	json_object_foreach((json_t *)weight_map, tensor, file)
 	{
-		if (!find_entry(ckpt, tensor))
+		const struct entry *entry = find_entry(ckpt, tensor);
+		struct kvs_stored stored = {0};
+		if (entry)
+			kvs_safetensors_stored(entry->shard->st, entry->index, &stored);
+		if (!entry || strcmp(stored.file, json_string_value(file)))
 			return kvs_fail(-EINVAL, "%s: weight_map.%.200s is not in %.64s", index, tensor,
 				json_string_value(file));
 	}

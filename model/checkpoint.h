@@ -10,11 +10,11 @@
 int kvs_config_apply_generation(const char *json, size_t bytes, const char *name, struct kvs_config *config);
 
 /*
- * A stored tensor of any type and rank, as the fingerprint wants it. `name` and `dtype` (safetensors' own spelling) are
- * borrowed from `st`, `shape` has `rank` entries.
+ * A stored tensor of any type and rank, as the fingerprint wants it. `file` (as the parser was told), `name` and `dtype`
+ * (safetensors' own spelling) are borrowed from `st`, `shape` has `rank` entries.
  */
 struct kvs_stored {
-	const char *name, *dtype;
+	const char *file, *name, *dtype;
 	const int64_t *shape;
 	int rank;
 	const unsigned char *data;

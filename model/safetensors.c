@@ -284,7 +284,8 @@ void kvs_safetensors_stored(const struct kvs_safetensors *st, size_t index, stru
 {
 	const struct tensor *tensor = &st->tensors[index];
 
-	*out = (struct kvs_stored){.name = tensor->name,
+	*out = (struct kvs_stored){.file = st->file,
+		.name = tensor->name,
 		.dtype = tensor->element->name,
 		.shape = tensor->shape,
 		.rank = tensor->rank,

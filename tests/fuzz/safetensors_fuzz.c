@@ -1,0 +1,39 @@
+/*
+ * tests/fuzz/safetensors_fuzz.c: any bytes as a safetensors file; every byte of every tensor handed out is read.
+ */
+#include "../../model/model.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void read_tensor(const struct kvs_weight *weight)
+{
+	const unsigned char *bytes = weight->data;
+	volatile unsigned char sum = 0;
+	size_t elements = 1;
+
+	for (int i = 0; i < weight->rank; i++)
+		elements *= (size_t)weight->shape[i];
+	if (elements * kvs_dtype_bytes(weight->dtype) != weight->bytes)
+		abort();
+	for (size_t i = 0; i < weight->bytes; i++)
+		sum += bytes[i];
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct kvs_safetensors *st;
+
+	if (kvs_safetensors_parse(data, size, "fuzz", &st))
+		return 0;
+	for (size_t i = 0; i < kvs_safetensors_count(st); i++) {
+		struct kvs_weight weight;
+		const char *name;
+		if (!kvs_safetensors_get(st, i, &name, &weight))
+			read_tensor(&weight);
+	}
+	kvs_safetensors_free(st);
+	return 0;
+}
