@@ -18,6 +18,8 @@
 #define MAX_VOCAB (1 << 24)
 #define MAX_POSITIONS (1 << 28)
 #define MAX_HEAD_DIM 256
+#define MIN_SCALE 1e-6 /* of the factors of RoPE: none divides by zero */
+#define MAX_SCALE 1e6
 
 struct family {
 	const char *type, *architecture;
@@ -176,7 +178,7 @@ static int read_sizes(const struct kvs_json *from, const struct family *family, 
 	if (!err)
 		err = kvs_json_int(from, "max_position_embeddings", 1, MAX_POSITIONS, &config->max_positions);
 	if (!err)
-		err = kvs_json_number(from, "rms_norm_eps", 0, 1, &eps);
+		err = kvs_json_number(from, "rms_norm_eps", 1e-20, 1, &eps);
 	config->rms_eps = (float)eps;
 	return err ? err : read_heads(from, family, config);
 }
@@ -234,19 +236,19 @@ static int read_rope_type(const struct kvs_json *from, enum kvs_rope_type *out)
 		from->file, from->path, key, name);
 }
 
-static int need_number(const struct kvs_json *from, const char *key, double above, double max, double *out)
+static int need_number(const struct kvs_json *from, const char *key, double min, double max, double *out)
 {
 	if (!kvs_json_member(from, key))
 		return kvs_fail(-EINVAL, "%s: %s%s is missing", from->file, from->path, key);
-	return kvs_json_number(from, key, above, max, out);
+	return kvs_json_number(from, key, min, max, out);
 }
 
 static int read_llama3(const struct kvs_json *from, struct kvs_config *config)
 {
-	int err = need_number(from, "low_freq_factor", 0, 1e6, &config->rope.low_freq_factor);
+	int err = need_number(from, "low_freq_factor", MIN_SCALE, MAX_SCALE, &config->rope.low_freq_factor);
 
 	if (!err)
-		err = need_number(from, "high_freq_factor", 0, 1e6, &config->rope.high_freq_factor);
+		err = need_number(from, "high_freq_factor", MIN_SCALE, MAX_SCALE, &config->rope.high_freq_factor);
 	if (!err && config->rope.high_freq_factor <= config->rope.low_freq_factor)
 		err = kvs_fail(-EINVAL, "%s: %shigh_freq_factor is %g, not above low_freq_factor, which is %g",
 			from->file, from->path, config->rope.high_freq_factor, config->rope.low_freq_factor);
@@ -255,19 +257,19 @@ static int read_llama3(const struct kvs_json *from, struct kvs_config *config)
 
 static int read_yarn(const struct kvs_json *from, struct kvs_config *config)
 {
-	int err = kvs_json_number(from, "beta_fast", 0, 1e6, &config->rope.beta_fast);
+	int err = kvs_json_number(from, "beta_fast", MIN_SCALE, MAX_SCALE, &config->rope.beta_fast);
 
 	if (!err)
-		err = kvs_json_number(from, "beta_slow", 0, 1e6, &config->rope.beta_slow);
+		err = kvs_json_number(from, "beta_slow", MIN_SCALE, MAX_SCALE, &config->rope.beta_slow);
 	if (!err && config->rope.beta_fast < config->rope.beta_slow)
 		err = kvs_fail(-EINVAL, "%s: %sbeta_fast is %g, below beta_slow, which is %g", from->file, from->path,
 			config->rope.beta_fast, config->rope.beta_slow);
 	if (!err)
-		err = kvs_json_number(from, "attention_factor", 0, 1e6, &config->rope.attention_factor);
+		err = kvs_json_number(from, "attention_factor", MIN_SCALE, MAX_SCALE, &config->rope.attention_factor);
 	if (!err)
-		err = kvs_json_number(from, "mscale", -1e-9, 1e6, &config->rope.mscale);
+		err = kvs_json_number(from, "mscale", 0, MAX_SCALE, &config->rope.mscale);
 	if (!err)
-		err = kvs_json_number(from, "mscale_all_dim", -1e-9, 1e6, &config->rope.mscale_all_dim);
+		err = kvs_json_number(from, "mscale_all_dim", 0, MAX_SCALE, &config->rope.mscale_all_dim);
 	if (!err)
 		err = kvs_json_bool(from, "truncate", &config->rope.truncate);
 	return err;
@@ -277,7 +279,7 @@ static int read_yarn(const struct kvs_json *from, struct kvs_config *config)
 static int read_rope_base(const struct kvs_json *from, struct kvs_config *config)
 {
 	double rotary = 1;
-	int err = kvs_json_number(from, "rope_theta", 1, 1e15, &config->rope.theta);
+	int err = kvs_json_number(from, "rope_theta", 2, 1e15, &config->rope.theta);
 
 	if (!err)
 		err = kvs_json_number(from, "partial_rotary_factor", 0, 1, &rotary);
@@ -309,8 +311,9 @@ static int read_rope_scaling(const struct kvs_json *outer, const struct kvs_json
 	if (err || config->rope.type == KVS_ROPE_DEFAULT)
 		return err;
 	config->rope.factor = (double)config->max_positions / config->rope.original_positions;
-	err = config->rope.type == KVS_ROPE_YARN ? kvs_json_number(from, "factor", 0, 1e6, &config->rope.factor)
-						 : need_number(from, "factor", 0, 1e6, &config->rope.factor);
+	err = config->rope.type == KVS_ROPE_YARN
+		      ? kvs_json_number(from, "factor", MIN_SCALE, MAX_SCALE, &config->rope.factor)
+		      : need_number(from, "factor", MIN_SCALE, MAX_SCALE, &config->rope.factor);
 	if (!err && config->rope.type == KVS_ROPE_LLAMA3)
 		err = read_llama3(from, config);
 	if (!err && config->rope.type == KVS_ROPE_YARN)

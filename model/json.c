@@ -85,7 +85,7 @@ int kvs_json_need_int(const struct kvs_json *from, const char *key, int min, int
 	return kvs_json_int(from, key, min, max, out);
 }
 
-int kvs_json_number(const struct kvs_json *from, const char *key, double above, double max, double *out)
+int kvs_json_number(const struct kvs_json *from, const char *key, double min, double max, double *out)
 {
 	const json_t *value = kvs_json_member(from, key);
 
@@ -94,9 +94,9 @@ int kvs_json_number(const struct kvs_json *from, const char *key, double above, 
 	if (!json_is_number(value))
 		return wrong_type(from, key, value, "a number");
 	double number = json_number_value(value);
-	if (!(number > above && number <= max))
-		return kvs_fail(-EINVAL, "%s: %s%s is %g, more than %g and at most %g is supported", from->file,
-			from->path, key, number, above, max);
+	if (!(number >= min && number <= max))
+		return kvs_fail(-EINVAL, "%s: %s%s is %g, %g to %g is supported", from->file, from->path, key, number,
+			min, max);
 	*out = number;
 	return 0;
 }

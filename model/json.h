@@ -30,8 +30,7 @@ const json_t *kvs_json_member(const struct kvs_json *from, const char *key); /* 
 int kvs_json_int(const struct kvs_json *from, const char *key, int min, int max, int *out);
 int kvs_json_need_int(
 	const struct kvs_json *from, const char *key, int min, int max, int *out); /* absent is an error */
-/* -EINVAL: of another type, or outside above .. max (`above` itself is not allowed). */
-int kvs_json_number(const struct kvs_json *from, const char *key, double above, double max, double *out);
+int kvs_json_number(const struct kvs_json *from, const char *key, double min, double max, double *out);
 int kvs_json_bool(const struct kvs_json *from, const char *key, bool *out);
 int kvs_json_string(const struct kvs_json *from, const char *key, const char **out); /* borrowed from the object */
 
