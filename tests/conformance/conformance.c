@@ -169,6 +169,7 @@ struct range range_alias(const struct range *of, CUmemAccess_flags access)
 
 void range_unmap(const struct range *r)
 {
+	must(cu->cuCtxSynchronize()); /* unmapping does not wait for work in flight; a memset may be that too */
 	must(cu->cuMemUnmap(r->at, r->bytes));
 	must(cu->cuMemAddressFree(r->at, r->bytes));
 }

@@ -66,8 +66,8 @@ struct range {
 };
 struct range range_new(size_t granules, CUmemAccess_flags access);
 struct range range_alias(const struct range *of, CUmemAccess_flags access); /* the same memory at another address */
-void range_unmap(const struct range *r);                                    /* and give back the address */
-void range_free(const struct range *r);                                     /* range_unmap() and release the handle */
+void range_unmap(const struct range *r); /* synchronises first; gives back the address too */
+void range_free(const struct range *r);  /* range_unmap() and release the handle */
 
 /* Kernels of conformance_kernels.cu, on `stream`, over 32-bit words of device memory. */
 void launch_fill(CUstream stream, CUdeviceptr out, unsigned value, size_t count);

@@ -531,6 +531,7 @@ static void contents_survive_unmapping_while_the_handle_is_held(void **state)
 
 	(void)state;
 	must(cu->cuMemsetD8(r.at, 0x3c, r.bytes));
+	must(cu->cuCtxSynchronize());
 	must(cu->cuMemUnmap(r.at, r.bytes));
 	map(r.at, r.bytes, r.handle);
 	must(set_access(r.at, r.bytes, RO));
@@ -577,6 +578,7 @@ static void retain_counts_as_a_reference_to_the_memory(void **state)
 
 	(void)state;
 	must(cu->cuMemsetD8(r.at, 0x66, r.bytes));
+	must(cu->cuCtxSynchronize());
 	must(cu->cuMemRetainAllocationHandle(&retained, (void *)r.at));
 	must(cu->cuMemRelease(r.handle));
 	must(cu->cuMemUnmap(r.at, r.bytes)); /* the retained reference is now the only one */
