@@ -5,7 +5,6 @@
  * and the fingerprint, which walks it, does not depend on how the checkpoint was cut into files.
  */
 #include "checkpoint.h"
-#include "json.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -4,7 +4,13 @@
 #ifndef KVS_CHECKPOINT_H
 #define KVS_CHECKPOINT_H
 
+#include "json.h"
 #include "model.h"
+
+#define KVS_MAX_POSITIONS (1 << 28) /* that a file may speak of */
+
+/* Fill config->rope from the object of config.json; max_positions must be there. -EINVAL. */
+int kvs_config_read_rope(const struct kvs_json *from, struct kvs_config *config);
 
 /* Let generation_config.json's bos_token_id and eos_token_id replace those of `config`. -EINVAL, -ENOMEM. */
 int kvs_config_apply_generation(const char *json, size_t bytes, const char *name, struct kvs_config *config);

@@ -6,7 +6,6 @@
  * where the one before it ended and that the last ends with the file, which rules out overlaps and overruns together.
  */
 #include "checkpoint.h"
-#include "json.h"
 
 #include <errno.h>
 #include <stdlib.h>
