@@ -15,8 +15,8 @@ int kvs_json_parse(const char *json, size_t bytes, const char *file, json_t **ou
 	json_error_t error;
 	json_t *root = json_loadb(json, bytes, JSON_REJECT_DUPLICATES, &error);
 
-	if (!root &&
-		error.line < 0) /* jansson has a place for all that is wrong with the text, none for a failed malloc */
+	/* jansson names a place for all that is wrong with the text, and none where an allocation failed. */
+	if (!root && error.line < 0)
 		return kvs_fail(-ENOMEM, "%s: no memory to parse %zu bytes", file, bytes);
 	if (!root)
 		return kvs_fail(-EINVAL, "%s: line %d, column %d: %s", file, error.line, error.column, error.text);
