@@ -20,13 +20,15 @@
 /* One part: an object with a type, and how messages call it. */
 struct part {
 	struct kvs_json json;
-	char path[96];
+	char path[96]; /* with the dot at its end, as struct kvs_json has it */
+	char name[96]; /* without */
 	const char *type;
 };
 
 static int part_open(const json_t *object, const char *file, const char *path, struct part *part)
 {
 	snprintf(part->path, sizeof(part->path), "%s.", path);
+	snprintf(part->name, sizeof(part->name), "%s", path);
 	part->json = (struct kvs_json){object, file, part->path};
 	part->type = NULL;
 	if (!json_is_object(object))
@@ -182,7 +184,7 @@ static int add_byte_level(struct kvs_tokenizer *tok, const struct part *part)
 	if (!err && prefix)
 		err = add_stage(tok, KVS_STAGE_SPACE) ? 0 : -ENOMEM;
 	if (!err && regex)
-		err = add_own_split(tok, gpt2, false, KVS_ISOLATED, part->path);
+		err = add_own_split(tok, gpt2, false, KVS_ISOLATED, part->name);
 	if (!err)
 		err = add_stage(tok, KVS_STAGE_BYTES) ? 0 : -ENOMEM;
 	return err;
@@ -243,7 +245,7 @@ static int add_metaspace(struct kvs_tokenizer *tok, const struct part *part)
 	}
 	stage->text = meta.mark;
 	stage->prepend = meta.prepend;
-	return meta.split ? add_own_split(tok, meta.mark, true, KVS_MERGED_WITH_NEXT, part->path) : 0;
+	return meta.split ? add_own_split(tok, meta.mark, true, KVS_MERGED_WITH_NEXT, part->name) : 0;
 }
 
 static int add_pre_tokenizer(struct kvs_tokenizer *tok, const struct part *part)
@@ -260,7 +262,7 @@ static int add_pre_tokenizer(struct kvs_tokenizer *tok, const struct part *part)
 	if (strcmp(part->type, "Digits"))
 		return refuse_type(part);
 	err = kvs_json_bool(&part->json, "individual_digits", &individual);
-	return err ? err : add_own_split(tok, individual ? "\\p{N}" : "\\p{N}+", false, KVS_ISOLATED, part->path);
+	return err ? err : add_own_split(tok, individual ? "\\p{N}" : "\\p{N}+", false, KVS_ISOLATED, part->name);
 }
 
 static int add_added(struct kvs_tokenizer *tok, bool normalized)

@@ -231,8 +231,7 @@ static int compile(
 	PCRE2_SIZE at;
 	PCRE2_UCHAR message[120];
 
-	*out = pcre2_compile((PCRE2_SPTR)pattern->data, pattern->len, options | PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C,
-		&code, &at, NULL);
+	*out = pcre2_compile((PCRE2_SPTR)pattern->data, pattern->len, options | PCRE2_UTF, &code, &at, NULL);
 	if (!*out) {
 		pcre2_get_error_message(code, message, sizeof(message));
 		return kvs_fail(
@@ -258,7 +257,8 @@ int kvs_regex_create(const char *pattern, bool literal, const char *file, const 
 	if (!regex)
 		err = kvs_fail(-ENOMEM, "%s: no memory for %s", file, where);
 	else /* Ruby's ^ and $ match at every line */
-		err = compile(&text, literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_MULTILINE, file, where, &regex->code);
+		err = compile(&text, literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C,
+			file, where, &regex->code);
 	free(text.data);
 	if (err) {
 		free(regex);

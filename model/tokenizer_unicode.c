@@ -223,15 +223,55 @@ static int compose(struct codes *codes, struct kvs_text *out)
 	return err;
 }
 
-int kvs_unicode_nfc(const char *text, size_t len, struct kvs_text *out)
+/* NFC of a stretch of characters that Unicode 9 has. */
+static int nfc_stretch(const char *text, size_t len, struct kvs_text *out)
 {
 	struct codes codes = {0};
 	int err = decompose(text, len, &codes);
 
 	if (!err)
 		err = sort_marks(&codes);
-	if (!err)
+	if (!err && codes.count)
 		err = compose(&codes, out);
 	free(codes.list);
 	return err;
+}
+
+/*
+ * Hugging Face normalises by Unicode 9.0: marks that came later are starters there, which nothing is sorted or composed
+ * across, and the one composition that came later is none. Found by comparing all characters (Unicode 15.0 here). U+11A7 is among them because utf8proc
+ * 2.8 takes it for a Hangul final, which it is not, and drops it.
+ */
+static bool stands_alone(uint32_t code)
+{
+	static const uint32_t ranges[][2] = {{0x7fd, 0x7fd}, {0x898, 0x89f}, {0x8ca, 0x8d3}, {0x9fe, 0x9fe},
+		{0xc3c, 0xc3c}, {0xd3b, 0xd3c}, {0xeba, 0xeba}, {0x11a7, 0x11a7}, {0x1715, 0x1715}, {0x1abf, 0x1ace},
+		{0x1df6, 0x1dfa}, {0xa82c, 0xa82c}, {0x10d24, 0x10d27}, {0x10eab, 0x10eac}, {0x10efd, 0x10eff},
+		{0x10f46, 0x10f50}, {0x10f82, 0x10f85}, {0x11070, 0x11070}, {0x1133b, 0x1133b}, {0x1145e, 0x1145e},
+		{0x11839, 0x1183a}, {0x11930, 0x11930}, {0x11938, 0x11938}, {0x1193d, 0x1193e}, {0x11943, 0x11943},
+		{0x119e0, 0x119e0}, {0x11a34, 0x11a34}, {0x11a47, 0x11a47}, {0x11a99, 0x11a99}, {0x11d42, 0x11d42},
+		{0x11d44, 0x11d45}, {0x11d97, 0x11d97}, {0x11f41, 0x11f42}, {0x16ff0, 0x16ff1}, {0x1e08f, 0x1e08f},
+		{0x1e130, 0x1e136}, {0x1e2ae, 0x1e2ae}, {0x1e2ec, 0x1e2ef}, {0x1e4ec, 0x1e4ef}};
+
+	for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]) && ranges[i][0] <= code; i++)
+		if (code <= ranges[i][1])
+			return true;
+	return false;
+}
+
+int kvs_unicode_nfc(const char *text, size_t len, struct kvs_text *out)
+{
+	size_t start = 0, bytes;
+	int err = 0;
+
+	for (size_t i = 0; i < len && !err; i += bytes) {
+		kvs_utf8_look(text + i, len - i, &bytes);
+		if (!stands_alone(kvs_utf8_code(text + i, bytes)))
+			continue;
+		err = nfc_stretch(text + start, i - start, out);
+		if (!err)
+			err = kvs_text_append(out, text + i, bytes);
+		start = i + bytes;
+	}
+	return err ? err : nfc_stretch(text + start, len - start, out);
 }
