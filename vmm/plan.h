@@ -1,0 +1,22 @@
+/* vmm/plan.h: what a plan holds, for plan.c and plan_json.c. */
+#ifndef KVS_VMM_PLAN_H
+#define KVS_VMM_PLAN_H
+
+#include "kvshare.h"
+
+#include <jansson.h>
+
+struct kvs_plan {
+	int layers;
+	int *k_owners, *v_owners;    /* [layers] */
+	struct kvs_plan_model model; /* strings are the plan's own; architecture NULL: not known */
+	json_t *document;            /* what was loaded, unknown keys and all; NULL: made by hand */
+};
+
+/*
+ * Whether `owners` is a map: owner[l] <= l and owner[owner[l]] == owner[l]. `name` opens the message: "plan.json:
+ * k_owners". -EINVAL.
+ */
+int kvs_plan_check_owners(const char *name, int layers, const int *owners);
+
+#endif

@@ -1,0 +1,73 @@
+/*
+ * vmm/premap.c: a worker thread that maps the next block of a slot before it is needed, so that growing by a token seldom
+ * waits for the driver.
+ *
+ * It works a queue of slots, one at a time, with the manager's lock held for one slot only. It stays within stride and
+ * budget and takes nothing from others; where it fails, nothing happened, and the slot grows when it must.
+ */
+#include "manager.h"
+
+#include <errno.h>
+
+void kvs_premap_request(struct kvs_slot *slot)
+{
+	kvs_vmm *vmm = slot->region->vmm;
+
+	if (!vmm->premap || slot->mapped_blocks >= kvs_slot_wanted(slot))
+		return;
+	kvs_queue_push(vmm, KVS_QUEUE_PREMAP, slot);
+	pthread_cond_signal(&vmm->premap_wanted);
+}
+
+static void premap_one(kvs_vmm *vmm)
+{
+	struct kvs_slot *slot = kvs_queue_pop(vmm, KVS_QUEUE_PREMAP);
+
+	if (slot)
+		kvs_slot_grow(slot, kvs_slot_wanted(slot), kvs_block_take);
+	kvs_retire_poll(vmm);
+	kvs_trim_retired(vmm);
+	if (!vmm->queues[KVS_QUEUE_PREMAP].head)
+		pthread_cond_broadcast(&vmm->premap_idle);
+}
+
+static void *premap_run(void *argument)
+{
+	kvs_vmm *vmm = argument;
+
+	kvs_cu_bind(vmm->cu); /* where this fails, so does each call, and slots grow when they must */
+	pthread_mutex_lock(&vmm->lock);
+	while (!vmm->stop) {
+		if (!vmm->queues[KVS_QUEUE_PREMAP].head) {
+			pthread_cond_wait(&vmm->premap_wanted, &vmm->lock);
+			continue;
+		}
+		premap_one(vmm);
+		pthread_mutex_unlock(&vmm->lock); /* let others in between two slots */
+		pthread_mutex_lock(&vmm->lock);
+	}
+	pthread_mutex_unlock(&vmm->lock);
+	return NULL;
+}
+
+int kvs_premap_start(kvs_vmm *vmm)
+{
+	int err = pthread_create(&vmm->worker, NULL, premap_run, vmm);
+
+	return err ? kvs_fail(-err, "no thread for premapping") : 0;
+}
+
+void kvs_premap_stop(kvs_vmm *vmm)
+{
+	pthread_mutex_lock(&vmm->lock);
+	vmm->stop = true;
+	pthread_cond_signal(&vmm->premap_wanted);
+	pthread_mutex_unlock(&vmm->lock);
+	pthread_join(vmm->worker, NULL);
+}
+
+void kvs_premap_wait(kvs_vmm *vmm)
+{
+	while (vmm->queues[KVS_QUEUE_PREMAP].head)
+		pthread_cond_wait(&vmm->premap_idle, &vmm->lock);
+}

@@ -1,0 +1,178 @@
+/*
+ * vmm/valid.c: every invariant of the manager, walked. What the counters say is counted again from the ground.
+ */
+#include "manager.h"
+
+#include <errno.h>
+
+struct tally {
+	size_t held, mapped, borrowed, virtual_bytes;
+};
+
+static bool broken(const char *what, const struct kvs_slot *slot)
+{
+	kvs_fail(-EINVAL,
+		"invalid: %s (slot %zu of the region at %#llx: %zu bytes used; %zu, %zu, %zu blocks held, mapped, "
+		"granted)",
+		what, kvs_slot_index(slot), (unsigned long long)slot->region->base, slot->used_bytes, slot->held_blocks,
+		slot->mapped_blocks, slot->granted_blocks);
+	return false;
+}
+
+static bool slot_counts_are_valid(const struct kvs_slot *slot)
+{
+	const kvs_region *region = slot->region;
+
+	if (slot->granted_blocks > slot->mapped_blocks)
+		return broken("access is granted past what is mapped", slot);
+	if (slot->mapped_blocks > region->slot_blocks || slot->held_blocks > region->slot_blocks)
+		return broken("there are more blocks than the slot has room for", slot);
+	if (slot->used_bytes > region->stride)
+		return broken("more is used than the slot has room for", slot);
+	if (slot->retire_epoch > region->vmm->epoch)
+		return broken("its epoch is yet to come", slot);
+	return true;
+}
+
+static bool owner_slot_is_valid(const struct kvs_slot *slot)
+{
+	const kvs_region *region = slot->region;
+
+	if (slot->mapped_blocks > slot->held_blocks)
+		return broken("more is mapped than held", slot);
+	if (!region->damaged &&
+		(slot->granted_blocks < kvs_slot_needed(slot) || slot->granted_blocks < slot->mapped_blocks))
+		return broken("what is used or mapped cannot be accessed", slot);
+	if (slot->held_blocks > kvs_slot_wanted(slot) && !slot->queued[KVS_QUEUE_SURPLUS])
+		return broken("it has a surplus that nobody will trim", slot);
+	for (size_t i = 0; i < slot->held_blocks; i++) {
+		const struct kvs_block *block = kvs_slot_blocks(slot)[i];
+
+		if (!block || block->slot != slot || block->index != i)
+			return broken("a block does not know that it lies here", slot);
+	}
+	return true;
+}
+
+static bool borrower_slot_is_valid(const struct kvs_slot *slot)
+{
+	const kvs_region *region = slot->region;
+	const struct kvs_slot *owner = &region->owner->slots[kvs_slot_index(slot)];
+
+	if (slot->held_blocks || slot->used_bytes)
+		return broken("a borrower has memory of its own", slot);
+	if (slot->mapped_blocks > owner->held_blocks)
+		return broken("a borrower maps more than its owner holds", slot);
+	if (!region->damaged && slot->granted_blocks < kvs_slot_needed(owner))
+		return broken("a borrower maps less than its owner uses", slot);
+	if (slot->queued[KVS_QUEUE_SURPLUS] || slot->queued[KVS_QUEUE_PREMAP])
+		return broken("a borrower waits for work on its own", slot);
+	return true;
+}
+
+static bool borrowers_are_valid(const kvs_region *region)
+{
+	if (region->borrowers && region->owner)
+		return broken("a borrower has borrowers", region->slots);
+	for (const kvs_region *borrower = region->borrowers; borrower; borrower = borrower->next_borrower)
+		if (borrower->owner != region || borrower->stride != region->stride ||
+			borrower->slot_count != region->slot_count)
+			return broken("one in its list of borrowers is none", region->slots);
+	if (region->owner) {
+		const kvs_region *other = region->owner->borrowers;
+
+		while (other && other != region)
+			other = other->next_borrower;
+		if (!other)
+			return broken("its owner does not know it", region->slots);
+	}
+	return true;
+}
+
+static bool region_is_valid(const kvs_region *region, struct tally *tally)
+{
+	if (!borrowers_are_valid(region))
+		return false;
+	for (unsigned i = 0; i < region->slot_count; i++) {
+		const struct kvs_slot *slot = &region->slots[i];
+
+		if (slot->region != region || !slot_counts_are_valid(slot))
+			return false;
+		if (region->owner ? !borrower_slot_is_valid(slot) : !owner_slot_is_valid(slot))
+			return false;
+		tally->held += slot->held_blocks;
+		tally->mapped += slot->mapped_blocks;
+		tally->borrowed += region->owner ? slot->mapped_blocks : 0;
+	}
+	tally->virtual_bytes += region->slot_count * region->stride;
+	return true;
+}
+
+static bool count_is(const char *what, size_t said, size_t counted)
+{
+	if (said != counted)
+		kvs_fail(-EINVAL, "invalid: %s is %zu, counted %zu", what, said, counted);
+	return said == counted;
+}
+
+static bool free_list_is_valid(const kvs_vmm *vmm)
+{
+	size_t count = 0;
+
+	for (const struct kvs_block *block = vmm->free_blocks; block; block = block->next, count++) {
+		if (block->slot) {
+			kvs_fail(-EINVAL, "invalid: a free block lies in a slot");
+			return false;
+		}
+	}
+	if (count > vmm->free_list_bytes / vmm->block_bytes) {
+		kvs_fail(-EINVAL, "invalid: %zu free blocks, more than %zu bytes", count, vmm->free_list_bytes);
+		return false;
+	}
+	return count_is("the number of free blocks", vmm->free_count, count);
+}
+
+static bool epochs_are_valid(const kvs_vmm *vmm)
+{
+	uint64_t last = vmm->completed_epoch;
+
+	for (const struct kvs_retirement *pending = vmm->pending; pending; pending = pending->next) {
+		if (pending->epoch <= last) {
+			kvs_fail(-EINVAL, "invalid: epoch %llu waits behind %llu", (unsigned long long)pending->epoch,
+				(unsigned long long)last);
+			return false;
+		}
+		last = pending->epoch;
+	}
+	return count_is("the last epoch", vmm->epoch, last);
+}
+
+static bool is_valid(const kvs_vmm *vmm)
+{
+	struct tally tally = {0};
+
+	for (const kvs_region *region = vmm->regions; region; region = region->next)
+		if (!region_is_valid(region, &tally))
+			return false;
+	if (vmm->held_count + vmm->free_count > vmm->peak_count ||
+		vmm->peak_count > vmm->budget_bytes / vmm->block_bytes) {
+		kvs_fail(-EINVAL, "invalid: %zu blocks held and %zu free, a peak of %zu, a budget of %zu bytes",
+			vmm->held_count, vmm->free_count, vmm->peak_count, vmm->budget_bytes);
+		return false;
+	}
+	return count_is("the number of blocks held", vmm->held_count, tally.held) &&
+	       count_is("the number of blocks mapped", vmm->mapped_count, tally.mapped) &&
+	       count_is("the number of blocks borrowed", vmm->borrowed_count, tally.borrowed) &&
+	       count_is("the address space in bytes", vmm->virtual_bytes, tally.virtual_bytes) &&
+	       free_list_is_valid(vmm) && epochs_are_valid(vmm);
+}
+
+bool kvs_vmm_is_valid(kvs_vmm *vmm)
+{
+	bool valid;
+
+	pthread_mutex_lock(&vmm->lock);
+	valid = is_valid(vmm);
+	pthread_mutex_unlock(&vmm->lock);
+	return valid;
+}
