@@ -32,7 +32,7 @@ help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 include driver/build.mk driver/softcuda/build.mk driver/simt/build.mk vmm/build.mk attn/build.mk model/build.mk
-include tools/build.mk tests/build.mk
+include tools/build.mk tests/build.mk tests/fuzz/build.mk
 
 deps: ## install the packages that building and testing need (Debian; asks for nothing when they are there)
 	$(Q)tools/deps.sh
@@ -52,6 +52,10 @@ $(BUILD)/%.o: %.cpp | deps-present
 .PHONY: deps-present
 deps-present:
 	@[ -n "$(CUDA_HOME)" ] || { echo "kvshare: no cuda.h found: install the CUDA toolkit (12.4 or newer) or set CUDA_HOME" >&2; exit 1; }
+
+.PHONY: print-nvcc
+print-nvcc:
+	@echo $(NVCC)
 
 clean: ## remove what was built
 	rm -rf $(BUILD)

@@ -1,0 +1,35 @@
+# tests/fuzz/NAME_fuzz.c is a libFuzzer target; its seeds are in tests/fuzz/corpus/NAME. Everything is built once more with
+# clang, sanitizers and coverage, under $(BUILD)/fuzz.
+FUZZ_SECONDS ?= 30
+FUZZ_CC ?= clang
+FUZZ_NAMES = $(patsubst tests/fuzz/%_fuzz.c,%,$(wildcard tests/fuzz/*_fuzz.c))
+FUZZ_PROGRAMS = $(FUZZ_NAMES:%=$(BUILD)/fuzz/%_fuzz)
+FUZZ_FLAGS = -std=gnu11 -O1 -g $(WARN) -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -pthread -D_GNU_SOURCE -Idriver -isystem $(CUDA_HOME)/include -MMD -MP
+FUZZ_LINK_FLAGS = -fsanitize=fuzzer,address,undefined -pthread
+# An archive, so that a target links what it calls and not the engine behind it.
+FUZZ_OBJS = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(wildcard driver/*.c vmm/plan*.c model/*.c))
+FUZZ_ARCHIVE = $(BUILD)/fuzz/kvshare.a
+
+$(BUILD)/fuzz/%.o: %.c | deps-present
+	@mkdir -p $(@D)
+	$(call say,FUZZCC,$@)
+	$(Q)$(FUZZ_CC) $(FUZZ_FLAGS) -c $< -o $@
+
+$(FUZZ_ARCHIVE): $(FUZZ_OBJS)
+	@rm -f $@
+	$(call say,AR,$@)
+	$(Q)ar crs $@ $^
+
+$(BUILD)/fuzz/%_fuzz: $(BUILD)/fuzz/tests/fuzz/%_fuzz.o $(FUZZ_ARCHIVE)
+	$(call say,LD,$@)
+	$(Q)$(FUZZ_CC) $(FUZZ_LINK_FLAGS) -o $@ $^ -ljansson -lpcre2-8 -lutf8proc -lm -ldl
+
+fuzz-build: $(FUZZ_PROGRAMS)
+fuzz: deps fuzz-build ## run each fuzz target for FUZZ_SECONDS (30) on its seed corpus
+	$(Q)set -e; for name in $(FUZZ_NAMES); do \
+		work=$$(mktemp -d); cp -r tests/fuzz/corpus/$$name/. $$work/; \
+		echo "fuzz $$name for $(FUZZ_SECONDS) s"; \
+		if $(BUILD)/fuzz/$${name}_fuzz -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 -timeout=10 -print_final_stats=1 \
+			-verbosity=0 -artifact_prefix=$(BUILD)/fuzz/$$name- $$work; then rm -r $$work; else rm -r $$work; exit 1; fi; \
+	done
+.PHONY: fuzz fuzz-build
