@@ -15,6 +15,28 @@ $(BUILD)/tests/%_test: $(BUILD)/tests/%_test.o $(TEST_SUPPORT) $(LIB_OBJS)
 
 -include tests/conformance/build.mk
 
+BENCH_PROGRAMS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/bench/*_bench.c))
+$(BUILD)/tests/bench/%_bench: $(BUILD)/tests/bench/%_bench.o $(LIB_OBJS)
+	$(call say,LD,$@)
+	$(Q)$(CC) -o $@ $^ $(LDLIBS_ALL)
+
+# Packages first, then the rest by another make, so that -j cannot build before they are there.
+.PHONY: tests-build run-tests check-threads demo run-demo
 tests-build: build $(TEST_PROGRAMS) $(TEST_MODULES)
-check: deps tests-build ## all tests; ends in "N passed, N failed, N skipped"
+run-tests: tests-build
 	$(Q)BUILD=$(BUILD) tests/run.sh $(TEST_PROGRAMS)
+check: deps ## all tests; ends in "N passed, N failed, N skipped"
+	$(Q)$(MAKE) --no-print-directory run-tests
+
+# What runs on more than one thread; for SANITIZE=thread.
+check-threads: tests-build
+	$(Q)BUILD=$(BUILD) tests/run.sh $(filter $(BUILD)/tests/softcuda/% $(BUILD)/tests/conformance/% $(BUILD)/tests/vmm/%,$(TEST_PROGRAMS))
+
+bench: build $(BENCH_PROGRAMS) ## speed, each figure as a ratio within one run
+	$(Q)for program in $(BENCH_PROGRAMS); do BUILD=$(BUILD) $$program || exit 1; done
+
+demo: deps ## build, let the small model in tests/models write, and show what sharing saved
+	$(Q)$(MAKE) --no-print-directory build
+	$(Q)$(MAKE) --no-print-directory run-demo
+run-demo:
+	$(BUILD)/kvshare-run generate -m tests/models/storyworld-3m -p "Anna put the red key" -n 64 --owners 0,1,2,3,4,5,2,7,8,3,10,11,1,13,5,15
