@@ -1,9 +1,48 @@
-# One source, two images: kernels.so for softcuda, kernels.fatbin for GPUs (empty without nvcc). Both travel inside the program.
+# One source, two images that travel inside the program: kernels.so for softcuda, kernels.fatbin for GPUs.
+#
+# GPU=1 builds the fatbin, which takes nvcc a few minutes; GPU=0 leaves it empty. auto: where this machine has a GPU.
+GPU ?= auto
+WITH_GPU = $(if $(filter auto,$(GPU)),$(and $(NVCC),$(wildcard /dev/nvidiactl /dev/dxg)),$(filter-out 0,$(GPU)))
+
 ATTN_CU = $(wildcard attn/*.cu)
 ATTN_HOST_IMAGE = $(BUILD)/attn/kernels.so
-ATTN_GPU_IMAGE = $(BUILD)/attn/kernels.fatbin
+ATTN_GPU_IMAGE = $(BUILD)/attn/$(if $(WITH_GPU),kernels.fatbin,no_kernels.fatbin)
 ATTN_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard attn/*.c)) $(BUILD)/attn/images.o
 
 $(ATTN_HOST_IMAGE): $(patsubst %.cu,$(BUILD)/%.simt.o,$(ATTN_CU)) $(SIMT_OBJS)
 	$(call say,LD,$@)
 	$(Q)$(CXX) -shared -o $@ $^ $(SAN_FLAGS) -pthread $(SIMT_LIBS)
+
+# A module is one image, so nvcc gets one file that includes all; it works on several architectures at once (-t).
+NVCC_FLAGS = -std=c++17 -I. -Idriver --Werror all-warnings -Xcompiler -Wall,-Wextra \
+	$(foreach arch,$(GPU_ARCHS),-gencode arch=compute_$(arch),code=sm_$(arch)) \
+	-gencode arch=compute_$(lastword $(GPU_ARCHS)),code=compute_$(lastword $(GPU_ARCHS))
+
+$(BUILD)/attn/kernels.cu: $(ATTN_CU)
+	@mkdir -p $(@D)
+	$(Q)printf '#include "%s"\n' $(ATTN_CU) >$@
+
+$(BUILD)/attn/kernels.fatbin: $(BUILD)/attn/kernels.cu $(wildcard attn/*.h attn/*.cuh driver/simt/*.h driver/simt/*.cuh driver/cu.h)
+	@[ -n "$(NVCC)" ] || { echo "kvshare: no nvcc found: install the CUDA toolkit, set NVCC, or build with GPU=0" >&2; exit 1; }
+	$(call say,NVCC,$@)
+	$(Q)$(NVCC) -fatbin -t 0 $(NVCC_FLAGS) -Xptxas -v $< -o $@ 2>$(BUILD)/attn/ptxas.log || { cat $(BUILD)/attn/ptxas.log >&2; exit 1; }
+
+$(BUILD)/attn/no_kernels.fatbin: | deps-present
+	@mkdir -p $(@D)
+	$(Q): >$@
+
+# Changes when GPU does, so that the program gets the other image.
+$(BUILD)/attn/gpu_image: FORCE
+	@mkdir -p $(@D)
+	@echo $(ATTN_GPU_IMAGE) | cmp -s - $@ || echo $(ATTN_GPU_IMAGE) >$@
+.PHONY: FORCE
+
+$(BUILD)/attn/images.o: attn/images.S $(ATTN_HOST_IMAGE) $(ATTN_GPU_IMAGE) $(BUILD)/attn/gpu_image
+	$(call say,AS,$@)
+	$(Q)$(CC) -c -DKVS_HOST_IMAGE='"$(ATTN_HOST_IMAGE)"' -DKVS_GPU_IMAGE='"$(ATTN_GPU_IMAGE)"' $< -o $@
+
+.PHONY: nvcc-check
+nvcc-check: $(BUILD)/attn/kernels.fatbin ## compile the kernels for every GPU architecture; fail where registers spill
+	$(Q)awk '/Compiling entry function/ {name = $$7 " for " $$9} /spill stores/ && !/ 0 bytes spill stores/ {print "spills: " name ": " $$0; bad = 1} \
+		/Used [0-9]+ registers/ {kernels++; if ($$5 > most) most = $$5} END {print kernels " kernels, at most " most " registers"; exit bad}' \
+		$(BUILD)/attn/ptxas.log

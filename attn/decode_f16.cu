@@ -1,0 +1,4 @@
+/* attn/decode_f16.cu: decode attention over K and V in f16 (decode.cuh). */
+#include "decode.cuh"
+
+KVS_DECODE_KERNELS(__half, f16)

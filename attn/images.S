@@ -1,0 +1,15 @@
+/* attn/images.S: the kernels inside the program: for softcuda and for GPUs (empty where it was built without nvcc). */
+	.section .rodata
+	.macro image name, file
+	.global kvs_image_\name
+	.global kvs_image_\name\()_end
+	.balign 64
+kvs_image_\name:
+	.incbin \file
+kvs_image_\name\()_end:
+	.byte 0
+	.endm
+
+	image host, KVS_HOST_IMAGE
+	image gpu, KVS_GPU_IMAGE
+	.section .note.GNU-stack, "", @progbits

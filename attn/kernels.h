@@ -1,0 +1,60 @@
+/*
+ * attn/kernels.h: what launchers and kernels must agree on: arguments and tile sizes. Private to attn/.
+ *
+ * Tile sizes are macros, since C and the kernels' templates both need them as constants.
+ */
+#ifndef KVS_ATTN_KERNELS_H
+#define KVS_ATTN_KERNELS_H
+
+#include "attn.h"
+
+#define KVS_ROW_THREADS_MAX 512 /* of a kernel that has a block for each row */
+
+struct kvs_rope_params {
+	float *qkv;          /* [tokens][(heads + 2 * kv_heads) * head_dim] */
+	const float *bias;   /* [(heads + 2 * kv_heads) * head_dim] or NULL */
+	const float *q_gain; /* [head_dim] or NULL */
+	const float *k_gain; /* [head_dim] or NULL */
+	const float *rope;   /* [positions][head_dim] */
+	void *k, *v;         /* [token][kv_heads][head_dim] of kv_dtype; NULL: borrowed */
+	int kv_dtype, heads, kv_heads, head_dim, start;
+	float eps;
+};
+#define KVS_ROPE_WARPS 4 /* heads that a block of kvs_rope_append serves, a warp each */
+
+struct kvs_attention_params {
+	const float *q; /* [tokens][q_stride], the heads' dims first */
+	const void *k;  /* [token][kv_heads][head_dim] of the kernel's type */
+	const void *v;  /* the same */
+	void *out;      /* [tokens][heads * head_dim] of out_dtype */
+	float *parts; /* decode: [heads][splits][head_dim + 2]: weighted sum of V, then largest score, sum of weights */
+	int out_dtype, q_stride, heads, kv_heads;
+	int tokens, start, window;
+	int splits, tiles_per_split; /* decode */
+	float scale_log2;            /* scale * log2(e): weights are powers of two */
+};
+
+/* Tiles are in shared memory with rows 16 bytes longer than they are, so that eight 16-byte reads hit all banks once. */
+#define KVS_TILE_STRIDE(row_bytes) ((row_bytes) + 16)
+
+/*
+ * Decode: a block serves up to KVS_DECODE_GROUP query heads of one KV head. A tile of keys is 4 to 16 KiB of K: small
+ * enough for two of K and two of V beside each other on every GPU, large enough to hide the barriers.
+ */
+#define KVS_DECODE_THREADS 128
+#define KVS_DECODE_GROUP 8
+#define KVS_DECODE_KEYS(row_bytes) ((row_bytes) >= 512 ? 16 : (row_bytes) >= 256 ? 32 : 64)
+#define KVS_DECODE_MIN_TILES 4 /* of a split: fewer do not pay for the combine */
+
+/* Prefill with mma: four warps of 16 query rows. Accumulators of head_dim 256 leave registers for 32 keys only. */
+#define KVS_MMA_THREADS 128
+#define KVS_MMA_ROWS 64
+#define KVS_MMA_KEYS(head_dim) ((head_dim) > 128 ? 32 : 64)
+
+/* Prefill in f32: as many query rows as fit beside K, V and the weights in 96 KiB. */
+#define KVS_FMA_THREADS 128
+#define KVS_FMA_ROWS(head_dim) ((head_dim) > 128 ? 16 : 32)
+#define KVS_FMA_KEYS 32
+#define KVS_FMA_WEIGHT_STRIDE (KVS_FMA_KEYS + 4) /* the four rows of a warp fall on banks of their own */
+
+#endif

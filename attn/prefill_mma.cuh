@@ -1,0 +1,220 @@
+/*
+ * attn/prefill_mma.cuh: attention for several tokens over K and V in f16 or bf16, on tensor cores.
+ *
+ * A block has KVS_MMA_ROWS query rows of one head, a warp 16 of them, and walks the tiles of keys that they see with an
+ * online softmax (FlashAttention-2, arXiv 2307.08691, section 3.1). V is fetched while Q Kᵀ is computed, the next K while
+ * P V is. Fragments of mma.m16n8k16 (PTX ISA, "Matrix Fragments for mma.m16n8k16"): lane holds rows lane / 4 and lane / 4
+ * + 8, columns 2 * (lane % 4) and the next of each 8-wide tile; scores come out as the A operand of P V wants them.
+ *
+ * What becomes of a row depends on nothing but the row: tiles lie at fixed places, and a tile that a row does not see
+ * leaves its sums as they are, to the bit.
+ */
+#ifndef KVS_ATTN_PREFILL_MMA_CUH
+#define KVS_ATTN_PREFILL_MMA_CUH
+
+#include "tile_load.cuh"
+
+template <typename T, int DIM>
+struct mma_tile {
+	static constexpr int STRIDE = KVS_TILE_STRIDE(DIM * (int)sizeof(T));
+	static constexpr int KEYS = KVS_MMA_KEYS(DIM);
+	static constexpr int Q_BYTES = KVS_MMA_ROWS * STRIDE;
+	static constexpr int KV_BYTES = KEYS * STRIDE;
+};
+
+/* A lane's two rows: sums of V, and the running softmax. `total` is the lane's own share of the row's. */
+template <int DIM>
+struct mma_rows {
+	float sum[DIM / 8][4]; /* [8 dims][row, row, row + 8, row + 8] */
+	float largest[2], total[2];
+	int position[2]; /* of the rows */
+};
+
+/* Q of the block's rows, rounded to T; rows past the last token are zero. */
+template <typename T, int DIM>
+__device__ inline void mma_load_queries(
+	const struct kvs_attention_params &p, unsigned char *tile, int first_row, int head)
+{
+	for (int i = threadIdx.x; i < KVS_MMA_ROWS * DIM / 2; i += KVS_MMA_THREADS) {
+		int row = i / (DIM / 2), dim = i % (DIM / 2) * 2;
+		float2 two = make_float2(0, 0);
+		if (first_row + row < p.tokens)
+			two = *(const float2 *)(p.q + (size_t)(first_row + row) * p.q_stride + head * DIM + dim);
+		*(unsigned *)(tile + row * mma_tile<T, DIM>::STRIDE + dim * sizeof(T)) =
+			pack_pair(two.x, two.y, (const T *)NULL);
+	}
+}
+
+/* score = Q Kᵀ for the warp's 16 rows and a tile's keys. */
+template <typename T, int DIM>
+__device__ inline void mma_scores(
+	const unsigned char *q, const unsigned char *k, float (&score)[mma_tile<T, DIM>::KEYS / 8][4])
+{
+	using shape = mma_tile<T, DIM>;
+	int lane = threadIdx.x % 32, matrix = lane / 8, row = lane % 8;
+	const unsigned char *q_at = q + (matrix % 2 * 8 + row) * shape::STRIDE + matrix / 2 * 16;
+	const unsigned char *k_at = k + (matrix / 2 * 8 + row) * shape::STRIDE + matrix % 2 * 16;
+
+#pragma unroll
+	for (int n = 0; n < shape::KEYS / 8; n++)
+		score[n][0] = score[n][1] = score[n][2] = score[n][3] = 0;
+#pragma unroll
+	for (int d = 0; d < DIM; d += 16) {
+		unsigned a[4];
+		kvs_ldmatrix_x4(a, q_at + d * sizeof(T));
+#pragma unroll
+		for (int n = 0; n < shape::KEYS; n += 16) {
+			unsigned b[4];
+			kvs_ldmatrix_x4(b, k_at + n * shape::STRIDE + d * sizeof(T));
+			kvs_mma_16816<T>(score[n / 8], a, b);
+			kvs_mma_16816<T>(score[n / 8 + 1], a, b + 2);
+		}
+	}
+}
+
+/* Scores to weights 2^(score - largest), zero for keys that the row does not see; moves largest, total and sum along. */
+template <int DIM, int TILES>
+__device__ inline void mma_softmax(
+	struct mma_rows<DIM> &rows, float (&score)[TILES][4], int key, int window, float scale_log2)
+{
+	int column = threadIdx.x % 4 * 2;
+
+#pragma unroll
+	for (int half = 0; half < 2; half++) {
+		int last = rows.position[half], first = first_key(last, window);
+		float highest = rows.largest[half];
+#pragma unroll
+		for (int i = 0; i < TILES * 2; i++) {
+			int at = key + i / 2 * 8 + column + i % 2;
+			float &s = score[i / 2][half * 2 + i % 2];
+			s = at >= first && at <= last ? s * scale_log2 : -INFINITY;
+			highest = fmaxf(highest, s);
+		}
+		highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
+		highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
+		float base = highest == -INFINITY ? 0.0f : highest; /* nothing seen so far: all weights are 2^-inf */
+		float rescale = exp2f(rows.largest[half] - base);
+		rows.largest[half] = highest;
+		rows.total[half] *= rescale;
+#pragma unroll
+		for (int i = 0; i < TILES * 2; i++) {
+			float &s = score[i / 2][half * 2 + i % 2];
+			s = exp2f(s - base);
+			rows.total[half] += s;
+		}
+#pragma unroll
+		for (int n = 0; n < DIM / 8; n++) {
+			rows.sum[n][half * 2] *= rescale;
+			rows.sum[n][half * 2 + 1] *= rescale;
+		}
+	}
+}
+
+/* sum += P V */
+template <typename T, int DIM>
+__device__ inline void mma_sums(
+	struct mma_rows<DIM> &rows, const unsigned char *v, const float (&weight)[mma_tile<T, DIM>::KEYS / 8][4])
+{
+	using shape = mma_tile<T, DIM>;
+	const T *type = NULL;
+	int lane = threadIdx.x % 32, matrix = lane / 8;
+	const unsigned char *v_at = v + (matrix % 2 * 8 + lane % 8) * shape::STRIDE + matrix / 2 * 16;
+
+#pragma unroll
+	for (int k = 0; k < shape::KEYS; k += 16) {
+		const float(&low)[4] = weight[k / 8];
+		const float(&high)[4] = weight[k / 8 + 1];
+		unsigned a[4] = {pack_pair(low[0], low[1], type), pack_pair(low[2], low[3], type),
+			pack_pair(high[0], high[1], type), pack_pair(high[2], high[3], type)};
+#pragma unroll
+		for (int d = 0; d < DIM; d += 16) {
+			unsigned b[4];
+			kvs_ldmatrix_x4_trans(b, v_at + k * shape::STRIDE + d * sizeof(T));
+			kvs_mma_16816<T>(rows.sum[d / 8], a, b);
+			kvs_mma_16816<T>(rows.sum[d / 8 + 1], a, b + 2);
+		}
+	}
+}
+
+template <int DIM>
+__device__ inline void mma_store(
+	const struct kvs_attention_params &p, const struct mma_rows<DIM> &rows, int first_row, int head)
+{
+	int lane = threadIdx.x % 32;
+
+#pragma unroll
+	for (int half = 0; half < 2; half++) {
+		int row = first_row + lane / 4 + half * 8;
+		float total = rows.total[half];
+		total += __shfl_xor_sync(0xffffffffu, total, 1);
+		total += __shfl_xor_sync(0xffffffffu, total, 2);
+		if (row >= p.tokens)
+			continue;
+		size_t at = ((size_t)row * p.heads + head) * DIM + lane % 4 * 2;
+#pragma unroll
+		for (int n = 0; n < DIM / 8; n++) {
+			store_element(p.out, at + n * 8, p.out_dtype, rows.sum[n][half * 2] / total);
+			store_element(p.out, at + n * 8 + 1, p.out_dtype, rows.sum[n][half * 2 + 1] / total);
+		}
+	}
+}
+
+/* Grid: x tile of query rows, the last (longest) first; y head. */
+template <typename T, int DIM>
+__device__ inline void mma_attention(const struct kvs_attention_params &p, unsigned char *tiles)
+{
+	using shape = mma_tile<T, DIM>;
+	int block_row = (gridDim.x - 1 - blockIdx.x) * KVS_MMA_ROWS, warp_row = threadIdx.x / 32 * 16;
+	int head = blockIdx.y, kv_head = head / (p.heads / p.kv_heads), lane = threadIdx.x % 32;
+	int last = p.start + min(block_row + KVS_MMA_ROWS, p.tokens) - 1;
+	struct key_range range = {first_key(p.start + block_row, p.window), last + 1};
+	unsigned char *q = tiles, *k = q + shape::Q_BYTES, *v = k + shape::KV_BYTES;
+	struct mma_rows<DIM> rows = {
+	};
+
+	for (int half = 0; half < 2; half++) {
+		rows.largest[half] = -INFINITY;
+		rows.position[half] = p.start + block_row + warp_row + lane / 4 + half * 8;
+	}
+	int key = range.first / shape::KEYS * shape::KEYS;
+	load_tile<T, DIM, shape::KEYS, KVS_MMA_THREADS>(k, p.k, p.kv_heads, kv_head, key, range);
+	kvs_cp_async_commit();
+	mma_load_queries<T, DIM>(p, q, block_row, head);
+	for (; key < range.end; key += shape::KEYS) {
+		float score[shape::KEYS / 8][4];
+		load_tile<T, DIM, shape::KEYS, KVS_MMA_THREADS>(v, p.v, p.kv_heads, kv_head, key, range);
+		kvs_cp_async_commit();
+		kvs_cp_async_wait<1>(); /* K is there, V may be under way */
+		__syncthreads();
+		mma_scores<T, DIM>(q + warp_row * shape::STRIDE, k, score);
+		__syncthreads();
+		if (key + shape::KEYS < range.end)
+			load_tile<T, DIM, shape::KEYS, KVS_MMA_THREADS>(
+				k, p.k, p.kv_heads, kv_head, key + shape::KEYS, range);
+		kvs_cp_async_commit();
+		mma_softmax<DIM, shape::KEYS / 8>(rows, score, key, p.window, p.scale_log2);
+		kvs_cp_async_wait<1>(); /* V is there, the next K may be under way */
+		__syncthreads();
+		mma_sums<T, DIM>(rows, v, score);
+		__syncthreads();
+	}
+	mma_store<DIM>(p, rows, block_row + warp_row, head);
+}
+
+#define KVS_PREFILL_MMA_KERNEL(type, type_name, dim)                                                                   \
+	KVS_KERNEL_BOUNDS(                                                                                             \
+		KVS_MMA_THREADS, 1, kvs_attention_prefill_##type_name##_##dim, struct kvs_attention_params p)          \
+	{                                                                                                              \
+		KVS_DYNAMIC_SHARED(unsigned char, tiles);                                                              \
+		mma_attention<type, dim>(p, tiles);                                                                    \
+	}
+
+#define KVS_PREFILL_MMA_KERNELS(type, type_name)                                                                       \
+	KVS_PREFILL_MMA_KERNEL(type, type_name, 32)                                                                    \
+	KVS_PREFILL_MMA_KERNEL(type, type_name, 64)                                                                    \
+	KVS_PREFILL_MMA_KERNEL(type, type_name, 80)                                                                    \
+	KVS_PREFILL_MMA_KERNEL(type, type_name, 96)                                                                    \
+	KVS_PREFILL_MMA_KERNEL(type, type_name, 128)                                                                   \
+	KVS_PREFILL_MMA_KERNEL(type, type_name, 256)
+
+#endif

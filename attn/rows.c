@@ -1,0 +1,124 @@
+/* attn/rows.c: launchers of the kernels that have a block for each row (rows.cu, logits.cu). */
+#include "kernels.h"
+#include "stream.h"
+
+#include <errno.h>
+
+/* A power of two, as argmax wants it: about four elements a thread, at least a warp. */
+static unsigned threads_for(int cols)
+{
+	unsigned threads = 32;
+
+	while (threads < KVS_ROW_THREADS_MAX && threads * 4 < (unsigned)cols)
+		threads *= 2;
+	return threads;
+}
+
+static int launch_rows(kvs_stream *s, enum kvs_kernel kernel, int rows, int cols, uint64_t bytes, void **params)
+{
+	struct kvs_launch launch = {
+		.kernel = kernel, .grid = {rows, 1, 1}, .threads = threads_for(cols), .bytes = bytes};
+
+	return kvs_launch(s, &launch, params);
+}
+
+int kvs_embed(kvs_stream *s, kvs_tensor out, kvs_tensor table, kvs_tensor ids)
+{
+	int err = kvs_tensor_check("embed: ids", ids, KVS_I32, 0, 1);
+
+	if (!err)
+		err = kvs_tensor_check("embed: table", table, KVS_ANY_FLOAT, 0, 0);
+	if (!err)
+		err = kvs_tensor_check("embed: out", out, KVS_F32, ids.rows, table.cols);
+	if (err)
+		return err;
+	uint64_t row_bytes = (uint64_t)table.cols * kvs_dtype_bytes(table.dtype);
+	return launch_rows(s, KERNEL_EMBED, out.rows, out.cols, kvs_tensor_bytes(out) + out.rows * row_bytes,
+		(void *[]){&out.data, &table.data, &ids.data, &out.cols, &table.dtype});
+}
+
+int kvs_rmsnorm(kvs_stream *s, kvs_tensor out, kvs_tensor x, kvs_tensor gain, float eps)
+{
+	int err = kvs_tensor_check("rmsnorm: x", x, KVS_F32, 0, 0);
+
+	if (!err)
+		err = kvs_tensor_check("rmsnorm: gain", gain, KVS_F32, 1, x.cols);
+	if (!err)
+		err = kvs_tensor_check("rmsnorm: out", out, KVS_ANY_FLOAT, x.rows, x.cols);
+	if (err)
+		return err;
+	return launch_rows(s, KERNEL_RMSNORM, x.rows, x.cols,
+		kvs_tensor_bytes(x) + kvs_tensor_bytes(gain) + kvs_tensor_bytes(out),
+		(void *[]){&out.data, &x.data, &gain.data, &x.cols, &eps, &out.dtype});
+}
+
+int kvs_silu_mul(kvs_stream *s, kvs_tensor out, kvs_tensor gate_up)
+{
+	int err = kvs_tensor_check("silu_mul: out", out, KVS_ANY_FLOAT, 0, 0);
+
+	if (!err)
+		err = kvs_tensor_check("silu_mul: gate_up", gate_up, KVS_F32, out.rows, 2 * out.cols);
+	if (err)
+		return err;
+	unsigned threads = threads_for(out.cols), per_block = 4 * threads;
+	struct kvs_launch launch = {.kernel = KERNEL_SILU_MUL,
+		.grid = {out.rows, (out.cols + per_block - 1) / per_block, 1},
+		.threads = threads,
+		.bytes = kvs_tensor_bytes(gate_up) + kvs_tensor_bytes(out)};
+	return kvs_launch(s, &launch, (void *[]){&out.data, &gate_up.data, &out.cols, &out.dtype});
+}
+
+int kvs_add_row(kvs_stream *s, kvs_tensor x, kvs_tensor row)
+{
+	int err = kvs_tensor_check("add_row: x", x, KVS_F32, 0, 0);
+
+	if (!err)
+		err = kvs_tensor_check("add_row: row", row, KVS_F32, 1, x.cols);
+	if (err)
+		return err;
+	return launch_rows(s, KERNEL_ADD_ROW, x.rows, x.cols, 2 * kvs_tensor_bytes(x) + kvs_tensor_bytes(row),
+		(void *[]){&x.data, &row.data, &x.cols});
+}
+
+int kvs_argmax(kvs_stream *s, kvs_tensor ids, kvs_tensor logits)
+{
+	int err = kvs_tensor_check("argmax: logits", logits, KVS_F32, 0, 0);
+
+	if (!err)
+		err = kvs_tensor_check("argmax: ids", ids, KVS_I32, logits.rows, 1);
+	if (err)
+		return err;
+	return launch_rows(s, KERNEL_ARGMAX, logits.rows, logits.cols, kvs_tensor_bytes(logits) + kvs_tensor_bytes(ids),
+		(void *[]){&ids.data, &logits.data, &logits.cols});
+}
+
+int kvs_nll(kvs_stream *s, kvs_tensor nll, kvs_tensor logits, kvs_tensor targets)
+{
+	int err = kvs_tensor_check("nll: logits", logits, KVS_F32, 0, 0);
+
+	if (!err)
+		err = kvs_tensor_check("nll: targets", targets, KVS_I32, logits.rows, 1);
+	if (!err)
+		err = kvs_tensor_check("nll: nll", nll, KVS_F32, logits.rows, 1);
+	if (err)
+		return err;
+	return launch_rows(s, KERNEL_NLL, logits.rows, logits.cols,
+		kvs_tensor_bytes(logits) + kvs_tensor_bytes(targets) + kvs_tensor_bytes(nll),
+		(void *[]){&nll.data, &logits.data, &targets.data, &logits.cols});
+}
+
+int kvs_softmax(kvs_stream *s, kvs_tensor probs, kvs_tensor logits, float temperature)
+{
+	int err = kvs_tensor_check("softmax: logits", logits, KVS_F32, 0, 0);
+
+	if (!err)
+		err = kvs_tensor_check("softmax: probs", probs, KVS_F32, logits.rows, logits.cols);
+	if (!err && !(temperature > 0))
+		err = kvs_fail(-EINVAL, "softmax: temperature is %g, it must be above 0", temperature);
+	if (err)
+		return err;
+	float inverse = 1 / temperature;
+	return launch_rows(s, KERNEL_SOFTMAX, logits.rows, logits.cols,
+		kvs_tensor_bytes(logits) + kvs_tensor_bytes(probs),
+		(void *[]){&probs.data, &logits.data, &logits.cols, &inverse});
+}

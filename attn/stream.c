@@ -1,0 +1,157 @@
+/*
+ * attn/stream.c: a stream with the kernels of its device and a GEMM library.
+ *
+ * The kernels travel inside the program as two images (images.S): a fatbin for GPUs and a shared object for softcuda.
+ * Functions are found by name when the stream is opened, so that a launch cannot fail for want of one.
+ */
+#include "stream.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+extern const unsigned char kvs_image_host[], kvs_image_host_end[];
+extern const unsigned char kvs_image_gpu[], kvs_image_gpu_end[];
+
+static const int head_dims[KVS_HEAD_DIMS] = {32, 64, 80, 96, 128, 256};
+
+int kvs_head_dim_index(int head_dim)
+{
+	for (int i = 0; i < KVS_HEAD_DIMS; i++) {
+		if (head_dims[i] == head_dim)
+			return i;
+	}
+	return -1;
+}
+
+static void kernel_name(enum kvs_kernel kernel, char *name, size_t bytes)
+{
+	static const char *const names[KERNEL_DECODE] = {
+		[KERNEL_EMBED] = "kvs_embed_kernel",
+		[KERNEL_RMSNORM] = "kvs_rmsnorm_kernel",
+		[KERNEL_SILU_MUL] = "kvs_silu_mul_kernel",
+		[KERNEL_ADD_ROW] = "kvs_add_row_kernel",
+		[KERNEL_ROPE_APPEND] = "kvs_rope_append_kernel",
+		[KERNEL_ARGMAX] = "kvs_argmax_kernel",
+		[KERNEL_NLL] = "kvs_nll_kernel",
+		[KERNEL_SOFTMAX] = "kvs_softmax_kernel",
+		[KERNEL_COMBINE] = "kvs_attention_combine",
+	};
+
+	if (kernel < KERNEL_DECODE) {
+		snprintf(name, bytes, "%s", names[kernel]);
+		return;
+	}
+	bool decode = kernel < KERNEL_PREFILL;
+	int member = kernel - (decode ? KERNEL_DECODE : KERNEL_PREFILL);
+	snprintf(name, bytes, "kvs_attention_%s_%s_%d", decode ? "decode" : "prefill",
+		kvs_dtype_name(member / KVS_HEAD_DIMS), head_dims[member % KVS_HEAD_DIMS]);
+}
+
+static int load_kernels(kvs_stream *s)
+{
+	bool gpu = s->cu->kind == KVS_DEVICE_CUDA;
+	const unsigned char *image = gpu ? kvs_image_gpu : kvs_image_host;
+	size_t bytes = gpu ? kvs_image_gpu_end - kvs_image_gpu : kvs_image_host_end - kvs_image_host;
+
+	if (bytes == 0)
+		return kvs_fail(-ENOTSUP, "this kvshare was built without GPU kernels: make build GPU=1");
+	if (gpu && s->cu->compute_capability < 80)
+		return kvs_fail(-ENOTSUP, "%s has compute capability %d.%d: 8.0 (Ampere) or newer is needed",
+			s->cu->name, s->cu->compute_capability / 10, s->cu->compute_capability % 10);
+	CUresult result = s->cu->cuModuleLoadData(&s->module, image);
+	if (result != CUDA_SUCCESS)
+		return kvs_cu_fail(s->cu, result, "loading the kernels (%zu bytes) on %s", bytes, s->cu->name);
+	for (int k = 0; k < KERNEL_COUNT; k++) {
+		kernel_name(k, s->kernels[k].name, sizeof(s->kernels[k].name));
+		result = s->cu->cuModuleGetFunction(&s->kernels[k].function, s->module, s->kernels[k].name);
+		if (result != CUDA_SUCCESS)
+			return kvs_cu_fail(s->cu, result, "looking up kernel %s", s->kernels[k].name);
+	}
+	return 0;
+}
+
+int kvs_stream_open(kvs_cu *cu, kvs_stream **out)
+{
+	kvs_stream *s = calloc(1, sizeof(*s));
+	int err = 0;
+
+	if (!s)
+		return kvs_fail(-ENOMEM, "no memory for a stream");
+	s->cu = cu;
+	CUresult result = cu->cuStreamCreate(&s->handle, CU_STREAM_NON_BLOCKING);
+	if (result != CUDA_SUCCESS) {
+		err = kvs_cu_fail(cu, result, "creating a stream");
+		goto out_free;
+	}
+	err = load_kernels(s);
+	if (err)
+		goto out_unload;
+	err = cu->kind == KVS_DEVICE_CUDA ? kvs_gemm_open_cublas(s, &s->gemm) : kvs_gemm_open_openblas(s, &s->gemm);
+	if (err)
+		goto out_unload;
+	*out = s;
+	return 0;
+
+out_unload:
+	if (s->module)
+		cu->cuModuleUnload(s->module);
+	cu->cuStreamDestroy(s->handle);
+out_free:
+	free(s);
+	return err;
+}
+
+void kvs_stream_close(kvs_stream *s)
+{
+	if (!s)
+		return;
+	s->cu->cuStreamSynchronize(s->handle); /* an error has been reported by the launch's owner, or nobody cares */
+	s->gemm->close(s->gemm);
+	s->cu->cuModuleUnload(s->module);
+	s->cu->cuStreamDestroy(s->handle);
+	free(s);
+}
+
+CUstream kvs_stream_handle(const kvs_stream *s)
+{
+	return s->handle;
+}
+
+int kvs_stream_synchronize(kvs_stream *s)
+{
+	CUresult result = s->cu->cuStreamSynchronize(s->handle);
+
+	return result == CUDA_SUCCESS ? 0 : kvs_cu_fail(s->cu, result, "waiting for the stream");
+}
+
+uint64_t kvs_stream_bytes_moved(const kvs_stream *s)
+{
+	return s->bytes_moved;
+}
+
+int kvs_launch(kvs_stream *s, const struct kvs_launch *launch, void **params)
+{
+	const char *name = s->kernels[launch->kernel].name;
+	CUfunction function = s->kernels[launch->kernel].function;
+	const unsigned *grid = launch->grid;
+	CUresult result;
+
+	if (launch->shared_bytes > s->kernels[launch->kernel].shared_bytes) {
+		result = s->cu->cuFuncSetAttribute(
+			function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)launch->shared_bytes);
+		if (result != CUDA_SUCCESS)
+			return kvs_cu_fail(s->cu, result,
+				"%s: %zu bytes of shared memory (the device gives a block %d)", name,
+				launch->shared_bytes, s->cu->max_shared_bytes);
+		s->kernels[launch->kernel].shared_bytes = launch->shared_bytes;
+	}
+	result = s->cu->cuLaunchKernel(function, grid[0], grid[1], grid[2], launch->threads, 1, 1,
+		(unsigned)launch->shared_bytes, s->handle, params, NULL);
+	if (result != CUDA_SUCCESS)
+		return kvs_cu_fail(s->cu, result, "%s: launch of [%u %u %u] blocks of %u threads", name, grid[0],
+			grid[1], grid[2], launch->threads);
+	s->bytes_moved += launch->bytes;
+	return 0;
+}

@@ -1,0 +1,80 @@
+/*
+ * attn/stream.h: what is behind a kvs_stream. Private to attn/.
+ */
+#ifndef KVS_ATTN_STREAM_H
+#define KVS_ATTN_STREAM_H
+
+#include "attn.h"
+
+/* Decode and prefill attention are families of kernels: [type][head_dim]. */
+#define KVS_HEAD_DIMS 6
+#define KVS_KV_DTYPES 3 /* KVS_F32, KVS_F16, KVS_BF16 */
+
+enum kvs_kernel {
+	KERNEL_EMBED,
+	KERNEL_RMSNORM,
+	KERNEL_SILU_MUL,
+	KERNEL_ADD_ROW,
+	KERNEL_ROPE_APPEND,
+	KERNEL_ARGMAX,
+	KERNEL_NLL,
+	KERNEL_SOFTMAX,
+	KERNEL_COMBINE,
+	KERNEL_DECODE, /* + KVS_HEAD_DIMS * dtype + index of head_dim */
+	KERNEL_PREFILL = KERNEL_DECODE + KVS_KV_DTYPES * KVS_HEAD_DIMS,
+	KERNEL_COUNT = KERNEL_PREFILL + KVS_KV_DTYPES * KVS_HEAD_DIMS,
+};
+
+struct kvs_gemm_call {
+	CUdeviceptr out, x, w;
+	enum kvs_dtype dtype; /* of x and w */
+	int tokens, n, k, out_stride;
+	bool accumulate;
+};
+
+/* A GEMM library that has been bound to a stream. */
+struct kvs_gemm_library {
+	int (*run)(struct kvs_gemm_library *library, kvs_stream *s, const struct kvs_gemm_call *call);
+	void (*close)(struct kvs_gemm_library *library); /* the stream has nothing under way */
+	bool takes_f16;                                  /* and bf16; else f32 alone */
+};
+
+int kvs_gemm_open_cublas(kvs_stream *s, struct kvs_gemm_library **out);
+int kvs_gemm_open_openblas(kvs_stream *s, struct kvs_gemm_library **out);
+
+struct kvs_stream {
+	kvs_cu *cu;
+	CUstream handle;
+	CUmodule module;
+	struct kvs_gemm_library *gemm;
+	uint64_t bytes_moved;
+	struct {
+		CUfunction function;
+		char name[40];
+		size_t shared_bytes; /* dynamic shared memory that it has opted in to */
+	} kernels[KERNEL_COUNT];
+};
+
+struct kvs_launch {
+	enum kvs_kernel kernel;
+	unsigned grid[3];
+	unsigned threads;
+	size_t shared_bytes; /* dynamic */
+	uint64_t bytes;      /* that the kernel must move at the least */
+};
+
+/* Enqueue; `params` holds a pointer to each argument. -EINVAL (a grid of nothing is the caller's bug), or the driver's error. */
+int kvs_launch(kvs_stream *s, const struct kvs_launch *launch, void **params);
+
+/* -1 if no kernel has it. */
+int kvs_head_dim_index(int head_dim);
+
+/*
+ * -EINVAL unless `t` has data, type and shape as said; 0 rows or cols: any positive number. `what` names the launcher and
+ * the operand: "rmsnorm: gain". KVS_ANY_FLOAT takes f32, f16 and bf16.
+ */
+#define KVS_ANY_FLOAT ((enum kvs_dtype) - 1)
+int kvs_tensor_check(const char *what, kvs_tensor t, enum kvs_dtype dtype, int rows, int cols);
+uint64_t kvs_tensor_bytes(kvs_tensor t);
+
+#endif

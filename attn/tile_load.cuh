@@ -1,0 +1,47 @@
+/*
+ * attn/tile_load.cuh: brings a tile of K or V into shared memory, 16 bytes at a time, asynchronously.
+ *
+ * Tiles lie at fixed multiples of their height from position 0, whatever the launch covers, so that how a prompt was cut
+ * into calls cannot show in the result. Rows outside [first, end) are not touched in memory and are zero in the tile.
+ */
+#ifndef KVS_ATTN_TILE_LOAD_CUH
+#define KVS_ATTN_TILE_LOAD_CUH
+
+#include "../driver/simt/tile.cuh"
+#include "element.cuh"
+#include "kernels.h"
+
+struct key_range {
+	int first, end; /* positions that some query row of the block sees: [first, end) */
+};
+
+/* What row `position` sees begins here. */
+__device__ inline int first_key(int position, int window)
+{
+	return window > 0 && position >= window ? position - window + 1 : 0;
+}
+
+/*
+ * tile[row][DIM] = kv[key + row][kv_head], rows KVS_TILE_STRIDE apart. All THREADS threads call it; the caller commits,
+ * waits and synchronises.
+ */
+template <typename T, int DIM, int ROWS, int THREADS>
+__device__ inline void load_tile(
+	unsigned char *tile, const void *kv, int kv_heads, int kv_head, int key, struct key_range range)
+{
+	constexpr int CHUNKS = DIM * (int)sizeof(T) / 16;
+	constexpr int STRIDE = KVS_TILE_STRIDE(DIM * (int)sizeof(T));
+	const unsigned char *from = (const unsigned char *)kv + (size_t)kv_head * DIM * sizeof(T);
+	size_t token_bytes = (size_t)kv_heads * DIM * sizeof(T);
+
+	for (int i = threadIdx.x; i < ROWS * CHUNKS; i += THREADS) {
+		int row = i / CHUNKS, chunk = i % CHUNKS;
+		unsigned char *to = tile + row * STRIDE + chunk * 16;
+		if (key + row >= range.first && key + row < range.end)
+			kvs_cp_async16(to, from + (size_t)(key + row) * token_bytes + chunk * 16);
+		else
+			*(uint4 *)to = make_uint4(0, 0, 0, 0);
+	}
+}
+
+#endif
