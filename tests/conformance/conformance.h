@@ -20,8 +20,8 @@
 
 #include <cmocka.h>
 
-#include "driver/cu.h"
-#include "driver/softcuda/softcuda.h"
+#include "../../driver/cu.h"
+#include "../../driver/softcuda/softcuda.h"
 
 /* The device under test; opened for the whole program. */
 extern kvs_cu *cu;
