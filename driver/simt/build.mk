@@ -1,9 +1,9 @@
 # The fiber scheduler, linked into every module of kernels that is built for the CPU.
 SIMT_OBJS = $(patsubst %.cpp,$(BUILD)/%.o,$(wildcard driver/simt/*.cpp))
-SIMT_LIBS = -lboost_context
+SIMT_LIBS = -l:libboost_context.a # static: a module must load wherever it is carried
 
 # A module of CUDA kernels for softcuda: $(call simt-module,OUT.so,SOURCES.cu)
 $(BUILD)/%.simt.o: %.cu
 	@mkdir -p $(@D)
 	$(call say,SIMT,$@)
-	$(Q)$(CXX) $(CXXFLAGS_ALL) -x c++ -include driver/simt/simt.h -c $< -o $@
+	$(Q)$(CXX) $(CXXFLAGS_ALL) -Wno-unknown-pragmas -x c++ -include driver/simt/simt.h -c $< -o $@
