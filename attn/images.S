@@ -5,7 +5,7 @@
 	.global kvs_image_\name\()_end
 	.balign 64
 kvs_image_\name:
-	.incbin \file
+	.incbin "\file" /* the macro took the quotes off */
 kvs_image_\name\()_end:
 	.byte 0
 	.endm
