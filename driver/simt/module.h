@@ -29,7 +29,7 @@ struct simt_launch {
 	const struct simt_kernel *kernel;
 	struct simt_dim3 grid, block;
 	size_t dynamic_shared_bytes;
-	void **params; /* one pointer to each argument's value */
+	void **params;      /* one pointer to each argument's value */
 	void *grid_barrier; /* cooperative launches: softcuda's, for grid-wide sync; NULL otherwise */
 	void (*grid_wait)(void *grid_barrier);
 };
@@ -59,8 +59,8 @@ struct simt_module {
 	 * in the kernel leaves it by softcuda's siglongjmp from its signal handler; the caller then calls abandon_block()
 	 * on the same thread before it runs another.
 	 */
-	enum simt_outcome (*run_block)(const struct simt_launch *launch, struct simt_dim3 block_index, char *message,
-		size_t message_bytes);
+	enum simt_outcome (*run_block)(
+		const struct simt_launch *launch, struct simt_dim3 block_index, char *message, size_t message_bytes);
 	/* Was `address` in the guard of the running block's shared memory or of a fiber's stack? Async-signal-safe. Returns NULL or what it is. */
 	const char *(*explain_address)(const void *address);
 	void (*abandon_block)(void);
