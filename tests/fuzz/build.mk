@@ -7,7 +7,7 @@ FUZZ_PROGRAMS = $(FUZZ_NAMES:%=$(BUILD)/fuzz/%_fuzz)
 FUZZ_FLAGS = -std=gnu11 -O1 -g $(WARN) -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -pthread -D_GNU_SOURCE -Idriver -isystem $(CUDA_HOME)/include -MMD -MP
 FUZZ_LINK_FLAGS = -fsanitize=fuzzer,address,undefined -pthread
 # An archive, so that a target links what it calls and not the engine behind it.
-FUZZ_OBJS = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(wildcard driver/*.c vmm/plan*.c model/*.c))
+FUZZ_OBJS = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(wildcard driver/*.c attn/dtype.c vmm/plan*.c model/*.c))
 FUZZ_ARCHIVE = $(BUILD)/fuzz/kvshare.a
 
 $(BUILD)/fuzz/%.o: %.c | deps-present
@@ -26,10 +26,11 @@ $(BUILD)/fuzz/%_fuzz: $(BUILD)/fuzz/tests/fuzz/%_fuzz.o $(FUZZ_ARCHIVE)
 
 fuzz-build: $(FUZZ_PROGRAMS)
 fuzz: deps fuzz-build ## run each fuzz target for FUZZ_SECONDS (30) on its seed corpus
-	$(Q)set -e; for name in $(FUZZ_NAMES); do \
-		work=$$(mktemp -d); cp -r tests/fuzz/corpus/$$name/. $$work/; \
-		echo "fuzz $$name for $(FUZZ_SECONDS) s"; \
-		if $(BUILD)/fuzz/$${name}_fuzz -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 -timeout=10 -print_final_stats=1 \
-			-verbosity=0 -artifact_prefix=$(BUILD)/fuzz/$$name- $$work; then rm -r $$work; else rm -r $$work; exit 1; fi; \
+	$(Q)for name in $(FUZZ_NAMES); do \
+		log=$(BUILD)/fuzz/$$name.log; work=$$(mktemp -d); cp -r tests/fuzz/corpus/$$name/. $$work; \
+		$(BUILD)/fuzz/$${name}_fuzz -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 -timeout=10 \
+			-artifact_prefix=$(BUILD)/fuzz/$$name- $$work >$$log 2>&1; code=$$?; rm -r $$work; \
+		[ $$code -eq 0 ] || { tail -n 60 $$log; echo "fuzz $$name: failed; the input is under $(BUILD)/fuzz" >&2; exit 1; }; \
+		echo "fuzz $$name: $$(tail -n 1 $$log)"; \
 	done
 .PHONY: fuzz fuzz-build
