@@ -168,6 +168,8 @@ int kvs_bpe_word(struct kvs_bpe *bpe, const char *word, size_t len, struct kvs_i
 
 	if (whole >= 0)
 		return kvs_ids_append(out, &whole, 1);
+	if (len >= NOWHERE)
+		return -ENOMEM;
 	bpe->symbol_count = bpe->heap_count = 0;
 	err = push_characters(bpe, word, len);
 	for (size_t i = 0; i + 1 < bpe->symbol_count && !err; i++)

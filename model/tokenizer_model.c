@@ -72,7 +72,7 @@ static int load_vocab(struct kvs_tokenizer *tok, const struct kvs_json *model)
 		if (!err)
 			err = kvs_vocab_add(&tok->vocab, text, strlen(text), (int32_t)json_integer_value(value));
 		if (err == -EEXIST)
-			return kvs_fail(err = -EINVAL, "%s: model.vocab: id %d belongs to \"%.40s\" and another token",
+			return kvs_fail(-EINVAL, "%s: model.vocab: id %d belongs to \"%.40s\" and another token",
 				tok->file, (int)json_integer_value(value), text);
 	}
 	return err ? kvs_fail(err, "%s: no memory for a vocabulary of %zu", tok->file, json_object_size(vocab)) : 0;

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MAX_STRING 64 /* of what is put into text: published files have one character, and text must not explode */
 #define MAX_STAGES 64 /* the longest published pipeline has under ten */
 
 /* One part: an object with a type, and how messages call it. */
@@ -57,6 +58,9 @@ static int take_string(const struct part *part, const char *key, char **out)
 
 	if (!err && !text)
 		err = kvs_fail(-EINVAL, "%s: %s%s is missing", part->json.file, part->path, key);
+	if (!err && strlen(text) > MAX_STRING)
+		err = kvs_fail(-EINVAL, "%s: %s%s has %zu bytes, at most %d are read", part->json.file, part->path, key,
+			strlen(text), MAX_STRING);
 	if (err)
 		return err;
 	*out = strdup(text);
