@@ -27,10 +27,10 @@ struct softcuda_counters {
 	size_t allocations;                     /* cuMemAlloc and its async and pool forms */
 	size_t host_allocations;                /* cuMemAllocHost, cuMemHostAlloc */
 	size_t streams, events, modules, contexts;
-	size_t physical_bytes;  /* device memory that is allocated now */
-	size_t hazards;         /* unmaps or frees of memory that a pending launch was handed, since the last reset */
-	size_t faults;          /* accesses that ended in a sticky error, since the last reset */
-	size_t calls;           /* driver calls since the last reset */
+	size_t physical_bytes; /* device memory that is allocated now */
+	size_t hazards;        /* unmaps or frees of memory that a pending launch was handed, since the last reset */
+	size_t faults;         /* accesses that ended in a sticky error, since the last reset */
+	size_t calls;          /* driver calls since the last reset */
 };
 
 typedef void softcuda_get_counters_fn(struct softcuda_counters *out);

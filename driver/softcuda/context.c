@@ -1,0 +1,443 @@
+/*
+ * driver/softcuda/context.c: contexts, the primary one and those a program creates, and each thread's stack of them.
+ *
+ * A context owns streams, events, modules and allocations; it can be lost (a fault), after which its calls give the
+ * fault's error and only what frees and destroys still works. Memory of the VMM family belongs to no context.
+ */
+#include "memory.h"
+#include "stream.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define STACK_DEPTH 64
+
+static __thread struct {
+	uint64_t keys[STACK_DEPTH]; /* keys[depth - 1] is current; 0 there means none */
+	int depth;
+} stack;
+
+static pthread_mutex_t primary_lock = PTHREAD_MUTEX_INITIALIZER; /* guards these two; taken before any other */
+static struct sc_context *primary;
+static unsigned primary_flags;
+
+uint64_t sc_now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+struct sc_context *sc_context_current(void)
+{
+	struct sc_context *context;
+
+	if (!stack.depth || !stack.keys[stack.depth - 1])
+		return NULL;
+	pthread_mutex_lock(&sc_lock);
+	context = sc_object_find(SC_CONTEXT, stack.keys[stack.depth - 1]);
+	pthread_mutex_unlock(&sc_lock);
+	return context;
+}
+
+CUresult sc_context_error(struct sc_context *context)
+{
+	return (CUresult)atomic_load(&context->lost);
+}
+
+void sc_context_lose(struct sc_context *context, CUresult error)
+{
+	int none = CUDA_SUCCESS;
+
+	sc_fault_count();
+	atomic_compare_exchange_strong(&context->lost, &none, (int)error); /* the first error stays */
+}
+
+static CUresult context_create(unsigned flags, struct sc_context **out)
+{
+	struct sc_context *context = calloc(1, sizeof *context);
+	CUresult error;
+
+	if (!context)
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	context->references = 1;
+	context->flags = flags;
+	pthread_mutex_init(&context->order, NULL);
+	pthread_cond_init(&context->stream_left, NULL);
+	error = sc_stream_create(context, CU_STREAM_DEFAULT, 0, &context->legacy);
+	if (error) {
+		pthread_cond_destroy(&context->stream_left);
+		pthread_mutex_destroy(&context->order);
+		free(context);
+		return error;
+	}
+	pthread_mutex_lock(&sc_lock);
+	context->key = sc_object_add(SC_CONTEXT, context);
+	pthread_mutex_unlock(&sc_lock);
+	*out = context;
+	return CUDA_SUCCESS;
+}
+
+/* A stream of the context that the program still holds, taken from it. */
+static struct sc_stream *stream_take(struct sc_context *context)
+{
+	struct sc_stream *stream;
+	size_t cursor = 0;
+
+	pthread_mutex_lock(&sc_lock);
+	while ((stream = sc_object_next(SC_STREAM, &cursor))) {
+		if (stream->context == context) {
+			sc_object_remove(SC_STREAM, stream->key);
+			break;
+		}
+	}
+	pthread_mutex_unlock(&sc_lock);
+	return stream;
+}
+
+/* The context is already out of the registry: nobody finds it any more. */
+static void context_destroy(struct sc_context *context)
+{
+	struct sc_stream *stream;
+
+	sc_context_drain(context);
+	while ((stream = stream_take(context)))
+		sc_stream_close(stream);
+	sc_stream_close(context->legacy);
+	pthread_mutex_lock(&context->order);
+	while (context->streams)
+		pthread_cond_wait(&context->stream_left, &context->order);
+	pthread_mutex_unlock(&context->order);
+	pthread_mutex_lock(&sc_lock);
+	sc_events_free_of(context);
+	sc_modules_free_of(context);
+	sc_ranges_free_of(context);
+	pthread_mutex_unlock(&sc_lock);
+	pthread_cond_destroy(&context->stream_left);
+	pthread_mutex_destroy(&context->order);
+	free(context);
+}
+
+void sc_contexts_reset(void)
+{
+	struct sc_context *context;
+
+	for (;;) {
+		size_t cursor = 0;
+
+		pthread_mutex_lock(&sc_lock);
+		context = sc_object_next(SC_CONTEXT, &cursor);
+		if (context)
+			sc_object_remove(SC_CONTEXT, context->key);
+		pthread_mutex_unlock(&sc_lock);
+		if (!context)
+			break;
+		context_destroy(context);
+	}
+	pthread_mutex_lock(&primary_lock);
+	primary = NULL;
+	primary_flags = 0;
+	pthread_mutex_unlock(&primary_lock);
+	memset(&stack, 0, sizeof stack);
+}
+
+/* ---- the primary context ---- */
+
+CUresult CUDAAPI cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
+{
+	CUresult error = sc_enter_initialized(__func__);
+
+	if (error)
+		return error;
+	if (!pctx || dev != 0)
+		return pctx ? CUDA_ERROR_INVALID_DEVICE : CUDA_ERROR_INVALID_VALUE;
+	pthread_mutex_lock(&primary_lock);
+	if (primary)
+		primary->references++;
+	else
+		error = context_create(primary_flags, &primary);
+	if (!error)
+		*pctx = (CUcontext)(uintptr_t)primary->key;
+	pthread_mutex_unlock(&primary_lock);
+	return error;
+}
+
+static void context_forget(struct sc_context *context)
+{
+	pthread_mutex_lock(&sc_lock);
+	sc_object_remove(SC_CONTEXT, context->key);
+	pthread_mutex_unlock(&sc_lock);
+	context_destroy(context);
+}
+
+/* Drops one reference of the primary context, or all of them. */
+static CUresult primary_release(CUdevice device, bool all)
+{
+	struct sc_context *gone = NULL;
+	CUresult error = CUDA_SUCCESS;
+
+	if (device != 0)
+		return CUDA_ERROR_INVALID_DEVICE;
+	pthread_mutex_lock(&primary_lock);
+	if (!primary) {
+		error = all ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
+	} else if (all || --primary->references == 0) {
+		gone = primary;
+		primary = NULL;
+	}
+	pthread_mutex_unlock(&primary_lock);
+	if (gone)
+		context_forget(gone);
+	return error;
+}
+
+CUresult CUDAAPI cuDevicePrimaryCtxRelease(CUdevice dev)
+{
+	CUresult error = sc_enter_initialized(__func__);
+
+	return error ? error : primary_release(dev, false);
+}
+
+CUresult CUDAAPI cuDevicePrimaryCtxReset(CUdevice dev)
+{
+	CUresult error = sc_enter_initialized(__func__);
+
+	return error ? error : primary_release(dev, true);
+}
+
+CUresult CUDAAPI cuDevicePrimaryCtxSetFlags(CUdevice dev, unsigned int flags)
+{
+	CUresult error = sc_enter_initialized(__func__);
+
+	if (error)
+		return error;
+	if (dev != 0)
+		return CUDA_ERROR_INVALID_DEVICE;
+	pthread_mutex_lock(&primary_lock);
+	primary_flags = flags;
+	if (primary)
+		primary->flags = flags;
+	pthread_mutex_unlock(&primary_lock);
+	return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuDevicePrimaryCtxGetState(CUdevice dev, unsigned int *flags, int *active)
+{
+	CUresult error = sc_enter_initialized(__func__);
+
+	if (error)
+		return error;
+	if (dev != 0)
+		return CUDA_ERROR_INVALID_DEVICE;
+	if (!flags || !active)
+		return CUDA_ERROR_INVALID_VALUE;
+	pthread_mutex_lock(&primary_lock);
+	*flags = primary_flags;
+	*active = primary != NULL;
+	pthread_mutex_unlock(&primary_lock);
+	return CUDA_SUCCESS;
+}
+
+/* ---- created contexts ---- */
+
+static CUresult create_and_push(const char *function, CUcontext *pctx, unsigned flags, CUdevice device)
+{
+	CUresult error = sc_enter_initialized(function);
+	struct sc_context *context;
+
+	if (error)
+		return error;
+	if (!pctx || flags & ~(unsigned)CU_CTX_FLAGS_MASK)
+		return CUDA_ERROR_INVALID_VALUE;
+	if (device != 0)
+		return CUDA_ERROR_INVALID_DEVICE;
+	if (stack.depth == STACK_DEPTH)
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	error = context_create(flags, &context);
+	if (error)
+		return error;
+	stack.keys[stack.depth++] = context->key;
+	*pctx = (CUcontext)(uintptr_t)context->key;
+	return CUDA_SUCCESS;
+}
+
+#undef cuCtxCreate
+CUresult CUDAAPI cuCtxCreate_v2(CUcontext *pctx, unsigned int flags, CUdevice dev);
+CUresult CUDAAPI cuCtxCreate_v3(
+	CUcontext *pctx, CUexecAffinityParam *affinity, int count, unsigned int flags, CUdevice dev);
+
+CUresult CUDAAPI cuCtxCreate_v2(CUcontext *pctx, unsigned int flags, CUdevice dev)
+{
+	return create_and_push(__func__, pctx, flags, dev);
+}
+
+CUresult CUDAAPI cuCtxCreate_v3(
+	CUcontext *pctx, CUexecAffinityParam *affinity, int count, unsigned int flags, CUdevice dev)
+{
+	if (affinity || count)
+		return CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY;
+	return create_and_push(__func__, pctx, flags, dev);
+}
+
+#if CUDA_VERSION >= 12050
+CUresult CUDAAPI cuCtxCreate_v4(CUcontext *pctx, CUctxCreateParams *params, unsigned int flags, CUdevice dev);
+
+CUresult CUDAAPI cuCtxCreate_v4(CUcontext *pctx, CUctxCreateParams *params, unsigned int flags, CUdevice dev)
+{
+	if (params && (params->execAffinityParams || params->numExecAffinityParams))
+		return CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY;
+	if (params && params->cigParams)
+		return CUDA_ERROR_NOT_SUPPORTED;
+	return create_and_push(__func__, pctx, flags, dev);
+}
+#endif
+
+CUresult CUDAAPI cuCtxDestroy(CUcontext ctx)
+{
+	CUresult error = sc_enter_initialized(__func__);
+	struct sc_context *context;
+	bool is_primary;
+
+	if (error)
+		return error;
+	pthread_mutex_lock(&primary_lock);
+	is_primary = primary && primary->key == sc_key(ctx);
+	pthread_mutex_unlock(&primary_lock);
+	if (is_primary)
+		return CUDA_ERROR_INVALID_CONTEXT; /* it is released, not destroyed */
+	pthread_mutex_lock(&sc_lock);
+	context = sc_object_remove(SC_CONTEXT, sc_key(ctx));
+	pthread_mutex_unlock(&sc_lock);
+	if (!context)
+		return CUDA_ERROR_INVALID_CONTEXT;
+	if (stack.depth && stack.keys[stack.depth - 1] == sc_key(ctx))
+		stack.depth--;
+	context_destroy(context);
+	return CUDA_SUCCESS;
+}
+
+/* ---- the stack ---- */
+
+static bool context_exists(CUcontext ctx)
+{
+	bool exists;
+
+	pthread_mutex_lock(&sc_lock);
+	exists = sc_object_find(SC_CONTEXT, sc_key(ctx)) != NULL;
+	pthread_mutex_unlock(&sc_lock);
+	return exists;
+}
+
+CUresult CUDAAPI cuCtxPushCurrent(CUcontext ctx)
+{
+	CUresult error = sc_enter_initialized(__func__);
+
+	if (error)
+		return error;
+	if (!context_exists(ctx))
+		return CUDA_ERROR_INVALID_CONTEXT;
+	if (stack.depth == STACK_DEPTH)
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	stack.keys[stack.depth++] = sc_key(ctx);
+	return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuCtxPopCurrent(CUcontext *pctx)
+{
+	CUresult error = sc_enter_initialized(__func__);
+
+	if (error)
+		return error;
+	if (!stack.depth)
+		return CUDA_ERROR_INVALID_CONTEXT;
+	stack.depth--;
+	if (pctx)
+		*pctx = (CUcontext)(uintptr_t)stack.keys[stack.depth];
+	return CUDA_SUCCESS;
+}
+
+/* Replaces the top of the stack; NULL takes it away. */
+CUresult CUDAAPI cuCtxSetCurrent(CUcontext ctx)
+{
+	CUresult error = sc_enter_initialized(__func__);
+
+	if (error)
+		return error;
+	if (!ctx) {
+		if (stack.depth)
+			stack.depth--;
+		return CUDA_SUCCESS;
+	}
+	if (!context_exists(ctx))
+		return CUDA_ERROR_INVALID_CONTEXT;
+	if (!stack.depth)
+		stack.depth = 1;
+	stack.keys[stack.depth - 1] = sc_key(ctx);
+	return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuCtxGetCurrent(CUcontext *pctx)
+{
+	CUresult error = sc_enter_initialized(__func__);
+
+	if (error)
+		return error;
+	if (!pctx)
+		return CUDA_ERROR_INVALID_VALUE;
+	*pctx = stack.depth ? (CUcontext)(uintptr_t)stack.keys[stack.depth - 1] : NULL;
+	return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuCtxGetDevice(CUdevice *device)
+{
+	struct sc_context *context;
+	CUresult error = sc_enter_release(__func__, &context);
+
+	if (error)
+		return error;
+	if (!device)
+		return CUDA_ERROR_INVALID_VALUE;
+	*device = 0;
+	return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuCtxGetFlags(unsigned int *flags)
+{
+	struct sc_context *context;
+	CUresult error = sc_enter_context(__func__, &context);
+
+	if (error)
+		return error;
+	if (!flags)
+		return CUDA_ERROR_INVALID_VALUE;
+	*flags = context->flags;
+	return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuCtxGetApiVersion(CUcontext ctx, unsigned int *version)
+{
+	CUresult error = sc_enter_initialized(__func__);
+
+	if (error)
+		return error;
+	if (!version)
+		return CUDA_ERROR_INVALID_VALUE;
+	if (ctx && !context_exists(ctx))
+		return CUDA_ERROR_INVALID_CONTEXT;
+	*version = 3020; /* what every driver since CUDA 3.2 says */
+	return CUDA_SUCCESS;
+}
+
+#undef cuCtxSynchronize
+CUresult CUDAAPI cuCtxSynchronize(void)
+{
+	struct sc_context *context;
+	CUresult error = sc_enter_context(__func__, &context);
+
+	if (error)
+		return error;
+	sc_context_drain(context);
+	return sc_context_error(context);
+}

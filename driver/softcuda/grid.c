@@ -1,0 +1,305 @@
+/*
+ * driver/softcuda/grid.c: the blocks of a grid, on the stream's own thread and on helpers.
+ *
+ * The stream's thread begins at once, and only a grid that has run for a while is published for helpers to join: handing a
+ * block over costs more than most small blocks do. Blocks are claimed one by one from a counter.
+ */
+#include "grid.h"
+
+#include "fault.h"
+#include "memory.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#define HAND_OVER_NS 15000 /* a wake-up costs about 5 us: below three of those help comes too late to pay */
+#define HELPER_SPIN_NS 50000
+
+static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t grid_came = PTHREAD_COND_INITIALIZER;
+static pthread_cond_t helper_left = PTHREAD_COND_INITIALIZER;
+static struct sc_grid *published; /* grids that want help */
+static unsigned helper_count, helpers_asleep;
+static atomic_uint publications; /* counts, for helpers that look before they sleep */
+
+/* ---- one block ---- */
+
+static struct simt_dim3 block_index(const struct sc_grid *grid, uint64_t block)
+{
+	const struct simt_dim3 *size = &grid->launch.grid;
+
+	return (struct simt_dim3){(unsigned)(block % size->x), (unsigned)(block / size->x % size->y),
+		(unsigned)(block / size->x / size->y)};
+}
+
+/* The first failure of a grid is told; what follows from it in other blocks is not. */
+static void block_fail(struct sc_grid *grid, struct simt_dim3 at, CUresult error, const char *message)
+{
+	if (atomic_exchange(&grid->failed, true))
+		return;
+	fprintf(stderr, "softcuda: kernel %s, block (%u,%u,%u) in stream %llu: %s\n", grid->launch.kernel->name, at.x,
+		at.y, at.z, (unsigned long long)grid->stream_id, message);
+	sc_context_lose(grid->context, error);
+}
+
+static CUresult error_of(enum simt_outcome outcome)
+{
+	switch (outcome) {
+	case SIMT_SHARED_OVERRUN:
+		return CUDA_ERROR_ILLEGAL_ADDRESS;
+	case SIMT_TRAP:
+		return CUDA_ERROR_ASSERT;
+	case SIMT_NO_MEMORY:
+		return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
+	default:
+		return CUDA_ERROR_LAUNCH_FAILED;
+	}
+}
+
+static void guard_fail(struct sc_grid *grid, struct simt_dim3 at, const struct sc_guard *guard)
+{
+	char message[320], what[200];
+
+	if (guard->reason == SC_TIMEOUT) {
+		snprintf(message, sizeof message, "ended after %llu s (SOFTCUDA_TIMEOUT)",
+			(unsigned long long)(sc_settings.timeout_ns / 1000000000u));
+		block_fail(grid, at, CUDA_ERROR_LAUNCH_TIMEOUT, message);
+	} else if (guard->reason == SC_FAULT) {
+		if (guard->what)
+			snprintf(what, sizeof what, "%s", guard->what);
+		else
+			sc_address_explain(guard->address, grid->unmap_serial, what, sizeof what);
+		snprintf(message, sizeof message, "illegal access at %#zx: %s", (size_t)guard->address, what);
+		block_fail(grid, at, CUDA_ERROR_ILLEGAL_ADDRESS, message);
+	}
+}
+
+static void block_run(struct sc_grid *grid, uint64_t block)
+{
+	struct sc_guard guard = {.explain = grid->image->simt->explain_address};
+	const struct simt_dim3 at = block_index(grid, block);
+	enum simt_outcome outcome;
+	char message[256];
+
+	if (sigsetjmp(guard.back, 0) == 0) {
+		sc_guard_set(&guard);
+		outcome = grid->image->simt->run_block(&grid->launch, at, message, sizeof message);
+		sc_guard_clear();
+		if (outcome != SIMT_DONE)
+			block_fail(grid, at, error_of(outcome), message);
+		return;
+	}
+	grid->image->simt->abandon_block();
+	guard_fail(grid, at, &guard);
+}
+
+/* ---- helpers ---- */
+
+static bool has_blocks(struct sc_grid *grid)
+{
+	return atomic_load(&grid->next) < grid->blocks && !atomic_load(&grid->failed);
+}
+
+static void blocks_run(struct sc_grid *grid)
+{
+	uint64_t block;
+
+	while (has_blocks(grid) && (block = atomic_fetch_add(&grid->next, 1)) < grid->blocks)
+		block_run(grid, block);
+}
+
+static struct sc_grid *grid_wanting_help(void)
+{
+	struct sc_grid *grid = published;
+
+	while (grid && (!has_blocks(grid) || grid->helpers + 1 >= sc_settings.workers))
+		grid = grid->next_published;
+	return grid;
+}
+
+static void helper_wait(unsigned seen)
+{
+	uint64_t start = sc_now_ns();
+
+	pthread_mutex_unlock(&pool_lock);
+	while (atomic_load(&publications) == seen && sc_now_ns() - start < HELPER_SPIN_NS)
+		;
+	pthread_mutex_lock(&pool_lock);
+	if (atomic_load(&publications) != seen)
+		return;
+	helpers_asleep++;
+	pthread_cond_wait(&grid_came, &pool_lock);
+	helpers_asleep--;
+}
+
+static void *helper_main(void *nothing)
+{
+	(void)nothing;
+	sc_worker_begin();
+	pthread_mutex_lock(&pool_lock);
+	for (;;) {
+		unsigned seen = atomic_load(&publications);
+		struct sc_grid *grid = grid_wanting_help();
+
+		if (!grid) {
+			helper_wait(seen);
+			continue;
+		}
+		grid->helpers++;
+		pthread_mutex_unlock(&pool_lock);
+		sc_image_enter(grid->image);
+		blocks_run(grid);
+		pthread_mutex_lock(&pool_lock);
+		grid->helpers--;
+		pthread_cond_broadcast(&helper_left);
+	}
+	return NULL;
+}
+
+/* Fewer helpers than asked for is no failure: the blocks run all the same. */
+static void helpers_start(unsigned wanted)
+{
+	pthread_attr_t attributes;
+	pthread_t thread;
+
+	pthread_attr_init(&attributes);
+	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+	while (helper_count < wanted && !pthread_create(&thread, &attributes, helper_main, NULL))
+		helper_count++;
+	pthread_attr_destroy(&attributes);
+}
+
+static void grid_publish(struct sc_grid *grid)
+{
+	pthread_mutex_lock(&pool_lock);
+	helpers_start(sc_settings.workers - 1);
+	grid->next_published = published;
+	published = grid;
+	atomic_fetch_add(&publications, 1);
+	if (helpers_asleep)
+		pthread_cond_broadcast(&grid_came);
+	pthread_mutex_unlock(&pool_lock);
+}
+
+/* The grid lies on the caller's side: nobody may look at it any more. */
+static void grid_withdraw(struct sc_grid *grid)
+{
+	struct sc_grid **link;
+
+	pthread_mutex_lock(&pool_lock);
+	for (link = &published; *link != grid; link = &(*link)->next_published)
+		;
+	*link = grid->next_published;
+	while (grid->helpers)
+		pthread_cond_wait(&helper_left, &pool_lock);
+	pthread_mutex_unlock(&pool_lock);
+}
+
+static void grid_run_shared(struct sc_grid *grid)
+{
+	uint64_t start = sc_now_ns(), block;
+	bool is_published = sc_settings.workers == 1;
+
+	while (has_blocks(grid) && (block = atomic_fetch_add(&grid->next, 1)) < grid->blocks) {
+		block_run(grid, block);
+		if (!is_published && has_blocks(grid) && sc_now_ns() - start > HAND_OVER_NS) {
+			is_published = true;
+			grid_publish(grid);
+			blocks_run(grid);
+			grid_withdraw(grid);
+		}
+	}
+}
+
+/* ---- cooperative grids: all blocks are there at once, so that each can wait for all ---- */
+
+struct barrier {
+	struct sc_grid *grid;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	uint64_t waiting, ended, generation;
+};
+
+struct member {
+	struct barrier *barrier;
+	uint64_t block;
+	pthread_t thread;
+};
+
+static void barrier_wait(void *argument)
+{
+	struct barrier *barrier = argument;
+	struct sc_grid *grid = barrier->grid;
+	uint64_t generation;
+
+	sc_guard_pause();
+	pthread_mutex_lock(&barrier->lock);
+	generation = barrier->generation;
+	if (++barrier->waiting == grid->blocks) {
+		barrier->waiting = 0;
+		barrier->generation++;
+		pthread_cond_broadcast(&barrier->changed);
+	}
+	while (barrier->generation == generation && !atomic_load(&grid->failed) && !barrier->ended)
+		pthread_cond_wait(&barrier->changed, &barrier->lock);
+	generation = barrier->generation - generation;
+	pthread_mutex_unlock(&barrier->lock);
+	sc_guard_resume();
+	if (!generation)
+		sc_guard_leave(SC_ABANDONED);
+}
+
+static void *member_main(void *argument)
+{
+	struct member *member = argument;
+	struct barrier *barrier = member->barrier;
+	struct sc_grid *grid = barrier->grid;
+
+	sc_worker_begin();
+	sc_image_enter(grid->image);
+	block_run(grid, member->block);
+	pthread_mutex_lock(&barrier->lock);
+	barrier->ended++;
+	if (barrier->waiting)
+		block_fail(grid, block_index(grid, member->block), CUDA_ERROR_LAUNCH_FAILED,
+			"ended while other blocks of the cooperative grid wait for it at a grid barrier");
+	pthread_cond_broadcast(&barrier->changed);
+	pthread_mutex_unlock(&barrier->lock);
+	sc_images_leave(false);
+	sc_worker_end();
+	return NULL;
+}
+
+static void grid_run_together(struct sc_grid *grid)
+{
+	struct barrier barrier = {.grid = grid, .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+	struct member *members = calloc(grid->blocks, sizeof *members);
+	uint64_t started = 0;
+
+	grid->launch.grid_barrier = &barrier;
+	grid->launch.grid_wait = barrier_wait;
+	for (; members && started < grid->blocks; started++) {
+		members[started] = (struct member){.barrier = &barrier, .block = started};
+		if (pthread_create(&members[started].thread, NULL, member_main, &members[started]))
+			break;
+	}
+	if (started < grid->blocks) {
+		pthread_mutex_lock(&barrier.lock);
+		block_fail(grid, block_index(grid, started), CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES,
+			"no thread for this block of a cooperative grid");
+		pthread_cond_broadcast(&barrier.changed);
+		pthread_mutex_unlock(&barrier.lock);
+	}
+	while (started--)
+		pthread_join(members[started].thread, NULL);
+	free(members);
+}
+
+void sc_grid_run(struct sc_grid *grid)
+{
+	sc_image_enter(grid->image);
+	if (grid->cooperative)
+		grid_run_together(grid);
+	else
+		grid_run_shared(grid);
+}

@@ -1,0 +1,376 @@
+/*
+ * driver/softcuda/launch.c: the driver's calls that launch a kernel, and what they check before.
+ *
+ * A launch copies its arguments at the call. Its parameter table tells which of them may be addresses, for the report of
+ * memory that is taken away under it.
+ */
+#include "device.h"
+#include "grid.h"
+#include "memory.h"
+#include "stream.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct launch_op {
+	struct sc_op op;
+	struct sc_grid grid;
+	size_t argument_bytes;
+	void **params;   /* into the arguments */
+	char *arguments; /* behind the params, in the same piece of memory */
+};
+
+static void launch_run(struct sc_op *op, struct sc_stream *stream)
+{
+	if (!sc_context_error(stream->context))
+		sc_grid_run(&((struct launch_op *)op)->grid);
+}
+
+static void launch_release(struct sc_op *op)
+{
+	sc_image_put(((struct launch_op *)op)->grid.image);
+	free(op);
+}
+
+/* Any 8 aligned bytes of an argument, which may be a struct, can be an address. */
+static bool launch_touches(const struct sc_op *op, uintptr_t base, size_t size)
+{
+	const struct launch_op *launch = (const struct launch_op *)op;
+
+	for (size_t at = 0; at + sizeof(uint64_t) <= launch->argument_bytes; at += sizeof(uint64_t)) {
+		uint64_t value;
+
+		memcpy(&value, launch->arguments + at, sizeof value);
+		if (value - base < size)
+			return true;
+	}
+	return false;
+}
+
+static size_t argument_bytes_of(const struct simt_kernel *kernel)
+{
+	size_t bytes = 0;
+
+	for (size_t i = 0; i < kernel->param_count; i++) {
+		size_t end = kernel->params[i].offset + kernel->params[i].size;
+
+		bytes = end > bytes ? end : bytes;
+	}
+	return (bytes + 7) / 8 * 8;
+}
+
+static struct launch_op *launch_create(const struct simt_kernel *kernel)
+{
+	size_t pointers = kernel->param_count * sizeof(void *), bytes = argument_bytes_of(kernel);
+	/* Arguments are aligned as a kernel may want them: to 16 bytes, for vector types. */
+	size_t head = (sizeof(struct launch_op) + pointers + 15) / 16 * 16;
+	struct launch_op *launch = calloc(1, head + bytes);
+
+	if (!launch)
+		return NULL;
+	launch->params = (void **)(launch + 1);
+	launch->arguments = (char *)launch + head;
+	launch->argument_bytes = bytes;
+	for (size_t i = 0; i < kernel->param_count; i++)
+		launch->params[i] = launch->arguments + kernel->params[i].offset;
+	launch->grid.launch.kernel = kernel;
+	launch->grid.launch.params = launch->params;
+	return launch;
+}
+
+/* The arguments come as one pointer each, or packed in one buffer through `extra`. */
+static CUresult arguments_copy(struct launch_op *launch, void **params, void **extra)
+{
+	const struct simt_kernel *kernel = launch->grid.launch.kernel;
+	const void *buffer = NULL;
+	size_t bytes = 0;
+
+	if (!kernel->param_count)
+		return CUDA_SUCCESS;
+	if (params) {
+		for (size_t i = 0; i < kernel->param_count; i++)
+			memcpy(launch->params[i], params[i], kernel->params[i].size);
+		return CUDA_SUCCESS;
+	}
+	for (; extra && *extra != CU_LAUNCH_PARAM_END; extra += 2) {
+		if (*extra == CU_LAUNCH_PARAM_BUFFER_POINTER)
+			buffer = extra[1];
+		else if (*extra == CU_LAUNCH_PARAM_BUFFER_SIZE)
+			bytes = *(const size_t *)extra[1];
+		else
+			return CUDA_ERROR_INVALID_VALUE;
+	}
+	if (!buffer || bytes > launch->argument_bytes)
+		return CUDA_ERROR_INVALID_VALUE;
+	memcpy(launch->arguments, buffer, bytes);
+	return CUDA_SUCCESS;
+}
+
+static unsigned blocks_per_multiprocessor(const struct sc_function *function, size_t threads, size_t dynamic_bytes)
+{
+	size_t shared = function->kernel->static_shared_bytes + dynamic_bytes;
+	size_t blocks = SC_THREADS_MULTIPROCESSOR / ((threads + 31) / 32 * 32);
+
+	if (blocks > SC_BLOCKS_MULTIPROCESSOR)
+		blocks = SC_BLOCKS_MULTIPROCESSOR;
+	if (shared && SC_SHARED_MULTIPROCESSOR / (shared + 1024) < blocks)
+		blocks = SC_SHARED_MULTIPROCESSOR / (shared + 1024); /* the driver keeps 1 KiB of each block's */
+	return (unsigned)blocks;
+}
+
+static CUresult shape_check(const CUlaunchConfig *shape, const struct sc_function *function, bool cooperative)
+{
+	uint64_t threads = (uint64_t)shape->blockDimX * shape->blockDimY * shape->blockDimZ;
+	uint64_t blocks = (uint64_t)shape->gridDimX * shape->gridDimY * shape->gridDimZ;
+
+	if (!shape->gridDimX || !shape->gridDimY || !shape->gridDimZ || !threads)
+		return CUDA_ERROR_INVALID_VALUE;
+	if (shape->gridDimX > SC_MAX_GRID_X || shape->gridDimY > SC_MAX_GRID_YZ || shape->gridDimZ > SC_MAX_GRID_YZ)
+		return CUDA_ERROR_INVALID_VALUE;
+	if (shape->blockDimX > SC_MAX_BLOCK_X || shape->blockDimY > SC_MAX_BLOCK_Y ||
+		shape->blockDimZ > SC_MAX_BLOCK_Z || threads > SC_MAX_THREADS)
+		return CUDA_ERROR_INVALID_VALUE;
+	if (shape->sharedMemBytes > (unsigned)function->max_dynamic_shared_bytes)
+		return CUDA_ERROR_INVALID_VALUE;
+	if (cooperative && blocks > (uint64_t)SC_MULTIPROCESSORS *
+					    blocks_per_multiprocessor(function, threads, shape->sharedMemBytes))
+		return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
+	return CUDA_SUCCESS;
+}
+
+static CUresult launch_submit(struct sc_stream *stream, const CUlaunchConfig *shape, struct sc_function *function,
+	bool cooperative, void **params, void **extra)
+{
+	struct launch_op *launch = launch_create(function->kernel);
+	struct sc_grid *grid;
+	CUresult error;
+
+	if (!launch) {
+		sc_image_put(function->module->image);
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	}
+	grid = &launch->grid;
+	grid->image = function->module->image;
+	grid->context = stream->context;
+	grid->stream_id = stream->id;
+	grid->unmap_serial = sc_unmap_serial();
+	grid->cooperative = cooperative;
+	grid->launch.grid = (struct simt_dim3){shape->gridDimX, shape->gridDimY, shape->gridDimZ};
+	grid->launch.block = (struct simt_dim3){shape->blockDimX, shape->blockDimY, shape->blockDimZ};
+	grid->launch.dynamic_shared_bytes = shape->sharedMemBytes;
+	grid->blocks = (uint64_t)shape->gridDimX * shape->gridDimY * shape->gridDimZ;
+	launch->op.what = function->kernel->name;
+	launch->op.run = launch_run;
+	launch->op.release = launch_release;
+	launch->op.touches = launch_touches;
+	error = arguments_copy(launch, params, extra);
+	if (error) {
+		launch_release(&launch->op);
+		return error;
+	}
+	return sc_stream_submit(stream, &launch->op, NULL);
+}
+
+static CUresult launch(
+	const char *name, const CUlaunchConfig *shape, CUfunction handle, bool cooperative, void **params, void **extra)
+{
+	struct sc_context *context;
+	CUresult error = sc_enter_context(name, &context);
+	struct sc_function function;
+	struct sc_stream *stream;
+
+	if (error)
+		return error;
+	if (params && extra)
+		return CUDA_ERROR_INVALID_VALUE;
+	if (!sc_function_get(handle, &function))
+		return CUDA_ERROR_INVALID_HANDLE;
+	error = !params && !extra && function.kernel->param_count ? CUDA_ERROR_INVALID_VALUE
+								  : shape_check(shape, &function, cooperative);
+	stream = error ? NULL : sc_stream_get(context, shape->hStream);
+	if (!stream) {
+		sc_image_put(function.module->image);
+		return error ? error : CUDA_ERROR_INVALID_HANDLE;
+	}
+	error = launch_submit(stream, shape, &function, cooperative, params, extra);
+	sc_stream_put(stream);
+	return error;
+}
+
+CUresult CUDAAPI cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY, unsigned int gridDimZ,
+	unsigned int blockDimX, unsigned int blockDimY, unsigned int blockDimZ, unsigned int sharedMemBytes,
+	CUstream hStream, void **kernelParams, void **extra)
+{
+	const CUlaunchConfig shape = {
+		gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes, hStream, NULL, 0};
+
+	return launch(__func__, &shape, f, false, kernelParams, extra);
+}
+
+CUresult CUDAAPI cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
+	unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY, unsigned int blockDimZ,
+	unsigned int sharedMemBytes, CUstream hStream, void **kernelParams)
+{
+	const CUlaunchConfig shape = {
+		gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes, hStream, NULL, 0};
+
+	return launch(__func__, &shape, f, true, kernelParams, NULL);
+}
+
+/* What changes the meaning of a launch is done or refused; hints (priority, cache policy and the like) are let pass. */
+static CUresult attributes_read(const CUlaunchConfig *config, bool *cooperative)
+{
+	for (unsigned i = 0; i < config->numAttrs; i++) {
+		const CUlaunchAttribute *attribute = &config->attrs[i];
+
+		if (attribute->id == CU_LAUNCH_ATTRIBUTE_COOPERATIVE)
+			*cooperative = attribute->value.cooperative != 0;
+		if (attribute->id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION &&
+			attribute->value.clusterDim.x * attribute->value.clusterDim.y * attribute->value.clusterDim.z >
+				1)
+			return CUDA_ERROR_NOT_SUPPORTED;
+		if (attribute->id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_EVENT ||
+			attribute->id == CU_LAUNCH_ATTRIBUTE_LAUNCH_COMPLETION_EVENT)
+			return CUDA_ERROR_NOT_SUPPORTED;
+	}
+	return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, void **kernelParams, void **extra)
+{
+	bool cooperative = false;
+	CUresult error;
+
+	if (!config || (config->numAttrs && !config->attrs))
+		return CUDA_ERROR_INVALID_VALUE;
+	error = attributes_read(config, &cooperative);
+	return error ? error : launch(__func__, config, f, cooperative, kernelParams, extra);
+}
+
+/* ---- functions ---- */
+
+/* What all calls on an existing function start with; on success the caller owes sc_image_put(). */
+static CUresult function_enter(const char *name, CUfunction handle, struct sc_function *function)
+{
+	CUresult error = sc_enter_alive(name);
+
+	if (error)
+		return error;
+	return sc_function_get(handle, function) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
+}
+
+static int function_attribute(const struct sc_function *function, CUfunction_attribute attribute)
+{
+	switch (attribute) {
+	case CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK:
+		return SC_MAX_THREADS;
+	case CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES:
+		return (int)function->kernel->static_shared_bytes;
+	case CU_FUNC_ATTRIBUTE_NUM_REGS:
+		return 32;
+	case CU_FUNC_ATTRIBUTE_PTX_VERSION:
+	case CU_FUNC_ATTRIBUTE_BINARY_VERSION:
+		return SC_CAPABILITY;
+	case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
+		return function->max_dynamic_shared_bytes;
+	case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
+		return function->carveout;
+	default: /* constant and local memory, clusters: it has none */
+		return 0;
+	}
+}
+
+CUresult CUDAAPI cuFuncGetAttribute(int *pi, CUfunction_attribute attrib, CUfunction hfunc)
+{
+	struct sc_function function;
+	CUresult error = function_enter(__func__, hfunc, &function);
+
+	if (error)
+		return error;
+	sc_image_put(function.module->image);
+	if (!pi || attrib < 0 || attrib >= CU_FUNC_ATTRIBUTE_MAX)
+		return CUDA_ERROR_INVALID_VALUE;
+	*pi = function_attribute(&function, attrib);
+	return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, int value)
+{
+	CUresult error = sc_enter_alive(__func__);
+	struct sc_function *function;
+
+	if (error)
+		return error;
+	pthread_mutex_lock(&sc_lock);
+	function = sc_object_find(SC_FUNCTION, sc_key(hfunc));
+	if (!function)
+		error = CUDA_ERROR_INVALID_HANDLE;
+	else if (attrib == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES && value >= 0 &&
+		 (size_t)value + function->kernel->static_shared_bytes <= SC_SHARED_OPTIN)
+		function->max_dynamic_shared_bytes = value;
+	else if (attrib == CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT && value >= -1 && value <= 100)
+		function->carveout = value;
+	else
+		error = CUDA_ERROR_INVALID_VALUE;
+	pthread_mutex_unlock(&sc_lock);
+	return error;
+}
+
+CUresult CUDAAPI cuFuncGetName(const char **name, CUfunction hfunc)
+{
+	struct sc_function function;
+	CUresult error = function_enter(__func__, hfunc, &function);
+
+	if (error)
+		return error;
+	sc_image_put(function.module->image);
+	if (!name)
+		return CUDA_ERROR_INVALID_VALUE;
+	*name = function.kernel->name;
+	return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuFuncGetParamInfo(CUfunction func, size_t paramIndex, size_t *paramOffset, size_t *paramSize)
+{
+	struct sc_function function;
+	CUresult error = function_enter(__func__, func, &function);
+
+	if (error)
+		return error;
+	sc_image_put(function.module->image);
+	if (!paramOffset || paramIndex >= function.kernel->param_count)
+		return CUDA_ERROR_INVALID_VALUE;
+	*paramOffset = function.kernel->params[paramIndex].offset;
+	if (paramSize)
+		*paramSize = function.kernel->params[paramIndex].size;
+	return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuFuncGetModule(CUmodule *hmod, CUfunction hfunc)
+{
+	struct sc_function function;
+	CUresult error = function_enter(__func__, hfunc, &function);
+
+	if (error)
+		return error;
+	sc_image_put(function.module->image);
+	if (!hmod)
+		return CUDA_ERROR_INVALID_VALUE;
+	*hmod = (CUmodule)(uintptr_t)function.module->key;
+	return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuOccupancyMaxActiveBlocksPerMultiprocessor(
+	int *numBlocks, CUfunction func, int blockSize, size_t dynamicSMemSize)
+{
+	struct sc_function function;
+	CUresult error = function_enter(__func__, func, &function);
+
+	if (error)
+		return error;
+	sc_image_put(function.module->image);
+	if (!numBlocks || blockSize <= 0 || blockSize > SC_MAX_THREADS || dynamicSMemSize > SC_SHARED_OPTIN)
+		return CUDA_ERROR_INVALID_VALUE;
+	*numBlocks = (int)blocks_per_multiprocessor(&function, (size_t)blockSize, dynamicSMemSize);
+	return CUDA_SUCCESS;
+}

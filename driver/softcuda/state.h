@@ -1,0 +1,116 @@
+/*
+ * driver/softcuda/state.h: what softcuda's files share: the one lock, the registry of objects, entry to a driver call.
+ *
+ * Every object that a program holds (context, stream, event, module, function, allocation handle, pool) is known to it by
+ * a key that is never given out twice, so that a stale one is refused and never mistaken for a newer object. sc_lock
+ * guards the registry and the address space (memory.h) and is held for short, bounded work only. Lock order: a
+ * context's order lock, then sc_lock, then a stream's own lock.
+ */
+#ifndef SOFTCUDA_STATE_H
+#define SOFTCUDA_STATE_H
+
+#include <cuda.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "softcuda.h"
+
+struct sc_stream;
+
+softcuda_get_counters_fn softcuda_get_counters;
+softcuda_fail_nth_fn softcuda_fail_nth;
+softcuda_failed_fn softcuda_failed;
+softcuda_reset_fn softcuda_reset;
+
+struct sc_settings {
+	size_t memory_bytes, granularity;
+	int strictness;
+	uint64_t timeout_ns;
+	unsigned workers;
+	const char *problem; /* a variable that could not be read: cuInit refuses it by name */
+};
+
+extern pthread_mutex_t sc_lock;
+extern struct sc_settings sc_settings;
+
+/* ---- entry to a driver call (entry.c) ---- */
+
+struct sc_context;
+
+/* Counts the call, and fails it where that was asked for. Every exported driver function starts with one of these. */
+CUresult sc_enter(const char *function);
+CUresult sc_enter_initialized(const char *function); /* also: cuInit was called */
+CUresult sc_enter_alive(const char *function);       /* also: the current context, if there is one, is not lost */
+CUresult sc_enter_context(const char *function, struct sc_context **context); /* also: there is one */
+CUresult sc_enter_release(const char *function, struct sc_context **context); /* a current context, lost or not */
+
+void sc_initialized_set(bool initialized);
+void sc_host_function_begin(void); /* driver calls on this thread answer NOT_PERMITTED until the end */
+void sc_host_function_end(void);
+CUresult sc_settings_read(void); /* from the environment */
+
+void sc_hazard_report(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void sc_fault_count(void);
+void sc_faults_reset(void); /* hazards, faults and calls start from zero */
+
+/* ---- objects by key (object.c); all but the counting ones want sc_lock held ---- */
+
+enum sc_kind {
+	SC_NONE,
+	SC_CONTEXT,
+	SC_STREAM,
+	SC_EVENT,
+	SC_HANDLE,
+	SC_MODULE,
+	SC_LIBRARY,
+	SC_FUNCTION,
+	SC_POOL,
+	SC_KINDS
+};
+
+uint64_t sc_object_add(enum sc_kind kind, void *object); /* its key, or 0: no memory */
+void *sc_object_find(enum sc_kind kind, uint64_t key);   /* NULL: no such object, or of another kind */
+void *sc_object_remove(enum sc_kind kind, uint64_t key);
+void *sc_object_next(enum sc_kind kind, size_t *cursor); /* walks all of one kind; starts from cursor 0 */
+size_t sc_object_count(enum sc_kind kind);
+
+/* ---- contexts (context.c) ---- */
+
+struct sc_context {
+	uint64_t key;
+	unsigned references; /* retains of the primary context; 1 of a created one */
+	unsigned flags;
+	atomic_int lost; /* the sticky CUresult */
+	/* Held while work is queued, so that the legacy default stream sees one order of all streams. */
+	pthread_mutex_t order;
+	struct sc_stream *streams; /* list by next_in_context; guarded by order */
+	struct sc_stream *legacy;  /* the NULL stream; is in the list too */
+	pthread_cond_t stream_left;
+};
+
+struct sc_context *sc_context_current(void); /* this thread's, or NULL */
+void sc_context_lose(struct sc_context *context, CUresult error);
+CUresult sc_context_error(struct sc_context *context);
+void sc_contexts_reset(void);
+
+/* What a context takes along when it goes, each where it is at home. All want sc_lock. */
+void sc_events_free_of(struct sc_context *context);
+void sc_modules_free_of(struct sc_context *context);
+void sc_libraries_reset(void);
+void sc_pools_reset(void);
+
+/* A stream's thread, and every thread that runs blocks, calls these first and last (fault.c). */
+void sc_worker_begin(void);
+void sc_worker_end(void);
+
+static inline uint64_t sc_key(const void *program_handle)
+{
+	return (uint64_t)(uintptr_t)program_handle;
+}
+
+uint64_t sc_now_ns(void);
+
+#endif

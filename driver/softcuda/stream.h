@@ -1,0 +1,64 @@
+/*
+ * driver/softcuda/stream.h: queues of work, each run in order by a thread of its own.
+ *
+ * A stream counts what is put in (tickets from 1) and what has ended; everything that waits, host or device, waits until
+ * a stream's count of ended work has reached a ticket. An event is such a (stream, ticket).
+ */
+#ifndef SOFTCUDA_STREAM_H
+#define SOFTCUDA_STREAM_H
+
+#include "state.h"
+
+/* One piece of work. `run` is called on the stream's thread also when the context is lost: most then do nothing. */
+struct sc_op {
+	struct sc_op *next;
+	uint64_t ticket;
+	const char *what; /* the driver call, or the kernel */
+	void (*run)(struct sc_op *op, struct sc_stream *stream);
+	void (*release)(struct sc_op *op); /* frees it, run or not; NULL: free() will do */
+	bool (*touches)(const struct sc_op *op, uintptr_t base, size_t size); /* may use this memory; NULL: no */
+};
+
+struct sc_stream {
+	uint64_t key; /* 0: a default stream that no program holds a key of */
+	uint64_t id;
+	struct sc_context *context;
+	struct sc_stream *next_in_context;
+	atomic_uint references;
+	bool blocking; /* takes part in the legacy default stream's order */
+	unsigned flags;
+	int priority;
+
+	pthread_mutex_t lock; /* guards what follows but for the atomics */
+	pthread_cond_t work, done;
+	struct sc_op *head, **tail;
+	struct sc_op *running;
+	bool started, sleeping, stopping;
+	atomic_uint_fast64_t submitted, completed;
+	atomic_uint waiters;
+};
+
+CUresult sc_stream_create(struct sc_context *context, unsigned flags, int priority, struct sc_stream **out);
+/* The default streams or a program's, referenced; NULL: no such stream. */
+struct sc_stream *sc_stream_get(struct sc_context *context, CUstream handle);
+void sc_stream_put(struct sc_stream *stream);
+/* No more work comes; the thread ends, and the stream leaves its context, once what is queued has run. */
+void sc_stream_close(struct sc_stream *stream);
+
+/*
+ * Queue `op`, behind what the rules of the legacy default stream want it to wait for. Takes the op over, also on failure.
+ * On success *ticket (may be NULL) is what to wait for.
+ */
+CUresult sc_stream_submit(struct sc_stream *stream, struct sc_op *op, uint64_t *ticket);
+CUresult sc_stream_submit_wait(struct sc_stream *stream, struct sc_stream *other, uint64_t ticket);
+
+bool sc_stream_reached(struct sc_stream *stream, uint64_t ticket);
+void sc_stream_wait(struct sc_stream *stream, uint64_t ticket);
+bool sc_stream_is_idle(struct sc_stream *stream); /* of the legacy stream: and every blocking stream */
+CUresult sc_stream_synchronize(struct sc_stream *stream);
+void sc_context_drain(struct sc_context *context); /* waits for all its streams */
+
+/* Report pending work that may use this memory, which `call` is about to take away. Wants sc_lock not held. */
+void sc_hazards_check(uintptr_t base, size_t size, const char *call);
+
+#endif
