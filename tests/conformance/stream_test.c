@@ -9,9 +9,9 @@
 
 #define RW CU_MEM_ACCESS_FLAGS_PROT_READWRITE
 
-enum { WORDS = 256 };
+enum { WORDS = 256, PARTS = 8 };
 
-/* A gate whose kernel runs in `stream` and a word of device memory that later work writes. */
+/* A gate whose kernel runs in `stream`, and PARTS * WORDS words of device memory that later work writes. */
 struct held {
 	struct range memory;
 	unsigned *gate;
@@ -20,7 +20,8 @@ struct held {
 
 static struct held held_new(unsigned stream_flags)
 {
-	struct held h = {.memory = range_new(1, RW), .gate = gate_new(), .stream = stream_new(stream_flags)};
+	size_t granules = (PARTS * WORDS * sizeof(unsigned) + granule - 1) / granule;
+	struct held h = {.memory = range_new(granules, RW), .gate = gate_new(), .stream = stream_new(stream_flags)};
 
 	must(cu->cuMemsetD8(h.memory.at, 0, h.memory.bytes));
 	must(cu->cuCtxSynchronize());
@@ -367,10 +368,10 @@ static void launch_arguments_are_copied_when_the_launch_is_submitted(void **stat
 	struct held h = held_new(CU_STREAM_NON_BLOCKING);
 
 	(void)state;
-	for (unsigned i = 0; i < 8; i++) /* each call's arguments lie where the last call's lay */
+	for (unsigned i = 0; i < PARTS; i++) /* each call's arguments lie where the last call's lay */
 		launch_fill(h.stream, h.memory.at + i * WORDS * sizeof(unsigned), 50 + i, WORDS);
 	gate_open(h.gate);
-	for (unsigned i = 0; i < 8; i++)
+	for (unsigned i = 0; i < PARTS; i++)
 		assert_words(h.memory.at + i * WORDS * sizeof(unsigned), WORDS * sizeof(unsigned), 50 + i);
 	held_free(&h);
 }
