@@ -43,8 +43,7 @@ struct shared_storage {
 };
 
 template <typename Tag, typename Array>
-shared_slot shared_storage<Tag, Array>::slot(
-	Tag::array_name(), Tag::kernel::kernel_name(), sizeof(Array), alignof(Array));
+shared_slot shared_storage<Tag, Array>::slot(Tag::array_name(), Tag::kernel_name(), sizeof(Array), alignof(Array));
 
 void register_kernel(simt_kernel *kernel);
 

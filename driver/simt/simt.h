@@ -58,7 +58,10 @@ __device__ inline void kvs_grid_sync()
 #define KVS_KERNEL_BOUNDS(max_threads, min_blocks, name, ...) KVS_KERNEL(name, __VA_ARGS__)
 #define KVS_SHARED(type, name, count)                                                                                  \
 	struct kvs_shared_##name {                                                                                     \
-		using kernel = kvs_simt_kernel;                                                                        \
+		static const char *kernel_name()                                                                       \
+		{                                                                                                      \
+			return kvs_simt_kernel::kernel_name();                                                         \
+		}                                                                                                      \
 		static const char *array_name()                                                                        \
 		{                                                                                                      \
 			return #name;                                                                                  \
