@@ -36,11 +36,8 @@ __device__ inline void load_tile(
 
 	for (int i = threadIdx.x; i < ROWS * CHUNKS; i += THREADS) {
 		int row = i / CHUNKS, chunk = i % CHUNKS;
-		unsigned char *to = tile + row * STRIDE + chunk * 16;
-		if (key + row >= range.first && key + row < range.end)
-			kvs_cp_async16(to, from + (size_t)(key + row) * token_bytes + chunk * 16);
-		else
-			*(uint4 *)to = make_uint4(0, 0, 0, 0);
+		bool seen = key + row >= range.first && key + row < range.end;
+		kvs_cp_async16(tile + row * STRIDE + chunk * 16, from + (key + row) * token_bytes + chunk * 16, seen);
 	}
 }
 

@@ -1,0 +1,136 @@
+/*
+ * tests/kernels/gemm_test.c: the matrix product against float64.
+ *
+ * Tolerance: k products of values below 1, summed in f32 in some order: k * 2^-24 at the worst. f16 and bf16 operands are
+ * exact inputs; only the sum rounds.
+ */
+#include "device.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+struct shape {
+	int tokens, n, k, out_cols, first_col; /* out is columns first_col .. first_col + n - 1 of out_cols */
+};
+
+static void check_shape(const struct shape *s, enum kvs_dtype dtype, bool accumulate)
+{
+	struct array x = array_random(dtype, s->tokens, s->k, 1), w = array_random(dtype, s->n, s->k, 1);
+	struct array wide = array_random(KVS_F32, s->tokens, s->out_cols, 1);
+	double *reference = calloc((size_t)s->tokens * s->out_cols, sizeof(double));
+	kvs_tensor out = {wide.t.data + s->first_col * sizeof(float), KVS_F32, s->tokens, s->n};
+
+	for (int i = 0; i < s->tokens * s->out_cols; i++) {
+		int t = i / s->out_cols, column = i % s->out_cols - s->first_col;
+		reference[i] = wide.value[i];
+		if (column < 0 || column >= s->n)
+			continue;
+		if (!accumulate)
+			reference[i] = 0;
+		for (int j = 0; j < s->k; j++)
+			reference[i] += x.value[t * s->k + j] * w.value[column * s->k + j];
+	}
+	if (!accumulate) { /* what is there must not matter, were it NaN */
+		for (int t = 0; t < s->tokens; t++)
+			wide.value[t * s->out_cols + s->first_col] = NAN;
+		array_write(&wide);
+	}
+	must(kvs_gemm(stream, out, s->out_cols == s->n ? 0 : s->out_cols, x.t, w.t, accumulate));
+	array_read(&wide);
+	check_close(&wide, reference, s->k * 0x1p-24, 0x1p-23, "gemm");
+	free(reference);
+	arrays_end();
+}
+
+static void multiplies_and_accumulates_at_every_shape(void **state)
+{
+	static const struct shape shapes[] = {
+		{1, 1, 1, 1, 0},
+		{1, 7, 5, 7, 0},
+		{3, 1, 8, 1, 0},
+		{2, 64, 32, 64, 0},
+		{17, 33, 65, 33, 0},
+		{1, 128, 96, 128, 0},
+		{5, 16, 32, 64, 16},
+		{1, 16, 32, 64, 48},
+		{4, 8, 24, 40, 8},
+		{70, 72, 80, 72, 0},
+		{96, 128, 64, 128, 0},
+	};
+	enum kvs_dtype half = kvs_gemm_dtype(stream, KVS_BF16);
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++) {
+		check_shape(&shapes[i], KVS_F32, false);
+		check_shape(&shapes[i], KVS_F32, true);
+		if (half == KVS_BF16 && shapes[i].k % 8 == 0) { /* cuBLAS; what models have */
+			check_shape(&shapes[i], KVS_BF16, false);
+			check_shape(&shapes[i], KVS_F16, true);
+		}
+	}
+}
+
+/* A product reads what a kernel before it wrote, and a kernel behind it reads what it wrote. */
+static void runs_in_stream_order(void **state)
+{
+	enum { WIDTH = 64, ROUNDS = 20 };
+	struct array x = array_random(KVS_F32, 1, WIDTH, 1), w = array_poisoned(KVS_F32, WIDTH, WIDTH);
+	struct array one = array_random(KVS_F32, 1, WIDTH, 1);
+	double reference[WIDTH];
+
+	(void)state;
+	for (int i = 0; i < WIDTH * WIDTH; i++)
+		w.value[i] = i / WIDTH == (i + 1) % WIDTH; /* moves every element to the next place */
+	array_write(&w);
+	struct array y = array_poisoned(KVS_F32, 1, WIDTH);
+	for (int i = 0; i < ROUNDS; i++) {
+		must(kvs_gemm(stream, y.t, 0, x.t, w.t, false));
+		must(kvs_add_row(stream, y.t, one.t));
+		must(kvs_gemm(stream, x.t, 0, y.t, w.t, false));
+	}
+	for (int c = 0; c < WIDTH; c++)
+		reference[c] = x.value[c];
+	for (int i = 0; i < ROUNDS; i++) {
+		double moved[WIDTH];
+		for (int c = 0; c < WIDTH; c++)
+			moved[c] = 0;
+		for (int c = 0; c < WIDTH * WIDTH; c++)
+			moved[c / WIDTH] += w.value[c] * reference[c % WIDTH];
+		for (int c = 0; c < WIDTH; c++)
+			moved[c] += one.value[c];
+		for (int c = 0; c < WIDTH; c++)
+			reference[c] = 0;
+		for (int c = 0; c < WIDTH * WIDTH; c++)
+			reference[c / WIDTH] += w.value[c] * moved[c % WIDTH];
+	}
+	array_read(&x);
+	check_close(&x, reference, ROUNDS * 0x1p-20, 0, "rounds of gemm and add_row");
+	arrays_end();
+}
+
+static void operands_that_do_not_fit_are_refused(void **state)
+{
+	struct array x = array_random(KVS_F32, 2, 8, 1), w = array_random(KVS_F32, 4, 8, 1);
+	struct array w_short = array_random(KVS_F32, 4, 7, 1), w_half = array_random(KVS_BF16, 4, 8, 1);
+	struct array out = array_poisoned(KVS_F32, 2, 4), x_half = array_random(KVS_BF16, 2, 8, 1);
+
+	(void)state;
+	must_refuse(kvs_gemm(stream, out.t, 0, x.t, w_short.t, false), "gemm: w is [4][7], not [4][8]");
+	must_refuse(kvs_gemm(stream, out.t, 0, x.t, w_half.t, false), "gemm: w is of type bf16, not f32");
+	must_refuse(kvs_gemm(stream, x.t, 0, x.t, w.t, false), "gemm: out is [2][8], not [2][4]");
+	must_refuse(kvs_gemm(stream, out.t, 3, x.t, w.t, false), "gemm: out has 4 columns in rows of 3");
+	if (kvs_gemm_dtype(stream, KVS_BF16) == KVS_F32)
+		must_refuse(kvs_gemm(stream, out.t, 0, x_half.t, w_half.t, false), "OpenBLAS takes f32 alone");
+	arrays_end();
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(multiplies_and_accumulates_at_every_shape),
+		cmocka_unit_test(runs_in_stream_order),
+		cmocka_unit_test(operands_that_do_not_fit_are_refused),
+	};
+
+	return run_under_schedules(tests, sizeof(tests) / sizeof(*tests));
+}
