@@ -156,7 +156,7 @@ KVS_KERNEL(simt_overrun, int index, int dynamic_index)
 	KVS_SHARED(int, second, 8);
 	KVS_DYNAMIC_SHARED(int, dynamic);
 
-	first[0] = 1;
+	*(volatile int *)first = 1;
 	((volatile int *)second)[index] = 1;
 	((volatile int *)dynamic)[dynamic_index] = 1;
 }
@@ -179,7 +179,7 @@ KVS_KERNEL(simt_stack_overflow, int *out)
 
 KVS_KERNEL(simt_spin, const volatile int *forever)
 {
-	KVS_SHARED(int, values, 32);
+	KVS_SHARED(int, values, 64);
 
 	values[threadIdx.x] = 0;
 	__syncthreads();
