@@ -323,11 +323,15 @@ static void a_descriptor_keeps_the_memory_after_its_exporter_let_go(void **state
 static void export_refuses_a_handle_that_was_not_created_for_it(void **state)
 {
 	CUmemGenericAllocationHandle handle = handle_new(granule);
+	struct range r = exportable_new(1);
 	int fd = -1;
 
 	(void)state;
 	must_refuse(driver_function(cuMemExportToShareableHandle)(
 		&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+	must_refuse(driver_function(cuMemExportToShareableHandle)(
+		&fd, r.handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 1)); /* "flags - Reserved, must be zero" */
+	range_free(&r);
 	must(cu->cuMemRelease(handle));
 }
 

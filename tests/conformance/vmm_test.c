@@ -90,6 +90,7 @@ static void reserve_takes_any_number_of_host_pages_and_refuses_parts_of_one(void
 	must(cu->cuMemAddressFree(at, 3 * page));
 	must_refuse(cu->cuMemAddressReserve(&at, granule + 1, 0, 0, 0));
 	must_refuse(cu->cuMemAddressReserve(&at, page / 2, 0, 0, 0));
+	must_refuse(cu->cuMemAddressReserve(&at, granule, 0, page / 2, 0)); /* the address, too */
 }
 
 /* "the alignment must be a power of two or zero"; "flags - Currently unused, must be zero" */
@@ -140,8 +141,25 @@ static void address_free_refuses_another_size_or_address(void **state)
 	must_refuse(cu->cuMemAddressFree(at, 2 * granule));
 	must_refuse(cu->cuMemAddressFree(at, 5 * granule));
 	must_refuse(cu->cuMemAddressFree(at + granule, 3 * granule));
+	must_refuse(cu->cuMemAddressFree(at + granule, 4 * granule));
 	must(cu->cuMemAddressFree(at, 4 * granule));
 	must_refuse(cu->cuMemAddressFree(at, 4 * granule));
+}
+
+/* "Frees a virtual address range reserved by cuMemAddressReserve": what cuMemAlloc gave is none, nor can it be mapped. */
+static void memory_of_cuMemAlloc_is_no_reservation(void **state)
+{
+	CUmemGenericAllocationHandle handle = handle_new(granule);
+	CUdeviceptr at = 0, inside;
+
+	(void)state;
+	must(cu->cuMemAlloc(&at, 2 * granule));
+	inside = (at + granule - 1) / granule * granule;
+	must_refuse(cu->cuMemAddressFree(at, 2 * granule));
+	must_refuse(cu->cuMemMap(inside, granule, 0, handle, 0));
+	must_refuse(cu->cuMemUnmap(at, 2 * granule));
+	must(cu->cuMemFree(at));
+	must(cu->cuMemRelease(handle));
 }
 
 /* Guide: "Users must ensure that the entire VA range is unmapped before calling cuMemAddressFree." */
@@ -429,17 +447,19 @@ static void set_access_refuses_a_range_with_a_hole_and_one_without_a_mapping(voi
 	must(cu->cuMemRelease(handle));
 }
 
-/* CUDA_ERROR_INVALID_DEVICE is among the results: the location must be a device. */
-static void set_access_refuses_an_unknown_device(void **state)
+/* CUDA_ERROR_INVALID_DEVICE is among the results of both: the location must be a device. */
+static void set_access_and_get_access_refuse_an_unknown_device(void **state)
 {
 	struct range r = range_new(1, RW);
-	CUmemAccessDesc access = {.location = prop.location, .flags = RW};
+	CUmemAccessDesc access = {.location = prop.location, .flags = RO};
+	unsigned long long flags;
 	int devices = 0;
 
 	(void)state;
 	must(cu->cuDeviceGetCount(&devices));
 	access.location.id = devices;
 	must_refuse(cu->cuMemSetAccess(r.at, r.bytes, &access, 1));
+	must_refuse(cu->cuMemGetAccess(&flags, &access.location, r.at));
 	assert_int_equal(access_of(r.at), RW);
 	range_free(&r);
 }
@@ -612,6 +632,7 @@ int main(int argc, char **argv)
 		conformance_test(reserve_treats_an_address_as_a_hint_and_never_gives_what_is_taken),
 		conformance_test(reserve_costs_no_device_memory),
 		conformance_test(address_free_refuses_another_size_or_address),
+		conformance_test(memory_of_cuMemAlloc_is_no_reservation),
 		conformance_test(address_free_refuses_a_range_with_a_mapping),
 		conformance_test(create_refuses_sizes_that_are_no_whole_granules),
 		conformance_test(create_refuses_flags_unknown_devices_and_invalid_types),
@@ -630,7 +651,7 @@ int main(int argc, char **argv)
 		conformance_test(set_access_may_be_changed_and_get_access_tells_the_last),
 		conformance_test(set_access_covers_several_mappings_and_leaves_their_neighbour),
 		conformance_test(set_access_refuses_a_range_with_a_hole_and_one_without_a_mapping),
-		conformance_test(set_access_refuses_an_unknown_device),
+		conformance_test(set_access_and_get_access_refuse_an_unknown_device),
 		conformance_test(set_access_on_a_part_of_one_mapping_is_recorded),
 		conformance_test(unmap_refuses_a_part_of_a_mapping),
 		conformance_test(unmap_takes_several_whole_mappings_in_one_call),
