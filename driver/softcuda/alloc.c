@@ -239,15 +239,12 @@ static void free_run(struct sc_op *op, struct sc_stream *stream)
 	range_free_at(SC_ALLOCATED, ((struct free_op *)op)->address, "cuMemFreeAsync");
 }
 
-static CUresult allocate_async(const char *function, CUdeviceptr *dptr, size_t bytes, uint64_t pool, CUstream handle)
+static CUresult allocate_async(
+	struct sc_context *context, CUdeviceptr *dptr, size_t bytes, uint64_t pool, CUstream handle)
 {
-	struct sc_context *context;
-	CUresult error = sc_enter_context(function, &context);
-	struct sc_stream *stream;
+	struct sc_stream *stream = sc_stream_get(context, handle);
+	CUresult error;
 
-	if (error)
-		return error;
-	stream = sc_stream_get(context, handle);
 	if (!stream)
 		return CUDA_ERROR_INVALID_HANDLE;
 	error = allocate(stream->context, bytes, pool, dptr);
@@ -263,7 +260,10 @@ static CUresult allocate_async(const char *function, CUdeviceptr *dptr, size_t b
 
 CUresult CUDAAPI cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
 {
-	return allocate_async(__func__, dptr, bytesize, 0, hStream);
+	struct sc_context *context;
+	CUresult error = sc_enter_context(__func__, &context);
+
+	return error ? error : allocate_async(context, dptr, bytesize, 0, hStream);
 }
 
 CUresult CUDAAPI cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
@@ -454,7 +454,12 @@ CUresult CUDAAPI cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute at
 
 CUresult CUDAAPI cuMemAllocFromPoolAsync(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream)
 {
+	struct sc_context *context;
+	CUresult error = sc_enter_context(__func__, &context);
+
+	if (error)
+		return error;
 	if (!pool_exists(pool))
 		return CUDA_ERROR_INVALID_VALUE;
-	return allocate_async(__func__, dptr, bytesize, sc_key(pool), hStream);
+	return allocate_async(context, dptr, bytesize, sc_key(pool), hStream);
 }

@@ -242,13 +242,11 @@ CUresult CUDAAPI cuDevicePrimaryCtxGetState(CUdevice dev, unsigned int *flags, i
 
 /* ---- created contexts ---- */
 
-static CUresult create_and_push(const char *function, CUcontext *pctx, unsigned flags, CUdevice device)
+static CUresult create_and_push(CUcontext *pctx, unsigned flags, CUdevice device)
 {
-	CUresult error = sc_enter_initialized(function);
 	struct sc_context *context;
+	CUresult error;
 
-	if (error)
-		return error;
 	if (!pctx || flags & ~(unsigned)CU_CTX_FLAGS_MASK)
 		return CUDA_ERROR_INVALID_VALUE;
 	if (device != 0)
@@ -270,15 +268,21 @@ CUresult CUDAAPI cuCtxCreate_v3(
 
 CUresult CUDAAPI cuCtxCreate_v2(CUcontext *pctx, unsigned int flags, CUdevice dev)
 {
-	return create_and_push(__func__, pctx, flags, dev);
+	CUresult error = sc_enter_initialized(__func__);
+
+	return error ? error : create_and_push(pctx, flags, dev);
 }
 
 CUresult CUDAAPI cuCtxCreate_v3(
 	CUcontext *pctx, CUexecAffinityParam *affinity, int count, unsigned int flags, CUdevice dev)
 {
+	CUresult error = sc_enter_initialized(__func__);
+
+	if (error)
+		return error;
 	if (affinity || count)
 		return CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY;
-	return create_and_push(__func__, pctx, flags, dev);
+	return create_and_push(pctx, flags, dev);
 }
 
 #if CUDA_VERSION >= 12050
@@ -286,11 +290,15 @@ CUresult CUDAAPI cuCtxCreate_v4(CUcontext *pctx, CUctxCreateParams *params, unsi
 
 CUresult CUDAAPI cuCtxCreate_v4(CUcontext *pctx, CUctxCreateParams *params, unsigned int flags, CUdevice dev)
 {
+	CUresult error = sc_enter_initialized(__func__);
+
+	if (error)
+		return error;
 	if (params && (params->execAffinityParams || params->numExecAffinityParams))
 		return CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY;
 	if (params && params->cigParams)
 		return CUDA_ERROR_NOT_SUPPORTED;
-	return create_and_push(__func__, pctx, flags, dev);
+	return create_and_push(pctx, flags, dev);
 }
 #endif
 

@@ -100,8 +100,8 @@ static void copy_run(struct sc_op *op, struct sc_stream *stream)
 		(copy->pattern_bytes || side_check(&copy->from, copy, false, why, sizeof why)) &&
 		rows_move_guarded(copy, why, sizeof why))
 		return;
-	fprintf(stderr, "softcuda: %s of %zu bytes in stream %llu: illegal %s\n", op->what, copy->width * copy->height,
-		(unsigned long long)stream->id, why);
+	fprintf(stderr, "softcuda: %.*s of %zu bytes in stream %llu: illegal %s\n", sc_base_length(op->what), op->what,
+		copy->width * copy->height, (unsigned long long)stream->id, why);
 	sc_context_lose(stream->context, CUDA_ERROR_ILLEGAL_ADDRESS);
 }
 

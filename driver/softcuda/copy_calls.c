@@ -29,14 +29,12 @@ static bool side_is_valid(const struct sc_side *side)
 }
 
 /* The legacy default stream's forms (stream NULL, not asynchronous) and the asynchronous ones. */
-static CUresult submit(const char *function, const struct sc_copy *copy, CUstream handle, bool asynchronous)
+static CUresult submit(struct sc_context *context, const char *function, const struct sc_copy *copy, CUstream handle,
+	bool asynchronous)
 {
-	struct sc_context *context;
-	CUresult error = sc_enter_context(function, &context);
 	struct sc_stream *stream;
+	CUresult error;
 
-	if (error)
-		return error;
 	if (copy->width && copy->height &&
 		(!side_is_valid(&copy->to) || (!copy->pattern_bytes && !side_is_valid(&copy->from))))
 		return CUDA_ERROR_INVALID_VALUE;
@@ -48,67 +46,60 @@ static CUresult submit(const char *function, const struct sc_copy *copy, CUstrea
 	return error;
 }
 
-static struct sc_copy flat(struct sc_side to, struct sc_side from, size_t bytes)
+static CUresult copy_flat(
+	const char *function, struct sc_side to, struct sc_side from, size_t bytes, CUstream handle, bool asynchronous)
 {
-	return (struct sc_copy){.to = to, .from = from, .width = bytes, .height = 1};
+	const struct sc_copy copy = {.to = to, .from = from, .width = bytes, .height = 1};
+	struct sc_context *context;
+	CUresult error = sc_enter_context(function, &context);
+
+	return error ? error : submit(context, function, &copy, handle, asynchronous);
 }
 
 CUresult CUDAAPI cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
 {
-	const struct sc_copy copy = flat(side_of(dst, ByteCount), side_of(src, ByteCount), ByteCount);
-
-	return submit(__func__, &copy, NULL, false);
+	return copy_flat(__func__, side_of(dst, ByteCount), side_of(src, ByteCount), ByteCount, NULL, false);
 }
 
 CUresult CUDAAPI cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, CUstream hStream)
 {
-	const struct sc_copy copy = flat(side_of(dst, ByteCount), side_of(src, ByteCount), ByteCount);
-
-	return submit(__func__, &copy, hStream, true);
+	return copy_flat(__func__, side_of(dst, ByteCount), side_of(src, ByteCount), ByteCount, hStream, true);
 }
 
 CUresult CUDAAPI cuMemcpyHtoD(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount)
 {
-	const struct sc_copy copy = flat(device_side(dstDevice, ByteCount), host_side(srcHost, ByteCount), ByteCount);
-
-	return submit(__func__, &copy, NULL, false);
+	return copy_flat(
+		__func__, device_side(dstDevice, ByteCount), host_side(srcHost, ByteCount), ByteCount, NULL, false);
 }
 
 CUresult CUDAAPI cuMemcpyHtoDAsync(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount, CUstream hStream)
 {
-	const struct sc_copy copy = flat(device_side(dstDevice, ByteCount), host_side(srcHost, ByteCount), ByteCount);
-
-	return submit(__func__, &copy, hStream, true);
+	return copy_flat(
+		__func__, device_side(dstDevice, ByteCount), host_side(srcHost, ByteCount), ByteCount, hStream, true);
 }
 
 CUresult CUDAAPI cuMemcpyDtoH(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount)
 {
-	const struct sc_copy copy = flat(host_side(dstHost, ByteCount), device_side(srcDevice, ByteCount), ByteCount);
-
-	return submit(__func__, &copy, NULL, false);
+	return copy_flat(
+		__func__, host_side(dstHost, ByteCount), device_side(srcDevice, ByteCount), ByteCount, NULL, false);
 }
 
 CUresult CUDAAPI cuMemcpyDtoHAsync(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream)
 {
-	const struct sc_copy copy = flat(host_side(dstHost, ByteCount), device_side(srcDevice, ByteCount), ByteCount);
-
-	return submit(__func__, &copy, hStream, true);
+	return copy_flat(
+		__func__, host_side(dstHost, ByteCount), device_side(srcDevice, ByteCount), ByteCount, hStream, true);
 }
 
 CUresult CUDAAPI cuMemcpyDtoD(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount)
 {
-	const struct sc_copy copy =
-		flat(device_side(dstDevice, ByteCount), device_side(srcDevice, ByteCount), ByteCount);
-
-	return submit(__func__, &copy, NULL, false);
+	return copy_flat(
+		__func__, device_side(dstDevice, ByteCount), device_side(srcDevice, ByteCount), ByteCount, NULL, false);
 }
 
 CUresult CUDAAPI cuMemcpyDtoDAsync(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream)
 {
-	const struct sc_copy copy =
-		flat(device_side(dstDevice, ByteCount), device_side(srcDevice, ByteCount), ByteCount);
-
-	return submit(__func__, &copy, hStream, true);
+	return copy_flat(__func__, device_side(dstDevice, ByteCount), device_side(srcDevice, ByteCount), ByteCount,
+		hStream, true);
 }
 
 /* One side of a 2D copy, at its first byte. */
@@ -140,8 +131,11 @@ static CUresult side_2d(CUmemorytype type, CUdeviceptr device, const void *host,
 static CUresult copy_2d(const char *function, const CUDA_MEMCPY2D *p, CUstream stream, bool asynchronous)
 {
 	struct sc_copy copy = {0};
-	CUresult error;
+	struct sc_context *context;
+	CUresult error = sc_enter_context(function, &context);
 
+	if (error)
+		return error;
 	if (!p)
 		return CUDA_ERROR_INVALID_VALUE;
 	copy.width = p->WidthInBytes;
@@ -151,7 +145,7 @@ static CUresult copy_2d(const char *function, const CUDA_MEMCPY2D *p, CUstream s
 	if (!error)
 		error = side_2d(p->srcMemoryType, p->srcDevice, p->srcHost, p->srcPitch, p->srcXInBytes, p->srcY,
 			p->WidthInBytes, &copy.from);
-	return error ? error : submit(function, &copy, stream, asynchronous);
+	return error ? error : submit(context, function, &copy, stream, asynchronous);
 }
 
 CUresult CUDAAPI cuMemcpy2D(const CUDA_MEMCPY2D *pCopy)
@@ -175,12 +169,16 @@ static CUresult set_memory(const char *function, CUdeviceptr to, size_t pitch, u
 	size_t width, size_t height, CUstream stream, bool asynchronous)
 {
 	struct sc_copy copy = {.pattern_bytes = bytes, .pattern = value, .height = height};
+	struct sc_context *context;
+	CUresult error = sc_enter_context(function, &context);
 
+	if (error)
+		return error;
 	if (to % bytes || width > SIZE_MAX / bytes || (height > 1 && (pitch % bytes || pitch < width * bytes)))
 		return CUDA_ERROR_INVALID_VALUE;
 	copy.width = width * bytes;
 	copy.to = device_side((uintptr_t)to, height > 1 ? pitch : copy.width);
-	return submit(function, &copy, stream, asynchronous);
+	return submit(context, function, &copy, stream, asynchronous);
 }
 
 CUresult CUDAAPI cuMemsetD8(CUdeviceptr dstDevice, unsigned char uc, size_t N)

@@ -40,6 +40,13 @@ static bool name_matches(const char *name, const char *function)
 	return !strncmp(name, function, length) && (!function[length] || !strncmp(function + length, "_v", 2));
 }
 
+int sc_base_length(const char *function)
+{
+	const char *version = strstr(function, "_v");
+
+	return (int)(version && !strncmp(function, "cu", 2) ? (size_t)(version - function) : strlen(function));
+}
+
 static CUresult failure_check(const char *function)
 {
 	CUresult error = CUDA_SUCCESS;

@@ -171,16 +171,13 @@ static CUresult launch_submit(struct sc_stream *stream, const CUlaunchConfig *sh
 	return sc_stream_submit(stream, &launch->op, NULL);
 }
 
-static CUresult launch(
-	const char *name, const CUlaunchConfig *shape, CUfunction handle, bool cooperative, void **params, void **extra)
+static CUresult launch(struct sc_context *context, const CUlaunchConfig *shape, CUfunction handle, bool cooperative,
+	void **params, void **extra)
 {
-	struct sc_context *context;
-	CUresult error = sc_enter_context(name, &context);
 	struct sc_function function;
 	struct sc_stream *stream;
+	CUresult error;
 
-	if (error)
-		return error;
 	if (params && extra)
 		return CUDA_ERROR_INVALID_VALUE;
 	if (!sc_function_get(handle, &function))
@@ -203,8 +200,10 @@ CUresult CUDAAPI cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigned in
 {
 	const CUlaunchConfig shape = {
 		gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes, hStream, NULL, 0};
+	struct sc_context *context;
+	CUresult error = sc_enter_context(__func__, &context);
 
-	return launch(__func__, &shape, f, false, kernelParams, extra);
+	return error ? error : launch(context, &shape, f, false, kernelParams, extra);
 }
 
 CUresult CUDAAPI cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
@@ -213,8 +212,10 @@ CUresult CUDAAPI cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, 
 {
 	const CUlaunchConfig shape = {
 		gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes, hStream, NULL, 0};
+	struct sc_context *context;
+	CUresult error = sc_enter_context(__func__, &context);
 
-	return launch(__func__, &shape, f, true, kernelParams, NULL);
+	return error ? error : launch(context, &shape, f, true, kernelParams, NULL);
 }
 
 /* What changes the meaning of a launch is done or refused; hints (priority, cache policy and the like) are let pass. */
@@ -238,13 +239,16 @@ static CUresult attributes_read(const CUlaunchConfig *config, bool *cooperative)
 
 CUresult CUDAAPI cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, void **kernelParams, void **extra)
 {
+	struct sc_context *context;
+	CUresult error = sc_enter_context(__func__, &context);
 	bool cooperative = false;
-	CUresult error;
 
+	if (error)
+		return error;
 	if (!config || (config->numAttrs && !config->attrs))
 		return CUDA_ERROR_INVALID_VALUE;
 	error = attributes_read(config, &cooperative);
-	return error ? error : launch(__func__, config, f, cooperative, kernelParams, extra);
+	return error ? error : launch(context, config, f, cooperative, kernelParams, extra);
 }
 
 /* ---- functions ---- */

@@ -47,6 +47,8 @@ CUresult sc_enter_alive(const char *function);       /* also: the current contex
 CUresult sc_enter_context(const char *function, struct sc_context **context); /* also: there is one */
 CUresult sc_enter_release(const char *function, struct sc_context **context); /* a current context, lost or not */
 
+int sc_base_length(const char *function); /* of a driver function's name without its version, for messages */
+
 void sc_initialized_set(bool initialized);
 void sc_host_function_begin(void); /* driver calls on this thread answer NOT_PERMITTED until the end */
 void sc_host_function_end(void);

@@ -170,21 +170,41 @@ CUresult CUDAAPI cuMemMap(
 	return error;
 }
 
+/* The whole mappings that make up [ptr, ptr + size) with no hole; no range where they do not. */
+struct run {
+	struct sc_range *range;
+	size_t first, count;
+};
+
+static struct run run_of(CUdeviceptr ptr, size_t size)
+{
+	struct run run = {.range = reservation_of(ptr, size)};
+
+	if (run.range && !sc_run_is_whole(run.range, (uintptr_t)ptr, size, &run.first, &run.count))
+		run.range = NULL;
+	return run;
+}
+
 CUresult CUDAAPI cuMemUnmap(CUdeviceptr ptr, size_t size)
 {
 	CUresult error = sc_enter_initialized(__func__);
-	struct sc_range *range;
-	size_t first, count;
+	struct run run;
+	bool whole;
 
 	if (error)
 		return error;
-	if (size)
-		sc_hazards_check((uintptr_t)ptr, size, "cuMemUnmap");
+	if (!size)
+		return CUDA_ERROR_INVALID_VALUE;
 	pthread_mutex_lock(&sc_lock);
-	range = size ? reservation_of(ptr, size) : NULL;
-	if (range && sc_run_is_whole(range, (uintptr_t)ptr, size, &first, &count)) {
+	whole = run_of(ptr, size).range != NULL;
+	pthread_mutex_unlock(&sc_lock);
+	if (whole)
+		sc_hazards_check((uintptr_t)ptr, size, "cuMemUnmap"); /* which looks into streams, without this lock */
+	pthread_mutex_lock(&sc_lock);
+	run = run_of(ptr, size);
+	if (run.range) {
 		sc_unmap_remember((uintptr_t)ptr, size, "cuMemUnmap");
-		error = sc_run_unmap(range, first, count);
+		error = sc_run_unmap(run.range, run.first, run.count);
 	} else {
 		error = CUDA_ERROR_INVALID_VALUE;
 	}
@@ -212,8 +232,7 @@ CUresult CUDAAPI cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessD
 {
 	CUmemAccess_flags access = CU_MEM_ACCESS_FLAGS_PROT_NONE;
 	CUresult error = sc_enter_alive(__func__);
-	struct sc_range *range;
-	size_t first, mappings;
+	struct run run;
 
 	if (error)
 		return error;
@@ -223,11 +242,8 @@ CUresult CUDAAPI cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessD
 	if (error)
 		return error;
 	pthread_mutex_lock(&sc_lock);
-	range = reservation_of(ptr, size);
-	if (range && sc_run_is_whole(range, (uintptr_t)ptr, size, &first, &mappings))
-		error = sc_run_set_access(range, first, mappings, access);
-	else
-		error = CUDA_ERROR_INVALID_VALUE;
+	run = run_of(ptr, size);
+	error = run.range ? sc_run_set_access(run.range, run.first, run.count, access) : CUDA_ERROR_INVALID_VALUE;
 	pthread_mutex_unlock(&sc_lock);
 	return error;
 }
