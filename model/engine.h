@@ -36,7 +36,86 @@ int kvs_weights_load(kvs_cu *cu, const kvs_checkpoint *ckpt, enum kvs_dtype dtyp
 	struct kvs_weights *out);
 void kvs_weights_free(kvs_cu *cu, struct kvs_weights *weights);
 
+/* Elements first .. first + count - 1 of `in`, which has any float type and any alignment. */
+void kvs_to_f32(float *out, const void *in, enum kvs_dtype dtype, size_t first, size_t count);
+
 /* cos and sin, f32 [positions][head_dim] as kvs_rope_append takes them. The caller frees *out. -ENOMEM. */
 int kvs_rope_table(const struct kvs_config *config, int positions, float **out);
+
+#define KVS_SCORE_ROWS 64 /* rows of logits at a time: [64][128 Ki] f32 is 32 MiB */
+
+struct kvs_engine {
+	kvs_cu *cu;
+	struct kvs_config config;
+	kvs_stream *stream;
+	kvs_vmm *vmm;
+	kvs_cache *cache;
+	kvs_plan *plan;
+	char *fingerprint; /* of the checkpoint, for plans that come later */
+	bool share_by_pointer;
+	struct kvs_weights weights;
+	int *lengths; /* [slots] tokens in the cache */
+	unsigned slots;
+	int ctx_tokens, chunk_tokens;
+	int positions; /* that there are rotations for */
+	enum kvs_dtype dtype, kv_dtype;
+
+	CUdeviceptr memory; /* one allocation behind all that follows */
+	size_t memory_bytes;
+	kvs_tensor ids, targets, top; /* i32 [ctx][1]; [KVS_SCORE_ROWS][1] twice */
+	kvs_tensor residual;          /* f32 [chunk][hidden] */
+	kvs_tensor normed;            /* T [chunk][hidden] */
+	kvs_tensor qkv;               /* f32 [chunk][(heads + 2 * kv_heads) * head_dim] */
+	kvs_tensor attended;          /* T [chunk][heads * head_dim] */
+	kvs_tensor gate_up;           /* f32 [chunk][2 * ff] */
+	kvs_tensor gated;             /* T [chunk][ff] */
+	kvs_tensor hidden;            /* f32 [KVS_SCORE_ROWS][hidden]: rows on their way to or from the host */
+	kvs_tensor logits;            /* f32 [KVS_SCORE_ROWS][vocab]; an append leaves its own in row 0 */
+	kvs_tensor nll;               /* f32 [KVS_SCORE_ROWS][1] */
+	kvs_tensor rope;              /* f32 [positions][head_dim] */
+	kvs_tensor workspace;         /* of attention */
+	void *pinned; /* host memory that the device copies to and from: a context of ids, a row of logits or of the residual */
+	size_t pinned_bytes;
+
+	/* What batches keep and read (trace.c). */
+	int sequences, sequence_tokens; /* of the last batch; 0 sequences: none */
+	kvs_tensor
+		kept; /* f32 [layer * kept_tokens + token of slot 0][hidden]: the residual in front of each layer, or data 0 */
+	int kept_tokens;
+};
+
+static inline kvs_tensor kvs_rows(kvs_tensor tensor, int first, int count)
+{
+	tensor.data += (CUdeviceptr)first * tensor.cols * kvs_dtype_bytes(tensor.dtype);
+	tensor.rows = count;
+	return tensor;
+}
+
+/*
+ * One pass (forward.c): `sequences` sequences of `tokens` tokens each, whose rows lie side by side in e->residual; several
+ * sequences lie side by side in their slot too. Layers from `from_layer` on are run; those below were run by a pass
+ * before, which left their K and V in slot `below_slot` from token `below_first` on. What is not zero beyond `tokens` and
+ * `start` needs share_by_pointer.
+ */
+struct kvs_pass {
+	unsigned slot; /* where K and V are written */
+	int first;     /* token of the slot at which the first sequence starts */
+	int sequences, tokens;
+	int start; /* position of the first row of each sequence: what stands before it is in the slot */
+	int from_layer;
+	unsigned below_slot;
+	int below_first;
+	bool keep; /* copy the residual in front of each layer to e->kept, rows `first` and on */
+};
+int kvs_run_layers(kvs_engine *e, const struct kvs_pass *pass);
+/* The logits of rows of the residual, into the first rows of e->logits. */
+int kvs_run_head(kvs_engine *e, kvs_tensor residual);
+
+/* What batches and timelines share (engine.c). Download waits; upload waits for what was enqueued before. */
+int kvs_engine_check_ids(const kvs_engine *e, const int32_t *ids, size_t count, const char *what);
+int kvs_engine_upload_ids(kvs_engine *e, kvs_tensor to, const int32_t *ids, size_t count);
+int kvs_engine_download(kvs_engine *e, void *out, kvs_tensor from);
+/* Scores rows first .. first + count - 1 of the residual, at most KVS_SCORE_ROWS. */
+int kvs_engine_score_rows(kvs_engine *e, int first, int count, const int32_t *targets, float *nll, int32_t *top);
 
 #endif

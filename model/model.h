@@ -114,6 +114,7 @@ struct kvs_engine_options {
 	unsigned slots;       /* sequences; 0: 1 */
 	int ctx_tokens;       /* room of one sequence; 0: the model's max_positions, at most 4096 */
 	int chunk_tokens;     /* prompts are run in pieces of this size; 0: 512 */
+	int sequence_tokens;  /* longest sequence, where batches put several into one slot; 0: ctx_tokens */
 	enum kvs_dtype kv_dtype;
 	bool kv_dtype_set;     /* false: the checkpoint's */
 	bool no_premap;
@@ -158,6 +159,58 @@ struct kvs_engine_memory {
 };
 int kvs_engine_memory(kvs_engine *engine, struct kvs_engine_memory *out); /* settles the manager first */
 kvs_vmm *kvs_engine_vmm(kvs_engine *engine);
+
+/* ---- looking inside, for calibration (trace.c) ---- */
+
+/*
+ * Run with another plan from now on (NULL: none), without loading weights again. With share_by_pointer the slots keep their
+ * tokens; otherwise the cache is made anew and they are empty. -EINVAL (plan of another model), -ENOMEM, -EIO: nothing has
+ * changed.
+ */
+int kvs_engine_set_plan(kvs_engine *engine, const kvs_plan *plan);
+
+/*
+ * A batch: `sequences` sequences of `tokens` tokens each, which lie side by side in slot 0 from token `first` on; each sees
+ * itself alone. Their rows go through the layers together: sequences * tokens is at most kvs_engine_batch_rows(). What a
+ * slot held there is written over; truncate it to 0 before it is used for appends again.
+ *
+ * The engine must have been opened with share_by_pointer, ctx_tokens of room for all batches and two slots (the second is
+ * scratch), and sequence_tokens as the longest sequence.
+ */
+struct kvs_batch {
+	const int32_t *ids; /* [sequences][tokens] */
+	int sequences, tokens, first;
+};
+int kvs_engine_batch_rows(const kvs_engine *engine);
+
+/* Run all layers over a batch. Residuals are kept where kvs_engine_keep_residuals() made room. -EINVAL, -ENOMEM, -EIO. */
+int kvs_engine_run_batch(kvs_engine *engine, const struct kvs_batch *batch);
+
+/*
+ * Device memory, f32 [layers][tokens][hidden], for the residual in front of each layer of tokens 0 .. tokens - 1 of slot 0,
+ * so that kvs_engine_rerun_batch() can start there. 0 frees it. -ENOMEM.
+ */
+int kvs_engine_keep_residuals(kvs_engine *engine, int tokens);
+
+/*
+ * Run layers `from_layer` and on over a batch that was run before, with the plan of now, which must agree with the plan of
+ * then on all lower layers. With `commit` the result takes the place of what the batch had; without, K and V go to the
+ * scratch slot and the batch can be rerun again from any layer. Costs (layers - from_layer) / layers of a run.
+ */
+int kvs_engine_rerun_batch(kvs_engine *engine, const struct kvs_batch *batch, int from_layer, bool commit);
+
+/* Of the batch that ran last, before anything else runs. Rows count through its sequences. */
+int kvs_engine_batch_hidden(kvs_engine *engine, float *hidden /* [rows][hidden]: the final norm's output */);
+int kvs_engine_batch_logits(kvs_engine *engine, int row, int rows, float *logits /* [rows][vocab] */);
+/* As kvs_engine_score(): nll [rows], top [rows] or NULL. */
+int kvs_engine_batch_score(kvs_engine *engine, const int32_t *targets, float *nll, int32_t *top);
+/* What the last layer left, in front of the final norm; and the logits of such rows, of any batch, to the last bit. */
+int kvs_engine_batch_residual(kvs_engine *engine, float *residual /* [rows][hidden] */);
+int kvs_engine_head(kvs_engine *engine, const float *residual, int rows, float *logits /* [rows][vocab] */);
+
+/* sum[i] += element i of layer `layer`'s K (V) of tokens first .. first + tokens - 1 of slot 0: [tokens][kv_heads][head_dim]. */
+int kvs_engine_add_k(kvs_engine *engine, int layer, int first, int tokens, double *sum);
+int kvs_engine_add_v(kvs_engine *engine, int layer, int first, int tokens, double *sum);
 
 /* ---- sampling ---- */
 

@@ -203,7 +203,7 @@ static float half_to_float(uint16_t half)
 	return out.value;
 }
 
-static void to_f32(float *out, const void *in, enum kvs_dtype dtype, size_t first, size_t count)
+void kvs_to_f32(float *out, const void *in, enum kvs_dtype dtype, size_t first, size_t count)
 {
 	for (size_t i = 0; i < count; i++) {
 		if (dtype == KVS_F32) {
@@ -244,7 +244,7 @@ static int fill(struct loader *loader, const struct placement *item, float *piec
 		size_t now = count - first < PIECE_ELEMENTS ? count - first : PIECE_ELEMENTS;
 		const void *from = (const char *)stored.data + first * size;
 		if (stored.dtype != item->tensor->dtype) {
-			to_f32(piece, stored.data, stored.dtype, first, now);
+			kvs_to_f32(piece, stored.data, stored.dtype, first, now);
 			from = piece;
 		}
 		err = copy_piece(loader, to + first * size, from, now * size, item->name);
@@ -261,7 +261,7 @@ static int check_types(const struct loader *loader)
 		if (err)
 			return err;
 		if (loader->items[i].tensor->dtype != KVS_F32 && stored.dtype != loader->items[i].tensor->dtype)
-			return kvs_fail(-EINVAL, "%s is stored as %s, config.json says %s: run with --kv-dtype f32",
+			return kvs_fail(-EINVAL, "%s is stored as %s, the embedding as %s: run with --kv-dtype f32",
 				loader->items[i].name, kvs_dtype_name(stored.dtype), kvs_dtype_name(loader->dtype));
 	}
 	return 0;

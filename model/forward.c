@@ -1,0 +1,164 @@
+/*
+ * model/forward.c: one pass through the layers.
+ *
+ * Everything is enqueued, nothing waits. A layer that borrows K (V) neither projects, rotates nor writes it: its attention
+ * reads what the owner, an earlier layer, appended in an earlier launch of the same pass. That holds whether the borrower
+ * reads through its own read-only mapping or (share_by_pointer) through the owner's addresses.
+ *
+ * Several sequences of one length may go through together: every GEMM takes the rows of all of them, attention takes each
+ * by itself. A pass may also start in the middle: layers below its first keep the K and V that an earlier pass gave them,
+ * in a slot that this pass does not write.
+ */
+#include "engine.h"
+
+#include <math.h>
+
+static int project_qkv(kvs_engine *e, const struct kvs_layer *layer, kvs_tensor normed, bool own_k, bool own_v)
+{
+	int q = e->config.heads * e->config.head_dim, kv = e->config.kv_heads * e->config.head_dim;
+	int first = q + (own_k ? kv : 0) +
+		    (own_k && own_v ? kv : 0); /* Q, K and V lie side by side: one GEMM goes as far */
+	kvs_tensor out = {e->qkv.data, KVS_F32, normed.rows, first};
+	int err = kvs_gemm(e->stream, out, e->qkv.cols, normed, kvs_rows(layer->qkv, 0, first), false);
+
+	if (err || own_k || !own_v)
+		return err;
+	out.data += (CUdeviceptr)(q + kv) * sizeof(float);
+	out.cols = kv;
+	return kvs_gemm(e->stream, out, e->qkv.cols, normed, kvs_rows(layer->qkv, q + kv, kv), false);
+}
+
+/* Where `owner`'s K or V of the pass's sequence `s` starts. */
+static CUdeviceptr owner_address(const kvs_engine *e, const struct kvs_pass *pass, int owner, int s, bool is_k)
+{
+	bool below = owner < pass->from_layer;
+	unsigned slot = below ? pass->below_slot : pass->slot;
+	size_t token = (below ? pass->below_first : pass->first) + (size_t)s * pass->tokens;
+	CUdeviceptr base = is_k ? kvs_cache_k(e->cache, owner, slot) : kvs_cache_v(e->cache, owner, slot);
+
+	return base + token * e->config.kv_heads * e->config.head_dim * kvs_dtype_bytes(e->kv_dtype);
+}
+
+static kvs_kv layer_kv(const kvs_engine *e, int l, const struct kvs_pass *pass, int s)
+{
+	int k = l, v = l;
+
+	if (e->share_by_pointer && e->plan) {
+		k = kvs_plan_k_owner(e->plan, l);
+		v = kvs_plan_v_owner(e->plan, l);
+	}
+	return (kvs_kv){.k = owner_address(e, pass, k, s, true),
+		.v = owner_address(e, pass, v, s, false),
+		.dtype = e->kv_dtype,
+		.kv_heads = e->config.kv_heads,
+		.head_dim = e->config.head_dim,
+		.tokens = pass->start + pass->tokens};
+}
+
+static int add_bias(kvs_engine *e, kvs_tensor x, kvs_tensor bias)
+{
+	return bias.data ? kvs_add_row(e->stream, x, bias) : 0;
+}
+
+/* From the projections of sequence `s` to what it attended to. */
+static int attend(kvs_engine *e, int l, const struct kvs_pass *pass, int s, bool own_k, bool own_v)
+{
+	const struct kvs_layer *layer = &e->weights.layers[l];
+	struct kvs_rope_append append = {.qkv = kvs_rows(e->qkv, s * pass->tokens, pass->tokens),
+		.bias = layer->qkv_bias,
+		.q_gain = layer->q_gain,
+		.k_gain = layer->k_gain,
+		.rope = e->rope,
+		.kv = layer_kv(e, l, pass, s),
+		.heads = e->config.heads,
+		.start = pass->start,
+		.eps = e->config.rms_eps,
+		.own_k = own_k,
+		.own_v = own_v};
+	struct kvs_attention attention = {.out = kvs_rows(e->attended, s * pass->tokens, pass->tokens),
+		.qkv = append.qkv,
+		.kv = append.kv,
+		.workspace = e->workspace,
+		.heads = e->config.heads,
+		.start = pass->start,
+		.window = e->config.window[l],
+		.scale = 1 / sqrtf((float)e->config.head_dim)};
+	int err = kvs_rope_append(e->stream, &append);
+
+	return err ? err : kvs_attention(e->stream, &attention);
+}
+
+static int run_attention(kvs_engine *e, int l, const struct kvs_pass *pass, kvs_tensor residual)
+{
+	const struct kvs_layer *layer = &e->weights.layers[l];
+	bool own_k = !e->plan || kvs_plan_k_owner(e->plan, l) == l,
+	     own_v = !e->plan || kvs_plan_v_owner(e->plan, l) == l;
+	kvs_tensor normed = kvs_rows(e->normed, 0, residual.rows);
+	int err = kvs_rmsnorm(e->stream, normed, residual, layer->attn_norm, e->config.rms_eps);
+
+	if (!err)
+		err = project_qkv(e, layer, normed, own_k, own_v);
+	for (int s = 0; s < pass->sequences && !err; s++)
+		err = attend(e, l, pass, s, own_k, own_v);
+	if (!err)
+		err = kvs_gemm(e->stream, residual, 0, kvs_rows(e->attended, 0, residual.rows), layer->o, true);
+	return err ? err : add_bias(e, residual, layer->o_bias);
+}
+
+static int run_mlp(kvs_engine *e, int l, kvs_tensor residual)
+{
+	const struct kvs_layer *layer = &e->weights.layers[l];
+	int tokens = residual.rows;
+	kvs_tensor normed = kvs_rows(e->normed, 0, tokens), gate_up = kvs_rows(e->gate_up, 0, tokens);
+	kvs_tensor gated = kvs_rows(e->gated, 0, tokens);
+	int err = kvs_rmsnorm(e->stream, normed, residual, layer->ffn_norm, e->config.rms_eps);
+
+	if (!err)
+		err = kvs_gemm(e->stream, gate_up, 0, normed, layer->gate_up, false);
+	if (!err)
+		err = add_bias(e, gate_up, layer->gate_up_bias);
+	if (!err)
+		err = kvs_silu_mul(e->stream, gated, gate_up);
+	if (!err)
+		err = kvs_gemm(e->stream, residual, 0, gated, layer->down, true);
+	return err ? err : add_bias(e, residual, layer->down_bias);
+}
+
+/* Between the residual and what is kept of it in front of layer `l`. */
+static int copy_kept(kvs_engine *e, const struct kvs_pass *pass, int l, int first, bool keep)
+{
+	int rows = pass->sequences * pass->tokens;
+	CUdeviceptr kept = kvs_rows(e->kept, l * e->kept_tokens + first, rows).data, residual = e->residual.data;
+	CUresult result = e->cu->cuMemcpyDtoDAsync(keep ? kept : residual, keep ? residual : kept,
+		(size_t)rows * e->residual.cols * sizeof(float), kvs_stream_handle(e->stream));
+
+	return result ? kvs_cu_fail(e->cu, result, "copying the residual of %d tokens", rows) : 0;
+}
+
+int kvs_run_layers(kvs_engine *e, const struct kvs_pass *pass)
+{
+	kvs_tensor residual = kvs_rows(e->residual, 0, pass->sequences * pass->tokens);
+	int err = 0;
+
+	if (pass->from_layer)
+		err = copy_kept(e, pass, pass->from_layer, pass->below_first, false);
+	for (int l = pass->from_layer; l < e->config.layers && !err; l++) {
+		if (pass->keep)
+			err = copy_kept(e, pass, l, pass->first, true);
+		if (!err)
+			err = run_attention(e, l, pass, residual);
+		if (!err)
+			err = run_mlp(e, l, residual);
+	}
+	return err;
+}
+
+int kvs_run_head(kvs_engine *e, kvs_tensor residual)
+{
+	kvs_tensor normed = kvs_rows(e->normed, 0, residual.rows);
+	int err = kvs_rmsnorm(e->stream, normed, residual, e->weights.final_norm, e->config.rms_eps);
+
+	if (err)
+		return err;
+	return kvs_gemm(e->stream, kvs_rows(e->logits, 0, residual.rows), 0, normed, e->weights.head, false);
+}

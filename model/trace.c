@@ -1,0 +1,267 @@
+/*
+ * model/trace.c: batches of sequences whose inside can be looked at: hidden states, K and V, restarts from the middle.
+ *
+ * The sequences of a batch lie side by side in slot 0, so that a few short ones cost one block a layer and not one each.
+ * A rerun that is only a trial writes to slot 1 and reads what lies below its first layer from slot 0: whatever was tried,
+ * slot 0 holds K and V of the plan that was run or committed last.
+ */
+#include "engine.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum { BASE_SLOT, SCRATCH_SLOT, BATCH_SLOTS };
+
+int kvs_engine_batch_rows(const kvs_engine *e)
+{
+	return e->chunk_tokens;
+}
+
+static int check_batch(const kvs_engine *e, const struct kvs_batch *batch)
+{
+	if (!e->share_by_pointer || e->slots < BATCH_SLOTS)
+		return kvs_fail(-EINVAL, "batches take an engine with share_by_pointer and %d slots", BATCH_SLOTS);
+	if (batch->sequences < 1 || batch->tokens < 1 || batch->first < 0)
+		return kvs_fail(-EINVAL, "a batch of %d sequences of %d tokens at token %d", batch->sequences,
+			batch->tokens, batch->first);
+	if (batch->sequences > e->chunk_tokens / batch->tokens)
+		return kvs_fail(-EINVAL, "a batch of %d sequences of %d tokens: %d rows go through at a time (--chunk)",
+			batch->sequences, batch->tokens, e->chunk_tokens);
+	if (batch->tokens > e->positions || batch->sequences * batch->tokens > e->ctx_tokens - batch->first)
+		return kvs_fail(-EINVAL,
+			"a batch of %d sequences of %d tokens at token %d: there is room for %d tokens in sequences of "
+			"%d",
+			batch->sequences, batch->tokens, batch->first, e->ctx_tokens, e->positions);
+	return kvs_engine_check_ids(e, batch->ids, (size_t)batch->sequences * batch->tokens, "token");
+}
+
+static int make_room(kvs_engine *e, unsigned slot, int tokens)
+{
+	int err = tokens > e->lengths[slot] ? kvs_cache_resize(e->cache, slot, tokens) : 0;
+
+	if (!err && tokens > e->lengths[slot])
+		e->lengths[slot] = tokens;
+	return err;
+}
+
+static int run_pass(kvs_engine *e, const struct kvs_batch *batch, const struct kvs_pass *pass)
+{
+	int err = make_room(e, pass->slot, pass->first + batch->sequences * batch->tokens);
+
+	e->sequences = 0;
+	if (!err)
+		err = kvs_run_layers(e, pass);
+	if (!err) {
+		e->sequences = batch->sequences;
+		e->sequence_tokens = batch->tokens;
+	}
+	return err;
+}
+
+int kvs_engine_run_batch(kvs_engine *e, const struct kvs_batch *batch)
+{
+	struct kvs_pass pass = {.slot = BASE_SLOT,
+		.first = batch->first,
+		.sequences = batch->sequences,
+		.tokens = batch->tokens,
+		.keep = e->kept.data};
+	int rows = batch->sequences * batch->tokens, err = check_batch(e, batch);
+
+	if (!err && e->kept.data && batch->first + rows > e->kept_tokens)
+		err = kvs_fail(-EINVAL, "a batch of %d rows at token %d: residuals are kept of %d", rows, batch->first,
+			e->kept_tokens);
+	if (!err)
+		err = kvs_engine_upload_ids(e, e->ids, batch->ids, rows);
+	if (!err)
+		err = kvs_embed(
+			e->stream, kvs_rows(e->residual, 0, rows), e->weights.embedding, kvs_rows(e->ids, 0, rows));
+	return err ? err : run_pass(e, batch, &pass);
+}
+
+int kvs_engine_rerun_batch(kvs_engine *e, const struct kvs_batch *batch, int from_layer, bool commit)
+{
+	struct kvs_pass pass = {.slot = commit ? BASE_SLOT : SCRATCH_SLOT,
+		.first = commit ? batch->first : 0,
+		.sequences = batch->sequences,
+		.tokens = batch->tokens,
+		.from_layer = from_layer,
+		.below_slot = BASE_SLOT,
+		.below_first = batch->first,
+		.keep = commit};
+	int err = check_batch(e, batch);
+
+	if (!err && (from_layer < 1 || from_layer >= e->config.layers))
+		err = kvs_fail(
+			-EINVAL, "a rerun from layer %d: 1 to %d are possible", from_layer, e->config.layers - 1);
+	if (!err && batch->first + batch->sequences * batch->tokens > e->kept_tokens)
+		err = kvs_fail(-EINVAL, "a rerun of tokens whose residuals were not kept");
+	return err ? err : run_pass(e, batch, &pass);
+}
+
+int kvs_engine_keep_residuals(kvs_engine *e, int tokens)
+{
+	size_t rows = (size_t)e->config.layers * tokens, bytes = rows * e->config.hidden * sizeof(float);
+	CUresult result;
+
+	if (e->kept.data) {
+		kvs_stream_synchronize(e->stream);
+		e->cu->cuMemFree(e->kept.data);
+	}
+	e->kept = (kvs_tensor){0, KVS_F32, 0, e->config.hidden};
+	e->kept_tokens = 0;
+	if (!tokens)
+		return 0;
+	result = e->cu->cuMemAlloc(&e->kept.data, bytes);
+	if (result) {
+		e->kept.data = 0;
+		return kvs_cu_fail(
+			e->cu, result, "%zu MiB for the residuals of %d tokens in every layer", bytes >> 20, tokens);
+	}
+	e->kept.rows = rows;
+	e->kept_tokens = tokens;
+	return 0;
+}
+
+/* ---- what came out ---- */
+
+static int check_ran(const kvs_engine *e)
+{
+	return e->sequences ? 0 : kvs_fail(-EINVAL, "no batch has run that could be read");
+}
+
+static int batch_rows(const kvs_engine *e)
+{
+	return e->sequences * e->sequence_tokens;
+}
+
+/* Rows f32 of any number, through the pinned buffer. */
+static int download_rows(kvs_engine *e, float *out, kvs_tensor from)
+{
+	int most = (int)(e->pinned_bytes / (from.cols * sizeof(float))), err = 0;
+
+	for (int row = 0, rows; row < from.rows && !err; row += rows) {
+		rows = from.rows - row < most ? from.rows - row : most;
+		err = kvs_engine_download(e, out + (size_t)row * from.cols, kvs_rows(from, row, rows));
+	}
+	return err;
+}
+
+static int smaller(int a, int b)
+{
+	return a < b ? a : b;
+}
+
+int kvs_engine_batch_residual(kvs_engine *e, float *residual)
+{
+	int err = check_ran(e);
+
+	return err ? err : download_rows(e, residual, kvs_rows(e->residual, 0, batch_rows(e)));
+}
+
+int kvs_engine_batch_hidden(kvs_engine *e, float *hidden)
+{
+	int rows = batch_rows(e), err = check_ran(e);
+
+	for (int row = 0, now; row < rows && !err; row += now) {
+		now = smaller(rows - row, KVS_SCORE_ROWS);
+		err = kvs_rmsnorm(e->stream, kvs_rows(e->hidden, 0, now), kvs_rows(e->residual, row, now),
+			e->weights.final_norm, e->config.rms_eps);
+		if (!err)
+			err = download_rows(e, hidden + (size_t)row * e->config.hidden, kvs_rows(e->hidden, 0, now));
+	}
+	return err;
+}
+
+int kvs_engine_batch_logits(kvs_engine *e, int row, int rows, float *logits)
+{
+	int err = check_ran(e);
+
+	if (!err && (row < 0 || rows < 0 || rows > batch_rows(e) - row))
+		err = kvs_fail(-EINVAL, "logits of %d rows from row %d of a batch of %d", rows, row, batch_rows(e));
+	for (int done = 0, now; done < rows && !err; done += now) {
+		now = smaller(rows - done, KVS_SCORE_ROWS);
+		err = kvs_run_head(e, kvs_rows(e->residual, row + done, now));
+		if (!err)
+			err = download_rows(e, logits + (size_t)done * e->config.vocab, kvs_rows(e->logits, 0, now));
+	}
+	return err;
+}
+
+static int upload_rows(kvs_engine *e, kvs_tensor to, const float *from)
+{
+	size_t bytes = (size_t)to.rows * to.cols * sizeof(float);
+	CUresult result = e->cu->cuMemcpyHtoD(to.data, from, bytes);
+
+	return result ? kvs_cu_fail(e->cu, result, "copying %zu bytes to the device", bytes) : 0;
+}
+
+int kvs_engine_head(kvs_engine *e, const float *residual, int rows, float *logits)
+{
+	int err = kvs_stream_synchronize(e->stream);
+
+	for (int done = 0, now; done < rows && !err; done += now) {
+		now = smaller(rows - done, KVS_SCORE_ROWS);
+		err = upload_rows(e, kvs_rows(e->hidden, 0, now), residual + (size_t)done * e->config.hidden);
+		if (!err)
+			err = kvs_run_head(e, kvs_rows(e->hidden, 0, now));
+		if (!err)
+			err = download_rows(e, logits + (size_t)done * e->config.vocab, kvs_rows(e->logits, 0, now));
+	}
+	return err;
+}
+
+int kvs_engine_batch_score(kvs_engine *e, const int32_t *targets, float *nll, int32_t *top)
+{
+	int rows = batch_rows(e), err = check_ran(e);
+
+	if (!err)
+		err = kvs_engine_check_ids(e, targets, rows, "target");
+	for (int row = 0, now; row < rows && !err; row += now) {
+		now = smaller(rows - row, KVS_SCORE_ROWS);
+		err = kvs_engine_score_rows(e, row, now, targets + row, nll + row, top ? top + row : NULL);
+	}
+	return err;
+}
+
+/* ---- K and V ---- */
+
+/* Pieces of the pinned buffer are added as they come, so that no second copy of the tensor is held. */
+static int add_kv(kvs_engine *e, bool is_k, int layer, int first, int tokens, double *sum)
+{
+	size_t row = (size_t)e->config.kv_heads * e->config.head_dim, size = kvs_dtype_bytes(e->kv_dtype);
+	size_t count = row * tokens, most = e->pinned_bytes / size;
+	CUdeviceptr from;
+	int err = kvs_stream_synchronize(e->stream);
+
+	if (!err && (layer < 0 || layer >= e->config.layers || first < 0 || tokens < 0 ||
+			    tokens > e->lengths[BASE_SLOT] - first))
+		err = kvs_fail(-EINVAL, "K and V of layer %d, %d tokens from %d: there are %d layers of %d tokens",
+			layer, tokens, first, e->config.layers, e->lengths[BASE_SLOT]);
+	if (err)
+		return err;
+	from = (is_k ? kvs_cache_k(e->cache, layer, BASE_SLOT) : kvs_cache_v(e->cache, layer, BASE_SLOT)) +
+	       first * row * size;
+	for (size_t done = 0, now; done < count; done += now) {
+		CUresult result;
+		now = count - done < most ? count - done : most;
+		result = e->cu->cuMemcpyDtoH(e->pinned, from + done * size, now * size);
+		if (result)
+			return kvs_cu_fail(e->cu, result, "reading K and V of layer %d", layer);
+		for (size_t i = 0; i < now; i++) {
+			float value;
+			kvs_to_f32(&value, e->pinned, e->kv_dtype, i, 1);
+			sum[done + i] += value;
+		}
+	}
+	return 0;
+}
+
+int kvs_engine_add_k(kvs_engine *e, int layer, int first, int tokens, double *sum)
+{
+	return add_kv(e, true, layer, first, tokens, sum);
+}
+
+int kvs_engine_add_v(kvs_engine *e, int layer, int first, int tokens, double *sum)
+{
+	return add_kv(e, false, layer, first, tokens, sum);
+}
