@@ -7,6 +7,8 @@
  */
 #include "stream.h"
 
+#include "module.h"
+
 #include <errno.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -315,6 +317,7 @@ static void *stream_main(void *argument)
 		op->run(op, stream);
 		op_finish(stream, op);
 	}
+	sc_images_leave(false);
 	sc_worker_end();
 	leave_context(stream);
 	sc_stream_put(stream);

@@ -1,0 +1,420 @@
+/*
+ * What softcuda promises beyond the rules that the conformance tests check on every driver: counters, failures on demand,
+ * hazards, faults that the process outlives, memory that is really given back, and what it answers to what it has not.
+ */
+#include "../../driver/cu.h"
+#include "../../driver/softcuda/softcuda.h"
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define THREADS 64
+
+struct fixture {
+	kvs_cu *cu;
+	size_t granule;
+	CUmemAllocationProp properties;
+	softcuda_get_counters_fn *get_counters;
+	softcuda_fail_nth_fn *fail_nth;
+	softcuda_failed_fn *failed;
+	softcuda_reset_fn *reset;
+};
+
+static struct fixture *fixture;
+
+static int fixture_open(void **state)
+{
+	static struct fixture f;
+	void *library;
+
+	(void)state;
+	if (kvs_cu_open("host", &f.cu)) {
+		fprintf(stderr, "%s\n", kvs_error());
+		return -1;
+	}
+	library = f.cu->library;
+	f.get_counters = (softcuda_get_counters_fn *)dlsym(library, SOFTCUDA_GET_COUNTERS);
+	f.fail_nth = (softcuda_fail_nth_fn *)dlsym(library, SOFTCUDA_FAIL_NTH);
+	f.failed = (softcuda_failed_fn *)dlsym(library, SOFTCUDA_FAILED);
+	f.reset = (softcuda_reset_fn *)dlsym(library, SOFTCUDA_RESET);
+	f.properties = (CUmemAllocationProp){
+		.type = CU_MEM_ALLOCATION_TYPE_PINNED, .location.type = CU_MEM_LOCATION_TYPE_DEVICE};
+	fixture = &f;
+	return f.cu->cuMemGetAllocationGranularity(&f.granule, &f.properties, CU_MEM_ALLOC_GRANULARITY_MINIMUM);
+}
+
+/* Everything is given back, whatever a test left behind; then the table is closed. */
+static int fixture_close(void **state)
+{
+	(void)state;
+	fixture->reset();
+	unsetenv("SOFTCUDA_TIMEOUT");
+	kvs_cu_close(fixture->cu);
+	return 0;
+}
+
+static struct softcuda_counters counters(void)
+{
+	struct softcuda_counters now;
+
+	fixture->get_counters(&now);
+	return now;
+}
+
+static CUmodule module_load(void)
+{
+	const char *build = getenv("BUILD");
+	struct stat file;
+	char path[512];
+	CUmodule module;
+	void *bytes;
+	int fd;
+
+	snprintf(path, sizeof path, "%s/tests/softcuda/softcuda_kernels.so", build ? build : "build");
+	fd = open(path, O_RDONLY);
+	assert_true(fd >= 0);
+	assert_int_equal(fstat(fd, &file), 0);
+	bytes = mmap(NULL, (size_t)file.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+	assert_true(bytes != MAP_FAILED);
+	assert_int_equal(fixture->cu->cuModuleLoadData(&module, bytes), CUDA_SUCCESS);
+	munmap(bytes, (size_t)file.st_size);
+	close(fd);
+	return module;
+}
+
+static CUfunction function_get(CUmodule module, const char *name)
+{
+	CUfunction function;
+
+	assert_int_equal(fixture->cu->cuModuleGetFunction(&function, module, name), CUDA_SUCCESS);
+	return function;
+}
+
+static CUresult launch(CUfunction function, unsigned blocks, CUstream stream, void **params)
+{
+	return fixture->cu->cuLaunchKernel(function, blocks, 1, 1, THREADS, 1, 1, 0, stream, params, NULL);
+}
+
+static void nothing_leaks_from_a_round_of_everything(void **state)
+{
+	const kvs_cu *cu = fixture->cu;
+	CUmemGenericAllocationHandle handle;
+	struct softcuda_counters now;
+	CUdeviceptr range, memory;
+	CUmodule module;
+	CUstream stream;
+	CUevent event;
+	void *host;
+
+	(void)state;
+	assert_int_equal(cu->cuMemAddressReserve(&range, fixture->granule, 0, 0, 0), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemCreate(&handle, fixture->granule, &fixture->properties, 0), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemMap(range, fixture->granule, 0, handle, 0), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemAlloc(&memory, 100), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemAllocHost(&host, 100), CUDA_SUCCESS);
+	assert_int_equal(cu->cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING), CUDA_SUCCESS);
+	assert_int_equal(cu->cuEventCreate(&event, 0), CUDA_SUCCESS);
+	module = module_load();
+	now = counters();
+	assert_int_equal(now.reservations, 1);
+	assert_int_equal(now.handles, 1);
+	assert_int_equal(now.mappings, 1);
+	assert_int_equal(now.allocations, 1);
+	assert_int_equal(now.host_allocations, 1);
+	assert_int_equal(now.streams, 1);
+	assert_int_equal(now.events, 1);
+	assert_int_equal(now.modules, 1);
+	assert_true(now.physical_bytes > fixture->granule);
+	assert_int_equal(cu->cuModuleUnload(module), CUDA_SUCCESS);
+	assert_int_equal(cu->cuEventDestroy(event), CUDA_SUCCESS);
+	assert_int_equal(cu->cuStreamDestroy(stream), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemFreeHost(host), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemFree(memory), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemRelease(handle), CUDA_SUCCESS);
+	assert_int_equal(counters().handles, 1); /* its mapping holds it */
+	assert_int_equal(cu->cuMemUnmap(range, fixture->granule), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemAddressFree(range, fixture->granule), CUDA_SUCCESS);
+	now = counters();
+	assert_int_equal(now.reservations + now.handles + now.mappings + now.allocations + now.host_allocations, 0);
+	assert_int_equal(now.streams + now.events + now.modules + now.physical_bytes + now.hazards + now.faults, 0);
+}
+
+static void a_stale_handle_is_refused_for_ever(void **state)
+{
+	const kvs_cu *cu = fixture->cu;
+	CUmemGenericAllocationHandle stale, fresh;
+
+	(void)state;
+	assert_int_equal(cu->cuMemCreate(&stale, fixture->granule, &fixture->properties, 0), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemRelease(stale), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemCreate(&fresh, fixture->granule, &fixture->properties, 0), CUDA_SUCCESS);
+	assert_int_not_equal(stale, fresh);
+	assert_int_equal(cu->cuMemRelease(stale), CUDA_ERROR_INVALID_VALUE);
+	assert_int_equal(cu->cuMemRelease(fresh), CUDA_SUCCESS);
+}
+
+static void memory_runs_out_at_the_limit_and_comes_back(void **state)
+{
+	const kvs_cu *cu = fixture->cu;
+	size_t most = cu->memory_bytes / fixture->granule * fixture->granule, free_bytes, total;
+	CUmemGenericAllocationHandle handle, second;
+
+	(void)state;
+	assert_int_equal(
+		cu->cuMemCreate(&handle, most + fixture->granule, &fixture->properties, 0), CUDA_ERROR_OUT_OF_MEMORY);
+	assert_int_equal(cu->cuMemCreate(&handle, 4 * fixture->granule, &fixture->properties, 0), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemCreate(&second, most, &fixture->properties, 0), CUDA_ERROR_OUT_OF_MEMORY);
+	assert_int_equal(cu->cuMemGetInfo(&free_bytes, &total), CUDA_SUCCESS);
+	assert_int_equal(total - free_bytes, 4 * fixture->granule);
+	assert_int_equal(cu->cuMemRelease(handle), CUDA_SUCCESS);
+	assert_int_equal(counters().physical_bytes, 0);
+}
+
+static void the_nth_call_of_a_function_fails_once(void **state)
+{
+	const kvs_cu *cu = fixture->cu;
+	CUdeviceptr a, b;
+
+	(void)state;
+	fixture->fail_nth("cuMemAlloc", 2, CUDA_ERROR_OUT_OF_MEMORY);
+	assert_int_equal(cu->cuMemAlloc(&a, 64), CUDA_SUCCESS);
+	assert_false(fixture->failed());
+	assert_int_equal(cu->cuMemAlloc(&b, 64), CUDA_ERROR_OUT_OF_MEMORY);
+	assert_true(fixture->failed());
+	assert_int_equal(cu->cuMemAlloc(&b, 64), CUDA_SUCCESS);
+	assert_int_equal(counters().allocations, 2);
+	/* cuMemAllocHost begins with the same letters and is another function. */
+	fixture->fail_nth("cuMemAlloc", 1, CUDA_ERROR_OUT_OF_MEMORY);
+	assert_int_equal(cu->cuMemFree(a), CUDA_SUCCESS);
+	assert_false(fixture->failed());
+	fixture->fail_nth(NULL, 1, CUDA_ERROR_UNKNOWN);
+	assert_int_equal(cu->cuMemFree(b), CUDA_ERROR_UNKNOWN);
+	assert_int_equal(cu->cuMemFree(b), CUDA_SUCCESS);
+}
+
+static void all_blocks_of_a_large_grid_run_once(void **state)
+{
+	enum { BLOCKS = 3000 };
+	const kvs_cu *cu = fixture->cu;
+	CUfunction add = function_get(module_load(), "softcuda_add");
+	static int values[BLOCKS * THREADS];
+	CUdeviceptr memory;
+	int addend = 3;
+	void *params[] = {&memory, &addend};
+
+	(void)state;
+	assert_int_equal(cu->cuMemAlloc(&memory, sizeof values), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemsetD32Async(memory, 4, BLOCKS * THREADS, NULL), CUDA_SUCCESS);
+	assert_int_equal(launch(add, BLOCKS, NULL, params), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemcpyDtoH(values, memory, sizeof values), CUDA_SUCCESS);
+	for (int i = 0; i < BLOCKS * THREADS; i++)
+		assert_int_equal(values[i], 7);
+}
+
+/* The launch has its own copy: what the caller does with the arguments afterwards is nobody's business. */
+static void arguments_are_taken_at_the_call(void **state)
+{
+	const kvs_cu *cu = fixture->cu;
+	CUfunction add = function_get(module_load(), "softcuda_add");
+	int addend = 1, value = 0;
+	CUdeviceptr memory, target;
+	void *params[] = {&target, &addend};
+
+	(void)state;
+	assert_int_equal(cu->cuMemAlloc(&memory, THREADS * sizeof(int)), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemsetD32Async(memory, 0, THREADS, NULL), CUDA_SUCCESS);
+	for (int i = 0; i < 100; i++) {
+		target = memory;
+		addend = i;
+		assert_int_equal(launch(add, 1, NULL, params), CUDA_SUCCESS);
+		target = 0;
+		addend = -1;
+	}
+	assert_int_equal(cu->cuMemcpyDtoH(&value, memory, sizeof value), CUDA_SUCCESS);
+	assert_int_equal(value, 99 * 100 / 2);
+}
+
+static void a_fault_loses_the_context_and_not_the_process(void **state)
+{
+	const kvs_cu *cu = fixture->cu;
+	CUfunction add = function_get(module_load(), "softcuda_add");
+	CUdeviceptr range, memory;
+	int addend = 1;
+	void *params[] = {&range, &addend};
+
+	(void)state;
+	assert_int_equal(cu->cuMemAlloc(&memory, 64), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemAddressReserve(&range, fixture->granule, 0, 0, 0), CUDA_SUCCESS);
+	assert_int_equal(launch(add, 1, NULL, params), CUDA_SUCCESS);
+	assert_int_equal(cu->cuCtxSynchronize(), CUDA_ERROR_ILLEGAL_ADDRESS);
+	assert_int_equal(launch(add, 1, NULL, params), CUDA_ERROR_ILLEGAL_ADDRESS);
+	assert_int_equal(cu->cuMemsetD8(memory, 0, 64), CUDA_ERROR_ILLEGAL_ADDRESS);
+	assert_int_equal(counters().faults, 1);
+	assert_int_equal(cu->cuMemFree(memory), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemAddressFree(range, fixture->granule), CUDA_SUCCESS);
+	assert_int_equal(counters().physical_bytes, 0);
+}
+
+static void an_endless_kernel_is_ended(void **state)
+{
+	const kvs_cu *cu = fixture->cu;
+	CUdeviceptr memory;
+	void *params[] = {&memory};
+	CUfunction spin;
+
+	(void)state;
+	setenv("SOFTCUDA_TIMEOUT", "1", 1);
+	fixture->reset(); /* reads the environment again; the context is gone with it */
+	assert_int_equal(cu->cuDevicePrimaryCtxRetain(&fixture->cu->context, cu->device), CUDA_SUCCESS);
+	assert_int_equal(cu->cuCtxSetCurrent(cu->context), CUDA_SUCCESS);
+	spin = function_get(module_load(), "softcuda_spin");
+	assert_int_equal(cu->cuMemAlloc(&memory, 64), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemsetD8(memory, 0, 64), CUDA_SUCCESS);
+	assert_int_equal(launch(spin, 1, NULL, params), CUDA_SUCCESS);
+	assert_int_equal(cu->cuCtxSynchronize(), CUDA_ERROR_LAUNCH_TIMEOUT);
+}
+
+static void hold(void *gate)
+{
+	while (!__atomic_load_n((int *)gate, __ATOMIC_ACQUIRE))
+		usleep(100);
+}
+
+/* The address stands inside a struct argument; the launch waits behind a host function, so it is surely pending. */
+static void an_unmap_under_a_pending_launch_is_a_hazard(void **state)
+{
+	const kvs_cu *cu = fixture->cu;
+	struct {
+		CUdeviceptr where;
+		int value;
+	} pair = {.value = 5};
+	CUfunction store = function_get(module_load(), "softcuda_store_pair");
+	CUmemAccessDesc access = {
+		.location = fixture->properties.location, .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+	CUmemGenericAllocationHandle handle;
+	void *params[] = {&pair};
+	CUdeviceptr range;
+	CUstream stream;
+	int gate = 0;
+
+	(void)state;
+	assert_int_equal(cu->cuMemAddressReserve(&range, fixture->granule, 0, 0, 0), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemCreate(&handle, fixture->granule, &fixture->properties, 0), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemMap(range, fixture->granule, 0, handle, 0), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemSetAccess(range, fixture->granule, &access, 1), CUDA_SUCCESS);
+	assert_int_equal(cu->cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING), CUDA_SUCCESS);
+	assert_int_equal(cu->cuLaunchHostFunc(stream, hold, &gate), CUDA_SUCCESS);
+	pair.where = range + 128;
+	assert_int_equal(launch(store, 1, stream, params), CUDA_SUCCESS);
+	assert_int_equal(counters().hazards, 0);
+	assert_int_equal(cu->cuMemUnmap(range, fixture->granule), CUDA_SUCCESS);
+	assert_int_equal(counters().hazards, 1);
+	__atomic_store_n(&gate, 1, __ATOMIC_RELEASE);
+	assert_int_equal(cu->cuStreamSynchronize(stream), CUDA_ERROR_ILLEGAL_ADDRESS);
+}
+
+static CUresult inside = CUDA_SUCCESS;
+
+static void call_inside(void *data)
+{
+	int count;
+
+	(void)data;
+	inside = fixture->cu->cuDeviceGetCount(&count);
+}
+
+static void a_host_function_may_not_call_the_driver(void **state)
+{
+	(void)state;
+	assert_int_equal(fixture->cu->cuLaunchHostFunc(NULL, call_inside, NULL), CUDA_SUCCESS);
+	assert_int_equal(fixture->cu->cuCtxSynchronize(), CUDA_SUCCESS);
+	assert_int_equal(inside, CUDA_ERROR_NOT_PERMITTED);
+}
+
+static void what_is_no_module_is_refused(void **state)
+{
+	static const char text[64] = "no module";
+	static const char ptx[64] = ".version 8.0\n.target sm_80\n";
+	static const unsigned fatbin[16] = {0xba55ed50};
+	CUmodule module;
+
+	(void)state;
+	assert_int_equal(fixture->cu->cuModuleLoadData(&module, text), CUDA_ERROR_INVALID_IMAGE);
+	assert_int_equal(fixture->cu->cuModuleLoadData(&module, ptx), CUDA_ERROR_NO_BINARY_FOR_GPU);
+	assert_int_equal(fixture->cu->cuModuleLoadData(&module, fatbin), CUDA_ERROR_NO_BINARY_FOR_GPU);
+}
+
+typedef CUresult get_proc_address_fn(const char *, void **, int, cuuint64_t, CUdriverProcAddressQueryResult *);
+typedef CUresult get_export_table_fn(const void **, const CUuuid *);
+
+static void functions_are_found_by_base_name_and_version(void **state)
+{
+	void *library = fixture->cu->library, *found;
+	get_proc_address_fn *get = (get_proc_address_fn *)dlsym(library, "cuGetProcAddress_v2");
+	get_export_table_fn *table_get = (get_export_table_fn *)dlsym(library, "cuGetExportTable");
+	CUdriverProcAddressQueryResult status;
+	const CUuuid id = {{0}};
+	const void *table;
+
+	(void)state;
+	assert_int_equal(get("cuMemAlloc", &found, 12000, 0, &status), CUDA_SUCCESS);
+	assert_ptr_equal(found, dlsym(library, "cuMemAlloc_v2"));
+	assert_int_equal(get("cuCtxCreate", &found, 11030, 0, &status), CUDA_SUCCESS);
+	assert_ptr_equal(found, dlsym(library, "cuCtxCreate_v2"));
+	assert_int_equal(get("cuCtxCreate", &found, 11040, 0, &status), CUDA_SUCCESS);
+	assert_ptr_equal(found, dlsym(library, "cuCtxCreate_v3"));
+	assert_int_equal(get("cuMemMap", &found, 10000, 0, &status), CUDA_SUCCESS);
+	assert_null(found);
+	assert_int_equal(status, CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT);
+	assert_int_equal(get("cuNoSuchThing", &found, 12000, 0, &status), CUDA_SUCCESS);
+	assert_null(found);
+	assert_int_equal(status, CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND);
+	assert_int_equal(get("cuInit", &found, CUDA_VERSION + 10, 0, &status), CUDA_ERROR_INVALID_VALUE);
+	assert_int_equal(table_get(&table, &id), CUDA_ERROR_NOT_FOUND);
+}
+
+static void every_result_has_a_name_and_a_text(void **state)
+{
+	const char *name, *text;
+
+	(void)state;
+	assert_int_equal(fixture->cu->cuGetErrorName(CUDA_ERROR_ILLEGAL_ADDRESS, &name), CUDA_SUCCESS);
+	assert_string_equal(name, "CUDA_ERROR_ILLEGAL_ADDRESS");
+	assert_int_equal(fixture->cu->cuGetErrorString(CUDA_ERROR_OUT_OF_MEMORY, &text), CUDA_SUCCESS);
+	assert_string_equal(text, "out of memory");
+	assert_int_equal(fixture->cu->cuGetErrorName((CUresult)12345, &name), CUDA_ERROR_INVALID_VALUE);
+	assert_null(name);
+}
+
+int main(void)
+{
+#define CASE(test) cmocka_unit_test_setup_teardown(test, fixture_open, fixture_close)
+	const struct CMUnitTest tests[] = {
+		CASE(nothing_leaks_from_a_round_of_everything),
+		CASE(a_stale_handle_is_refused_for_ever),
+		CASE(memory_runs_out_at_the_limit_and_comes_back),
+		CASE(the_nth_call_of_a_function_fails_once),
+		CASE(all_blocks_of_a_large_grid_run_once),
+		CASE(arguments_are_taken_at_the_call),
+		CASE(a_fault_loses_the_context_and_not_the_process),
+		CASE(an_endless_kernel_is_ended),
+		CASE(an_unmap_under_a_pending_launch_is_a_hazard),
+		CASE(a_host_function_may_not_call_the_driver),
+		CASE(what_is_no_module_is_refused),
+		CASE(functions_are_found_by_base_name_and_version),
+		CASE(every_result_has_a_name_and_a_text),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
