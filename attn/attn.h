@@ -42,7 +42,7 @@ typedef struct kvs_stream kvs_stream;
 int kvs_stream_open(kvs_cu *cu, kvs_stream **out);
 void kvs_stream_close(kvs_stream *s); /* waits for the stream; NULL is fine */
 CUstream kvs_stream_handle(const kvs_stream *s);
-int kvs_stream_synchronize(kvs_stream *s); /* errors of earlier launches surface here */
+int kvs_stream_synchronize(kvs_stream *s);            /* errors of earlier launches surface here */
 uint64_t kvs_stream_bytes_moved(const kvs_stream *s); /* by all launches so far */
 
 /* The type in which GEMM on this stream takes weights that a checkpoint stores as `stored`: OpenBLAS has f32 alone. */
@@ -80,13 +80,13 @@ typedef struct kvs_kv {
  * A layer that borrows K (V) neither computes nor writes it: its part of `qkv` is not read, and kv.k (kv.v) not written.
  */
 struct kvs_rope_append {
-	kvs_tensor qkv;    /* f32 [tokens][(heads + 2 * kv_heads) * head_dim], Q then K then V; in and out */
-	kvs_tensor bias;   /* f32 [1][(heads + 2 * kv_heads) * head_dim], or data 0 */
+	kvs_tensor qkv;            /* f32 [tokens][(heads + 2 * kv_heads) * head_dim], Q then K then V; in and out */
+	kvs_tensor bias;           /* f32 [1][(heads + 2 * kv_heads) * head_dim], or data 0 */
 	kvs_tensor q_gain, k_gain; /* f32 [1][head_dim], or data 0 */
-	kvs_tensor rope;   /* f32 [positions][head_dim]: cos and sin of pair i at [2 * i] and [2 * i + 1] */
+	kvs_tensor rope;           /* f32 [positions][head_dim]: cos and sin of pair i at [2 * i] and [2 * i + 1] */
 	kvs_kv kv;
 	int heads, start;
-	float eps;         /* of the Q and K norm */
+	float eps; /* of the Q and K norm */
 	bool own_k, own_v;
 };
 int kvs_rope_append(kvs_stream *s, const struct kvs_rope_append *args);

@@ -3,6 +3,7 @@
 #include "stream.h"
 
 #include <errno.h>
+#include <math.h>
 
 /* A power of two, as argmax wants it: about four elements a thread, at least a warp. */
 static unsigned threads_for(int cols)
@@ -113,11 +114,12 @@ int kvs_softmax(kvs_stream *s, kvs_tensor probs, kvs_tensor logits, float temper
 
 	if (!err)
 		err = kvs_tensor_check("softmax: probs", probs, KVS_F32, logits.rows, logits.cols);
-	if (!err && !(temperature > 0))
-		err = kvs_fail(-EINVAL, "softmax: temperature is %g, it must be above 0", temperature);
+	float inverse = 1 / temperature;
+	if (!err && !(temperature > 0 && isfinite(inverse)))
+		err = kvs_fail(-EINVAL, "softmax: temperature is %g, which is not above 0 or too small to divide by",
+			temperature);
 	if (err)
 		return err;
-	float inverse = 1 / temperature;
 	return launch_rows(s, KERNEL_SOFTMAX, logits.rows, logits.cols,
 		kvs_tensor_bytes(logits) + kvs_tensor_bytes(probs),
 		(void *[]){&probs.data, &logits.data, &logits.cols, &inverse});

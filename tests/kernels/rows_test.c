@@ -212,6 +212,7 @@ static void operands_that_do_not_fit_are_refused(void **state)
 	must_refuse(kvs_softmax(stream, row.t, x.t, 1), "softmax: probs is [1][8], not [3][8]");
 	must_refuse(kvs_softmax(stream, x.t, x.t, 0), "softmax: temperature is 0");
 	must_refuse(kvs_softmax(stream, x.t, x.t, NAN), "softmax: temperature is");
+	must_refuse(kvs_softmax(stream, x.t, x.t, 1e-40f), "softmax: temperature is");
 	arrays_end();
 }
 
