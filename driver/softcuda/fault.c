@@ -32,27 +32,34 @@ struct worker {
 #define HANDLER_TLS __thread __attribute__((tls_model("initial-exec")))
 static HANDLER_TLS struct sc_guard *current;
 static HANDLER_TLS struct worker *self;
+static HANDLER_TLS bool chaining;
 
 static struct sigaction before_segv, before_bus;
+static pthread_mutex_t handlers_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_mutex_t workers_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t workers_came = PTHREAD_COND_INITIALIZER;
 static struct worker *workers;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
+/* A program's handler may hand back to us what we handed to it: then nobody wants it, and the process ends by it. */
 static void chain(int number, siginfo_t *info, void *machine)
 {
 	const struct sigaction *before = number == SIGSEGV ? &before_segv : &before_bus;
+	bool nobody = chaining || (!(before->sa_flags & SA_SIGINFO) &&
+					  (before->sa_handler == SIG_DFL || before->sa_handler == SIG_IGN));
 
-	if (before->sa_flags & SA_SIGINFO) {
-		before->sa_sigaction(number, info, machine);
-	} else if (before->sa_handler == SIG_DFL || before->sa_handler == SIG_IGN) {
-		/* Ends the process as if we were not here: the access is tried again, or the signal sent again. */
+	if (nobody) {
 		signal(number, SIG_DFL);
 		if (info->si_code <= 0)
-			raise(number);
-	} else {
-		before->sa_handler(number);
+			raise(number); /* it was sent; an access is simply tried again */
+		return;
 	}
+	chaining = true;
+	if (before->sa_flags & SA_SIGINFO)
+		before->sa_sigaction(number, info, machine);
+	else
+		before->sa_handler(number);
+	chaining = false;
 }
 
 static void handler(int number, siginfo_t *info, void *machine)
@@ -139,15 +146,31 @@ static void *watchdog(void *nothing)
 }
 
 /* SA_NODEFER: the handler is left by a jump, so the signal must not stay blocked. */
-static void start(void)
+static void handler_install(int number, struct sigaction *before)
 {
 	struct sigaction action = {.sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
+	struct sigaction now;
+
+	if (sigaction(number, NULL, &now) || now.sa_sigaction == handler)
+		return;
+	*before = now;
+	sigemptyset(&action.sa_mask);
+	sigaction(number, &action, NULL);
+}
+
+void sc_handlers_install(void)
+{
+	pthread_mutex_lock(&handlers_lock);
+	handler_install(SIGSEGV, &before_segv);
+	handler_install(SIGBUS, &before_bus);
+	pthread_mutex_unlock(&handlers_lock);
+}
+
+static void start(void)
+{
 	pthread_attr_t attributes;
 	pthread_t thread;
 
-	sigemptyset(&action.sa_mask);
-	sigaction(SIGSEGV, &action, &before_segv);
-	sigaction(SIGBUS, &action, &before_bus);
 	pthread_attr_init(&attributes);
 	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
 	pthread_create(&thread, &attributes, watchdog, NULL);

@@ -25,6 +25,8 @@ struct sc_guard {
 	const char *(*explain)(const void *address);
 };
 
+/* Called before each piece of work: a program may have put handlers of its own in place of ours since the last. */
+void sc_handlers_install(void);
 void sc_guard_set(struct sc_guard *guard);
 void sc_guard_clear(void);
 /* While a guarded block waits on a lock of ours: it may not be jumped out of there, and its time does not count. */

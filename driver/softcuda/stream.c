@@ -7,6 +7,7 @@
  */
 #include "stream.h"
 
+#include "fault.h"
 #include "module.h"
 
 #include <errno.h>
@@ -314,6 +315,7 @@ static void *stream_main(void *argument)
 
 	sc_worker_begin();
 	while ((op = queue_next(stream))) {
+		sc_handlers_install();
 		op->run(op, stream);
 		op_finish(stream, op);
 	}
