@@ -1,0 +1,228 @@
+/* Regions: what each operation costs in the driver, what it leaves, and that memory waits for the work that uses it. */
+#include "fixture.h"
+
+#include <semaphore.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void growing_maps_whole_blocks_and_grants_once(void **state)
+{
+	struct fixture f = fixture_open(NULL);
+	struct kvs_vmm_stats stats;
+	kvs_region *region;
+
+	(void)state;
+	fixture_check(kvs_region_reserve(f.vmm, 10 * f.block - 1, 2, &region));
+	assert_int_equal(kvs_region_slot_stride(region), 10 * f.block);
+	assert_int_equal(fixture_counters(&f).mappings, 0);
+	fixture_check(kvs_region_resize(region, 1, 3 * f.block + 1));
+	stats = fixture_stats(&f);
+	assert_int_equal(stats.calls[KVS_CALL_CREATE].calls, 4);
+	assert_int_equal(stats.calls[KVS_CALL_MAP].calls, 4);
+	assert_int_equal(stats.calls[KVS_CALL_SET_ACCESS].calls, 1);
+	assert_int_equal(stats.virtual_bytes, 20 * f.block);
+	assert_int_equal(stats.physical_bytes, 4 * f.block);
+	assert_int_equal(fixture_counters(&f).physical_bytes, 4 * f.block);
+	fixture_check(kvs_region_resize(region, 1, 4 * f.block)); /* within what is mapped: no call */
+	assert_int_equal(fixture_stats(&f).calls[KVS_CALL_SET_ACCESS].calls, 1);
+	fixture_write(&f, kvs_region_address(region, 1) + 4 * f.block - 4, 7);
+	assert_int_equal(kvs_region_slot_bytes(region, 0), 0);
+	assert_int_equal(kvs_region_slot_bytes(region, 1), 4 * f.block);
+	fixture_assert_valid(&f);
+	kvs_region_free(region);
+	fixture_close(&f);
+}
+
+static void shrunk_blocks_are_recycled_within_the_limit(void **state)
+{
+	struct fixture f = fixture_open(NULL);
+	struct kvs_vmm_options two_free = {.free_list_bytes = 2 * f.block};
+	struct kvs_vmm_stats stats;
+	kvs_region *region;
+
+	(void)state;
+	fixture_close(&f);
+	f = fixture_open(&two_free);
+	fixture_check(kvs_region_reserve(f.vmm, 8 * f.block, 1, &region));
+	fixture_check(kvs_region_resize(region, 0, 8 * f.block));
+	fixture_check(kvs_region_resize(region, 0, 3 * f.block));
+	fixture_check(kvs_vmm_settle(f.vmm));
+	stats = fixture_stats(&f);
+	assert_int_equal(stats.physical_bytes, 3 * f.block);
+	assert_int_equal(stats.free_bytes, 2 * f.block);
+	assert_int_equal(stats.peak_bytes, 8 * f.block);
+	assert_int_equal(stats.calls[KVS_CALL_UNMAP].calls, 1); /* five blocks in one call */
+	assert_int_equal(stats.calls[KVS_CALL_RELEASE].calls, 3);
+	fixture_check(kvs_region_resize(region, 0, 5 * f.block));
+	assert_int_equal(fixture_stats(&f).calls[KVS_CALL_CREATE].calls, 8);
+	kvs_region_free(region);
+	fixture_close(&f);
+}
+
+static void hostile_arguments_are_refused(void **state)
+{
+	struct fixture f = fixture_open(NULL);
+	kvs_region *region, *other, *borrower;
+
+	(void)state;
+	assert_int_equal(kvs_region_reserve(f.vmm, 0, 1, &region), -EINVAL);
+	assert_int_equal(kvs_region_reserve(f.vmm, 1, 0, &region), -EINVAL);
+	assert_int_equal(kvs_region_reserve(f.vmm, SIZE_MAX, 1, &region), -EINVAL);
+	assert_int_equal(kvs_region_reserve(f.vmm, SIZE_MAX / 4, 16, &region), -EINVAL);
+	fixture_check(kvs_region_reserve(f.vmm, f.block, 1, &region));
+	fixture_check(kvs_region_reserve(f.vmm, 2 * f.block, 1, &other));
+	fixture_check(kvs_region_reserve(f.vmm, f.block, 1, &borrower));
+	assert_int_equal(kvs_region_resize(region, 1, 1), -EINVAL);
+	assert_int_equal(kvs_region_resize(region, 0, f.block + 1), -EINVAL);
+	assert_int_equal(kvs_region_share(region, region), -EINVAL);
+	assert_int_equal(kvs_region_share(region, other), -EINVAL);
+	assert_int_equal(kvs_region_unshare(region), -EINVAL);
+	fixture_check(kvs_region_share(borrower, region));
+	assert_int_equal(kvs_region_resize(borrower, 0, 1), -EINVAL);
+	assert_int_equal(kvs_region_share(region, borrower), -EINVAL);
+	assert_int_equal(kvs_region_share(borrower, region), -EINVAL);
+	kvs_region_free(borrower);
+	kvs_region_free(other);
+	kvs_region_free(region);
+	fixture_close(&f);
+}
+
+static void a_borrower_reads_what_its_owner_writes(void **state)
+{
+	struct fixture f = fixture_open(NULL);
+	kvs_region *owner, *borrower;
+	CUdeviceptr from, to;
+
+	(void)state;
+	fixture_check(kvs_region_reserve(f.vmm, 4 * f.block, 2, &owner));
+	fixture_check(kvs_region_reserve(f.vmm, 4 * f.block, 2, &borrower));
+	from = kvs_region_address(owner, 1);
+	to = kvs_region_address(borrower, 1);
+	fixture_check(kvs_region_resize(owner, 1, f.block));
+	fixture_check(kvs_region_resize(borrower, 0, 3 * f.block)); /* lost by sharing */
+	fixture_check(kvs_region_share(borrower, owner));
+	assert_ptr_equal(kvs_region_owner(borrower), owner);
+	assert_int_equal(kvs_region_slot_bytes(borrower, 0), 0);
+	assert_int_equal(kvs_region_slot_bytes(borrower, 1), f.block);
+	fixture_write(&f, from, 1);
+	assert_int_equal(fixture_read(&f, to), 1);
+	fixture_check(kvs_region_resize(owner, 1, 2 * f.block));
+	fixture_write(&f, from + f.block, 2);
+	assert_int_equal(fixture_read(&f, to + f.block), 2);
+	assert_int_equal(fixture_stats(&f).physical_bytes, 2 * f.block);
+	assert_int_equal(fixture_stats(&f).saved_bytes, 2 * f.block);
+	fixture_assert_valid(&f);
+	fixture_check(kvs_region_unshare(borrower));
+	assert_null(kvs_region_owner(borrower));
+	fixture_check(kvs_region_resize(borrower, 1, f.block));
+	fixture_write(&f, to, 3); /* writable again, and its own */
+	assert_int_equal(fixture_read(&f, from), 1);
+	kvs_region_free(borrower);
+	kvs_region_free(owner);
+	fixture_close(&f);
+}
+
+/* In a child: the sticky error takes the context with it, and giving everything back must neither hang nor crash. */
+static void a_write_through_a_borrower_is_an_illegal_address(void **state)
+{
+	pid_t child = fork();
+	int status;
+
+	(void)state;
+	if (!child) {
+		struct fixture f = fixture_open(NULL);
+		kvs_region *owner, *borrower;
+		int code = 0;
+
+		alarm(30);
+		fixture_check(kvs_region_reserve(f.vmm, f.block, 1, &owner));
+		fixture_check(kvs_region_reserve(f.vmm, f.block, 1, &borrower));
+		fixture_check(kvs_region_resize(owner, 0, f.block));
+		fixture_check(kvs_region_share(borrower, owner));
+		f.cu->cuMemsetD8(kvs_region_address(borrower, 0), 1, 16);
+		code |= f.cu->cuCtxSynchronize() != CUDA_ERROR_ILLEGAL_ADDRESS;
+		code |= (kvs_region_resize(owner, 0, 0) == 0) << 1;
+		code |= (kvs_vmm_settle(f.vmm) == 0) << 2;
+		code |= !kvs_vmm_is_valid(f.vmm) << 3;
+		kvs_region_free(borrower);
+		kvs_region_free(owner);
+		kvs_vmm_free(f.vmm);
+		_exit(code);
+	}
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(status, 0);
+}
+
+static void CUDA_CB wait_for_permission(void *semaphore)
+{
+	sem_wait(semaphore);
+}
+
+static void memory_given_up_waits_for_the_work_in_flight(void **state)
+{
+	struct fixture f = fixture_open(NULL);
+	kvs_region *region;
+	CUstream stream;
+	sem_t semaphore;
+
+	(void)state;
+	sem_init(&semaphore, 0, 0);
+	assert_int_equal(f.cu->cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING), CUDA_SUCCESS);
+	fixture_check(kvs_vmm_attach_stream(f.vmm, stream));
+	fixture_check(kvs_region_reserve(f.vmm, 4 * f.block, 1, &region));
+	fixture_check(kvs_region_resize(region, 0, 4 * f.block));
+	assert_int_equal(f.cu->cuLaunchHostFunc(stream, wait_for_permission, &semaphore), CUDA_SUCCESS);
+	fixture_check(kvs_region_resize(region, 0, 2 * f.block));
+	fixture_check(kvs_region_resize(region, 0, 1)); /* trims, were anything retired */
+	assert_int_equal(kvs_region_slot_bytes(region, 0), 1);
+	assert_int_equal(fixture_stats(&f).physical_bytes, 4 * f.block);
+	fixture_check(kvs_region_resize(region, 0, 2 * f.block)); /* still mapped: used again */
+	assert_int_equal(fixture_stats(&f).calls[KVS_CALL_MAP].calls, 4);
+	sem_post(&semaphore);
+	fixture_check(kvs_vmm_settle(f.vmm));
+	assert_int_equal(fixture_stats(&f).physical_bytes, 2 * f.block);
+	kvs_region_free(region);
+	kvs_vmm_detach_stream(f.vmm, stream);
+	assert_int_equal(f.cu->cuStreamDestroy(stream), CUDA_SUCCESS);
+	sem_destroy(&semaphore);
+	fixture_close(&f);
+}
+
+static void the_budget_holds_and_says_so(void **state)
+{
+	struct fixture f = fixture_open(NULL);
+	struct kvs_vmm_options options = {.budget_bytes = 4 * f.block, .premap = true};
+	kvs_region *region;
+
+	(void)state;
+	fixture_close(&f);
+	f = fixture_open(&options);
+	fixture_check(kvs_region_reserve(f.vmm, 8 * f.block, 2, &region));
+	fixture_check(kvs_region_resize(region, 0, 3 * f.block));
+	fixture_check(kvs_vmm_settle(f.vmm)); /* one is mapped ahead */
+	assert_int_equal(fixture_stats(&f).physical_bytes, 4 * f.block);
+	fixture_check(kvs_region_resize(region, 1, 1)); /* takes it */
+	assert_int_equal(kvs_region_resize(region, 1, f.block + 1), -ENOMEM);
+	assert_non_null(strstr(kvs_error(), "budget"));
+	assert_int_equal(kvs_region_slot_bytes(region, 1), 1);
+	fixture_check(kvs_region_resize(region, 0, 0));
+	fixture_check(kvs_vmm_settle(f.vmm));
+	fixture_check(kvs_region_resize(region, 1, 4 * f.block));
+	kvs_region_free(region);
+	fixture_close(&f);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(growing_maps_whole_blocks_and_grants_once),
+		cmocka_unit_test(shrunk_blocks_are_recycled_within_the_limit),
+		cmocka_unit_test(hostile_arguments_are_refused),
+		cmocka_unit_test(a_borrower_reads_what_its_owner_writes),
+		cmocka_unit_test(a_write_through_a_borrower_is_an_illegal_address),
+		cmocka_unit_test(memory_given_up_waits_for_the_work_in_flight),
+		cmocka_unit_test(the_budget_holds_and_says_so),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
