@@ -13,6 +13,7 @@ $(BUILD)/tests/%_test: $(BUILD)/tests/%_test.o $(TEST_SUPPORT) $(LIB_OBJS)
 	$(call say,LD,$@)
 	$(Q)$(CC) -o $@ $^ -lcmocka $(LDLIBS_ALL)
 
+-include tests/clients/build.mk
 -include tests/conformance/build.mk
 -include tests/kernels/build.mk
 

@@ -16,6 +16,10 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#endif
+
 #define SIGNAL_STACK_BYTES (64 * 1024)
 #define WATCH_SIGNAL SIGBUS
 
@@ -84,11 +88,17 @@ void sc_guard_leave(enum sc_reason reason)
 
 	guard->reason = reason;
 	sc_guard_clear();
+#ifdef __SANITIZE_THREAD__
+	__tsan_switch_to_fiber(guard->fiber, 0); /* it knows a jump's target by the fiber that set it */
+#endif
 	siglongjmp(guard->back, 1);
 }
 
 void sc_guard_set(struct sc_guard *guard)
 {
+#ifdef __SANITIZE_THREAD__
+	guard->fiber = __tsan_get_current_fiber();
+#endif
 	atomic_fetch_add(&self->run, 1);
 	atomic_store(&self->since_ns, sc_now_ns());
 	current = guard;

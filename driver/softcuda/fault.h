@@ -23,6 +23,7 @@ struct sc_guard {
 	uintptr_t address;
 	const char *what; /* `explain`'s answer, or NULL */
 	const char *(*explain)(const void *address);
+	void *fiber; /* of ThreadSanitizer, where it is built in */
 };
 
 /* Called before each piece of work: a program may have put handlers of its own in place of ours since the last. */
