@@ -5,3 +5,13 @@ BUILD_PRODUCTS += $(LIBKVSHARE)
 $(LIBKVSHARE): $(DRIVER_OBJS) $(VMM_OBJS) vmm/kvshare.map
 	$(call say,LD,$@)
 	$(Q)$(CC) -shared -Wl,-soname,libkvshare.so.0 -Wl,--version-script=vmm/kvshare.map -o $@ $(DRIVER_OBJS) $(VMM_OBJS) $(SAN_FLAGS) -pthread -ljansson -ldl
+
+.PHONY: install-vmm
+install: install-vmm ## put library, headers and softcuda under PREFIX (/usr/local); honours DESTDIR
+install-vmm: $(LIBKVSHARE) $(SOFTCUDA)
+	$(Q)install -d $(DESTDIR)$(PREFIX)/include/kvshare $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/lib/kvshare/softcuda
+	$(Q)install -m 644 vmm/kvshare.h driver/cu.h $(DESTDIR)$(PREFIX)/include/kvshare
+	$(Q)install -m 755 $(LIBKVSHARE) $(DESTDIR)$(PREFIX)/lib/libkvshare.so.0
+	$(Q)ln -sf libkvshare.so.0 $(DESTDIR)$(PREFIX)/lib/libkvshare.so
+	$(Q)install -m 755 $(SOFTCUDA) $(DESTDIR)$(PREFIX)/lib/kvshare/softcuda
+	$(Q)sed 's|@PREFIX@|$(PREFIX)|; s|@CUDA_HOME@|$(CUDA_HOME)|' vmm/kvshare.pc.in >$(DESTDIR)$(PREFIX)/lib/pkgconfig/kvshare.pc

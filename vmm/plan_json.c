@@ -131,32 +131,39 @@ static int read_plan(const char *path, json_t *root, kvs_plan **out)
 	return 0;
 }
 
-/* The whole file; the caller frees `out`. */
+/* The whole of an open file, or of a pipe, up to a byte more than a plan may have. The caller frees `out`, always. */
+static int read_stream(FILE *file, char **out, size_t *bytes)
+{
+	size_t room = 64 << 10;
+
+	for (*bytes = 0, *out = NULL; *bytes <= MAX_FILE_BYTES && !feof(file); room *= 2) {
+		char *grown = realloc(*out, room);
+
+		if (!grown)
+			return -ENOMEM;
+		*out = grown;
+		*bytes += fread(*out + *bytes, 1, room - *bytes, file);
+		if (ferror(file))
+			return -errno;
+	}
+	return 0;
+}
+
+/* The caller frees `out`, always. */
 static int read_file(const char *path, char **out, size_t *bytes)
 {
-	FILE *file = fopen(path, "rbe");
-	char *text;
-	int err = 0;
+	FILE *file = fopen(path, "re");
+	int err;
 
 	if (!file)
 		return kvs_fail(-errno, "%s: %s", path, strerror(errno));
-	text = malloc(MAX_FILE_BYTES + 1);
-	if (!text) {
-		err = kvs_fail(-ENOMEM, "%s: no host memory", path);
-		goto out_close;
-	}
-	*bytes = fread(text, 1, MAX_FILE_BYTES + 1, file);
-	if (ferror(file))
-		err = kvs_fail(-EIO, "%s: %s", path, strerror(errno));
-	else if (*bytes > MAX_FILE_BYTES)
-		err = kvs_fail(-EINVAL, "%s: larger than %zu bytes, which no plan is", path, MAX_FILE_BYTES);
-	if (err)
-		free(text);
-	else
-		*out = text;
-out_close:
+	err = read_stream(file, out, bytes);
 	fclose(file);
-	return err;
+	if (err)
+		return kvs_fail(err == -ENOMEM ? -ENOMEM : -EIO, "%s: %s", path, strerror(-err));
+	if (*bytes > MAX_FILE_BYTES)
+		return kvs_fail(-EINVAL, "%s: larger than %zu bytes, which no plan is", path, MAX_FILE_BYTES);
+	return 0;
 }
 
 int kvs_plan_load(const char *path, kvs_plan **out)
@@ -167,8 +174,10 @@ int kvs_plan_load(const char *path, kvs_plan **out)
 	char *text = NULL;
 	int err = read_file(path, &text, &bytes);
 
-	if (err)
+	if (err) {
+		free(text);
 		return err;
+	}
 	root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
 	free(text);
 	if (!root)
