@@ -285,6 +285,70 @@ static void an_endless_kernel_is_ended(void **state)
 	assert_int_equal(cu->cuCtxSynchronize(), CUDA_ERROR_LAUNCH_TIMEOUT);
 }
 
+typedef CUresult memcpy_2d_fn(const CUDA_MEMCPY2D *);
+
+static void rows_are_copied_with_their_pitches(void **state)
+{
+	const kvs_cu *cu = fixture->cu;
+	memcpy_2d_fn *memcpy_2d = (memcpy_2d_fn *)dlsym(cu->library, "cuMemcpy2D_v2");
+	unsigned char from[4 * 8];
+	CUDA_MEMCPY2D copy = {.srcMemoryType = CU_MEMORYTYPE_HOST,
+		.srcHost = from,
+		.srcPitch = 8,
+		.dstMemoryType = CU_MEMORYTYPE_DEVICE,
+		.dstPitch = 16,
+		.dstXInBytes = 2,
+		.dstY = 1,
+		.WidthInBytes = 5,
+		.Height = 4};
+	unsigned char all[5 * 16];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof from; i++)
+		from[i] = (unsigned char)(i + 1);
+	assert_int_equal(cu->cuMemAlloc(&copy.dstDevice, sizeof all), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemsetD8(copy.dstDevice, 0, sizeof all), CUDA_SUCCESS);
+	assert_int_equal(memcpy_2d(&copy), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemcpyDtoH(all, copy.dstDevice, sizeof all), CUDA_SUCCESS);
+	for (size_t row = 0; row < 4; row++)
+		assert_memory_equal(all + (row + 1) * 16 + 2, from + row * 8, 5);
+	assert_int_equal(all[16 + 7], 0);
+}
+
+typedef CUresult export_fn(void *, CUmemGenericAllocationHandle, CUmemAllocationHandleType, unsigned long long);
+typedef CUresult import_fn(CUmemGenericAllocationHandle *, void *, CUmemAllocationHandleType);
+
+/* The importer needs a reference of its own, and a file that is none of ours is refused. */
+static void an_exported_handle_comes_back_as_the_same_memory(void **state)
+{
+	const kvs_cu *cu = fixture->cu;
+	const CUmemAllocationHandleType type = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+	export_fn *export = (export_fn *)dlsym(cu->library, "cuMemExportToShareableHandle");
+	import_fn *import = (import_fn *)dlsym(cu->library, "cuMemImportFromShareableHandle");
+	CUmemAllocationProp properties = fixture->properties;
+	CUmemGenericAllocationHandle handle, imported, plain;
+	int fd, foreign = memfd_create("foreign", 0);
+
+	(void)state;
+	assert_int_equal(ftruncate(foreign, (off_t)fixture->granule), 0);
+	assert_int_equal(cu->cuMemCreate(&plain, fixture->granule, &properties, 0), CUDA_SUCCESS);
+	assert_int_equal(export(&fd, plain, type, 0), CUDA_ERROR_INVALID_VALUE);
+	properties.requestedHandleTypes = type;
+	assert_int_equal(cu->cuMemCreate(&handle, fixture->granule, &properties, 0), CUDA_SUCCESS);
+	assert_int_equal(export(&fd, handle, type, 0), CUDA_SUCCESS);
+	assert_int_equal(import(&imported, (void *)(intptr_t)fd, type), CUDA_SUCCESS);
+	assert_int_equal(counters().handles, 2);
+	assert_int_equal(counters().physical_bytes, 2 * fixture->granule);
+	assert_int_equal(import(&plain, (void *)(intptr_t)foreign, type), CUDA_ERROR_INVALID_VALUE);
+	assert_int_equal(cu->cuMemRelease(handle), CUDA_SUCCESS);
+	assert_int_equal(counters().handles, 2);
+	assert_int_equal(cu->cuMemRelease(imported), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemRelease(plain), CUDA_SUCCESS);
+	assert_int_equal(counters().physical_bytes, 0);
+	close(foreign);
+	close(fd);
+}
+
 static void hold(void *gate)
 {
 	while (!__atomic_load_n((int *)gate, __ATOMIC_ACQUIRE))
@@ -410,6 +474,8 @@ int main(void)
 		CASE(a_fault_loses_the_context_and_not_the_process),
 		CASE(an_endless_kernel_is_ended),
 		CASE(an_unmap_under_a_pending_launch_is_a_hazard),
+		CASE(rows_are_copied_with_their_pitches),
+		CASE(an_exported_handle_comes_back_as_the_same_memory),
 		CASE(a_host_function_may_not_call_the_driver),
 		CASE(what_is_no_module_is_refused),
 		CASE(functions_are_found_by_base_name_and_version),
