@@ -16,6 +16,9 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
 #ifdef __SANITIZE_THREAD__
 #include <sanitizer/tsan_interface.h>
 #endif
@@ -219,6 +222,11 @@ void sc_worker_end(void)
 	*link = self->next;
 	pthread_mutex_unlock(&workers_lock);
 	sigaltstack(&off, NULL);
+#ifdef __SANITIZE_ADDRESS__
+	/* Frames that were jumped out of have left their marks, which whoever maps this address next would meet. */
+	if (self->signal_stack != MAP_FAILED)
+		__asan_unpoison_memory_region(self->signal_stack, SIGNAL_STACK_BYTES);
+#endif
 	if (self->signal_stack != MAP_FAILED)
 		munmap(self->signal_stack, SIGNAL_STACK_BYTES);
 	free(self);

@@ -18,6 +18,18 @@ KVS_KERNEL(softcuda_store_pair, struct softcuda_pair pair)
 		*pair.where = pair.value;
 }
 
+/* Every block sees what all blocks wrote before the barrier. A block that is told to skips it, which is wrong. */
+KVS_KERNEL(softcuda_meet, int *arrived, int *seen, int skipper)
+{
+	if (threadIdx.x == 0)
+		atomicAdd(arrived, 1);
+	if ((int)blockIdx.x == skipper)
+		return;
+	kvs_grid_sync();
+	if (threadIdx.x == 0)
+		seen[blockIdx.x] = *arrived;
+}
+
 /* Does not end; the volatile load keeps the compiler from proving that. */
 KVS_KERNEL(softcuda_spin, const int *never)
 {

@@ -349,6 +349,37 @@ static void an_exported_handle_comes_back_as_the_same_memory(void **state)
 	close(fd);
 }
 
+typedef __typeof__(cuLaunchCooperativeKernel) cooperative_fn;
+
+static CUresult meet(CUdeviceptr memory, int blocks, int skipper)
+{
+	cooperative_fn *launch_together = (cooperative_fn *)dlsym(fixture->cu->library, "cuLaunchCooperativeKernel");
+	CUfunction function = function_get(module_load(), "softcuda_meet");
+	CUdeviceptr seen = memory + sizeof(int);
+	void *params[] = {&memory, &seen, &skipper};
+	CUresult result = launch_together(function, (unsigned)blocks, 1, 1, THREADS, 1, 1, 0, NULL, params);
+
+	return result ? result : fixture->cu->cuCtxSynchronize();
+}
+
+static void blocks_of_a_cooperative_grid_wait_for_each_other(void **state)
+{
+	enum { BLOCKS = 24 };
+	const kvs_cu *cu = fixture->cu;
+	int values[1 + BLOCKS];
+	CUdeviceptr memory;
+
+	(void)state;
+	assert_int_equal(cu->cuMemAlloc(&memory, sizeof values), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemsetD8(memory, 0, sizeof values), CUDA_SUCCESS);
+	assert_int_equal(meet(memory, 100000, -1), CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE);
+	assert_int_equal(meet(memory, BLOCKS, -1), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemcpyDtoH(values, memory, sizeof values), CUDA_SUCCESS);
+	for (int i = 0; i <= BLOCKS; i++)
+		assert_int_equal(values[i], BLOCKS);
+	assert_int_equal(meet(memory, BLOCKS, 3), CUDA_ERROR_LAUNCH_FAILED); /* reported, not hung */
+}
+
 static void hold(void *gate)
 {
 	while (!__atomic_load_n((int *)gate, __ATOMIC_ACQUIRE))
@@ -476,6 +507,7 @@ int main(void)
 		CASE(an_unmap_under_a_pending_launch_is_a_hazard),
 		CASE(rows_are_copied_with_their_pitches),
 		CASE(an_exported_handle_comes_back_as_the_same_memory),
+		CASE(blocks_of_a_cooperative_grid_wait_for_each_other),
 		CASE(a_host_function_may_not_call_the_driver),
 		CASE(what_is_no_module_is_refused),
 		CASE(functions_are_found_by_base_name_and_version),
