@@ -31,7 +31,7 @@ LDLIBS_ALL = $(SAN_FLAGS) -pthread -ljansson -lpcre2-8 -lutf8proc -lm -ldl
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-include driver/build.mk driver/softcuda/build.mk driver/simt/build.mk vmm/build.mk attn/build.mk model/build.mk
+include driver/build.mk driver/softcuda/build.mk driver/simt/build.mk vmm/build.mk attn/build.mk model/build.mk calib/build.mk
 include tools/build.mk tests/build.mk tests/fuzz/build.mk
 
 deps: ## install the packages that building and testing need (Debian; asks for nothing when they are there)

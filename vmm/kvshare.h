@@ -133,6 +133,14 @@ int kvs_plan_set_model(kvs_plan *plan, const struct kvs_plan_model *model);
 /* Is this plan for that model? -EINVAL with both sides named; layers must agree always, the rest where the plan knows it. */
 int kvs_plan_check(const kvs_plan *plan, const struct kvs_plan_model *model);
 
+/*
+ * What a search tells of itself in a plan, "calibration" in the file: one JSON object, copied. -EINVAL (not an object),
+ * -ENOMEM.
+ */
+int kvs_plan_set_calibration(kvs_plan *plan, const char *json);
+/* That object as text, which the caller frees. -ENOENT where the plan has none, -ENOMEM. */
+int kvs_plan_calibration(const kvs_plan *plan, char **json);
+
 /* ---- caches ---- */
 
 struct kvs_cache_shape {

@@ -316,3 +316,29 @@ out_decref:
 	return err ? kvs_fail(err == -ENOMEM ? -ENOMEM : -EIO, "%s: cannot write the plan: %s", path, strerror(-err))
 		   : 0;
 }
+
+int kvs_plan_set_calibration(kvs_plan *plan, const char *json)
+{
+	json_error_t error;
+	json_t *calibration = json_loads(json, JSON_REJECT_DUPLICATES, &error);
+
+	if (!json_is_object(calibration)) {
+		json_decref(calibration);
+		return kvs_fail(-EINVAL, "calibration is not a JSON object");
+	}
+	if (!plan->document)
+		plan->document = plan_document(plan); /* so that it comes behind the owners in the file */
+	if (json_object_set_new(plan->document, "calibration", calibration))
+		return kvs_fail(-ENOMEM, "no host memory for a plan's calibration");
+	return 0;
+}
+
+int kvs_plan_calibration(const kvs_plan *plan, char **json)
+{
+	const json_t *calibration = json_object_get(plan->document, "calibration");
+
+	if (!calibration)
+		return kvs_fail(-ENOENT, "the plan has no calibration: it was not made by a search");
+	*json = json_dumps(calibration, 0);
+	return *json ? 0 : kvs_fail(-ENOMEM, "no host memory for a plan's calibration");
+}

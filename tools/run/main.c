@@ -12,6 +12,7 @@ static const struct command {
 } commands[] = {
 	{"generate", "continue a text with a model whose layers share KV memory", command_generate},
 	{"eval", "mean next-token loss and perplexity on a text", command_eval},
+	{"calibrate", "find a plan: which layers can share, and what it costs", command_calibrate},
 	{"doctor", "what this machine has for kvshare, and what to do about what it lacks", command_doctor},
 };
 

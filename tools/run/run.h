@@ -14,7 +14,7 @@
 
 /* A subcommand: `argv[0]` is "kvshare-run NAME". Returns the exit status. */
 typedef int command_fn(int argc, char **argv);
-command_fn command_generate, command_eval, command_doctor;
+command_fn command_generate, command_eval, command_calibrate, command_doctor;
 
 /* ---- options that all model commands share (options.c) ---- */
 
@@ -45,6 +45,8 @@ struct session {
 
 /* Opens all of it and shows a bar while weights load; on error what was opened is closed again. */
 int session_open(const struct model_options *options, struct session *session);
+/* All but the engine, for who opens one of another shape. */
+int session_open_model(const struct model_options *options, struct session *session);
 void session_close(struct session *session);
 
 /* ---- output (report.c) ---- */

@@ -36,9 +36,8 @@ static int open_engine(const struct model_options *options, struct session *sess
 	return err;
 }
 
-int session_open(const struct model_options *options, struct session *session)
+int session_open_model(const struct model_options *options, struct session *session)
 {
-	double start = now_s();
 	int err;
 
 	*session = (struct session){0};
@@ -49,8 +48,19 @@ int session_open(const struct model_options *options, struct session *session)
 		err = kvs_tokenizer_open(options->dir, &session->tokenizer);
 	if (!err)
 		err = kvs_cu_open(options->device ? options->device : "auto", &session->cu);
-	if (!err)
-		err = open_engine(options, session);
+	if (err)
+		session_close(session);
+	return err;
+}
+
+int session_open(const struct model_options *options, struct session *session)
+{
+	double start = now_s();
+	int err = session_open_model(options, session);
+
+	if (err)
+		return err;
+	err = open_engine(options, session);
 	if (err)
 		session_close(session);
 	session->load_s = now_s() - start;

@@ -1,0 +1,1 @@
+CALIB_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard calib/*.c))

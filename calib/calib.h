@@ -1,0 +1,287 @@
+/*
+ * calib/calib.h: which layers may read the KV cache of which others, and what that costs.
+ *
+ * A text is cut into samples, which the search looks at, and into windows behind them, which it is measured on. A capture
+ * holds what the unshared model made of the samples: mean K and V of each layer, and the last hidden states. A search
+ * walks pairs of layers and yields a plan with every trial on the way; a measure tells what a plan costs on the windows.
+ *
+ *   kvs_calib_text_cut(tokenizer, bytes, count, &text_options, &text);
+ *   kvs_calib_open_engine(cu, ckpt, NULL, &text, &engine);
+ *   kvs_capture_run(engine, &text, NULL, &capture);
+ *   kvs_search_run(engine, &text, &capture, &search_options, &result);
+ *   kvs_search_plan(&result, &provenance, &plan);   kvs_plan_save(plan, "plan.json");
+ *
+ * Sources: "paper" is KVSharer, arXiv 2410.18517; "code" is its reference, github.com/yangyifei729/KVSharer at 39e5c191,
+ * test_llama.ipynb. Where they differ both are here. docs/calibration.md explains the formulas and how to read results.
+ *
+ * Everything returns 0 or a negative errno with a message in kvs_error(). -ECANCELED: the progress callback said stop.
+ */
+#ifndef KVS_CALIB_H
+#define KVS_CALIB_H
+
+#include "../model/model.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- progress ---- */
+
+/* Told what runs and how far it is, in trials or sequences; answers false to stop. `step` NULL: nobody is told. */
+struct kvs_calib_progress {
+	bool (*step)(void *arg, const char *what, size_t done, size_t total);
+	void *arg;
+};
+
+/* ---- text (text.c) ---- */
+
+enum kvs_sample_by {
+	KVS_SAMPLE_RUN, /* consecutive runs of the text's tokens */
+	KVS_SAMPLE_LINE /* the first tokens of lines; lines with fewer are skipped. The code's, whose tokenizer cuts lines */
+};
+
+struct kvs_text_options {
+	enum kvs_sample_by by;
+	int samples, sample_tokens;     /* 0: 30 and 64, as paper and code have it */
+	int held_tokens, window_tokens; /* most to measure on, and how many see each other; 0: 1024 and 256 */
+	bool need_held;                 /* fail where no text is left behind the samples */
+};
+
+struct kvs_calib_text {
+	int samples, sample_tokens, skipped_lines;
+	int32_t *ids; /* [samples][sample_tokens] */
+	int windows, window_tokens;
+	int32_t *window_ids, *window_targets; /* [windows][window_tokens]: each predicts the token behind it */
+	bool held_back;                       /* false: nothing was left, the windows are the samples themselves */
+	enum kvs_sample_by by;
+	char digest[17]; /* of the text's bytes, FNV-1a 64 in hex */
+};
+
+/*
+ * Cut a text. The windows begin where the samples end; where fewer than 17 tokens are left there, they are the samples
+ * themselves, unless need_held. -EINVAL (too few tokens or lines, with how many there are; options), -ENOMEM.
+ */
+int kvs_calib_text_cut(const kvs_tokenizer *tok, const char *text, size_t bytes, const struct kvs_text_options *options,
+	struct kvs_calib_text *out);
+void kvs_calib_text_clear(struct kvs_calib_text *text);
+
+/*
+ * An engine of the right shape for `text`: what matters of `base` (NULL: defaults) is the plan-independent part; its
+ * chunk_tokens is how many rows go through at a time (at least one sample or window).
+ */
+int kvs_calib_open_engine(kvs_cu *cu, const kvs_checkpoint *ckpt, const struct kvs_engine_options *base,
+	const struct kvs_calib_text *text, kvs_engine **out);
+
+/* ---- capture (capture.c) ---- */
+
+enum kvs_distance {
+	/* ‖A − B‖₂ over head_dim for each position and KV head, then the mean of these. Code, cell "compute distances". */
+	KVS_DISTANCE_CODE,
+	/* ‖A − B‖₂ of the flattened tensors. Paper, section 3. */
+	KVS_DISTANCE_PAPER
+};
+
+struct kvs_capture {
+	int layers, samples, tokens, kv_heads, head_dim, hidden_size;
+	double *k,
+		*v; /* [layer][token][kv_head][head_dim]: mean over samples, K behind RoPE, as it lies in the cache */
+	float *hidden; /* [sample][token][hidden]: the unshared model's, behind the final norm */
+};
+
+/* Runs the engine without a plan over all samples. -EIO where the model gives something that is not a number. */
+int kvs_capture_run(kvs_engine *engine, const struct kvs_calib_text *text, const struct kvs_calib_progress *progress,
+	struct kvs_capture *out);
+/* Frees k and v alone: a search needs them only for distances, and they are most of the memory. */
+void kvs_capture_drop_means(struct kvs_capture *capture);
+void kvs_capture_clear(struct kvs_capture *capture);
+/* k[i * layers + j], v[i * layers + j]: distance of the means of layers i and j. */
+void kvs_capture_distances(const struct kvs_capture *capture, enum kvs_distance kind, double *k, double *v);
+
+/* ---- owner maps and pairs (pairs.c) ---- */
+
+enum kvs_share_what { KVS_SHARE_KV, KVS_SHARE_K, KVS_SHARE_V };
+
+struct kvs_pair {
+	enum kvs_share_what what;
+	int layer, owner; /* owner < layer */
+	double distance;
+};
+
+enum kvs_order { KVS_ORDER_DISSIMILAR, KVS_ORDER_SIMILAR, KVS_ORDER_RANDOM };
+
+/*
+ * owner[layer] = to, and what that entails (code, re_map): going up, a layer that is not its own owner takes the owner of
+ * its owner. So a chain collapses to its root, and who read `layer` reads its new owner. Idempotent maps stay idempotent.
+ */
+void kvs_owners_remap(int *owner, int layers, int layer, int to);
+
+/*
+ * All pairs (layer, owner < layer) that may share at all: windows equal, layer not among the last `protect_last`; ordered
+ * by distance, equal ones by layer, then owner. Random: the shuffle of Fisher and Yates, from the end, by splitmix64 of
+ * `seed` modulo the number of choices.
+ *
+ * K and V together: distance is (d_K + d_V) / 2 (code; the paper gives no rule, so it is used for its norm too). `split`: a
+ * pair for each, and since K is larger than V by nature, each distance is divided by the mean of its kind.
+ */
+struct kvs_pair_options {
+	enum kvs_distance distance;
+	enum kvs_order order;
+	uint64_t seed;
+	int protect_last;
+	bool split;
+};
+int kvs_pairs_list(const struct kvs_capture *capture, const struct kvs_config *config,
+	const struct kvs_pair_options *options, struct kvs_pair **out, size_t *count);
+/* How many layers could share at most. */
+int kvs_pairs_most_shared(const struct kvs_config *config, int protect_last);
+
+/* ---- measures (measure.c) ---- */
+
+enum kvs_cosine {
+	/* cos of the flattened [token][hidden] of each sample, then the mean over samples. Code. */
+	KVS_COSINE_CODE,
+	/* the mean over samples of [token][hidden], then cos of the flattened means. Paper, section 3. */
+	KVS_COSINE_PAPER
+};
+
+/* Last hidden states with `plan` against those of the capture. */
+int kvs_measure_cosine(kvs_engine *engine, const struct kvs_calib_text *text, const struct kvs_capture *capture,
+	const kvs_plan *plan, enum kvs_cosine kind, double *cosine);
+
+/* Mean next-token loss over the windows, in nats. `nll_of` [windows * window_tokens] or NULL takes each token's. */
+int kvs_measure_nll(
+	kvs_engine *engine, const struct kvs_calib_text *text, const kvs_plan *plan, float *nll_of, double *nll);
+
+/* What the unshared model says of the windows; other plans are held against it. */
+typedef struct kvs_reference kvs_reference;
+int kvs_reference_create(kvs_engine *engine, const struct kvs_calib_text *text, kvs_reference **out);
+void kvs_reference_free(kvs_reference *reference);
+
+struct kvs_quality {
+	double nll, full_nll;  /* nats a token */
+	double top1_agreement; /* share of tokens where both find the same token likeliest */
+	double kl;             /* mean KL(full ‖ shared) of the next token's distribution, nats */
+	size_t tokens;
+};
+int kvs_measure_quality(kvs_engine *engine, const struct kvs_calib_text *text, const kvs_reference *reference,
+	const kvs_plan *plan, struct kvs_quality *out);
+
+/* ---- search (search.c, search_nll.c) ---- */
+
+enum kvs_method {
+	KVS_METHOD_KVSHARER, /* the paper's walk: see kvs_search_run() */
+	KVS_METHOD_NLL,      /* greedy by measured loss */
+	KVS_METHOD_AUTO      /* the walk dissimilar first, the walk similar first, and nll: the least loss wins */
+};
+
+enum kvs_walk { KVS_WALK_DISSIMILAR, KVS_WALK_SIMILAR, KVS_WALK_RANDOM, KVS_WALK_NLL, KVS_WALK_COUNT };
+const char *kvs_walk_name(enum kvs_walk walk);
+
+struct kvs_trial {
+	enum kvs_walk walk;
+	enum kvs_share_what what;
+	int layer, owner; /* as paired; with a chain, what the layer then reads is the root of `owner` */
+	double distance;
+	double cosine; /* NAN where it was not measured: nll */
+	double nll;    /* of the windows, NAN but with nll */
+	bool accepted;
+};
+
+struct kvs_search_options {
+	enum kvs_method method;
+	int share;                     /* layers that shall share; with split_kv twice as many tensors, K or V */
+	struct kvs_pair_options pairs; /* its order counts for KVS_METHOD_KVSHARER alone */
+	enum kvs_cosine cosine;
+	double threshold; /* a pair stays while the cosine is above; code and paper: 0.5 */
+	bool sweep;       /* go on as far as it goes, and measure the plan for every number of layers up to `share` */
+	/* Trials of a search that was stopped: as far as they are the same, they are not run again. */
+	const struct kvs_trial *replay;
+	size_t replay_count;
+	struct kvs_calib_progress progress;
+};
+
+enum kvs_search_end {
+	KVS_SEARCH_COMPLETE,
+	KVS_SEARCH_EXHAUSTED, /* no pair is left, fewer layers share than wanted (the code stops so; the paper gives up) */
+	KVS_SEARCH_STOPPED    /* by the callback; what was found so far is valid */
+};
+
+/* A plan on the way. */
+struct kvs_search_point {
+	enum kvs_walk walk;
+	int tensors;              /* that share: 2 for a layer's K and V */
+	int *k_owners, *v_owners; /* [layers] */
+	double nll;               /* NAN: not measured */
+};
+
+struct kvs_search_result {
+	int layers;
+	enum kvs_search_end end;
+	struct kvs_search_point best;
+	double full_nll;
+	double cosine; /* of the best plan, on the samples */
+	struct kvs_trial *trials;
+	size_t trial_count, replayed;
+	struct kvs_search_point walks[KVS_WALK_COUNT]; /* what each walk came to; k_owners NULL: it was not walked */
+	struct kvs_search_point *sweep;                /* [sweep_count], for 1, 2, ... layers */
+	size_t sweep_count;
+	double search_s, measure_s; /* of trials and what belongs to them; of measuring whole plans beside */
+};
+
+/*
+ * Find a plan. The walk (paper, algorithm 1; code, last cells): for each pair in order, skip it if its layer shares
+ * already; else remap, run the samples, and keep the map if the hidden states stay closer than the threshold; stop when
+ * `share` layers share. Nothing keeps an owner from being shared later: its readers move to its new owner.
+ *
+ * nll: each step takes the pair that raises the measured loss least. Losses of earlier steps stand in until a pair comes up
+ * (lazy evaluation as in accelerated greedy, Minoux 1978; sharing is not submodular, so here it is a heuristic), and a trial
+ * runs only the layers from the pair's own up.
+ *
+ * `capture` loses its means. -EINVAL (share out of range; options; a model of one layer), -ECANCELED never: a stop ends in
+ * KVS_SEARCH_STOPPED with a valid best plan.
+ */
+int kvs_search_run(kvs_engine *engine, const struct kvs_calib_text *text, struct kvs_capture *capture,
+	const struct kvs_search_options *options, struct kvs_search_result *out);
+/* Whether a model of that shape can be searched so, before anything is loaded. -EINVAL as above. */
+int kvs_search_check(const struct kvs_search_options *options, const struct kvs_config *config);
+void kvs_search_result_clear(struct kvs_search_result *result);
+
+/* ---- records (record.c) ---- */
+
+/*
+ * A plan for a point of the result, with the model's and the search's particulars in it ("calibration": text digest, samples,
+ * tokens, order, distance, threshold, cosine, trials, nll). `with_trials` false leaves the trials out.
+ */
+int kvs_search_plan(const struct kvs_search_result *result, const struct kvs_search_point *point,
+	const struct kvs_search_options *options, const struct kvs_calib_text *text, const struct kvs_plan_model *model,
+	bool with_trials, kvs_plan **out);
+/*
+ * The trials in a plan that kvs_search_plan() made, for `replay`. -EINVAL where the plan says that it was searched with
+ * another text or other options, which one it is in the message. The caller frees *trials.
+ */
+int kvs_search_replay(const kvs_plan *plan, const struct kvs_search_options *options, const struct kvs_calib_text *text,
+	struct kvs_trial **trials, size_t *count);
+/* The sweep as JSON, and as an SVG of loss against KV memory. Written aside and renamed. -EIO. */
+int kvs_search_write_sweep(const struct kvs_search_result *result, const char *json_path, const char *svg_path);
+
+/* ---- charts (chart.c) ---- */
+
+struct kvs_series {
+	const char *name;
+	const double *x, *y; /* [count]; NAN leaves a gap */
+	size_t count;
+};
+struct kvs_chart {
+	const char *title, *x_label, *y_label;
+	const struct kvs_series *series;
+	size_t series_count; /* at most 8 */
+};
+/* A line chart as SVG, written aside and renamed: the file is whole or untouched. -EINVAL, -ENOMEM, -EIO. */
+int kvs_chart_write(const struct kvs_chart *chart, const char *path);
+/* The same for any text. */
+int kvs_text_write(const char *path, const char *text, size_t bytes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,246 @@
+/*
+ * calib/chart.c: line charts as SVG, and files that are whole or untouched.
+ *
+ * A chart has axes with round numbers, a grid, one line with dots for each series, and a legend where there are several.
+ * Colours are Okabe and Ito's, which colour-blind people can tell apart.
+ */
+#include "calib.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define WIDTH 720
+#define HEIGHT 440
+#define LEFT 80
+#define RIGHT 24
+#define TOP 44
+#define BOTTOM 56
+#define MOST_SERIES 8
+
+static const char *const colours[MOST_SERIES] = {
+	"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999933"};
+
+struct axis {
+	double low, high, step;
+};
+
+static void widen(struct axis *axis, double value)
+{
+	if (!isfinite(value))
+		return;
+	axis->low = fmin(axis->low, value);
+	axis->high = fmax(axis->high, value);
+}
+
+/* About six steps of 1, 2 or 5 times a power of ten, from below the least value to above the largest. */
+static void round_axis(struct axis *axis)
+{
+	double span, power;
+
+	if (axis->low > axis->high)
+		axis->low = axis->high = 0;
+	if (axis->low == axis->high) {
+		double around = axis->low ? fabs(axis->low) / 2 : 1;
+		axis->low -= around;
+		axis->high += around;
+	}
+	span = (axis->high - axis->low) / 6;
+	power = pow(10, floor(log10(span)));
+	axis->step = power * (span / power <= 1 ? 1 : span / power <= 2 ? 2 : span / power <= 5 ? 5 : 10);
+	axis->low = floor(axis->low / axis->step + 1e-9) * axis->step;
+	axis->high = ceil(axis->high / axis->step - 1e-9) * axis->step;
+}
+
+static double x_of(const struct axis *axis, double value)
+{
+	return LEFT + (value - axis->low) / (axis->high - axis->low) * (WIDTH - LEFT - RIGHT);
+}
+
+static double y_of(const struct axis *axis, double value)
+{
+	return HEIGHT - BOTTOM - (value - axis->low) / (axis->high - axis->low) * (HEIGHT - TOP - BOTTOM);
+}
+
+static void print_escaped(FILE *out, const char *text)
+{
+	for (; *text; text++) {
+		if (*text == '<' || *text == '>' || *text == '&')
+			fputs(*text == '<' ? "&lt;" : *text == '>' ? "&gt;" : "&amp;", out);
+		else
+			fputc(*text, out);
+	}
+}
+
+static void print_text(FILE *out, double x, double y, const char *attributes, const char *text)
+{
+	fprintf(out, "<text x=\"%.1f\" y=\"%.1f\" %s>", x, y, attributes);
+	print_escaped(out, text);
+	fputs("</text>\n", out);
+}
+
+static void print_line(FILE *out, double x1, double y1, double x2, double y2)
+{
+	fprintf(out, "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"#ddd\"/>\n", x1, y1, x2, y2);
+}
+
+static int steps_of(const struct axis *axis)
+{
+	return (int)lround((axis->high - axis->low) / axis->step);
+}
+
+/* The rounding of `low + i * step` must not show as 0.30000000000000004 or -0. */
+static void format_tick(const struct axis *axis, int i, char *text, size_t size)
+{
+	int digits = (int)fmax(0, -floor(log10(axis->step) + 1e-9));
+	double value = axis->low + i * axis->step;
+
+	snprintf(text, size, "%.*f", digits, fabs(value) < axis->step / 2 ? 0.0 : value);
+}
+
+static void print_grid(FILE *out, const struct axis *x, const struct axis *y)
+{
+	char text[32];
+
+	for (int i = 0; i <= steps_of(x); i++) {
+		double at = x_of(x, x->low + i * x->step);
+		print_line(out, at, TOP, at, HEIGHT - BOTTOM);
+		format_tick(x, i, text, sizeof(text));
+		print_text(out, at, HEIGHT - BOTTOM + 18, "text-anchor=\"middle\"", text);
+	}
+	for (int i = 0; i <= steps_of(y); i++) {
+		double at = y_of(y, y->low + i * y->step);
+		print_line(out, LEFT, at, WIDTH - RIGHT, at);
+		format_tick(y, i, text, sizeof(text));
+		print_text(out, LEFT - 8, at + 4, "text-anchor=\"end\"", text);
+	}
+}
+
+static void print_labels(FILE *out, const struct kvs_chart *chart)
+{
+	char turned[96];
+	double middle = (TOP + HEIGHT - BOTTOM) / 2.0;
+
+	print_text(out, LEFT, 26, "font-size=\"16\" font-weight=\"bold\"", chart->title);
+	print_text(out, (LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 14, "text-anchor=\"middle\"", chart->x_label);
+	snprintf(turned, sizeof(turned), "text-anchor=\"middle\" transform=\"rotate(-90 18 %.1f)\"", middle);
+	print_text(out, 18, middle, turned, chart->y_label);
+}
+
+static void print_series(
+	FILE *out, const struct kvs_series *series, const char *colour, const struct axis *x, const struct axis *y)
+{
+	bool pen_down = false;
+
+	fprintf(out, "<path fill=\"none\" stroke=\"%s\" stroke-width=\"2\" d=\"", colour);
+	for (size_t i = 0; i < series->count; i++) {
+		bool there = isfinite(series->x[i]) && isfinite(series->y[i]);
+		if (there)
+			fprintf(out, "%c%.1f %.1f", pen_down ? 'L' : 'M', x_of(x, series->x[i]), y_of(y, series->y[i]));
+		pen_down = there;
+	}
+	fputs("\"/>\n", out);
+	for (size_t i = 0; i < series->count; i++)
+		if (isfinite(series->x[i]) && isfinite(series->y[i]))
+			fprintf(out,
+				"<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3\" fill=\"%s\"><title>%g, %g</title></circle>\n",
+				x_of(x, series->x[i]), y_of(y, series->y[i]), colour, series->x[i], series->y[i]);
+}
+
+static void print_legend(FILE *out, const struct kvs_chart *chart)
+{
+	for (size_t i = 0; i < chart->series_count; i++) {
+		double y = TOP + 14 + 18 * i;
+		fprintf(out, "<rect x=\"%d\" y=\"%.1f\" width=\"12\" height=\"4\" fill=\"%s\"/>\n", WIDTH - RIGHT - 170,
+			y - 6, colours[i]);
+		print_text(out, WIDTH - RIGHT - 152, y, "text-anchor=\"start\"", chart->series[i].name);
+	}
+}
+
+static void print_chart(FILE *out, const struct kvs_chart *chart)
+{
+	struct axis x = {INFINITY, -INFINITY, 1}, y = x;
+
+	for (size_t s = 0; s < chart->series_count; s++) {
+		for (size_t i = 0; i < chart->series[s].count; i++) {
+			widen(&x, chart->series[s].x[i]);
+			widen(&y, chart->series[s].y[i]);
+		}
+	}
+	round_axis(&x);
+	round_axis(&y);
+	fprintf(out,
+		"<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" width=\"%d\" height=\"%d\" "
+		"font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%%\" height=\"100%%\" "
+		"fill=\"#fff\"/>\n",
+		WIDTH, HEIGHT, WIDTH, HEIGHT);
+	print_grid(out, &x, &y);
+	print_labels(out, chart);
+	for (size_t s = 0; s < chart->series_count; s++)
+		print_series(out, &chart->series[s], colours[s], &x, &y);
+	if (chart->series_count > 1)
+		print_legend(out, chart);
+	fputs("</svg>\n", out);
+}
+
+int kvs_chart_write(const struct kvs_chart *chart, const char *path)
+{
+	char *text = NULL;
+	size_t bytes = 0;
+	FILE *out;
+	int err;
+
+	if (chart->series_count > MOST_SERIES)
+		return kvs_fail(-EINVAL, "a chart of %zu lines: %d is the most", chart->series_count, MOST_SERIES);
+	out = open_memstream(&text, &bytes);
+	if (!out)
+		return kvs_fail(-ENOMEM, "no memory for a chart");
+	print_chart(out, chart);
+	err = fclose(out) ? kvs_fail(-ENOMEM, "no memory for a chart") : kvs_text_write(path, text, bytes);
+	free(text);
+	return err;
+}
+
+/* ---- files ---- */
+
+static int write_and_sync(int fd, const char *text, size_t bytes)
+{
+	mode_t mask = umask(0);
+
+	umask(mask);
+	if (fchmod(fd, 0666 & ~mask)) /* mkstemp makes it private; a result is as readable as any new file */
+		return -errno;
+	while (bytes) {
+		ssize_t written = write(fd, text, bytes);
+		if (written < 0 && errno != EINTR)
+			return -errno;
+		if (written > 0) {
+			text += written;
+			bytes -= written;
+		}
+	}
+	return fsync(fd) ? -errno : 0;
+}
+
+int kvs_text_write(const char *path, const char *text, size_t bytes)
+{
+	char *aside;
+	int fd, err;
+
+	if (asprintf(&aside, "%s.XXXXXX", path) < 0)
+		return kvs_fail(-ENOMEM, "%s: no memory", path);
+	fd = mkstemp(aside);
+	err = fd < 0 ? -errno : write_and_sync(fd, text, bytes);
+	if (fd >= 0 && close(fd) && !err)
+		err = -errno;
+	if (!err && rename(aside, path))
+		err = -errno;
+	if (err && fd >= 0)
+		unlink(aside);
+	free(aside);
+	return err ? kvs_fail(-EIO, "%s: cannot write: %s", path, strerror(-err)) : 0;
+}

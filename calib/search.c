@@ -1,0 +1,390 @@
+/*
+ * calib/search.c: the paper's walk over pairs, and the choice between walks.
+ *
+ * A search is deterministic: what it tries next follows from what the trials before came to. So a search that was stopped
+ * goes on by being run again with its trials at hand, and nothing else has to be saved.
+ */
+#include "search.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static const char *const walk_names[KVS_WALK_COUNT] = {"dissimilar", "similar", "random", "nll"};
+
+const char *kvs_walk_name(enum kvs_walk walk)
+{
+	return walk_names[walk];
+}
+
+static double now_s(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec + now.tv_nsec * 1e-9;
+}
+
+/* ---- what walks share ---- */
+
+int kvs_search_tell(struct kvs_search *search, const char *what, size_t done, size_t total)
+{
+	const struct kvs_calib_progress *progress = &search->options->progress;
+
+	if (!progress->step || progress->step(progress->arg, what, done, total))
+		return 0;
+	return kvs_fail(-ECANCELED, "stopped while searching");
+}
+
+bool kvs_search_recall(struct kvs_search *search, struct kvs_trial *trial)
+{
+	const struct kvs_trial *old = search->options->replay + search->replay_at;
+
+	if (search->replay_at >= search->options->replay_count)
+		return false;
+	if (old->walk != trial->walk || old->what != trial->what || old->layer != trial->layer ||
+		old->owner != trial->owner)
+		return false;
+	trial->cosine = old->cosine;
+	trial->nll = old->nll;
+	search->replay_at++;
+	return true;
+}
+
+int kvs_search_record(struct kvs_search *search, const struct kvs_trial *trial)
+{
+	struct kvs_search_result *result = search->result;
+
+	if (result->trial_count == search->trial_room) {
+		size_t room = search->trial_room ? 2 * search->trial_room : 64;
+		struct kvs_trial *larger = realloc(result->trials, sizeof(*larger) * room);
+		if (!larger)
+			return kvs_fail(-ENOMEM, "no memory for %zu trials", room);
+		result->trials = larger;
+		search->trial_room = room;
+	}
+	result->trials[result->trial_count++] = *trial;
+	return 0;
+}
+
+static int point_set(struct kvs_search_point *point, enum kvs_walk walk, const struct kvs_maps *maps, double nll)
+{
+	if (!point->k_owners)
+		point->k_owners = malloc(sizeof(*point->k_owners) * 2 * maps->layers);
+	if (!point->k_owners)
+		return kvs_fail(-ENOMEM, "no memory for a plan of %d layers", maps->layers);
+	memcpy(point->k_owners, maps->k, sizeof(*maps->k) * 2 * maps->layers);
+	point->v_owners = point->k_owners + maps->layers;
+	point->walk = walk;
+	point->tensors = maps->tensors;
+	point->nll = nll;
+	return 0;
+}
+
+static int point_plan(const struct kvs_search_point *point, int layers, kvs_plan **out)
+{
+	return kvs_plan_create(layers, point->k_owners, point->v_owners, out);
+}
+
+static int measure_point(struct kvs_search *search, struct kvs_search_point *point)
+{
+	kvs_plan *plan;
+	int err = isnan(point->nll) ? point_plan(point, search->result->layers, &plan) : 0;
+	double start = now_s();
+
+	if (err || !isnan(point->nll))
+		return err;
+	err = kvs_measure_nll(search->engine, search->text, plan, NULL, &point->nll);
+	search->result->measure_s += now_s() - start;
+	kvs_plan_free(plan);
+	return err;
+}
+
+int kvs_search_accept(struct kvs_search *search, enum kvs_walk walk, const struct kvs_maps *maps, double nll)
+{
+	struct kvs_search_point *reached = &search->result->walks[walk], *swept;
+	int err = point_set(reached, walk, maps, nll);
+
+	if (err || !search->options->sweep || maps->tensors % 2)
+		return err;
+	swept = &search->swept[walk * search->options->share + maps->tensors / 2 - 1];
+	err = measure_point(search, reached);
+	return err ? err : point_set(swept, walk, maps, reached->nll);
+}
+
+/* ---- the paper's walk ---- */
+
+/* Fills in the trial's cosine: recalled, or of the samples run with `maps`. */
+static int try_maps(struct kvs_search *search, const struct kvs_maps *maps, struct kvs_trial *trial)
+{
+	kvs_plan *plan;
+	int err;
+
+	if (kvs_search_recall(search, trial)) {
+		search->result->replayed++;
+		return 0;
+	}
+	err = kvs_maps_plan(maps, &plan);
+	if (err)
+		return err;
+	err = kvs_measure_cosine(
+		search->engine, search->text, search->capture, plan, search->options->cosine, &trial->cosine);
+	kvs_plan_free(plan);
+	return err;
+}
+
+static int walk_pairs(struct kvs_search *search, enum kvs_walk walk, const struct kvs_pair *pairs, size_t count,
+	struct kvs_maps *maps, struct kvs_maps *candidate)
+{
+	int err = 0;
+
+	for (size_t i = 0; i < count && maps->tensors < search->target && !err; i++) {
+		struct kvs_trial trial = {
+			walk, pairs[i].what, pairs[i].layer, pairs[i].owner, pairs[i].distance, NAN, NAN, false};
+
+		if (kvs_maps_borrows(maps, &pairs[i]))
+			continue;
+		err = kvs_search_tell(search, walk_names[walk], maps->tensors, search->target);
+		kvs_maps_apply(maps, &pairs[i], candidate);
+		if (!err)
+			err = try_maps(search, candidate, &trial);
+		trial.accepted = trial.cosine > search->options->threshold;
+		if (!err)
+			err = kvs_search_record(search, &trial);
+		if (!err && trial.accepted) {
+			kvs_maps_swap(maps, candidate);
+			err = kvs_search_accept(search, walk, maps, NAN);
+		}
+	}
+	return err;
+}
+
+/* nll measures every pair first: there it only decides between pairs of exactly the same loss. */
+static enum kvs_order order_of(enum kvs_walk walk)
+{
+	switch (walk) {
+	case KVS_WALK_RANDOM:
+		return KVS_ORDER_RANDOM;
+	case KVS_WALK_SIMILAR:
+		return KVS_ORDER_SIMILAR;
+	default:
+		return KVS_ORDER_DISSIMILAR;
+	}
+}
+
+static int run_walk(struct kvs_search *search, enum kvs_walk walk, const struct kvs_pair *pairs, size_t count)
+{
+	int layers = search->result->layers, err;
+	struct kvs_maps maps = {0}, candidate = {0};
+
+	err = kvs_maps_create(layers, &maps);
+	if (!err)
+		err = kvs_maps_create(layers, &candidate);
+	if (!err)
+		err = point_set(&search->result->walks[walk], walk, &maps, search->result->full_nll);
+	if (!err)
+		err = walk == KVS_WALK_NLL ? kvs_search_greedy(search, pairs, count, &maps)
+					   : walk_pairs(search, walk, pairs, count, &maps, &candidate);
+	kvs_maps_clear(&candidate);
+	kvs_maps_clear(&maps);
+	return err;
+}
+
+/* ---- several walks ---- */
+
+static bool walk_is_wanted(const struct kvs_search_options *options, enum kvs_walk walk)
+{
+	switch (options->method) {
+	case KVS_METHOD_KVSHARER:
+		return walk != KVS_WALK_NLL && order_of(walk) == options->pairs.order;
+	case KVS_METHOD_NLL:
+		return walk == KVS_WALK_NLL;
+	default:
+		return walk != KVS_WALK_RANDOM;
+	}
+}
+
+static int run_walks(struct kvs_search *search)
+{
+	const struct kvs_config *config = kvs_engine_config(search->engine);
+	struct kvs_pair *pairs[KVS_WALK_COUNT] = {0};
+	size_t count = 0;
+	int err = 0;
+
+	for (enum kvs_walk walk = 0; walk < KVS_WALK_COUNT && !err; walk++) {
+		struct kvs_pair_options options = search->options->pairs;
+		options.order = order_of(walk);
+		if (walk_is_wanted(search->options, walk))
+			err = kvs_pairs_list(search->capture, config, &options, &pairs[walk], &count);
+	}
+	kvs_capture_drop_means(search->capture);
+	for (enum kvs_walk walk = 0; walk < KVS_WALK_COUNT && !err; walk++)
+		if (pairs[walk])
+			err = run_walk(search, walk, pairs[walk], count);
+	for (enum kvs_walk walk = 0; walk < KVS_WALK_COUNT; walk++)
+		free(pairs[walk]);
+	return err;
+}
+
+/* More sharing first: a walk that ran out is no match for one that did not. Then less loss, then the earlier walk. */
+static bool is_better(const struct kvs_search_point *a, const struct kvs_search_point *b)
+{
+	if (a->tensors != b->tensors)
+		return a->tensors > b->tensors;
+	return a->nll < b->nll;
+}
+
+static int choose_best(struct kvs_search *search)
+{
+	struct kvs_search_result *result = search->result;
+	const struct kvs_search_point *best = NULL;
+	struct kvs_maps maps = {.layers = result->layers};
+	int err = 0;
+
+	for (int walk = 0; walk < KVS_WALK_COUNT && !err; walk++) {
+		struct kvs_search_point *point = &result->walks[walk];
+		if (!point->k_owners)
+			continue;
+		err = measure_point(search, point);
+		if (!err && (!best || is_better(point, best)))
+			best = point;
+	}
+	if (err || !best)
+		return err;
+	maps.tensors = best->tensors;
+	maps.k = best->k_owners;
+	maps.v = best->v_owners;
+	return point_set(&result->best, best->walk, &maps, best->nll);
+}
+
+/* The last accepted trial of the walk had it; nll did not look at the samples. */
+static int find_cosine(struct kvs_search *search)
+{
+	struct kvs_search_result *result = search->result;
+	kvs_plan *plan;
+	int err;
+
+	result->cosine = 1;
+	for (size_t i = 0; i < result->trial_count; i++)
+		if (result->trials[i].walk == result->best.walk && result->trials[i].accepted)
+			result->cosine = result->trials[i].cosine;
+	if (!isnan(result->cosine))
+		return 0;
+	err = point_plan(&result->best, result->layers, &plan);
+	if (err)
+		return err;
+	err = kvs_measure_cosine(
+		search->engine, search->text, search->capture, plan, search->options->cosine, &result->cosine);
+	kvs_plan_free(plan);
+	return err;
+}
+
+/* For each number of layers the best of the walks that came so far. */
+static int collect_sweep(struct kvs_search *search)
+{
+	struct kvs_search_result *result = search->result;
+	int share = search->options->share;
+
+	result->sweep = calloc(share, sizeof(*result->sweep));
+	if (!result->sweep)
+		return kvs_fail(-ENOMEM, "no memory for %d plans", share);
+	for (int n = 0; n < share; n++) {
+		struct kvs_search_point *best = NULL;
+		for (int walk = 0; walk < KVS_WALK_COUNT; walk++) {
+			struct kvs_search_point *point = &search->swept[walk * share + n];
+			if (point->k_owners && (!best || is_better(point, best)))
+				best = point;
+		}
+		if (!best)
+			break;
+		result->sweep[result->sweep_count++] = *best;
+		best->k_owners = NULL; /* moved */
+	}
+	return 0;
+}
+
+int kvs_search_check(const struct kvs_search_options *options, const struct kvs_config *config)
+{
+	int most = kvs_pairs_most_shared(config, options->pairs.protect_last);
+
+	if (config->layers < 2)
+		return kvs_fail(-EINVAL, "the model has one layer: there is none to share with");
+	if (options->pairs.protect_last < 0 || options->pairs.protect_last >= config->layers)
+		return kvs_fail(-EINVAL, "the last %d layers are to be protected, the model has %d",
+			options->pairs.protect_last, config->layers);
+	if (options->share < 1 || options->share >= config->layers)
+		return kvs_fail(-EINVAL, "%d layers are to share, 1 to %d of the model's %d can", options->share,
+			config->layers - 1, config->layers);
+	if (options->share > most)
+		return kvs_fail(-EINVAL,
+			"%d layers are to share, only %d can: the last %d are protected, and owners must have the "
+			"same attention window",
+			options->share, most, options->pairs.protect_last);
+	if (!(options->threshold >= -1 && options->threshold <= 1))
+		return kvs_fail(-EINVAL, "the threshold is %g, a cosine lies from -1 to 1", options->threshold);
+	return 0;
+}
+
+static int run_search(struct kvs_search *search)
+{
+	struct kvs_search_result *result = search->result;
+	double start = now_s();
+	int err = kvs_measure_nll(search->engine, search->text, NULL, NULL, &result->full_nll);
+
+	result->measure_s = now_s() - start;
+	if (!err)
+		err = run_walks(search);
+	result->search_s = now_s() - start - result->measure_s;
+	if (err && err != -ECANCELED)
+		return err;
+	result->end = err ? KVS_SEARCH_STOPPED : KVS_SEARCH_COMPLETE;
+	err = choose_best(search);
+	if (!err && result->end == KVS_SEARCH_COMPLETE && result->best.tensors < search->target)
+		result->end = KVS_SEARCH_EXHAUSTED;
+	if (!err && result->best.k_owners)
+		err = find_cosine(search);
+	if (!err && search->options->sweep)
+		err = collect_sweep(search);
+	return err;
+}
+
+int kvs_search_run(kvs_engine *engine, const struct kvs_calib_text *text, struct kvs_capture *capture,
+	const struct kvs_search_options *options, struct kvs_search_result *out)
+{
+	struct kvs_search search = {.engine = engine,
+		.text = text,
+		.capture = capture,
+		.options = options,
+		.result = out,
+		.target = 2 * options->share};
+	int points = KVS_WALK_COUNT * options->share, err = kvs_search_check(options, kvs_engine_config(engine));
+
+	*out = (struct kvs_search_result){.layers = kvs_engine_config(engine)->layers};
+	if (err)
+		return err;
+	search.swept = options->sweep ? calloc(points, sizeof(*search.swept)) : NULL;
+	if (options->sweep && !search.swept)
+		err = kvs_fail(-ENOMEM, "no memory for %d plans", points);
+	if (!err)
+		err = run_search(&search);
+	for (int i = 0; search.swept && i < points; i++)
+		free(search.swept[i].k_owners);
+	free(search.swept);
+	if (err)
+		kvs_search_result_clear(out);
+	return err;
+}
+
+void kvs_search_result_clear(struct kvs_search_result *result)
+{
+	for (int walk = 0; walk < KVS_WALK_COUNT; walk++)
+		free(result->walks[walk].k_owners);
+	for (size_t i = 0; i < result->sweep_count; i++)
+		free(result->sweep[i].k_owners);
+	free(result->sweep);
+	free(result->best.k_owners);
+	free(result->trials);
+	*result = (struct kvs_search_result){0};
+}

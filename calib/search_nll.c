@@ -1,0 +1,225 @@
+/*
+ * calib/search_nll.c: the greedy walk by measured loss.
+ *
+ * Each step takes the pair that costs least. What a pair cost in an earlier step stands in as a bound until the pair is
+ * the cheapest: then it is measured again, and taken if it still is. A trial runs only from the pair's layer up: what lies
+ * below, K and V and the residual, is the same for every trial of a step and is kept (model/trace.c).
+ */
+#include "search.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+
+struct candidate {
+	struct kvs_pair pair;
+	double cost;  /* nats that it added to the loss when it was tried */
+	int tried_at; /* tensors that shared then; -1: never */
+	bool dead;    /* its layer shares, or its owner does */
+};
+
+struct greedy {
+	struct kvs_search *search;
+	struct candidate *candidates;
+	size_t count, alive;
+	struct kvs_maps *maps, candidate_maps;
+	double nll;    /* of maps */
+	float *losses; /* [windows * window_tokens] */
+};
+
+/* ---- running ---- */
+
+static struct kvs_batch batch_at(const struct kvs_search *search, int window)
+{
+	const struct kvs_calib_text *text = search->text;
+	int together = kvs_engine_batch_rows(search->engine) / text->window_tokens, left = text->windows - window;
+
+	return (struct kvs_batch){.ids = text->window_ids + (size_t)window * text->window_tokens,
+		.sequences = left < together ? left : together,
+		.tokens = text->window_tokens,
+		.first = window * text->window_tokens};
+}
+
+/* The unshared model over all windows, kept for reruns. */
+static int run_base(struct kvs_search *search)
+{
+	const struct kvs_calib_text *text = search->text;
+	struct kvs_batch batch;
+	int err = kvs_engine_keep_residuals(search->engine, text->windows * text->window_tokens);
+
+	if (!err)
+		err = kvs_engine_set_plan(search->engine, NULL);
+	for (int w = 0; w < text->windows && !err; w += batch.sequences) {
+		batch = batch_at(search, w);
+		err = kvs_engine_run_batch(search->engine, &batch);
+	}
+	return err;
+}
+
+/* Runs layers from `from` on with `maps`: as a trial, whose loss goes to *nll, or (nll NULL) for good. */
+static int rerun(struct greedy *greedy, const struct kvs_maps *maps, int from, double *nll)
+{
+	struct kvs_search *search = greedy->search;
+	const struct kvs_calib_text *text = search->text;
+	size_t count = (size_t)text->windows * text->window_tokens;
+	struct kvs_batch batch;
+	double sum = 0;
+	kvs_plan *plan;
+	int err = kvs_maps_plan(maps, &plan);
+
+	if (err)
+		return err;
+	err = kvs_engine_set_plan(search->engine, plan);
+	kvs_plan_free(plan);
+	for (int w = 0; w < text->windows && !err; w += batch.sequences) {
+		batch = batch_at(search, w);
+		err = kvs_engine_rerun_batch(search->engine, &batch, from, !nll);
+		if (!err && nll)
+			err = kvs_engine_batch_score(
+				search->engine, text->window_targets + batch.first, greedy->losses + batch.first, NULL);
+	}
+	if (err || !nll)
+		return err;
+	for (size_t i = 0; i < count; i++)
+		sum += greedy->losses[i];
+	*nll = sum / count;
+	return isfinite(sum) ? 0 : kvs_fail(-EIO, "the loss is not a number: the model's weights may be damaged");
+}
+
+/* ---- choosing ---- */
+
+/* A chain would end at the owner's owner, which is a candidate of its own. */
+static void bury(struct greedy *greedy)
+{
+	greedy->alive = 0;
+	for (size_t i = 0; i < greedy->count; i++) {
+		struct candidate *c = &greedy->candidates[i];
+		struct kvs_pair owner = {c->pair.what, c->pair.owner, 0, 0};
+		c->dead = kvs_maps_borrows(greedy->maps, &c->pair) || kvs_maps_borrows(greedy->maps, &owner);
+		greedy->alive += !c->dead;
+	}
+}
+
+static struct candidate *cheapest(struct greedy *greedy)
+{
+	struct candidate *best = NULL;
+
+	for (size_t i = 0; i < greedy->count; i++) {
+		struct candidate *c = &greedy->candidates[i];
+		if (!c->dead && (!best || c->cost < best->cost))
+			best = c;
+	}
+	return best;
+}
+
+static struct kvs_trial trial_of(const struct candidate *c)
+{
+	return (struct kvs_trial){
+		KVS_WALK_NLL, c->pair.what, c->pair.layer, c->pair.owner, c->pair.distance, NAN, NAN, false};
+}
+
+static int try_candidate(struct greedy *greedy, struct candidate *c)
+{
+	struct kvs_trial trial = trial_of(c);
+	int err = 0;
+
+	if (kvs_search_recall(greedy->search, &trial)) {
+		greedy->search->result->replayed++;
+	} else {
+		kvs_maps_apply(greedy->maps, &c->pair, &greedy->candidate_maps);
+		err = rerun(greedy, &greedy->candidate_maps, c->pair.layer, &trial.nll);
+	}
+	if (err)
+		return err;
+	c->cost = trial.nll - greedy->nll;
+	c->tried_at = greedy->maps->tensors;
+	return kvs_search_record(greedy->search, &trial);
+}
+
+/* The trial that measured it is the last of its pair: that is the one that was accepted. */
+static void mark_accepted(struct kvs_search_result *result, const struct kvs_pair *pair)
+{
+	for (size_t i = result->trial_count; i--;) {
+		struct kvs_trial *trial = &result->trials[i];
+		if (trial->walk == KVS_WALK_NLL && trial->what == pair->what && trial->layer == pair->layer &&
+			trial->owner == pair->owner) {
+			trial->accepted = true;
+			return;
+		}
+	}
+}
+
+static int take(struct greedy *greedy, struct candidate *c)
+{
+	struct kvs_search *search = greedy->search;
+	int err;
+
+	kvs_maps_apply(greedy->maps, &c->pair, &greedy->candidate_maps);
+	kvs_maps_swap(greedy->maps, &greedy->candidate_maps);
+	greedy->nll += c->cost;
+	mark_accepted(search->result, &c->pair);
+	err = kvs_search_accept(search, KVS_WALK_NLL, greedy->maps, greedy->nll);
+	bury(greedy);
+	if (err || greedy->maps->tensors >= search->target)
+		return err;
+	return rerun(greedy, greedy->maps, c->pair.layer, NULL);
+}
+
+static int try_all(struct greedy *greedy)
+{
+	int err = 0;
+
+	for (size_t i = 0; i < greedy->count && !err; i++) {
+		err = kvs_search_tell(greedy->search, "nll: every pair", i, greedy->count);
+		if (!err)
+			err = try_candidate(greedy, &greedy->candidates[i]);
+	}
+	return err;
+}
+
+static int take_cheapest(struct greedy *greedy)
+{
+	struct kvs_search *search = greedy->search;
+	int err = 0;
+
+	while (!err && greedy->maps->tensors < search->target && greedy->alive) {
+		struct candidate *c = cheapest(greedy);
+		err = kvs_search_tell(search, "nll: greedy", greedy->maps->tensors, search->target);
+		if (!err)
+			err = c->tried_at == greedy->maps->tensors ? take(greedy, c) : try_candidate(greedy, c);
+	}
+	return err;
+}
+
+static int prepare(struct greedy *greedy, const struct kvs_pair *pairs)
+{
+	const struct kvs_calib_text *text = greedy->search->text;
+	int err = kvs_maps_create(greedy->maps->layers, &greedy->candidate_maps);
+
+	greedy->candidates = calloc(greedy->count, sizeof(*greedy->candidates));
+	greedy->losses = malloc(sizeof(*greedy->losses) * text->windows * text->window_tokens);
+	if (!err && (!greedy->candidates || !greedy->losses))
+		err = kvs_fail(-ENOMEM, "no memory for %zu pairs", greedy->count);
+	for (size_t i = 0; i < greedy->count && !err; i++)
+		greedy->candidates[i] = (struct candidate){.pair = pairs[i], .tried_at = -1};
+	return err;
+}
+
+int kvs_search_greedy(struct kvs_search *search, const struct kvs_pair *pairs, size_t count, struct kvs_maps *maps)
+{
+	struct greedy greedy = {
+		.search = search, .count = count, .alive = count, .maps = maps, .nll = search->result->full_nll};
+	int err = prepare(&greedy, pairs);
+
+	if (!err)
+		err = run_base(search);
+	if (!err)
+		err = try_all(&greedy);
+	if (!err)
+		err = take_cheapest(&greedy);
+	kvs_engine_keep_residuals(search->engine, 0);
+	kvs_maps_clear(&greedy.candidate_maps);
+	free(greedy.candidates);
+	free(greedy.losses);
+	return err;
+}
