@@ -194,6 +194,7 @@ struct kvs_search_options {
 	enum kvs_cosine cosine;
 	double threshold; /* a pair stays while the cosine is above; code and paper: 0.5 */
 	bool sweep;       /* go on as far as it goes, and measure the plan for every number of layers up to `share` */
+	bool drop_means;  /* free the capture's means when pairs are ordered: they are most of what is held */
 	/* Trials of a search that was stopped: as far as they are the same, they are not run again. */
 	const struct kvs_trial *replay;
 	size_t replay_count;
@@ -237,7 +238,7 @@ struct kvs_search_result {
  * (lazy evaluation as in accelerated greedy, Minoux 1978; sharing is not submodular, so here it is a heuristic), and a trial
  * runs only the layers from the pair's own up.
  *
- * `capture` loses its means. -EINVAL (share out of range; options; a model of one layer), -ECANCELED never: a stop ends in
+ * -EINVAL (share out of range; options; a model of one layer), -ECANCELED never: a stop ends in
  * KVS_SEARCH_STOPPED with a valid best plan.
  */
 int kvs_search_run(kvs_engine *engine, const struct kvs_calib_text *text, struct kvs_capture *capture,

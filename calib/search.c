@@ -219,7 +219,8 @@ static int run_walks(struct kvs_search *search)
 		if (walk_is_wanted(search->options, walk))
 			err = kvs_pairs_list(search->capture, config, &options, &pairs[walk], &count);
 	}
-	kvs_capture_drop_means(search->capture);
+	if (search->options->drop_means)
+		kvs_capture_drop_means(search->capture);
 	for (enum kvs_walk walk = 0; walk < KVS_WALK_COUNT && !err; walk++)
 		if (pairs[walk])
 			err = run_walk(search, walk, pairs[walk], count);

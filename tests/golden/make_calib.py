@@ -160,7 +160,7 @@ def text_ids(name):
 def main():
     ids = text_ids("calib.txt")
     golden = {"model": "tests/models/storyworld-3m", "text": "tests/models/storyworld-3m/calib.txt", "groups": []}
-    plans = [(8, 24, [(d, c, o, t, 8) for d in ("code", "paper") for c in ("code", "paper")
+    plans = [(5, 16, [(d, c, o, t, 8) for d in ("code", "paper") for c in ("code", "paper")
                       for o, t in (("dissimilar", 0.5), ("similar", 0.9), ("random:7", 0.9))]),
              (30, 64, [("code", "code", "dissimilar", 0.5, 3)])]
     for count, tokens, cases in plans:

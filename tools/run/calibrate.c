@@ -404,7 +404,7 @@ int command_calibrate(int argc, char **argv)
 {
 	static const struct argp_child children[] = {{&model_argp, 0, NULL, 0}, {0}};
 	static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
-	struct calibrate env = {.search = {.method = KVS_METHOD_AUTO, .threshold = 0.5}};
+	struct calibrate env = {.search = {.method = KVS_METHOD_AUTO, .threshold = 0.5, .drop_means = true}};
 	int err;
 
 	argp_err_exit_status = EXIT_USAGE;

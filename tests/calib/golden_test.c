@@ -1,0 +1,234 @@
+/*
+ * tests/calib/golden_test.c: the search does what an independent NumPy computation does.
+ *
+ * tests/golden/calib/storyworld.json holds distances, every trial with its cosine, and the owners for each number of
+ * layers, as tests/golden/make_calib.py computes them with a forward pass of its own, for both distances, both cosines and
+ * all orders. Samples of one group are short, so that all its searches run; the other has the reference code's 30 x 64.
+ */
+#include "../../calib/calib.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static kvs_cu *cu;
+static kvs_checkpoint *ckpt;
+static kvs_tokenizer *tokenizer;
+static json_t *golden;
+static char *story;
+static size_t story_bytes;
+
+struct group {
+	json_t *json;
+	struct kvs_calib_text text;
+	kvs_engine *engine;
+	struct kvs_capture capture;
+};
+
+static void must(int err)
+{
+	if (err)
+		fail_msg("%s", kvs_error());
+}
+
+static int integer(const json_t *object, const char *key)
+{
+	return json_integer_value(json_object_get(object, key));
+}
+
+static const char *word(const json_t *object, const char *key)
+{
+	return json_string_value(json_object_get(object, key));
+}
+
+static void open_group(struct group *group, size_t index)
+{
+	struct kvs_text_options text = {.held_tokens = 32, .window_tokens = 32};
+	struct kvs_engine_options engine = {.kv_dtype = KVS_F32, .kv_dtype_set = true};
+
+	group->json = json_array_get(json_object_get(golden, "groups"), index);
+	assert_non_null(group->json);
+	text.samples = integer(group->json, "samples");
+	text.sample_tokens = integer(group->json, "tokens");
+	must(kvs_calib_text_cut(tokenizer, story, story_bytes, &text, &group->text));
+	must(kvs_calib_open_engine(cu, ckpt, &engine, &group->text, &group->engine));
+	must(kvs_capture_run(group->engine, &group->text, NULL, &group->capture));
+}
+
+static void close_group(struct group *group)
+{
+	kvs_capture_clear(&group->capture);
+	kvs_engine_close(group->engine);
+	kvs_calib_text_clear(&group->text);
+}
+
+static void check_distances(const struct group *group, enum kvs_distance kind, const char *name)
+{
+	int layers = group->capture.layers, at = 0;
+	double *k = malloc(sizeof(*k) * layers * layers), *v = malloc(sizeof(*v) * layers * layers);
+	const json_t *expected = json_object_get(json_object_get(group->json, "distances"), name);
+	const json_t *expected_k = json_object_get(expected, "k"), *expected_v = json_object_get(expected, "v");
+
+	kvs_capture_distances(&group->capture, kind, k, v);
+	for (int i = 0; i < layers; i++) {
+		for (int j = 0; j < i; j++, at++) {
+			double of_k = json_number_value(json_array_get(expected_k, at));
+			double of_v = json_number_value(json_array_get(expected_v, at));
+			assert_true(of_k > 0 && of_v > 0);
+			if (fabs(k[i * layers + j] / of_k - 1) > 1e-4 || fabs(v[i * layers + j] / of_v - 1) > 1e-4)
+				fail_msg("%s distance of layers %d and %d: %.7g and %.7g, NumPy has %.7g and %.7g",
+					name, i, j, k[i * layers + j], v[i * layers + j], of_k, of_v);
+		}
+	}
+	free(k);
+	free(v);
+}
+
+static struct kvs_search_options options_of(const json_t *wanted)
+{
+	const char *order = word(wanted, "order");
+	struct kvs_search_options options = {.method = KVS_METHOD_KVSHARER,
+		.share = integer(wanted, "share"),
+		.threshold = json_number_value(json_object_get(wanted, "threshold")),
+		.sweep = true};
+
+	options.pairs.distance = strcmp(word(wanted, "distance"), "paper") ? KVS_DISTANCE_CODE : KVS_DISTANCE_PAPER;
+	options.cosine = strcmp(word(wanted, "cosine"), "paper") ? KVS_COSINE_CODE : KVS_COSINE_PAPER;
+	options.pairs.order = !strcmp(order, "similar")      ? KVS_ORDER_SIMILAR
+			      : !strcmp(order, "dissimilar") ? KVS_ORDER_DISSIMILAR
+							     : KVS_ORDER_RANDOM;
+	if (options.pairs.order == KVS_ORDER_RANDOM)
+		options.pairs.seed = strtoull(strchr(order, ':') + 1, NULL, 10);
+	return options;
+}
+
+static void check_trials(const json_t *expected, const struct kvs_search_result *result, const char *name)
+{
+	assert_int_equal(result->trial_count, json_array_size(expected));
+	for (size_t i = 0; i < result->trial_count; i++) {
+		const struct kvs_trial *trial = &result->trials[i];
+		const json_t *entry = json_array_get(expected, i);
+		double cosine = json_number_value(json_array_get(entry, 2));
+		assert_int_equal(trial->layer, json_integer_value(json_array_get(entry, 0)));
+		assert_int_equal(trial->owner, json_integer_value(json_array_get(entry, 1)));
+		assert_int_equal(trial->accepted, json_integer_value(json_array_get(entry, 3)));
+		if (!(fabs(trial->cosine - cosine) <= 1e-4))
+			fail_msg("%s, trial %zu (%d reads %d): cosine %.7f, NumPy has %.7f", name, i, trial->layer,
+				trial->owner, trial->cosine, cosine);
+	}
+}
+
+/* The plan for every number of layers that NumPy came to. */
+static void check_owners(const json_t *expected, const struct kvs_search_result *result)
+{
+	assert_int_equal(result->sweep_count, json_object_size(expected));
+	for (size_t n = 0; n < result->sweep_count; n++) {
+		const struct kvs_search_point *point = &result->sweep[n];
+		char key[24];
+		const json_t *owners;
+		snprintf(key, sizeof(key), "%zu", n + 1);
+		owners = json_object_get(expected, key);
+		assert_int_equal(json_array_size(owners), result->layers);
+		for (int l = 0; l < result->layers; l++) {
+			assert_int_equal(point->k_owners[l], json_integer_value(json_array_get(owners, l)));
+			assert_int_equal(point->v_owners[l], point->k_owners[l]);
+		}
+	}
+}
+
+static void check_case(struct group *group, const json_t *wanted)
+{
+	struct kvs_search_options options = options_of(wanted);
+	const json_t *owners = json_object_get(wanted, "owners");
+	struct kvs_search_result result;
+
+	must(kvs_search_run(group->engine, &group->text, &group->capture, &options, &result));
+	check_trials(json_object_get(wanted, "trials"), &result, word(wanted, "order"));
+	check_owners(owners, &result);
+	assert_int_equal(result.end,
+		(int)json_object_size(owners) == options.share ? KVS_SEARCH_COMPLETE : KVS_SEARCH_EXHAUSTED);
+	kvs_search_result_clear(&result);
+}
+
+static void check_group(size_t index)
+{
+	struct group group;
+	const json_t *cases;
+
+	open_group(&group, index);
+	check_distances(&group, KVS_DISTANCE_CODE, "code");
+	check_distances(&group, KVS_DISTANCE_PAPER, "paper");
+	cases = json_object_get(group.json, "cases");
+	assert_true(json_array_size(cases) > 0);
+	for (size_t i = 0; i < json_array_size(cases); i++)
+		check_case(&group, json_array_get(cases, i));
+	close_group(&group);
+}
+
+static void every_order_distance_and_cosine_is_numpys(void **state)
+{
+	(void)state;
+	check_group(0);
+}
+
+static void the_reference_codes_samples_are_numpys(void **state)
+{
+	(void)state;
+	check_group(1);
+}
+
+static char *read_whole(const char *path, size_t *bytes)
+{
+	FILE *file = fopen(path, "rb");
+	char *text = malloc(1 << 20);
+
+	assert_non_null(file);
+	assert_non_null(text);
+	*bytes = fread(text, 1, 1 << 20, file);
+	fclose(file);
+	return text;
+}
+
+static int open_model(void **state)
+{
+	const char *device = getenv("KVS_TEST_DEVICE");
+	const char *model;
+
+	(void)state;
+	golden = json_load_file("tests/golden/calib/storyworld.json", 0, NULL);
+	assert_non_null(golden);
+	model = word(golden, "model");
+	must(kvs_cu_open(device ? device : "host", &cu));
+	must(kvs_checkpoint_open(model, &ckpt));
+	must(kvs_tokenizer_open(model, &tokenizer));
+	story = read_whole(word(golden, "text"), &story_bytes);
+	return 0;
+}
+
+static int close_model(void **state)
+{
+	(void)state;
+	free(story);
+	json_decref(golden);
+	kvs_tokenizer_close(tokenizer);
+	kvs_checkpoint_close(ckpt);
+	kvs_cu_close(cu);
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(every_order_distance_and_cosine_is_numpys),
+		cmocka_unit_test(the_reference_codes_samples_are_numpys),
+	};
+
+	return cmocka_run_group_tests(tests, open_model, close_model);
+}

@@ -1,0 +1,538 @@
+/*
+ * tests/calib/search_test.c: what a search promises, on a small random model: reruns from the middle are whole runs, greedy
+ * finds what trying everything finds, a stopped search goes on where it was, K and V apart, protected layers, sweeps.
+ */
+#include "../../calib/calib.h"
+
+#include <errno.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define MODEL "tests/golden/models/llama3.2"
+#define WINDOWED "tests/golden/models/qwen2-window"
+#define SAMPLES 3
+#define SAMPLE_TOKENS 12
+#define WINDOWS 3
+#define WINDOW_TOKENS 20
+
+static kvs_cu *cu;
+
+/* A model with a text of random tokens, captured. */
+struct fixture {
+	kvs_checkpoint *ckpt;
+	kvs_engine *engine;
+	struct kvs_calib_text text;
+	struct kvs_capture capture;
+	int layers, vocab;
+};
+
+static void must(int err)
+{
+	if (err)
+		fail_msg("%s", kvs_error());
+}
+
+static int32_t *random_ids(size_t count, int vocab)
+{
+	int32_t *ids = malloc(sizeof(*ids) * count);
+	unsigned seed = 7;
+
+	assert_non_null(ids);
+	for (size_t i = 0; i < count; i++)
+		ids[i] = rand_r(&seed) % vocab;
+	return ids;
+}
+
+static struct fixture open_fixture(const char *model, int rows)
+{
+	struct fixture f = {.text = {.samples = SAMPLES,
+				    .sample_tokens = SAMPLE_TOKENS,
+				    .windows = WINDOWS,
+				    .window_tokens = WINDOW_TOKENS,
+				    .held_back = true,
+				    .digest = "0123456789abcdef"}};
+	struct kvs_engine_options options = {.kv_dtype = KVS_F32, .kv_dtype_set = true, .chunk_tokens = rows};
+
+	must(kvs_checkpoint_open(model, &f.ckpt));
+	f.layers = kvs_checkpoint_config(f.ckpt)->layers;
+	f.vocab = kvs_checkpoint_config(f.ckpt)->vocab;
+	f.text.ids = random_ids(SAMPLES * SAMPLE_TOKENS, f.vocab);
+	f.text.window_ids = random_ids(WINDOWS * WINDOW_TOKENS, f.vocab);
+	f.text.window_targets = random_ids(WINDOWS * WINDOW_TOKENS, f.vocab);
+	must(kvs_calib_open_engine(cu, f.ckpt, &options, &f.text, &f.engine));
+	must(kvs_capture_run(f.engine, &f.text, NULL, &f.capture));
+	return f;
+}
+
+static void close_fixture(struct fixture *f)
+{
+	kvs_capture_clear(&f->capture);
+	kvs_engine_close(f->engine);
+	kvs_calib_text_clear(&f->text);
+	kvs_checkpoint_close(f->ckpt);
+}
+
+static struct kvs_search_result search(struct fixture *f, const struct kvs_search_options *options)
+{
+	struct kvs_search_result result;
+
+	must(kvs_search_run(f->engine, &f->text, &f->capture, options, &result));
+	return result;
+}
+
+static kvs_plan *plan_of(const char *owners)
+{
+	kvs_plan *plan;
+
+	must(kvs_plan_parse(owners, &plan));
+	return plan;
+}
+
+/* ---- the engine's batches ---- */
+
+static struct kvs_batch all_windows(const struct fixture *f)
+{
+	return (struct kvs_batch){
+		.ids = f->text.window_ids, .sequences = f->text.windows, .tokens = f->text.window_tokens};
+}
+
+/* What a trial tried leaves no trace in what the next one reads, and a committed rerun is a run with the new plan. */
+static void a_rerun_from_the_middle_is_a_whole_run(void **state)
+{
+	static const char *const owners[] = {"0,1,2,3,4,4", "0,1,0,3,0,1", "0,1,2,0,4,5"};
+	static const int lowest[] = {5, 2, 3};
+	struct fixture f = open_fixture(MODEL, 0);
+	struct kvs_batch batch = all_windows(&f);
+	size_t count = WINDOWS * WINDOW_TOKENS;
+	float *whole = malloc(sizeof(*whole) * count), *part = malloc(sizeof(*part) * count);
+	double nll;
+
+	(void)state;
+	for (int commit = 0; commit < 2; commit++) {
+		must(kvs_engine_keep_residuals(f.engine, count));
+		must(kvs_engine_set_plan(f.engine, NULL));
+		must(kvs_engine_run_batch(f.engine, &batch));
+		for (int i = 0; i < 3; i++) {
+			kvs_plan *plan = plan_of(owners[i]);
+			must(kvs_engine_set_plan(f.engine, plan));
+			must(kvs_engine_rerun_batch(f.engine, &batch, commit && i ? 1 : lowest[i], commit));
+			must(kvs_engine_batch_score(f.engine, f.text.window_targets, part, NULL));
+			kvs_plan_free(plan);
+		}
+		kvs_plan *last = plan_of(owners[2]);
+		must(kvs_engine_keep_residuals(f.engine, 0));
+		must(kvs_measure_nll(f.engine, &f.text, last, whole, &nll));
+		assert_memory_equal(whole, part, sizeof(*whole) * count);
+		kvs_plan_free(last);
+	}
+	free(whole);
+	free(part);
+	close_fixture(&f);
+}
+
+/* Sequences that lie side by side do not see each other: each scores as it does alone in an engine of its own. */
+static void a_batch_is_its_sequences(void **state)
+{
+	struct fixture f = open_fixture(MODEL, 0);
+	float together[WINDOWS * WINDOW_TOKENS], alone[WINDOW_TOKENS];
+	kvs_plan *plan = plan_of("0,1,0,3,0,1");
+	struct kvs_engine_options options = {
+		.plan = plan, .kv_dtype = KVS_F32, .kv_dtype_set = true, .ctx_tokens = WINDOW_TOKENS};
+	kvs_engine *engine;
+	double nll;
+
+	(void)state;
+	must(kvs_measure_nll(f.engine, &f.text, plan, together, &nll));
+	must(kvs_engine_open(cu, f.ckpt, &options, &engine));
+	for (int w = 0; w < WINDOWS; w++) {
+		size_t at = (size_t)w * WINDOW_TOKENS;
+		must(kvs_engine_truncate(engine, 0, 0));
+		must(kvs_engine_score(
+			engine, 0, f.text.window_ids + at, f.text.window_targets + at, WINDOW_TOKENS, alone, NULL));
+		for (int i = 0; i < WINDOW_TOKENS; i++)
+			assert_true(fabsf(alone[i] - together[at + i]) <= 1e-4f);
+	}
+	kvs_engine_close(engine);
+	kvs_plan_free(plan);
+	close_fixture(&f);
+}
+
+static void another_plan_needs_no_new_engine(void **state)
+{
+	kvs_checkpoint *ckpt;
+	struct kvs_engine_options options = {.ctx_tokens = 64};
+	kvs_plan *plan = plan_of("0,1,0,3,0,1"), *foreign = plan_of("0,1,2,1");
+	kvs_engine *swapped, *opened;
+	int32_t *ids = random_ids(32, 200);
+	float *a, *b;
+
+	(void)state;
+	must(kvs_checkpoint_open(MODEL, &ckpt));
+	a = malloc(sizeof(*a) * kvs_checkpoint_config(ckpt)->vocab);
+	b = malloc(sizeof(*b) * kvs_checkpoint_config(ckpt)->vocab);
+	must(kvs_engine_open(cu, ckpt, &options, &swapped));
+	must(kvs_engine_append(swapped, 0, ids, 32));
+	must(kvs_engine_set_plan(swapped, plan));
+	assert_int_equal(kvs_engine_length(swapped, 0), 0);
+	assert_int_equal(kvs_engine_set_plan(swapped, foreign), -EINVAL);
+	options.plan = plan;
+	must(kvs_engine_open(cu, ckpt, &options, &opened));
+	must(kvs_engine_append(swapped, 0, ids, 32));
+	must(kvs_engine_append(opened, 0, ids, 32));
+	must(kvs_engine_logits(swapped, a));
+	must(kvs_engine_logits(opened, b));
+	assert_memory_equal(a, b, sizeof(*a) * kvs_checkpoint_config(ckpt)->vocab);
+	assert_true(kvs_vmm_is_valid(kvs_engine_vmm(swapped)));
+	kvs_engine_close(swapped);
+	kvs_engine_close(opened);
+	kvs_plan_free(plan);
+	kvs_plan_free(foreign);
+	kvs_checkpoint_close(ckpt);
+	free(ids);
+	free(a);
+	free(b);
+}
+
+static void batches_that_do_not_fit_are_refused(void **state)
+{
+	struct fixture f = open_fixture(MODEL, 0);
+	struct kvs_batch good = all_windows(&f), wide = good, far = good, odd = good;
+	int32_t id = f.vocab;
+
+	(void)state;
+	wide.sequences = kvs_engine_batch_rows(f.engine);
+	assert_int_equal(kvs_engine_run_batch(f.engine, &wide), -EINVAL);
+	far.first = 1 << 20;
+	assert_int_equal(kvs_engine_run_batch(f.engine, &far), -EINVAL);
+	odd = (struct kvs_batch){.ids = &id, .sequences = 1, .tokens = 1};
+	assert_int_equal(kvs_engine_run_batch(f.engine, &odd), -EINVAL);
+	assert_int_equal(kvs_engine_rerun_batch(f.engine, &good, 1, false), -EINVAL); /* nothing was kept */
+	assert_int_equal(kvs_engine_add_k(f.engine, f.layers, 0, 1, NULL), -EINVAL);
+	close_fixture(&f);
+}
+
+/* ---- measures ---- */
+
+static void a_plan_without_sharing_costs_nothing(void **state)
+{
+	struct fixture f = open_fixture(MODEL, 0);
+	kvs_plan *none = plan_of("0,1,2,3,4,5"), *some = plan_of("0,0,0,0,0,0");
+	struct kvs_quality quality;
+	kvs_reference *reference;
+	double cosine, nll;
+
+	(void)state;
+	must(kvs_reference_create(f.engine, &f.text, &reference));
+	must(kvs_measure_quality(f.engine, &f.text, reference, none, &quality));
+	assert_true(quality.top1_agreement == 1 && fabs(quality.kl) < 1e-9);
+	assert_true(fabs(quality.nll - quality.full_nll) < 1e-5);
+	must(kvs_measure_cosine(f.engine, &f.text, &f.capture, none, KVS_COSINE_CODE, &cosine));
+	assert_true(fabs(cosine - 1) < 1e-9);
+	must(kvs_measure_quality(f.engine, &f.text, reference, some, &quality));
+	must(kvs_measure_nll(f.engine, &f.text, some, NULL, &nll));
+	assert_true(quality.top1_agreement < 1 && quality.kl > 1e-4);
+	assert_true(fabs(quality.nll - nll) < 1e-5);
+	kvs_reference_free(reference);
+	kvs_plan_free(none);
+	kvs_plan_free(some);
+	close_fixture(&f);
+}
+
+/* ---- searches ---- */
+
+/* One layer: the cheapest of all pairs, each measured by a whole run. */
+static void nll_finds_what_trying_every_pair_finds(void **state)
+{
+	struct fixture f = open_fixture(MODEL, 0);
+	struct kvs_search_options options = {.method = KVS_METHOD_NLL, .share = 1};
+	struct kvs_search_result result = search(&f, &options);
+	double least = INFINITY;
+	int best_layer = 0, best_owner = 0;
+
+	(void)state;
+	for (int layer = 1; layer < f.layers; layer++) {
+		for (int owner = 0; owner < layer; owner++) {
+			int owners[16];
+			kvs_plan *plan;
+			double nll;
+			for (int l = 0; l < f.layers; l++)
+				owners[l] = l == layer ? owner : l;
+			must(kvs_plan_create(f.layers, owners, owners, &plan));
+			must(kvs_measure_nll(f.engine, &f.text, plan, NULL, &nll));
+			kvs_plan_free(plan);
+			if (nll < least) {
+				least = nll;
+				best_layer = layer;
+				best_owner = owner;
+			}
+		}
+	}
+	assert_int_equal(result.best.k_owners[best_layer], best_owner);
+	assert_true(fabs(result.best.nll - least) < 1e-6);
+	assert_int_equal(result.end, KVS_SEARCH_COMPLETE);
+	kvs_search_result_clear(&result);
+	close_fixture(&f);
+}
+
+/* The loss that a long greedy search carries along is what a fresh measurement of its plan gives. */
+static void a_plans_loss_is_its_measured_loss(void **state)
+{
+	struct fixture f = open_fixture(MODEL, 2 * WINDOW_TOKENS);
+	struct kvs_search_options options = {.method = KVS_METHOD_NLL, .share = 4};
+	struct kvs_search_result result = search(&f, &options);
+	kvs_plan *plan;
+	double nll;
+
+	(void)state;
+	assert_int_equal(result.best.tensors, 8);
+	must(kvs_plan_create(f.layers, result.best.k_owners, result.best.v_owners, &plan));
+	must(kvs_measure_nll(f.engine, &f.text, plan, NULL, &nll));
+	assert_true(fabs(nll - result.best.nll) < 1e-6);
+	kvs_plan_free(plan);
+	kvs_search_result_clear(&result);
+	close_fixture(&f);
+}
+
+static void auto_keeps_the_walk_that_loses_least(void **state)
+{
+	struct fixture f = open_fixture(MODEL, 0);
+	struct kvs_search_options options = {.method = KVS_METHOD_AUTO, .share = 2, .threshold = -1};
+	struct kvs_search_result result = search(&f, &options);
+	double least = INFINITY;
+
+	(void)state;
+	for (int walk = 0; walk < KVS_WALK_COUNT; walk++) {
+		assert_int_equal(result.walks[walk].k_owners != NULL, walk != KVS_WALK_RANDOM);
+		if (result.walks[walk].k_owners)
+			least = fmin(least, result.walks[walk].nll);
+	}
+	assert_true(result.best.nll == least);
+	assert_true(result.cosine < 1);
+	kvs_search_result_clear(&result);
+	close_fixture(&f);
+}
+
+static int borrowers(const int *owners, int layers)
+{
+	int count = 0;
+
+	for (int l = 0; l < layers; l++)
+		count += owners[l] != l;
+	return count;
+}
+
+static void split_shares_tensors_and_protects_the_last(void **state)
+{
+	static const enum kvs_method methods[] = {KVS_METHOD_KVSHARER, KVS_METHOD_NLL};
+	struct fixture f = open_fixture(MODEL, 0);
+
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		struct kvs_search_options options = {
+			.method = methods[i], .share = 2, .threshold = -1, .pairs = {.split = true, .protect_last = 2}};
+		struct kvs_search_result result = search(&f, &options);
+		const int *k = result.best.k_owners, *v = result.best.v_owners;
+		assert_int_equal(result.best.tensors, 4);
+		assert_int_equal(borrowers(k, f.layers) + borrowers(v, f.layers), 4);
+		assert_memory_not_equal(k, v, sizeof(*k) * f.layers);
+		for (int l = f.layers - 2; l < f.layers; l++)
+			assert_true(k[l] == l && v[l] == l);
+		kvs_search_result_clear(&result);
+	}
+	close_fixture(&f);
+}
+
+static void no_plan_crosses_an_attention_window(void **state)
+{
+	struct fixture f = open_fixture(WINDOWED, 0);
+	const struct kvs_config *config = kvs_checkpoint_config(f.ckpt);
+	int most = kvs_pairs_most_shared(config, 0);
+	struct kvs_search_options options = {
+		.method = KVS_METHOD_KVSHARER, .share = most, .threshold = -1, .sweep = true};
+	struct kvs_search_result result = search(&f, &options);
+
+	(void)state;
+	assert_true(most == f.layers - 2); /* two kinds of window: an owner each */
+	assert_int_equal(result.sweep_count, most);
+	for (size_t n = 0; n < result.sweep_count; n++)
+		for (int l = 0; l < f.layers; l++)
+			assert_int_equal(config->window[l], config->window[result.sweep[n].k_owners[l]]);
+	kvs_search_result_clear(&result);
+	options.share = most + 1;
+	assert_int_equal(kvs_search_run(f.engine, &f.text, &f.capture, &options, &result), -EINVAL);
+	assert_non_null(strstr(kvs_error(), "window"));
+	close_fixture(&f);
+}
+
+/* Each point of a sweep is the plan that a search for that many layers ends with. */
+static void a_sweep_is_the_search_for_every_number(void **state)
+{
+	struct fixture f = open_fixture(MODEL, 0);
+	struct kvs_search_options options = {
+		.method = KVS_METHOD_AUTO, .share = f.layers - 1, .threshold = -1, .sweep = true};
+	struct kvs_search_result sweep = search(&f, &options);
+
+	(void)state;
+	assert_int_equal(sweep.sweep_count, f.layers - 1);
+	for (int n = 1; n < f.layers; n++) {
+		struct kvs_search_options one = {.method = KVS_METHOD_AUTO, .share = n, .threshold = -1};
+		struct kvs_search_result result = search(&f, &one);
+		assert_memory_equal(result.best.k_owners, sweep.sweep[n - 1].k_owners, sizeof(int) * f.layers);
+		assert_true(fabs(result.best.nll - sweep.sweep[n - 1].nll) < 1e-6);
+		kvs_search_result_clear(&result);
+	}
+	kvs_search_result_clear(&sweep);
+	close_fixture(&f);
+}
+
+/* ---- stopping ---- */
+
+struct stopper {
+	size_t steps, limit;
+};
+
+static bool stop_at_limit(void *arg, const char *what, size_t done, size_t total)
+{
+	struct stopper *stopper = arg;
+
+	assert_non_null(what);
+	assert_true(done <= total);
+	return stopper->steps++ < stopper->limit;
+}
+
+static void assert_same_trials(const struct kvs_search_result *a, const struct kvs_search_result *b)
+{
+	assert_int_equal(a->trial_count, b->trial_count);
+	for (size_t i = 0; i < a->trial_count; i++) {
+		assert_int_equal(a->trials[i].walk, b->trials[i].walk);
+		assert_int_equal(a->trials[i].layer, b->trials[i].layer);
+		assert_int_equal(a->trials[i].owner, b->trials[i].owner);
+		assert_int_equal(a->trials[i].accepted, b->trials[i].accepted);
+	}
+}
+
+/* Through a saved plan, as --resume goes. */
+static struct kvs_trial *save_and_load(struct fixture *f, const struct kvs_search_result *result,
+	const struct kvs_search_options *options, size_t *count)
+{
+	struct kvs_plan_model model = {"llama", f->layers, 1, 64, "abc"};
+	struct kvs_trial *trials;
+	kvs_plan *plan, *loaded;
+	char path[] = "/tmp/kvs-search-XXXXXX";
+	int fd = mkstemp(path);
+
+	assert_true(fd >= 0);
+	must(kvs_search_plan(result, &result->best, options, &f->text, &model, true, &plan));
+	must(kvs_plan_save(plan, path));
+	must(kvs_plan_load(path, &loaded));
+	must(kvs_search_replay(loaded, options, &f->text, &trials, count));
+	kvs_plan_free(plan);
+	kvs_plan_free(loaded);
+	remove(path);
+	return trials;
+}
+
+/* Stopped at every step: the plan is valid, and going on ends where the search that was not stopped ends. */
+static void a_stopped_search_goes_on_where_it_was(void **state)
+{
+	struct fixture f = open_fixture(MODEL, 0);
+	struct kvs_search_options options = {.method = KVS_METHOD_AUTO, .share = 2, .threshold = 0.5};
+	struct kvs_search_result whole = search(&f, &options);
+	struct stopper stopper = {0};
+
+	(void)state;
+	for (size_t limit = 0;; limit += 3) {
+		struct kvs_search_options stopped = options, resumed = options;
+		struct kvs_search_result part, rest;
+		struct kvs_trial *trials;
+		stopper = (struct stopper){0, limit};
+		stopped.progress = (struct kvs_calib_progress){stop_at_limit, &stopper};
+		part = search(&f, &stopped);
+		if (part.end != KVS_SEARCH_STOPPED) {
+			kvs_search_result_clear(&part);
+			break;
+		}
+		assert_true(isfinite(part.best.nll) && isfinite(part.full_nll));
+		trials = save_and_load(&f, &part, &options, &resumed.replay_count);
+		assert_int_equal(resumed.replay_count, part.trial_count);
+		resumed.replay = trials;
+		rest = search(&f, &resumed);
+		assert_int_equal(rest.replayed, part.trial_count);
+		assert_same_trials(&rest, &whole);
+		assert_memory_equal(rest.best.k_owners, whole.best.k_owners, sizeof(int) * f.layers);
+		free(trials);
+		kvs_search_result_clear(&part);
+		kvs_search_result_clear(&rest);
+	}
+	assert_true(stopper.limit > whole.trial_count / 2);
+	kvs_search_result_clear(&whole);
+	close_fixture(&f);
+}
+
+/* Trials of another search are no help: which setting differs is said. */
+static void a_search_goes_on_only_from_its_own_trials(void **state)
+{
+	struct fixture f = open_fixture(MODEL, 0);
+	struct kvs_search_options options = {.method = KVS_METHOD_KVSHARER, .share = 1, .threshold = 0.5},
+				  other = options;
+	struct kvs_search_result result = search(&f, &options);
+	struct kvs_plan_model model = {"llama", f.layers, 1, 64, "abc"};
+	struct kvs_trial *trials;
+	size_t count;
+	kvs_plan *plan;
+
+	(void)state;
+	must(kvs_search_plan(&result, &result.best, &options, &f.text, &model, true, &plan));
+	other.threshold = 0.75;
+	assert_int_equal(kvs_search_replay(plan, &other, &f.text, &trials, &count), -EINVAL);
+	assert_non_null(strstr(kvs_error(), "threshold"));
+	f.text.digest[0] = 'f';
+	assert_int_equal(kvs_search_replay(plan, &options, &f.text, &trials, &count), -EINVAL);
+	assert_non_null(strstr(kvs_error(), "text_digest"));
+	kvs_plan_free(plan);
+	kvs_search_result_clear(&result);
+	close_fixture(&f);
+}
+
+static int open_device(void **state)
+{
+	const char *device = getenv("KVS_TEST_DEVICE");
+
+	(void)state;
+	return kvs_cu_open(device ? device : "host", &cu);
+}
+
+static int close_device(void **state)
+{
+	(void)state;
+	kvs_cu_close(cu);
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_rerun_from_the_middle_is_a_whole_run),
+		cmocka_unit_test(a_batch_is_its_sequences),
+		cmocka_unit_test(another_plan_needs_no_new_engine),
+		cmocka_unit_test(batches_that_do_not_fit_are_refused),
+		cmocka_unit_test(a_plan_without_sharing_costs_nothing),
+		cmocka_unit_test(nll_finds_what_trying_every_pair_finds),
+		cmocka_unit_test(a_plans_loss_is_its_measured_loss),
+		cmocka_unit_test(auto_keeps_the_walk_that_loses_least),
+		cmocka_unit_test(split_shares_tensors_and_protects_the_last),
+		cmocka_unit_test(no_plan_crosses_an_attention_window),
+		cmocka_unit_test(a_sweep_is_the_search_for_every_number),
+		cmocka_unit_test(a_stopped_search_goes_on_where_it_was),
+		cmocka_unit_test(a_search_goes_on_only_from_its_own_trials),
+	};
+
+	return cmocka_run_group_tests(tests, open_device, close_device);
+}
