@@ -96,8 +96,8 @@ int kvs_stream_open(kvs_cu *cu, kvs_stream **out)
 
 out_unload:
 	if (s->module)
-		cu->cuModuleUnload(s->module);
-	cu->cuStreamDestroy(s->handle);
+		KVS_CU_GIVE_BACK(cu->cuModuleUnload(s->module));
+	KVS_CU_GIVE_BACK(cu->cuStreamDestroy(s->handle));
 out_free:
 	free(s);
 	return err;
@@ -109,8 +109,8 @@ void kvs_stream_close(kvs_stream *s)
 		return;
 	s->cu->cuStreamSynchronize(s->handle); /* an error has been reported by the launch's owner, or nobody cares */
 	s->gemm->close(s->gemm);
-	s->cu->cuModuleUnload(s->module);
-	s->cu->cuStreamDestroy(s->handle);
+	KVS_CU_GIVE_BACK(s->cu->cuModuleUnload(s->module));
+	KVS_CU_GIVE_BACK(s->cu->cuStreamDestroy(s->handle));
 	free(s);
 }
 

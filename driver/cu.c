@@ -190,7 +190,7 @@ static int device_open(kvs_cu *cu, int ordinal)
 	if (!result)
 		return 0;
 	err = kvs_cu_fail(cu, result, "cannot make the primary context of device %d current", ordinal);
-	cu->cuDevicePrimaryCtxRelease(cu->device);
+	KVS_CU_GIVE_BACK(cu->cuDevicePrimaryCtxRelease(cu->device));
 	return err;
 }
 
@@ -263,7 +263,7 @@ void kvs_cu_close(kvs_cu *cu)
 		return;
 	if (!cu->cuCtxGetCurrent(&current) && current == cu->context)
 		cu->cuCtxSetCurrent(NULL);
-	cu->cuDevicePrimaryCtxRelease(cu->device);
+	KVS_CU_GIVE_BACK(cu->cuDevicePrimaryCtxRelease(cu->device));
 	dlclose(cu->library);
 	free(cu);
 }

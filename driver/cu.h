@@ -69,6 +69,13 @@ void kvs_cu_close(kvs_cu *cu); /* NULL is fine */
 int kvs_cu_bind(const kvs_cu *cu);
 
 /*
+ * Make a driver call that gives something back. Such a call may answer with the error of earlier, asynchronous work (cuda.h
+ * says so at cuMemFree and others) and is then made once more; whoever gives back has no use for its error. `call` is
+ * evaluated up to twice.
+ */
+#define KVS_CU_GIVE_BACK(call) ((void)((call) && (call)))
+
+/*
  * Leave a message for kvs_error() on this thread and return `err` (a negative errno), so that a caller can write
  * `return kvs_fail(-EINVAL, "...")`. The message says what was asked, what was there and what to do.
  */

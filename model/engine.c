@@ -419,9 +419,9 @@ void kvs_engine_close(kvs_engine *e)
 	kvs_stream_close(e->stream);
 	kvs_weights_free(e->cu, &e->weights);
 	if (e->memory)
-		e->cu->cuMemFree(e->memory);
+		KVS_CU_GIVE_BACK(e->cu->cuMemFree(e->memory));
 	if (e->pinned)
-		e->cu->cuMemFreeHost(e->pinned);
+		KVS_CU_GIVE_BACK(e->cu->cuMemFreeHost(e->pinned));
 	kvs_engine_keep_residuals(e, 0);
 	kvs_plan_free(e->plan);
 	free(e->fingerprint);

@@ -323,7 +323,7 @@ int kvs_weights_load(kvs_cu *cu, const kvs_checkpoint *ckpt, enum kvs_dtype dtyp
 void kvs_weights_free(kvs_cu *cu, struct kvs_weights *weights)
 {
 	if (weights->memory)
-		cu->cuMemFree(weights->memory);
+		KVS_CU_GIVE_BACK(cu->cuMemFree(weights->memory));
 	free(weights->layers);
 	*weights = (struct kvs_weights){0};
 }

@@ -4,6 +4,8 @@
 # usage: BUILD=build tests/run.sh PROGRAM...
 set -u
 passed=0 failed=0 skipped=0
+# Test programs lie deeper than where kvs_cu_open() looks for softcuda.
+export KVSHARE_SOFTCUDA="${KVSHARE_SOFTCUDA:-$PWD/${BUILD:-build}/softcuda/libcuda.so.1}"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 for program in "$@"; do

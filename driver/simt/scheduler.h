@@ -130,7 +130,7 @@ class scheduler
 	shared_memory shared_;
 };
 
-extern __thread scheduler *own __attribute__((tls_model("initial-exec")));
+extern __thread scheduler *own;
 
 } // namespace simt
 

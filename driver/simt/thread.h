@@ -41,8 +41,8 @@ struct thread_view {
 	block_view *block;
 };
 
-/* Initial-exec: read on every mention of threadIdx, and eight bytes fit into what libc keeps free for loaded modules. */
-extern __thread thread_view *self __attribute__((tls_model("initial-exec")));
+/* Not initial-exec, though it is read often: modules come and go, and libc does not get back all static TLS they take. */
+extern __thread thread_view *self;
 
 void open_shared(shared_slot &slot);
 

@@ -36,9 +36,9 @@ static const struct bad_input inputs[] = {
 	{"a prompt longer than the context", "kvshare-run -m $T/m -f $T/m/heldout.txt --ctx 128", 1, "--ctx"},
 	{"an empty prompt", "kvshare-run -m $T/m -p ''", 1, "prompt is empty"},
 	{"a prompt file that is not there", "kvshare-run -m $T/m -f $T/nothing", 1, "nothing"},
-	{"a plan for another number of layers", "kvshare-run -m $T/m -p x --owners 0,0,1", 1, "16"},
+	{"a plan for another number of layers", "kvshare-run -m $T/m -p x --owners 0,0,0", 1, "16"},
 	{"an owner above its layer", "kvshare-run -m $T/m -p x --owners 0,2,2", 1, "owner"},
-	{"owners that are no numbers", "kvshare-run -m $T/m -p x --owners 0,one", 1, "0,one"},
+	{"owners that are no numbers", "kvshare-run -m $T/m -p x --owners 0,one", 1, "owners: character 3"},
 	{"a plan for another model",
 		"echo '{\"kvshare_plan\":1,\"layers\":16,\"k_owners\":[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15],"
 		"\"v_owners\":[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15],"

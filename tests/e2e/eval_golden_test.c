@@ -27,9 +27,9 @@ struct precision {
 };
 
 static const struct precision precisions[] = {
-	{KVS_F32, 1e-4, 1e-3},
-	{KVS_F16, 5e-3, 5e-2},
-	{KVS_BF16, 5e-3, 3e-1},
+	{KVS_F32, 1e-4, 0},
+	{KVS_F16, 5e-3, 1e-2},
+	{KVS_BF16, 5e-3, 1.5e-1},
 };
 
 static kvs_cu *cu;
@@ -120,6 +120,12 @@ static void check_case(const kvs_checkpoint *ckpt, const json_t *golden, const c
 	free(top);
 }
 
+static json_int_t window_of(const json_t *cases, size_t index)
+{
+	return json_integer_value(json_object_get(json_array_get(cases, index), "ctx"));
+}
+
+/* f32 sees every window; the other types, which differ in rounding alone, the longest. */
 static void check_model(const char *path, const struct precision *precision)
 {
 	json_error_t error;
@@ -133,7 +139,9 @@ static void check_model(const char *path, const struct precision *precision)
 		fail_msg("%s: %s", path, kvs_error());
 	assert_true(json_array_size(cases) > 0);
 	for (size_t i = 0; i < json_array_size(cases); i++)
-		check_case(ckpt, json_array_get(cases, i), path, ids, count, precision);
+		if (precision->kv_dtype == KVS_F32 ||
+			window_of(cases, i) == window_of(cases, json_array_size(cases) - 1))
+			check_case(ckpt, json_array_get(cases, i), path, ids, count, precision);
 	kvs_checkpoint_close(ckpt);
 	free(ids);
 	json_decref(golden);

@@ -29,7 +29,6 @@ static kvs_plan *plan;
 static softcuda_get_counters_fn *get_counters;
 static softcuda_fail_nth_fn *fail_nth;
 static softcuda_failed_fn *failed;
-static softcuda_reset_fn *reset;
 static int32_t expected[STEPS];
 
 static int generate(kvs_engine *engine, int32_t *tokens)
@@ -154,8 +153,7 @@ static int set_up(void **state)
 	get_counters = symbol(SOFTCUDA_GET_COUNTERS);
 	fail_nth = symbol(SOFTCUDA_FAIL_NTH);
 	failed = symbol(SOFTCUDA_FAILED);
-	reset = symbol(SOFTCUDA_RESET);
-	if (!get_counters || !fail_nth || !failed || !reset || run_once(expected)) {
+	if (!get_counters || !fail_nth || !failed || run_once(expected)) {
 		fprintf(stderr, "%s\n", kvs_error());
 		return -1;
 	}
