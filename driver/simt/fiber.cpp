@@ -43,6 +43,10 @@ stack_pool::~stack_pool()
 		for (size_t i = 0; i < GROUP; i++)
 			__tsan_destroy_fiber(groups_[group][i].tsan_fiber);
 #endif
+#ifdef __SANITIZE_ADDRESS__
+		/* Whoever gets these addresses next must not find the red zones of frames that nobody returned from. */
+		__asan_unpoison_memory_region(mappings_[group], GROUP * stack_stride());
+#endif
 		munmap(mappings_[group], GROUP * stack_stride());
 		delete[] groups_[group];
 	}
