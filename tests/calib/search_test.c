@@ -448,7 +448,7 @@ static void a_stopped_search_goes_on_where_it_was(void **state)
 	struct stopper stopper = {0};
 
 	(void)state;
-	for (size_t limit = 0;; limit += 3) {
+	for (size_t limit = 0;; limit += 7) {
 		struct kvs_search_options stopped = options, resumed = options;
 		struct kvs_search_result part, rest;
 		struct kvs_trial *trials;

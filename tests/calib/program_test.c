@@ -1,0 +1,279 @@
+/*
+ * tests/calib/program_test.c: `kvshare-run calibrate` as a user runs it: the same plan whatever it is cut into, clear errors
+ * that leave nothing behind, Ctrl-C, and the files of a sweep.
+ */
+#include "../support/process.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define MODEL "tests/models/storyworld-3m"
+#define TEXT MODEL "/calib.txt"
+#define SMALL "--samples 4 --sample-tokens 16 --held-tokens 32 --ctx 16 --kv-dtype f32 "
+#define CALIBRATE "kvshare-run calibrate -m " MODEL " --text " TEXT " " SMALL
+
+static const json_t *at(const json_t *object, const char *key)
+{
+	const json_t *value = json_object_get(object, key);
+
+	assert_non_null(value);
+	return value;
+}
+
+/* ---- the same plan ---- */
+
+static void assert_same_search(const json_t *a, const json_t *b, const char *how)
+{
+	const json_t *trials = at(a, "trials"), *others = at(b, "trials");
+
+	if (!json_equal(at(a, "k_owners"), at(b, "k_owners")) || !json_equal(at(a, "v_owners"), at(b, "v_owners")))
+		fail_msg("%s: another plan", how);
+	assert_int_equal(json_array_size(trials), json_array_size(others));
+	for (size_t i = 0; i < json_array_size(trials); i++) {
+		const json_t *one = json_array_get(trials, i), *two = json_array_get(others, i);
+		assert_true(json_equal(at(one, "layer"), at(two, "layer")));
+		assert_true(json_equal(at(one, "owner"), at(two, "owner")));
+		assert_true(json_equal(at(one, "accepted"), at(two, "accepted")));
+		if (fabs(json_number_value(at(one, "cosine")) - json_number_value(at(two, "cosine"))) > 1e-5)
+			fail_msg("%s: trial %zu has another cosine", how, i);
+	}
+	assert_true(fabs(json_number_value(at(a, "nll")) - json_number_value(at(b, "nll"))) < 1e-5);
+}
+
+/* Each way: what goes in front of the command, and behind it. */
+static void assert_same_plan(const char *method, const char *const (*ways)[2], size_t count)
+{
+	char command[1024];
+	json_t *plain = NULL;
+
+	for (size_t i = 0; i < count; i++) {
+		json_t *result;
+		snprintf(command, sizeof(command), "T=$(mktemp -d); %s " CALIBRATE "%s -o $T/p --json %s; rm -r $T",
+			ways[i][0], method, ways[i][1]);
+		result = run_json(command);
+		if (!plain)
+			plain = json_incref(result);
+		assert_same_search(plain, result, ways[i][0][0] ? ways[i][0] : ways[i][1]);
+		json_decref(result);
+	}
+	json_decref(plain);
+}
+
+static void batch_schedule_threads_and_blocks_change_no_plan(void **state)
+{
+	static const char *const ways[][2] = {
+		{"", ""},
+		{"", "--batch 1"},
+		{"", "--batch 3"},
+		{"KVS_SIMT_SCHEDULE=reverse", "--batch 2"},
+		{"KVS_SIMT_SCHEDULE=random:3", ""},
+		{"OPENBLAS_NUM_THREADS=1 SOFTCUDA_WORKERS=1", ""},
+		{"SOFTCUDA_GRANULARITY=65536", "--no-premap"},
+		{"SOFTCUDA_GRANULARITY=4194304", ""},
+	};
+
+	(void)state;
+	assert_same_plan("--method kvsharer --share 3", ways, sizeof(ways) / sizeof(*ways));
+}
+
+/* ---- bad input ---- */
+
+struct bad_input {
+	const char *what, *command;
+	int status;
+	const char *said; /* must be in stderr */
+};
+
+/* $T is a fresh directory with a copy of the model in $T/m; $C is calibrate with small samples, on it. */
+static const struct bad_input inputs[] = {
+	{"no text", "kvshare-run calibrate -m $T/m -o $T/p", 2, "--text FILE"},
+	{"no output", "kvshare-run calibrate -m $T/m --text x", 2, "-o PLAN"},
+	{"no layers", "$C --share 0 -o $T/p", 2, "--share is \"0\""},
+	{"all layers", "$C --share 16 -o $T/p", 1, "16 layers are to share"},
+	{"a rate of nothing", "$C --rate 0 -o $T/p", 2, "--rate"},
+	{"a rate that is no layer", "$C --rate 0.01 -o $T/p", 1, "less than one layer"},
+	{"both of them", "$C --share 1 --rate 0.5 -o $T/p", 2, "--share and --rate"},
+	{"an unknown method", "$C --method luck -o $T/p", 2, "luck"},
+	{"an unknown distance", "$C --distance manhattan -o $T/p", 2, "manhattan"},
+	{"a seed that is none", "$C --method kvsharer --order random:x -o $T/p", 2, "random:x"},
+	{"an order that would do nothing", "$C --method nll --order similar -o $T/p", 2, "--order"},
+	{"a threshold that no cosine has", "$C --threshold 2 -o $T/p", 2, "--threshold"},
+	{"a plan to start with", "$C --owners 0 -o $T/p", 2, "--owners"},
+	{"all layers protected", "$C --protect-last 16 -o $T/p", 1, "16"},
+	{"more than is not protected", "$C --share 4 --protect-last 13 -o $T/p", 1, "only 2 can"},
+	{"a text shorter than the samples",
+		"head -c 500 " TEXT " >$T/t; kvshare-run calibrate -m $T/m --text $T/t -o $T/p", 1,
+		"30 samples of 64 take 1920"},
+	{"too few lines of that length", "$C --sample-by line --sample-tokens 500 -o $T/p", 1, "lines of at least 500"},
+	{"nothing held back for nll",
+		"head -c 100 " TEXT " >$T/t; kvshare-run calibrate -m $T/m --text $T/t "
+		"--samples 1 --sample-tokens 20 -o $T/p",
+		1, "left behind the samples"},
+	{"a text that is not there", "kvshare-run calibrate -m $T/m --text $T/none -o $T/p", 1, "none"},
+	{"an empty text", "kvshare-run calibrate -m $T/m --text /dev/null -o $T/p", 1, "0 tokens"},
+	{"a directory that is not there", "$C -o $T/none/p", 1, "none/p"},
+	{"a directory for a plan", "mkdir $T/d; $C -o $T/d", 1, "is a directory"},
+	{"a file for a sweep", "echo >$T/f; $C --sweep -o $T/f", 1, "--sweep wants a directory"},
+	{"nothing to go on from", "$C --resume -o $T/p", 1, "/p"},
+	{"a plan by hand to go on from",
+		"echo '{\"kvshare_plan\":1,\"layers\":16,\"k_owners\":[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15],"
+		"\"v_owners\":[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15]}' >$T/q; $C --resume -o $T/q",
+		1, "no calibration"},
+	{"a plan of another model to go on from",
+		"echo '{\"kvshare_plan\":1,\"layers\":2,\"k_owners\":[0,1],\"v_owners\":[0,1]}' >$T/q; $C --resume -o "
+		"$T/q",
+		1, "2 layers"},
+	{"a model of one layer",
+		"sed -i 's/\"num_hidden_layers\": 16/\"num_hidden_layers\": 1/' $T/m/config.json; $C --share 1 -o $T/p",
+		1, "one layer"},
+	{"weights that are no numbers",
+		"head -c 2000000 /dev/zero | tr '\\0' '\\377' | dd of=$T/m/model.safetensors conv=notrunc bs=1000000 "
+		"seek=3 "
+		"2>/dev/null; $C -o $T/p",
+		1, "not a number"},
+	{"a directory that goes away meanwhile",
+		"mkfifo $T/f; mkdir $T/d; (exec 3>$T/f; rmdir $T/d; cat " TEXT " >&3) & "
+		"kvshare-run calibrate -m $T/m --text $T/f " SMALL "--method kvsharer --share 1 -o $T/d/p",
+		1, "d/p: cannot write"},
+};
+
+/* One line that says it, nothing on stdout, and no file but what was there. */
+static void check_input(const struct bad_input *input)
+{
+	char command[2048];
+	struct process process;
+
+	snprintf(command, sizeof(command),
+		"T=$(mktemp -d); cp -r " MODEL " $T/m; C=\"kvshare-run calibrate -m $T/m --text " TEXT " " SMALL "\"\n"
+		"(%s); status=$?; [ -e $T/p ] && echo left behind; ls $T | grep 'p\\.' ; rm -r $T; exit $status",
+		input->command);
+	process = run_shell(command, 60);
+	if (process.status != input->status || !strstr(process.err, input->said) || process.out[0])
+		fail_msg("%s: status %d, stdout \"%s\", stderr \"%s\"", input->what, process.status, process.out,
+			process.err);
+	process_free(&process);
+}
+
+static void bad_input_is_named_and_leaves_nothing(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < sizeof(inputs) / sizeof(*inputs); i++)
+		check_input(&inputs[i]);
+}
+
+/* ---- ends ---- */
+
+/* Layers 1 to 3 of 16 may share, none passes a threshold of 1: status 3, and the plan is there and says so. */
+static void pairs_that_run_out_leave_a_partial_plan(void **state)
+{
+	struct process process =
+		run_shell("T=$(mktemp -d); " CALIBRATE
+			  "--method kvsharer --share 3 --protect-last 12 --threshold 1 -o $T/p; status=$?; "
+			  "grep -c '\"end\": \"exhausted\"' $T/p; rm -r $T; exit $status",
+			60);
+
+	(void)state;
+	assert_int_equal(process.status, 3);
+	assert_non_null(strstr(process.out, "\n1\n"));
+	assert_non_null(strstr(process.err, "the pairs ran out: 0 layers share, 3 were wanted"));
+	process_free(&process);
+}
+
+/* The text comes through a pipe, so that the signal finds the program at work; where it was still capturing, a longer wait. */
+static void interrupting_leaves_a_plan_that_runs(void **state)
+{
+	struct process process = {0};
+	char command[1024];
+
+	(void)state;
+	for (int wait = 2; wait <= 32; wait *= 2) {
+		snprintf(command, sizeof(command),
+			"T=$(mktemp -d); mkfifo $T/f; kvshare-run calibrate -m " MODEL " --text $T/f " SMALL
+			"--held-tokens 2000 --method nll --share 9 -o $T/p & pid=$!; cat " TEXT
+			" >$T/f; sleep %d; kill -INT $pid; wait $pid; status=$?; "
+			"[ ! -e $T/p ] || kvshare-run -m " MODEL " -p Anna -n 2 --plan $T/p -q || status=1; "
+			"rm -r $T; exit $status",
+			wait);
+		process = run_shell(command, 120);
+		assert_int_equal(process.status, 130);
+		if (strstr(process.err, "--resume"))
+			break;
+		process_free(&process);
+	}
+	assert_non_null(process.err);
+	assert_non_null(strstr(process.err, "stopped after"));
+	process_free(&process);
+}
+
+static void a_sweep_writes_plans_and_a_curve(void **state)
+{
+	struct process process =
+		run_shell("T=$(mktemp -d); " CALIBRATE
+			  "--method kvsharer --share 3 --threshold -1 --sweep -o $T/s -q >$T/said && ls $T/s && "
+			  "kvshare-run -m " MODEL " -p Anna -n 2 --plan $T/s/plan-03.json -q >/dev/null && "
+			  "grep -c '<svg' $T/s/sweep.svg && cat $T/s/sweep.json; rm -r $T",
+			60);
+	json_t *sweep;
+	const json_t *points;
+
+	(void)state;
+	assert_int_equal(process.status, 0);
+	assert_ptr_equal(
+		strstr(process.out, "plan-01.json\nplan-02.json\nplan-03.json\nplan.json\nsweep.json\nsweep.svg\n1\n{"),
+		process.out);
+	sweep = json_loads(strchr(process.out, '{'), 0, NULL);
+	points = at(sweep, "points");
+	assert_int_equal(json_array_size(points), 3);
+	for (size_t i = 0; i < 3; i++) {
+		const json_t *point = json_array_get(points, i);
+		assert_int_equal(json_integer_value(at(point, "share")), i + 1);
+		assert_true(json_number_value(at(point, "kv_fraction")) == 1 - (i + 1) / 16.0);
+		assert_true(json_number_value(at(point, "nll")) > 0);
+	}
+	json_decref(sweep);
+	process_free(&process);
+}
+
+/* The contract of the JSON report, and what the plan says of itself. */
+static void the_report_and_the_plan_agree(void **state)
+{
+	json_t *both = run_json("T=$(mktemp -d); " CALIBRATE "--share 2 -o $T/p --json >$T/r && "
+				"printf '{\"report\":%s,\"plan\":%s}' \"$(cat $T/r)\" \"$(cat $T/p)\"; rm -r $T");
+	const json_t *report = at(both, "report"), *plan = at(both, "plan"), *calibration = at(plan, "calibration");
+
+	(void)state;
+	assert_true(json_equal(at(report, "owners"), at(plan, "k_owners")));
+	assert_true(json_equal(at(report, "v_owners"), at(plan, "v_owners")));
+	assert_true(json_equal(at(report, "trials"), at(calibration, "trials")));
+	assert_true(json_number_value(at(report, "seconds")) > 0);
+	assert_true(json_is_real(at(report, "cosine")));
+	assert_int_equal(json_object_size(at(report, "walks")), 3);
+	assert_true(json_equal(at(report, "nll"), at(at(calibration, "nll"), "shared")));
+	assert_true(json_equal(at(report, "full_nll"), at(at(calibration, "nll"), "full")));
+	assert_int_equal(json_integer_value(at(calibration, "samples")), 4);
+	assert_int_equal(json_integer_value(at(calibration, "tokens")), 16);
+	assert_int_equal(json_integer_value(at(at(plan, "model"), "layers")), 16);
+	json_decref(both);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(batch_schedule_threads_and_blocks_change_no_plan),
+		cmocka_unit_test(bad_input_is_named_and_leaves_nothing),
+		cmocka_unit_test(pairs_that_run_out_leave_a_partial_plan),
+		cmocka_unit_test(interrupting_leaves_a_plan_that_runs),
+		cmocka_unit_test(a_sweep_writes_plans_and_a_curve),
+		cmocka_unit_test(the_report_and_the_plan_agree),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
