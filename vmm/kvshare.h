@@ -121,6 +121,8 @@ int kvs_plan_parse(const char *owners, kvs_plan **out);
 int kvs_plan_load(const char *path, kvs_plan **out);
 /* Written aside and renamed: the file is whole or untouched. -EIO with the reason. */
 int kvs_plan_save(const kvs_plan *plan, const char *path);
+/* What kvs_plan_save() writes, as text that the caller frees. -ENOMEM. */
+int kvs_plan_text(const kvs_plan *plan, char **json);
 /* From explicit maps of `layers` entries each. -EINVAL unless owner[l] <= l and owner[owner[l]] == owner[l] for both. */
 int kvs_plan_create(int layers, const int *k_owners, const int *v_owners, kvs_plan **out);
 void kvs_plan_free(kvs_plan *plan);

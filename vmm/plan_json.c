@@ -317,6 +317,22 @@ out_decref:
 		   : 0;
 }
 
+int kvs_plan_text(const kvs_plan *plan, char **json)
+{
+	json_t *root = plan_document(plan);
+	size_t bytes;
+	FILE *file = root ? open_memstream(json, &bytes) : NULL;
+	int failed = 1;
+
+	if (file) {
+		failed = write_document(root, file) | fclose(file);
+		if (failed)
+			free(*json);
+	}
+	json_decref(root);
+	return failed ? kvs_fail(-ENOMEM, "no host memory for a plan's text") : 0;
+}
+
 int kvs_plan_set_calibration(kvs_plan *plan, const char *json)
 {
 	json_error_t error;
