@@ -98,7 +98,6 @@ struct gate gate_new(void);
 CUresult gate_launch(const struct gate *gate, CUstream stream, CUdeviceptr word, enum gate_touch touch);
 void gate_await_start(const struct gate *gate);
 void gate_open(const struct gate *gate);
-bool gate_is_running(const struct gate *gate); /* started and not yet through */
 void gate_free(struct gate *gate);
 
 /* Open the gate by another thread in `ms` milliseconds, so that a call which waits for the kernel ends. */

@@ -187,14 +187,9 @@ CUresult gate_launch(const struct gate *gate, CUstream stream, CUdeviceptr word,
 	return launch(probe_kernel("probe_gate"), 1, 1, stream, params);
 }
 
-static unsigned gate_word(const struct gate *gate, int index)
-{
-	return __atomic_load_n(&gate->words[index], __ATOMIC_ACQUIRE);
-}
-
 void gate_await_start(const struct gate *gate)
 {
-	for (int ms = 0; !gate_word(gate, GATE_STARTED); ms++) {
+	for (int ms = 0; !__atomic_load_n(&gate->words[GATE_STARTED], __ATOMIC_ACQUIRE); ms++) {
 		if (ms == START_MS)
 			probe_fail("the gate's kernel has not started within %d ms", START_MS);
 		sleep_ms(1);
@@ -204,11 +199,6 @@ void gate_await_start(const struct gate *gate)
 void gate_open(const struct gate *gate)
 {
 	__atomic_store_n(&gate->words[GATE_OPEN], 1, __ATOMIC_RELEASE);
-}
-
-bool gate_is_running(const struct gate *gate)
-{
-	return gate_word(gate, GATE_STARTED) && !gate_word(gate, GATE_OUTCOME);
 }
 
 void gate_free(struct gate *gate)
