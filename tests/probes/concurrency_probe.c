@@ -7,7 +7,12 @@
  */
 #include "probe.h"
 
-enum { WAIT_MS = 400, WAIT_QUICK_MS = 60, PAIRS_MAX = 64, BLOCKS = 64 };
+enum { WAIT_MS = 400, WAIT_QUICK_MS = 60, PAIRS = 40, PAIRS_QUICK = 3, BLOCKS = 64 };
+enum {
+	TRAFFIC_MS = 20,
+	ROUNDS_MAX = 1000,
+	BUDGET_US = 5000000
+}; /* long beside the calls, short beside the probe's limit */
 enum operation { CREATE, RESERVE, MAP, SET_ACCESS, SET_READ_ONLY, UNMAP, RELEASE, ALLOC, FREE, OPERATIONS };
 
 static const char *const operation_names[OPERATIONS] = {
@@ -112,6 +117,21 @@ static double traffic_ms(struct traffic *traffic)
 	return ms;
 }
 
+/* As many rounds as make the kernel as long as it should be; the first launch is not counted. */
+static void traffic_calibrate(struct traffic *traffic)
+{
+	double round_ms = 0;
+
+	for (int i = 0; i < 2; i++) {
+		traffic_launch(traffic);
+		round_ms = traffic_ms(traffic);
+	}
+	if (round_ms * ROUNDS_MAX < TRAFFIC_MS)
+		traffic->rounds = ROUNDS_MAX;
+	else if (round_ms < TRAFFIC_MS && !quick)
+		traffic->rounds = (unsigned)(TRAFFIC_MS / round_ms);
+}
+
 /* What is done beside the traffic; each leaves everything as it was. */
 static CUmemGenericAllocationHandle handles[BLOCKS];
 static CUdeviceptr blocks_at;
@@ -138,34 +158,36 @@ static void beside_nothing(void)
 
 static void ask_slowing(const char *what, void (*beside)(void), struct traffic *traffic, size_t pairs)
 {
-	double alone[PAIRS_MAX], together[PAIRS_MAX];
-	size_t calls = 0;
+	double alone[PAIRS], together[PAIRS];
+	size_t calls = 0, done = 0;
+	double start = now_us();
 
-	for (size_t i = 0; i < pairs; i++) {
+	for (; done < PAIRS_QUICK || (done < pairs && now_us() - start < BUDGET_US); done++) {
 		traffic_launch(traffic);
-		alone[i] = traffic_ms(traffic);
+		alone[done] = traffic_ms(traffic);
 		traffic_launch(traffic);
 		do {
 			beside();
 			calls++;
 		} while (cu->cuEventQuery(traffic->end) == CUDA_ERROR_NOT_READY);
-		together[i] = traffic_ms(traffic);
+		together[done] = traffic_ms(traffic);
 	}
 	probe_row("slows a kernel\t%s\t%.3f\t%.1f\t%.1f\t%.1f\t%zu", what,
-		percentile(together, pairs, 50) / percentile(alone, pairs, 50), 1000 * percentile(alone, pairs, 50),
-		1000 * percentile(together, pairs, 50), 1000 * percentile(together, pairs, 99), calls);
+		percentile(together, done, 50) / percentile(alone, done, 50), 1000 * percentile(alone, done, 50),
+		1000 * percentile(together, done, 50), 1000 * percentile(together, done, 99), calls);
 }
 
 static void run(void)
 {
-	size_t bytes = (quick ? 1 : 64) * granule, pairs = quick ? 3 : 40;
+	size_t bytes = (quick ? 1 : 64) * granule, pairs = quick ? PAIRS_QUICK : PAIRS;
 	struct range buffer = range_new(bytes);
-	struct traffic traffic = {.words = buffer.at, .count = bytes / 4, .rounds = quick ? 1 : 300};
+	struct traffic traffic = {.words = buffer.at, .count = bytes / 4, .rounds = 1};
 
 	must(cu->cuStreamCreate(&traffic.stream, CU_STREAM_NON_BLOCKING));
 	must(cu->cuEventCreate(&traffic.start, CU_EVENT_DEFAULT));
 	must(cu->cuEventCreate(&traffic.end, CU_EVENT_DEFAULT));
 	ask_waiting(buffer.at, traffic.stream);
+	traffic_calibrate(&traffic);
 
 	blocks_at = reservation_new(BLOCKS * granule);
 	for (int i = 0; i < BLOCKS; i++)
