@@ -105,7 +105,7 @@ static CUresult round_in_block(void)
 static CUresult round_in_grid(void)
 {
 	__typeof__(cuLaunchCooperativeKernel) *launch_together = driver_function(cuLaunchCooperativeKernel);
-	unsigned long long looks = cu->kind == KVS_DEVICE_HOST ? 1ull << 28 : 1ull << 20; /* a second or less */
+	unsigned long long looks = cu->kind == KVS_DEVICE_HOST ? 1ull << 31 : 1ull << 21; /* some seconds */
 	CUdeviceptr stale = counters, flags = counters + FLAG_READ * sizeof(unsigned);
 	unsigned count = GRID_WORDS;
 	void *params[] = {&owner.at, &reads_at, &value, &count, &fence, &flags, &looks, &stale};

@@ -7,7 +7,7 @@
  */
 #include "probe.h"
 
-enum { WAIT_MS = 400, WAIT_QUICK_MS = 60, PAIRS = 40, PAIRS_QUICK = 3, BLOCKS = 64 };
+enum { WAIT_MS = 500, PAIRS = 40, PAIRS_QUICK = 3, BLOCKS = 64 };
 enum {
 	TRAFFIC_MS = 20,
 	ROUNDS_MAX = 1000,
@@ -62,7 +62,7 @@ static bool waits(enum operation operation, CUstream stream, struct gate *gate, 
 
 	must(gate_launch(gate, stream, word, GATE_TOUCH_READING));
 	gate_await_start(gate);
-	timer = gate_open_later(gate, quick ? WAIT_QUICK_MS : WAIT_MS);
+	timer = gate_open_later(gate, WAIT_MS);
 	*us = call_us(operation);
 	in_time = gate_timer_join(timer);
 	gate_open(gate);
@@ -180,13 +180,17 @@ static void ask_slowing(const char *what, void (*beside)(void), struct traffic *
 static void run(void)
 {
 	size_t bytes = (quick ? 1 : 64) * granule, pairs = quick ? PAIRS_QUICK : PAIRS;
-	struct range buffer = range_new(bytes);
-	struct traffic traffic = {.words = buffer.at, .count = bytes / 4, .rounds = 1};
+	struct range word = range_new(granule), buffer;
+	struct traffic traffic = {.count = bytes / 4, .rounds = 1};
 
 	must(cu->cuStreamCreate(&traffic.stream, CU_STREAM_NON_BLOCKING));
 	must(cu->cuEventCreate(&traffic.start, CU_EVENT_DEFAULT));
 	must(cu->cuEventCreate(&traffic.end, CU_EVENT_DEFAULT));
-	ask_waiting(buffer.at, traffic.stream);
+	ask_waiting(word.at, traffic.stream);
+	range_free(&word);
+
+	buffer = range_new(bytes);
+	traffic.words = buffer.at;
 	traffic_calibrate(&traffic);
 
 	blocks_at = reservation_new(BLOCKS * granule);

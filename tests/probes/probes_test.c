@@ -315,7 +315,7 @@ static void a_probe_that_runs_out_of_time_reports_what_it_saw(void **state)
 
 	(void)state;
 	/* Its first rows come at once, and then, as it is not told to be quick, it goes on for many seconds. */
-	snprintf(arguments, sizeof(arguments), "--device host --limit 1.5 --json %s", json_path);
+	snprintf(arguments, sizeof(arguments), "--device host --limit 3 --json %s", json_path);
 	assert_exit("concurrency", arguments, 124);
 	json = json_load_file(json_path, 0, NULL);
 	assert_non_null(json);

@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-enum { WAIT_MS = 400, WAIT_QUICK_MS = 60 };
+enum { WAIT_MS = 500, FAULT_MS = 50 };
 enum change { UNMAP, UNMAP_WITH_ALIAS, UNMAP_RELEASE, UNMAP_REMAP, READ_ONLY, NO_ACCESS };
 
 static const struct {
@@ -70,13 +70,13 @@ static void run_case(const char *name)
 	must(cu->cuCtxSynchronize());
 	must(gate_launch(&gate, stream, r.at, cases[i].touch));
 	gate_await_start(&gate);
-	timer = gate_open_later(&gate, quick ? WAIT_QUICK_MS : WAIT_MS);
+	timer = gate_open_later(&gate, WAIT_MS);
 	start = now_us();
 	result = change_make(cases[i].change, &r);
 	us = now_us() - start;
-	sleep_ms(quick ? 5 : 50); /* time for the kernel to fault */
+	sleep_ms(FAULT_MS); /* time for the kernel to fault */
 	was_running = cu->cuStreamQuery(stream) == CUDA_ERROR_NOT_READY;
-	has_waited = us > 1000.0 * (quick ? WAIT_QUICK_MS : WAIT_MS) / 2;
+	has_waited = us > 1000.0 * WAIT_MS / 2;
 	gate_timer_join(timer);
 	gate_open(&gate);
 	sync = cu->cuStreamSynchronize(stream);
