@@ -1,6 +1,7 @@
 # The fiber scheduler, linked into every module of kernels that is built for the CPU.
 SIMT_OBJS = $(patsubst %.cpp,$(BUILD)/%.o,$(wildcard driver/simt/*.cpp))
-SIMT_LIBS = -l:libboost_context.a # static: a module must load wherever it is carried
+# Static, as a module must load wherever it is carried; but sanitizers want one C++ library in the process.
+SIMT_LIBS = -l:libboost_context.a $(if $(strip $(SANITIZE)),,-static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL)
 
 # A module of CUDA kernels for softcuda: $(call simt-module,OUT.so,SOURCES.cu)
 $(BUILD)/%.simt.o: %.cu

@@ -1,0 +1,13 @@
+#!/bin/sh
+# make check-gpu: verifies everything on this machine's GPU: builds the bundle and runs it. Without a GPU it says so in one
+# line, builds nothing and exits 77 (make then says "Error 77" and exits 2 itself; call this script for the plain status).
+# usage: [BUILD=build] tests/gpu/check-gpu.sh
+set -eu
+cd "$(dirname "$0")/../.."
+build=${BUILD:-build}
+if [ ! -e /dev/nvidiactl ] && [ ! -e /dev/dxg ]; then
+	echo "check-gpu: there is no NVIDIA GPU here (neither /dev/nvidiactl nor /dev/dxg); nothing was run"
+	exit 77
+fi
+${MAKE:-make} --no-print-directory BUILD="$build" gpu-bundle
+OUT="${OUT:-$build/gpu-results}" exec "$build/gpu-bundle/run-gpu.sh"
