@@ -110,5 +110,5 @@ for tool in memcheck racecheck initcheck synccheck; do
 done
 
 echo "$passed passed, $failed failed, $skipped skipped" | tee "$out/summary.txt"
-tar -C "$out" -czf "$out.tar.gz" . && mv "$out.tar.gz" "$out/results.tar.gz"
+(cd "$out" && tar -czf results.tar.gz ./*.log ./*.json summary.txt)
 [ "$failed" -eq 0 ]
