@@ -43,7 +43,7 @@ enum kvs_sample_by {
 struct kvs_text_options {
 	enum kvs_sample_by by;
 	int samples, sample_tokens;     /* 0: 30 and 64, as paper and code have it */
-	int held_tokens, window_tokens; /* most to measure on, and how many see each other; 0: 1024 and 256 */
+	int held_tokens, window_tokens; /* most to measure on, and how many see each other; 0: 512 and 256 */
 	bool need_held;                 /* fail where no text is left behind the samples */
 };
 

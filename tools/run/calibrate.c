@@ -58,7 +58,7 @@ static const struct argp_option options[] = {
 	{"sample-by", OPTION_SAMPLE_BY, "run|line", 0,
 		"consecutive runs of tokens (default), or lines cut to that length, shorter ones skipped", 2},
 	{"held-tokens", OPTION_HELD_TOKENS, "N", 0,
-		"tokens behind the samples that plans are measured on (default 1024), in windows of --ctx (default "
+		"tokens behind the samples that plans are measured on (default 512), in windows of --ctx (default "
 		"256)",
 		2},
 	{"batch", OPTION_BATCH, "N", 0, "samples that go through the model together (default: 512 tokens' worth)", 2},

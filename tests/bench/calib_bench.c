@@ -1,0 +1,243 @@
+/*
+ * tests/bench/calib_bench.c: what a search costs, in passes of the model, and what memory it holds.
+ *
+ * kvsharer passes over the samples, nll over the held-back text, of which it runs the upper layers alone.
+ *
+ * The aim: time at most (1 + trials) passes and a tenth, memory at most the mean K and V of all layers and the hidden states
+ * of the samples. A pass is timed before and after the search, and the mean taken, so that a noisy machine is noisy for both.
+ * Memory is what malloc gave out, counted here, at its peak over the peak of a pass alone; the device's is asked from the driver.
+ */
+#include "../../calib/calib.h"
+
+#include <errno.h>
+#include <malloc.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define MODEL "tests/models/storyworld-3m"
+#define TEXT MODEL "/calib.txt"
+#define SHARE 4
+
+/* ---- malloc, counted ---- */
+
+extern void *__libc_malloc(size_t bytes);
+extern void *__libc_calloc(size_t count, size_t bytes);
+extern void *__libc_realloc(void *old, size_t bytes);
+extern void __libc_free(void *old);
+
+static atomic_size_t held_bytes, peak_bytes;
+
+static void *count_in(void *memory)
+{
+	size_t now =
+		memory ? atomic_fetch_add(&held_bytes, malloc_usable_size(memory)) + malloc_usable_size(memory) : 0;
+	size_t peak = atomic_load(&peak_bytes);
+
+	while (now > peak && !atomic_compare_exchange_weak(&peak_bytes, &peak, now))
+		;
+	return memory;
+}
+
+void *malloc(size_t bytes)
+{
+	return count_in(__libc_malloc(bytes));
+}
+
+void *calloc(size_t count, size_t bytes)
+{
+	return count_in(__libc_calloc(count, bytes));
+}
+
+void *realloc(void *old, size_t bytes)
+{
+	atomic_fetch_sub(&held_bytes, old ? malloc_usable_size(old) : 0);
+	return count_in(__libc_realloc(old, bytes));
+}
+
+void free(void *old)
+{
+	atomic_fetch_sub(&held_bytes, old ? malloc_usable_size(old) : 0);
+	__libc_free(old);
+}
+
+/* ---- the search ---- */
+
+struct bench {
+	kvs_cu *cu;
+	kvs_checkpoint *ckpt;
+	kvs_tokenizer *tokenizer;
+	kvs_engine *engine;
+	struct kvs_calib_text text;
+	size_t device_free, least_free;
+};
+
+static double now_s(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec + now.tv_nsec * 1e-9;
+}
+
+static size_t device_free(const struct bench *bench)
+{
+	size_t left = 0, total;
+
+	bench->cu->cuMemGetInfo(&left, &total);
+	return left;
+}
+
+static bool watch_device(void *arg, const char *what, size_t done, size_t total)
+{
+	struct bench *bench = arg;
+	size_t left = device_free(bench);
+
+	(void)what, (void)done, (void)total;
+	if (left < bench->least_free)
+		bench->least_free = left;
+	return true;
+}
+
+static int open_bench(struct bench *bench)
+{
+	static char story[1 << 20];
+	FILE *file = fopen(TEXT, "rb");
+	size_t bytes = file ? fread(story, 1, sizeof(story), file) : 0;
+	struct kvs_text_options options = {.held_tokens = 128, .window_tokens = 64};
+	int err = file ? 0 : kvs_fail(-ENOENT, TEXT " is not there");
+
+	if (file)
+		fclose(file);
+	if (!err)
+		err = kvs_cu_open("host", &bench->cu);
+	if (!err)
+		err = kvs_checkpoint_open(MODEL, &bench->ckpt);
+	if (!err)
+		err = kvs_tokenizer_open(MODEL, &bench->tokenizer);
+	if (!err)
+		err = kvs_calib_text_cut(bench->tokenizer, story, bytes, &options, &bench->text);
+	return err ? err : kvs_calib_open_engine(bench->cu, bench->ckpt, NULL, &bench->text, &bench->engine);
+}
+
+static void close_bench(struct bench *bench)
+{
+	kvs_engine_close(bench->engine);
+	kvs_calib_text_clear(&bench->text);
+	kvs_tokenizer_close(bench->tokenizer);
+	kvs_checkpoint_close(bench->ckpt);
+	kvs_cu_close(bench->cu);
+}
+
+/* The unshared model over what a search runs through it: the samples, or (nll) the windows. Nothing else. */
+static int pass(struct bench *bench, enum kvs_method method, double *seconds)
+{
+	const struct kvs_calib_text *text = &bench->text;
+	bool windows = method == KVS_METHOD_NLL;
+	struct kvs_batch batch = {.tokens = windows ? text->window_tokens : text->sample_tokens};
+	const int32_t *ids = windows ? text->window_ids : text->ids;
+	int count = windows ? text->windows : text->samples;
+	int together = kvs_engine_batch_rows(bench->engine) / batch.tokens;
+	double start = now_s();
+	int err = kvs_engine_set_plan(bench->engine, NULL);
+
+	for (int s = 0; s < count && !err; s += batch.sequences) {
+		batch.sequences = count - s < together ? count - s : together;
+		batch.ids = ids + (size_t)s * batch.tokens;
+		err = kvs_engine_run_batch(bench->engine, &batch);
+	}
+	if (!err)
+		err = kvs_engine_wait(bench->engine);
+	*seconds = now_s() - start;
+	return err;
+}
+
+/* Everything that an engine does is done once: what it and OpenBLAS set up then is not the search's. */
+static int warm_up(struct bench *bench)
+{
+	double nll;
+
+	return kvs_measure_nll(bench->engine, &bench->text, NULL, NULL, &nll);
+}
+
+struct figures {
+	double passes; /* that the search took */
+	size_t trials, host_bytes, device_bytes;
+};
+
+/* Capture and walk, without the two measurements of whole plans that calibrate makes beside. */
+static int search(struct bench *bench, enum kvs_method method, struct figures *out)
+{
+	struct kvs_search_options options = {.method = method,
+		.share = SHARE,
+		.threshold = 0.5,
+		.drop_means = true,
+		.progress = {watch_device, bench}};
+	struct kvs_search_result result;
+	struct kvs_capture capture;
+	double before, after, start;
+	size_t of_a_pass;
+	int err;
+
+	atomic_store(&peak_bytes, atomic_load(&held_bytes));
+	err = pass(bench, method, &before);
+	if (err)
+		return err;
+	of_a_pass = atomic_load(&peak_bytes); /* OpenBLAS takes some while it multiplies */
+	bench->device_free = bench->least_free = device_free(bench);
+	start = now_s();
+	err = kvs_capture_run(bench->engine, &bench->text, &options.progress, &capture);
+	if (err)
+		return err;
+	err = kvs_search_run(bench->engine, &bench->text, &capture, &options, &result);
+	kvs_capture_clear(&capture);
+	if (err)
+		return err;
+	out->passes = now_s() - start - result.measure_s;
+	out->host_bytes = atomic_load(&peak_bytes) - of_a_pass;
+	out->device_bytes = bench->device_free - bench->least_free;
+	out->trials = result.trial_count;
+	kvs_search_result_clear(&result);
+	err = pass(bench, method, &after);
+	out->passes /= (before + after) / 2;
+	return err;
+}
+
+static void print(const char *name, const struct bench *bench, const struct figures *figures)
+{
+	const struct kvs_config *config = kvs_engine_config(bench->engine);
+	size_t tokens = bench->text.sample_tokens;
+	size_t means = 2 * sizeof(double) * config->layers * tokens * config->kv_heads * config->head_dim;
+	size_t hidden = sizeof(float) * bench->text.samples * tokens * config->hidden;
+
+	printf("search, %-8s %4zu trials   %8.2f passes       %5.2f of 1 + trials (aim 1.1)\n", name, figures->trials,
+		figures->passes, figures->passes / (1 + figures->trials));
+	printf("  its memory on the host       %8.2f MiB          %5.2f of mean KV and hidden states (aim 1)\n",
+		figures->host_bytes / 1048576.0, (double)figures->host_bytes / (means + hidden));
+	printf("  its memory on the device     %8.2f MiB          %5.2f of the same\n",
+		figures->device_bytes / 1048576.0, (double)figures->device_bytes / (means + hidden));
+}
+
+int main(void)
+{
+	struct bench bench = {0};
+	struct figures figures;
+	int err = open_bench(&bench);
+
+	if (!err)
+		err = warm_up(&bench);
+	if (!err)
+		err = search(&bench, KVS_METHOD_KVSHARER, &figures);
+	if (!err) {
+		print("kvsharer", &bench, &figures);
+		err = search(&bench, KVS_METHOD_NLL, &figures);
+	}
+	if (!err)
+		print("nll", &bench, &figures);
+	else
+		fprintf(stderr, "calib_bench: %s\n", kvs_error());
+	close_bench(&bench);
+	return err ? EXIT_FAILURE : EXIT_SUCCESS;
+}
