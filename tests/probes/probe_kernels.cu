@@ -27,7 +27,7 @@ PROBE_DEVICE void plain_store(unsigned *word, unsigned value)
 {
 	asm volatile("st.global.u32 [%0], %1;" ::"l"(word), "r"(value) : "memory");
 }
-/* PTX ISA 9.7.13.4: a proxy fence is what orders accesses to one memory through different addresses. */
+/* PTX ISA, membar/fence: a proxy fence is what orders accesses to one memory through different addresses. */
 PROBE_DEVICE void alias_fence()
 {
 	asm volatile("fence.proxy.alias;" ::: "memory");

@@ -83,7 +83,7 @@ static void run_case(const char *name)
 {
 	struct range owner = range_new(granule), other = range_new(granule);
 	struct range borrower = range_alias(&owner, CU_MEM_ACCESS_FLAGS_PROT_READ);
-	const char *call = "no such case", *sync, *copy, *alloc, *info;
+	const char *call = "no such case", *sync, *copy, *alloc, *info, *unmap;
 	unsigned word = 0;
 	CUdeviceptr extra = 0;
 	size_t available, total;
@@ -97,9 +97,10 @@ static void run_case(const char *name)
 	copy = error_name(cu->cuMemcpyDtoH(&word, owner.at, sizeof word));
 	alloc = error_name(cu->cuMemAlloc(&extra, granule));
 	info = error_name(cu->cuMemGetInfo(&available, &total));
-	/* 1 where the memory is as it was; 0 where it could not be read. */
-	probe_row("%s\t%s\t%s\t%s\t%u\t%s\t%s\t%s\t%s", name, call, sync, copy, word, alloc, info,
-		error_name(cu->cuMemUnmap(borrower.at, borrower.bytes)), after_reset());
+	unmap = error_name(cu->cuMemUnmap(borrower.at, borrower.bytes));
+	/* word: 1 where the memory is as it was, 0 where it could not be read. */
+	probe_row(
+		"%s\t%s\t%s\t%s\t%u\t%s\t%s\t%s\t%s", name, call, sync, copy, word, alloc, info, unmap, after_reset());
 }
 
 static void run(void)
