@@ -105,7 +105,7 @@ int kvs_engine_keep_residuals(kvs_engine *e, int tokens)
 
 	if (e->kept.data) {
 		kvs_stream_synchronize(e->stream);
-		e->cu->cuMemFree(e->kept.data);
+		KVS_CU_GIVE_BACK(e->cu->cuMemFree(e->kept.data));
 	}
 	e->kept = (kvs_tensor){0, KVS_F32, 0, e->config.hidden};
 	e->kept_tokens = 0;
