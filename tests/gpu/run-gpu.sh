@@ -13,8 +13,8 @@ here=$(cd "$(dirname "$0")" && pwd) || exit 1
 mkdir -p "${OUT:-./out}" || exit 1
 out=$(cd "${OUT:-./out}" && pwd) || exit 1
 case $device in
-cuda | cuda:[0-9]*) gpu=1 quick= ;;
-host) gpu= quick=--quick ;;
+cuda | cuda:[0-9]*) gpu=1 quick="" ;;
+host) gpu="" quick=--quick ;;
 *) sed -n 's/^# \{0,1\}//; 2,9p' "$0" >&2; exit 2 ;;
 esac
 if [ "$gpu" ] && [ ! -e /dev/nvidiactl ] && [ ! -e /dev/dxg ]; then
@@ -104,7 +104,7 @@ for program in tests/probes/*_probe; do
 	part "$(basename "$program")" 30 "$program" --device "$device" --json "$out/table" --limit 25 $quick
 done
 part vmm_bench 60 tests/bench/vmm_bench "$device"
-part eval_golden_test 240 tests/e2e/eval_golden_test
+part eval_golden_test 300 tests/e2e/eval_golden_test
 for tool in memcheck racecheck initcheck synccheck; do
 	for program in tests/kernels/*_test; do sanitize "$tool" "$program"; done
 done
