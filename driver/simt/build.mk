@@ -7,4 +7,4 @@ SIMT_LIBS = -l:libboost_context.a $(if $(strip $(SANITIZE)),,-static-libstdc++ -
 $(BUILD)/%.simt.o: %.cu
 	@mkdir -p $(@D)
 	$(call say,SIMT,$@)
-	$(Q)$(CXX) $(CXXFLAGS_ALL) -Wno-unknown-pragmas -x c++ -include driver/simt/simt.h -c $< -o $@
+	$(Q)$(CXX) $(CXXFLAGS_ALL) -Wno-unknown-pragmas $(if $(findstring clang,$(CXX)),-Wno-pass-failed) -x c++ -include driver/simt/simt.h -c $< -o $@
