@@ -20,6 +20,7 @@ extern "C" {
  * The driver functions that kvshare calls. cuda.h defines most of these names as macros for a versioned symbol
  * (cuMemAlloc is cuMemAlloc_v2); each use here goes through that macro, so table, symbol and type agree by construction.
  */
+/* clang-format off */
 #define KVS_CU_FUNCTIONS(F)                                                                                            \
 	F(cuInit) F(cuDriverGetVersion) F(cuGetErrorName) F(cuGetErrorString)                                          \
 	F(cuDeviceGet) F(cuDeviceGetCount) F(cuDeviceGetName) F(cuDeviceGetAttribute) F(cuDeviceTotalMem)              \
@@ -35,6 +36,7 @@ extern "C" {
 	F(cuEventCreate) F(cuEventDestroy) F(cuEventRecord) F(cuEventQuery) F(cuEventSynchronize) F(cuEventElapsedTime)\
 	F(cuModuleLoadData) F(cuModuleUnload) F(cuModuleGetFunction)                                                   \
 	F(cuFuncGetAttribute) F(cuFuncSetAttribute) F(cuLaunchKernel) F(cuLaunchHostFunc)
+/* clang-format on */
 
 enum kvs_device_kind { KVS_DEVICE_CUDA, KVS_DEVICE_HOST };
 

@@ -26,18 +26,18 @@ struct kvs_config {
 	int layers, hidden, ff, heads, kv_heads, head_dim, vocab, max_positions;
 	float rms_eps;
 	bool qkv_bias, qk_norm, o_bias, mlp_bias, tied_embeddings;
-	int *window; /* [layers]: sliding window in tokens, 0: none */
+	int *window;          /* [layers]: sliding window in tokens, 0: none */
 	enum kvs_dtype dtype; /* of the weights */
 	struct {
 		enum kvs_rope_type type;
 		double theta, factor;
-		double low_freq_factor, high_freq_factor;    /* llama3 */
+		double low_freq_factor, high_freq_factor;      /* llama3 */
 		double beta_fast, beta_slow, attention_factor; /* yarn; attention_factor 0: derived */
 		double mscale, mscale_all_dim;
 		bool truncate;
 		int original_positions;
 	} rope;
-	int bos; /* -1: none */
+	int bos;               /* -1: none */
 	int eos[8], eos_count; /* generation_config.json's, else config.json's */
 };
 
@@ -91,11 +91,11 @@ int32_t kvs_tokenizer_id(const kvs_tokenizer *tok, const char *text);
  * The ids of `bytes` bytes of `text` (invalid UTF-8 is read as U+FFFD, as HF does from Python), special tokens recognised
  * in it; with `special`, what the post-processor adds (BOS) too. The caller frees *ids. -ENOMEM, -EINVAL.
  */
-int kvs_tokenizer_encode(const kvs_tokenizer *tok, const char *text, size_t bytes, bool special, int32_t **ids,
-	size_t *count);
+int kvs_tokenizer_encode(
+	const kvs_tokenizer *tok, const char *text, size_t bytes, bool special, int32_t **ids, size_t *count);
 /* Text of `count` ids as HF decodes them (skip_special as there). The caller frees *text, which is NUL-terminated. */
-int kvs_tokenizer_decode(const kvs_tokenizer *tok, const int32_t *ids, size_t count, bool skip_special, char **text,
-	size_t *bytes);
+int kvs_tokenizer_decode(
+	const kvs_tokenizer *tok, const int32_t *ids, size_t count, bool skip_special, char **text, size_t *bytes);
 
 /* Streaming decode: hands out whole characters only, each once; the concatenation is what decode gives. */
 typedef struct kvs_text_stream kvs_text_stream;
@@ -116,7 +116,7 @@ struct kvs_engine_options {
 	int chunk_tokens;     /* prompts are run in pieces of this size; 0: 512 */
 	int sequence_tokens;  /* longest sequence, where batches put several into one slot; 0: ctx_tokens */
 	enum kvs_dtype kv_dtype;
-	bool kv_dtype_set;     /* false: the checkpoint's */
+	bool kv_dtype_set; /* false: the checkpoint's */
 	bool no_premap;
 	bool share_by_pointer; /* borrowers read through the owner's addresses, nothing is mapped twice (for tests) */
 	size_t block_bytes, budget_bytes;
@@ -140,7 +140,7 @@ int kvs_engine_truncate(kvs_engine *engine, unsigned slot, int length);
  * length.
  */
 int kvs_engine_append(kvs_engine *engine, unsigned slot, const int32_t *ids, size_t count);
-int kvs_engine_wait(kvs_engine *engine); /* until everything appended has run; its errors surface here */
+int kvs_engine_wait(kvs_engine *engine);                /* until everything appended has run; its errors surface here */
 int kvs_engine_argmax(kvs_engine *engine, int32_t *id); /* of the last append's logits; waits */
 int kvs_engine_logits(kvs_engine *engine, float *logits /* [vocab] */);
 int kvs_engine_probabilities(kvs_engine *engine, float temperature, float *probs /* [vocab] */);

@@ -40,11 +40,11 @@ typedef struct kvs_plan kvs_plan;
 /* ---- the memory manager ---- */
 
 struct kvs_vmm_options {
-	size_t block_bytes;  /* size of a block; rounded up to granules; 0: one granule */
-	size_t budget_bytes; /* most physical memory to hold, free list included; 0: no limit */
+	size_t block_bytes;     /* size of a block; rounded up to granules; 0: one granule */
+	size_t budget_bytes;    /* most physical memory to hold, free list included; 0: no limit */
 	size_t free_list_bytes; /* most to keep in free blocks for reuse; 0: default of 64 blocks; SIZE_MAX: no limit */
 	bool no_free_list;      /* give every block back at once */
-	bool premap; /* a worker thread maps the next block of a slot once half of its last one is used */
+	bool premap;            /* a worker thread maps the next block of a slot once half of its last one is used */
 };
 
 /* `options` may be NULL: one-granule blocks, no budget, default free list, no premapping. `cu` must outlive it. */
@@ -170,14 +170,21 @@ kvs_region *kvs_cache_v_region(const kvs_cache *cache, int layer);
 /* ---- what can be asked ---- */
 
 enum kvs_vmm_call { /* the driver calls that are counted and timed */
-	KVS_CALL_RESERVE, KVS_CALL_CREATE, KVS_CALL_MAP, KVS_CALL_SET_ACCESS, KVS_CALL_UNMAP, KVS_CALL_RELEASE,
-	KVS_CALL_ADDRESS_FREE, KVS_CALL_COUNT
+	KVS_CALL_RESERVE,
+	KVS_CALL_CREATE,
+	KVS_CALL_MAP,
+	KVS_CALL_SET_ACCESS,
+	KVS_CALL_UNMAP,
+	KVS_CALL_RELEASE,
+	KVS_CALL_ADDRESS_FREE,
+	KVS_CALL_COUNT
 };
 #define KVS_LATENCY_BUCKETS 32
 
 struct kvs_call_stats {
 	uint64_t calls, failures, total_ns;
-	uint64_t latency[KVS_LATENCY_BUCKETS]; /* [b] counts calls that took 2^b to 2^(b+1)-1 ns; the last takes the rest */
+	/* [b] counts calls that took 2^b to 2^(b+1)-1 ns; the last takes the rest */
+	uint64_t latency[KVS_LATENCY_BUCKETS];
 };
 
 struct kvs_vmm_stats {
