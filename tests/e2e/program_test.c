@@ -1,0 +1,130 @@
+/*
+ * tests/e2e/program_test.c: kvshare-run writes and measures what transformers does on the fixture, and doctor looks.
+ *
+ * tests/golden/eval/storyworld-3m.json has transformers' greedy tokens and losses (float32, CPU), full and with plans.
+ */
+#include "../support/process.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define MODEL "tests/models/storyworld-3m"
+
+/* "0,1,2,1" of a JSON array. */
+static void list_owners(const json_t *owners, char *out, size_t bytes)
+{
+	size_t used = 0;
+
+	for (size_t l = 0; l < json_array_size(owners); l++)
+		used += snprintf(out + used, bytes - used, "%s%d", l ? "," : "",
+			(int)json_integer_value(json_array_get(owners, l)));
+}
+
+static json_t *golden(void)
+{
+	json_t *json = json_load_file("tests/golden/eval/storyworld-3m.json", 0, NULL);
+
+	assert_non_null(json);
+	return json;
+}
+
+static void generate_writes_the_tokens_of_transformers(void **state)
+{
+	json_t *json = golden(), *runs = json_object_get(json, "generate");
+
+	(void)state;
+	assert_true(json_array_size(runs) >= 2);
+	for (size_t i = 0; i < json_array_size(runs); i++) {
+		const json_t *run = json_array_get(runs, i);
+		char owners[256], command[1024];
+		list_owners(json_object_get(run, "k_owners"), owners, sizeof(owners));
+		snprintf(command, sizeof(command),
+			"kvshare-run generate -m " MODEL
+			" -p '%s' -n %zu --device host --kv-dtype f32 --owners %s --json",
+			json_string_value(json_object_get(json, "prompt")),
+			json_array_size(json_object_get(run, "ids")), owners);
+		json_t *report = run_json(command);
+		if (!json_equal(json_object_get(report, "tokens"), json_object_get(run, "ids")))
+			fail_msg("other tokens than transformers': %s", command);
+		json_decref(report);
+	}
+	json_decref(json);
+}
+
+static void eval_measures_the_loss_of_transformers(void **state)
+{
+	json_t *json = golden(), *cases = json_object_get(json, "cases");
+
+	(void)state;
+	for (size_t i = 0; i < json_array_size(cases); i++) {
+		const json_t *expected = json_array_get(cases, i);
+		const json_t *k = json_object_get(expected, "k_owners");
+		char owners[256], command[1024];
+		if (!json_equal(k, json_object_get(expected, "v_owners")))
+			continue; /* --owners has one list for both */
+		list_owners(k, owners, sizeof(owners));
+		snprintf(command, sizeof(command),
+			"kvshare-run eval -m " MODEL " --text " MODEL
+			"/heldout.txt --max-tokens %zu --ctx %d --device host "
+			"--kv-dtype f32 --owners %s --json",
+			json_array_size(json_object_get(json, "ids")),
+			(int)json_integer_value(json_object_get(expected, "ctx")), owners);
+		json_t *report = run_json(command);
+		double nll = json_number_value(json_object_get(report, "nll"));
+		if (!(fabs(nll - json_number_value(json_object_get(expected, "mean_nll"))) <= 1e-4))
+			fail_msg("loss %.6f, transformers has %.6f: %s", nll,
+				json_number_value(json_object_get(expected, "mean_nll")), command);
+		assert_int_equal(json_integer_value(json_object_get(report, "tokens")),
+			json_array_size(json_object_get(expected, "nll")));
+		assert_true(fabs(json_number_value(json_object_get(report, "ppl")) - exp(nll)) < 1e-9);
+		json_decref(report);
+	}
+	json_decref(json);
+}
+
+static void doctor_finds_the_host_device(void **state)
+{
+	json_t *report = run_json("kvshare-run doctor --json"), *checks = json_object_get(report, "checks");
+	const char *found = NULL;
+
+	(void)state;
+	for (size_t i = 0; i < json_array_size(checks); i++) {
+		const json_t *check = json_array_get(checks, i);
+		if (!strcmp(json_string_value(json_object_get(check, "what")), "host device") &&
+			!strcmp(json_string_value(json_object_get(check, "state")), "ok"))
+			found = json_string_value(json_object_get(check, "found"));
+	}
+	assert_non_null(found);
+	assert_non_null(strstr(found, "granule"));
+	json_decref(report);
+}
+
+static void doctor_says_what_is_missing(void **state)
+{
+	struct process process = run_shell("KVSHARE_SOFTCUDA=/nowhere/libcuda.so.1 kvshare-run doctor", 60);
+
+	(void)state;
+	assert_int_equal(process.status, 1);
+	assert_non_null(strstr(process.out, "MISSING"));
+	assert_non_null(strstr(process.out, "/nowhere"));
+	process_free(&process);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(generate_writes_the_tokens_of_transformers),
+		cmocka_unit_test(eval_measures_the_loss_of_transformers),
+		cmocka_unit_test(doctor_finds_the_host_device),
+		cmocka_unit_test(doctor_says_what_is_missing),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
