@@ -358,15 +358,25 @@ static int upload_rope(kvs_engine *e)
 	return result ? kvs_cu_fail(e->cu, result, "copying the rotations to the device") : 0;
 }
 
-static int set_up(kvs_engine *e, const kvs_checkpoint *ckpt, const struct kvs_engine_options *options)
+static int load_weights(kvs_engine *e, const kvs_checkpoint *ckpt, const struct kvs_engine_options *options)
 {
-	int err = copy_config(e, kvs_checkpoint_config(ckpt));
+	if (!ckpt)
+		return kvs_weights_random(e->cu, &e->config, e->dtype, &e->weights);
+	return kvs_weights_load(e->cu, ckpt, e->dtype, options->progress, options->progress_arg, &e->weights);
+}
+
+/* `ckpt` is NULL where weights are to be random. */
+static int set_up(kvs_engine *e, const struct kvs_config *config, const kvs_checkpoint *ckpt,
+	const struct kvs_engine_options *options)
+{
+	int err = copy_config(e, config);
 
 	if (!err)
 		err = set_sizes(e, options);
-	e->fingerprint = strdup(kvs_checkpoint_fingerprint(ckpt));
-	if (!err && !e->fingerprint)
-		err = kvs_fail(-ENOMEM, "no memory for an engine");
+	if (!err && ckpt) {
+		e->fingerprint = strdup(kvs_checkpoint_fingerprint(ckpt));
+		err = e->fingerprint ? 0 : kvs_fail(-ENOMEM, "no memory for an engine");
+	}
 	if (!err && options->plan)
 		err = check_plan(e, options->plan);
 	if (!err && options->plan)
@@ -382,11 +392,11 @@ static int set_up(kvs_engine *e, const kvs_checkpoint *ckpt, const struct kvs_en
 		err = allocate_activations(e);
 	if (!err)
 		err = upload_rope(e);
-	return err ? err
-		   : kvs_weights_load(e->cu, ckpt, e->dtype, options->progress, options->progress_arg, &e->weights);
+	return err ? err : load_weights(e, ckpt, options);
 }
 
-int kvs_engine_open(kvs_cu *cu, const kvs_checkpoint *ckpt, const struct kvs_engine_options *options, kvs_engine **out)
+static int open_engine(kvs_cu *cu, const struct kvs_config *config, const kvs_checkpoint *ckpt,
+	const struct kvs_engine_options *options, kvs_engine **out)
 {
 	static const struct kvs_engine_options defaults;
 	kvs_engine *e = calloc(1, sizeof(*e));
@@ -398,13 +408,24 @@ int kvs_engine_open(kvs_cu *cu, const kvs_checkpoint *ckpt, const struct kvs_eng
 		options = &defaults;
 	e->cu = cu;
 	e->share_by_pointer = options->share_by_pointer;
-	err = set_up(e, ckpt, options);
+	err = set_up(e, config, ckpt, options);
 	if (err) {
 		kvs_engine_close(e);
 		return err;
 	}
 	*out = e;
 	return 0;
+}
+
+int kvs_engine_open(kvs_cu *cu, const kvs_checkpoint *ckpt, const struct kvs_engine_options *options, kvs_engine **out)
+{
+	return open_engine(cu, kvs_checkpoint_config(ckpt), ckpt, options, out);
+}
+
+int kvs_engine_open_random(
+	kvs_cu *cu, const struct kvs_config *config, const struct kvs_engine_options *options, kvs_engine **out)
+{
+	return open_engine(cu, config, NULL, options, out);
 }
 
 /* The stream goes first, with all its work; the manager then finds nothing in flight. */
@@ -414,6 +435,7 @@ void kvs_engine_close(kvs_engine *e)
 		return;
 	if (e->vmm && e->stream)
 		kvs_stream_synchronize(e->stream);
+	kvs_engine_keep_residuals(e, 0);
 	kvs_cache_free(e->cache);
 	kvs_vmm_free(e->vmm);
 	kvs_stream_close(e->stream);
@@ -422,7 +444,6 @@ void kvs_engine_close(kvs_engine *e)
 		KVS_CU_GIVE_BACK(e->cu->cuMemFree(e->memory));
 	if (e->pinned)
 		KVS_CU_GIVE_BACK(e->cu->cuMemFreeHost(e->pinned));
-	kvs_engine_keep_residuals(e, 0);
 	kvs_plan_free(e->plan);
 	free(e->fingerprint);
 	free(e->config.window);
@@ -435,6 +456,11 @@ void kvs_engine_close(kvs_engine *e)
 const struct kvs_config *kvs_engine_config(const kvs_engine *e)
 {
 	return &e->config;
+}
+
+uint64_t kvs_engine_bytes_moved(const kvs_engine *e)
+{
+	return kvs_stream_bytes_moved(e->stream);
 }
 
 int kvs_engine_ctx(const kvs_engine *e)

@@ -34,6 +34,8 @@ struct kvs_weights {
 int kvs_weights_load(kvs_cu *cu, const kvs_checkpoint *ckpt, enum kvs_dtype dtype,
 	void (*progress)(void *arg, size_t done_bytes, size_t total_bytes), void *progress_arg,
 	struct kvs_weights *out);
+/* The same with random matrices instead of a checkpoint's. */
+int kvs_weights_random(kvs_cu *cu, const struct kvs_config *config, enum kvs_dtype dtype, struct kvs_weights *out);
 void kvs_weights_free(kvs_cu *cu, struct kvs_weights *weights);
 
 /* Elements first .. first + count - 1 of `in`, which has any float type and any alignment. */

@@ -126,9 +126,14 @@ struct kvs_engine_options {
 
 /* -EINVAL (plan of another model, options), -ENOMEM, -EIO and what the parts return. `ckpt` is not needed afterwards. */
 int kvs_engine_open(kvs_cu *cu, const kvs_checkpoint *ckpt, const struct kvs_engine_options *options, kvs_engine **out);
+/* An engine of this shape whose weights are random numbers, made on the device: to measure speed, not to write text. */
+int kvs_engine_open_random(
+	kvs_cu *cu, const struct kvs_config *config, const struct kvs_engine_options *options, kvs_engine **out);
 void kvs_engine_close(kvs_engine *engine);
 
 const struct kvs_config *kvs_engine_config(const kvs_engine *engine);
+uint64_t kvs_engine_bytes_moved(
+	const kvs_engine *engine); /* what all launches so far had to read and write at the least */
 int kvs_engine_ctx(const kvs_engine *engine);
 int kvs_engine_length(const kvs_engine *engine, unsigned slot); /* tokens in the cache */
 /* Forget all but the first `length` tokens. */

@@ -320,6 +320,92 @@ int kvs_weights_load(kvs_cu *cu, const kvs_checkpoint *ckpt, enum kvs_dtype dtyp
 	return err;
 }
 
+/*
+ * A number of random sign and mantissa with a magnitude from 2^-7 to 2^-5, near what trained matrices have, in the bits of
+ * `dtype`. `state` is splitmix64's.
+ */
+static uint32_t random_bits(uint64_t *state, enum kvs_dtype dtype)
+{
+	uint64_t z = *state += 0x9e3779b97f4a7c15;
+	uint32_t exponent, bits;
+
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+	z = (z ^ z >> 27) * 0x94d049bb133111eb;
+	exponent = 120 + (z >> 62 & 1); /* biased by 127 */
+	bits = (uint32_t)(z >> 63) << 31 | exponent << 23 | (z & 0x7fffff);
+	if (dtype == KVS_F16)
+		return (bits >> 31) << 15 | (exponent - 112) << 10 | (bits >> 13 & 1023);
+	return dtype == KVS_BF16 ? bits >> 16 : bits;
+}
+
+/* One piece of random numbers on the device, from which all matrices are filled. The caller frees it. */
+static int make_pattern(kvs_cu *cu, enum kvs_dtype dtype, CUdeviceptr *pattern)
+{
+	size_t size = kvs_dtype_bytes(dtype), bytes = PIECE_ELEMENTS * size;
+	char *host = malloc(bytes);
+	uint64_t state = 1;
+	CUresult result;
+
+	if (!host)
+		return kvs_fail(-ENOMEM, "no memory for random weights");
+	for (size_t i = 0; i < PIECE_ELEMENTS; i++) {
+		uint32_t bits = random_bits(&state, dtype);
+		memcpy(host + i * size, &bits, size); /* little-endian: the low bytes */
+	}
+	result = cu->cuMemAlloc(pattern, bytes);
+	if (!result)
+		result = cu->cuMemcpyHtoD(*pattern, host, bytes);
+	free(host);
+	return result ? kvs_cu_fail(cu, result, "random weights") : 0;
+}
+
+/* Matrices from the pattern, gains one, biases zero. */
+static CUresult fill_random(kvs_cu *cu, const struct placement *item, CUdeviceptr pattern)
+{
+	size_t size = kvs_dtype_bytes(item->tensor->dtype), count = (size_t)item->rows * item->cols;
+	CUdeviceptr to = item->tensor->data + (size_t)item->first_row * item->cols * size;
+	CUresult result = CUDA_SUCCESS;
+
+	if (item->vector)
+		return cu->cuMemsetD32Async(to, strstr(item->name, ".bias") ? 0 : 0x3f800000 /* 1.0f */, count, NULL);
+	for (size_t first = 0; first < count && !result; first += PIECE_ELEMENTS) {
+		size_t now = count - first < PIECE_ELEMENTS ? count - first : PIECE_ELEMENTS;
+		result = cu->cuMemcpyDtoDAsync(to + first * size, pattern, now * size, NULL);
+	}
+	return result;
+}
+
+int kvs_weights_random(kvs_cu *cu, const struct kvs_config *config, enum kvs_dtype dtype, struct kvs_weights *out)
+{
+	struct loader loader = {.cu = cu, .config = config, .dtype = dtype};
+	CUdeviceptr pattern = 0;
+	CUresult result = CUDA_SUCCESS;
+	int err;
+
+	*out = (struct kvs_weights){.layers = calloc(config->layers, sizeof(*out->layers))};
+	err = out->layers ? 0 : kvs_fail(-ENOMEM, "no memory for %d layers", config->layers);
+	if (!err)
+		err = place_all(&loader, out);
+	if (!err)
+		err = allocate(&loader, out);
+	if (!err)
+		err = make_pattern(cu, dtype, &pattern);
+	for (size_t i = 0; i < loader.count && !err && !result; i++)
+		result = fill_random(cu, &loader.items[i], pattern);
+	if (!err && !result)
+		result = cu->cuCtxSynchronize();
+	if (result)
+		err = kvs_cu_fail(cu, result, "filling random weights");
+	if (config->tied_embeddings)
+		out->head = out->embedding;
+	if (pattern)
+		KVS_CU_GIVE_BACK(cu->cuMemFree(pattern));
+	free(loader.items);
+	if (err)
+		kvs_weights_free(cu, out);
+	return err;
+}
+
 void kvs_weights_free(kvs_cu *cu, struct kvs_weights *weights)
 {
 	if (weights->memory)

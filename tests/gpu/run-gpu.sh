@@ -104,6 +104,9 @@ for program in tests/probes/*_probe; do
 	part "$(basename "$program")" 30 "$program" --device "$device" --json "$out/table" --limit 25 $quick
 done
 part vmm_bench 60 tests/bench/vmm_bench "$device"
+# The shapes' defaults: real models on a GPU, a tiny one on the host.
+part bench 60 bin/kvshare-run bench --device "$device" --json
+[ -z "$gpu" ] || part bench-llama2-7b 60 bin/kvshare-run bench --device "$device" --shape llama2-7b --json
 part eval_golden_test 300 tests/e2e/eval_golden_test
 for tool in memcheck racecheck initcheck synccheck; do
 	for program in tests/kernels/*_test; do sanitize "$tool" "$program"; done

@@ -14,6 +14,7 @@ static const struct command {
 	{"eval", "mean next-token loss and perplexity on a text", command_eval},
 	{"calibrate", "find a plan: which layers can share, and what it costs", command_calibrate},
 	{"plan", "look at a plan, check it against a model, or hand it to other programs", command_plan},
+	{"bench", "kernels and engine on a model's shape, against the device's measured ceiling", command_bench},
 	{"doctor", "what this machine has for kvshare, and what to do about what it lacks", command_doctor},
 };
 

@@ -14,7 +14,7 @@
 
 /* A subcommand: `argv[0]` is "kvshare-run NAME". Returns the exit status. */
 typedef int command_fn(int argc, char **argv);
-command_fn command_generate, command_eval, command_calibrate, command_plan, command_doctor;
+command_fn command_bench, command_generate, command_eval, command_calibrate, command_plan, command_doctor;
 
 /* ---- options that all model commands share (options.c) ---- */
 

@@ -1,0 +1,90 @@
+/*
+ * tests/e2e/bench_test.c: `kvshare-run bench` measures every suite that was asked for, and says what it can't do. What the
+ * figures are is not tested: that is the machine's affair.
+ */
+#include "../support/process.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define BENCH "kvshare-run bench --device host --layers 4 --ctx 64 --json "
+
+static double number(const json_t *object, const char *key)
+{
+	return json_number_value(json_object_get(object, key));
+}
+
+static void every_suite_gives_figures(void **state)
+{
+	static const char *const ways[] = {"on_demand", "premapped", "preallocated"};
+	json_t *report = run_json(BENCH), *attention = json_object_get(report, "attention");
+	const json_t *decode = json_object_get(report, "decode"), *full = json_object_get(decode, "full");
+	const json_t *shared = json_object_get(decode, "shared"), *growth = json_object_get(report, "vmm");
+
+	(void)state;
+	assert_true(number(json_object_get(report, "copy"), "gb_per_s") > 0);
+	assert_int_equal(json_array_size(attention), 4); /* an eighth of the context, doubled up to all of it */
+	for (size_t i = 0; i < json_array_size(attention); i++)
+		assert_true(number(json_array_get(attention, i), "percent_of_copy") > 0);
+	assert_true(number(full, "prefill_tokens_per_s") > 0);
+	assert_true(number(full, "decode_tokens_per_s") > 0);
+	assert_true(number(decode, "shared_to_full") > 0);
+	/* Of 4 layers one borrows. */
+	assert_int_equal(4 * (long)number(json_object_get(shared, "memory"), "kv_physical_bytes"),
+		3 * (long)number(json_object_get(full, "memory"), "kv_physical_bytes"));
+	for (int i = 0; i < 3; i++)
+		assert_true(number(json_object_get(growth, ways[i]), "worst_us") > 0);
+	json_decref(report);
+}
+
+static void only_what_was_asked_for_runs(void **state)
+{
+	json_t *report = run_json(BENCH "--suite vmm");
+
+	(void)state;
+	assert_non_null(json_object_get(report, "copy"));
+	assert_non_null(json_object_get(report, "vmm"));
+	assert_null(json_object_get(report, "attention"));
+	assert_null(json_object_get(report, "decode"));
+	json_decref(report);
+}
+
+static void what_cannot_be_measured_is_said(void **state)
+{
+	static const struct {
+		const char *command, *said;
+		int status;
+	} rows[] = {
+		{BENCH "--suite speed", "--suite has \"speed\"", 2},
+		{BENCH "--shape gpt", "--shape is \"gpt\"", 2},
+		{BENCH "--dtype i8", "--dtype is \"i8\"", 2},
+		{"SOFTCUDA_MEMORY=32M " BENCH, "CUDA_ERROR_OUT_OF_MEMORY", 1},
+		{"SOFTCUDA_MEMORY=160M kvshare-run bench --device host --shape llama2-7b --suite decode",
+			"CUDA_ERROR_OUT_OF_MEMORY", 1},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+		struct process process = run_shell(rows[i].command, 120);
+		assert_int_equal(process.status, rows[i].status);
+		if (!strstr(process.err, rows[i].said))
+			fail_msg("`%s` said: %s", rows[i].command, process.err);
+		process_free(&process);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(every_suite_gives_figures),
+		cmocka_unit_test(only_what_was_asked_for_runs),
+		cmocka_unit_test(what_cannot_be_measured_is_said),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
