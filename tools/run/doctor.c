@@ -86,7 +86,8 @@ static void check_library(
 	struct findings *all, const char *what, const char *const *names, enum state without, const char *advice)
 {
 	for (; *names; names++) {
-		void *library = dlopen(*names, RTLD_LAZY | RTLD_LOCAL);
+		/* Stays loaded: some of these do not give back at unloading what they took at loading. */
+		void *library = dlopen(*names, RTLD_LAZY | RTLD_LOCAL | RTLD_NODELETE);
 		if (library) {
 			struct finding *item = add(all, what, STATE_OK);
 			snprintf(item->found, sizeof(item->found), "%s", *names);
