@@ -37,7 +37,8 @@ check-threads: tests-build
 	$(Q)BUILD=$(BUILD) tests/run.sh $(filter $(BUILD)/tests/softcuda/% $(BUILD)/tests/conformance/% $(BUILD)/tests/vmm/%,$(TEST_PROGRAMS))
 
 bench: build $(BENCH_PROGRAMS) ## speed, each figure as a ratio within one run
-	$(Q)for program in $(BENCH_PROGRAMS); do BUILD=$(BUILD) $$program || exit 1; done
+	$(Q)for program in $(BENCH_PROGRAMS); do \
+		KVSHARE_SOFTCUDA=$(abspath $(SOFTCUDA)) BUILD=$(BUILD) $$program || exit 1; done
 
 demo: deps ## build, let the small model in tests/models write, and show what sharing saved
 	$(Q)$(MAKE) --no-print-directory build
