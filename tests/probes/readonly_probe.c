@@ -55,7 +55,7 @@ static const struct {
 	{"read-only-reads", read_by_copy}, /* what must work, to compare with */
 };
 
-/* Does the primary context work again once it was reset? */
+/* Does the primary context work again once it was reset? That is this process's own context, in a child; no GPU is reset. */
 static const char *after_reset(void)
 {
 	__typeof__(cuDevicePrimaryCtxReset) *reset = driver_function(cuDevicePrimaryCtxReset);
