@@ -6,7 +6,7 @@
  * walks pairs of layers and yields a plan with every trial on the way; a measure tells what a plan costs on the windows.
  *
  *   kvs_calib_text_cut(tokenizer, bytes, count, &text_options, &text);
- *   kvs_calib_open_engine(cu, ckpt, NULL, &text, &engine);
+ *   kvs_calib_open_engine(cu, ckpt, NULL, &text, 1, &engine);
  *   kvs_capture_run(engine, &text, NULL, &capture);
  *   kvs_search_run(engine, &text, &capture, &search_options, &result);
  *   kvs_search_plan(&result, &provenance, &plan);   kvs_plan_save(plan, "plan.json");
@@ -66,11 +66,11 @@ int kvs_calib_text_cut(const kvs_tokenizer *tok, const char *text, size_t bytes,
 void kvs_calib_text_clear(struct kvs_calib_text *text);
 
 /*
- * An engine of the right shape for `text`: what matters of `base` (NULL: defaults) is the plan-independent part; its
+ * An engine with room for each of `count` texts: what matters of `base` (NULL: defaults) is the plan-independent part; its
  * chunk_tokens is how many rows go through at a time (at least one sample or window).
  */
 int kvs_calib_open_engine(kvs_cu *cu, const kvs_checkpoint *ckpt, const struct kvs_engine_options *base,
-	const struct kvs_calib_text *text, kvs_engine **out);
+	const struct kvs_calib_text *texts, size_t count, kvs_engine **out);
 
 /* ---- capture (capture.c) ---- */
 

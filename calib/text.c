@@ -224,16 +224,20 @@ void kvs_calib_text_clear(struct kvs_calib_text *text)
 }
 
 int kvs_calib_open_engine(kvs_cu *cu, const kvs_checkpoint *ckpt, const struct kvs_engine_options *base,
-	const struct kvs_calib_text *text, kvs_engine **out)
+	const struct kvs_calib_text *texts, size_t count, kvs_engine **out)
 {
 	struct kvs_engine_options options = base ? *base : (struct kvs_engine_options){0};
-	int longest = larger(text->sample_tokens, text->window_tokens);
+	int longest = 0, most = 0; /* tokens of a sequence, of all windows of a text */
 
+	for (size_t i = 0; i < count; i++) {
+		longest = larger(longest, larger(texts[i].sample_tokens, texts[i].window_tokens));
+		most = larger(most, texts[i].windows * texts[i].window_tokens);
+	}
 	options.plan = NULL;
 	options.share_by_pointer = true;
 	options.slots = 2;
 	options.sequence_tokens = longest;
 	options.chunk_tokens = larger(int_or(options.chunk_tokens, DEFAULT_ROWS), longest);
-	options.ctx_tokens = larger(options.chunk_tokens, text->windows * text->window_tokens);
+	options.ctx_tokens = larger(options.chunk_tokens, most);
 	return kvs_engine_open(cu, ckpt, &options, out);
 }

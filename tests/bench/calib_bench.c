@@ -119,7 +119,7 @@ static int open_bench(struct bench *bench)
 		err = kvs_tokenizer_open(MODEL, &bench->tokenizer);
 	if (!err)
 		err = kvs_calib_text_cut(bench->tokenizer, story, bytes, &options, &bench->text);
-	return err ? err : kvs_calib_open_engine(bench->cu, bench->ckpt, NULL, &bench->text, &bench->engine);
+	return err ? err : kvs_calib_open_engine(bench->cu, bench->ckpt, NULL, &bench->text, 1, &bench->engine);
 }
 
 static void close_bench(struct bench *bench)

@@ -58,7 +58,7 @@ static void open_group(struct group *group, size_t index)
 	text.samples = integer(group->json, "samples");
 	text.sample_tokens = integer(group->json, "tokens");
 	must(kvs_calib_text_cut(tokenizer, story, story_bytes, &text, &group->text));
-	must(kvs_calib_open_engine(cu, ckpt, &engine, &group->text, &group->engine));
+	must(kvs_calib_open_engine(cu, ckpt, &engine, &group->text, 1, &group->engine));
 	must(kvs_capture_run(group->engine, &group->text, NULL, &group->capture));
 }
 

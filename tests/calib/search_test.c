@@ -66,7 +66,7 @@ static struct fixture open_fixture(const char *model, int rows)
 	f.text.ids = random_ids(SAMPLES * SAMPLE_TOKENS, f.vocab);
 	f.text.window_ids = random_ids(WINDOWS * WINDOW_TOKENS, f.vocab);
 	f.text.window_targets = random_ids(WINDOWS * WINDOW_TOKENS, f.vocab);
-	must(kvs_calib_open_engine(cu, f.ckpt, &options, &f.text, &f.engine));
+	must(kvs_calib_open_engine(cu, f.ckpt, &options, &f.text, 1, &f.engine));
 	must(kvs_capture_run(f.engine, &f.text, NULL, &f.capture));
 	return f;
 }

@@ -324,7 +324,7 @@ static int open_engine(struct calibrate *env, struct session *session)
 		.chunk_tokens = env->batch ? env->batch * env->text.sample_tokens : env->model.chunk_tokens,
 		.no_premap = env->model.no_premap};
 
-	return kvs_calib_open_engine(session->cu, session->ckpt, &engine, &env->text, &session->engine);
+	return kvs_calib_open_engine(session->cu, session->ckpt, &engine, &env->text, 1, &session->engine);
 }
 
 static int cut_text(struct calibrate *env, const struct session *session)
