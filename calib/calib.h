@@ -63,6 +63,9 @@ struct kvs_calib_text {
  */
 int kvs_calib_text_cut(const kvs_tokenizer *tok, const char *text, size_t bytes, const struct kvs_text_options *options,
 	struct kvs_calib_text *out);
+/* Windows alone: the first `tokens` tokens of a text (at most; 0: 512) in windows of `window_tokens` (0: 256), whole ones. */
+int kvs_calib_windows_cut(const kvs_tokenizer *tok, const char *text, size_t bytes, int tokens, int window_tokens,
+	struct kvs_calib_text *out);
 void kvs_calib_text_clear(struct kvs_calib_text *text);
 
 /*
@@ -165,6 +168,31 @@ struct kvs_quality {
 };
 int kvs_measure_quality(kvs_engine *engine, const struct kvs_calib_text *text, const kvs_reference *reference,
 	const kvs_plan *plan, struct kvs_quality *out);
+
+double kvs_reference_nll(const kvs_reference *reference); /* the unshared model's loss */
+
+/* ---- baselines: what others proposed (neighbours.c, merge.c) ---- */
+
+/*
+ * `share` layers that read the layer below them, spread evenly; where half of the layers share, it is every second one, as
+ * in cross-layer attention (CLA, arXiv 2405.12981). Below means: the next one of the same attention window. owners [layers].
+ * -ERANGE: so many layers have no neighbour. -ENOMEM.
+ */
+int kvs_neighbours_spread(const struct kvs_config *config, int share, int *owners);
+/*
+ * `share` pairs of neighbours, no layer in two of them, whose mean K and V have the least angles to each other in sum:
+ * what MiniCache (arXiv 2405.14366) calls similar. owners[upper] = lower, [layers]. -ERANGE, -ENOMEM.
+ */
+int kvs_neighbours_similar(const struct kvs_capture *capture, const struct kvs_config *config, int share, int *owners);
+
+/*
+ * Both vectors get one direction, at 0.6 of the arc from lower to upper, and keep their lengths (MiniCache, equations 2 and 3;
+ * its retention of distinct tokens is left out). f32 [dim].
+ */
+void kvs_merge_vectors(float *lower, float *upper, int dim);
+/* The unshared model decodes the windows token by token, and each token's K and V of layers l and owners[l] are merged. */
+int kvs_measure_merged(kvs_engine *engine, const struct kvs_calib_text *text, const kvs_reference *reference,
+	const int *owners, struct kvs_quality *out);
 
 /* ---- search (search.c, search_nll.c) ---- */
 

@@ -158,8 +158,7 @@ static int cut_windows(
 		return cut_held(ids, count, options, out);
 	if (options->need_held)
 		return kvs_fail(-EINVAL,
-			"%zu tokens are left behind the samples, measuring takes at least %d: give more text, or fewer "
-			"--samples",
+			"%zu tokens are left to measure on, that takes at least %d: give more text, or fewer --samples",
 			count, LEAST_WINDOW_TOKENS + 1);
 	return cut_samples_again(out);
 }
@@ -210,6 +209,25 @@ int kvs_calib_text_cut(const kvs_tokenizer *tok, const char *text, size_t bytes,
 	err = allocate_samples(out);
 	if (!err)
 		err = (options->by == KVS_SAMPLE_LINE ? cut_by_line : cut_by_run)(tok, text, bytes, options, out);
+	if (err)
+		kvs_calib_text_clear(out);
+	return err;
+}
+
+int kvs_calib_windows_cut(const kvs_tokenizer *tok, const char *text, size_t bytes, int tokens, int window_tokens,
+	struct kvs_calib_text *out)
+{
+	struct kvs_text_options options = {.held_tokens = tokens, .window_tokens = window_tokens, .need_held = true};
+	int32_t *ids;
+	size_t count;
+	int err = kvs_tokenizer_encode(tok, text, bytes, true, &ids, &count);
+
+	*out = (struct kvs_calib_text){0};
+	if (err)
+		return err;
+	digest_of(text, bytes, out->digest);
+	err = cut_windows(ids, count, &options, out);
+	free(ids);
 	if (err)
 		kvs_calib_text_clear(out);
 	return err;

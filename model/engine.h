@@ -40,6 +40,8 @@ void kvs_weights_free(kvs_cu *cu, struct kvs_weights *weights);
 
 /* Elements first .. first + count - 1 of `in`, which has any float type and any alignment. */
 void kvs_to_f32(float *out, const void *in, enum kvs_dtype dtype, size_t first, size_t count);
+/* The other way, rounded to the nearest; `out` of any alignment. */
+void kvs_from_f32(void *out, const float *in, enum kvs_dtype dtype, size_t count);
 
 /* cos and sin, f32 [positions][head_dim] as kvs_rope_append takes them. The caller frees *out. -ENOMEM. */
 int kvs_rope_table(const struct kvs_config *config, int positions, float **out);

@@ -265,3 +265,51 @@ int kvs_engine_add_v(kvs_engine *e, int layer, int first, int tokens, double *su
 {
 	return add_kv(e, false, layer, first, tokens, sum);
 }
+
+/* One token's row of K or V, from the cache (out) or into it (in). */
+static int move_row(kvs_engine *e, bool is_k, int layer, int token, float *out, const float *in)
+{
+	size_t count = (size_t)e->config.kv_heads * e->config.head_dim, size = kvs_dtype_bytes(e->kv_dtype);
+	size_t most = e->pinned_bytes / size;
+	CUdeviceptr base = is_k ? kvs_cache_k(e->cache, layer, BASE_SLOT) : kvs_cache_v(e->cache, layer, BASE_SLOT);
+	CUresult result = CUDA_SUCCESS;
+
+	for (size_t done = 0, now; done < count && !result; done += now) {
+		CUdeviceptr at = base + (token * count + done) * size;
+		now = count - done < most ? count - done : most;
+		if (in) {
+			kvs_from_f32(e->pinned, in + done, e->kv_dtype, now);
+			result = e->cu->cuMemcpyHtoD(at, e->pinned, now * size);
+		} else {
+			result = e->cu->cuMemcpyDtoH(e->pinned, at, now * size);
+			kvs_to_f32(out + done, e->pinned, e->kv_dtype, 0, now);
+		}
+	}
+	return result ? kvs_cu_fail(e->cu, result, "moving K or V of layer %d, token %d", layer, token) : 0;
+}
+
+static int check_token(kvs_engine *e, int layer, int token)
+{
+	if (layer >= 0 && layer < e->config.layers && token >= 0 && token < e->lengths[BASE_SLOT])
+		return kvs_stream_synchronize(e->stream);
+	return kvs_fail(-EINVAL, "K and V of layer %d, token %d: there are %d layers of %d tokens", layer, token,
+		e->config.layers, e->lengths[BASE_SLOT]);
+}
+
+int kvs_engine_read_kv(kvs_engine *e, int layer, int token, float *k, float *v)
+{
+	int err = check_token(e, layer, token);
+
+	if (!err)
+		err = move_row(e, true, layer, token, k, NULL);
+	return err ? err : move_row(e, false, layer, token, v, NULL);
+}
+
+int kvs_engine_write_kv(kvs_engine *e, int layer, int token, const float *k, const float *v)
+{
+	int err = check_token(e, layer, token);
+
+	if (!err)
+		err = move_row(e, true, layer, token, NULL, k);
+	return err ? err : move_row(e, false, layer, token, NULL, v);
+}

@@ -8,6 +8,7 @@
 #include "engine.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -218,6 +219,45 @@ void kvs_to_f32(float *out, const void *in, enum kvs_dtype dtype, size_t first, 
 			uint32_t bits = (uint32_t)raw << 16;
 			memcpy(&out[i], &bits, 4);
 		}
+	}
+}
+
+/* To the nearest, ties to even, as the device rounds. */
+static uint16_t float_to_half(float value)
+{
+	float magnitude = fabsf(value);
+	uint32_t bits;
+	uint16_t sign = signbit(value) ? 0x8000 : 0;
+
+	if (isnan(value))
+		return sign | 0x7e00;
+	if (magnitude < 0x1p-14f) /* subnormals; 1024 of them is the least normal number, of the same bits */
+		return sign | (uint16_t)lrintf(magnitude * 0x1p24f);
+	memcpy(&bits, &magnitude, sizeof(bits));
+	bits += 0xfff + (bits >> 13 & 1);
+	return sign | (bits >= 143u << 23 ? 0x7c00 : (bits >> 13) - (112 << 10));
+}
+
+static uint16_t float_to_bfloat(float value)
+{
+	uint32_t bits;
+
+	memcpy(&bits, &value, sizeof(bits));
+	if (isnan(value))
+		return bits >> 16 | 0x40;
+	return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+void kvs_from_f32(void *out, const float *in, enum kvs_dtype dtype, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		uint16_t raw;
+		if (dtype == KVS_F32) {
+			memcpy((char *)out + 4 * i, &in[i], 4);
+			continue;
+		}
+		raw = dtype == KVS_F16 ? float_to_half(in[i]) : float_to_bfloat(in[i]);
+		memcpy((char *)out + 2 * i, &raw, 2);
 	}
 }
 

@@ -1,0 +1,122 @@
+/*
+ * calib/merge.c: what merging the K and V of two layers costs, as MiniCache does it (arXiv 2405.14366): a rival of sharing,
+ * to compare plans with. No memory is saved here, only the loss is measured.
+ *
+ * Of each pair of vectors only one direction is kept, between the two on the arc that joins them (SLERP), and the length of
+ * each. The K and V of a token can be merged when both layers have run: the token itself sees what was computed, later
+ * ones see what is left. So the text goes through token by token, as in decoding.
+ */
+#include "measure.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+
+#define INTERPOLATION 0.6 /* how far from the lower layer's direction to the upper's: MiniCache's setting, section 5 */
+
+void kvs_merge_vectors(float *lower, float *upper, int dim)
+{
+	double dot = 0, a = 0, b = 0, angle, of_lower = 1 - INTERPOLATION, of_upper = INTERPOLATION, length = 0;
+
+	for (int d = 0; d < dim; d++) {
+		dot += (double)lower[d] * upper[d];
+		a += (double)lower[d] * lower[d];
+		b += (double)upper[d] * upper[d];
+	}
+	a = sqrt(a);
+	b = sqrt(b);
+	if (!(a > 0 && b > 0) || dot < (1e-9 - 1) * a * b)
+		return; /* no direction, or opposite ones that no single arc joins */
+	angle = acos(fmin(1, dot / (a * b)));
+	if (sin(angle) > 1e-6) { /* else the arc is as good as a point, and a straight line does */
+		of_lower = sin((1 - INTERPOLATION) * angle) / sin(angle);
+		of_upper = sin(INTERPOLATION * angle) / sin(angle);
+	}
+	for (int d = 0; d < dim; d++) {
+		double along = of_lower * lower[d] / a + of_upper * upper[d] / b;
+		length += along * along;
+		lower[d] = upper[d] = (float)along;
+	}
+	length = sqrt(length);
+	for (int d = 0; d < dim; d++) {
+		lower[d] = (float)(lower[d] / length * a);
+		upper[d] = (float)(upper[d] / length * b);
+	}
+}
+
+/* Room for the K and V of one token in two layers: [lower, upper][k, v][kv_heads][head_dim]. */
+struct rows {
+	float *of[2][2];
+	int heads, dim;
+};
+
+static int merge_pair(kvs_engine *engine, int lower, int upper, int token, struct rows *rows)
+{
+	int err = kvs_engine_read_kv(engine, lower, token, rows->of[0][0], rows->of[0][1]);
+
+	if (!err)
+		err = kvs_engine_read_kv(engine, upper, token, rows->of[1][0], rows->of[1][1]);
+	if (err)
+		return err;
+	for (int is_v = 0; is_v < 2; is_v++)
+		for (int h = 0; h < rows->heads; h++)
+			kvs_merge_vectors(
+				rows->of[0][is_v] + h * rows->dim, rows->of[1][is_v] + h * rows->dim, rows->dim);
+	err = kvs_engine_write_kv(engine, lower, token, rows->of[0][0], rows->of[0][1]);
+	return err ? err : kvs_engine_write_kv(engine, upper, token, rows->of[1][0], rows->of[1][1]);
+}
+
+/* The logits behind one more token of slot 0; then its K and V are merged. */
+static int decode_token(kvs_engine *engine, int32_t id, const int *owners, struct rows *rows, float *logits)
+{
+	int layers = kvs_engine_config(engine)->layers, token = kvs_engine_length(engine, 0);
+	int err = kvs_engine_append(engine, 0, &id, 1);
+
+	if (!err)
+		err = kvs_engine_logits(engine, logits);
+	for (int l = 0; l < layers && !err; l++)
+		if (owners[l] != l)
+			err = merge_pair(engine, owners[l], l, token, rows);
+	return err;
+}
+
+static int decode_windows(struct kvs_comparison *c, const int *owners, struct rows *rows)
+{
+	int vocab = kvs_engine_config(c->engine)->vocab, count = c->text->windows * c->text->window_tokens, held = 0;
+	int err = 0;
+
+	for (int t = 0; t < count && !err; t++) {
+		if (t % c->text->window_tokens == 0)
+			err = kvs_engine_truncate(c->engine, 0, 0);
+		if (!err)
+			err = decode_token(c->engine, c->text->window_ids[t], owners, rows,
+				c->changed + (size_t)held++ * vocab);
+		if (!err && (held == KVS_COMPARED_ROWS || t + 1 == count)) {
+			err = kvs_comparison_add(c, held);
+			held = 0;
+		}
+	}
+	return err;
+}
+
+int kvs_measure_merged(kvs_engine *engine, const struct kvs_calib_text *text, const kvs_reference *reference,
+	const int *owners, struct kvs_quality *out)
+{
+	const struct kvs_config *config = kvs_engine_config(engine);
+	size_t size = (size_t)config->kv_heads * config->head_dim;
+	float *room = malloc(sizeof(*room) * 4 * size);
+	struct rows rows = {.heads = config->kv_heads, .dim = config->head_dim};
+	struct kvs_comparison comparison;
+	int err = kvs_comparison_begin(engine, text, reference, &comparison);
+
+	if (!err && !room)
+		err = kvs_fail(-ENOMEM, "no memory for K and V of a token");
+	for (int i = 0; i < 4 && !err; i++)
+		rows.of[i / 2][i % 2] = room + i * size;
+	if (!err)
+		err = kvs_engine_set_plan(engine, NULL);
+	if (!err)
+		err = decode_windows(&comparison, owners, &rows);
+	free(room);
+	return kvs_comparison_end(&comparison, err, out);
+}

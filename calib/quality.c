@@ -1,0 +1,186 @@
+/*
+ * calib/quality.c: a changed model against the unshared one on the same tokens: loss, how often both find the same token
+ * likeliest, and how far the distributions are apart.
+ *
+ * Of the unshared model the last residuals are kept, not the logits, which are much larger: they come again from the head
+ * whenever they are needed.
+ */
+#include "measure.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+
+/* ---- the unshared model ---- */
+
+struct kvs_reference {
+	float *residual; /* [windows * window_tokens][hidden] of the unshared model, from which its logits come again */
+	size_t rows;
+	double nll;
+};
+
+void kvs_reference_free(kvs_reference *reference)
+{
+	if (!reference)
+		return;
+	free(reference->residual);
+	free(reference);
+}
+
+static int fill_reference(kvs_engine *engine, const struct kvs_calib_text *text, kvs_reference *reference, float *nll)
+{
+	size_t hidden = kvs_engine_config(engine)->hidden;
+	struct kvs_batch batch;
+	double sum = 0;
+	int err = kvs_engine_set_plan(engine, NULL);
+
+	for (int w = 0; w < text->windows && !err; w += batch.sequences) {
+		size_t at = (size_t)w * text->window_tokens;
+		batch = kvs_window_batch(engine, text, w);
+		err = kvs_engine_run_batch(engine, &batch);
+		if (!err)
+			err = kvs_engine_batch_residual(engine, reference->residual + at * hidden);
+		if (!err)
+			err = kvs_engine_batch_score(engine, text->window_targets + at, nll + at, NULL);
+	}
+	for (size_t i = 0; i < reference->rows && !err; i++)
+		sum += nll[i];
+	reference->nll = sum / reference->rows;
+	return err || isfinite(sum) ? err : kvs_not_a_number("loss");
+}
+
+int kvs_reference_create(kvs_engine *engine, const struct kvs_calib_text *text, kvs_reference **out)
+{
+	kvs_reference *reference = calloc(1, sizeof(*reference));
+	size_t rows = (size_t)text->windows * text->window_tokens;
+	float *nll = malloc(sizeof(*nll) * rows);
+	int err = 0;
+
+	if (reference)
+		reference->residual = malloc(sizeof(float) * rows * kvs_engine_config(engine)->hidden);
+	if (!reference || !nll || !reference->residual) {
+		err = kvs_fail(-ENOMEM, "no memory for the hidden states of %zu tokens", rows);
+	} else {
+		reference->rows = rows;
+		err = fill_reference(engine, text, reference, nll);
+	}
+	free(nll);
+	if (err) {
+		kvs_reference_free(reference);
+		return err;
+	}
+	*out = reference;
+	return 0;
+}
+
+double kvs_reference_nll(const kvs_reference *reference)
+{
+	return reference->nll;
+}
+
+/* ---- comparing ---- */
+
+struct likely {
+	double log_sum; /* log of the sum of exp(logit) */
+	int top;
+};
+
+static struct likely look_at(const float *logits, int vocab)
+{
+	struct likely out = {0};
+	double sum = 0;
+
+	for (int i = 1; i < vocab; i++)
+		if (logits[i] > logits[out.top])
+			out.top = i;
+	for (int i = 0; i < vocab; i++)
+		sum += exp((double)logits[i] - logits[out.top]);
+	out.log_sum = logits[out.top] + log(sum);
+	return out;
+}
+
+static void compare_token(struct kvs_comparison *c, const float *full, const float *changed, int vocab, int32_t target)
+{
+	struct likely a = look_at(full, vocab), b = look_at(changed, vocab);
+
+	for (int i = 0; i < vocab; i++) {
+		double log_p = full[i] - a.log_sum, log_q = changed[i] - b.log_sum;
+		c->kl += exp(log_p) * (log_p - log_q);
+	}
+	c->agreed += a.top == b.top;
+	c->nll += b.log_sum - changed[target];
+}
+
+int kvs_comparison_begin(kvs_engine *engine, const struct kvs_calib_text *text, const kvs_reference *reference,
+	struct kvs_comparison *out)
+{
+	size_t size = (size_t)KVS_COMPARED_ROWS * kvs_engine_config(engine)->vocab;
+
+	*out = (struct kvs_comparison){.engine = engine, .text = text, .reference = reference};
+	out->full = malloc(sizeof(*out->full) * 2 * size);
+	if (!out->full)
+		return kvs_fail(-ENOMEM, "no memory for logits");
+	out->changed = out->full + size;
+	return 0;
+}
+
+int kvs_comparison_add(struct kvs_comparison *c, int rows)
+{
+	const struct kvs_config *config = kvs_engine_config(c->engine);
+	const float *residual = c->reference->residual + c->tokens * config->hidden;
+	int err = kvs_engine_head(c->engine, residual, rows, c->full);
+
+	for (int i = 0; i < rows && !err; i++)
+		compare_token(c, c->full + (size_t)i * config->vocab, c->changed + (size_t)i * config->vocab,
+			config->vocab, c->text->window_targets[c->tokens + i]);
+	c->tokens += rows;
+	return err;
+}
+
+int kvs_comparison_end(struct kvs_comparison *c, int err, struct kvs_quality *out)
+{
+	free(c->full);
+	if (!err && !isfinite(c->nll + c->kl))
+		err = kvs_not_a_number("loss");
+	if (err)
+		return err;
+	*out = (struct kvs_quality){.nll = c->nll / c->tokens,
+		.full_nll = c->reference->nll,
+		.top1_agreement = (double)c->agreed / c->tokens,
+		.kl = c->kl / c->tokens,
+		.tokens = c->tokens};
+	return 0;
+}
+
+/* ---- a plan ---- */
+
+static int compare_batch(struct kvs_comparison *c, const struct kvs_batch *batch)
+{
+	int rows = batch->sequences * batch->tokens, err = 0;
+
+	for (int row = 0, now; row < rows && !err; row += now) {
+		now = rows - row < KVS_COMPARED_ROWS ? rows - row : KVS_COMPARED_ROWS;
+		err = kvs_engine_batch_logits(c->engine, row, now, c->changed);
+		if (!err)
+			err = kvs_comparison_add(c, now);
+	}
+	return err;
+}
+
+int kvs_measure_quality(kvs_engine *engine, const struct kvs_calib_text *text, const kvs_reference *reference,
+	const kvs_plan *plan, struct kvs_quality *out)
+{
+	struct kvs_comparison comparison;
+	struct kvs_batch batch;
+	int err = kvs_comparison_begin(engine, text, reference, &comparison);
+
+	if (!err)
+		err = kvs_engine_set_plan(engine, plan);
+	for (int w = 0; w < text->windows && !err; w += batch.sequences) {
+		batch = kvs_window_batch(engine, text, w);
+		err = kvs_engine_run_batch(engine, &batch);
+		if (!err)
+			err = compare_batch(&comparison, &batch);
+	}
+	return kvs_comparison_end(&comparison, err, out);
+}
