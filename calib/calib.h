@@ -293,17 +293,76 @@ int kvs_search_replay(const kvs_plan *plan, const struct kvs_search_options *opt
 /* The sweep as JSON, and as an SVG of loss against KV memory. Written aside and renamed. -EIO. */
 int kvs_search_write_sweep(const struct kvs_search_result *result, const char *json_path, const char *svg_path);
 
+/* ---- studies: many ways to share, measured on one text (study.c, study_json.c, study_report.c) ---- */
+
+enum kvs_study_method {
+	KVS_STUDY_DISSIMILAR,       /* the walk, most dissimilar pairs first (paper) */
+	KVS_STUDY_SIMILAR,          /* the walk from the other end */
+	KVS_STUDY_RANDOM,           /* pairs in random order, all accepted */
+	KVS_STUDY_THRESHOLD,        /* the walk in that random order: what the paper's filter alone does */
+	KVS_STUDY_ADJACENT,         /* kvs_neighbours_spread() */
+	KVS_STUDY_MERGE,            /* kvs_neighbours_similar() with kvs_measure_merged() */
+	KVS_STUDY_NLL,              /* greedy by loss */
+	KVS_STUDY_DISSIMILAR_SPLIT, /* the first with owners for K and V apart */
+	KVS_STUDY_NLL_SPLIT,
+	KVS_STUDY_METHODS
+};
+const char *kvs_study_method_name(enum kvs_study_method method); /* "dissimilar", ..., "nll-split" */
+
+#define KVS_STUDY_MOST_RATES 8
+
+struct kvs_study_options {
+	const char *calib, *text; /* what searches look at, and what plans are measured on */
+	size_t calib_bytes, text_bytes;
+	struct kvs_text_options cut;        /* of `calib`: samples, their tokens, what nll is measured on */
+	int text_tokens;                    /* of `text`, in windows of cut.window_tokens; 0: 2048 */
+	unsigned methods;                   /* bit 1 << method; 0: all */
+	double rates[KVS_STUDY_MOST_RATES]; /* parts of the layers that share */
+	int rate_count;                     /* 0: 1/8, 1/4 and 3/8, as in the paper */
+	int seeds;                          /* of random orders: 1, 2, ...; 0: 5 */
+	double threshold;                   /* of the walks */
+	const char *device;                 /* its name, for the record */
+	enum kvs_dtype kv_dtype;
+};
+
+typedef struct kvs_study kvs_study;
+
+/*
+ * What is to be done: every method on the calibration text as `cut` says; the walks and nll also on other numbers of samples
+ * (a third, and five thirds) and from other places of the text, where it is long enough. -EINVAL (a text too short, a rate
+ * that is no layer or all of them, a model of one layer), -ENOMEM.
+ */
+int kvs_study_create(
+	const kvs_checkpoint *ckpt, const kvs_tokenizer *tok, const struct kvs_study_options *options, kvs_study **out);
+void kvs_study_free(kvs_study *study);
+/* Takes over what `path` holds of the same study; nothing where there is no file. -EINVAL: of another study, or damaged. */
+int kvs_study_resume(kvs_study *study, const char *path);
+size_t kvs_study_left(const kvs_study *study, size_t *rows); /* rows to be run, and rows in all */
+int kvs_study_open_engine(kvs_cu *cu, const kvs_checkpoint *ckpt, const kvs_study *study,
+	const struct kvs_engine_options *base, kvs_engine **out);
+/*
+ * Runs what is left, row by row; `path` is written after each. The same options give the same bytes, stopped and resumed or
+ * not. -ECANCELED: stopped by the callback, rows so far are written.
+ */
+int kvs_study_run(kvs_study *study, kvs_engine *engine, const char *path, const struct kvs_calib_progress *progress);
+/* What was found: the record (as in the file, the caller frees it), and study.md with charts in a directory. */
+int kvs_study_text(const kvs_study *study, char **json);
+int kvs_study_report(const kvs_study *study, char **markdown);
+int kvs_study_write(const kvs_study *study, const char *dir);
+
 /* ---- charts (chart.c) ---- */
 
 struct kvs_series {
 	const char *name;
 	const double *x, *y; /* [count]; NAN leaves a gap */
 	size_t count;
+	const double *low, *high; /* [count]: a spread around y; NULL: none */
 };
 struct kvs_chart {
 	const char *title, *x_label, *y_label;
 	const struct kvs_series *series;
-	size_t series_count; /* at most 8 */
+	size_t series_count; /* at most 16 */
+	bool log_y;          /* what is not above 0 leaves a gap then */
 };
 /* A line chart as SVG, written aside and renamed: the file is whole or untouched. -EINVAL, -ENOMEM, -EIO. */
 int kvs_chart_write(const struct kvs_chart *chart, const char *path);

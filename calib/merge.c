@@ -89,8 +89,8 @@ static int decode_windows(struct kvs_comparison *c, const int *owners, struct ro
 		if (t % c->text->window_tokens == 0)
 			err = kvs_engine_truncate(c->engine, 0, 0);
 		if (!err)
-			err = decode_token(c->engine, c->text->window_ids[t], owners, rows,
-				c->changed + (size_t)held++ * vocab);
+			err = decode_token(
+				c->engine, c->text->window_ids[t], owners, rows, c->changed + (size_t)held++ * vocab);
 		if (!err && (held == KVS_COMPARED_ROWS || t + 1 == count)) {
 			err = kvs_comparison_add(c, held);
 			held = 0;

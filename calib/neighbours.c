@@ -93,8 +93,8 @@ static double angle_between(const struct kvs_capture *c, int a, int b)
  * least[at * (share + 1) + n]: the least sum of angles of n disjoint pairs among the first `at` layers of the row. What the
  * last step was follows from comparing sums again, so it is not stored.
  */
-static void fill_least(
-	const struct kvs_capture *c, const struct kvs_config *config, const int *row, int share, double *angle, double *least)
+static void fill_least(const struct kvs_capture *c, const struct kvs_config *config, const int *row, int share,
+	double *angle, double *least)
 {
 	size_t width = share + 1;
 
@@ -125,8 +125,7 @@ static void trace_pairs(const int *row, int layers, int share, const double *lea
 	}
 }
 
-int kvs_neighbours_similar(
-	const struct kvs_capture *capture, const struct kvs_config *config, int share, int *owners)
+int kvs_neighbours_similar(const struct kvs_capture *capture, const struct kvs_config *config, int share, int *owners)
 {
 	int *row = malloc(sizeof(*row) * config->layers), most = 0;
 	double *least = malloc(sizeof(*least) * (config->layers + 1) * (share + 2)), *angle;

@@ -231,7 +231,7 @@ static int write_sweep_chart(const struct kvs_search_result *result, const char 
 {
 	size_t count = result->sweep_count + 1;
 	double *x = malloc(sizeof(*x) * 2 * count), *y;
-	struct kvs_series series = {"measured", x, NULL, count};
+	struct kvs_series series = {.name = "measured", .x = x, .count = count};
 	struct kvs_chart chart = {.title = "Loss against KV memory",
 		.x_label = "KV memory, part of the unshared model's",
 		.y_label = "loss, nats a token",

@@ -121,7 +121,7 @@ static const struct bad_input inputs[] = {
 	{"an empty text", "kvshare-run calibrate -m $T/m --text /dev/null -o $T/p", 1, "0 tokens"},
 	{"a directory that is not there", "$C -o $T/none/p", 1, "none/p"},
 	{"a directory for a plan", "mkdir $T/d; $C -o $T/d", 1, "is a directory"},
-	{"a file for a sweep", "echo >$T/f; $C --sweep -o $T/f", 1, "--sweep wants a directory"},
+	{"a file for a sweep", "echo >$T/f; $C --sweep -o $T/f", 1, "is no directory"},
 	{"nothing to go on from", "$C --resume -o $T/p", 1, "/p"},
 	{"a plan by hand to go on from",
 		"echo '{\"kvshare_plan\":1,\"layers\":16,\"k_owners\":[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15],"

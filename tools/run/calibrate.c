@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -72,17 +71,6 @@ static const struct argp_option options[] = {
 		"mean of the samples' cosines (default), or cosine of the samples' mean", 3},
 	{0},
 };
-
-static int parse_word(struct argp_state *state, const char *option, const char *text, const char *const *words)
-{
-	int i = 0;
-
-	while (words[i] && strcmp(words[i], text))
-		i++;
-	if (!words[i])
-		argp_error(state, "%s is \"%s\": `%s --help` lists what it can be", option, text, state->name);
-	return i;
-}
 
 static void parse_order(struct argp_state *state, struct kvs_pair_options *pairs, const char *text)
 {
@@ -217,62 +205,24 @@ static const char doc[] =
 	"  kvshare-run calibrate -m DIR --text book.txt --sweep -o plans/    # every number of layers, with a curve\n"
 	"  kvshare-run generate -m DIR -p 'Once upon a time' --plan plan.json\n";
 
-/* ---- progress, and stopping ---- */
-
-static volatile sig_atomic_t stop_wanted;
-
-static void want_stop(int signal)
-{
-	(void)signal;
-	stop_wanted = 1;
-}
-
-/* The second Ctrl-C ends the program. */
-static void catch_signals(void)
-{
-	struct sigaction action = {.sa_handler = want_stop, .sa_flags = SA_RESETHAND | SA_RESTART};
-
-	sigaction(SIGINT, &action, NULL);
-	sigaction(SIGTERM, &action, NULL);
-}
-
-static bool step(void *arg, const char *what, size_t done, size_t total)
-{
-	struct calibrate *env = arg;
-	double elapsed;
-	char label[64], left[24] = "";
-
-	if (what != env->phase) {
-		env->phase = what;
-		env->phase_start = now_s();
-	}
-	elapsed = now_s() - env->phase_start;
-	if (done && done < total)
-		snprintf(left, sizeof(left), "%.0f s left", elapsed * (total - done) / done);
-	snprintf(label, sizeof(label), "%-16s %10s", what, left);
-	if (!env->model.quiet)
-		progress_show(label, done, total);
-	return !stop_wanted;
-}
-
 /* ---- running ---- */
 
 /* Said before the search, not after it. Without --sweep the plan's directory must be there. */
 static int check_output(const struct calibrate *env)
 {
 	const char *slash = strrchr(env->output, '/');
-	char *dir = slash ? strndup(env->output, slash - env->output + 1) : strdup(".");
+	char *dir;
 	struct stat info;
 	int err = 0;
 
+	if (env->search.sweep)
+		return make_directory(env->output);
+	if (!stat(env->output, &info) && S_ISDIR(info.st_mode))
+		return kvs_fail(-EISDIR, "%s: is a directory, -o wants a file", env->output);
+	dir = slash ? strndup(env->output, slash - env->output + 1) : strdup(".");
 	if (!dir)
 		return kvs_fail(-ENOMEM, "no memory for a path");
-	if (env->search.sweep && mkdir(env->output, 0777) && errno != EEXIST)
-		err = kvs_fail(-errno, "%s: %s", env->output, strerror(errno));
-	else if (!stat(env->output, &info) && env->search.sweep != S_ISDIR(info.st_mode))
-		err = kvs_fail(-EISDIR, "%s: %s", env->output,
-			env->search.sweep ? "--sweep wants a directory" : "is a directory, -o wants a file");
-	else if (access(env->search.sweep ? env->output : dir, W_OK))
+	if (access(dir, W_OK))
 		err = kvs_fail(-errno, "%s: cannot write there: %s", env->output, strerror(errno));
 	free(dir);
 	return err;
@@ -347,7 +297,8 @@ static int search(struct calibrate *env, struct session *session, struct kvs_sea
 	struct kvs_capture capture = {0};
 	int err;
 
-	env->search.progress = (struct kvs_calib_progress){step, env};
+	env->watch.quiet = env->model.quiet;
+	env->search.progress = (struct kvs_calib_progress){watch_step, &env->watch};
 	err = kvs_capture_run(session->engine, &env->text, &env->search.progress, &capture);
 	if (!err)
 		err = kvs_search_run(session->engine, &env->text, &capture, &env->search, result);
@@ -392,7 +343,7 @@ static int run_calibrate(struct calibrate *env)
 		err = session_open_model(&env->model, &session);
 	if (err)
 		return err;
-	catch_signals();
+	watch_signals();
 	err = run_in_session(env, &session);
 	session_close(&session);
 	kvs_calib_text_clear(&env->text);

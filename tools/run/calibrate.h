@@ -6,7 +6,6 @@
 #include "run.h"
 
 #define EXIT_EXHAUSTED 3       /* fewer layers share than wanted */
-#define EXIT_INTERRUPTED 130   /* as a shell has it for SIGINT */
 #define SWEEP_PLAN "plan.json" /* in a sweep's directory: the plan with all trials */
 
 struct calibrate {
@@ -23,8 +22,7 @@ struct calibrate {
 	struct kvs_calib_text text;
 	struct kvs_plan_model plan_model;
 	struct kvs_trial *replay;
-	const char *phase;
-	double phase_start;
+	struct watch watch;
 	enum kvs_search_end end;
 };
 

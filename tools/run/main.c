@@ -13,6 +13,7 @@ static const struct command {
 	{"generate", "continue a text with a model whose layers share KV memory", command_generate},
 	{"eval", "mean next-token loss and perplexity on a text", command_eval},
 	{"calibrate", "find a plan: which layers can share, and what it costs", command_calibrate},
+	{"study", "compare ways to share on a model: loss against memory, as tables and charts", command_study},
 	{"plan", "look at a plan, check it against a model, or hand it to other programs", command_plan},
 	{"bench", "kernels and engine on a model's shape, against the device's measured ceiling", command_bench},
 	{"doctor", "what this machine has for kvshare, and what to do about what it lacks", command_doctor},

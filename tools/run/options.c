@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum {
 	OPTION_DEVICE = 256,
@@ -55,6 +56,17 @@ double parse_real(struct argp_state *state, const char *option, const char *text
 	if (end == text || *end || !isfinite(value))
 		argp_error(state, "%s is \"%s\": a number is wanted", option, text);
 	return value;
+}
+
+int parse_word(struct argp_state *state, const char *option, const char *text, const char *const *words)
+{
+	int i = 0;
+
+	while (words[i] && strcmp(words[i], text))
+		i++;
+	if (!words[i])
+		argp_error(state, "%s is \"%s\": `%s --help` lists what it can be", option, text, state->name);
+	return i;
 }
 
 static void parse_kv_dtype(struct argp_state *state, struct model_options *model, const char *text)

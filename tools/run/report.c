@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -69,6 +70,19 @@ int read_text(const char *path, char **text, size_t *bytes)
 	err = read_stream(file, path, text, bytes);
 	fclose(file);
 	return err;
+}
+
+int make_directory(const char *path)
+{
+	struct stat info;
+
+	if (mkdir(path, 0777) && errno != EEXIST)
+		return kvs_fail(-errno, "%s: %s", path, strerror(errno));
+	if (stat(path, &info) || !S_ISDIR(info.st_mode))
+		return kvs_fail(-ENOTDIR, "%s is no directory, and one is wanted", path);
+	if (access(path, W_OK))
+		return kvs_fail(-errno, "%s: cannot write there: %s", path, strerror(errno));
+	return 0;
 }
 
 json_t *json_device(const kvs_cu *cu)

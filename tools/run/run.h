@@ -11,10 +11,12 @@
 #include <stdio.h>
 
 #define EXIT_USAGE 2
+#define EXIT_INTERRUPTED 130 /* as a shell has it for SIGINT */
 
 /* A subcommand: `argv[0]` is "kvshare-run NAME". Returns the exit status. */
 typedef int command_fn(int argc, char **argv);
-command_fn command_bench, command_generate, command_eval, command_calibrate, command_plan, command_doctor;
+command_fn command_bench, command_generate, command_eval, command_calibrate, command_study, command_plan,
+	command_doctor;
 
 /* ---- options that all model commands share (options.c) ---- */
 
@@ -31,6 +33,8 @@ extern const struct argp model_argp;
 /* A whole decimal number in [low, high]; ends in a usage error that names the option and the range. */
 long parse_number(struct argp_state *state, const char *option, const char *text, long low, long high);
 double parse_real(struct argp_state *state, const char *option, const char *text);
+/* The index of `text` in `words`, which end in NULL. */
+int parse_word(struct argp_state *state, const char *option, const char *text, const char *const *words);
 
 /* ---- a model that is open (session.c) ---- */
 
@@ -63,8 +67,24 @@ json_t *json_memory(const struct kvs_engine_memory *memory);
 int print_json(json_t *object);
 void print_memory_summary(const struct kvs_engine_memory *memory);
 
+/* Makes the directory where there is none. -ENOTDIR, -EACCES and what mkdir says, named. */
+int make_directory(const char *path);
+
 /* A bar on stderr while something long runs, and only on a terminal. */
 void progress_show(const char *what, size_t done, size_t total);
 void progress_clear(void);
+
+/* ---- long work (watch.c) ---- */
+
+/* Shows a bar with the time that is left for each phase, which is told by the address of its name. */
+struct watch {
+	bool quiet;
+	const char *phase;
+	double phase_start;
+};
+/* From now on the first SIGINT or SIGTERM asks work to stop, the second ends the program. */
+void watch_signals(void);
+/* As struct kvs_calib_progress calls it, with a struct watch: false when work shall stop. */
+bool watch_step(void *watch, const char *what, size_t done, size_t total);
 
 #endif

@@ -1,0 +1,272 @@
+/*
+ * tests/calib/study_test.c: `kvshare-run study` as a user runs it: its figures are those of `eval`, a study that was stopped
+ * ends as one that was not, what it says in words and tables follows from its figures, bad input leaves everything as it was.
+ */
+#include "../support/process.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define MODEL "tests/models/storyworld-3m"
+/* The head of the text has room for the samples and for what nll is measured on, but not for parts of it. */
+#define SMALL                                                                                                          \
+	"--samples 2 --sample-tokens 8 --held-tokens 16 --ctx 16 --max-tokens 32 --kv-dtype f32 --seeds 3 "            \
+	"--rates 0.125,0.25 "
+#define STUDY                                                                                                          \
+	"head -c 200 " MODEL "/calib.txt >$T/calib; kvshare-run study -m " MODEL " --text " MODEL                      \
+	"/heldout.txt --calib $T/calib -o $T/s -q " SMALL
+
+static const json_t *at(const json_t *object, const char *key)
+{
+	const json_t *value = json_object_get(object, key);
+
+	assert_non_null(value);
+	return value;
+}
+
+static double number(const json_t *object, const char *key)
+{
+	return json_number_value(at(object, key));
+}
+
+/* In a directory of its own, $T, that is removed afterwards. */
+static struct process run_in_directory(const char *command, int seconds)
+{
+	char whole[8192];
+
+	snprintf(whole, sizeof(whole), "T=$(mktemp -d); (%s); status=$?; rm -r $T; exit $status", command);
+	return run_shell(whole, seconds);
+}
+
+/* ---- figures ---- */
+
+static void list_owners(const json_t *owners, char *text, size_t size)
+{
+	size_t used = 0;
+
+	for (size_t i = 0; i < json_array_size(owners); i++)
+		used += snprintf(text + used, size - used, "%s%d", i ? "," : "",
+			(int)json_integer_value(json_array_get(owners, i)));
+}
+
+static void check_against_eval(const json_t *point, const char *options)
+{
+	char command[512];
+	json_t *eval;
+
+	snprintf(command, sizeof(command),
+		"kvshare-run eval -m " MODEL " --text " MODEL
+		"/heldout.txt --ctx 16 --max-tokens 33 --kv-dtype f32 --json %s",
+		options);
+	eval = run_json(command);
+	assert_true(fabs(number(eval, "nll") - number(point, "nll")) < 1e-4);
+	assert_true(fabs(number(eval, "ppl") - number(point, "ppl")) < 1e-3);
+	json_decref(eval);
+}
+
+/* One point of each plan-making kind, and the unshared model. */
+static void check_rows(const json_t *study)
+{
+	const json_t *rows = at(study, "rows");
+	char options[256] = "--owners ";
+
+	check_against_eval(at(study, "full"), "");
+	for (size_t i = 0; i < json_array_size(rows); i++) {
+		const json_t *row = json_array_get(rows, i), *point = json_array_get(at(row, "points"), 1);
+		bool merged = !strcmp(json_string_value(at(row, "method")), "merge");
+		assert_true(number(point, "shared") == 4);
+		if (merged) { /* lengths are kept beside: 2 of each 32 + 2 */
+			assert_true(number(point, "kv_token_bytes") == 8192 * (0.75 + 0.25 * 2 / 32));
+			continue;
+		}
+		assert_true(number(point, "kv_fraction") == 0.75 && number(point, "kv_token_bytes") == 6144);
+		if (json_integer_value(at(row, "seed")) > 1)
+			continue;
+		if (!json_equal(at(point, "k_owners"), at(point, "v_owners")))
+			continue; /* --owners cannot say it */
+		list_owners(at(point, "k_owners"), options + 9, sizeof(options) - 9);
+		check_against_eval(point, options);
+	}
+}
+
+/* Mean and deviation over the seeds of "random" at one number of layers, as study.md must have them. */
+static void check_random(const json_t *study, const char *markdown, size_t p)
+{
+	const json_t *rows = at(study, "rows");
+	double sum = 0, squares = 0, nll[3], mean, full = number(at(study, "full"), "nll");
+	size_t count = 0;
+	char line[128];
+
+	for (size_t i = 0; i < json_array_size(rows); i++)
+		if (!strcmp(json_string_value(at(json_array_get(rows, i), "method")), "random"))
+			nll[count++] = number(json_array_get(at(json_array_get(rows, i), "points"), p), "nll");
+	assert_int_equal(count, 3);
+	for (size_t i = 0; i < count; i++)
+		sum += nll[i];
+	mean = sum / count;
+	for (size_t i = 0; i < count; i++)
+		squares += (nll[i] - mean) * (nll[i] - mean);
+	snprintf(line, sizeof(line), "| random, 3 seeds | %.4f ± %.4f | %+.4f |", mean, sqrt(squares / 2), mean - full);
+	if (!strstr(markdown, line))
+		fail_msg("study.md lacks \"%s\"", line);
+}
+
+/* Every method; what the text has no room for is said. */
+static void figures_are_those_of_eval(void **state)
+{
+	struct process process =
+		run_in_directory(STUDY ">$T/said && cmp $T/said $T/s/study.md >&2; cat $T/s/study.md >&2; "
+				       "head -c 4 $T/s/*.svg >&2; cat $T/s/study.json",
+			300);
+	json_t *study;
+
+	(void)state;
+	assert_int_equal(process.status, 0);
+	study = json_loads(process.out, 0, NULL);
+	assert_int_equal(json_array_size(at(study, "rows")), 7 + 2 * 3 + 2 * 2); /* and two other numbers of samples */
+	check_rows(study);
+	check_random(study, process.err, 0);
+	check_random(study, process.err, 1);
+	assert_int_equal(json_array_size(at(study, "not_run")), 2);
+	assert_non_null(strstr(process.err, "Not run: 2 samples from part 2 of 3"));
+	assert_non_null(strstr(process.err, "loses least"));
+	assert_non_null(strstr(process.err, "top1.svg <==\n<svg"));
+	json_decref(study);
+	process_free(&process);
+}
+
+/* ---- stopping and going on ---- */
+
+/* Some rows now, the others later, in between a Ctrl-C: byte for byte what one run writes. */
+static void a_study_in_pieces_is_a_study_in_one(void **state)
+{
+	struct process process = run_in_directory(STUDY
+		"--methods random,adjacent,similar --json >$T/one || exit 10; mv $T/s $T/first; " STUDY
+		"--methods adjacent >/dev/null || exit 11; " STUDY
+		"--methods random,adjacent,similar >/dev/null 2>$T/err & pid=$!; "
+		"while ! grep -q random $T/s/study.json; do sleep 0.02; done; kill -INT $pid; wait $pid; stopped=$?; "
+		"[ $stopped = 130 ] && { grep -q 'same command goes on' $T/err || exit 12; "
+		"grep -q 'Not finished' $T/s/study.md || exit 13; }; " STUDY
+		"--methods random,adjacent,similar --json >$T/two || exit 14; "
+		"cmp $T/one $T/two && cmp $T/first/study.md $T/s/study.md && cmp $T/first/loss.svg $T/s/loss.svg && "
+		"echo stopped with $stopped",
+		300);
+
+	(void)state;
+	if (process.status)
+		fail_msg("status %d: %s%s", process.status, process.out, process.err);
+	assert_non_null(strstr(process.out, "stopped with 130"));
+	process_free(&process);
+}
+
+/* Nothing passes a threshold of 1: the walk comes to no layer, which is said, and is no error. */
+static void a_walk_that_runs_out_is_said(void **state)
+{
+	struct process process = run_in_directory(STUDY "--methods similar --threshold 1", 120);
+
+	(void)state;
+	assert_int_equal(process.status, 0);
+	assert_non_null(strstr(process.out, "`similar` came to 0 of 2 layers"));
+	process_free(&process);
+}
+
+/* ---- bad input ---- */
+
+static const struct bad_input {
+	const char *what, *command;
+	int status;
+	const char *said;
+} inputs[] = {
+	{"no text", "kvshare-run study -m $T/m --calib x -o $T/s", 2, "--text FILE"},
+	{"no calibration text", "kvshare-run study -m $T/m --text x -o $T/s", 2, "--calib FILE"},
+	{"no output", "kvshare-run study -m $T/m --text x --calib x", 2, "-o DIR"},
+	{"an unknown method", "$S --methods nll,luck", 2, "luck"},
+	{"a rate of all", "$S --rates 1", 2, "--rates has 1"},
+	{"a rate of nothing", "$S --rates 0.01", 1, "less than one layer"},
+	{"a rate of nearly all", "$S --rates 0.99", 1, "16 layers are to share"},
+	{"too many rates", "$S --rates .1,.2,.3,.4,.5,.6,.7,.8,.9", 2, "8 are the most"},
+	{"no seeds", "$S --seeds 0", 2, "--seeds"},
+	{"a plan", "$S --owners 0", 2, "--owners"},
+	{"a file for a directory", "echo >$T/s; $S", 1, "is no directory"},
+	{"a directory that cannot be made", "kvshare-run study -m $T/m --text x --calib x -o $T/no/s", 1, "no/s"},
+	{"a text that is not there", "rm $T/text; $S", 1, "text"},
+	{"an empty text", "echo >$T/text; $S", 1, "left to measure on"},
+	{"a short calibration text", "head -c 40 $T/text >$T/calib; $S", 1, "2 samples of 8 take 16"},
+	{"a study that is no JSON", "mkdir $T/s; echo '{' >$T/s/study.json; $S", 1, "study.json: "},
+	{"a file that is no study", "mkdir $T/s; echo '{}' >$T/s/study.json; $S", 1, "is no study of this version"},
+	{"another study", "mkdir $T/s; cp $T/study.json $T/s; $S --sample-tokens 9", 1,
+		"its sample_tokens is 8, here it is 9"},
+	{"owners that are no plan", "mkdir $T/s; sed 's/^ *3,$/9,/' $T/study.json >$T/s/study.json; $S", 1,
+		"rows[0] is damaged"},
+	{"a figure that is none", "mkdir $T/s; sed 's/\"kl\": [^,]*/\"kl\": null/' $T/study.json >$T/s/study.json; $S",
+		1, "rows[0] is damaged"},
+	{"a row twice",
+		"mkdir $T/s; sed 's/\"method\": \"adjacent\"/\"method\": \"adjacent\", \"seed\": 7/' $T/study.json "
+		">$T/s/study.json; $S",
+		1, "duplicate"},
+	{"damaged weights",
+		"head -c 2000000 /dev/zero | tr '\\0' '\\377' | dd of=$T/m/model.safetensors conv=notrunc bs=1000000 "
+		"seek=3 2>/dev/null; $S",
+		1, "not a number"},
+};
+
+/* $T/m is a model, $T/text and $T/calib are texts, $T/study.json a study of them, $S would go on with it in $T/s. */
+static void check_input(const struct bad_input *input, const char *study)
+{
+	char command[4096];
+	struct process process;
+
+	snprintf(command, sizeof(command),
+		"cp -r " MODEL " $T/m; head -c 400 " MODEL "/heldout.txt >$T/text; head -c 200 " MODEL
+		"/calib.txt >$T/calib; cp %s $T/study.json; "
+		"S=\"kvshare-run study -m $T/m --text $T/text --calib $T/calib -o $T/s -q " SMALL
+		"--methods adjacent\"; (%s); status=$?; [ -e $T/s/study.md ] && echo a report; "
+		"ls $T/s 2>/dev/null | grep 'json\\.'; exit $status",
+		study, input->command);
+	process = run_in_directory(command, 60);
+	if (process.status != input->status || !strstr(process.err, input->said) || process.out[0])
+		fail_msg("%s: status %d, stdout \"%s\", stderr \"%s\"", input->what, process.status, process.out,
+			process.err);
+	process_free(&process);
+}
+
+static void bad_input_is_named_and_leaves_what_there_was(void **state)
+{
+	char path[] = "/tmp/kvs-study-XXXXXX", command[1024];
+	int fd = mkstemp(path);
+	struct process process;
+
+	(void)state;
+	assert_true(fd >= 0);
+	snprintf(command, sizeof(command),
+		"head -c 400 " MODEL "/heldout.txt >$T/text; head -c 200 " MODEL "/calib.txt >$T/calib; "
+		"kvshare-run study -m " MODEL " --text $T/text --calib $T/calib -o $T/s -q " SMALL
+		"--methods adjacent --json >%s",
+		path);
+	process = run_in_directory(command, 60);
+	assert_int_equal(process.status, 0);
+	process_free(&process);
+	for (size_t i = 0; i < sizeof(inputs) / sizeof(*inputs); i++)
+		check_input(&inputs[i], path);
+	remove(path);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(figures_are_those_of_eval),
+		cmocka_unit_test(a_study_in_pieces_is_a_study_in_one),
+		cmocka_unit_test(a_walk_that_runs_out_is_said),
+		cmocka_unit_test(bad_input_is_named_and_leaves_what_there_was),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

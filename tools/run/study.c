@@ -1,0 +1,288 @@
+/*
+ * tools/run/study.c: `kvshare-run study` compares ways to share on a model: what each costs, and what that depends on.
+ *
+ * The options and the directory here, the work in calib/. The directory is the state: study.json in it holds every row that
+ * is done, and the same command goes on from there.
+ */
+#include "../../calib/calib.h"
+#include "run.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+	OPTION_TEXT = 512,
+	OPTION_CALIB,
+	OPTION_METHODS,
+	OPTION_RATES,
+	OPTION_SEEDS,
+	OPTION_MAX_TOKENS,
+	OPTION_SAMPLES,
+	OPTION_SAMPLE_TOKENS,
+	OPTION_SAMPLE_BY,
+	OPTION_HELD_TOKENS,
+	OPTION_THRESHOLD
+};
+
+static const struct argp_option options[] = {
+	{"text", OPTION_TEXT, "FILE", 0, "the text that plans are measured on (required)", 0},
+	{"calib", OPTION_CALIB, "FILE", 0, "the text that searches look at: another one (required)", 0},
+	{"output", 'o', "DIR", 0,
+		"where results go, and where a study that was stopped is found again (required)", 0},
+	{"methods", OPTION_METHODS, "LIST", 0,
+		"some of dissimilar, similar, random, threshold, adjacent, merge, nll, dissimilar-split, nll-split "
+		"(default: all)",
+		0},
+	{"rates", OPTION_RATES, "LIST", 0, "parts of the layers that share (default 0.125,0.25,0.375)", 0},
+	{"seeds", OPTION_SEEDS, "N", 0, "random orders (default 5)", 0},
+	{"max-tokens", OPTION_MAX_TOKENS, "N", 0,
+		"tokens of --text that plans are measured on (default 2048), in windows of --ctx (default 256)", 0},
+	{"samples", OPTION_SAMPLES, "N", 0,
+		"samples that walks look at (default 30; a third and five thirds of them are tried too)", 2},
+	{"sample-tokens", OPTION_SAMPLE_TOKENS, "N", 0, "tokens of a sample (default 64)", 2},
+	{"sample-by", OPTION_SAMPLE_BY, "run|line", 0,
+		"consecutive runs of tokens (default), or lines cut to that length, shorter ones skipped", 2},
+	{"held-tokens", OPTION_HELD_TOKENS, "N", 0, "tokens behind the samples that nll chooses by (default 512)", 2},
+	{"threshold", OPTION_THRESHOLD, "T", 0,
+		"walks keep a pair while the cosine of the hidden states is above (default 0.5)", 2},
+	{0},
+};
+
+struct env {
+	struct model_options model;
+	struct kvs_study_options study;
+	const char *text_path, *calib_path, *output;
+	struct watch watch;
+};
+
+/* ---- options ---- */
+
+static void parse_methods(struct argp_state *state, struct kvs_study_options *study, char *list)
+{
+	const char *names[KVS_STUDY_METHODS + 1] = {0};
+
+	for (int m = 0; m < KVS_STUDY_METHODS; m++)
+		names[m] = kvs_study_method_name(m);
+	for (char *name, *rest = list; (name = strsep(&rest, ","));)
+		study->methods |= 1u << parse_word(state, "--methods", name, names);
+}
+
+static void parse_rates(struct argp_state *state, struct kvs_study_options *study, char *list)
+{
+	for (char *rate, *rest = list; (rate = strsep(&rest, ","));) {
+		double value = parse_real(state, "--rates", rate);
+		if (value <= 0 || value >= 1)
+			argp_error(state, "--rates has %s: a part of the layers lies between 0 and 1", rate);
+		if (study->rate_count == KVS_STUDY_MOST_RATES)
+			argp_error(state, "--rates: %d are the most", KVS_STUDY_MOST_RATES);
+		study->rates[study->rate_count++] = value;
+	}
+}
+
+static void check(struct argp_state *state, const struct env *env)
+{
+	if (!env->text_path)
+		argp_error(state, "which text to measure on? Name it with --text FILE");
+	if (!env->calib_path)
+		argp_error(state, "which text to search with? Name it with --calib FILE");
+	if (!env->output)
+		argp_error(state, "where to? Name a directory with -o DIR");
+	if (env->model.plan_path || env->model.owners)
+		argp_error(state, "a study makes plans of its own: --plan and --owners have no place here");
+}
+
+static error_t parse_text(int key, char *text, struct argp_state *state, struct env *env)
+{
+	static const char *const units[] = {"run", "line", NULL};
+	struct kvs_text_options *cut = &env->study.cut;
+
+	switch (key) {
+	case OPTION_SAMPLES:
+		cut->samples = parse_number(state, "--samples", text, 1, 1 << 20);
+		return 0;
+	case OPTION_SAMPLE_TOKENS:
+		cut->sample_tokens = parse_number(state, "--sample-tokens", text, 2, 1 << 16);
+		return 0;
+	case OPTION_SAMPLE_BY:
+		cut->by = parse_word(state, "--sample-by", text, units);
+		return 0;
+	case OPTION_HELD_TOKENS:
+		cut->held_tokens = parse_number(state, "--held-tokens", text, 16, 1 << 24);
+		return 0;
+	case OPTION_MAX_TOKENS:
+		env->study.text_tokens = parse_number(state, "--max-tokens", text, 16, 1 << 24);
+		return 0;
+	}
+	return ARGP_ERR_UNKNOWN;
+}
+
+static error_t parse(int key, char *text, struct argp_state *state)
+{
+	struct env *env = state->input;
+
+	switch (key) {
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &env->model;
+		return 0;
+	case OPTION_TEXT:
+		env->text_path = text;
+		return 0;
+	case OPTION_CALIB:
+		env->calib_path = text;
+		return 0;
+	case 'o':
+		env->output = text;
+		return 0;
+	case OPTION_METHODS:
+		parse_methods(state, &env->study, text);
+		return 0;
+	case OPTION_RATES:
+		parse_rates(state, &env->study, text);
+		return 0;
+	case OPTION_SEEDS:
+		env->study.seeds = parse_number(state, "--seeds", text, 1, 1000);
+		return 0;
+	case OPTION_THRESHOLD:
+		env->study.threshold = parse_real(state, "--threshold", text);
+		if (env->study.threshold < -1 || env->study.threshold > 1)
+			argp_error(state, "--threshold is %s: a cosine lies from -1 to 1", text);
+		return 0;
+	case ARGP_KEY_ARG:
+		argp_error(state, "what is \"%s\"? The texts go behind --text and --calib", text);
+		return 0;
+	case ARGP_KEY_END:
+		check(state, env);
+		return 0;
+	}
+	return parse_text(key, text, state, env);
+}
+
+static const char doc[] =
+	"Compare ways to share KV caches between a model's layers: KVSharer's walk from both ends, random plans with and "
+	"without its filter, neighbours as in CLA, neighbours merged as in MiniCache, greedy by loss, and K and V apart. "
+	"Each is searched on one text and measured on another.\v"
+	"Writes DIR/study.md with tables and charts, and DIR/study.json with every plan and figure. Ctrl-C loses at most the "
+	"row that is being run, and exits with 130; the same command goes on from there, and so does one that asks for more "
+	"--methods or --seeds.\n\n"
+	"Example:\n"
+	"  kvshare-run study -m DIR --calib book.txt --text other.txt -o study/\n";
+
+/* ---- running ---- */
+
+static int read_texts(struct env *env, char **calib, char **text)
+{
+	int err = read_text(env->calib_path, calib, &env->study.calib_bytes);
+
+	if (!err)
+		err = read_text(env->text_path, text, &env->study.text_bytes);
+	env->study.calib = *calib;
+	env->study.text = *text;
+	return err;
+}
+
+static int say(const struct env *env, const kvs_study *study)
+{
+	char *text;
+	int err = env->model.json ? kvs_study_text(study, &text) : kvs_study_report(study, &text);
+
+	if (err)
+		return err;
+	if (puts(text) == EOF || fflush(stdout))
+		err = kvs_fail(-EIO, "writing to stdout: %s", strerror(errno));
+	free(text);
+	return err;
+}
+
+/* What a run that was stopped has found is written and said all the same. */
+static int finish(const struct env *env, const kvs_study *study, int run_err)
+{
+	size_t rows, left = kvs_study_left(study, &rows);
+	int err = kvs_study_write(study, env->output);
+
+	if (!err)
+		err = say(env, study);
+	if (err)
+		return err;
+	if (!run_err && !env->model.quiet)
+		fprintf(stderr, "%s/study.md holds this, with charts\n", env->output);
+	return run_err ? kvs_fail(run_err, "stopped after %zu of %zu rows; %s holds those; the same command goes on from here",
+				 rows - left, rows, env->output)
+		       : 0;
+}
+
+static int run_study(struct env *env, struct session *session, kvs_study *study, const char *path)
+{
+	struct kvs_engine_options engine = {.kv_dtype = env->study.kv_dtype,
+		.kv_dtype_set = true,
+		.chunk_tokens = env->model.chunk_tokens,
+		.no_premap = env->model.no_premap};
+	struct kvs_calib_progress progress = {watch_step, &env->watch};
+	size_t rows;
+	int err = kvs_study_resume(study, path);
+
+	if (!err && kvs_study_left(study, &rows)) {
+		err = kvs_study_open_engine(session->cu, session->ckpt, study, &engine, &session->engine);
+		if (!err)
+			err = kvs_study_run(study, session->engine, path, &progress);
+		progress_clear();
+	}
+	return err && err != -ECANCELED ? err : finish(env, study, err);
+}
+
+static int run_in_session(struct env *env, struct session *session)
+{
+	kvs_study *study;
+	char *path;
+	int err;
+
+	env->study.cut.window_tokens = env->model.ctx_tokens;
+	env->study.device = session->cu->name;
+	env->study.kv_dtype = env->model.kv_dtype_set ? env->model.kv_dtype : kvs_checkpoint_config(session->ckpt)->dtype;
+	if (asprintf(&path, "%s/study.json", env->output) < 0)
+		return kvs_fail(-ENOMEM, "no memory for a path");
+	err = kvs_study_create(session->ckpt, session->tokenizer, &env->study, &study);
+	if (!err) {
+		err = run_study(env, session, study, path);
+		kvs_study_free(study);
+	}
+	free(path);
+	return err;
+}
+
+static int run(struct env *env)
+{
+	char *calib = NULL, *text = NULL;
+	struct session session;
+	int err = make_directory(env->output);
+
+	if (!err)
+		err = read_texts(env, &calib, &text);
+	if (!err)
+		err = session_open_model(&env->model, &session);
+	if (!err) {
+		watch_signals();
+		env->watch.quiet = env->model.quiet;
+		err = run_in_session(env, &session);
+		session_close(&session);
+	}
+	free(calib);
+	free(text);
+	return err;
+}
+
+int command_study(int argc, char **argv)
+{
+	static const struct argp_child children[] = {{&model_argp, 0, NULL, 0}, {0}};
+	static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
+	struct env env = {.study = {.threshold = 0.5}};
+	int err;
+
+	argp_err_exit_status = EXIT_USAGE;
+	argp_parse(&argp, argc, argv, 0, NULL, &env);
+	err = run(&env);
+	if (!err)
+		return EXIT_SUCCESS;
+	complain();
+	return err == -ECANCELED ? EXIT_INTERRUPTED : EXIT_FAILURE;
+}
