@@ -20,8 +20,8 @@
 #define DEFAULT_SEEDS 5
 #define DEFAULT_TEXT_TOKENS 2048
 
-static const char *const method_names[KVS_STUDY_METHODS] = {"dissimilar", "similar", "random", "threshold", "adjacent",
-	"merge", "nll", "dissimilar-split", "nll-split"};
+static const char *const method_names[KVS_STUDY_METHODS] = {
+	"dissimilar", "similar", "random", "threshold", "adjacent", "merge", "nll", "dissimilar-split", "nll-split"};
 
 const char *kvs_study_method_name(enum kvs_study_method method)
 {
@@ -98,7 +98,8 @@ static size_t part_start(const char *text, size_t bytes, int part)
 }
 
 /* Only the first cut must succeed: what the others lack is written down. */
-static int cut_text(struct kvs_study *study, const kvs_tokenizer *tok, const struct kvs_study_options *options, int index)
+static int cut_text(
+	struct kvs_study *study, const kvs_tokenizer *tok, const struct kvs_study_options *options, int index)
 {
 	struct kvs_study_text *text = &study->texts[index];
 	struct kvs_text_options cut = options->cut;
@@ -148,24 +149,23 @@ static int set_shares(struct kvs_study *study, const struct kvs_study_options *o
 		struct kvs_search_options search = {.share = share, .threshold = options->threshold};
 		int err = kvs_search_check(&search, config);
 		if (share < 1 && config->layers > 1)
-			return kvs_fail(-EINVAL, "a rate of %g of %d layers is less than one layer", rates[i],
-				config->layers);
+			return kvs_fail(
+				-EINVAL, "a rate of %g of %d layers is less than one layer", rates[i], config->layers);
 		if (err)
 			return err;
 		while (at > 0 && study->shares[at - 1] > share)
 			at--;
 		if (at > 0 && study->shares[at - 1] == share)
 			continue; /* of few layers, two rates may be one number */
-		memmove(study->shares + at + 1, study->shares + at,
-			sizeof(*study->shares) * (study->share_count - at));
+		memmove(study->shares + at + 1, study->shares + at, sizeof(*study->shares) * (study->share_count - at));
 		study->shares[at] = share;
 		study->share_count++;
 	}
 	return 0;
 }
 
-int kvs_study_create(const kvs_checkpoint *ckpt, const kvs_tokenizer *tok, const struct kvs_study_options *options,
-	kvs_study **out)
+int kvs_study_create(
+	const kvs_checkpoint *ckpt, const kvs_tokenizer *tok, const struct kvs_study_options *options, kvs_study **out)
 {
 	const struct kvs_config *config = kvs_checkpoint_config(ckpt);
 	kvs_study *study = calloc(1, sizeof(*study));
@@ -243,7 +243,7 @@ struct run {
 	struct kvs_capture capture;
 	int captured; /* which text; -1: none */
 	struct kvs_study_row *row;
-	char label[32]; /* of the row */
+	char label[32];             /* of the row */
 	double done, in_row, total; /* model passes, counted in tokens: an estimate, for the bar */
 };
 
@@ -357,7 +357,7 @@ static struct kvs_search_options search_options(struct run *run)
 							     ? KVS_METHOD_NLL
 							     : KVS_METHOD_KVSHARER,
 		.share = run->study->shares[run->study->share_count - 1],
-		.pairs = {.order = is_random(method)            ? KVS_ORDER_RANDOM
+		.pairs = {.order = is_random(method)             ? KVS_ORDER_RANDOM
 				   : method == KVS_STUDY_SIMILAR ? KVS_ORDER_SIMILAR
 								 : KVS_ORDER_DISSIMILAR,
 			.seed = row->seed,
@@ -370,8 +370,7 @@ static int search_plans(struct run *run, struct collector *collector)
 {
 	struct kvs_search_options options = search_options(run);
 	struct kvs_search_result result;
-	int err = kvs_search_run(
-		run->engine, &run->study->texts[run->row->text].cut, &run->capture, &options, &result);
+	int err = kvs_search_run(run->engine, &run->study->texts[run->row->text].cut, &run->capture, &options, &result);
 
 	if (err)
 		return err;
@@ -413,9 +412,8 @@ static int neighbour_plans(struct run *run)
 	for (int p = 0; p < study->share_count && !err; p++) {
 		struct kvs_study_point *point = &run->row->points[p];
 		int share = study->shares[p];
-		err = run->row->method == KVS_STUDY_MERGE
-			      ? kvs_neighbours_similar(&run->capture, config, share, owners)
-			      : kvs_neighbours_spread(config, share, owners);
+		err = run->row->method == KVS_STUDY_MERGE ? kvs_neighbours_similar(&run->capture, config, share, owners)
+							  : kvs_neighbours_spread(config, share, owners);
 		point->tensors = err ? 0 : 2 * share;
 		err = err == -ERANGE ? 0 : err ? err : set_owners(point, study->layers, owners, owners);
 	}
@@ -457,8 +455,8 @@ static const struct kvs_quality *measured_before(const struct run *run, const st
 	for (size_t i = 0; i < study->row_count; i++) {
 		const struct kvs_study_row *row = &study->rows[i];
 		for (int p = 0; p < study->share_count && row->done && row->method != KVS_STUDY_MERGE; p++)
-			if (row->points[p].owners && !memcmp(row->points[p].owners, point->owners,
-							     sizeof(int) * 2 * study->layers))
+			if (row->points[p].owners &&
+				!memcmp(row->points[p].owners, point->owners, sizeof(int) * 2 * study->layers))
 				return &row->points[p].quality;
 	}
 	return NULL;

@@ -16,8 +16,8 @@ struct kvs_study_text {
 
 /* What a row came to for one number of layers. */
 struct kvs_study_point {
-	int tensors; /* that share; fewer than wanted: the method goes no further, and there is no more to say */
-	int *owners; /* [2][layers]: of K, of V; NULL where too few share */
+	int tensors;        /* that share; fewer than wanted: the method goes no further, and there is no more to say */
+	int *owners;        /* [2][layers]: of K, of V; NULL where too few share */
 	size_t token_bytes; /* of K and V in all layers, for one token */
 	struct kvs_quality quality;
 };
@@ -35,11 +35,11 @@ struct kvs_study {
 	int layers, kv_heads, head_dim;
 	struct json_t *settings; /* studies that agree in it can be one */
 	struct kvs_study_text texts[KVS_STUDY_TEXTS];
-	struct kvs_calib_text measured; /* the windows that every plan is measured on */
+	struct kvs_calib_text measured;                /* the windows that every plan is measured on */
 	int shares[KVS_STUDY_MOST_RATES], share_count; /* ascending numbers of layers */
 	enum kvs_dtype kv_dtype;
 	double threshold; /* of walks */
-	double full_nll; /* NAN: not measured yet */
+	double full_nll;  /* NAN: not measured yet */
 	struct kvs_study_row *rows;
 	size_t row_count, row_room;
 };
@@ -47,15 +47,14 @@ struct kvs_study {
 /* The row of that method, seed and text, made where there is none; NULL: no memory. */
 struct kvs_study_row *kvs_study_row(struct kvs_study *study, enum kvs_study_method method, uint64_t seed, int text);
 /* Fills in the settings (study_json.c): the whole of what was asked for, but which rows, which are told apart by themselves. */
-int kvs_study_describe(
-	struct kvs_study *study, const kvs_checkpoint *ckpt, const struct kvs_study_options *options);
+int kvs_study_describe(struct kvs_study *study, const kvs_checkpoint *ckpt, const struct kvs_study_options *options);
 size_t kvs_study_token_bytes(const struct kvs_study *study, int tensors, bool merged);
 /* The study as it is now, written aside and renamed. */
 int kvs_study_save(const struct kvs_study *study, const char *path);
 
 /* Of all done rows of a method on a text, for one number of layers. */
 struct kvs_study_mean {
-	size_t count; /* 0: there is nothing, the rest is NAN */
+	size_t count;                       /* 0: there is nothing, the rest is NAN */
 	double nll, deviation, least, most; /* loss, its standard deviation over seeds (0 of one) */
 	double top1_agreement, kl;          /* means */
 	size_t token_bytes;
@@ -70,7 +69,7 @@ bool kvs_study_has(const struct kvs_study *study, enum kvs_study_method method, 
 /* Whether a method is run on other parts of the text, or (by_part false) with other numbers of samples. */
 bool kvs_study_varies(enum kvs_study_method method, bool by_part);
 
-extern const char *const kvs_study_titles[KVS_STUDY_METHODS]; /* for people (study_report.c) */
+extern const char *const kvs_study_titles[KVS_STUDY_METHODS];       /* for people (study_report.c) */
 int kvs_study_draw(const struct kvs_study *study, const char *dir); /* charts (study_charts.c) */
 
 #endif

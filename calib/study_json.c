@@ -32,15 +32,14 @@ int kvs_study_describe(struct kvs_study *study, const kvs_checkpoint *ckpt, cons
 	const struct kvs_config *config = kvs_checkpoint_config(ckpt);
 	const struct kvs_calib_text *calib = &study->texts[0].cut, *measured = &study->measured;
 
-	study->settings = json_pack("{s:s,s:i,s:i,s:i,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:i,s:f,s:o}", "architecture",
-		config->model_type, "layers", config->layers, "kv_heads", config->kv_heads, "head_dim",
+	study->settings = json_pack("{s:s,s:i,s:i,s:i,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:i,s:f,s:o}",
+		"architecture", config->model_type, "layers", config->layers, "kv_heads", config->kv_heads, "head_dim",
 		config->head_dim, "fingerprint", kvs_checkpoint_fingerprint(ckpt), "device", options->device,
 		"kv_dtype", kvs_dtype_name(options->kv_dtype), "calib_digest", calib->digest, "text_digest",
-		measured->digest, "sample_by", calib->by == KVS_SAMPLE_LINE ? "line" : "run", "samples",
-		calib->samples, "sample_tokens", calib->sample_tokens, "held_tokens",
-		calib->windows * calib->window_tokens, "window_tokens", calib->window_tokens, "measured_tokens",
-		measured->windows * measured->window_tokens, "threshold", options->threshold, "shares",
-		ints_json(study->shares, study->share_count));
+		measured->digest, "sample_by", calib->by == KVS_SAMPLE_LINE ? "line" : "run", "samples", calib->samples,
+		"sample_tokens", calib->sample_tokens, "held_tokens", calib->windows * calib->window_tokens,
+		"window_tokens", calib->window_tokens, "measured_tokens", measured->windows * measured->window_tokens,
+		"threshold", options->threshold, "shares", ints_json(study->shares, study->share_count));
 	return study->settings ? 0 : no_memory();
 }
 
@@ -82,9 +81,9 @@ static json_t *study_json(const struct kvs_study *study)
 			json_array_append_new(rows, row_json(study, &study->rows[i]));
 	for (int i = 0; i < KVS_STUDY_TEXTS; i++)
 		if (study->texts[i].missing)
-			json_array_append_new(missing,
-				json_pack("{s:i,s:i,s:s}", "samples", study->texts[i].samples, "part",
-					study->texts[i].part, "why", study->texts[i].missing));
+			json_array_append_new(
+				missing, json_pack("{s:i,s:i,s:s}", "samples", study->texts[i].samples, "part",
+						 study->texts[i].part, "why", study->texts[i].missing));
 	if (isfinite(study->full_nll))
 		full = json_pack("{s:f,s:f,s:I}", "nll", study->full_nll, "ppl", exp(study->full_nll), "kv_token_bytes",
 			(json_int_t)kvs_study_token_bytes(study, 0, false));
@@ -171,7 +170,8 @@ static int read_owners(const json_t *object, int layers, int *owners)
 	return err;
 }
 
-static int read_point(const json_t *object, struct kvs_study *study, bool merged, int share, struct kvs_study_point *point)
+static int read_point(
+	const json_t *object, struct kvs_study *study, bool merged, int share, struct kvs_study_point *point)
 {
 	double shared = number_at(object, "shared");
 	int err;
@@ -220,8 +220,8 @@ static int read_row(const json_t *object, struct kvs_study *study)
 	if (row->done) /* twice */
 		return -EINVAL;
 	for (int p = 0; p < study->share_count && !err; p++)
-		err = read_point(json_array_get(points, p), study, method == KVS_STUDY_MERGE, study->shares[p],
-			&row->points[p]);
+		err = read_point(
+			json_array_get(points, p), study, method == KVS_STUDY_MERGE, study->shares[p], &row->points[p]);
 	row->done = !err;
 	return err;
 }

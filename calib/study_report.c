@@ -90,8 +90,8 @@ static void print_words(FILE *out, const struct kvs_study *study)
 		fprintf(out, "* **%d of %d layers share (%.1f %%).**", study->shares[p], study->layers,
 			saved_percent(study, p));
 		print_least(out, study, p);
-		print_against(out, study, p, KVS_STUDY_DISSIMILAR, KVS_STUDY_SIMILAR, "Dissimilar first",
-			"similar first");
+		print_against(
+			out, study, p, KVS_STUDY_DISSIMILAR, KVS_STUDY_SIMILAR, "Dissimilar first", "similar first");
 		print_against(out, study, p, KVS_STUDY_DISSIMILAR, KVS_STUDY_RANDOM, "It", "random plans do");
 		print_filter(out, study, p);
 		fputc('\n', out);
@@ -236,7 +236,8 @@ static void print_settings(FILE *out, const struct kvs_study *study)
 		fprintf(out, "| %s | %s |\n", key, text ? text : "?");
 		free(text);
 	}
-	fputs("\nThe first `samples` runs of `sample_tokens` tokens of the calibration text are what walks look at; the "
+	fputs("\nThe first `samples` runs of `sample_tokens` tokens of the calibration text are what walks look at; "
+	      "the "
 	      "`held_tokens` behind them are what `nll` chooses by. Plans are measured on `measured_tokens` tokens of "
 	      "the other text. `study.json` has every plan (`k_owners`, `v_owners`) and figure.\n",
 		out);

@@ -1,11 +1,11 @@
 /*
  * tests/gpu/device_test.c: what a device must hold to besides its driver's rules: the engine computes there what it
- * computes on the host, and memory is what our statistics say it is, also when it runs out.
+ * computes on the host, a search finds the same plan, and memory is what our statistics say it is, also when it runs out.
  *
  * KVS_TEST_DEVICE is the device (default "host", where the comparison is of softcuda with itself and the rest is real).
  * Only the last two tests take more than half of the free memory, and they stop at the first refusal.
  */
-#include "../../model/model.h"
+#include "../../calib/calib.h"
 
 #include <errno.h>
 #include <math.h>
@@ -110,6 +110,70 @@ static void bf16_cache_has_the_loss_of_the_host(void **state)
 	assert_true(there > 0);
 	if (!(fabs(here - there) <= NLL_TOLERANCE))
 		fail_msg("they differ by %g, more than %g", fabs(here - there), NLL_TOLERANCE);
+}
+
+/* ---- searches ---- */
+
+#define SAMPLES 6
+#define WINDOWS 2
+#define CUT_TOKENS 32 /* of a sample and of a window */
+
+static struct kvs_search_result find_plan(kvs_cu *device, enum kvs_method method, enum kvs_order order)
+{
+	struct kvs_calib_text cut = {.samples = SAMPLES,
+		.sample_tokens = CUT_TOKENS,
+		.ids = text,
+		.windows = WINDOWS,
+		.window_tokens = CUT_TOKENS,
+		.window_ids = text + SAMPLES * CUT_TOKENS,
+		.window_targets = text + SAMPLES * CUT_TOKENS + 1,
+		.held_back = true};
+	struct kvs_engine_options engine_options = {.kv_dtype = KVS_F32, .kv_dtype_set = true};
+	struct kvs_search_options options = {.method = method, .share = 3, .threshold = 0.5, .pairs = {.order = order}};
+	struct kvs_search_result result;
+	struct kvs_capture capture;
+	kvs_engine *engine;
+
+	must(kvs_cu_bind(device));
+	must(kvs_calib_open_engine(device, ckpt, &engine_options, &cut, 1, &engine));
+	must(kvs_capture_run(engine, &cut, NULL, &capture));
+	must(kvs_search_run(engine, &cut, &capture, &options, &result));
+	kvs_capture_clear(&capture);
+	kvs_engine_close(engine);
+	return result;
+}
+
+/* A walk's trials too; in which order nll tries pairs that cost nearly the same may turn on a rounding. */
+static void assert_same_search(const struct kvs_search_result *here, const struct kvs_search_result *there, bool trials)
+{
+	if (trials)
+		assert_int_equal(here->trial_count, there->trial_count);
+	for (size_t i = 0; i < here->trial_count && trials; i++) {
+		const struct kvs_trial *a = &here->trials[i], *b = &there->trials[i];
+		if (a->layer != b->layer || a->owner != b->owner || a->accepted != b->accepted)
+			fail_msg("trial %zu: %d reads %d on the host, %d reads %d on %s", i, a->layer, a->owner,
+				b->layer, b->owner, cu->name);
+	}
+	assert_memory_equal(here->best.k_owners, there->best.k_owners, sizeof(int) * here->layers);
+	assert_true(fabs(here->best.nll - there->best.nll) < 1e-3);
+}
+
+static void a_search_in_f32_finds_the_plan_of_the_host(void **state)
+{
+	static const struct {
+		enum kvs_method method;
+		enum kvs_order order;
+	} searches[] = {{KVS_METHOD_KVSHARER, KVS_ORDER_DISSIMILAR}, {KVS_METHOD_KVSHARER, KVS_ORDER_SIMILAR},
+		{KVS_METHOD_NLL, KVS_ORDER_DISSIMILAR}};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(searches) / sizeof(*searches); i++) {
+		struct kvs_search_result here = find_plan(host, searches[i].method, searches[i].order),
+					 there = find_plan(cu, searches[i].method, searches[i].order);
+		assert_same_search(&here, &there, searches[i].method == KVS_METHOD_KVSHARER);
+		kvs_search_result_clear(&here);
+		kvs_search_result_clear(&there);
+	}
 }
 
 /* ---- memory ---- */
@@ -297,6 +361,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(f32_cache_gives_the_tokens_of_the_host),
 		cmocka_unit_test(bf16_cache_has_the_loss_of_the_host),
+		cmocka_unit_test(a_search_in_f32_finds_the_plan_of_the_host),
 		cmocka_unit_test(the_driver_counts_the_bytes_that_the_manager_counts),
 		cmocka_unit_test(growing_past_the_memory_is_refused_and_unwound),
 		cmocka_unit_test(growing_block_by_block_until_the_refusal_keeps_what_was_given),

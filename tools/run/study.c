@@ -28,8 +28,7 @@ enum {
 static const struct argp_option options[] = {
 	{"text", OPTION_TEXT, "FILE", 0, "the text that plans are measured on (required)", 0},
 	{"calib", OPTION_CALIB, "FILE", 0, "the text that searches look at: another one (required)", 0},
-	{"output", 'o', "DIR", 0,
-		"where results go, and where a study that was stopped is found again (required)", 0},
+	{"output", 'o', "DIR", 0, "where results go, and where a study that was stopped is found again (required)", 0},
 	{"methods", OPTION_METHODS, "LIST", 0,
 		"some of dissimilar, similar, random, threshold, adjacent, merge, nll, dissimilar-split, nll-split "
 		"(default: all)",
@@ -158,15 +157,18 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	return parse_text(key, text, state, env);
 }
 
-static const char doc[] =
-	"Compare ways to share KV caches between a model's layers: KVSharer's walk from both ends, random plans with and "
-	"without its filter, neighbours as in CLA, neighbours merged as in MiniCache, greedy by loss, and K and V apart. "
-	"Each is searched on one text and measured on another.\v"
-	"Writes DIR/study.md with tables and charts, and DIR/study.json with every plan and figure. Ctrl-C loses at most the "
-	"row that is being run, and exits with 130; the same command goes on from there, and so does one that asks for more "
-	"--methods or --seeds.\n\n"
-	"Example:\n"
-	"  kvshare-run study -m DIR --calib book.txt --text other.txt -o study/\n";
+static const char doc[] = "Compare ways to share KV caches between a model's layers: KVSharer's walk from both ends, "
+			  "random plans with and "
+			  "without its filter, neighbours as in CLA, neighbours merged as in MiniCache, greedy by "
+			  "loss, and K and V apart. "
+			  "Each is searched on one text and measured on another.\v"
+			  "Writes DIR/study.md with tables and charts, and DIR/study.json with every plan and figure. "
+			  "Ctrl-C loses at most the "
+			  "row that is being run, and exits with 130; the same command goes on from there, and so does "
+			  "one that asks for more "
+			  "--methods or --seeds.\n\n"
+			  "Example:\n"
+			  "  kvshare-run study -m DIR --calib book.txt --text other.txt -o study/\n";
 
 /* ---- running ---- */
 
@@ -206,7 +208,8 @@ static int finish(const struct env *env, const kvs_study *study, int run_err)
 		return err;
 	if (!run_err && !env->model.quiet)
 		fprintf(stderr, "%s/study.md holds this, with charts\n", env->output);
-	return run_err ? kvs_fail(run_err, "stopped after %zu of %zu rows; %s holds those; the same command goes on from here",
+	return run_err ? kvs_fail(run_err,
+				 "stopped after %zu of %zu rows; %s holds those; the same command goes on from here",
 				 rows - left, rows, env->output)
 		       : 0;
 }
@@ -238,7 +241,8 @@ static int run_in_session(struct env *env, struct session *session)
 
 	env->study.cut.window_tokens = env->model.ctx_tokens;
 	env->study.device = session->cu->name;
-	env->study.kv_dtype = env->model.kv_dtype_set ? env->model.kv_dtype : kvs_checkpoint_config(session->ckpt)->dtype;
+	env->study.kv_dtype =
+		env->model.kv_dtype_set ? env->model.kv_dtype : kvs_checkpoint_config(session->ckpt)->dtype;
 	if (asprintf(&path, "%s/study.json", env->output) < 0)
 		return kvs_fail(-ENOMEM, "no memory for a path");
 	err = kvs_study_create(session->ckpt, session->tokenizer, &env->study, &study);
