@@ -3,7 +3,8 @@
  *
  * tests/golden/calib/storyworld.json holds distances, every trial with its cosine, and the owners for each number of
  * layers, as tests/golden/make_calib.py computes them with a forward pass of its own, for both distances, both cosines and
- * all orders. Samples of one group are short, so that all its searches run; the other has the reference code's 30 x 64.
+ * all orders; and loss, top-1 agreement and KL of plans and of merged neighbours. Samples of one group are short, so that
+ * all its searches run; the other has the reference code's 30 x 64.
  */
 #include "../../calib/calib.h"
 
@@ -193,6 +194,78 @@ static void the_reference_codes_samples_are_numpys(void **state)
 	check_group(1);
 }
 
+/* ---- what changed models are worth ---- */
+
+/* The head of the story, cut as NumPy cuts it. */
+static struct kvs_calib_text quality_text(const json_t *quality)
+{
+	struct kvs_calib_text text = {
+		.windows = integer(quality, "windows"), .window_tokens = integer(quality, "tokens")};
+	size_t count = (size_t)text.windows * text.window_tokens, all;
+	int32_t *ids;
+
+	must(kvs_tokenizer_encode(tokenizer, story, story_bytes, true, &ids, &all));
+	assert_true(all > count);
+	text.window_ids = malloc(sizeof(*ids) * count);
+	text.window_targets = malloc(sizeof(*ids) * count);
+	assert_true(text.window_ids && text.window_targets);
+	memcpy(text.window_ids, ids, sizeof(*ids) * count);
+	memcpy(text.window_targets, ids + 1, sizeof(*ids) * count);
+	free(ids);
+	return text;
+}
+
+static void check_quality(const json_t *wanted, const struct kvs_quality *found, const char *name)
+{
+	double nll = json_number_value(json_object_get(wanted, "nll")),
+	       full = json_number_value(json_object_get(wanted, "full_nll")),
+	       kl = json_number_value(json_object_get(wanted, "kl")),
+	       top1 = json_number_value(json_object_get(wanted, "top1_agreement"));
+
+	if (fabs(found->nll - nll) > 1e-4 || fabs(found->full_nll - full) > 1e-4 || fabs(found->kl - kl) > 1e-4 ||
+		fabs(found->top1_agreement - top1) > 1e-9)
+		fail_msg("%s: loss %.6f (full %.6f), KL %.6f, agreement %.4f; NumPy has %.6f (%.6f), %.6f, %.4f", name,
+			found->nll, found->full_nll, found->kl, found->top1_agreement, nll, full, kl, top1);
+}
+
+static void read_owners(const json_t *array, int *owners)
+{
+	for (size_t l = 0; l < json_array_size(array); l++)
+		owners[l] = json_integer_value(json_array_get(array, l));
+}
+
+static void loss_agreement_and_kl_are_numpys(void **state)
+{
+	const json_t *quality = json_object_get(golden, "quality"), *plans = json_object_get(quality, "plans"),
+		     *merges = json_object_get(quality, "merges");
+	struct kvs_engine_options options = {.kv_dtype = KVS_F32, .kv_dtype_set = true};
+	struct kvs_calib_text text = quality_text(quality);
+	int layers = kvs_checkpoint_config(ckpt)->layers, k[64], v[64];
+	struct kvs_quality found;
+	kvs_reference *reference;
+	kvs_engine *engine;
+
+	(void)state;
+	must(kvs_calib_open_engine(cu, ckpt, &options, &text, 1, &engine));
+	must(kvs_reference_create(engine, &text, &reference));
+	assert_true(json_array_size(plans) == 2 && json_array_size(merges) == 2);
+	for (size_t i = 0; i < 2; i++) {
+		kvs_plan *plan;
+		read_owners(json_object_get(json_array_get(plans, i), "k_owners"), k);
+		read_owners(json_object_get(json_array_get(plans, i), "v_owners"), v);
+		must(kvs_plan_create(layers, k, v, &plan));
+		must(kvs_measure_quality(engine, &text, reference, plan, &found));
+		check_quality(json_array_get(plans, i), &found, "a plan");
+		kvs_plan_free(plan);
+		read_owners(json_object_get(json_array_get(merges, i), "owners"), k);
+		must(kvs_measure_merged(engine, &text, reference, k, &found));
+		check_quality(json_array_get(merges, i), &found, "merging");
+	}
+	kvs_reference_free(reference);
+	kvs_engine_close(engine);
+	kvs_calib_text_clear(&text);
+}
+
 static char *read_whole(const char *path, size_t *bytes)
 {
 	FILE *file = fopen(path, "rb");
@@ -237,6 +310,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_order_distance_and_cosine_is_numpys),
 		cmocka_unit_test(the_reference_codes_samples_are_numpys),
+		cmocka_unit_test(loss_agreement_and_kl_are_numpys),
 	};
 
 	return cmocka_run_group_tests(tests, open_model, close_model);

@@ -9,6 +9,8 @@ distances and cosines are float64. The order of things is that of the reference 
 already, map, collapse, run, keep while the cosine is above the threshold.
 
 Samples are few and short, so that the test can run all of them; one search has the reference's 30 x 64.
+
+"quality" holds what some plans are worth, and what merging neighbours as MiniCache does it is.
 """
 import json
 import pathlib
@@ -153,13 +155,80 @@ def captured(samples):
     return k, v, hidden
 
 
+def log_probabilities(hidden):
+    logits = (hidden @ WEIGHTS["model.embed_tokens.weight"].T).astype(np.float64)
+    logits -= logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def quality(full, hidden, targets):
+    """Loss, part of equal likeliest tokens, mean KL(full || changed): of last hidden states [window][token][hidden]."""
+    p, q = log_probabilities(full), log_probabilities(hidden)
+    return {"nll": float(-np.take_along_axis(q, targets[..., None], -1).mean()),
+            "full_nll": float(-np.take_along_axis(p, targets[..., None], -1).mean()),
+            "top1_agreement": float((p.argmax(-1) == q.argmax(-1)).mean()),
+            "kl": float((np.exp(p) * (p - q)).sum(-1).mean())}
+
+
+def merged(lower, upper, at=0.6):
+    """MiniCache (arXiv 2405.14366), equations 2 and 3, on vectors [kv_head][dim]: one direction, two lengths."""
+    a, b = (np.linalg.norm(v.astype(np.float64), axis=-1, keepdims=True) for v in (lower, upper))
+    angle = np.arccos((lower / a * (upper / b)).sum(-1, keepdims=True))
+    direction = (np.sin((1 - at) * angle) * lower / a + np.sin(at * angle) * upper / b) / np.sin(angle)
+    return (direction * a).astype(np.float32), (direction * b).astype(np.float32)
+
+
+def decode_merged(window, pairs):
+    """Last hidden states [token][hidden]: token by token, K and V of `pairs` (upper: lower) merged behind each."""
+    cos, sin = rotations(len(window))
+    cache, states = {"k": [[] for _ in range(LAYERS)], "v": [[] for _ in range(LAYERS)]}, []
+    for t, token in enumerate(window):
+        x = WEIGHTS["model.embed_tokens.weight"][token]
+        for layer in range(LAYERS):
+            at = f"model.layers.{layer}."
+            y = norm(x, at + "input_layernorm.weight")
+            q = rotate(linear(y, at + "self_attn.q_proj").reshape(HEADS, DIM), cos[t], sin[t])
+            cache["k"][layer].append(rotate(linear(y, at + "self_attn.k_proj").reshape(KV_HEADS, DIM), cos[t], sin[t]))
+            cache["v"][layer].append(linear(y, at + "self_attn.v_proj").reshape(KV_HEADS, DIM))
+            k, v = (np.repeat(np.stack(cache[c][layer], 1), HEADS // KV_HEADS, 0) for c in "kv")
+            scores = (k @ q[..., None])[..., 0] / np.float32(DIM ** 0.5)
+            scores = np.exp(scores - scores.max(-1, keepdims=True))
+            attended = ((scores / scores.sum(-1, keepdims=True))[..., None] * v).sum(1)
+            x = x + linear(attended.ravel(), at + "self_attn.o_proj")
+            y = norm(x, at + "post_attention_layernorm.weight")
+            gate = linear(y, at + "mlp.gate_proj")
+            x = x + linear(gate / (1 + np.exp(-gate)) * linear(y, at + "mlp.up_proj"), at + "mlp.down_proj")
+        states.append(norm(x, "model.norm.weight"))
+        for upper, lower in pairs.items():
+            for c in cache.values():
+                c[lower][t], c[upper][t] = merged(c[lower][t], c[upper][t])
+    return np.stack(states)
+
+
+def qualities(ids, windows=3, tokens=24):
+    """What changed models are worth on the head of the text: sharing K and V, apart, and merging."""
+    inputs, targets = (ids[i:i + windows * tokens].reshape(windows, tokens) for i in (0, 1))
+    full = forward(inputs)[2]
+    plans = [([0, 1, 2, 3, 4, 5, 6, 5, 8, 3, 10, 11, 1, 13, 5, 15],) * 2,
+             (list(range(LAYERS)), [0, 0, 2, 2, 4, 5, 6, 7, 8, 9, 10, 11, 11, 13, 14, 15])]
+    out = {"windows": windows, "tokens": tokens, "plans": [], "merges": []}
+    for k, v in plans:
+        out["plans"].append({"k_owners": k, "v_owners": v, **quality(full, forward(inputs, k, v)[2], targets)})
+    for pairs in {1: 0, 7: 6}, {9: 8, 11: 10, 13: 12, 15: 14}:
+        hidden = np.stack([decode_merged(window, pairs) for window in inputs])
+        owners = [pairs.get(layer, layer) for layer in range(LAYERS)]
+        out["merges"].append({"owners": owners, **quality(full, hidden, targets)})
+    return out
+
+
 def text_ids(name):
     return np.array(tokenizers.Tokenizer.from_file(str(MODEL / "tokenizer.json")).encode((MODEL / name).read_text()).ids)
 
 
 def main():
     ids = text_ids("calib.txt")
-    golden = {"model": "tests/models/storyworld-3m", "text": "tests/models/storyworld-3m/calib.txt", "groups": []}
+    golden = {"model": "tests/models/storyworld-3m", "text": "tests/models/storyworld-3m/calib.txt", "groups": [],
+              "quality": qualities(ids)}
     plans = [(3, 16, [(d, c, o, t, 8) for d in ("code", "paper") for c in ("code", "paper")
                       for o, t in (("dissimilar", 0.5), ("similar", 0.9), ("random:7", 0.87))]),
              (30, 64, [("code", "code", "dissimilar", 0.5, 2)])]
@@ -180,7 +249,7 @@ def main():
                   flush=True)
         golden["groups"].append(group)
     (HERE / "calib").mkdir(exist_ok=True)
-    lines = json.dumps(golden, separators=(",", ":")).replace('{"distance"', '\n{"distance"').replace('"distances"', '\n"distances"')
+    lines = json.dumps(golden, separators=(",", ":")).replace('{"distance"', '\n{"distance"').replace('"distances"', '\n"distances"').replace('"quality"', '\n"quality"')
     (HERE / "calib" / "storyworld.json").write_text(lines + "\n")
 
 
