@@ -1,0 +1,180 @@
+/*
+ * tests/calib/fault_test.c: a search and its measures survive the failure of any driver call.
+ *
+ * The Nth call fails, for more and more N until a run needs fewer calls. The run then either works all the same and finds
+ * the same plan, or ends in an error with a message; afterwards softcuda holds nothing, and so do sanitizers.
+ */
+#include "../../calib/calib.h"
+#include "../../driver/softcuda/softcuda.h"
+
+#include <dlfcn.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define MODEL "tests/golden/models/llama3.2"
+#define LAYERS 6
+#define TOKENS 12
+#define STRIDE(nth) (1 + (nth) / 6) /* a run makes thousands of calls, most of them alike */
+
+static kvs_cu *holder; /* keeps softcuda loaded between runs, so that its counters can be asked */
+static kvs_checkpoint *ckpt;
+static softcuda_get_counters_fn *get_counters;
+static softcuda_fail_nth_fn *fail_nth;
+static softcuda_failed_fn *failed;
+static int32_t ids[2 * TOKENS + 1];
+static int expected[LAYERS];
+
+static int search(kvs_engine *engine, const struct kvs_calib_text *text, int *owners)
+{
+	struct kvs_search_options options = {
+		.method = KVS_METHOD_AUTO, .share = 2, .threshold = -1, .sweep = true, .drop_means = true};
+	struct kvs_search_result result;
+	struct kvs_capture capture;
+	int err = kvs_capture_run(engine, text, NULL, &capture);
+
+	if (err)
+		return err;
+	err = kvs_search_run(engine, text, &capture, &options, &result);
+	if (!err) {
+		memcpy(owners, result.best.k_owners, sizeof(*owners) * LAYERS);
+		kvs_search_result_clear(&result);
+	}
+	kvs_capture_clear(&capture);
+	return err;
+}
+
+static int measure(kvs_engine *engine, const struct kvs_calib_text *text, const int *owners)
+{
+	struct kvs_quality quality;
+	kvs_reference *reference;
+	kvs_plan *plan;
+	int err = kvs_reference_create(engine, text, &reference);
+
+	if (err)
+		return err;
+	err = kvs_plan_create(LAYERS, owners, owners, &plan);
+	if (!err) {
+		err = kvs_measure_quality(engine, text, reference, plan, &quality);
+		kvs_plan_free(plan);
+	}
+	if (!err)
+		err = kvs_measure_merged(engine, text, reference, owners, &quality);
+	kvs_reference_free(reference);
+	return err;
+}
+
+static int run_once(int *owners)
+{
+	struct kvs_calib_text text = {.samples = 2,
+		.sample_tokens = TOKENS,
+		.ids = ids,
+		.windows = 2,
+		.window_tokens = TOKENS,
+		.window_ids = ids,
+		.window_targets = ids + 1};
+	struct kvs_engine_options options = {.no_premap = true};
+	kvs_engine *engine;
+	kvs_cu *cu;
+	int err = kvs_cu_open("host", &cu);
+
+	if (err)
+		return err;
+	err = kvs_calib_open_engine(cu, ckpt, &options, &text, 1, &engine);
+	if (!err) {
+		err = search(engine, &text, owners);
+		if (!err)
+			err = measure(engine, &text, owners);
+		assert_true(kvs_vmm_is_valid(kvs_engine_vmm(engine)));
+		kvs_engine_close(engine);
+	}
+	kvs_cu_close(cu);
+	return err;
+}
+
+static void assert_nothing_is_left(size_t nth)
+{
+	struct softcuda_counters left;
+
+	get_counters(&left);
+	if (left.reservations || left.handles || left.mappings || left.allocations || left.host_allocations ||
+		left.streams || left.events || left.modules || left.physical_bytes)
+		fail_msg("call %zu failed, and left %zu allocations, %zu handles, %zu mappings, %zu bytes", nth,
+			left.allocations, left.handles, left.mappings, left.physical_bytes);
+}
+
+static void any_call_may_fail(void **state)
+{
+	size_t failures = 0;
+
+	(void)state;
+	for (size_t nth = 1;; nth += STRIDE(nth)) {
+		int owners[LAYERS] = {0};
+		fail_nth("*", nth, CUDA_ERROR_OUT_OF_MEMORY);
+		int err = run_once(owners);
+		bool delivered = failed();
+		fail_nth(NULL, 0, CUDA_SUCCESS);
+		if (err && !*kvs_error())
+			fail_msg("call %zu failed without a message", nth);
+		if (!err)
+			assert_memory_equal(owners, expected, sizeof(expected));
+		assert_nothing_is_left(nth);
+		if (!delivered)
+			break;
+		failures++;
+	}
+	print_message("%zu runs with a call that failed\n", failures);
+	assert_true(failures > 30);
+}
+
+static void *symbol(const char *name)
+{
+	void *address = dlsym(holder->library, name);
+
+	if (!address)
+		fprintf(stderr, "softcuda has no %s\n", name);
+	return address;
+}
+
+static int set_up(void **state)
+{
+	unsigned seed = 11;
+
+	(void)state;
+	if (kvs_cu_open("host", &holder) || kvs_checkpoint_open(MODEL, &ckpt)) {
+		fprintf(stderr, "%s\n", kvs_error());
+		return -1;
+	}
+	for (int i = 0; i <= 2 * TOKENS; i++)
+		ids[i] = rand_r(&seed) % kvs_checkpoint_config(ckpt)->vocab;
+	get_counters = symbol(SOFTCUDA_GET_COUNTERS);
+	fail_nth = symbol(SOFTCUDA_FAIL_NTH);
+	failed = symbol(SOFTCUDA_FAILED);
+	if (!get_counters || !fail_nth || !failed || run_once(expected)) {
+		fprintf(stderr, "%s\n", kvs_error());
+		return -1;
+	}
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	(void)state;
+	kvs_checkpoint_close(ckpt);
+	kvs_cu_close(holder);
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(any_call_may_fail),
+	};
+
+	return cmocka_run_group_tests(tests, set_up, tear_down);
+}
