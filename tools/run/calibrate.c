@@ -21,9 +21,6 @@ enum {
 	OPTION_SHARE,
 	OPTION_RATE,
 	OPTION_METHOD,
-	OPTION_SAMPLES,
-	OPTION_SAMPLE_TOKENS,
-	OPTION_SAMPLE_BY,
 	OPTION_DISTANCE,
 	OPTION_ORDER,
 	OPTION_THRESHOLD,
@@ -32,8 +29,7 @@ enum {
 	OPTION_PROTECT_LAST,
 	OPTION_SWEEP,
 	OPTION_RESUME,
-	OPTION_BATCH,
-	OPTION_HELD_TOKENS
+	OPTION_BATCH
 };
 
 static const struct argp_option options[] = {
@@ -52,14 +48,6 @@ static const struct argp_option options[] = {
 	{"split-kv", OPTION_SPLIT_KV, NULL, 0, "K and V may have different owners; 2 N tensors share", 0},
 	{"protect-last", OPTION_PROTECT_LAST, "P", 0, "the last P layers never share (default 0)", 0},
 	{"resume", OPTION_RESUME, NULL, 0, "go on from the trials in the plan that a stopped search left", 0},
-	{"samples", OPTION_SAMPLES, "N", 0, "samples that the search looks at (default 30)", 2},
-	{"sample-tokens", OPTION_SAMPLE_TOKENS, "N", 0, "tokens of a sample (default 64)", 2},
-	{"sample-by", OPTION_SAMPLE_BY, "run|line", 0,
-		"consecutive runs of tokens (default), or lines cut to that length, shorter ones skipped", 2},
-	{"held-tokens", OPTION_HELD_TOKENS, "N", 0,
-		"tokens behind the samples that plans are measured on (default 512), in windows of --ctx (default "
-		"256)",
-		2},
 	{"batch", OPTION_BATCH, "N", 0, "samples that go through the model together (default: 512 tokens' worth)", 2},
 	{"order", OPTION_ORDER, "ORDER", 0,
 		"kvsharer: dissimilar (default), similar, random or random:SEED: which pairs are tried first", 3},
@@ -144,12 +132,12 @@ static error_t parse_search(int key, char *text, struct argp_state *state, struc
 
 static error_t parse(int key, char *text, struct argp_state *state)
 {
-	static const char *const units[] = {"run", "line", NULL};
 	struct calibrate *env = state->input;
 
 	switch (key) {
 	case ARGP_KEY_INIT:
 		state->child_inputs[0] = &env->model;
+		state->child_inputs[1] = &env->text_options;
 		return 0;
 	case OPTION_TEXT:
 		env->text_path = text;
@@ -164,18 +152,6 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		env->rate = parse_real(state, "--rate", text);
 		if (env->rate <= 0 || env->rate >= 1)
 			argp_error(state, "--rate is %s: a part of the layers lies between 0 and 1", text);
-		return 0;
-	case OPTION_SAMPLES:
-		env->text_options.samples = parse_number(state, "--samples", text, 1, 1 << 20);
-		return 0;
-	case OPTION_SAMPLE_TOKENS:
-		env->text_options.sample_tokens = parse_number(state, "--sample-tokens", text, 2, 1 << 16);
-		return 0;
-	case OPTION_SAMPLE_BY:
-		env->text_options.by = parse_word(state, "--sample-by", text, units);
-		return 0;
-	case OPTION_HELD_TOKENS:
-		env->text_options.held_tokens = parse_number(state, "--held-tokens", text, 16, 1 << 24);
 		return 0;
 	case OPTION_BATCH:
 		env->batch = parse_number(state, "--batch", text, 1, 1 << 12);
@@ -353,7 +329,7 @@ static int run_calibrate(struct calibrate *env)
 
 int command_calibrate(int argc, char **argv)
 {
-	static const struct argp_child children[] = {{&model_argp, 0, NULL, 0}, {0}};
+	static const struct argp_child children[] = {{&model_argp, 0, NULL, 0}, {&text_argp, 0, NULL, 0}, {0}};
 	static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
 	struct calibrate env = {.search = {.method = KVS_METHOD_AUTO, .threshold = 0.5, .drop_means = true}};
 	int err;

@@ -29,6 +29,8 @@ struct model_options {
 
 /* An argp child; a command's parser passes `struct model_options *` to it as child_inputs[0] at ARGP_KEY_INIT. */
 extern const struct argp model_argp;
+/* The same for how a text is cut (text_options.c): child_inputs[1], a struct kvs_text_options. */
+extern const struct argp text_argp;
 
 /* A whole decimal number in [low, high]; ends in a usage error that names the option and the range. */
 long parse_number(struct argp_state *state, const char *option, const char *text, long low, long high);

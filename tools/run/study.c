@@ -18,10 +18,6 @@ enum {
 	OPTION_RATES,
 	OPTION_SEEDS,
 	OPTION_MAX_TOKENS,
-	OPTION_SAMPLES,
-	OPTION_SAMPLE_TOKENS,
-	OPTION_SAMPLE_BY,
-	OPTION_HELD_TOKENS,
 	OPTION_THRESHOLD
 };
 
@@ -37,12 +33,6 @@ static const struct argp_option options[] = {
 	{"seeds", OPTION_SEEDS, "N", 0, "random orders (default 5)", 0},
 	{"max-tokens", OPTION_MAX_TOKENS, "N", 0,
 		"tokens of --text that plans are measured on (default 2048), in windows of --ctx (default 256)", 0},
-	{"samples", OPTION_SAMPLES, "N", 0,
-		"samples that walks look at (default 30; a third and five thirds of them are tried too)", 2},
-	{"sample-tokens", OPTION_SAMPLE_TOKENS, "N", 0, "tokens of a sample (default 64)", 2},
-	{"sample-by", OPTION_SAMPLE_BY, "run|line", 0,
-		"consecutive runs of tokens (default), or lines cut to that length, shorter ones skipped", 2},
-	{"held-tokens", OPTION_HELD_TOKENS, "N", 0, "tokens behind the samples that nll chooses by (default 512)", 2},
 	{"threshold", OPTION_THRESHOLD, "T", 0,
 		"walks keep a pair while the cosine of the hidden states is above (default 0.5)", 2},
 	{0},
@@ -91,31 +81,6 @@ static void check(struct argp_state *state, const struct env *env)
 		argp_error(state, "a study makes plans of its own: --plan and --owners have no place here");
 }
 
-static error_t parse_text(int key, char *text, struct argp_state *state, struct env *env)
-{
-	static const char *const units[] = {"run", "line", NULL};
-	struct kvs_text_options *cut = &env->study.cut;
-
-	switch (key) {
-	case OPTION_SAMPLES:
-		cut->samples = parse_number(state, "--samples", text, 1, 1 << 20);
-		return 0;
-	case OPTION_SAMPLE_TOKENS:
-		cut->sample_tokens = parse_number(state, "--sample-tokens", text, 2, 1 << 16);
-		return 0;
-	case OPTION_SAMPLE_BY:
-		cut->by = parse_word(state, "--sample-by", text, units);
-		return 0;
-	case OPTION_HELD_TOKENS:
-		cut->held_tokens = parse_number(state, "--held-tokens", text, 16, 1 << 24);
-		return 0;
-	case OPTION_MAX_TOKENS:
-		env->study.text_tokens = parse_number(state, "--max-tokens", text, 16, 1 << 24);
-		return 0;
-	}
-	return ARGP_ERR_UNKNOWN;
-}
-
 static error_t parse(int key, char *text, struct argp_state *state)
 {
 	struct env *env = state->input;
@@ -123,6 +88,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	switch (key) {
 	case ARGP_KEY_INIT:
 		state->child_inputs[0] = &env->model;
+		state->child_inputs[1] = &env->study.cut;
 		return 0;
 	case OPTION_TEXT:
 		env->text_path = text;
@@ -142,6 +108,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	case OPTION_SEEDS:
 		env->study.seeds = parse_number(state, "--seeds", text, 1, 1000);
 		return 0;
+	case OPTION_MAX_TOKENS:
+		env->study.text_tokens = parse_number(state, "--max-tokens", text, 16, 1 << 24);
+		return 0;
 	case OPTION_THRESHOLD:
 		env->study.threshold = parse_real(state, "--threshold", text);
 		if (env->study.threshold < -1 || env->study.threshold > 1)
@@ -154,7 +123,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		check(state, env);
 		return 0;
 	}
-	return parse_text(key, text, state, env);
+	return ARGP_ERR_UNKNOWN;
 }
 
 static const char doc[] = "Compare ways to share KV caches between a model's layers: KVSharer's walk from both ends, "
@@ -162,6 +131,9 @@ static const char doc[] = "Compare ways to share KV caches between a model's lay
 			  "without its filter, neighbours as in CLA, neighbours merged as in MiniCache, greedy by "
 			  "loss, and K and V apart. "
 			  "Each is searched on one text and measured on another.\v"
+			  "A third and five thirds of the samples, and other parts of the text, are tried too, to see "
+			  "what the result depends "
+			  "on.\n\n"
 			  "Writes DIR/study.md with tables and charts, and DIR/study.json with every plan and figure. "
 			  "Ctrl-C loses at most the "
 			  "row that is being run, and exits with 130; the same command goes on from there, and so does "
@@ -277,7 +249,7 @@ static int run(struct env *env)
 
 int command_study(int argc, char **argv)
 {
-	static const struct argp_child children[] = {{&model_argp, 0, NULL, 0}, {0}};
+	static const struct argp_child children[] = {{&model_argp, 0, NULL, 0}, {&text_argp, 0, NULL, 0}, {0}};
 	static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
 	struct env env = {.study = {.threshold = 0.5}};
 	int err;
