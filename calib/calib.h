@@ -222,7 +222,8 @@ struct kvs_search_options {
 	enum kvs_cosine cosine;
 	double threshold; /* a pair stays while the cosine is above; code and paper: 0.5 */
 	bool sweep;       /* go on as far as it goes, and measure the plan for every number of layers up to `share` */
-	bool drop_means;  /* free the capture's means when pairs are ordered: they are most of what is held */
+	/* Free the capture's means when pairs are ordered: they are most of what is held. nll keeps residuals in their room. */
+	bool drop_means;
 	/* Trials of a search that was stopped: as far as they are the same, they are not run again. */
 	const struct kvs_trial *replay;
 	size_t replay_count;
@@ -264,7 +265,7 @@ struct kvs_search_result {
  *
  * nll: each step takes the pair that raises the measured loss least. Losses of earlier steps stand in until a pair comes up
  * (lazy evaluation as in accelerated greedy, Minoux 1978; sharing is not submodular, so here it is a heuristic), and a trial
- * runs only the layers from the pair's own up.
+ * runs the layers from the pair's own up, and of those below no more than it must.
  *
  * -EINVAL (share out of range; options; a model of one layer), -ECANCELED never: a stop ends in
  * KVS_SEARCH_STOPPED with a valid best plan.

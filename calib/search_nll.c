@@ -2,8 +2,9 @@
  * calib/search_nll.c: the greedy walk by measured loss.
  *
  * Each step takes the pair that costs least. What a pair cost in an earlier step stands in as a bound until the pair is
- * the cheapest: then it is measured again, and taken if it still is. A trial runs only from the pair's layer up: what lies
- * below, K and V and the residual, is the same for every trial of a step and is kept (model/trace.c).
+ * the cheapest: then it is measured again, and taken if it still is. A trial runs only from the pair's layer up, or a little
+ * below: what the trial before came to there is kept (model/trace.c). The first trials, of every pair, go up from layer to
+ * layer, so that little has to be kept for it: it fits into the room of the means, which are dropped by then.
  */
 #include "search.h"
 
@@ -40,24 +41,22 @@ static struct kvs_batch batch_at(const struct kvs_search *search, int window)
 		.first = window * text->window_tokens};
 }
 
-/* The unshared model over all windows, kept for reruns. */
-static int run_base(struct kvs_search *search)
+/* How many residuals of the windows the means had room for, beside what the walk holds on the host. One at least is kept. */
+static int copies_that_fit(const struct greedy *greedy)
 {
-	const struct kvs_calib_text *text = search->text;
-	struct kvs_batch batch;
-	int err = kvs_engine_keep_residuals(search->engine, text->windows * text->window_tokens);
+	const struct kvs_capture *capture = greedy->search->capture;
+	size_t rows = (size_t)greedy->search->text->windows * greedy->search->text->window_tokens;
+	size_t means =
+		2 * sizeof(*capture->k) * capture->layers * capture->tokens * capture->kv_heads * capture->head_dim;
+	size_t pair = sizeof(struct kvs_pair) + sizeof(struct candidate) + 2 * sizeof(struct kvs_trial);
+	size_t host = greedy->count * pair + rows * (sizeof(*greedy->losses) + sizeof(int));
+	size_t copy = rows * sizeof(float) * capture->hidden_size;
 
-	if (!err)
-		err = kvs_engine_set_plan(search->engine, NULL);
-	for (int w = 0; w < text->windows && !err; w += batch.sequences) {
-		batch = batch_at(search, w);
-		err = kvs_engine_run_batch(search->engine, &batch);
-	}
-	return err;
+	return !capture->k && means > host + copy ? (int)((means - host) / copy) : 1;
 }
 
-/* Runs layers from `from` on with `maps`: as a trial, whose loss goes to *nll, or (nll NULL) for good. */
-static int rerun(struct greedy *greedy, const struct kvs_maps *maps, int from, double *nll)
+/* The loss with `maps`, in which another pair of layer `layer` may come next. */
+static int try_maps(struct greedy *greedy, const struct kvs_maps *maps, int layer, double *nll)
 {
 	struct kvs_search *search = greedy->search;
 	const struct kvs_calib_text *text = search->text;
@@ -73,12 +72,12 @@ static int rerun(struct greedy *greedy, const struct kvs_maps *maps, int from, d
 	kvs_plan_free(plan);
 	for (int w = 0; w < text->windows && !err; w += batch.sequences) {
 		batch = batch_at(search, w);
-		err = kvs_engine_rerun_batch(search->engine, &batch, from, !nll);
-		if (!err && nll)
+		err = kvs_engine_rerun_batch(search->engine, &batch, layer);
+		if (!err)
 			err = kvs_engine_batch_score(
 				search->engine, text->window_targets + batch.first, greedy->losses + batch.first, NULL);
 	}
-	if (err || !nll)
+	if (err)
 		return err;
 	for (size_t i = 0; i < count; i++)
 		sum += greedy->losses[i];
@@ -127,7 +126,7 @@ static int try_candidate(struct greedy *greedy, struct candidate *c)
 		greedy->search->result->replayed++;
 	} else {
 		kvs_maps_apply(greedy->maps, &c->pair, &greedy->candidate_maps);
-		err = rerun(greedy, &greedy->candidate_maps, c->pair.layer, &trial.nll);
+		err = try_maps(greedy, &greedy->candidate_maps, c->pair.layer, &trial.nll);
 	}
 	if (err)
 		return err;
@@ -151,29 +150,36 @@ static void mark_accepted(struct kvs_search_result *result, const struct kvs_pai
 
 static int take(struct greedy *greedy, struct candidate *c)
 {
-	struct kvs_search *search = greedy->search;
-	int err;
-
 	kvs_maps_apply(greedy->maps, &c->pair, &greedy->candidate_maps);
 	kvs_maps_swap(greedy->maps, &greedy->candidate_maps);
 	greedy->nll += c->cost;
-	mark_accepted(search->result, &c->pair);
-	err = kvs_search_accept(search, KVS_WALK_NLL, greedy->maps, greedy->nll);
+	mark_accepted(greedy->search->result, &c->pair);
 	bury(greedy);
-	if (err || greedy->maps->tensors >= search->target)
-		return err;
-	return rerun(greedy, greedy->maps, c->pair.layer, NULL);
+	return kvs_search_accept(greedy->search, KVS_WALK_NLL, greedy->maps, greedy->nll);
 }
 
-static int try_all(struct greedy *greedy)
+static int try_layer(struct greedy *greedy, int layer, size_t *done)
 {
 	int err = 0;
 
 	for (size_t i = 0; i < greedy->count && !err; i++) {
-		err = kvs_search_tell(greedy->search, "nll: every pair", i, greedy->count);
+		struct candidate *c = &greedy->candidates[i];
+		if (c->pair.layer != layer)
+			continue;
+		err = kvs_search_tell(greedy->search, "nll: every pair", (*done)++, greedy->count);
 		if (!err)
-			err = try_candidate(greedy, &greedy->candidates[i]);
+			err = try_candidate(greedy, c);
 	}
+	return err;
+}
+
+static int try_all(struct greedy *greedy)
+{
+	size_t done = 0;
+	int err = 0;
+
+	for (int layer = 1; layer < greedy->maps->layers && !err; layer++)
+		err = try_layer(greedy, layer, &done);
 	return err;
 }
 
@@ -212,12 +218,13 @@ int kvs_search_greedy(struct kvs_search *search, const struct kvs_pair *pairs, s
 	int err = prepare(&greedy, pairs);
 
 	if (!err)
-		err = run_base(search);
+		err = kvs_engine_keep_residuals(
+			search->engine, search->text->windows * search->text->window_tokens, copies_that_fit(&greedy));
 	if (!err)
 		err = try_all(&greedy);
 	if (!err)
 		err = take_cheapest(&greedy);
-	kvs_engine_keep_residuals(search->engine, 0);
+	kvs_engine_keep_residuals(search->engine, 0, 0);
 	kvs_maps_clear(&greedy.candidate_maps);
 	free(greedy.candidates);
 	free(greedy.losses);

@@ -253,7 +253,7 @@ int kvs_calib_open_engine(kvs_cu *cu, const kvs_checkpoint *ckpt, const struct k
 	}
 	options.plan = NULL;
 	options.share_by_pointer = true;
-	options.slots = 2;
+	options.slots = 1;
 	options.sequence_tokens = longest;
 	options.chunk_tokens = larger(int_or(options.chunk_tokens, DEFAULT_ROWS), longest);
 	options.ctx_tokens = larger(options.chunk_tokens, most);

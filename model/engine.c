@@ -161,6 +161,8 @@ int kvs_engine_truncate(kvs_engine *e, unsigned slot, int length)
 	err = kvs_cache_resize(e->cache, slot, length);
 	if (!err)
 		e->lengths[slot] = length;
+	if (!err && slot == 0)
+		kvs_starts_forget(e, length, e->kept_tokens);
 	return err;
 }
 
@@ -267,6 +269,21 @@ static int open_cache(kvs_engine *e, const struct kvs_engine_options *options)
 	return err ? err : create_cache(e, e->plan, &e->cache);
 }
 
+static int owner_of(const kvs_plan *plan, int l, bool is_k)
+{
+	return !plan ? l : is_k ? kvs_plan_k_owner(plan, l) : kvs_plan_v_owner(plan, l);
+}
+
+static int first_difference(const kvs_plan *a, const kvs_plan *b, int layers)
+{
+	int l = 0;
+
+	while (l < layers && owner_of(a, l, true) == owner_of(b, l, true) &&
+		owner_of(a, l, false) == owner_of(b, l, false))
+		l++;
+	return l;
+}
+
 /* Nothing of the old plan is given up before the new one stands. */
 int kvs_engine_set_plan(kvs_engine *e, const kvs_plan *plan)
 {
@@ -282,6 +299,7 @@ int kvs_engine_set_plan(kvs_engine *e, const kvs_plan *plan)
 		kvs_plan_free(copy);
 		return err;
 	}
+	kvs_starts_lower(e, first_difference(e->plan, copy, e->config.layers));
 	kvs_plan_free(e->plan);
 	e->plan = copy;
 	if (cache) {
@@ -435,7 +453,7 @@ void kvs_engine_close(kvs_engine *e)
 		return;
 	if (e->vmm && e->stream)
 		kvs_stream_synchronize(e->stream);
-	kvs_engine_keep_residuals(e, 0);
+	kvs_engine_keep_residuals(e, 0, 0);
 	kvs_cache_free(e->cache);
 	kvs_vmm_free(e->vmm);
 	kvs_stream_close(e->stream);

@@ -83,10 +83,16 @@ struct kvs_engine {
 
 	/* What batches keep and read (trace.c). */
 	int sequences, sequence_tokens; /* of the last batch; 0 sequences: none */
-	kvs_tensor
-		kept; /* f32 [layer * kept_tokens + token of slot 0][hidden]: the residual in front of each layer, or data 0 */
-	int kept_tokens;
+	kvs_tensor kept;                /* f32 [copy * kept_tokens + token of slot 0][hidden], or data 0 */
+	int kept_tokens, kept_copies;
+	int *starts; /* [kept_tokens]: the layer that a rerun of the token can start at (trace.c) */
 };
+
+/* The layer in front of which copy `copy` > 0 keeps the residual, always; copy 0 moves, and layer 0 needs none. */
+static inline int kvs_kept_layer(const kvs_engine *e, int copy)
+{
+	return copy * e->config.layers / e->kept_copies;
+}
 
 static inline kvs_tensor kvs_rows(kvs_tensor tensor, int first, int count)
 {
@@ -97,9 +103,8 @@ static inline kvs_tensor kvs_rows(kvs_tensor tensor, int first, int count)
 
 /*
  * One pass (forward.c): `sequences` sequences of `tokens` tokens each, whose rows lie side by side in e->residual; several
- * sequences lie side by side in their slot too. Layers from `from_layer` on are run; those below were run by a pass
- * before, which left their K and V in slot `below_slot` from token `below_first` on. What is not zero beyond `tokens` and
- * `start` needs share_by_pointer.
+ * sequences lie side by side in their slot too. Layers from `from_layer` on are run; a pass before has left K and V of those
+ * below in the slot, and the residual in e->kept. What is not zero beyond `tokens` and `start` needs share_by_pointer.
  */
 struct kvs_pass {
 	unsigned slot; /* where K and V are written */
@@ -107,13 +112,15 @@ struct kvs_pass {
 	int sequences, tokens;
 	int start; /* position of the first row of each sequence: what stands before it is in the slot */
 	int from_layer;
-	unsigned below_slot;
-	int below_first;
-	bool keep; /* copy the residual in front of each layer to e->kept, rows `first` and on */
+	int keep_to; /* keep the residual in front of this layer, and of those below it that have a copy; 0: of none */
 };
 int kvs_run_layers(kvs_engine *e, const struct kvs_pass *pass);
 /* The logits of rows of the residual, into the first rows of e->logits. */
 int kvs_run_head(kvs_engine *e, kvs_tensor residual);
+
+/* Where reruns start from now on (trace.c): with a plan that differs from layer `layer` on; with tokens of slot 0 gone. */
+void kvs_starts_lower(kvs_engine *e, int layer);
+void kvs_starts_forget(kvs_engine *e, int first, int tokens);
 
 /* What batches and timelines share (engine.c). Download waits; upload waits for what was enqueued before. */
 int kvs_engine_check_ids(const kvs_engine *e, const int32_t *ids, size_t count, const char *what);

@@ -6,8 +6,7 @@
  * reads through its own read-only mapping or (share_by_pointer) through the owner's addresses.
  *
  * Several sequences of one length may go through together: every GEMM takes the rows of all of them, attention takes each
- * by itself. A pass may also start in the middle: layers below its first keep the K and V that an earlier pass gave them,
- * in a slot that this pass does not write.
+ * by itself. A pass may also start in the middle: layers below its first keep the K and V that an earlier pass gave them.
  */
 #include "engine.h"
 
@@ -31,10 +30,8 @@ static int project_qkv(kvs_engine *e, const struct kvs_layer *layer, kvs_tensor 
 /* Where `owner`'s K or V of the pass's sequence `s` starts. */
 static CUdeviceptr owner_address(const kvs_engine *e, const struct kvs_pass *pass, int owner, int s, bool is_k)
 {
-	bool below = owner < pass->from_layer;
-	unsigned slot = below ? pass->below_slot : pass->slot;
-	size_t token = (below ? pass->below_first : pass->first) + (size_t)s * pass->tokens;
-	CUdeviceptr base = is_k ? kvs_cache_k(e->cache, owner, slot) : kvs_cache_v(e->cache, owner, slot);
+	size_t token = pass->first + (size_t)s * pass->tokens;
+	CUdeviceptr base = is_k ? kvs_cache_k(e->cache, owner, pass->slot) : kvs_cache_v(e->cache, owner, pass->slot);
 
 	return base + token * e->config.kv_heads * e->config.head_dim * kvs_dtype_bytes(e->kv_dtype);
 }
@@ -124,11 +121,21 @@ static int run_mlp(kvs_engine *e, int l, kvs_tensor residual)
 	return err ? err : add_bias(e, residual, layer->down_bias);
 }
 
-/* Between the residual and what is kept of it in front of layer `l`. */
-static int copy_kept(kvs_engine *e, const struct kvs_pass *pass, int l, int first, bool keep)
+/* The copy that keeps the residual in front of layer `l` where the one that moves is at layer `moving`; -1: none does. */
+static int copy_at(const kvs_engine *e, int l, int moving)
+{
+	for (int copy = 1; copy < e->kept_copies; copy++)
+		if (kvs_kept_layer(e, copy) == l)
+			return copy;
+	return l == moving ? 0 : -1;
+}
+
+/* Between the residual and a copy that is kept of it. */
+static int copy_kept(kvs_engine *e, const struct kvs_pass *pass, int copy, bool keep)
 {
 	int rows = pass->sequences * pass->tokens;
-	CUdeviceptr kept = kvs_rows(e->kept, l * e->kept_tokens + first, rows).data, residual = e->residual.data;
+	CUdeviceptr kept = kvs_rows(e->kept, copy * e->kept_tokens + pass->first, rows).data,
+		    residual = e->residual.data;
 	CUresult result = e->cu->cuMemcpyDtoDAsync(keep ? kept : residual, keep ? residual : kept,
 		(size_t)rows * e->residual.cols * sizeof(float), kvs_stream_handle(e->stream));
 
@@ -141,10 +148,11 @@ int kvs_run_layers(kvs_engine *e, const struct kvs_pass *pass)
 	int err = 0;
 
 	if (pass->from_layer)
-		err = copy_kept(e, pass, pass->from_layer, pass->below_first, false);
+		err = copy_kept(e, pass, copy_at(e, pass->from_layer, pass->from_layer), false);
 	for (int l = pass->from_layer; l < e->config.layers && !err; l++) {
-		if (pass->keep)
-			err = copy_kept(e, pass, l, pass->first, true);
+		int copy = l > pass->from_layer && l <= pass->keep_to ? copy_at(e, l, pass->keep_to) : -1;
+		if (copy >= 0)
+			err = copy_kept(e, pass, copy, true);
 		if (!err)
 			err = run_attention(e, l, pass, residual);
 		if (!err)

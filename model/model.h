@@ -176,11 +176,11 @@ int kvs_engine_set_plan(kvs_engine *engine, const kvs_plan *plan);
 
 /*
  * A batch: `sequences` sequences of `tokens` tokens each, which lie side by side in slot 0 from token `first` on; each sees
- * itself alone. Their rows go through the layers together: sequences * tokens is at most kvs_engine_batch_rows(). What a
+ * itself alone. Their rows go through the layers together: sequences * tokens is at most kvs_engine_batch_rows(). What the
  * slot held there is written over; truncate it to 0 before it is used for appends again.
  *
- * The engine must have been opened with share_by_pointer, ctx_tokens of room for all batches and two slots (the second is
- * scratch), and sequence_tokens as the longest sequence.
+ * The engine must have been opened with share_by_pointer, ctx_tokens of room for all batches that are to be rerun, and
+ * sequence_tokens as the longest sequence.
  */
 struct kvs_batch {
 	const int32_t *ids; /* [sequences][tokens] */
@@ -188,21 +188,27 @@ struct kvs_batch {
 };
 int kvs_engine_batch_rows(const kvs_engine *engine);
 
-/* Run all layers over a batch. Residuals are kept where kvs_engine_keep_residuals() made room. -EINVAL, -ENOMEM, -EIO. */
+/* Run all layers over a batch. -EINVAL, -ENOMEM, -EIO. */
 int kvs_engine_run_batch(kvs_engine *engine, const struct kvs_batch *batch);
 
 /*
- * Device memory, f32 [layers][tokens][hidden], for the residual in front of each layer of tokens 0 .. tokens - 1 of slot 0,
- * so that kvs_engine_rerun_batch() can start there. 0 frees it. -ENOMEM.
+ * Device memory, f32 [copies][tokens][hidden], for residuals of tokens 0 .. tokens - 1 of slot 0 that
+ * kvs_engine_rerun_batch() can start from: copies - 1 in front of layers at even distances (no more copies than layers are
+ * made), and one in front of the layer that was rerun last. 0 tokens frees it. -EINVAL, -ENOMEM: none are kept.
  */
-int kvs_engine_keep_residuals(kvs_engine *engine, int tokens);
+int kvs_engine_keep_residuals(kvs_engine *engine, int tokens, int copies);
 
 /*
- * Run layers `from_layer` and on over a batch that was run before, with the plan of now, which must agree with the plan of
- * then on all lower layers. With `commit` the result takes the place of what the batch had; without, K and V go to the
- * scratch slot and the batch can be rerun again from any layer. Costs (layers - from_layer) / layers of a run.
+ * As kvs_engine_run_batch(), to the bit, but layers are left out that came to the same when the batch was rerun last: all up
+ * to the highest kept residual below which the plans of then and now agree, and which does not lie above `layer`. The
+ * first rerun runs all. Residuals are kept in front of `layer` (1 and up) and below: it is where the plans that come next
+ * are thought to differ. Then a rerun costs (layers - layer) / layers of a run, and going up from layer to layer what
+ * lies between beside.
+ *
+ * The batch must have the ids, and the cut into sequences, that it had when its tokens were rerun before. To run another
+ * there, or to truncate the slot, makes the next rerun a whole run. -EINVAL (nothing is kept of these tokens), -ENOMEM, -EIO.
  */
-int kvs_engine_rerun_batch(kvs_engine *engine, const struct kvs_batch *batch, int from_layer, bool commit);
+int kvs_engine_rerun_batch(kvs_engine *engine, const struct kvs_batch *batch, int layer);
 
 /* Of the batch that ran last, before anything else runs. Rows count through its sequences. */
 int kvs_engine_batch_hidden(kvs_engine *engine, float *hidden /* [rows][hidden]: the final norm's output */);

@@ -2,15 +2,28 @@
  * model/trace.c: batches of sequences whose inside can be looked at: hidden states, K and V, restarts from the middle.
  *
  * The sequences of a batch lie side by side in slot 0, so that a few short ones cost one block a layer and not one each.
- * A rerun that is only a trial writes to slot 1 and reads what lies below its first layer from slot 0: whatever was tried,
- * slot 0 holds K and V of the plan that was run or committed last.
+ *
+ * A rerun leaves out the layers that would come to what they came to before. What it needs of them is K and V, which are
+ * where they were, and the residual behind them. That is kept in front of a few layers only: e->starts says for each token
+ * the highest one that can be started at, which means that with the plan of now
+ *   - K and V of the layers below it are right,
+ *   - so is what is kept in front of it and, if they have a copy of their own, in front of layers below it.
+ * A plan that differs from some layer on lowers the starts that lie above. So trials may write over each other's K and V, and
+ * a search that tries higher and higher layers runs each of them once more for all trials at that layer.
  */
 #include "engine.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 
-enum { BASE_SLOT, SCRATCH_SLOT, BATCH_SLOTS };
+#define BASE_SLOT 0
+
+static int smaller(int a, int b)
+{
+	return a < b ? a : b;
+}
 
 int kvs_engine_batch_rows(const kvs_engine *e)
 {
@@ -19,8 +32,8 @@ int kvs_engine_batch_rows(const kvs_engine *e)
 
 static int check_batch(const kvs_engine *e, const struct kvs_batch *batch)
 {
-	if (!e->share_by_pointer || e->slots < BATCH_SLOTS)
-		return kvs_fail(-EINVAL, "batches take an engine with share_by_pointer and %d slots", BATCH_SLOTS);
+	if (!e->share_by_pointer)
+		return kvs_fail(-EINVAL, "batches take an engine with share_by_pointer");
 	if (batch->sequences < 1 || batch->tokens < 1 || batch->first < 0)
 		return kvs_fail(-EINVAL, "a batch of %d sequences of %d tokens at token %d", batch->sequences,
 			batch->tokens, batch->first);
@@ -35,22 +48,35 @@ static int check_batch(const kvs_engine *e, const struct kvs_batch *batch)
 	return kvs_engine_check_ids(e, batch->ids, (size_t)batch->sequences * batch->tokens, "token");
 }
 
-static int make_room(kvs_engine *e, unsigned slot, int tokens)
+static int make_room(kvs_engine *e, int tokens)
 {
-	int err = tokens > e->lengths[slot] ? kvs_cache_resize(e->cache, slot, tokens) : 0;
+	int err = tokens > e->lengths[BASE_SLOT] ? kvs_cache_resize(e->cache, BASE_SLOT, tokens) : 0;
 
-	if (!err && tokens > e->lengths[slot])
-		e->lengths[slot] = tokens;
+	if (!err && tokens > e->lengths[BASE_SLOT])
+		e->lengths[BASE_SLOT] = tokens;
 	return err;
 }
 
-static int run_pass(kvs_engine *e, const struct kvs_batch *batch, const struct kvs_pass *pass)
+/* From the embedding, or from what is kept in front of `from_layer`. */
+static int run_pass(kvs_engine *e, const struct kvs_batch *batch, int from_layer, int keep_to)
 {
-	int err = make_room(e, pass->slot, pass->first + batch->sequences * batch->tokens);
+	struct kvs_pass pass = {.slot = BASE_SLOT,
+		.first = batch->first,
+		.sequences = batch->sequences,
+		.tokens = batch->tokens,
+		.from_layer = from_layer,
+		.keep_to = keep_to};
+	int rows = batch->sequences * batch->tokens, err = make_room(e, batch->first + rows);
 
 	e->sequences = 0;
+	kvs_starts_forget(e, batch->first, rows);
+	if (!err && !from_layer)
+		err = kvs_engine_upload_ids(e, e->ids, batch->ids, rows);
+	if (!err && !from_layer)
+		err = kvs_embed(
+			e->stream, kvs_rows(e->residual, 0, rows), e->weights.embedding, kvs_rows(e->ids, 0, rows));
 	if (!err)
-		err = kvs_run_layers(e, pass);
+		err = kvs_run_layers(e, &pass);
 	if (!err) {
 		e->sequences = batch->sequences;
 		e->sequence_tokens = batch->tokens;
@@ -60,65 +86,103 @@ static int run_pass(kvs_engine *e, const struct kvs_batch *batch, const struct k
 
 int kvs_engine_run_batch(kvs_engine *e, const struct kvs_batch *batch)
 {
-	struct kvs_pass pass = {.slot = BASE_SLOT,
-		.first = batch->first,
-		.sequences = batch->sequences,
-		.tokens = batch->tokens,
-		.keep = e->kept.data};
-	int rows = batch->sequences * batch->tokens, err = check_batch(e, batch);
-
-	if (!err && e->kept.data && batch->first + rows > e->kept_tokens)
-		err = kvs_fail(-EINVAL, "a batch of %d rows at token %d: residuals are kept of %d", rows, batch->first,
-			e->kept_tokens);
-	if (!err)
-		err = kvs_engine_upload_ids(e, e->ids, batch->ids, rows);
-	if (!err)
-		err = kvs_embed(
-			e->stream, kvs_rows(e->residual, 0, rows), e->weights.embedding, kvs_rows(e->ids, 0, rows));
-	return err ? err : run_pass(e, batch, &pass);
-}
-
-int kvs_engine_rerun_batch(kvs_engine *e, const struct kvs_batch *batch, int from_layer, bool commit)
-{
-	struct kvs_pass pass = {.slot = commit ? BASE_SLOT : SCRATCH_SLOT,
-		.first = commit ? batch->first : 0,
-		.sequences = batch->sequences,
-		.tokens = batch->tokens,
-		.from_layer = from_layer,
-		.below_slot = BASE_SLOT,
-		.below_first = batch->first,
-		.keep = commit};
 	int err = check_batch(e, batch);
 
-	if (!err && (from_layer < 1 || from_layer >= e->config.layers))
-		err = kvs_fail(
-			-EINVAL, "a rerun from layer %d: 1 to %d are possible", from_layer, e->config.layers - 1);
-	if (!err && batch->first + batch->sequences * batch->tokens > e->kept_tokens)
-		err = kvs_fail(-EINVAL, "a rerun of tokens whose residuals were not kept");
-	return err ? err : run_pass(e, batch, &pass);
+	return err ? err : run_pass(e, batch, 0, 0);
 }
 
-int kvs_engine_keep_residuals(kvs_engine *e, int tokens)
-{
-	size_t rows = (size_t)e->config.layers * tokens, bytes = rows * e->config.hidden * sizeof(float);
-	CUresult result;
+/* ---- reruns ---- */
 
+/* The highest layer up to `layer` whose residual has a copy to itself, or 0, whose residual is the embedding. */
+static int fixed_layer(const kvs_engine *e, int layer)
+{
+	int copy = e->kept_copies - 1;
+
+	while (kvs_kept_layer(e, copy) > layer)
+		copy--;
+	return kvs_kept_layer(e, copy);
+}
+
+void kvs_starts_lower(kvs_engine *e, int layer)
+{
+	for (int t = 0; t < e->kept_tokens; t++)
+		if (e->starts[t] > layer)
+			e->starts[t] = fixed_layer(e, layer);
+}
+
+void kvs_starts_forget(kvs_engine *e, int first, int tokens)
+{
+	for (int t = first; t < e->kept_tokens && t - first < tokens; t++)
+		e->starts[t] = 0;
+}
+
+/* Where all rows of a batch can start, at `layer` at the highest. */
+static int common_start(const kvs_engine *e, int first, int rows, int layer)
+{
+	int lowest = e->starts[first], highest = lowest;
+
+	for (int t = first; t < first + rows; t++) {
+		lowest = smaller(lowest, e->starts[t]);
+		highest = e->starts[t] > highest ? e->starts[t] : highest;
+	}
+	return lowest == highest && lowest <= layer ? lowest : fixed_layer(e, smaller(lowest, layer));
+}
+
+int kvs_engine_rerun_batch(kvs_engine *e, const struct kvs_batch *batch, int layer)
+{
+	int err = check_batch(e, batch), rows = err ? 0 : batch->sequences * batch->tokens;
+
+	if (!err && (layer < 1 || layer >= e->config.layers))
+		err = kvs_fail(-EINVAL, "a rerun for layer %d: 1 to %d are possible", layer, e->config.layers - 1);
+	if (!err && rows > e->kept_tokens - batch->first)
+		err = kvs_fail(-EINVAL, "a rerun of %d rows at token %d: residuals are kept of %d", rows, batch->first,
+			e->kept_tokens);
+	if (!err)
+		err = run_pass(e, batch, common_start(e, batch->first, rows, layer), layer);
+	for (int t = batch->first; !err && t < batch->first + rows; t++)
+		e->starts[t] = layer;
+	return err;
+}
+
+static void drop_kept(kvs_engine *e)
+{
 	if (e->kept.data) {
 		kvs_stream_synchronize(e->stream);
 		KVS_CU_GIVE_BACK(e->cu->cuMemFree(e->kept.data));
 	}
+	free(e->starts);
 	e->kept = (kvs_tensor){0, KVS_F32, 0, e->config.hidden};
-	e->kept_tokens = 0;
+	e->kept_tokens = e->kept_copies = 0;
+	e->starts = NULL;
+}
+
+int kvs_engine_keep_residuals(kvs_engine *e, int tokens, int copies)
+{
+	size_t rows, bytes;
+	CUresult result;
+
+	drop_kept(e);
 	if (!tokens)
 		return 0;
+	copies = smaller(copies, e->config.layers);
+	if (tokens < 0 || copies < 1 || tokens > INT_MAX / copies)
+		return kvs_fail(-EINVAL, "%d copies of the residuals of %d tokens", copies, tokens);
+	rows = (size_t)copies * tokens;
+	bytes = rows * e->config.hidden * sizeof(float);
 	result = e->cu->cuMemAlloc(&e->kept.data, bytes);
 	if (result) {
 		e->kept.data = 0;
 		return kvs_cu_fail(
-			e->cu, result, "%zu MiB for the residuals of %d tokens in every layer", bytes >> 20, tokens);
+			e->cu, result, "%zu MiB for %d residuals of %d tokens each", bytes >> 20, copies, tokens);
+	}
+	e->starts = calloc(tokens, sizeof(*e->starts));
+	if (!e->starts) {
+		drop_kept(e);
+		return kvs_fail(-ENOMEM, "no memory for the residuals of %d tokens", tokens);
 	}
 	e->kept.rows = rows;
 	e->kept_tokens = tokens;
+	e->kept_copies = copies;
 	return 0;
 }
 
@@ -144,11 +208,6 @@ static int download_rows(kvs_engine *e, float *out, kvs_tensor from)
 		err = kvs_engine_download(e, out + (size_t)row * from.cols, kvs_rows(from, row, rows));
 	}
 	return err;
-}
-
-static int smaller(int a, int b)
-{
-	return a < b ? a : b;
 }
 
 int kvs_engine_batch_residual(kvs_engine *e, float *residual)
