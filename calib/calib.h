@@ -43,7 +43,7 @@ enum kvs_sample_by {
 struct kvs_text_options {
 	enum kvs_sample_by by;
 	int samples, sample_tokens;     /* 0: 30 and 64, as paper and code have it */
-	int held_tokens, window_tokens; /* most to measure on, and how many see each other; 0: 512 and 256 */
+	int held_tokens, window_tokens; /* most to measure on, and how many see each other; 0: 1024 and 256 */
 	bool need_held;                 /* fail where no text is left behind the samples */
 };
 
@@ -63,7 +63,10 @@ struct kvs_calib_text {
  */
 int kvs_calib_text_cut(const kvs_tokenizer *tok, const char *text, size_t bytes, const struct kvs_text_options *options,
 	struct kvs_calib_text *out);
-/* Windows alone: the first `tokens` tokens of a text (at most; 0: 512) in windows of `window_tokens` (0: 256), whole ones. */
+/*
+ * Windows alone: of the first `tokens` tokens of a text (fewer where it ends; 0: 1024), whole windows of `window_tokens`
+ * (0: 256). -EINVAL (the text is too short), -ENOMEM.
+ */
 int kvs_calib_windows_cut(const kvs_tokenizer *tok, const char *text, size_t bytes, int tokens, int window_tokens,
 	struct kvs_calib_text *out);
 void kvs_calib_text_clear(struct kvs_calib_text *text);
@@ -155,10 +158,16 @@ int kvs_measure_cosine(kvs_engine *engine, const struct kvs_calib_text *text, co
 int kvs_measure_nll(
 	kvs_engine *engine, const struct kvs_calib_text *text, const kvs_plan *plan, float *nll_of, double *nll);
 
-/* What the unshared model says of the windows; other plans are held against it. */
+/*
+ * What the unshared model says of the windows; other models are held against it. It and the measures against it leave the
+ * engine with the plan that they ran, and tokens in slot 0. They tell `progress` (NULL: nobody) how many tokens are done.
+ * -EIO (the loss is not a number; the device), -ENOMEM, -ECANCELED.
+ */
 typedef struct kvs_reference kvs_reference;
-int kvs_reference_create(kvs_engine *engine, const struct kvs_calib_text *text, kvs_reference **out);
+int kvs_reference_create(kvs_engine *engine, const struct kvs_calib_text *text,
+	const struct kvs_calib_progress *progress, kvs_reference **out);
 void kvs_reference_free(kvs_reference *reference);
+double kvs_reference_nll(const kvs_reference *reference); /* the unshared model's loss */
 
 struct kvs_quality {
 	double nll, full_nll;  /* nats a token */
@@ -167,9 +176,7 @@ struct kvs_quality {
 	size_t tokens;
 };
 int kvs_measure_quality(kvs_engine *engine, const struct kvs_calib_text *text, const kvs_reference *reference,
-	const kvs_plan *plan, struct kvs_quality *out);
-
-double kvs_reference_nll(const kvs_reference *reference); /* the unshared model's loss */
+	const kvs_plan *plan, const struct kvs_calib_progress *progress, struct kvs_quality *out);
 
 /* ---- baselines: what others proposed (neighbours.c, merge.c) ---- */
 
@@ -190,9 +197,12 @@ int kvs_neighbours_similar(const struct kvs_capture *capture, const struct kvs_c
  * its retention of distinct tokens is left out). f32 [dim].
  */
 void kvs_merge_vectors(float *lower, float *upper, int dim);
-/* The unshared model decodes the windows token by token, and each token's K and V of layers l and owners[l] are merged. */
+/*
+ * The unshared model decodes the windows token by token, and each token's K and V of layers l and owners[l] are merged. As
+ * kvs_measure_quality().
+ */
 int kvs_measure_merged(kvs_engine *engine, const struct kvs_calib_text *text, const kvs_reference *reference,
-	const int *owners, struct kvs_quality *out);
+	const int *owners, const struct kvs_calib_progress *progress, struct kvs_quality *out);
 
 /* ---- search (search.c, search_nll.c) ---- */
 
@@ -221,7 +231,8 @@ struct kvs_search_options {
 	struct kvs_pair_options pairs; /* its order counts for KVS_METHOD_KVSHARER alone */
 	enum kvs_cosine cosine;
 	double threshold; /* a pair stays while the cosine is above; code and paper: 0.5 */
-	bool sweep;       /* go on as far as it goes, and measure the plan for every number of layers up to `share` */
+	bool plans_alone; /* losses and cosines of whole plans are not measured, and NAN: with one walk, for who measures them */
+	bool sweep; /* go on as far as it goes, and measure the plan for every number of layers up to `share` */
 	/* Free the capture's means when pairs are ordered: they are most of what is held. nll keeps residuals in their room. */
 	bool drop_means;
 	/* Trials of a search that was stopped: as far as they are the same, they are not run again. */
@@ -294,7 +305,7 @@ int kvs_search_replay(const kvs_plan *plan, const struct kvs_search_options *opt
 /* The sweep as JSON, and as an SVG of loss against KV memory. Written aside and renamed. -EIO. */
 int kvs_search_write_sweep(const struct kvs_search_result *result, const char *json_path, const char *svg_path);
 
-/* ---- studies: many ways to share, measured on one text (study.c, study_json.c, study_report.c) ---- */
+/* ---- studies: many ways to share, measured on one text (study.c, study_json.c, study_report.c, study_charts.c) ---- */
 
 enum kvs_study_method {
 	KVS_STUDY_DISSIMILAR,       /* the walk, most dissimilar pairs first (paper) */
@@ -311,44 +322,59 @@ enum kvs_study_method {
 const char *kvs_study_method_name(enum kvs_study_method method); /* "dissimilar", ..., "nll-split" */
 
 #define KVS_STUDY_MOST_RATES 8
+#define KVS_STUDY_MOST_SOURCES 4
+
+struct kvs_source {
+	const char *name; /* for messages */
+	const char *bytes;
+	size_t count;
+};
 
 struct kvs_study_options {
-	const char *calib, *text; /* what searches look at, and what plans are measured on */
-	size_t calib_bytes, text_bytes;
-	struct kvs_text_options cut;        /* of `calib`: samples, their tokens, what nll is measured on */
+	struct kvs_source text; /* plans are measured on it */
+	struct kvs_source
+		calib[KVS_STUDY_MOST_SOURCES]; /* searches look at the first; at the others to see if it matters */
+	int calib_count;
+	struct kvs_text_options cut;        /* of each `calib`: samples, their tokens, and what nll chooses by */
 	int text_tokens;                    /* of `text`, in windows of cut.window_tokens; 0: 2048 */
 	unsigned methods;                   /* bit 1 << method; 0: all */
 	double rates[KVS_STUDY_MOST_RATES]; /* parts of the layers that share */
-	int rate_count;                     /* 0: 1/8, 1/4 and 3/8, as in the paper */
+	int rate_count;                     /* 0: 1/8, 1/4 and 3/8, as in the paper, but a layer at least */
 	int seeds;                          /* of random orders: 1, 2, ...; 0: 5 */
 	double threshold;                   /* of the walks */
 	const char *device;                 /* its name, for the record */
-	enum kvs_dtype kv_dtype;
+	struct kvs_engine_options engine;   /* as for kvs_calib_open_engine(), with kv_dtype set */
 };
 
 typedef struct kvs_study kvs_study;
 
 /*
- * What is to be done: every method on the calibration text as `cut` says; the walks and nll also on other numbers of samples
- * (a third, and five thirds) and from other places of the text, where it is long enough. -EINVAL (a text too short, a rate
- * that is no layer or all of them, a model of one layer), -ENOMEM.
+ * What is to be done: every method on the first text as `cut` says; the walks and nll also on a third and on five thirds as
+ * much of it, where there is as much, and on the other texts. The options' texts are not needed afterwards. -EINVAL (a text
+ * that is too short, the text to measure on among those to search with, a rate that is no layer or all of them, a model of one
+ * layer), -ENOMEM.
  */
 int kvs_study_create(
 	const kvs_checkpoint *ckpt, const kvs_tokenizer *tok, const struct kvs_study_options *options, kvs_study **out);
 void kvs_study_free(kvs_study *study);
-/* Takes over what `path` holds of the same study; nothing where there is no file. -EINVAL: of another study, or damaged. */
+/*
+ * Takes over what `path` holds of the same study, its other methods and seeds too; nothing where there is no file. -EINVAL
+ * (of another study, which setting differs in the message; damaged), -ENOMEM.
+ */
 int kvs_study_resume(kvs_study *study, const char *path);
 size_t kvs_study_left(const kvs_study *study, size_t *rows); /* rows to be run, and rows in all */
-int kvs_study_open_engine(kvs_cu *cu, const kvs_checkpoint *ckpt, const kvs_study *study,
-	const struct kvs_engine_options *base, kvs_engine **out);
+/* With room for its texts; the engine is the caller's. What kvs_engine_open() returns. */
+int kvs_study_open_engine(kvs_cu *cu, const kvs_checkpoint *ckpt, const kvs_study *study, kvs_engine **out);
 /*
- * Runs what is left, row by row; `path` is written after each. The same options give the same bytes, stopped and resumed or
- * not. -ECANCELED: stopped by the callback, rows so far are written.
+ * Runs what is left, row by row; the file `path` is written after each. The same options give the same bytes, stopped and
+ * resumed or not. -ECANCELED: stopped by the callback, rows so far are written. -EINVAL: the unshared model has another loss
+ * than when the study began. What the parts return; the rows so far are written then too.
  */
 int kvs_study_run(kvs_study *study, kvs_engine *engine, const char *path, const struct kvs_calib_progress *progress);
-/* What was found: the record (as in the file, the caller frees it), and study.md with charts in a directory. */
-int kvs_study_text(const kvs_study *study, char **json);
-int kvs_study_report(const kvs_study *study, char **markdown);
+/* What was found, as in the file, and as Markdown; the caller frees it. -ENOMEM. */
+int kvs_study_json(const kvs_study *study, char **json);
+int kvs_study_markdown(const kvs_study *study, char **markdown);
+/* study.md and its charts into a directory, each written aside and renamed. -EIO, -ENOMEM. */
 int kvs_study_write(const kvs_study *study, const char *dir);
 
 /* ---- charts (chart.c) ---- */
@@ -362,8 +388,9 @@ struct kvs_series {
 struct kvs_chart {
 	const char *title, *x_label, *y_label;
 	const struct kvs_series *series;
-	size_t series_count; /* at most 16 */
+	size_t series_count; /* at most 16; one without points is not drawn, and keeps its colour free */
 	bool log_y;          /* what is not above 0 leaves a gap then */
+	bool whole_x;        /* x are whole numbers: no tick lies between */
 };
 /* A line chart as SVG, written aside and renamed: the file is whole or untouched. -EINVAL, -ENOMEM, -EIO. */
 int kvs_chart_write(const struct kvs_chart *chart, const char *path);

@@ -30,7 +30,7 @@ static const char *const colours[COLOURS] = {
 /* `low` and `high` are in the axis's own measure: of a logarithmic one, powers of ten. */
 struct axis {
 	double low, high, step;
-	bool log;
+	bool log, whole; /* whole: steps of 1 at least */
 };
 
 static double along(const struct axis *axis, double value)
@@ -68,6 +68,8 @@ static void round_axis(struct axis *axis)
 	}
 	span = (axis->high - axis->low) / 6;
 	power = pow(10, floor(log10(span)));
+	if (axis->whole && power < 1)
+		span = power = 1;
 	axis->step = power * (span / power <= 1 ? 1 : span / power <= 2 ? 2 : span / power <= 5 ? 5 : 10);
 	axis->low = floor(axis->low / axis->step + 1e-9) * axis->step;
 	axis->high = ceil(axis->high / axis->step - 1e-9) * axis->step;
@@ -234,23 +236,38 @@ static void print_series(
 	print_points(out, series, colour, x, y);
 }
 
+static bool has_points(const struct kvs_series *series)
+{
+	for (size_t i = 0; i < series->count; i++)
+		if (isfinite(series->x[i]) && isfinite(series->y[i]))
+			return true;
+	return false;
+}
+
 static void print_legend(FILE *out, const struct kvs_chart *chart)
 {
+	double y = TOP + 10;
+
 	for (size_t i = 0; i < chart->series_count; i++) {
-		double y = TOP + 10 + 20 * i;
+		if (!has_points(&chart->series[i]))
+			continue;
 		fprintf(out, "<path stroke=\"%s\" stroke-width=\"2\" stroke-dasharray=\"%s\" d=\"M%d %.1fh24\"/>\n",
 			colours[i % COLOURS], dash_of(i), WIDTH, y);
 		print_text(out, WIDTH + 32, y + 4, "text-anchor=\"start\"", chart->series[i].name);
+		y += 20;
 	}
 }
 
 static void print_chart(FILE *out, const struct kvs_chart *chart)
 {
-	struct axis x = {INFINITY, -INFINITY, 1, false}, y = {INFINITY, -INFINITY, 1, chart->log_y};
+	struct axis x = {INFINITY, -INFINITY, 1, false, chart->whole_x},
+		    y = {INFINITY, -INFINITY, 1, chart->log_y, false};
 	int width = WIDTH + (chart->series_count > 1 ? LEGEND_WIDTH : 0);
 
 	for (size_t s = 0; s < chart->series_count; s++) {
 		for (size_t i = 0; i < chart->series[s].count; i++) {
+			if (!is_seen(&x, &y, chart->series[s].x[i], chart->series[s].y[i]))
+				continue;
 			widen(&x, chart->series[s].x[i]);
 			widen(&y, chart->series[s].y[i]);
 			if (chart->series[s].low) {
@@ -269,7 +286,8 @@ static void print_chart(FILE *out, const struct kvs_chart *chart)
 	print_grid(out, &x, &y);
 	print_labels(out, chart);
 	for (size_t s = 0; s < chart->series_count; s++)
-		print_series(out, chart, s, &x, &y);
+		if (has_points(&chart->series[s]))
+			print_series(out, chart, s, &x, &y);
 	if (chart->series_count > 1)
 		print_legend(out, chart);
 	fputs("</svg>\n", out);

@@ -9,6 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+int kvs_tell(const struct kvs_calib_progress *progress, const char *what, size_t done, size_t total)
+{
+	if (!progress || !progress->step || progress->step(progress->arg, what, done, total))
+		return 0;
+	return kvs_fail(-ECANCELED, "stopped while %s", what);
+}
+
 int kvs_not_a_number(const char *what)
 {
 	return kvs_fail(-EIO, "the %s is not a number: the model's weights may be damaged", what);

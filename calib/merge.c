@@ -100,14 +100,14 @@ static int decode_windows(struct kvs_comparison *c, const int *owners, struct ro
 }
 
 int kvs_measure_merged(kvs_engine *engine, const struct kvs_calib_text *text, const kvs_reference *reference,
-	const int *owners, struct kvs_quality *out)
+	const int *owners, const struct kvs_calib_progress *progress, struct kvs_quality *out)
 {
 	const struct kvs_config *config = kvs_engine_config(engine);
 	size_t size = (size_t)config->kv_heads * config->head_dim;
 	float *room = malloc(sizeof(*room) * 4 * size);
 	struct rows rows = {.heads = config->kv_heads, .dim = config->head_dim};
 	struct kvs_comparison comparison;
-	int err = kvs_comparison_begin(engine, text, reference, &comparison);
+	int err = kvs_comparison_begin(engine, text, reference, progress, &comparison);
 
 	if (!err && !room)
 		err = kvs_fail(-ENOMEM, "no memory for K and V of a token");

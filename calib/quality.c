@@ -27,7 +27,8 @@ void kvs_reference_free(kvs_reference *reference)
 	free(reference);
 }
 
-static int fill_reference(kvs_engine *engine, const struct kvs_calib_text *text, kvs_reference *reference, float *nll)
+static int fill_reference(kvs_engine *engine, const struct kvs_calib_text *text,
+	const struct kvs_calib_progress *progress, kvs_reference *reference, float *nll)
 {
 	size_t hidden = kvs_engine_config(engine)->hidden;
 	struct kvs_batch batch;
@@ -37,7 +38,9 @@ static int fill_reference(kvs_engine *engine, const struct kvs_calib_text *text,
 	for (int w = 0; w < text->windows && !err; w += batch.sequences) {
 		size_t at = (size_t)w * text->window_tokens;
 		batch = kvs_window_batch(engine, text, w);
-		err = kvs_engine_run_batch(engine, &batch);
+		err = kvs_tell(progress, "measuring", at, reference->rows);
+		if (!err)
+			err = kvs_engine_run_batch(engine, &batch);
 		if (!err)
 			err = kvs_engine_batch_residual(engine, reference->residual + at * hidden);
 		if (!err)
@@ -49,7 +52,8 @@ static int fill_reference(kvs_engine *engine, const struct kvs_calib_text *text,
 	return err || isfinite(sum) ? err : kvs_not_a_number("loss");
 }
 
-int kvs_reference_create(kvs_engine *engine, const struct kvs_calib_text *text, kvs_reference **out)
+int kvs_reference_create(kvs_engine *engine, const struct kvs_calib_text *text,
+	const struct kvs_calib_progress *progress, kvs_reference **out)
 {
 	kvs_reference *reference = calloc(1, sizeof(*reference));
 	size_t rows = (size_t)text->windows * text->window_tokens;
@@ -62,7 +66,7 @@ int kvs_reference_create(kvs_engine *engine, const struct kvs_calib_text *text, 
 		err = kvs_fail(-ENOMEM, "no memory for the hidden states of %zu tokens", rows);
 	} else {
 		reference->rows = rows;
-		err = fill_reference(engine, text, reference, nll);
+		err = fill_reference(engine, text, progress, reference, nll);
 	}
 	free(nll);
 	if (err) {
@@ -112,11 +116,11 @@ static void compare_token(struct kvs_comparison *c, const float *full, const flo
 }
 
 int kvs_comparison_begin(kvs_engine *engine, const struct kvs_calib_text *text, const kvs_reference *reference,
-	struct kvs_comparison *out)
+	const struct kvs_calib_progress *progress, struct kvs_comparison *out)
 {
 	size_t size = (size_t)KVS_COMPARED_ROWS * kvs_engine_config(engine)->vocab;
 
-	*out = (struct kvs_comparison){.engine = engine, .text = text, .reference = reference};
+	*out = (struct kvs_comparison){.engine = engine, .text = text, .reference = reference, .progress = progress};
 	out->full = malloc(sizeof(*out->full) * 2 * size);
 	if (!out->full)
 		return kvs_fail(-ENOMEM, "no memory for logits");
@@ -134,7 +138,7 @@ int kvs_comparison_add(struct kvs_comparison *c, int rows)
 		compare_token(c, c->full + (size_t)i * config->vocab, c->changed + (size_t)i * config->vocab,
 			config->vocab, c->text->window_targets[c->tokens + i]);
 	c->tokens += rows;
-	return err;
+	return err ? err : kvs_tell(c->progress, "measuring", c->tokens, c->reference->rows);
 }
 
 int kvs_comparison_end(struct kvs_comparison *c, int err, struct kvs_quality *out)
@@ -168,11 +172,11 @@ static int compare_batch(struct kvs_comparison *c, const struct kvs_batch *batch
 }
 
 int kvs_measure_quality(kvs_engine *engine, const struct kvs_calib_text *text, const kvs_reference *reference,
-	const kvs_plan *plan, struct kvs_quality *out)
+	const kvs_plan *plan, const struct kvs_calib_progress *progress, struct kvs_quality *out)
 {
 	struct kvs_comparison comparison;
 	struct kvs_batch batch;
-	int err = kvs_comparison_begin(engine, text, reference, &comparison);
+	int err = kvs_comparison_begin(engine, text, reference, progress, &comparison);
 
 	if (!err)
 		err = kvs_engine_set_plan(engine, plan);

@@ -4,6 +4,7 @@
  * A search is deterministic: what it tries next follows from what the trials before came to. So a search that was stopped
  * goes on by being run again with its trials at hand, and nothing else has to be saved.
  */
+#include "measure.h"
 #include "search.h"
 
 #include <errno.h>
@@ -31,11 +32,7 @@ static double now_s(void)
 
 int kvs_search_tell(struct kvs_search *search, const char *what, size_t done, size_t total)
 {
-	const struct kvs_calib_progress *progress = &search->options->progress;
-
-	if (!progress->step || progress->step(progress->arg, what, done, total))
-		return 0;
-	return kvs_fail(-ECANCELED, "stopped while searching");
+	return kvs_tell(&search->options->progress, what, done, total);
 }
 
 bool kvs_search_recall(struct kvs_search *search, struct kvs_trial *trial)
@@ -91,10 +88,13 @@ static int point_plan(const struct kvs_search_point *point, int layers, kvs_plan
 static int measure_point(struct kvs_search *search, struct kvs_search_point *point)
 {
 	kvs_plan *plan;
-	int err = isnan(point->nll) ? point_plan(point, search->result->layers, &plan) : 0;
 	double start = now_s();
+	int err;
 
-	if (err || !isnan(point->nll))
+	if (!isnan(point->nll) || search->options->plans_alone)
+		return 0;
+	err = point_plan(point, search->result->layers, &plan);
+	if (err)
 		return err;
 	err = kvs_measure_nll(search->engine, search->text, plan, NULL, &point->nll);
 	search->result->measure_s += now_s() - start;
@@ -271,7 +271,7 @@ static int find_cosine(struct kvs_search *search)
 	for (size_t i = 0; i < result->trial_count; i++)
 		if (result->trials[i].walk == result->best.walk && result->trials[i].accepted)
 			result->cosine = result->trials[i].cosine;
-	if (!isnan(result->cosine))
+	if (!isnan(result->cosine) || search->options->plans_alone)
 		return 0;
 	err = point_plan(&result->best, result->layers, &plan);
 	if (err)
@@ -320,9 +320,11 @@ int kvs_search_check(const struct kvs_search_options *options, const struct kvs_
 			config->layers - 1, config->layers);
 	if (options->share > most)
 		return kvs_fail(-EINVAL,
-			"%d layers are to share, only %d can: the last %d are protected, and owners must have the "
-			"same attention window",
+			"%d layers are to share, only %d can: %d are protected, and owners must have the same "
+			"attention window",
 			options->share, most, options->pairs.protect_last);
+	if (options->plans_alone && (options->sweep || options->method == KVS_METHOD_AUTO))
+		return kvs_fail(-EINVAL, "auto and sweeps choose by measured loss: it cannot be left out");
 	if (!(options->threshold >= -1 && options->threshold <= 1))
 		return kvs_fail(-EINVAL, "the threshold is %g, a cosine lies from -1 to 1", options->threshold);
 	return 0;
@@ -332,8 +334,11 @@ static int run_search(struct kvs_search *search)
 {
 	struct kvs_search_result *result = search->result;
 	double start = now_s();
-	int err = kvs_measure_nll(search->engine, search->text, NULL, NULL, &result->full_nll);
+	int err = 0;
 
+	result->full_nll = NAN;
+	if (!search->options->plans_alone || search->options->method == KVS_METHOD_NLL) /* which starts from it */
+		err = kvs_measure_nll(search->engine, search->text, NULL, NULL, &result->full_nll);
 	result->measure_s = now_s() - start;
 	if (!err)
 		err = run_walks(search);

@@ -10,7 +10,7 @@
 
 #define LOSS_LABEL "loss above the unshared model's, nats a token"
 
-enum over { OVER_MEMORY, OVER_SAMPLES, OVER_PARTS };
+enum over { OVER_MEMORY, OVER_SAMPLES, OVER_SOURCES };
 enum measure { OF_LOSS, OF_KL, OF_TOP1 };
 
 static const struct figure {
@@ -24,23 +24,26 @@ static const struct figure {
 	{"top1.svg", "How often the likeliest token is the same", "KV memory, % of the unshared model's",
 		"top-1 agreement, %", OVER_MEMORY, OF_TOP1},
 	{"samples.svg", "By the number of samples", "samples", LOSS_LABEL, OVER_SAMPLES, OF_LOSS},
-	{"parts.svg", "By the place in the calibration text", "part of the text", LOSS_LABEL, OVER_PARTS, OF_LOSS},
+	{"texts.svg", "By the text that was searched with", "text", LOSS_LABEL, OVER_SOURCES, OF_LOSS},
 };
 
-/* Points of up to KVS_STUDY_METHODS lines. */
+#define MOST_POINTS (KVS_STUDY_MOST_RATES > KVS_STUDY_CUTS ? KVS_STUDY_MOST_RATES : KVS_STUDY_CUTS)
+
+/* A line for each method that has points; colours go by method, so that they are the same in all charts. */
 struct lines {
 	struct kvs_series series[KVS_STUDY_METHODS];
-	double x[KVS_STUDY_METHODS][KVS_STUDY_MOST_RATES], y[KVS_STUDY_METHODS][KVS_STUDY_MOST_RATES],
-		low[KVS_STUDY_METHODS][KVS_STUDY_MOST_RATES], high[KVS_STUDY_METHODS][KVS_STUDY_MOST_RATES];
-	size_t count;
+	double x[KVS_STUDY_METHODS][MOST_POINTS], y[KVS_STUDY_METHODS][MOST_POINTS],
+		low[KVS_STUDY_METHODS][MOST_POINTS], high[KVS_STUDY_METHODS][MOST_POINTS];
 };
 
-static void add_line(struct lines *lines, enum kvs_study_method method, size_t points, bool spread)
+static void add_line(struct lines *lines, enum kvs_study_method m, size_t points, bool spread)
 {
-	size_t i = lines->count++;
-
-	lines->series[i] = (struct kvs_series){kvs_study_titles[method], lines->x[i], lines->y[i], points,
-		spread ? lines->low[i] : NULL, spread ? lines->high[i] : NULL};
+	lines->series[m] = (struct kvs_series){.name = kvs_study_titles[m],
+		.x = lines->x[m],
+		.y = lines->y[m],
+		.count = points,
+		.low = spread ? lines->low[m] : NULL,
+		.high = spread ? lines->high[m] : NULL};
 }
 
 static double value_of(const struct kvs_study *study, const struct kvs_study_mean *mean, enum measure measure)
@@ -55,19 +58,32 @@ static double value_of(const struct kvs_study *study, const struct kvs_study_mea
 	}
 }
 
+/* Random plans with and without the filter lie on each other where it rejects nothing: one line is enough then. */
+static bool says_more(const struct kvs_study *study, enum kvs_study_method m)
+{
+	if (m != KVS_STUDY_THRESHOLD)
+		return true;
+	for (int p = 0; p < study->share_count; p++) {
+		struct kvs_study_mean with = kvs_study_mean(study, KVS_STUDY_THRESHOLD, 0, p),
+				      without = kvs_study_mean(study, KVS_STUDY_RANDOM, 0, p);
+		if (with.count && (with.nll != without.nll || with.most != without.most))
+			return true;
+	}
+	return false;
+}
+
 static void draw_over_memory(const struct kvs_study *study, enum measure measure, struct lines *lines)
 {
 	for (int m = 0; m < KVS_STUDY_METHODS; m++) {
-		size_t at = lines->count;
 		bool spread = false;
-		if (!kvs_study_has(study, m, 0))
+		if (!kvs_study_has(study, m, 0) || !says_more(study, m))
 			continue;
 		for (int p = 0; p < study->share_count; p++) {
 			struct kvs_study_mean mean = kvs_study_mean(study, m, 0, p);
-			lines->x[at][p] = 100.0 * mean.token_bytes / kvs_study_token_bytes(study, 0, false);
-			lines->y[at][p] = value_of(study, &mean, measure);
-			lines->low[at][p] = mean.least - study->full_nll;
-			lines->high[at][p] = mean.most - study->full_nll;
+			lines->x[m][p] = 100.0 * mean.token_bytes / kvs_study_token_bytes(study, 0, false);
+			lines->y[m][p] = value_of(study, &mean, measure);
+			lines->low[m][p] = mean.least - study->full_nll;
+			lines->high[m][p] = mean.most - study->full_nll;
 			spread |= mean.count > 1;
 		}
 		add_line(lines, m, study->share_count, spread && measure == OF_LOSS);
@@ -75,21 +91,19 @@ static void draw_over_memory(const struct kvs_study *study, enum measure measure
 }
 
 /* At the middle number of layers. */
-static void draw_over_texts(const struct kvs_study *study, bool by_part, struct lines *lines)
+static void draw_over_cuts(const struct kvs_study *study, bool by_source, struct lines *lines)
 {
-	static const int by_samples[] = {1, 0, 2}, by_place[] = {0, 3, 4}; /* texts, ascending */
+	int cuts[KVS_STUDY_CUTS], count = kvs_study_series(study, by_source, cuts);
 
 	for (int m = 0; m < KVS_STUDY_METHODS; m++) {
-		size_t at = lines->count;
-		if (!kvs_study_varies(m, by_part) || !kvs_study_has(study, m, 0))
+		if (!kvs_study_runs(m, 1) || !kvs_study_has(study, m, 0))
 			continue;
-		for (int i = 0; i < 3; i++) {
-			int text = by_part ? by_place[i] : by_samples[i];
-			struct kvs_study_mean mean = kvs_study_mean(study, m, text, study->share_count / 2);
-			lines->x[at][i] = by_part ? i + 1 : study->texts[text].samples;
-			lines->y[at][i] = kvs_study_cost(study, &mean);
+		for (int i = 0; i < count; i++) {
+			struct kvs_study_mean mean = kvs_study_mean(study, m, cuts[i], study->share_count / 2);
+			lines->x[m][i] = by_source ? study->cuts[cuts[i]].source + 1 : study->cuts[cuts[i]].samples;
+			lines->y[m][i] = kvs_study_cost(study, &mean);
 		}
-		add_line(lines, m, 3, false);
+		add_line(lines, m, count, false);
 	}
 }
 
@@ -98,10 +112,11 @@ static bool wants_log(const struct lines *lines)
 {
 	double least = INFINITY, most = -INFINITY;
 
-	for (size_t s = 0; s < lines->count; s++) {
-		for (size_t i = 0; i < lines->series[s].count; i++) {
-			least = fmin(least, lines->y[s][i]);
-			most = fmax(most, lines->y[s][i]);
+	for (size_t s = 0; s < KVS_STUDY_METHODS; s++) {
+		const struct kvs_series *series = &lines->series[s];
+		for (size_t i = 0; i < series->count; i++) {
+			least = fmin(least, fmin(series->y[i], series->low ? series->low[i] : INFINITY));
+			most = fmax(most, series->y[i]);
 		}
 	}
 	return least > 0 && most > 30 * least;
@@ -109,8 +124,12 @@ static bool wants_log(const struct lines *lines)
 
 static int draw(const struct kvs_study *study, const struct figure *figure, const char *dir)
 {
-	struct lines lines = {.count = 0};
-	struct kvs_chart chart = {.x_label = figure->x_label, .y_label = figure->y_label, .series = lines.series};
+	struct lines lines = {0};
+	struct kvs_chart chart = {.x_label = figure->x_label,
+		.y_label = figure->y_label,
+		.series = lines.series,
+		.series_count = KVS_STUDY_METHODS,
+		.whole_x = figure->over != OVER_MEMORY};
 	char title[96], *path;
 	int err;
 
@@ -120,10 +139,9 @@ static int draw(const struct kvs_study *study, const struct figure *figure, cons
 	} else {
 		snprintf(title, sizeof(title), "%s, %d of %d layers sharing", figure->title,
 			study->shares[study->share_count / 2], study->layers);
-		draw_over_texts(study, figure->over == OVER_PARTS, &lines);
+		draw_over_cuts(study, figure->over == OVER_SOURCES, &lines);
 	}
 	chart.title = title;
-	chart.series_count = lines.count;
 	chart.log_y = wants_log(&lines);
 	if (asprintf(&path, "%s/%s", dir, figure->file) < 0)
 		return kvs_fail(-ENOMEM, "no memory for a path");

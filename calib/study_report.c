@@ -20,9 +20,9 @@ const char *const kvs_study_titles[KVS_STUDY_METHODS] = {
 	[KVS_STUDY_THRESHOLD] = "random, filtered",
 	[KVS_STUDY_ADJACENT] = "neighbours, spread (CLA)",
 	[KVS_STUDY_MERGE] = "neighbours, merged (MiniCache)",
-	[KVS_STUDY_NLL] = "nll",
+	[KVS_STUDY_NLL] = "greedy by loss",
 	[KVS_STUDY_DISSIMILAR_SPLIT] = "dissimilar first, K and V apart",
-	[KVS_STUDY_NLL_SPLIT] = "nll, K and V apart",
+	[KVS_STUDY_NLL_SPLIT] = "greedy by loss, K and V apart",
 };
 
 static double saved_percent(const struct kvs_study *study, int p)
@@ -34,34 +34,38 @@ static double saved_percent(const struct kvs_study *study, int p)
 
 static void print_least(FILE *out, const struct kvs_study *study, int p)
 {
-	int best = -1;
+	int best = -1, plans = 0;
 	double least = INFINITY;
 
 	for (int m = 0; m < KVS_STUDY_METHODS; m++) {
 		struct kvs_study_mean mean = kvs_study_mean(study, m, 0, p);
-		if (mean.count && mean.nll < least && m != KVS_STUDY_MERGE) {
+		if (!mean.count || m == KVS_STUDY_MERGE)
+			continue;
+		plans++;
+		if (mean.nll < least) {
 			least = mean.nll;
 			best = m;
 		}
 	}
-	if (best >= 0)
-		fprintf(out, " `%s` loses least, %+.4f nats a token.", kvs_study_method_name(best),
+	if (plans > 1)
+		fprintf(out, " Of the plans, `%s` loses least: %+.4f nats a token.", kvs_study_method_name(best),
 			least - study->full_nll);
 }
 
-/* One against the other, where both are there. */
-static void print_against(FILE *out, const struct kvs_study *study, int p, enum kvs_study_method a,
-	enum kvs_study_method b, const char *a_name, const char *b_name)
+/* Dissimilar first against another method, where both are there. */
+static void print_against(
+	FILE *out, const struct kvs_study *study, int p, enum kvs_study_method other, const char *name)
 {
-	struct kvs_study_mean x = kvs_study_mean(study, a, 0, p), y = kvs_study_mean(study, b, 0, p);
+	struct kvs_study_mean x = kvs_study_mean(study, KVS_STUDY_DISSIMILAR, 0, p),
+			      y = kvs_study_mean(study, other, 0, p);
 
 	if (!x.count || !y.count)
 		return;
-	fprintf(out, " %s loses %s than %s (%+.4f against %+.4f", a_name,
-		x.nll > y.nll   ? "more"
-		: x.nll < y.nll ? "less"
-				: "no less",
-		b_name, kvs_study_cost(study, &x), kvs_study_cost(study, &y));
+	fprintf(out, " Dissimilar first loses %s %s (%+.4f against %+.4f",
+		x.nll > y.nll   ? "more than"
+		: x.nll < y.nll ? "less than"
+				: "as much as",
+		name, kvs_study_cost(study, &x), kvs_study_cost(study, &y));
 	if (y.count > 1)
 		fprintf(out, " on average of %zu seeds, which lie from %+.4f to %+.4f", y.count,
 			y.least - study->full_nll, y.most - study->full_nll);
@@ -90,14 +94,13 @@ static void print_words(FILE *out, const struct kvs_study *study)
 		fprintf(out, "* **%d of %d layers share (%.1f %%).**", study->shares[p], study->layers,
 			saved_percent(study, p));
 		print_least(out, study, p);
-		print_against(
-			out, study, p, KVS_STUDY_DISSIMILAR, KVS_STUDY_SIMILAR, "Dissimilar first", "similar first");
-		print_against(out, study, p, KVS_STUDY_DISSIMILAR, KVS_STUDY_RANDOM, "It", "random plans do");
+		print_against(out, study, p, KVS_STUDY_SIMILAR, "similar first");
+		print_against(out, study, p, KVS_STUDY_RANDOM, "random plans");
 		print_filter(out, study, p);
 		fputc('\n', out);
 	}
-	fputs("\nA nat is a factor of e in perplexity: +0.02 is 2 %, +0.7 is twice. `nll` has chosen by loss, on text "
-	      "of its own; all figures here are of text that no search has seen.\n\n",
+	fputs("\nA nat is a factor of e in perplexity: +0.02 is 2 %, +0.7 is twice. All figures are of the text to "
+	      "measure on, which is none of those that were searched with.\n\n",
 		out);
 }
 
@@ -114,49 +117,77 @@ static void print_table_row(FILE *out, const struct kvs_study *study, const char
 		100 * m->top1_agreement, m->kl, m->token_bytes, 100 * m->token_bytes / full_bytes);
 }
 
+/* "similar first: `similar`"; with seeds: how many, and of how many. */
+static void name_row(const struct kvs_study_mean *mean, enum kvs_study_method m, char *name, size_t size)
+{
+	int used = snprintf(name, size, "%s: `%s`", kvs_study_titles[m], kvs_study_method_name(m));
+
+	if (mean->rows > 1 && mean->count == mean->rows)
+		snprintf(name + used, size - used, ", %zu seeds", mean->count);
+	else if (mean->rows > 1)
+		snprintf(name + used, size - used, ", %zu of %zu seeds", mean->count, mean->rows);
+}
+
 static void print_results(FILE *out, const struct kvs_study *study, int p)
 {
 	struct kvs_study_mean full = {.count = 1,
 		.nll = study->full_nll,
 		.top1_agreement = 1,
 		.token_bytes = kvs_study_token_bytes(study, 0, false)};
-	char name[96];
+	char name[128];
 
 	fprintf(out, "### %d of %d layers share\n\n", study->shares[p], study->layers);
 	fputs("| method | loss | above full | perplexity | top-1 agreement | KL to full | KV bytes a token | of full "
 	      "|\n"
 	      "|---|---|---|---|---|---|---|---|\n",
 		out);
-	print_table_row(out, study, "full", &full);
+	print_table_row(out, study, "no sharing", &full);
 	for (int m = 0; m < KVS_STUDY_METHODS; m++) {
 		struct kvs_study_mean mean = kvs_study_mean(study, m, 0, p);
 		if (!mean.count)
 			continue;
-		if (mean.count > 1)
-			snprintf(name, sizeof(name), "%s, %zu seeds", kvs_study_titles[m], mean.count);
-		print_table_row(out, study, mean.count > 1 ? name : kvs_study_titles[m], &mean);
+		name_row(&mean, m, name, sizeof(name));
+		print_table_row(out, study, name, &mean);
 	}
 	fputc('\n', out);
 }
 
-/* Rows that could not share so many layers. */
+static void print_row_name(FILE *out, const struct kvs_study *study, const struct kvs_study_row *row)
+{
+	const struct kvs_study_cut *cut = &study->cuts[row->cut];
+
+	fprintf(out, "`%s`", kvs_study_method_name(row->method));
+	if (row->seed)
+		fprintf(out, ", seed %llu", (unsigned long long)row->seed);
+	if (cut->source)
+		fprintf(out, ", text %d", cut->source + 1);
+	else if (row->cut)
+		fprintf(out, ", %d samples", cut->samples);
+}
+
+/* Rows that could not share so many layers, each once. */
 static void print_short(FILE *out, const struct kvs_study *study)
 {
+	bool any = false;
+
 	for (size_t i = 0; i < study->row_count; i++) {
 		const struct kvs_study_row *row = &study->rows[i];
-		for (int p = 0; p < study->share_count && row->done; p++) {
-			if (row->points[p].owners)
-				continue;
-			fprintf(out, "* `%s`", kvs_study_method_name(row->method));
-			if (row->seed)
-				fprintf(out, ", seed %llu,", (unsigned long long)row->seed);
-			if (row->method == KVS_STUDY_ADJACENT || row->method == KVS_STUDY_MERGE)
-				fprintf(out, " has no %d such layers.\n", study->shares[p]);
-			else
-				fprintf(out, " came to %g of %d layers: its pairs ran out.\n",
-					row->points[p].tensors / 2.0, study->shares[p]);
-		}
+		int p = 0;
+		while (p < study->share_count && row->points[p].owners)
+			p++;
+		if (!row->done || p == study->share_count)
+			continue;
+		fputs("* ", out);
+		print_row_name(out, study, row);
+		if (row->method == KVS_STUDY_ADJACENT || row->method == KVS_STUDY_MERGE)
+			fprintf(out, " has no %d such layers.\n", study->shares[p]);
+		else
+			fprintf(out, " came to %g of %d layers: its pairs ran out.\n", row->points[p].tensors / 2.0,
+				study->shares[p]);
+		any = true;
 	}
+	if (any)
+		fputc('\n', out);
 }
 
 static void print_head_of_shares(FILE *out, const struct kvs_study *study, const char *first)
@@ -170,34 +201,60 @@ static void print_head_of_shares(FILE *out, const struct kvs_study *study, const
 	fputc('\n', out);
 }
 
-static void print_costs(FILE *out, const struct kvs_study *study, enum kvs_study_method method, int text)
+static void print_costs(FILE *out, const struct kvs_study *study, const struct kvs_study_point *points)
 {
 	for (int p = 0; p < study->share_count; p++) {
-		struct kvs_study_mean mean = kvs_study_mean(study, method, text, p);
-		if (mean.count)
-			fprintf(out, " %+.4f |", kvs_study_cost(study, &mean));
+		if (points[p].owners)
+			fprintf(out, " %+.4f |", points[p].quality.nll - study->full_nll);
 		else
 			fputs(" - |", out);
 	}
 	fputc('\n', out);
 }
 
-/* By the number of samples (texts that start at the beginning), or by where the text starts. */
-static void print_sensitivity(FILE *out, const struct kvs_study *study, bool by_part)
+/* Where only one cut was run there is nothing to compare. */
+static bool varies(const struct kvs_study *study, const int *cuts, int count)
 {
+	for (int i = 0; i < count; i++)
+		for (int m = 0; m < KVS_STUDY_METHODS; m++)
+			if (cuts[i] && kvs_study_has(study, m, cuts[i]))
+				return true;
+	return false;
+}
+
+static const struct kvs_study_row *find_row(const struct kvs_study *study, enum kvs_study_method method, int cut)
+{
+	for (size_t i = 0; i < study->row_count; i++)
+		if (study->rows[i].done && study->rows[i].method == method && study->rows[i].cut == cut)
+			return &study->rows[i];
+	return NULL;
+}
+
+static void print_sensitivity(FILE *out, const struct kvs_study *study, bool by_source)
+{
+	int cuts[KVS_STUDY_CUTS], count = kvs_study_series(study, by_source, cuts);
+
+	if (!varies(study, cuts, count))
+		return;
+	fputs(by_source ? "### The text\n\n![texts](texts.svg)\n\n"
+			: "### How much text\n\n![samples](samples.svg)\n\n",
+		out);
+	print_head_of_shares(out, study, "search");
 	for (int m = 0; m < KVS_STUDY_METHODS; m++) {
-		for (int t = 0; t < KVS_STUDY_TEXTS; t++) {
-			const struct kvs_study_text *text = &study->texts[t];
-			bool main = t == 0;
-			if ((!main && (text->part > 0) != by_part) || !kvs_study_has(study, m, t) ||
-				!kvs_study_varies(m, by_part))
+		for (int i = 0; i < count; i++) {
+			const struct kvs_study_row *row = find_row(study, m, cuts[i]);
+			const struct kvs_study_cut *cut = &study->cuts[cuts[i]];
+			if (!row || !kvs_study_runs(m, 1))
 				continue;
-			if (by_part)
-				fprintf(out, "| `%s`, part %d of %d |", kvs_study_method_name(m), text->part + 1,
-					KVS_STUDY_PARTS);
+			if (by_source)
+				fprintf(out, "| `%s`, text %d |", kvs_study_method_name(m), cut->source + 1);
+			else if (m == KVS_STUDY_NLL)
+				fprintf(out, "| `%s`, %d tokens |", kvs_study_method_name(m),
+					cut->text.windows * cut->text.window_tokens);
 			else
-				fprintf(out, "| `%s`, %d samples |", kvs_study_method_name(m), text->samples);
-			print_costs(out, study, m, t);
+				fprintf(out, "| `%s`, %d sample%s |", kvs_study_method_name(m), cut->samples,
+					cut->samples == 1 ? "" : "s");
+			print_costs(out, study, row->points);
 		}
 	}
 	fputc('\n', out);
@@ -205,18 +262,18 @@ static void print_sensitivity(FILE *out, const struct kvs_study *study, bool by_
 
 static void print_seeds(FILE *out, const struct kvs_study *study)
 {
+	if (!kvs_study_has(study, KVS_STUDY_RANDOM, 0) && !kvs_study_has(study, KVS_STUDY_THRESHOLD, 0))
+		return;
+	fputs("### The seed\n\n", out);
+	print_head_of_shares(out, study, "order");
 	for (size_t i = 0; i < study->row_count; i++) {
 		const struct kvs_study_row *row = &study->rows[i];
 		if (!row->done || !row->seed)
 			continue;
-		fprintf(out, "| `%s`, seed %llu |", kvs_study_method_name(row->method), (unsigned long long)row->seed);
-		for (int p = 0; p < study->share_count; p++) {
-			if (row->points[p].owners)
-				fprintf(out, " %+.4f |", row->points[p].quality.nll - study->full_nll);
-			else
-				fputs(" - |", out);
-		}
-		fputc('\n', out);
+		fputs("| ", out);
+		print_row_name(out, study, row);
+		fputs(" |", out);
+		print_costs(out, study, row->points);
 	}
 	fputc('\n', out);
 }
@@ -236,10 +293,10 @@ static void print_settings(FILE *out, const struct kvs_study *study)
 		fprintf(out, "| %s | %s |\n", key, text ? text : "?");
 		free(text);
 	}
-	fputs("\nThe first `samples` runs of `sample_tokens` tokens of the calibration text are what walks look at; "
-	      "the "
-	      "`held_tokens` behind them are what `nll` chooses by. Plans are measured on `measured_tokens` tokens of "
-	      "the other text. `study.json` has every plan (`k_owners`, `v_owners`) and figure.\n",
+	fputs("\nThe first `samples` pieces of `sample_tokens` tokens of a text are what walks look at; the "
+	      "`held_tokens` "
+	      "behind them are what greedy search chooses by. Plans are measured on `measured_tokens` tokens of the "
+	      "other text. `study.json` has every plan (`k_owners`, `v_owners`) and figure.\n",
 		out);
 }
 
@@ -249,11 +306,9 @@ static void print_left_out(FILE *out, const struct kvs_study *study)
 
 	if (left)
 		fprintf(out, "\n**Not finished: %zu of %zu rows are missing.**\n", left, rows);
-	for (int i = 0; i < KVS_STUDY_TEXTS; i++)
-		if (study->texts[i].missing)
-			fprintf(out, "\nNot run: %d samples from part %d of %d of the text: %s.\n",
-				study->texts[i].samples, study->texts[i].part + 1, KVS_STUDY_PARTS,
-				study->texts[i].missing);
+	for (int c = 0; c < study->cut_count; c++)
+		if (study->cuts[c].missing)
+			fprintf(out, "\nNot run: %d samples: %s.\n", study->cuts[c].samples, study->cuts[c].missing);
 }
 
 static void print_report(FILE *out, const struct kvs_study *study)
@@ -265,22 +320,15 @@ static void print_report(FILE *out, const struct kvs_study *study)
 	for (int p = 0; p < study->share_count; p++)
 		print_results(out, study, p);
 	print_short(out, study);
-	fputs("## What the result depends on\n\nLoss above the unshared model's, nats a token.\n\n"
-	      "### The number of samples\n\n![samples](samples.svg)\n\n",
-		out);
-	print_head_of_shares(out, study, "search");
+	fputs("## What the result depends on\n\nLoss above the unshared model's, nats a token.\n\n", out);
 	print_sensitivity(out, study, false);
-	fputs("### The text\n\n![text](parts.svg)\n\n", out);
-	print_head_of_shares(out, study, "search");
 	print_sensitivity(out, study, true);
-	fputs("### The seed\n\n", out);
-	print_head_of_shares(out, study, "order");
 	print_seeds(out, study);
 	print_settings(out, study);
 	print_left_out(out, study);
 }
 
-int kvs_study_report(const kvs_study *study, char **markdown)
+int kvs_study_markdown(const kvs_study *study, char **markdown)
 {
 	size_t bytes;
 	FILE *out = open_memstream(markdown, &bytes);
@@ -297,7 +345,7 @@ int kvs_study_report(const kvs_study *study, char **markdown)
 static int write_markdown(const struct kvs_study *study, const char *dir)
 {
 	char *markdown, *path;
-	int err = kvs_study_report(study, &markdown);
+	int err = kvs_study_markdown(study, &markdown);
 
 	if (err)
 		return err;

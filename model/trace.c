@@ -368,7 +368,9 @@ int kvs_engine_write_kv(kvs_engine *e, int layer, int token, const float *k, con
 {
 	int err = check_token(e, layer, token);
 
-	if (!err)
-		err = move_row(e, true, layer, token, NULL, k);
+	if (err)
+		return err;
+	kvs_starts_forget(e, token, 1);
+	err = move_row(e, true, layer, token, NULL, k);
 	return err ? err : move_row(e, false, layer, token, NULL, v);
 }

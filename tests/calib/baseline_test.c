@@ -264,12 +264,12 @@ static void merging_nothing_costs_nothing(void **state)
 	kvs_reference *reference;
 
 	(void)state;
-	must(kvs_reference_create(f.engine, &f.text, &reference));
-	must(kvs_measure_merged(f.engine, &f.text, reference, none, &quality));
+	must(kvs_reference_create(f.engine, &f.text, NULL, &reference));
+	must(kvs_measure_merged(f.engine, &f.text, reference, none, NULL, &quality));
 	assert_true(quality.top1_agreement == 1 && fabs(quality.kl) < 1e-6);
 	assert_true(fabs(quality.nll - quality.full_nll) < 1e-4);
 	assert_int_equal(quality.tokens, 72);
-	must(kvs_measure_merged(f.engine, &f.text, reference, pairs, &quality));
+	must(kvs_measure_merged(f.engine, &f.text, reference, pairs, NULL, &quality));
 	assert_true(quality.kl > 1e-3);
 	kvs_reference_free(reference);
 	close_fixture(&f);

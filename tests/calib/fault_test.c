@@ -54,17 +54,17 @@ static int measure(kvs_engine *engine, const struct kvs_calib_text *text, const 
 	struct kvs_quality quality;
 	kvs_reference *reference;
 	kvs_plan *plan;
-	int err = kvs_reference_create(engine, text, &reference);
+	int err = kvs_reference_create(engine, text, NULL, &reference);
 
 	if (err)
 		return err;
 	err = kvs_plan_create(LAYERS, owners, owners, &plan);
 	if (!err) {
-		err = kvs_measure_quality(engine, text, reference, plan, &quality);
+		err = kvs_measure_quality(engine, text, reference, plan, NULL, &quality);
 		kvs_plan_free(plan);
 	}
 	if (!err)
-		err = kvs_measure_merged(engine, text, reference, owners, &quality);
+		err = kvs_measure_merged(engine, text, reference, owners, NULL, &quality);
 	kvs_reference_free(reference);
 	return err;
 }

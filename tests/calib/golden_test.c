@@ -247,18 +247,18 @@ static void loss_agreement_and_kl_are_numpys(void **state)
 
 	(void)state;
 	must(kvs_calib_open_engine(cu, ckpt, &options, &text, 1, &engine));
-	must(kvs_reference_create(engine, &text, &reference));
+	must(kvs_reference_create(engine, &text, NULL, &reference));
 	assert_true(json_array_size(plans) == 2 && json_array_size(merges) == 2);
 	for (size_t i = 0; i < 2; i++) {
 		kvs_plan *plan;
 		read_owners(json_object_get(json_array_get(plans, i), "k_owners"), k);
 		read_owners(json_object_get(json_array_get(plans, i), "v_owners"), v);
 		must(kvs_plan_create(layers, k, v, &plan));
-		must(kvs_measure_quality(engine, &text, reference, plan, &found));
+		must(kvs_measure_quality(engine, &text, reference, plan, NULL, &found));
 		check_quality(json_array_get(plans, i), &found, "a plan");
 		kvs_plan_free(plan);
 		read_owners(json_object_get(json_array_get(merges, i), "owners"), k);
-		must(kvs_measure_merged(engine, &text, reference, k, &found));
+		must(kvs_measure_merged(engine, &text, reference, k, NULL, &found));
 		check_quality(json_array_get(merges, i), &found, "merging");
 	}
 	kvs_reference_free(reference);

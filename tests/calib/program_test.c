@@ -116,7 +116,7 @@ static const struct bad_input inputs[] = {
 	{"nothing held back for nll",
 		"head -c 100 " TEXT " >$T/t; kvshare-run calibrate -m $T/m --text $T/t "
 		"--samples 1 --sample-tokens 20 -o $T/p",
-		1, "left to measure on"},
+		1, "left behind the samples"},
 	{"a text that is not there", "kvshare-run calibrate -m $T/m --text $T/none -o $T/p", 1, "none"},
 	{"an empty text", "kvshare-run calibrate -m $T/m --text /dev/null -o $T/p", 1, "0 tokens"},
 	{"a directory that is not there", "$C -o $T/none/p", 1, "none/p"},

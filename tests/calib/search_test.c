@@ -398,13 +398,13 @@ static void a_plan_without_sharing_costs_nothing(void **state)
 	double cosine, nll;
 
 	(void)state;
-	must(kvs_reference_create(f.engine, &f.text, &reference));
-	must(kvs_measure_quality(f.engine, &f.text, reference, none, &quality));
+	must(kvs_reference_create(f.engine, &f.text, NULL, &reference));
+	must(kvs_measure_quality(f.engine, &f.text, reference, none, NULL, &quality));
 	assert_true(quality.top1_agreement == 1 && fabs(quality.kl) < 1e-9);
 	assert_true(fabs(quality.nll - quality.full_nll) < 1e-5);
 	must(kvs_measure_cosine(f.engine, &f.text, &f.capture, none, KVS_COSINE_CODE, &cosine));
 	assert_true(fabs(cosine - 1) < 1e-9);
-	must(kvs_measure_quality(f.engine, &f.text, reference, some, &quality));
+	must(kvs_measure_quality(f.engine, &f.text, reference, some, NULL, &quality));
 	must(kvs_measure_nll(f.engine, &f.text, some, NULL, &nll));
 	assert_true(quality.top1_agreement < 1 && quality.kl > 1e-4);
 	assert_true(fabs(quality.nll - nll) < 1e-5);

@@ -16,7 +16,7 @@
 #include <cmocka.h>
 
 #define MODEL "tests/models/storyworld-3m"
-/* The head of the text has room for the samples and for what nll is measured on, but not for parts of it. */
+/* Sizes that take a second or two. Of this text's head, five thirds of the samples leave no more for nll than the rest. */
 #define SMALL                                                                                                          \
 	"--samples 2 --sample-tokens 8 --held-tokens 16 --ctx 16 --max-tokens 32 --kv-dtype f32 --seeds 3 "            \
 	"--rates 0.125,0.25 "
@@ -114,7 +114,8 @@ static void check_random(const json_t *study, const char *markdown, size_t p)
 	mean = sum / count;
 	for (size_t i = 0; i < count; i++)
 		squares += (nll[i] - mean) * (nll[i] - mean);
-	snprintf(line, sizeof(line), "| random, 3 seeds | %.4f ± %.4f | %+.4f |", mean, sqrt(squares / 2), mean - full);
+	snprintf(line, sizeof(line), "| random: `random`, 3 seeds | %.4f ± %.4f | %+.4f |", mean, sqrt(squares / 2),
+		mean - full);
 	if (!strstr(markdown, line))
 		fail_msg("study.md lacks \"%s\"", line);
 }
@@ -131,12 +132,12 @@ static void figures_are_those_of_eval(void **state)
 	(void)state;
 	assert_int_equal(process.status, 0);
 	study = json_loads(process.out, 0, NULL);
-	assert_int_equal(json_array_size(at(study, "rows")), 7 + 2 * 3 + 2 * 2); /* and two other numbers of samples */
+	assert_int_equal(json_array_size(at(study, "rows")), 7 + 2 * 3 + 3); /* and a third as much of the text */
 	check_rows(study);
 	check_random(study, process.err, 0);
 	check_random(study, process.err, 1);
-	assert_int_equal(json_array_size(at(study, "not_run")), 2);
-	assert_non_null(strstr(process.err, "Not run: 2 samples from part 2 of 3"));
+	assert_int_equal(json_array_size(at(study, "not_run")), 1);
+	assert_non_null(strstr(process.err, "Not run: 4 samples: 16 tokens are left behind 4 samples"));
 	assert_non_null(strstr(process.err, "loses least"));
 	assert_non_null(strstr(process.err, "top1.svg <==\n<svg"));
 	json_decref(study);
@@ -167,14 +168,85 @@ static void a_study_in_pieces_is_a_study_in_one(void **state)
 	process_free(&process);
 }
 
-/* Nothing passes a threshold of 1: the walk comes to no layer, which is said, and is no error. */
-static void a_walk_that_runs_out_is_said(void **state)
+/* A finished study that is asked for again, whatever for, stays as it is. */
+static void a_finished_study_keeps_its_order(void **state)
 {
-	struct process process = run_in_directory(STUDY "--methods similar --threshold 1", 120);
+	struct process process = run_in_directory(STUDY
+		"--methods random,adjacent,similar >/dev/null && cp $T/s/study.json $T/s/study.md $T && " STUDY
+		"--methods similar,adjacent >/dev/null && " STUDY "--methods similar --json >$T/said && "
+		"cmp $T/s/study.json $T/said && cmp $T/s/study.md $T/study.md && cmp $T/s/study.json $T/study.json",
+		120);
 
 	(void)state;
-	assert_int_equal(process.status, 0);
-	assert_non_null(strstr(process.out, "`similar` came to 0 of 2 layers"));
+	if (process.status)
+		fail_msg("status %d: %s%s", process.status, process.out, process.err);
+	process_free(&process);
+}
+
+/* Other texts are searched with the walks and nll, and none of them may be lost when the study goes on. */
+static void other_texts_are_searched_too(void **state)
+{
+	struct process process = run_in_directory(STUDY
+		"--methods similar,adjacent --calib LICENSE >/dev/null || exit 10; cat $T/s/study.md >&2; " STUDY
+		"--methods similar 2>&1 | grep -o 'not among those to search with' >&2; cat $T/s/study.json",
+		120);
+	json_t *study = json_loads(process.out, 0, NULL);
+	const json_t *rows = at(study, "rows");
+	const json_t *first = json_array_get(rows, 0), *last = json_array_get(rows, 3);
+
+	(void)state;
+	assert_int_equal(json_array_size(rows), 4); /* similar and adjacent; similar on less text, and on LICENSE */
+	assert_string_equal(json_string_value(at(last, "method")), "similar");
+	assert_false(json_equal(at(first, "calib_digest"), at(last, "calib_digest")));
+	assert_true(json_equal(at(first, "samples"), at(last, "samples")));
+	assert_non_null(strstr(process.err, "| `similar`, text 2 |"));
+	assert_non_null(strstr(process.err, "not among those to search with"));
+	json_decref(study);
+	process_free(&process);
+}
+
+/*
+ * Nothing passes a threshold of 1, and little one of 0.99: the walk comes so far, which is said once, and is no error. Where
+ * it came exactly to a number that was wanted, the next one knows that too.
+ */
+static void a_walk_that_runs_out_is_said(void **state)
+{
+	struct process process = run_in_directory(STUDY "--methods similar --threshold 1 --json", 120);
+	json_t *study = json_loads(process.out, 0, NULL);
+	const json_t *points = at(json_array_get(at(study, "rows"), 0), "points");
+
+	(void)state;
+	assert_true(number(json_array_get(points, 0), "shared") == 0);
+	assert_true(number(json_array_get(points, 1), "shared") == 0);
+	json_decref(study);
+	process_free(&process);
+	process = run_in_directory(STUDY
+		"--methods similar --threshold 0.99 --rates 0.125,0.25,0.375,0.5,0.75 --json >$T/j && "
+		"grep -c 'came to' $T/s/study.md >&2; grep -c '<svg' $T/s/loss.svg >&2; cat $T/j",
+		120);
+	study = json_loads(process.out, 0, NULL);
+	points = at(json_array_get(at(study, "rows"), 0), "points");
+	double reached = number(json_array_get(points, json_array_size(points) - 1), "shared");
+	for (size_t p = 0; p < json_array_size(points); p++) {
+		double share = number(json_array_get(points, p), "share"),
+		       shared = number(json_array_get(points, p), "shared");
+		assert_true(shared == fmin(share, reached));
+	}
+	assert_true(reached == 2);
+	json_decref(study);
+	process_free(&process);
+}
+
+static void two_studies_do_not_share_a_directory(void **state)
+{
+	struct process process = run_in_directory("mkdir $T/s; flock $T/s sleep 30 & lock=$!; sleep 0.3; " STUDY
+						  "--methods adjacent; status=$?; kill $lock; ls $T/s; exit $status",
+		60);
+
+	(void)state;
+	assert_int_equal(process.status, 1);
+	assert_non_null(strstr(process.err, "another study is running there"));
+	assert_string_equal(process.out, "");
 	process_free(&process);
 }
 
@@ -196,10 +268,18 @@ static const struct bad_input {
 	{"no seeds", "$S --seeds 0", 2, "--seeds"},
 	{"a plan", "$S --owners 0", 2, "--owners"},
 	{"a file for a directory", "echo >$T/s; $S", 1, "is no directory"},
-	{"a directory that cannot be made", "kvshare-run study -m $T/m --text x --calib x -o $T/no/s", 1, "no/s"},
+	{"a directory that cannot be made", "$S -o $T/no/s", 1, "no/s"},
+	{"a model that is not there",
+		"kvshare-run study -m $T/no --text $T/text --calib $T/calib -o $T/s; ls $T/s 2>/dev/null; false", 1,
+		"no"},
+	{"two texts from standard input", "kvshare-run study -m $T/m --text - --calib - -o $T/s </dev/null", 2,
+		"one text alone"},
+	{"the same text twice", "$S --text $T/calib", 1, "searched with and measured on"},
+	{"the same text to search with twice", "cp $T/calib $T/c; $S --calib $T/c", 1, "is the same text as"},
+	{"too many texts", "$S --calib a --calib b --calib c --calib d", 2, "4 texts are the most"},
 	{"a text that is not there", "rm $T/text; $S", 1, "text"},
-	{"an empty text", "echo >$T/text; $S", 1, "left to measure on"},
-	{"a short calibration text", "head -c 40 $T/text >$T/calib; $S", 1, "2 samples of 8 take 16"},
+	{"an empty text", "echo >$T/text; $S", 1, "/text: the text has "},
+	{"a short calibration text", "head -c 40 $T/text >$T/calib; $S", 1, "/calib: the text has "},
 	{"a study that is no JSON", "mkdir $T/s; echo '{' >$T/s/study.json; $S", 1, "study.json: "},
 	{"a file that is no study", "mkdir $T/s; echo '{}' >$T/s/study.json; $S", 1, "is no study of this version"},
 	{"another study", "mkdir $T/s; cp $T/study.json $T/s; $S --sample-tokens 9", 1,
@@ -209,9 +289,20 @@ static const struct bad_input {
 	{"a figure that is none", "mkdir $T/s; sed 's/\"kl\": [^,]*/\"kl\": null/' $T/study.json >$T/s/study.json; $S",
 		1, "rows[0] is damaged"},
 	{"a row twice",
-		"mkdir $T/s; sed 's/\"method\": \"adjacent\"/\"method\": \"adjacent\", \"seed\": 7/' $T/study.json "
-		">$T/s/study.json; $S",
-		1, "duplicate"},
+		"mkdir $T/s; sed 's/^ \"rows\": \\[$/ \"rows\": [ROW,/' $T/study.json | "
+		"sed \"s/ROW/$(tr -d '\n' <$T/study.json | sed 's/.*\"rows\": .//; s/ .,  *\"not_run\".*//')/\" "
+		">$T/s/study.json; "
+		"$S",
+		1, "rows[1] is damaged"},
+	{"fewer borrowers than it says", "mkdir $T/s; sed 's/^ *13,$/      14,/' $T/study.json >$T/s/study.json; $S", 1,
+		"rows[0] is damaged"},
+	{"a seed where there is none",
+		"mkdir $T/s; sed 's/\"seed\": 0/\"seed\": 1/' $T/study.json >$T/s/study.json; $S", 1,
+		"rows[0] is damaged"},
+	{"a study of a model that computes otherwise",
+		"mkdir $T/s; sed '0,/\"nll\": [0-9.]*/s//\"nll\": 9.5/' $T/study.json >$T/s/study.json; $S --methods "
+		"similar",
+		1, "lost 9.5 when the study began"},
 	{"damaged weights",
 		"head -c 2000000 /dev/zero | tr '\\0' '\\377' | dd of=$T/m/model.safetensors conv=notrunc bs=1000000 "
 		"seek=3 2>/dev/null; $S",
@@ -264,7 +355,10 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(figures_are_those_of_eval),
 		cmocka_unit_test(a_study_in_pieces_is_a_study_in_one),
+		cmocka_unit_test(a_finished_study_keeps_its_order),
+		cmocka_unit_test(other_texts_are_searched_too),
 		cmocka_unit_test(a_walk_that_runs_out_is_said),
+		cmocka_unit_test(two_studies_do_not_share_a_directory),
 		cmocka_unit_test(bad_input_is_named_and_leaves_what_there_was),
 	};
 

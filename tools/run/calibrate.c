@@ -248,9 +248,12 @@ static int open_engine(struct calibrate *env, struct session *session)
 	struct kvs_engine_options engine = {.kv_dtype = env->model.kv_dtype,
 		.kv_dtype_set = env->model.kv_dtype_set,
 		.chunk_tokens = env->batch ? env->batch * env->text.sample_tokens : env->model.chunk_tokens,
-		.no_premap = env->model.no_premap};
+		.no_premap = env->model.no_premap,
+		.progress = env->model.quiet ? NULL : show_load};
+	int err = kvs_calib_open_engine(session->cu, session->ckpt, &engine, &env->text, 1, &session->engine);
 
-	return kvs_calib_open_engine(session->cu, session->ckpt, &engine, &env->text, 1, &session->engine);
+	progress_clear();
+	return err;
 }
 
 static int cut_text(struct calibrate *env, const struct session *session)

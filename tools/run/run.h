@@ -54,6 +54,8 @@ int session_open(const struct model_options *options, struct session *session);
 /* All but the engine, for who opens one of another shape. */
 int session_open_model(const struct model_options *options, struct session *session);
 void session_close(struct session *session);
+/* A bar while weights load, as struct kvs_engine_options calls it; `arg` is not looked at. */
+void show_load(void *arg, size_t done_bytes, size_t total_bytes);
 
 /* ---- output (report.c) ---- */
 
@@ -78,11 +80,11 @@ void progress_clear(void);
 
 /* ---- long work (watch.c) ---- */
 
-/* Shows a bar with the time that is left for each phase, which is told by the address of its name. */
+/* A bar with the time that is left. A phase of the work ends where the total changes, or what is done falls back. */
 struct watch {
-	bool quiet;
-	const char *phase;
-	double phase_start;
+	bool quiet, started;
+	size_t first, done, total; /* of the phase */
+	double start;
 };
 /* From now on the first SIGINT or SIGTERM asks work to stop, the second ends the program. */
 void watch_signals(void);

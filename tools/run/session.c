@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void show_load(void *arg, size_t done_bytes, size_t total_bytes)
+void show_load(void *arg, size_t done_bytes, size_t total_bytes)
 {
 	(void)arg;
 	progress_show("loading weights", done_bytes, total_bytes);

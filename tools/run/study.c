@@ -8,8 +8,11 @@
 #include "run.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 enum {
 	OPTION_TEXT = 512,
@@ -22,8 +25,12 @@ enum {
 };
 
 static const struct argp_option options[] = {
-	{"text", OPTION_TEXT, "FILE", 0, "the text that plans are measured on (required)", 0},
-	{"calib", OPTION_CALIB, "FILE", 0, "the text that searches look at: another one (required)", 0},
+	{"text", OPTION_TEXT, "FILE", 0, "the text to measure plans on (required)", 0},
+	{"calib", OPTION_CALIB, "FILE", 0,
+		"a text to search with, other than --text (required); given again, up to 4 times in all, the further "
+		"ones "
+		"show what the choice of text changes",
+		0},
 	{"output", 'o', "DIR", 0, "where results go, and where a study that was stopped is found again (required)", 0},
 	{"methods", OPTION_METHODS, "LIST", 0,
 		"some of dissimilar, similar, random, threshold, adjacent, merge, nll, dissimilar-split, nll-split "
@@ -32,7 +39,7 @@ static const struct argp_option options[] = {
 	{"rates", OPTION_RATES, "LIST", 0, "parts of the layers that share (default 0.125,0.25,0.375)", 0},
 	{"seeds", OPTION_SEEDS, "N", 0, "random orders (default 5)", 0},
 	{"max-tokens", OPTION_MAX_TOKENS, "N", 0,
-		"tokens of --text that plans are measured on (default 2048), in windows of --ctx (default 256)", 0},
+		"tokens of --text to predict (default 2048), in windows of --ctx (default 256)", 0},
 	{"threshold", OPTION_THRESHOLD, "T", 0,
 		"walks keep a pair while the cosine of the hidden states is above (default 0.5)", 2},
 	{0},
@@ -41,7 +48,7 @@ static const struct argp_option options[] = {
 struct env {
 	struct model_options model;
 	struct kvs_study_options study;
-	const char *text_path, *calib_path, *output;
+	const char *output;
 	struct watch watch;
 };
 
@@ -69,13 +76,26 @@ static void parse_rates(struct argp_state *state, struct kvs_study_options *stud
 	}
 }
 
+static void add_calib(struct argp_state *state, struct kvs_study_options *study, const char *path)
+{
+	if (study->calib_count == KVS_STUDY_MOST_SOURCES)
+		argp_error(state, "--calib: %d texts are the most", KVS_STUDY_MOST_SOURCES);
+	study->calib[study->calib_count++].name = path;
+}
+
 static void check(struct argp_state *state, const struct env *env)
 {
-	if (!env->text_path)
+	int from_stdin = env->study.text.name && !strcmp(env->study.text.name, "-");
+
+	for (int i = 0; i < env->study.calib_count; i++)
+		from_stdin += !strcmp(env->study.calib[i].name, "-");
+	if (!env->study.text.name)
 		argp_error(state, "which text to measure on? Name it with --text FILE");
-	if (!env->calib_path)
+	if (!env->study.calib_count)
 		argp_error(state, "which text to search with? Name it with --calib FILE");
-	if (!env->output)
+	if (from_stdin > 1)
+		argp_error(state, "one text alone can come from standard input");
+	if (!env->output || !*env->output)
 		argp_error(state, "where to? Name a directory with -o DIR");
 	if (env->model.plan_path || env->model.owners)
 		argp_error(state, "a study makes plans of its own: --plan and --owners have no place here");
@@ -91,10 +111,10 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		state->child_inputs[1] = &env->study.cut;
 		return 0;
 	case OPTION_TEXT:
-		env->text_path = text;
+		env->study.text.name = text;
 		return 0;
 	case OPTION_CALIB:
-		env->calib_path = text;
+		add_calib(state, &env->study, text);
 		return 0;
 	case 'o':
 		env->output = text;
@@ -144,25 +164,40 @@ static const char doc[] = "Compare ways to share KV caches between a model's lay
 
 /* ---- running ---- */
 
-static int read_texts(struct env *env, char **calib, char **text)
+static int read_source(struct kvs_source *source)
 {
-	int err = read_text(env->calib_path, calib, &env->study.calib_bytes);
+	char *text;
+	int err = read_text(source->name, &text, &source->count);
 
 	if (!err)
-		err = read_text(env->text_path, text, &env->study.text_bytes);
-	env->study.calib = *calib;
-	env->study.text = *text;
+		source->bytes = text;
 	return err;
+}
+
+static int read_sources(struct kvs_study_options *study)
+{
+	int err = read_source(&study->text);
+
+	for (int i = 0; i < study->calib_count && !err; i++)
+		err = read_source(&study->calib[i]);
+	return err;
+}
+
+static void free_sources(struct kvs_study_options *study)
+{
+	free((char *)study->text.bytes);
+	for (int i = 0; i < study->calib_count; i++)
+		free((char *)study->calib[i].bytes);
 }
 
 static int say(const struct env *env, const kvs_study *study)
 {
 	char *text;
-	int err = env->model.json ? kvs_study_text(study, &text) : kvs_study_report(study, &text);
+	int err = env->model.json ? kvs_study_json(study, &text) : kvs_study_markdown(study, &text);
 
 	if (err)
 		return err;
-	if (puts(text) == EOF || fflush(stdout))
+	if (fputs(text, stdout) == EOF || fflush(stdout))
 		err = kvs_fail(-EIO, "writing to stdout: %s", strerror(errno));
 	free(text);
 	return err;
@@ -172,32 +207,33 @@ static int say(const struct env *env, const kvs_study *study)
 static int finish(const struct env *env, const kvs_study *study, int run_err)
 {
 	size_t rows, left = kvs_study_left(study, &rows);
-	int err = kvs_study_write(study, env->output);
+	int err;
 
+	if (left == rows)
+		return kvs_fail(run_err, "stopped before a row was done: there is nothing to write");
+	err = kvs_study_write(study, env->output);
 	if (!err)
 		err = say(env, study);
-	if (err)
-		return err;
-	if (!run_err && !env->model.quiet)
+	if (!err && !run_err && !env->model.quiet)
 		fprintf(stderr, "%s/study.md holds this, with charts\n", env->output);
-	return run_err ? kvs_fail(run_err,
-				 "stopped after %zu of %zu rows; %s holds those; the same command goes on from here",
-				 rows - left, rows, env->output)
-		       : 0;
+	if (!run_err)
+		return err;
+	if (err)
+		complain();
+	return kvs_fail(run_err,
+		"stopped after %zu of %zu rows; %s/study.json holds those; the same command goes on from here",
+		rows - left, rows, env->output);
 }
 
-static int run_study(struct env *env, struct session *session, kvs_study *study, const char *path)
+static int run_rows(struct env *env, struct session *session, kvs_study *study, const char *path)
 {
-	struct kvs_engine_options engine = {.kv_dtype = env->study.kv_dtype,
-		.kv_dtype_set = true,
-		.chunk_tokens = env->model.chunk_tokens,
-		.no_premap = env->model.no_premap};
 	struct kvs_calib_progress progress = {watch_step, &env->watch};
 	size_t rows;
 	int err = kvs_study_resume(study, path);
 
 	if (!err && kvs_study_left(study, &rows)) {
-		err = kvs_study_open_engine(session->cu, session->ckpt, study, &engine, &session->engine);
+		err = kvs_study_open_engine(session->cu, session->ckpt, study, &session->engine);
+		progress_clear();
 		if (!err)
 			err = kvs_study_run(study, session->engine, path, &progress);
 		progress_clear();
@@ -205,35 +241,67 @@ static int run_study(struct env *env, struct session *session, kvs_study *study,
 	return err && err != -ECANCELED ? err : finish(env, study, err);
 }
 
-static int run_in_session(struct env *env, struct session *session)
+/* The directory is ours while we run: two studies in one would write over each other. */
+static int lock_directory(const char *path, int *lock)
 {
-	kvs_study *study;
-	char *path;
-	int err;
+	int err = make_directory(path);
 
-	env->study.cut.window_tokens = env->model.ctx_tokens;
-	env->study.device = session->cu->name;
-	env->study.kv_dtype =
-		env->model.kv_dtype_set ? env->model.kv_dtype : kvs_checkpoint_config(session->ckpt)->dtype;
+	if (err)
+		return err;
+	*lock = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (*lock < 0)
+		return kvs_fail(-errno, "%s: %s", path, strerror(errno));
+	if (!flock(*lock, LOCK_EX | LOCK_NB))
+		return 0;
+	err = errno == EWOULDBLOCK ? kvs_fail(-EBUSY, "%s: another study is running there", path)
+				   : kvs_fail(-errno, "%s: cannot be locked: %s", path, strerror(errno));
+	close(*lock);
+	return err;
+}
+
+static int run_in_directory(struct env *env, struct session *session, kvs_study *study)
+{
+	char *path;
+	int lock, err;
+
 	if (asprintf(&path, "%s/study.json", env->output) < 0)
 		return kvs_fail(-ENOMEM, "no memory for a path");
-	err = kvs_study_create(session->ckpt, session->tokenizer, &env->study, &study);
+	err = lock_directory(env->output, &lock);
 	if (!err) {
-		err = run_study(env, session, study, path);
-		kvs_study_free(study);
+		err = run_rows(env, session, study, path);
+		close(lock);
 	}
 	free(path);
 	return err;
 }
 
+/* The directory is made last: until then bad input leaves nothing behind. */
+static int run_in_session(struct env *env, struct session *session)
+{
+	kvs_study *study;
+	int err;
+
+	env->study.cut.window_tokens = env->model.ctx_tokens;
+	env->study.device = session->cu->name;
+	env->study.engine = (struct kvs_engine_options){
+		.kv_dtype = env->model.kv_dtype_set ? env->model.kv_dtype : kvs_checkpoint_config(session->ckpt)->dtype,
+		.kv_dtype_set = true,
+		.chunk_tokens = env->model.chunk_tokens,
+		.no_premap = env->model.no_premap,
+		.progress = env->model.quiet ? NULL : show_load};
+	err = kvs_study_create(session->ckpt, session->tokenizer, &env->study, &study);
+	if (err)
+		return err;
+	err = run_in_directory(env, session, study);
+	kvs_study_free(study);
+	return err;
+}
+
 static int run(struct env *env)
 {
-	char *calib = NULL, *text = NULL;
 	struct session session;
-	int err = make_directory(env->output);
+	int err = read_sources(&env->study);
 
-	if (!err)
-		err = read_texts(env, &calib, &text);
 	if (!err)
 		err = session_open_model(&env->model, &session);
 	if (!err) {
@@ -242,8 +310,7 @@ static int run(struct env *env)
 		err = run_in_session(env, &session);
 		session_close(&session);
 	}
-	free(calib);
-	free(text);
+	free_sources(&env->study);
 	return err;
 }
 

@@ -34,15 +34,18 @@ static void format_left(double seconds, char *text, size_t size)
 bool watch_step(void *arg, const char *what, size_t done, size_t total)
 {
 	struct watch *watch = arg;
-	char label[64], left[32] = "";
+	char label[96], left[32] = "";
 
-	if (what != watch->phase) {
-		watch->phase = what;
-		watch->phase_start = now_s();
+	if (total != watch->total || done < watch->done || !watch->started) {
+		watch->total = total;
+		watch->first = done;
+		watch->start = now_s();
+		watch->started = true;
 	}
-	if (done && done < total)
-		format_left((now_s() - watch->phase_start) * (total - done) / done, left, sizeof(left));
-	snprintf(label, sizeof(label), "%-16s %11s", what, left);
+	watch->done = done;
+	if (done > watch->first && done < total)
+		format_left((now_s() - watch->start) * (total - done) / (done - watch->first), left, sizeof(left));
+	snprintf(label, sizeof(label), "%-20s %11s", what, left);
 	if (!watch->quiet)
 		progress_show(label, done, total);
 	return !stop_wanted;
