@@ -4,12 +4,16 @@
  * softcuda's device pointers are host pointers. A call's record must live until the stream gets to it; records come from a
  * pool that grows to the most calls that were ever under way and belongs to the library, so that a context that is lost,
  * whose host functions never run, leaks none.
+ *
+ * How many threads OpenBLAS takes is one setting for the whole process, and the last bits depend on it: products of all
+ * streams take turns, each with its own.
  */
 #include "stream.h"
 
 #include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -35,17 +39,28 @@ struct openblas {
 	sgemm_fn *sgemm;
 	sgemv_fn *sgemv;
 	set_threads_fn *set_threads;
-	int threads, threads_set; /* used by the stream's worker alone */
+	int threads;
 	void *handle;
 	pthread_mutex_t lock; /* guards free_list */
 	struct record *free_list, *all;
 };
 
-static void use_threads(struct openblas *library, int threads)
+static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
+
+static void multiply(const struct openblas *library, const struct kvs_gemm_call *call)
 {
-	if (library->threads_set != threads)
-		library->set_threads(threads);
-	library->threads_set = threads;
+	const float *x = (const float *)call->x, *w = (const float *)call->w;
+	float *out = (float *)call->out, beta = call->accumulate ? 1 : 0;
+	bool small = (double)call->tokens * call->n * call->k < ONE_THREAD_WORK;
+
+	pthread_mutex_lock(&turn);
+	library->set_threads(small ? 1 : library->threads);
+	if (call->tokens == 1)
+		library->sgemv(CBLAS_ROW_MAJOR, CBLAS_NO_TRANS, call->n, call->k, 1, w, call->k, x, 1, beta, out, 1);
+	else
+		library->sgemm(CBLAS_ROW_MAJOR, CBLAS_NO_TRANS, CBLAS_TRANS, call->tokens, call->n, call->k, 1, x,
+			call->k, w, call->k, beta, out, call->out_stride);
+	pthread_mutex_unlock(&turn);
 }
 
 /* In stream order, on a thread of softcuda. */
@@ -53,16 +68,8 @@ static void CUDA_CB run_record(void *arg)
 {
 	struct record *record = arg;
 	struct openblas *library = record->library;
-	const struct kvs_gemm_call *call = &record->call;
-	const float *x = (const float *)call->x, *w = (const float *)call->w;
-	float *out = (float *)call->out, beta = call->accumulate ? 1 : 0;
 
-	use_threads(library, (double)call->tokens * call->n * call->k < ONE_THREAD_WORK ? 1 : library->threads);
-	if (call->tokens == 1)
-		library->sgemv(CBLAS_ROW_MAJOR, CBLAS_NO_TRANS, call->n, call->k, 1, w, call->k, x, 1, beta, out, 1);
-	else
-		library->sgemm(CBLAS_ROW_MAJOR, CBLAS_NO_TRANS, CBLAS_TRANS, call->tokens, call->n, call->k, 1, x,
-			call->k, w, call->k, beta, out, call->out_stride);
+	multiply(library, &record->call);
 	pthread_mutex_lock(&library->lock);
 	record->next_free = library->free_list;
 	library->free_list = record;

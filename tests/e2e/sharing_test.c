@@ -150,6 +150,45 @@ static void a_cut_tail_can_be_appended_again(void **state)
 	free(again);
 }
 
+/* Reads a prompt, then writes `rows` tokens at a time; before each step `reader`, if there is one, reads the prompt too. */
+static float *write_beside(kvs_engine *reader, size_t rows)
+{
+	kvs_engine *writer = engine_with((struct kvs_engine_options){0}, NULL);
+	float *logits = malloc(sizeof(*logits) * STEPS * vocab);
+	int32_t prompt[PROMPT];
+
+	assert_non_null(logits);
+	for (int i = 0; i < PROMPT; i++)
+		prompt[i] = 2 + (i * i * 7) % (vocab - 2);
+	assert_int_equal(kvs_engine_append(writer, 0, prompt, PROMPT), 0);
+	for (int step = 0; step < STEPS; step++) {
+		if (reader) {
+			assert_int_equal(kvs_engine_truncate(reader, 0, 0), 0);
+			assert_int_equal(kvs_engine_append(reader, 0, prompt, PROMPT), 0);
+			assert_int_equal(kvs_engine_wait(reader), 0);
+		}
+		assert_int_equal(kvs_engine_append(writer, 0, prompt + step, rows), 0);
+		assert_int_equal(kvs_engine_logits(writer, logits + (size_t)step * vocab), 0);
+	}
+	kvs_engine_close(writer);
+	return logits;
+}
+
+/* Two engines in one process, one reading prompts while the other writes: each gives the bits that it gives alone. */
+static void engines_do_not_disturb_each_other(void **state)
+{
+	kvs_engine *reader = engine_with((struct kvs_engine_options){0}, NULL);
+
+	(void)state;
+	for (size_t rows = 1; rows <= 16; rows += 3) {
+		float *alone = write_beside(NULL, rows), *beside = write_beside(reader, rows);
+		assert_same_bits(alone, beside);
+		free(alone);
+		free(beside);
+	}
+	kvs_engine_close(reader);
+}
+
 static void what_cannot_be_appended_changes_nothing(void **state)
 {
 	kvs_engine *engine = engine_with((struct kvs_engine_options){0}, NULL);
@@ -197,6 +236,7 @@ int main(void)
 		cmocka_unit_test(slots_and_blocks_change_no_bit),
 		cmocka_unit_test(slots_do_not_see_each_other),
 		cmocka_unit_test(a_cut_tail_can_be_appended_again),
+		cmocka_unit_test(engines_do_not_disturb_each_other),
 		cmocka_unit_test(what_cannot_be_appended_changes_nothing),
 	};
 
