@@ -14,7 +14,8 @@
 #define DEFAULT_HELD_TOKENS 1024 /* by 512, nll was seen to choose worse: docs/measurements/study-storyworld-3m.md */
 #define DEFAULT_WINDOW_TOKENS 256
 #define LEAST_WINDOW_TOKENS 16 /* fewer predictions than this say nothing */
-#define DEFAULT_ROWS 512
+#define DEFAULT_ROWS                                                                                                   \
+	1024 /* the default text to measure on goes through at once: then its K and V are all that is there */
 
 static int int_or(int value, int fallback)
 {

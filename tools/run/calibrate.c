@@ -48,7 +48,7 @@ static const struct argp_option options[] = {
 	{"split-kv", OPTION_SPLIT_KV, NULL, 0, "K and V may have different owners; 2 N tensors share", 0},
 	{"protect-last", OPTION_PROTECT_LAST, "P", 0, "the last P layers never share (default 0)", 0},
 	{"resume", OPTION_RESUME, NULL, 0, "go on from the trials in the plan that a stopped search left", 0},
-	{"batch", OPTION_BATCH, "N", 0, "samples that go through the model together (default: 512 tokens' worth)", 2},
+	{"batch", OPTION_BATCH, "N", 0, "samples that go through the model together (default: 1024 tokens' worth)", 2},
 	{"order", OPTION_ORDER, "ORDER", 0,
 		"kvsharer: dissimilar (default), similar, random or random:SEED: which pairs are tried first", 3},
 	{"distance", OPTION_DISTANCE, "code|paper", 0,

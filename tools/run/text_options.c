@@ -12,7 +12,7 @@ static const struct argp_option options[] = {
 	{"sample-by", OPTION_SAMPLE_BY, "run|line", 0,
 		"consecutive runs of tokens (default), or lines cut to that length, shorter ones skipped", 2},
 	{"held-tokens", OPTION_HELD_TOKENS, "N", 0,
-		"tokens behind the samples that the search measures loss on (default 512), in windows of --ctx "
+		"tokens behind the samples that the search measures loss on (default 1024), in windows of --ctx "
 		"(default "
 		"256)",
 		2},
