@@ -12,8 +12,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define INTERPOLATION                                                                                                  \
-	0.6 /* from the lower layer's direction to the upper's: MiniCache's setting, by memory: not looked up */
+/* How far from the lower layer's direction to the upper's: MiniCache's setting, by memory, not looked up. */
+#define INTERPOLATION 0.6
 
 void kvs_merge_vectors(float *lower, float *upper, int dim)
 {
