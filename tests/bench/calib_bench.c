@@ -149,7 +149,7 @@ static void watch_allocations(struct bench *bench)
 	bench->cu->cuMemFree = watched_release;
 }
 
-static int open_bench(struct bench *bench)
+static int open_bench(struct bench *bench, const char *device)
 {
 	static char story[1 << 20];
 	FILE *file = fopen(TEXT, "rb");
@@ -160,7 +160,7 @@ static int open_bench(struct bench *bench)
 	if (file)
 		fclose(file);
 	if (!err)
-		err = kvs_cu_open("host", &bench->cu);
+		err = kvs_cu_open(device, &bench->cu);
 	if (!err)
 		watch_allocations(bench);
 	if (!err)
@@ -276,11 +276,12 @@ static void print(const char *name, const struct bench *bench, const struct figu
 		figures->host_bytes / 1048576.0, figures->device_bytes / 1048576.0);
 }
 
-int main(void)
+/* An argument names another device than the host. */
+int main(int argc, char **argv)
 {
 	struct bench bench = {0};
 	struct figures figures;
-	int err = open_bench(&bench);
+	int err = open_bench(&bench, argc > 1 ? argv[1] : "host");
 
 	if (!err)
 		err = warm_up(&bench);

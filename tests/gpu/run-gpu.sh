@@ -106,6 +106,7 @@ done
 part vmm_bench 60 tests/bench/vmm_bench "$device"
 # The shapes' defaults: real models on a GPU, a tiny one on the host.
 part bench 60 bin/kvshare-run bench --device "$device" --json
+[ -z "$gpu" ] || part calib_bench 60 tests/bench/calib_bench "$device"
 [ -z "$gpu" ] || part bench-llama2-7b 60 bin/kvshare-run bench --device "$device" --shape llama2-7b --json
 part eval_golden_test 300 tests/e2e/eval_golden_test
 for tool in memcheck racecheck initcheck synccheck; do
