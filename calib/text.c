@@ -11,7 +11,7 @@
 
 #define DEFAULT_SAMPLES 30
 #define DEFAULT_SAMPLE_TOKENS 64
-#define DEFAULT_HELD_TOKENS 1024 /* by 512, nll was seen to choose worse: docs/measurements/study-storyworld-3m.md */
+#define DEFAULT_HELD_TOKENS 1024 /* by fewer nll chooses worse: docs/measurements/study-storyworld-3m.md */
 #define DEFAULT_WINDOW_TOKENS 256
 #define LEAST_WINDOW_TOKENS 16 /* fewer predictions than this say nothing */
 #define DEFAULT_ROWS                                                                                                   \
