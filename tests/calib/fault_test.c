@@ -5,9 +5,8 @@
  * the same plan, or ends in an error with a message; afterwards softcuda holds nothing, and so do sanitizers.
  */
 #include "../../calib/calib.h"
-#include "../../driver/softcuda/softcuda.h"
+#include "../support/faults.h"
 
-#include <dlfcn.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -24,9 +23,7 @@
 
 static kvs_cu *holder; /* keeps softcuda loaded between runs, so that its counters can be asked */
 static kvs_checkpoint *ckpt;
-static softcuda_get_counters_fn *get_counters;
-static softcuda_fail_nth_fn *fail_nth;
-static softcuda_failed_fn *failed;
+static struct faults faults;
 static int32_t ids[2 * TOKENS + 1];
 static int expected[LAYERS];
 
@@ -97,17 +94,6 @@ static int run_once(int *owners)
 	return err;
 }
 
-static void assert_nothing_is_left(size_t nth)
-{
-	struct softcuda_counters left;
-
-	get_counters(&left);
-	if (left.reservations || left.handles || left.mappings || left.allocations || left.host_allocations ||
-		left.streams || left.events || left.modules || left.physical_bytes)
-		fail_msg("call %zu failed, and left %zu allocations, %zu handles, %zu mappings, %zu bytes", nth,
-			left.allocations, left.handles, left.mappings, left.physical_bytes);
-}
-
 static void any_call_may_fail(void **state)
 {
 	size_t failures = 0;
@@ -115,30 +101,21 @@ static void any_call_may_fail(void **state)
 	(void)state;
 	for (size_t nth = 1;; nth += STRIDE(nth)) {
 		int owners[LAYERS] = {0};
-		fail_nth("*", nth, CUDA_ERROR_OUT_OF_MEMORY);
+		faults.fail_nth("*", nth, CUDA_ERROR_OUT_OF_MEMORY);
 		int err = run_once(owners);
-		bool delivered = failed();
-		fail_nth(NULL, 0, CUDA_SUCCESS);
+		bool delivered = faults.failed();
+		faults.fail_nth(NULL, 0, CUDA_SUCCESS);
 		if (err && !*kvs_error())
 			fail_msg("call %zu failed without a message", nth);
 		if (!err)
 			assert_memory_equal(owners, expected, sizeof(expected));
-		assert_nothing_is_left(nth);
+		faults_assert_nothing_left(&faults, "any function", nth);
 		if (!delivered)
 			break;
 		failures++;
 	}
 	print_message("%zu runs with a call that failed\n", failures);
 	assert_true(failures > 30);
-}
-
-static void *symbol(const char *name)
-{
-	void *address = dlsym(holder->library, name);
-
-	if (!address)
-		fprintf(stderr, "softcuda has no %s\n", name);
-	return address;
 }
 
 static int set_up(void **state)
@@ -152,10 +129,7 @@ static int set_up(void **state)
 	}
 	for (int i = 0; i <= 2 * TOKENS; i++)
 		ids[i] = rand_r(&seed) % kvs_checkpoint_config(ckpt)->vocab;
-	get_counters = symbol(SOFTCUDA_GET_COUNTERS);
-	fail_nth = symbol(SOFTCUDA_FAIL_NTH);
-	failed = symbol(SOFTCUDA_FAILED);
-	if (!get_counters || !fail_nth || !failed || run_once(expected)) {
+	if (faults_open(holder->library, &faults) || run_once(expected)) {
 		fprintf(stderr, "%s\n", kvs_error());
 		return -1;
 	}

@@ -5,10 +5,9 @@
  * either works all the same, with the same tokens, or ends in an error with a message; and afterwards softcuda holds
  * nothing: no handle, mapping, reservation, allocation, stream, event or module.
  */
-#include "../../driver/softcuda/softcuda.h"
 #include "../../model/model.h"
+#include "../support/faults.h"
 
-#include <dlfcn.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -26,9 +25,7 @@
 static kvs_cu *holder; /* keeps softcuda loaded between runs, so that its counters can be asked */
 static kvs_checkpoint *ckpt;
 static kvs_plan *plan;
-static softcuda_get_counters_fn *get_counters;
-static softcuda_fail_nth_fn *fail_nth;
-static softcuda_failed_fn *failed;
+static struct faults faults;
 static int32_t expected[STEPS];
 
 static int generate(kvs_engine *engine, int32_t *tokens)
@@ -66,20 +63,6 @@ static int run_once(int32_t *tokens)
 	return err;
 }
 
-static void assert_nothing_is_left(const char *name, size_t nth)
-{
-	struct softcuda_counters left;
-
-	get_counters(&left);
-	if (left.reservations || left.handles || left.mappings || left.allocations || left.host_allocations ||
-		left.streams || left.events || left.modules || left.physical_bytes)
-		fail_msg(
-			"call %zu of %s failed, and left %zu reservations, %zu handles, %zu mappings, %zu allocations, "
-			"%zu host allocations, %zu streams, %zu events, %zu modules, %zu bytes",
-			nth, name, left.reservations, left.handles, left.mappings, left.allocations,
-			left.host_allocations, left.streams, left.events, left.modules, left.physical_bytes);
-}
-
 /* Later and later calls, until none is left to fail; sanitizers, which are slow, go on in strides behind the first. */
 #ifdef __SANITIZE_ADDRESS__
 #define STRIDE(nth) ((nth) < 24 ? 1 : 1 + (nth) / 16)
@@ -90,15 +73,15 @@ static size_t fail_each_call(const char *name)
 {
 	for (size_t nth = 1, failures = 0;; nth += STRIDE(nth)) {
 		int32_t tokens[STEPS] = {0};
-		fail_nth(name, nth, CUDA_ERROR_OUT_OF_MEMORY);
+		faults.fail_nth(name, nth, CUDA_ERROR_OUT_OF_MEMORY);
 		int err = run_once(tokens);
-		bool delivered = failed();
-		fail_nth(NULL, 0, CUDA_SUCCESS);
+		bool delivered = faults.failed();
+		faults.fail_nth(NULL, 0, CUDA_SUCCESS);
 		if (err && !*kvs_error())
 			fail_msg("call %zu of %s failed without a message", nth, name);
 		if (!err)
 			assert_memory_equal(tokens, expected, sizeof(expected));
-		assert_nothing_is_left(name, nth);
+		faults_assert_nothing_left(&faults, name, nth);
 		if (!delivered)
 			return failures;
 		failures++;
@@ -132,20 +115,11 @@ static void a_lost_context_is_reported_and_leaks_nothing(void **state)
 	int32_t tokens[STEPS];
 
 	(void)state;
-	fail_nth("cuStreamSynchronize", 3, CUDA_ERROR_ILLEGAL_ADDRESS);
+	faults.fail_nth("cuStreamSynchronize", 3, CUDA_ERROR_ILLEGAL_ADDRESS);
 	assert_int_not_equal(run_once(tokens), 0);
-	fail_nth(NULL, 0, CUDA_SUCCESS);
+	faults.fail_nth(NULL, 0, CUDA_SUCCESS);
 	assert_non_null(strstr(kvs_error(), "CUDA_ERROR_ILLEGAL_ADDRESS"));
-	assert_nothing_is_left("cuStreamSynchronize", 3);
-}
-
-static void *symbol(const char *name)
-{
-	void *address = dlsym(holder->library, name);
-
-	if (!address)
-		fprintf(stderr, "softcuda has no %s\n", name);
-	return address;
+	faults_assert_nothing_left(&faults, "cuStreamSynchronize", 3);
 }
 
 static int set_up(void **state)
@@ -155,10 +129,7 @@ static int set_up(void **state)
 		fprintf(stderr, "%s\n", kvs_error());
 		return -1;
 	}
-	get_counters = symbol(SOFTCUDA_GET_COUNTERS);
-	fail_nth = symbol(SOFTCUDA_FAIL_NTH);
-	failed = symbol(SOFTCUDA_FAILED);
-	if (!get_counters || !fail_nth || !failed || run_once(expected)) {
+	if (faults_open(holder->library, &faults) || run_once(expected)) {
 		fprintf(stderr, "%s\n", kvs_error());
 		return -1;
 	}
