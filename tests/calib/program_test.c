@@ -82,6 +82,7 @@ static void batch_schedule_threads_and_blocks_change_no_plan(void **state)
 
 	(void)state;
 	assert_same_plan("--method kvsharer --share 3", ways, sizeof(ways) / sizeof(*ways));
+	assert_same_plan("--method nll --share 2", ways + 2, 4); /* dear: a trial for each pair */
 }
 
 /* ---- bad input ---- */
