@@ -284,7 +284,19 @@ int kvs_engine_batch_score(kvs_engine *e, const int32_t *targets, float *nll, in
 
 /* ---- K and V ---- */
 
-/* Pieces of the pinned buffer are added as they come, so that no second copy of the tensor is held. */
+/* In pieces that stay in the processor's cache, so that no second copy of the tensor is held. */
+static void add_elements(double *sum, const void *from, enum kvs_dtype dtype, size_t count)
+{
+	float piece[256];
+
+	for (size_t done = 0, now; done < count; done += now) {
+		now = count - done < 256 ? count - done : 256;
+		kvs_to_f32(piece, from, dtype, done, now);
+		for (size_t i = 0; i < now; i++)
+			sum[done + i] += piece[i];
+	}
+}
+
 static int add_kv(kvs_engine *e, bool is_k, int layer, int first, int tokens, double *sum)
 {
 	size_t row = (size_t)e->config.kv_heads * e->config.head_dim, size = kvs_dtype_bytes(e->kv_dtype);
@@ -306,11 +318,7 @@ static int add_kv(kvs_engine *e, bool is_k, int layer, int first, int tokens, do
 		result = e->cu->cuMemcpyDtoH(e->pinned, from + done * size, now * size);
 		if (result)
 			return kvs_cu_fail(e->cu, result, "reading K and V of layer %d", layer);
-		for (size_t i = 0; i < now; i++) {
-			float value;
-			kvs_to_f32(&value, e->pinned, e->kv_dtype, i, 1);
-			sum[done + i] += value;
-		}
+		add_elements(sum + done, e->pinned, e->kv_dtype, now);
 	}
 	return 0;
 }
