@@ -332,8 +332,8 @@ struct kvs_source {
 
 struct kvs_study_options {
 	struct kvs_source text; /* plans are measured on it */
-	struct kvs_source
-		calib[KVS_STUDY_MOST_SOURCES]; /* searches look at the first; at the others to see if it matters */
+	/* Searches look at the first; at the others to see whether it matters which. */
+	struct kvs_source calib[KVS_STUDY_MOST_SOURCES];
 	int calib_count;
 	struct kvs_text_options cut;        /* of each `calib`: samples, their tokens, and what nll chooses by */
 	int text_tokens;                    /* of `text`, in windows of cut.window_tokens; 0: 2048 */

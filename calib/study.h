@@ -9,8 +9,9 @@
 
 /* One way to cut one calibration text. The first is what everything is searched on. */
 struct kvs_study_cut {
-	int source, samples; /* index of the text */
-	char *missing;       /* why it could not be cut so; NULL: it was */
+	int source; /* index of the text */
+	int samples;
+	char *missing; /* why it could not be cut so; NULL: it was */
 	struct kvs_calib_text text;
 };
 

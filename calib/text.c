@@ -14,8 +14,8 @@
 #define DEFAULT_HELD_TOKENS 1024 /* by fewer nll chooses worse: docs/measurements/study-storyworld-3m.md */
 #define DEFAULT_WINDOW_TOKENS 256
 #define LEAST_WINDOW_TOKENS 16 /* fewer predictions than this say nothing */
-#define DEFAULT_ROWS                                                                                                   \
-	1024 /* the default text to measure on goes through at once: then its K and V are all that is there */
+/* The default text to measure on goes through at once: then its K and V are all that is there. */
+#define DEFAULT_ROWS 1024
 
 static int int_or(int value, int fallback)
 {
