@@ -1,1 +1,1 @@
-CALIB_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard calib/*.c))
+CALIB_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard calib/*.c calib/*/*.c))

@@ -305,7 +305,7 @@ int kvs_search_replay(const kvs_plan *plan, const struct kvs_search_options *opt
 /* The sweep as JSON, and as an SVG of loss against KV memory. Written aside and renamed. -EIO. */
 int kvs_search_write_sweep(const struct kvs_search_result *result, const char *json_path, const char *svg_path);
 
-/* ---- studies: many ways to share, measured on one text (study*.c) ---- */
+/* ---- studies: many ways to share, measured on one text (study/) ---- */
 
 enum kvs_study_method {
 	KVS_STUDY_DISSIMILAR,       /* the walk, most dissimilar pairs first (paper) */

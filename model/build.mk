@@ -1,1 +1,1 @@
-MODEL_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard model/*.c))
+MODEL_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard model/*.c model/*/*.c))

@@ -1,5 +1,5 @@
 RUN = $(BUILD)/kvshare-run
-RUN_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard tools/run/*.c)) $(BUILD)/tools/run/exports.o
+RUN_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard tools/run/*.c tools/run/*/*.c)) $(BUILD)/tools/run/plan/exports.o
 LIB_OBJS = $(DRIVER_OBJS) $(VMM_OBJS) $(ATTN_OBJS) $(MODEL_OBJS) $(CALIB_OBJS)
 BUILD_PRODUCTS += $(RUN)
 
@@ -8,7 +8,7 @@ $(RUN): $(RUN_OBJS) $(LIB_OBJS)
 	$(Q)$(CC) -o $@ $^ $(LDLIBS_ALL)
 
 # The Python that `plan convert` writes travels inside the program.
-$(BUILD)/tools/run/exports.o: tools/run/exports.S $(wildcard tools/run/exports/*.py)
+$(BUILD)/tools/run/plan/exports.o: tools/run/plan/exports.S $(wildcard tools/run/plan/exports/*.py)
 	@mkdir -p $(@D)
 	$(call say,AS,$@)
 	$(Q)$(CC) -c $< -o $@

@@ -3,7 +3,7 @@
  *
  * Each case is a small valid file of one family with a patch over it; "@absent" in a patch takes a member away.
  */
-#include "../../model/checkpoint.h"
+#include "../../model/checkpoint/checkpoint.h"
 
 #include <errno.h>
 #include <jansson.h>

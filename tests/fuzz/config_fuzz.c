@@ -1,7 +1,7 @@
 /*
  * tests/fuzz/config_fuzz.c: any bytes as config.json, then as the generation_config.json of what came out.
  */
-#include "../../model/checkpoint.h"
+#include "../../model/checkpoint/checkpoint.h"
 
 #include <stdint.h>
 #include <stdlib.h>

@@ -8,7 +8,7 @@ greedy and with beams, must give what passes without a cache give, and the cache
 
 Last run on 2026-11-23 with torch 2.15.0, CPU, float32, and passed: transformers 5.23.0 on all tiny checkpoints (storyworld-3m,
 which takes long, has not been waited for), transformers 4.57.1 on mistral, qwen2-window, qwen3 and llama3.2 (eager alone).
-Run it again after changing tools/run/exports/plan_transformers.py, and make the golden files anew; names as arguments check
+Run it again after changing tools/run/plan/exports/plan_transformers.py, and make the golden files anew; names as arguments check
 only those:
     build/kvshare-run plan convert --owners 0,1,0,3,1,3 --to transformers -o tests/golden/exports/transformers-shared.py
     venv/bin/python tests/golden/check_transformers_export.py

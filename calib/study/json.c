@@ -1,0 +1,311 @@
+/*
+ * calib/study/json.c: a study on disk: what was asked, and every row that is done, to the last bit of every figure.
+ */
+#include "study.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define VERSION 1
+
+static int no_memory(void)
+{
+	return kvs_fail(-ENOMEM, "no memory for the record of a study");
+}
+
+/* NULL where there is no memory for all of it, as everything here; jansson hands a NULL on. */
+static json_t *ints_json(const int *values, int count)
+{
+	json_t *array = json_array();
+	int failed = array ? 0 : -1;
+
+	for (int i = 0; i < count && !failed; i++)
+		failed = json_array_append_new(array, json_integer(values[i]));
+	if (!failed)
+		return array;
+	json_decref(array);
+	return NULL;
+}
+
+int kvs_study_describe(struct kvs_study *study, const kvs_checkpoint *ckpt, const struct kvs_study_options *options)
+{
+	const struct kvs_config *config = kvs_checkpoint_config(ckpt);
+	const struct kvs_calib_text *calib = &study->cuts[0].text, *measured = &study->measured;
+
+	study->settings = json_pack("{s:s,s:i,s:i,s:i,s:s,s:s,s:s,s:i,s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:i,s:f,s:o}",
+		"architecture", config->model_type, "layers", config->layers, "kv_heads", config->kv_heads, "head_dim",
+		config->head_dim, "fingerprint", kvs_checkpoint_fingerprint(ckpt), "device", options->device,
+		"kv_dtype", kvs_dtype_name(options->engine.kv_dtype), "chunk_tokens", options->engine.chunk_tokens,
+		"calib_digest", calib->digest, "text_digest", measured->digest, "sample_by",
+		calib->by == KVS_SAMPLE_LINE ? "line" : "run", "samples", calib->samples, "sample_tokens",
+		calib->sample_tokens, "held_tokens", calib->windows * calib->window_tokens, "window_tokens",
+		calib->window_tokens, "measured_tokens", measured->windows * measured->window_tokens, "threshold",
+		options->threshold, "shares", ints_json(study->shares, study->share_count));
+	return study->settings ? 0 : no_memory();
+}
+
+/* ---- out ---- */
+
+static json_t *point_json(const struct kvs_study *study, const struct kvs_study_point *point, int share)
+{
+	const struct kvs_quality *q = &point->quality;
+
+	if (!point->owners)
+		return json_pack("{s:i,s:f}", "share", share, "shared", point->tensors / 2.0);
+	return json_pack("{s:i,s:f,s:f,s:f,s:f,s:f,s:I,s:f,s:o,s:o}", "share", share, "shared", point->tensors / 2.0,
+		"nll", q->nll, "ppl", exp(q->nll), "top1_agreement", q->top1_agreement, "kl", q->kl, "kv_token_bytes",
+		(json_int_t)point->token_bytes, "kv_fraction",
+		(double)point->token_bytes / kvs_study_token_bytes(study, 0, false), "k_owners",
+		ints_json(point->owners, study->layers), "v_owners",
+		ints_json(point->owners + study->layers, study->layers));
+}
+
+static json_t *row_json(const struct kvs_study *study, const struct kvs_study_row *row)
+{
+	const struct kvs_study_cut *cut = &study->cuts[row->cut];
+	json_t *points = json_array();
+	int failed = points ? 0 : -1;
+
+	for (int p = 0; p < study->share_count && !failed; p++)
+		failed = json_array_append_new(points, point_json(study, &row->points[p], study->shares[p]));
+	if (!failed)
+		return json_pack("{s:s,s:I,s:s,s:i,s:i,s:o}", "method", kvs_study_method_name(row->method), "seed",
+			(json_int_t)row->seed, "calib_digest", cut->text.digest, "samples", cut->samples, "held_tokens",
+			cut->text.windows * cut->text.window_tokens, "points", points);
+	json_decref(points);
+	return NULL;
+}
+
+static int append_rows(const struct kvs_study *study, json_t *rows)
+{
+	int failed = rows ? 0 : -1;
+
+	for (size_t i = 0; i < study->row_count && !failed; i++)
+		if (study->rows[i].done)
+			failed = json_array_append_new(rows, row_json(study, &study->rows[i]));
+	return failed;
+}
+
+static int append_missing(const struct kvs_study *study, json_t *missing)
+{
+	int failed = missing ? 0 : -1;
+
+	for (int c = 0; c < study->cut_count && !failed; c++)
+		if (study->cuts[c].missing)
+			failed =
+				json_array_append_new(missing, json_pack("{s:i,s:s}", "samples", study->cuts[c].samples,
+								       "why", study->cuts[c].missing));
+	return failed;
+}
+
+static json_t *full_json(const struct kvs_study *study)
+{
+	if (!isfinite(study->full_nll))
+		return json_null();
+	return json_pack("{s:f,s:f,s:I}", "nll", study->full_nll, "ppl", exp(study->full_nll), "kv_token_bytes",
+		(json_int_t)kvs_study_token_bytes(study, 0, false));
+}
+
+int kvs_study_json(const struct kvs_study *study, char **json)
+{
+	json_t *rows = json_array(), *missing = json_array(), *object = NULL;
+	char *text;
+	int err = 0;
+
+	if (!append_rows(study, rows) && !append_missing(study, missing))
+		object = json_pack("{s:i,s:O,s:o,s:O,s:O}", "kvshare_study", VERSION, "settings", study->settings,
+			"full", full_json(study), "rows", rows, "not_run", missing);
+	text = object ? json_dumps(object, JSON_INDENT(1)) : NULL;
+	json_decref(object);
+	json_decref(rows);
+	json_decref(missing);
+	if (!text || asprintf(json, "%s\n", text) < 0) /* text files end in a line's end */
+		err = no_memory();
+	free(text);
+	return err;
+}
+
+int kvs_study_save(const struct kvs_study *study, const char *path)
+{
+	char *json;
+	int err = kvs_study_json(study, &json);
+
+	if (err)
+		return err;
+	err = kvs_text_write(path, json, strlen(json));
+	free(json);
+	return err;
+}
+
+/* ---- in ---- */
+
+static int damaged(const char *path, const char *what)
+{
+	return kvs_fail(-EINVAL, "%s: %s is damaged: move the file away to begin anew", path, what);
+}
+
+static int check_settings(const struct kvs_study *study, const json_t *then, const char *path)
+{
+	const char *key;
+	json_t *value;
+
+	json_object_foreach(study->settings, key, value)
+	{
+		const json_t *old = json_object_get(then, key);
+		char *is, *was;
+		if (json_equal(value, old))
+			continue;
+		is = json_dumps(value, JSON_ENCODE_ANY);
+		was = old ? json_dumps(old, JSON_ENCODE_ANY) : NULL;
+		kvs_fail(-EINVAL, "%s is of another study: its %s is %s, here it is %s: name another directory", path,
+			key, was ? was : "missing", is ? is : "another");
+		free(is);
+		free(was);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+/* NAN where it is none. */
+static double number_at(const json_t *object, const char *key)
+{
+	const json_t *value = json_object_get(object, key);
+
+	return json_is_number(value) ? json_number_value(value) : NAN;
+}
+
+/* Both maps, which must be those of a plan where so many tensors borrow. -EINVAL. */
+static int read_owners(const json_t *object, int layers, int tensors, int *owners)
+{
+	static const char *const keys[] = {"k_owners", "v_owners"};
+	kvs_plan *plan;
+	int borrowers = 0, err;
+
+	for (int i = 0; i < 2 * layers; i++) {
+		const json_t *array = json_object_get(object, keys[i / layers]);
+		const json_t *value = json_array_get(array, i % layers);
+		json_int_t owner = json_integer_value(value);
+		if (json_array_size(array) != (size_t)layers || !json_is_integer(value) || owner < 0 || owner >= layers)
+			return -EINVAL;
+		owners[i] = (int)owner;
+		borrowers += owner != i % layers;
+	}
+	err = kvs_plan_create(layers, owners, owners + layers, &plan);
+	if (!err)
+		kvs_plan_free(plan);
+	return err || borrowers == tensors ? err : -EINVAL;
+}
+
+static int read_point(
+	const json_t *object, struct kvs_study *study, bool merged, int share, struct kvs_study_point *point)
+{
+	double shared = number_at(object, "shared");
+	int err;
+
+	if (json_integer_value(json_object_get(object, "share")) != share || !(shared >= 0 && shared <= share))
+		return -EINVAL;
+	point->tensors = (int)lround(2 * shared);
+	point->token_bytes = kvs_study_token_bytes(study, point->tensors, merged);
+	if (point->tensors < 2 * share)
+		return 0;
+	point->owners = malloc(sizeof(*point->owners) * 2 * study->layers);
+	err = point->owners ? read_owners(object, study->layers, point->tensors, point->owners) : -ENOMEM;
+	point->quality = (struct kvs_quality){.nll = number_at(object, "nll"),
+		.full_nll = study->full_nll,
+		.top1_agreement = number_at(object, "top1_agreement"),
+		.kl = number_at(object, "kl"),
+		.tokens = (size_t)study->measured.windows * study->measured.window_tokens};
+	return err || isfinite(point->quality.nll + point->quality.top1_agreement + point->quality.kl) ? err : -EINVAL;
+}
+
+/* Rows of texts that are not given this time have no place: they would be lost. */
+static int find_cut(const struct kvs_study *study, const json_t *row)
+{
+	const char *digest = json_string_value(json_object_get(row, "calib_digest"));
+	json_int_t samples = json_integer_value(json_object_get(row, "samples"));
+
+	for (int c = 0; c < study->cut_count && digest; c++)
+		if (study->cuts[c].samples == samples && !strcmp(study->cuts[c].text.digest, digest))
+			return c;
+	return -1;
+}
+
+static int read_points(const json_t *points, struct kvs_study *study, struct kvs_study_row *row)
+{
+	int err = json_array_size(points) == (size_t)study->share_count ? 0 : -EINVAL;
+
+	for (int p = 0; p < study->share_count && !err; p++)
+		err = read_point(json_array_get(points, p), study, row->method == KVS_STUDY_MERGE, study->shares[p],
+			&row->points[p]);
+	return err;
+}
+
+static int read_row(const json_t *object, struct kvs_study *study)
+{
+	const char *name = json_string_value(json_object_get(object, "method"));
+	json_int_t seed = json_integer_value(json_object_get(object, "seed"));
+	struct kvs_study_row *row;
+	int cut = find_cut(study, object), method = 0, err;
+
+	while (method < KVS_STUDY_METHODS && name && strcmp(name, kvs_study_method_name(method)))
+		method++;
+	if (!name || method == KVS_STUDY_METHODS || cut < 0 || !kvs_study_runs(method, cut) || seed < 0 ||
+		(seed > 0) != kvs_study_is_random(method))
+		return -EINVAL;
+	row = kvs_study_row(study, method, seed, cut);
+	if (!row)
+		return -ENOMEM;
+	if (row->done) /* twice */
+		return -EINVAL;
+	err = read_points(json_object_get(object, "points"), study, row);
+	row->done = !err;
+	return err;
+}
+
+static int read_study(const json_t *root, struct kvs_study *study, const char *path)
+{
+	const json_t *rows = json_object_get(root, "rows");
+	char what[32];
+	int err;
+
+	if (json_integer_value(json_object_get(root, "kvshare_study")) != VERSION || !json_is_array(rows))
+		return kvs_fail(-EINVAL, "%s is no study of this version (\"kvshare_study\": %d)", path, VERSION);
+	err = check_settings(study, json_object_get(root, "settings"), path);
+	if (err)
+		return err;
+	study->full_nll = number_at(json_object_get(root, "full"), "nll");
+	if (json_array_size(rows) && !isfinite(study->full_nll))
+		return damaged(path, "full");
+	for (size_t i = 0; i < json_array_size(rows) && !err; i++) {
+		if (find_cut(study, json_array_get(rows, i)) < 0)
+			return kvs_fail(-EINVAL,
+				"%s: rows[%zu] is of a text that is not among those to search with: name it with "
+				"--calib",
+				path, i);
+		err = read_row(json_array_get(rows, i), study);
+		snprintf(what, sizeof(what), "rows[%zu]", i);
+	}
+	return err == -ENOMEM ? no_memory() : err ? damaged(path, what) : 0;
+}
+
+int kvs_study_resume(kvs_study *study, const char *path)
+{
+	json_error_t error;
+	json_t *root;
+	int err;
+
+	if (access(path, F_OK))
+		return 0;
+	root = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
+	if (!root)
+		return kvs_fail(-EINVAL, "%s: %s (line %d)", path, error.text, error.line);
+	err = read_study(root, study, path);
+	json_decref(root);
+	kvs_study_sort(study);
+	return err;
+}

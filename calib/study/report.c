@@ -1,0 +1,367 @@
+/*
+ * calib/study/report.c: what a study found, for people: study.md.
+ *
+ * Everything is said as loss above the unshared model's, in nats a token, since that is what sharing costs. What the report
+ * says in words follows from the figures alone.
+ */
+#include "study.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *const kvs_study_titles[KVS_STUDY_METHODS] = {
+	[KVS_STUDY_DISSIMILAR] = "dissimilar first (KVSharer)",
+	[KVS_STUDY_SIMILAR] = "similar first",
+	[KVS_STUDY_RANDOM] = "random",
+	[KVS_STUDY_THRESHOLD] = "random, filtered",
+	[KVS_STUDY_ADJACENT] = "neighbours, spread (CLA)",
+	[KVS_STUDY_MERGE] = "neighbours, merged (MiniCache)",
+	[KVS_STUDY_NLL] = "greedy by loss",
+	[KVS_STUDY_DISSIMILAR_SPLIT] = "dissimilar first, K and V apart",
+	[KVS_STUDY_NLL_SPLIT] = "greedy by loss, K and V apart",
+};
+
+static double saved_percent(const struct kvs_study *study, int p)
+{
+	return 100.0 * study->shares[p] / study->layers;
+}
+
+/* ---- words ---- */
+
+static void print_least(FILE *out, const struct kvs_study *study, int p)
+{
+	int best = -1, plans = 0;
+	double least = INFINITY;
+
+	for (int m = 0; m < KVS_STUDY_METHODS; m++) {
+		struct kvs_study_mean mean = kvs_study_mean(study, m, 0, p);
+		if (!mean.count || m == KVS_STUDY_MERGE)
+			continue;
+		plans++;
+		if (mean.nll < least) {
+			least = mean.nll;
+			best = m;
+		}
+	}
+	if (plans > 1)
+		fprintf(out, " Of the plans, `%s` loses least: %+.4f nats a token.", kvs_study_method_name(best),
+			least - study->full_nll);
+}
+
+/* Dissimilar first against another method, where both are there. */
+static void print_against(
+	FILE *out, const struct kvs_study *study, int p, enum kvs_study_method other, const char *name)
+{
+	struct kvs_study_mean x = kvs_study_mean(study, KVS_STUDY_DISSIMILAR, 0, p),
+			      y = kvs_study_mean(study, other, 0, p);
+
+	if (!x.count || !y.count)
+		return;
+	fprintf(out, " Dissimilar first loses %s %s (%+.4f against %+.4f",
+		x.nll > y.nll   ? "more than"
+		: x.nll < y.nll ? "less than"
+				: "as much as",
+		name, kvs_study_cost(study, &x), kvs_study_cost(study, &y));
+	if (y.count > 1)
+		fprintf(out, " on average of %zu seeds, which lie from %+.4f to %+.4f", y.count,
+			y.least - study->full_nll, y.most - study->full_nll);
+	fputs(").", out);
+}
+
+/* The filter rejects nothing where both come to the same plans. */
+static void print_filter(FILE *out, const struct kvs_study *study, int p)
+{
+	struct kvs_study_mean with = kvs_study_mean(study, KVS_STUDY_THRESHOLD, 0, p),
+			      without = kvs_study_mean(study, KVS_STUDY_RANDOM, 0, p);
+
+	if (!with.count || with.count != without.count)
+		return;
+	if (with.nll == without.nll && with.least == without.least && with.most == without.most)
+		fprintf(out, " The filter of hidden states changes nothing about random plans.");
+	else
+		fprintf(out, " The filter of hidden states takes random plans from %+.4f to %+.4f on average.",
+			kvs_study_cost(study, &without), kvs_study_cost(study, &with));
+}
+
+static void print_words(FILE *out, const struct kvs_study *study)
+{
+	fputs("## What it says\n\n", out);
+	for (int p = 0; p < study->share_count; p++) {
+		fprintf(out, "* **%d of %d layers share (%.1f %%).**", study->shares[p], study->layers,
+			saved_percent(study, p));
+		print_least(out, study, p);
+		print_against(out, study, p, KVS_STUDY_SIMILAR, "similar first");
+		print_against(out, study, p, KVS_STUDY_RANDOM, "random plans");
+		print_filter(out, study, p);
+		fputc('\n', out);
+	}
+	fputs("\nA nat is a factor of e in perplexity: +0.02 is 2 %, +0.7 is twice. All figures are of the text to "
+	      "measure on, which is none of those that were searched with.\n\n",
+		out);
+}
+
+/* ---- tables ---- */
+
+static void print_table_row(FILE *out, const struct kvs_study *study, const char *name, const struct kvs_study_mean *m)
+{
+	double full_bytes = kvs_study_token_bytes(study, 0, false);
+
+	fprintf(out, "| %s | %.4f", name, m->nll);
+	if (m->count > 1)
+		fprintf(out, " ± %.4f", m->deviation);
+	fprintf(out, " | %+.4f | %.4f | %.2f %% | %.4f | %zu | %.1f %% |\n", kvs_study_cost(study, m), exp(m->nll),
+		100 * m->top1_agreement, m->kl, m->token_bytes, 100 * m->token_bytes / full_bytes);
+}
+
+/* "similar first: `similar`"; with seeds: how many, and of how many. */
+static void name_row(const struct kvs_study_mean *mean, enum kvs_study_method m, char *name, size_t size)
+{
+	int used = snprintf(name, size, "%s: `%s`", kvs_study_titles[m], kvs_study_method_name(m));
+
+	if (mean->rows > 1 && mean->count == mean->rows)
+		snprintf(name + used, size - used, ", %zu seeds", mean->count);
+	else if (mean->rows > 1)
+		snprintf(name + used, size - used, ", %zu of %zu seeds", mean->count, mean->rows);
+}
+
+static void print_results(FILE *out, const struct kvs_study *study, int p)
+{
+	struct kvs_study_mean full = {.count = 1,
+		.nll = study->full_nll,
+		.top1_agreement = 1,
+		.token_bytes = kvs_study_token_bytes(study, 0, false)};
+	char name[128];
+
+	fprintf(out, "### %d of %d layers share\n\n", study->shares[p], study->layers);
+	fputs("| method | loss | above full | perplexity | top-1 agreement | KL to full | KV bytes a token | of full "
+	      "|\n"
+	      "|---|---|---|---|---|---|---|---|\n",
+		out);
+	print_table_row(out, study, "no sharing", &full);
+	for (int m = 0; m < KVS_STUDY_METHODS; m++) {
+		struct kvs_study_mean mean = kvs_study_mean(study, m, 0, p);
+		if (!mean.count)
+			continue;
+		name_row(&mean, m, name, sizeof(name));
+		print_table_row(out, study, name, &mean);
+	}
+	fputc('\n', out);
+}
+
+static void print_row_name(FILE *out, const struct kvs_study *study, const struct kvs_study_row *row)
+{
+	const struct kvs_study_cut *cut = &study->cuts[row->cut];
+
+	fprintf(out, "`%s`", kvs_study_method_name(row->method));
+	if (row->seed)
+		fprintf(out, ", seed %llu", (unsigned long long)row->seed);
+	if (cut->source)
+		fprintf(out, ", text %d", cut->source + 1);
+	else if (row->cut)
+		fprintf(out, ", %d samples", cut->samples);
+}
+
+/* Rows that could not share so many layers, each once. */
+static void print_short(FILE *out, const struct kvs_study *study)
+{
+	bool any = false;
+
+	for (size_t i = 0; i < study->row_count; i++) {
+		const struct kvs_study_row *row = &study->rows[i];
+		int p = 0;
+		while (p < study->share_count && row->points[p].owners)
+			p++;
+		if (!row->done || p == study->share_count)
+			continue;
+		fputs("* ", out);
+		print_row_name(out, study, row);
+		if (row->method == KVS_STUDY_ADJACENT || row->method == KVS_STUDY_MERGE)
+			fprintf(out, " has no %d such layers.\n", study->shares[p]);
+		else
+			fprintf(out, " came to %g of %d layers: its pairs ran out.\n", row->points[p].tensors / 2.0,
+				study->shares[p]);
+		any = true;
+	}
+	if (any)
+		fputc('\n', out);
+}
+
+static void print_head_of_shares(FILE *out, const struct kvs_study *study, const char *first)
+{
+	fprintf(out, "| %s |", first);
+	for (int p = 0; p < study->share_count; p++)
+		fprintf(out, " %d share |", study->shares[p]);
+	fputs("\n|---|", out);
+	for (int p = 0; p < study->share_count; p++)
+		fputs("---|", out);
+	fputc('\n', out);
+}
+
+static void print_costs(FILE *out, const struct kvs_study *study, const struct kvs_study_point *points)
+{
+	for (int p = 0; p < study->share_count; p++) {
+		if (points[p].owners)
+			fprintf(out, " %+.4f |", points[p].quality.nll - study->full_nll);
+		else
+			fputs(" - |", out);
+	}
+	fputc('\n', out);
+}
+
+/* Where only one cut was run there is nothing to compare. */
+static bool varies(const struct kvs_study *study, const int *cuts, int count)
+{
+	for (int i = 0; i < count; i++)
+		for (int m = 0; m < KVS_STUDY_METHODS; m++)
+			if (cuts[i] && kvs_study_has(study, m, cuts[i]))
+				return true;
+	return false;
+}
+
+static const struct kvs_study_row *find_row(const struct kvs_study *study, enum kvs_study_method method, int cut)
+{
+	for (size_t i = 0; i < study->row_count; i++)
+		if (study->rows[i].done && study->rows[i].method == method && study->rows[i].cut == cut)
+			return &study->rows[i];
+	return NULL;
+}
+
+static void print_sensitivity(FILE *out, const struct kvs_study *study, bool by_source)
+{
+	int cuts[KVS_STUDY_CUTS], count = kvs_study_series(study, by_source, cuts);
+
+	if (!varies(study, cuts, count))
+		return;
+	fputs(by_source ? "### The text\n\n![texts](texts.svg)\n\n"
+			: "### How much text\n\n![samples](samples.svg)\n\n",
+		out);
+	print_head_of_shares(out, study, "search");
+	for (int m = 0; m < KVS_STUDY_METHODS; m++) {
+		for (int i = 0; i < count; i++) {
+			const struct kvs_study_row *row = find_row(study, m, cuts[i]);
+			const struct kvs_study_cut *cut = &study->cuts[cuts[i]];
+			if (!row || !kvs_study_runs(m, 1))
+				continue;
+			if (by_source)
+				fprintf(out, "| `%s`, text %d |", kvs_study_method_name(m), cut->source + 1);
+			else if (m == KVS_STUDY_NLL)
+				fprintf(out, "| `%s`, %d tokens |", kvs_study_method_name(m),
+					cut->text.windows * cut->text.window_tokens);
+			else
+				fprintf(out, "| `%s`, %d sample%s |", kvs_study_method_name(m), cut->samples,
+					cut->samples == 1 ? "" : "s");
+			print_costs(out, study, row->points);
+		}
+	}
+	fputc('\n', out);
+}
+
+static void print_seeds(FILE *out, const struct kvs_study *study)
+{
+	if (!kvs_study_has(study, KVS_STUDY_RANDOM, 0) && !kvs_study_has(study, KVS_STUDY_THRESHOLD, 0))
+		return;
+	fputs("### The seed\n\n", out);
+	print_head_of_shares(out, study, "order");
+	for (size_t i = 0; i < study->row_count; i++) {
+		const struct kvs_study_row *row = &study->rows[i];
+		if (!row->done || !row->seed)
+			continue;
+		fputs("| ", out);
+		print_row_name(out, study, row);
+		fputs(" |", out);
+		print_costs(out, study, row->points);
+	}
+	fputc('\n', out);
+}
+
+/* ---- study.md ---- */
+
+static void print_settings(FILE *out, const struct kvs_study *study)
+{
+	const char *key;
+	json_t *value;
+
+	fputs("## What was run\n\n| | |\n|---|---|\n", out);
+	json_object_foreach(study->settings, key, value)
+	{
+		char *text = json_is_string(value) ? strdup(json_string_value(value))
+						   : json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
+		fprintf(out, "| %s | %s |\n", key, text ? text : "?");
+		free(text);
+	}
+	fputs("\nThe first `samples` pieces of `sample_tokens` tokens of a text are what walks look at; the "
+	      "`held_tokens` "
+	      "behind them are what greedy search chooses by. Plans are measured on `measured_tokens` tokens of the "
+	      "other text. `study.json` has every plan (`k_owners`, `v_owners`) and figure.\n",
+		out);
+}
+
+static void print_left_out(FILE *out, const struct kvs_study *study)
+{
+	size_t rows, left = kvs_study_left(study, &rows);
+
+	if (left)
+		fprintf(out, "\n**Not finished: %zu of %zu rows are missing.**\n", left, rows);
+	for (int c = 0; c < study->cut_count; c++)
+		if (study->cuts[c].missing)
+			fprintf(out, "\nNot run: %d samples: %s.\n", study->cuts[c].samples, study->cuts[c].missing);
+}
+
+static void print_report(FILE *out, const struct kvs_study *study)
+{
+	fprintf(out, "# What sharing KV caches between layers costs: a study of %s, %d layers\n\n",
+		json_string_value(json_object_get(study->settings, "architecture")), study->layers);
+	print_words(out, study);
+	fputs("## Every method\n\n![loss](loss.svg)\n\n![KL](kl.svg)\n\n![top-1 agreement](top1.svg)\n\n", out);
+	for (int p = 0; p < study->share_count; p++)
+		print_results(out, study, p);
+	print_short(out, study);
+	fputs("## What the result depends on\n\nLoss above the unshared model's, nats a token.\n\n", out);
+	print_sensitivity(out, study, false);
+	print_sensitivity(out, study, true);
+	print_seeds(out, study);
+	print_settings(out, study);
+	print_left_out(out, study);
+}
+
+int kvs_study_markdown(const kvs_study *study, char **markdown)
+{
+	size_t bytes;
+	FILE *out = open_memstream(markdown, &bytes);
+
+	if (!out)
+		return kvs_fail(-ENOMEM, "no memory for a report");
+	print_report(out, study);
+	if (!fclose(out))
+		return 0;
+	free(*markdown);
+	return kvs_fail(-ENOMEM, "no memory for a report");
+}
+
+static int write_markdown(const struct kvs_study *study, const char *dir)
+{
+	char *markdown, *path;
+	int err = kvs_study_markdown(study, &markdown);
+
+	if (err)
+		return err;
+	if (asprintf(&path, "%s/study.md", dir) < 0) {
+		free(markdown);
+		return kvs_fail(-ENOMEM, "no memory for a path");
+	}
+	err = kvs_text_write(path, markdown, strlen(markdown));
+	free(path);
+	free(markdown);
+	return err;
+}
+
+int kvs_study_write(const kvs_study *study, const char *dir)
+{
+	int err = write_markdown(study, dir);
+
+	return err ? err : kvs_study_draw(study, dir);
+}

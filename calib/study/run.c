@@ -1,0 +1,408 @@
+/*
+ * calib/study/run.c: how the rows of a study are run.
+ *
+ * One search gives a row's plans for every number of layers, as each walk to more layers passes through the fewer. A row that
+ * is done is written down at once, and nothing in it depends on when it was run: so a study can stop between any two rows.
+ */
+#include "../search.h"
+#include "study.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct run {
+	struct kvs_study *study;
+	kvs_engine *engine;
+	const struct kvs_calib_progress *progress;
+	kvs_reference *reference;
+	struct kvs_capture capture;
+	int captured; /* which cut; -1: none */
+	struct kvs_study_row *row;
+	char label[64];                  /* of the row */
+	double done, total;              /* tokens that go through the model: an estimate, for the bar */
+	double in_row, part;             /* of the row: what is done, and what is being done */
+	struct kvs_calib_progress inner; /* what searches and measures tell */
+};
+
+static bool show(struct run *run, double part_done)
+{
+	const struct kvs_calib_progress *progress = run->progress;
+	double done = run->done + run->in_row + part_done;
+
+	return !progress || !progress->step ||
+	       progress->step(progress->arg, run->label, (size_t)fmin(done, run->total), (size_t)run->total);
+}
+
+static bool step_inside(void *arg, const char *what, size_t done, size_t total)
+{
+	struct run *run = arg;
+
+	(void)what;
+	return show(run, total ? run->part * done / total : 0);
+}
+
+/* What comes next is about `cost` of the row. */
+static void begin_part(struct run *run, double cost)
+{
+	run->part = cost;
+}
+
+static void end_part(struct run *run)
+{
+	run->in_row += run->part;
+	run->part = 0;
+}
+
+/* Tokens that go through the model for a search, about. */
+static double search_cost(const struct kvs_study *study, const struct kvs_study_row *row)
+{
+	const struct kvs_calib_text *text = &study->cuts[row->cut].text;
+	double most = study->shares[study->share_count - 1], pairs = study->layers * (study->layers - 1) / 2.0;
+	double walk = most * text->samples * text->sample_tokens, nll = pairs * text->windows * text->window_tokens / 2;
+
+	switch (row->method) {
+	case KVS_STUDY_RANDOM:
+	case KVS_STUDY_ADJACENT:
+	case KVS_STUDY_MERGE:
+		return 0;
+	case KVS_STUDY_NLL:
+		return nll;
+	case KVS_STUDY_NLL_SPLIT:
+		return 2 * nll;
+	case KVS_STUDY_DISSIMILAR_SPLIT:
+		return 2 * walk;
+	default:
+		return walk;
+	}
+}
+
+static double measured_tokens(const struct kvs_study *study)
+{
+	return (double)study->measured.windows * study->measured.window_tokens;
+}
+
+static double measure_cost(const struct kvs_study *study, const struct kvs_study_row *row)
+{
+	return measured_tokens(study) * (row->method == KVS_STUDY_MERGE ? 6 : 1); /* merging decodes token by token */
+}
+
+static double row_cost(const struct kvs_study *study, const struct kvs_study_row *row)
+{
+	return search_cost(study, row) + study->share_count * measure_cost(study, row);
+}
+
+/* ---- one row: plans ---- */
+
+static int set_owners(struct kvs_study_point *point, int tensors, int layers, const int *k, const int *v)
+{
+	point->tensors = tensors;
+	point->owners = malloc(sizeof(*point->owners) * 2 * layers);
+	if (!point->owners)
+		return kvs_fail(-ENOMEM, "no memory for a plan of %d layers", layers);
+	memcpy(point->owners, k, sizeof(*k) * layers);
+	memcpy(point->owners + layers, v, sizeof(*v) * layers);
+	return 0;
+}
+
+/* Applies pairs one by one and keeps what there is whenever a wanted number of layers shares. */
+struct collector {
+	struct kvs_maps maps, next;
+	int at; /* point that comes next */
+};
+
+static int collect(struct run *run, struct collector *c, const struct kvs_pair *pair)
+{
+	const struct kvs_study *study = run->study;
+	int err = 0;
+
+	if (c->at == study->share_count)
+		return 0;
+	kvs_maps_apply(&c->maps, pair, &c->next);
+	kvs_maps_swap(&c->maps, &c->next);
+	if (c->maps.tensors == 2 * study->shares[c->at])
+		err = set_owners(&run->row->points[c->at++], c->maps.tensors, study->layers, c->maps.k, c->maps.v);
+	return err;
+}
+
+static int collector_open(struct collector *c, int layers)
+{
+	int err = kvs_maps_create(layers, &c->maps);
+
+	c->at = 0;
+	return err ? err : kvs_maps_create(layers, &c->next);
+}
+
+static void collector_close(struct run *run, struct collector *c)
+{
+	for (int p = c->at; p < run->study->share_count; p++)
+		run->row->points[p].tensors = c->maps.tensors; /* as far as it came */
+	kvs_maps_clear(&c->maps);
+	kvs_maps_clear(&c->next);
+}
+
+static struct kvs_search_options search_options(struct run *run)
+{
+	const struct kvs_study_row *row = run->row;
+	enum kvs_study_method method = row->method;
+
+	return (struct kvs_search_options){.method = method == KVS_STUDY_NLL || method == KVS_STUDY_NLL_SPLIT
+							     ? KVS_METHOD_NLL
+							     : KVS_METHOD_KVSHARER,
+		.share = run->study->shares[run->study->share_count - 1],
+		.pairs = {.order = kvs_study_is_random(method)   ? KVS_ORDER_RANDOM
+				   : method == KVS_STUDY_SIMILAR ? KVS_ORDER_SIMILAR
+								 : KVS_ORDER_DISSIMILAR,
+			.seed = row->seed,
+			.split = method == KVS_STUDY_DISSIMILAR_SPLIT || method == KVS_STUDY_NLL_SPLIT},
+		.threshold = run->study->threshold,
+		.plans_alone = true,
+		.progress = run->inner};
+}
+
+static int search_plans(struct run *run, struct collector *collector)
+{
+	struct kvs_search_options options = search_options(run);
+	struct kvs_search_result result;
+	int err = kvs_search_run(run->engine, &run->study->cuts[run->row->cut].text, &run->capture, &options, &result);
+
+	if (err)
+		return err;
+	if (result.end == KVS_SEARCH_STOPPED)
+		err = kvs_fail(-ECANCELED, "stopped");
+	for (size_t i = 0; i < result.trial_count && !err; i++) {
+		const struct kvs_trial *trial = &result.trials[i];
+		struct kvs_pair pair = {trial->what, trial->layer, trial->owner, trial->distance};
+		if (trial->accepted)
+			err = collect(run, collector, &pair);
+	}
+	kvs_search_result_clear(&result);
+	return err;
+}
+
+static int draw_plans(struct run *run, struct collector *collector)
+{
+	struct kvs_search_options options = search_options(run);
+	struct kvs_pair *pairs;
+	size_t count;
+	int err = kvs_pairs_list(&run->capture, kvs_engine_config(run->engine), &options.pairs, &pairs, &count);
+
+	if (err)
+		return err;
+	for (size_t i = 0; i < count && !err; i++)
+		if (!kvs_maps_borrows(&collector->maps, &pairs[i]))
+			err = collect(run, collector, &pairs[i]);
+	free(pairs);
+	return err;
+}
+
+static int neighbour_plans(struct run *run)
+{
+	const struct kvs_study *study = run->study;
+	const struct kvs_config *config = kvs_engine_config(run->engine);
+	int *owners = malloc(sizeof(*owners) * study->layers);
+	int err = owners ? 0 : kvs_fail(-ENOMEM, "no memory for a plan of %d layers", study->layers);
+
+	for (int p = 0; p < study->share_count && !err; p++) {
+		struct kvs_study_point *point = &run->row->points[p];
+		int share = study->shares[p];
+		err = run->row->method == KVS_STUDY_MERGE ? kvs_neighbours_similar(&run->capture, config, share, owners)
+							  : kvs_neighbours_spread(config, share, owners);
+		err = err == -ERANGE ? 0 : err ? err : set_owners(point, 2 * share, study->layers, owners, owners);
+	}
+	free(owners);
+	return err;
+}
+
+static int find_plans(struct run *run)
+{
+	enum kvs_study_method method = run->row->method;
+	struct collector collector = {0};
+	int err;
+
+	if (method == KVS_STUDY_ADJACENT || method == KVS_STUDY_MERGE)
+		return neighbour_plans(run);
+	err = collector_open(&collector, run->study->layers);
+	if (!err)
+		err = method == KVS_STUDY_RANDOM ? draw_plans(run, &collector) : search_plans(run, &collector);
+	collector_close(run, &collector);
+	return err;
+}
+
+/* ---- one row: measures ---- */
+
+/* Two rows may come to one plan: it is measured once. */
+static const struct kvs_quality *measured_before(const struct run *run, const struct kvs_study_point *point)
+{
+	const struct kvs_study *study = run->study;
+
+	for (size_t i = 0; i < study->row_count; i++) {
+		const struct kvs_study_row *row = &study->rows[i];
+		for (int p = 0; p < study->share_count && row->done && row->method != KVS_STUDY_MERGE; p++)
+			if (row->points[p].owners &&
+				!memcmp(row->points[p].owners, point->owners, sizeof(int) * 2 * study->layers))
+				return &row->points[p].quality;
+	}
+	return NULL;
+}
+
+static int measure_plan(struct run *run, struct kvs_study_point *point)
+{
+	const struct kvs_quality *before = measured_before(run, point);
+	kvs_plan *plan;
+	int err;
+
+	if (before) {
+		point->quality = *before;
+		return 0;
+	}
+	err = kvs_plan_create(run->study->layers, point->owners, point->owners + run->study->layers, &plan);
+	if (err)
+		return err;
+	err = kvs_measure_quality(
+		run->engine, &run->study->measured, run->reference, plan, &run->inner, &point->quality);
+	kvs_plan_free(plan);
+	return err;
+}
+
+static int measure_row(struct run *run)
+{
+	bool merged = run->row->method == KVS_STUDY_MERGE;
+	int err = 0;
+
+	for (int p = 0; p < run->study->share_count && !err; p++) {
+		struct kvs_study_point *point = &run->row->points[p];
+		point->token_bytes = kvs_study_token_bytes(run->study, point->tensors, merged);
+		begin_part(run, measure_cost(run->study, run->row));
+		if (point->owners && merged)
+			err = kvs_measure_merged(run->engine, &run->study->measured, run->reference, point->owners,
+				&run->inner, &point->quality);
+		else if (point->owners)
+			err = measure_plan(run, point);
+		end_part(run);
+	}
+	return err;
+}
+
+/* ---- all rows ---- */
+
+static int capture_cut(struct run *run, int cut)
+{
+	int err;
+
+	if (run->captured == cut)
+		return 0;
+	kvs_capture_clear(&run->capture);
+	run->captured = -1;
+	err = kvs_capture_run(run->engine, &run->study->cuts[cut].text, &run->inner, &run->capture);
+	if (!err)
+		run->captured = cut;
+	return err;
+}
+
+/* A row that fails half way is as if it had not begun. */
+static void forget_row(struct kvs_study_row *row)
+{
+	for (int p = 0; p < KVS_STUDY_MOST_RATES; p++)
+		free(row->points[p].owners);
+	memset(row->points, 0, sizeof(row->points));
+}
+
+/* "random:2", "nll, text 2", "similar, 50 samples". */
+static void label_row(struct run *run)
+{
+	const struct kvs_study_row *row = run->row;
+	const struct kvs_study_cut *cut = &run->study->cuts[row->cut];
+	const char *name = kvs_study_method_name(row->method);
+
+	if (row->seed)
+		snprintf(run->label, sizeof(run->label), "%s:%llu", name, (unsigned long long)row->seed);
+	else if (cut->source)
+		snprintf(run->label, sizeof(run->label), "%s, text %d", name, cut->source + 1);
+	else if (row->cut)
+		snprintf(run->label, sizeof(run->label), "%s, %d samples", name, cut->samples);
+	else
+		snprintf(run->label, sizeof(run->label), "%s", name);
+}
+
+static int run_row(struct run *run)
+{
+	struct kvs_study_row *row = run->row;
+	int err = 0;
+
+	label_row(run);
+	run->in_row = 0;
+	begin_part(run, search_cost(run->study, row));
+	if (!show(run, 0))
+		err = kvs_fail(-ECANCELED, "stopped");
+	if (!err && row->method != KVS_STUDY_ADJACENT)
+		err = capture_cut(run, row->cut);
+	if (!err)
+		err = find_plans(run);
+	end_part(run);
+	if (!err)
+		err = measure_row(run);
+	if (err)
+		forget_row(row);
+	row->done = !err;
+	run->done += row_cost(run->study, row);
+	return err;
+}
+
+/* Rows of another run were held against what the unshared model lost then: it must be the same. */
+static int take_reference(struct run *run)
+{
+	struct kvs_study *study = run->study;
+	double then = study->full_nll, now;
+	int err;
+
+	snprintf(run->label, sizeof(run->label), "no sharing");
+	begin_part(run, measured_tokens(study));
+	err = kvs_reference_create(run->engine, &study->measured, &run->inner, &run->reference);
+	if (err)
+		return err;
+	end_part(run);
+	now = kvs_reference_nll(run->reference);
+	if (isfinite(then) && then != now)
+		return kvs_fail(-EINVAL,
+			"the unshared model loses %.17g nats a token, and lost %.17g when the study began: another "
+			"program or library computes otherwise: begin anew in another directory",
+			now, then);
+	study->full_nll = now;
+	return 0;
+}
+
+static int run_rows(struct run *run, const char *path)
+{
+	struct kvs_study *study = run->study;
+	int err = take_reference(run);
+
+	run->done = measured_tokens(study);
+	for (size_t i = 0; i < study->row_count && !err; i++) {
+		run->row = &study->rows[i];
+		if (run->row->done)
+			continue;
+		err = run_row(run);
+		if (!err)
+			err = kvs_study_save(study, path);
+	}
+	kvs_capture_clear(&run->capture);
+	kvs_reference_free(run->reference);
+	return err;
+}
+
+int kvs_study_run(kvs_study *study, kvs_engine *engine, const char *path, const struct kvs_calib_progress *progress)
+{
+	struct run run = {.study = study, .engine = engine, .progress = progress, .captured = -1};
+	size_t rows;
+
+	if (!kvs_study_left(study, &rows))
+		return 0;
+	run.inner = (struct kvs_calib_progress){step_inside, &run};
+	run.total = measured_tokens(study);
+	for (size_t i = 0; i < study->row_count; i++)
+		run.total += study->rows[i].done ? 0 : row_cost(study, &study->rows[i]);
+	return run_rows(&run, path);
+}

@@ -1,0 +1,344 @@
+/*
+ * calib/study/study.c: many ways to share, each searched on one text and measured on another: what is to be done, and what came of it.
+ *
+ * A study is a list of rows, and a row is a method with a seed on one cut of a calibration text. run.c runs them.
+ */
+#include "study.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DEFAULT_SAMPLES 30
+#define DEFAULT_SEEDS 5
+#define DEFAULT_TEXT_TOKENS 2048
+
+static const char *const method_names[KVS_STUDY_METHODS] = {
+	"dissimilar", "similar", "random", "threshold", "adjacent", "merge", "nll", "dissimilar-split", "nll-split"};
+
+const char *kvs_study_method_name(enum kvs_study_method method)
+{
+	return method_names[method];
+}
+
+/* ---- what is to be done ---- */
+
+bool kvs_study_is_random(enum kvs_study_method method)
+{
+	return method == KVS_STUDY_RANDOM || method == KVS_STUDY_THRESHOLD;
+}
+
+bool kvs_study_runs(enum kvs_study_method method, int cut)
+{
+	return cut == 0 || method == KVS_STUDY_DISSIMILAR || method == KVS_STUDY_SIMILAR || method == KVS_STUDY_NLL;
+}
+
+static int by_place(const void *a, const void *b)
+{
+	const struct kvs_study_row *x = a, *y = b;
+
+	if (x->cut != y->cut)
+		return x->cut < y->cut ? -1 : 1;
+	if (x->method != y->method)
+		return x->method < y->method ? -1 : 1;
+	return (x->seed > y->seed) - (x->seed < y->seed);
+}
+
+void kvs_study_sort(struct kvs_study *study)
+{
+	if (study->row_count)
+		qsort(study->rows, study->row_count, sizeof(*study->rows), by_place);
+}
+
+struct kvs_study_row *kvs_study_row(struct kvs_study *study, enum kvs_study_method method, uint64_t seed, int cut)
+{
+	struct kvs_study_row row = {.method = method, .seed = seed, .cut = cut};
+
+	for (size_t i = 0; i < study->row_count; i++)
+		if (!by_place(&study->rows[i], &row))
+			return &study->rows[i];
+	if (study->row_count == study->row_room) {
+		size_t room = study->row_room ? 2 * study->row_room : 32;
+		struct kvs_study_row *larger = realloc(study->rows, sizeof(*larger) * room);
+		if (!larger)
+			return NULL;
+		study->rows = larger;
+		study->row_room = room;
+	}
+	study->rows[study->row_count] = row;
+	return &study->rows[study->row_count++];
+}
+
+static int list_rows(struct kvs_study *study, unsigned methods, int seeds)
+{
+	for (int cut = 0; cut < study->cut_count; cut++) {
+		for (int method = 0; method < KVS_STUDY_METHODS; method++) {
+			bool random = kvs_study_is_random(method);
+			if (!(methods >> method & 1) || study->cuts[cut].missing || !kvs_study_runs(method, cut))
+				continue;
+			for (int seed = random ? 1 : 0; seed <= (random ? seeds : 0); seed++)
+				if (!kvs_study_row(study, method, seed, cut))
+					return kvs_fail(-ENOMEM, "no memory for a study");
+		}
+	}
+	return 0;
+}
+
+/* ---- texts ---- */
+
+/* Says again what went wrong, with the text's name in front. */
+static int blame(const struct kvs_source *source, int err)
+{
+	char *said = strdup(kvs_error());
+
+	kvs_fail(err, "%s: %s", source->name, said ? said : "no memory");
+	free(said);
+	return err;
+}
+
+/*
+ * A third and five thirds of the text are tried only where there is as much: less than that says nothing. The first cut
+ * must succeed, and those of other texts too, since they were given for it.
+ */
+static int cut_one(struct kvs_study *study, const kvs_tokenizer *tok, const struct kvs_study_options *options,
+	struct kvs_text_options how, int source)
+{
+	struct kvs_study_cut *cut = &study->cuts[study->cut_count++];
+	const struct kvs_calib_text *first = &study->cuts[0].text;
+	bool varied = source == 0 && cut != study->cuts;
+	int err;
+
+	*cut = (struct kvs_study_cut){.source = source, .samples = how.samples};
+	how.need_held = true;
+	err = kvs_calib_text_cut(tok, options->calib[source].bytes, options->calib[source].count, &how, &cut->text);
+	if (!err && varied && how.samples > first->samples &&
+		cut->text.windows * cut->text.window_tokens <= first->windows * first->window_tokens)
+		err = kvs_fail(-EINVAL, "%d tokens are left behind %d samples, as many as behind fewer",
+			cut->text.windows * cut->text.window_tokens, how.samples);
+	if (!err && varied && how.samples == first->samples)
+		err = kvs_fail(-EINVAL, "a third of the samples is not fewer");
+	if (!err || !varied || err != -EINVAL)
+		return err ? blame(&options->calib[source], err) : 0;
+	kvs_calib_text_clear(&cut->text);
+	cut->missing = strdup(kvs_error());
+	return cut->missing ? 0 : kvs_fail(-ENOMEM, "no memory for a study");
+}
+
+static int check_sources(const struct kvs_study *study, const struct kvs_study_options *options)
+{
+	for (int i = 0; i < study->cut_count; i++) {
+		const struct kvs_study_cut *cut = &study->cuts[i];
+		if (!cut->missing && !strcmp(cut->text.digest, study->measured.digest))
+			return kvs_fail(-EINVAL,
+				"%s is searched with and measured on: plans would be measured on what they were made "
+				"for",
+				options->calib[cut->source].name);
+		for (int j = 0; j < i && cut->source; j++)
+			if (cut->source != study->cuts[j].source &&
+				!strcmp(cut->text.digest, study->cuts[j].text.digest))
+				return kvs_fail(-EINVAL, "%s is the same text as %s", options->calib[cut->source].name,
+					options->calib[study->cuts[j].source].name);
+	}
+	return 0;
+}
+
+static int cut_texts(struct kvs_study *study, const kvs_tokenizer *tok, const struct kvs_study_options *options)
+{
+	static const int thirds[KVS_STUDY_AMOUNTS] = {3, 1, 5};
+	int samples = options->cut.samples ? options->cut.samples : DEFAULT_SAMPLES, held, err = 0;
+
+	for (int i = 0; i < KVS_STUDY_AMOUNTS && !err; i++) {
+		struct kvs_text_options how = options->cut;
+		held = i ? study->cuts[0].text.windows * study->cuts[0].text.window_tokens : 0;
+		how.samples = (thirds[i] * samples + 2) / 3;
+		how.held_tokens = i ? (thirds[i] * held + 2) / 3 : how.held_tokens;
+		err = cut_one(study, tok, options, how, 0);
+	}
+	for (int source = 1; source < options->calib_count && !err; source++) {
+		struct kvs_text_options how = options->cut;
+		how.samples = samples;
+		err = cut_one(study, tok, options, how, source);
+	}
+	if (err)
+		return err;
+	err = kvs_calib_windows_cut(tok, options->text.bytes, options->text.count,
+		options->text_tokens ? options->text_tokens : DEFAULT_TEXT_TOKENS, options->cut.window_tokens,
+		&study->measured);
+	return err ? blame(&options->text, err) : check_sources(study, options);
+}
+
+/* ---- making one ---- */
+
+static void add_share(struct kvs_study *study, int share)
+{
+	int at = study->share_count;
+
+	while (at > 0 && study->shares[at - 1] > share)
+		at--;
+	if (at > 0 && study->shares[at - 1] == share)
+		return; /* of few layers, two rates may be one number */
+	memmove(study->shares + at + 1, study->shares + at, sizeof(*study->shares) * (study->share_count - at));
+	study->shares[at] = share;
+	study->share_count++;
+}
+
+static int set_shares(struct kvs_study *study, const struct kvs_study_options *options, const struct kvs_config *config)
+{
+	static const double paper[] = {0.125, 0.25, 0.375};
+	const double *rates = options->rate_count ? options->rates : paper;
+	int count = options->rate_count ? options->rate_count : 3, err = 0;
+
+	for (int i = 0; i < count && !err; i++) {
+		struct kvs_search_options search = {
+			.share = (int)lround(rates[i] * config->layers), .threshold = options->threshold};
+		if (search.share < 1 && !options->rate_count)
+			search.share = 1;
+		if (search.share < 1 && config->layers > 1)
+			return kvs_fail(
+				-EINVAL, "a rate of %g of %d layers is less than one layer", rates[i], config->layers);
+		err = kvs_search_check(&search, config);
+		if (!err)
+			add_share(study, search.share);
+	}
+	return err;
+}
+
+int kvs_study_create(
+	const kvs_checkpoint *ckpt, const kvs_tokenizer *tok, const struct kvs_study_options *options, kvs_study **out)
+{
+	const struct kvs_config *config = kvs_checkpoint_config(ckpt);
+	kvs_study *study = calloc(1, sizeof(*study));
+	unsigned methods = options->methods ? options->methods : (1u << KVS_STUDY_METHODS) - 1;
+	int err = study ? 0 : kvs_fail(-ENOMEM, "no memory for a study");
+
+	if (err)
+		return err;
+	study->layers = config->layers;
+	study->kv_heads = config->kv_heads;
+	study->head_dim = config->head_dim;
+	study->engine = options->engine;
+	study->threshold = options->threshold;
+	study->full_nll = NAN;
+	err = set_shares(study, options, config);
+	if (!err)
+		err = cut_texts(study, tok, options);
+	if (!err)
+		err = kvs_study_describe(study, ckpt, options);
+	if (!err)
+		err = list_rows(study, methods, options->seeds ? options->seeds : DEFAULT_SEEDS);
+	if (err) {
+		kvs_study_free(study);
+		return err;
+	}
+	*out = study;
+	return 0;
+}
+
+void kvs_study_free(kvs_study *study)
+{
+	if (!study)
+		return;
+	for (size_t i = 0; i < study->row_count; i++)
+		for (int p = 0; p < KVS_STUDY_MOST_RATES; p++)
+			free(study->rows[i].points[p].owners);
+	for (int i = 0; i < study->cut_count; i++) {
+		kvs_calib_text_clear(&study->cuts[i].text);
+		free(study->cuts[i].missing);
+	}
+	kvs_calib_text_clear(&study->measured);
+	free(study->rows);
+	json_decref(study->settings);
+	free(study);
+}
+
+int kvs_study_open_engine(kvs_cu *cu, const kvs_checkpoint *ckpt, const kvs_study *study, kvs_engine **out)
+{
+	struct kvs_calib_text texts[KVS_STUDY_CUTS + 1];
+
+	for (int i = 0; i < study->cut_count; i++)
+		texts[i] = study->cuts[i].text;
+	texts[study->cut_count] = study->measured;
+	return kvs_calib_open_engine(cu, ckpt, &study->engine, texts, study->cut_count + 1, out);
+}
+
+size_t kvs_study_left(const kvs_study *study, size_t *rows)
+{
+	size_t left = 0;
+
+	for (size_t i = 0; i < study->row_count; i++)
+		left += !study->rows[i].done;
+	*rows = study->row_count;
+	return left;
+}
+
+/* ---- what was found ---- */
+
+/* What the unshared model needs for a token in a sharing layer is gone; merged layers keep a length each for their vectors. */
+size_t kvs_study_token_bytes(const struct kvs_study *study, int tensors, bool merged)
+{
+	size_t element = kvs_dtype_bytes(study->engine.kv_dtype), vectors = (size_t)study->kv_heads * element;
+	size_t kept = vectors * study->head_dim * (2 * study->layers - tensors);
+
+	return kept + (merged ? 2 * vectors * tensors : 0);
+}
+
+bool kvs_study_has(const struct kvs_study *study, enum kvs_study_method method, int cut)
+{
+	for (size_t i = 0; i < study->row_count; i++)
+		if (study->rows[i].done && study->rows[i].method == method && study->rows[i].cut == cut)
+			return true;
+	return false;
+}
+
+struct kvs_study_mean kvs_study_mean(const struct kvs_study *study, enum kvs_study_method method, int cut, int share)
+{
+	struct kvs_study_mean mean = {.least = INFINITY, .most = -INFINITY};
+	double squares = 0;
+
+	for (size_t i = 0; i < study->row_count; i++) {
+		const struct kvs_study_row *row = &study->rows[i];
+		const struct kvs_study_point *point = &row->points[share];
+		if (!row->done || row->method != method || row->cut != cut)
+			continue;
+		mean.rows++;
+		if (!point->owners)
+			continue;
+		mean.count++;
+		mean.nll += point->quality.nll;
+		squares += point->quality.nll * point->quality.nll;
+		mean.top1_agreement += point->quality.top1_agreement;
+		mean.kl += point->quality.kl;
+		mean.least = fmin(mean.least, point->quality.nll);
+		mean.most = fmax(mean.most, point->quality.nll);
+		mean.token_bytes = point->token_bytes;
+	}
+	if (!mean.count)
+		return (struct kvs_study_mean){0, mean.rows, NAN, NAN, NAN, NAN, NAN, NAN, 0};
+	mean.nll /= mean.count;
+	mean.top1_agreement /= mean.count;
+	mean.kl /= mean.count;
+	if (mean.count > 1)
+		mean.deviation = sqrt(fmax(0, squares - mean.count * mean.nll * mean.nll) / (mean.count - 1));
+	return mean;
+}
+
+int kvs_study_series(const struct kvs_study *study, bool by_source, int cuts[KVS_STUDY_CUTS])
+{
+	int count = 0;
+
+	for (int c = 0; c < study->cut_count; c++) {
+		const struct kvs_study_cut *cut = &study->cuts[c];
+		int at = count;
+		if (cut->missing || (by_source ? c > 0 && cut->source == 0 : cut->source > 0))
+			continue;
+		while (!by_source && at > 0 && study->cuts[cuts[at - 1]].samples > cut->samples)
+			at--;
+		memmove(cuts + at + 1, cuts + at, sizeof(*cuts) * (count - at));
+		cuts[at] = c;
+		count++;
+	}
+	return count;
+}

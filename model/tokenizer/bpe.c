@@ -1,0 +1,192 @@
+/*
+ * model/tokenizer/bpe.c: byte-pair merging of one word.
+ *
+ * The word is a linked list of symbols; a heap holds every adjacent pair that can merge, the lowest rank first and the
+ * leftmost of equals. A merge pushes the two pairs it makes, and an entry that a merge overtook is dropped when it
+ * surfaces: O(n log n) for any word. Unknown characters go as in HF tokenizers: to byte tokens, else to unk.
+ */
+#include "tokenizer.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct kvs_symbol {
+	int32_t id; /* -1: merged into the one before */
+	uint32_t prev, next;
+};
+#define NOWHERE UINT32_MAX
+
+struct kvs_candidate {
+	uint32_t rank, at;
+	int32_t id; /* what the pair becomes */
+};
+
+static int push_symbol(struct kvs_bpe *bpe, int32_t id)
+{
+	struct kvs_symbol *grown = kvs_grow(bpe->symbols, bpe->symbol_count, &bpe->symbol_cap, sizeof(*grown));
+	uint32_t at = (uint32_t)bpe->symbol_count;
+
+	if (!grown)
+		return -ENOMEM;
+	bpe->symbols = grown;
+	if (at)
+		grown[at - 1].next = at;
+	grown[bpe->symbol_count++] = (struct kvs_symbol){id, at ? at - 1 : NOWHERE, NOWHERE};
+	return 0;
+}
+
+/* ---- characters to symbols ---- */
+
+static bool has_byte_tokens(const struct kvs_tokenizer *tok, const char *text, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		if (tok->byte_tokens[(unsigned char)text[i]] < 0)
+			return false;
+	return true;
+}
+
+/* `pending` unknowns wait for a known character, as HF has it: byte tokens in between do not call them out. */
+static int push_unknown(struct kvs_bpe *bpe, const char *text, size_t len, bool *pending)
+{
+	const struct kvs_tokenizer *tok = bpe->tok;
+	int err = 0;
+
+	if (tok->byte_fallback && has_byte_tokens(tok, text, len)) {
+		for (size_t i = 0; i < len && !err; i++)
+			err = push_symbol(bpe, tok->byte_tokens[(unsigned char)text[i]]);
+		return err;
+	}
+	if (tok->unk < 0)
+		return 0;
+	if (*pending && !tok->fuse_unk)
+		err = push_symbol(bpe, tok->unk);
+	*pending = true;
+	return err;
+}
+
+static int push_characters(struct kvs_bpe *bpe, const char *word, size_t len)
+{
+	bool pending = false;
+	size_t bytes;
+	int err = 0;
+
+	for (size_t i = 0; i < len && !err; i += bytes) {
+		kvs_utf8_look(word + i, len - i, &bytes);
+		int32_t id = kvs_vocab_find(&bpe->tok->vocab, word + i, bytes);
+
+		if (id < 0) {
+			err = push_unknown(bpe, word + i, bytes, &pending);
+			continue;
+		}
+		if (pending)
+			err = push_symbol(bpe, bpe->tok->unk);
+		pending = false;
+		if (!err)
+			err = push_symbol(bpe, id);
+	}
+	if (!err && pending)
+		err = push_symbol(bpe, bpe->tok->unk);
+	return err;
+}
+
+/* ---- merging ---- */
+
+static bool before(const struct kvs_candidate *a, const struct kvs_candidate *b)
+{
+	return a->rank != b->rank ? a->rank < b->rank : a->at < b->at;
+}
+
+static int push_candidate(struct kvs_bpe *bpe, uint32_t at)
+{
+	const struct kvs_symbol *left = &bpe->symbols[at], *right = &bpe->symbols[left->next];
+	const struct kvs_pair *merge = kvs_pairs_find(&bpe->tok->merges, (uint32_t)left->id, (uint32_t)right->id);
+	struct kvs_candidate *heap, new;
+	size_t i = bpe->heap_count;
+
+	if (!merge)
+		return 0;
+	heap = kvs_grow(bpe->heap, bpe->heap_count, &bpe->heap_cap, sizeof(*heap));
+	if (!heap)
+		return -ENOMEM;
+	bpe->heap = heap;
+	bpe->heap_count++;
+	new = (struct kvs_candidate){merge->rank, at, merge->id};
+	for (; i && before(&new, &heap[(i - 1) / 2]); i = (i - 1) / 2)
+		heap[i] = heap[(i - 1) / 2];
+	heap[i] = new;
+	return 0;
+}
+
+static struct kvs_candidate pop_candidate(struct kvs_bpe *bpe)
+{
+	struct kvs_candidate *heap = bpe->heap, top = heap[0], last = heap[--bpe->heap_count];
+	size_t i = 0;
+
+	for (;;) {
+		size_t child = 2 * i + 1;
+
+		if (child + 1 < bpe->heap_count && before(&heap[child + 1], &heap[child]))
+			child++;
+		if (child >= bpe->heap_count || !before(&heap[child], &last))
+			break;
+		heap[i] = heap[child];
+		i = child;
+	}
+	heap[i] = last;
+	return top;
+}
+
+static int merge_at(struct kvs_bpe *bpe, const struct kvs_candidate *top)
+{
+	struct kvs_symbol *left = &bpe->symbols[top->at], *right;
+	const struct kvs_pair *merge;
+	int err = 0;
+
+	if (left->id < 0 || left->next == NOWHERE)
+		return 0;
+	right = &bpe->symbols[left->next];
+	merge = kvs_pairs_find(&bpe->tok->merges, (uint32_t)left->id, (uint32_t)right->id);
+	if (!merge || merge->id != top->id) /* an earlier merge took one of the two */
+		return 0;
+	left->id = top->id;
+	left->next = right->next;
+	right->id = -1;
+	if (left->next != NOWHERE)
+		bpe->symbols[left->next].prev = top->at;
+	if (left->prev != NOWHERE)
+		err = push_candidate(bpe, left->prev);
+	if (!err && left->next != NOWHERE)
+		err = push_candidate(bpe, top->at);
+	return err;
+}
+
+int kvs_bpe_word(struct kvs_bpe *bpe, const char *word, size_t len, struct kvs_ids *out)
+{
+	int32_t whole = bpe->tok->ignore_merges ? kvs_vocab_find(&bpe->tok->vocab, word, len) : -1;
+	int err;
+
+	if (whole >= 0)
+		return kvs_ids_append(out, &whole, 1);
+	if (len >= NOWHERE)
+		return -ENOMEM;
+	bpe->symbol_count = bpe->heap_count = 0;
+	err = push_characters(bpe, word, len);
+	for (size_t i = 0; i + 1 < bpe->symbol_count && !err; i++)
+		err = push_candidate(bpe, (uint32_t)i);
+	while (bpe->heap_count && !err) {
+		struct kvs_candidate top = pop_candidate(bpe);
+
+		err = merge_at(bpe, &top);
+	}
+	for (size_t i = 0; i < bpe->symbol_count && !err; i++)
+		if (bpe->symbols[i].id >= 0)
+			err = kvs_ids_append(out, &bpe->symbols[i].id, 1);
+	return err;
+}
+
+void kvs_bpe_clear(struct kvs_bpe *bpe)
+{
+	free(bpe->symbols);
+	free(bpe->heap);
+}

@@ -1,0 +1,280 @@
+/*
+ * model/tokenizer/tokenizer.c: a tokenizer from its file to its end, its vocabulary, and its added tokens.
+ *
+ * tokenizer.json is read in parts (model.c, pipeline.c, and the added tokens here); whatever a part
+ * does not know it refuses by name, since ids that are nearly right are worse than none.
+ */
+#include "tokenizer.h"
+
+#include "../../driver/cu.h"
+#include "../json.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_ADDED_BYTES 4096        /* of one added token: bounds the search for it at each place in a text */
+#define MAX_FILE_BYTES (256L << 20) /* the largest published files have about 30 MiB */
+
+/* ---- added tokens ---- */
+
+static int read_added(struct kvs_tokenizer *tok, const struct kvs_json *from, struct kvs_added *added)
+{
+	const char *content = NULL;
+	int id, err;
+
+	added->normalized = true;
+	err = kvs_json_need_int(from, "id", 0, KVS_MAX_TOKEN_ID, &id);
+	if (!err)
+		err = kvs_json_string(from, "content", &content);
+	if (!err)
+		err = kvs_json_bool(from, "single_word", &added->single_word);
+	if (!err)
+		err = kvs_json_bool(from, "lstrip", &added->lstrip);
+	if (!err)
+		err = kvs_json_bool(from, "rstrip", &added->rstrip);
+	if (!err)
+		err = kvs_json_bool(from, "normalized", &added->normalized);
+	if (!err)
+		err = kvs_json_bool(from, "special", &added->special);
+	if (err)
+		return err;
+	if (!content || !*content || strlen(content) > MAX_ADDED_BYTES)
+		return kvs_fail(
+			-EINVAL, "%s: %scontent must have 1 to %d bytes", tok->file, from->path, MAX_ADDED_BYTES);
+	added->id = id;
+	added->content = strdup(content);
+	return added->content ? 0 : kvs_fail(-ENOMEM, "%s: no memory for %s", tok->file, from->path);
+}
+
+/*
+ * HF takes the vocabulary's id for a token, or the next free one, whatever the file says. A file that says otherwise
+ * would give one set of ids there and another here.
+ */
+static int check_added_id(
+	const struct kvs_tokenizer *tok, const struct kvs_json *from, const struct kvs_added *added, int32_t *next)
+{
+	int32_t id = kvs_vocab_find(&tok->vocab, added->content, strlen(added->content));
+
+	if (id < 0)
+		id = kvs_vocab_find(&tok->display, added->content, strlen(added->content));
+	if (id < 0)
+		id = (*next)++;
+	if (id != added->id)
+		return kvs_fail(-EINVAL, "%s: %sid is %d for \"%.40s\", but the vocabulary gives it %d", tok->file,
+			from->path, added->id, added->content, id);
+	return 0;
+}
+
+static int add_to_trie(
+	struct kvs_tokenizer *tok, const struct kvs_json *from, size_t index, const char *text, size_t len)
+{
+	int err = len ? kvs_trie_add(&tok->tries[tok->added[index].normalized], text, len, (int32_t)index) : 0;
+
+	if (err == -EEXIST)
+		return kvs_fail(-EINVAL, "%s: %scontent \"%.40s\" is there twice", tok->file, from->path,
+			tok->added[index].content);
+	return err ? kvs_fail(-ENOMEM, "%s: no memory for added tokens", tok->file) : 0;
+}
+
+/* Decode shows a normalised token in its normal form. */
+static int add_one(struct kvs_tokenizer *tok, const struct kvs_json *from, size_t index)
+{
+	const struct kvs_added *added = &tok->added[index];
+	struct kvs_pieces pieces = {0};
+	int err = kvs_pieces_append(&pieces, added->content, strlen(added->content), -1, true);
+
+	if (!err && added->normalized)
+		err = kvs_stages_run(tok, tok->normalizer_first, tok->normalizer_end, &pieces);
+	if (err == -ENOMEM)
+		kvs_fail(err, "%s: no memory for added tokens", tok->file);
+	if (!err)
+		err = add_to_trie(tok, from, index, pieces.text.data, pieces.text.len);
+	if (!err) {
+		err = kvs_vocab_add(
+			&tok->display, pieces.text.data ? pieces.text.data : "", pieces.text.len, added->id);
+		tok->display.tokens[added->id].special = added->special;
+	}
+	if (err == -EEXIST)
+		err = kvs_fail(-EINVAL, "%s: %sid %d is there twice", tok->file, from->path, added->id);
+	kvs_pieces_clear(&pieces);
+	return err;
+}
+
+static int load_added_list(struct kvs_tokenizer *tok, const json_t *list)
+{
+	int32_t next = 0;
+	int err = 0;
+
+	for (int32_t id = 0; id < tok->vocab.ids; id++)
+		next += tok->vocab.tokens[id].at != KVS_NO_TOKEN;
+	for (size_t i = 0; i < json_array_size(list) && !err; i++) {
+		char path[48];
+		struct kvs_json from = {json_array_get(list, i), tok->file, path};
+
+		snprintf(path, sizeof(path), "added_tokens[%zu].", i);
+		if (!json_is_object(from.object))
+			return kvs_fail(-EINVAL, "%s: added_tokens[%zu] is no object", tok->file, i);
+		tok->added_count = i + 1;
+		err = read_added(tok, &from, &tok->added[i]);
+		if (!err)
+			err = check_added_id(tok, &from, &tok->added[i], &next);
+		if (!err)
+			err = add_one(tok, &from, i);
+	}
+	return err;
+}
+
+/* Room for the ids of the list; one that is none is found when its entry is read. */
+static int32_t count_ids(const json_t *list)
+{
+	json_int_t ids = 0;
+
+	for (size_t i = 0; i < json_array_size(list); i++) {
+		json_int_t id = json_integer_value(json_object_get(json_array_get(list, i), "id"));
+
+		if (id >= ids && id <= KVS_MAX_TOKEN_ID)
+			ids = id + 1;
+	}
+	return (int32_t)ids;
+}
+
+static int load_added(struct kvs_tokenizer *tok, const struct kvs_json *root)
+{
+	const json_t *list = kvs_json_member(root, "added_tokens");
+	size_t count = json_array_size(list);
+
+	if (list && !json_is_array(list))
+		return kvs_fail(-EINVAL, "%s: added_tokens is no list", tok->file);
+	tok->added = calloc(count + 1, sizeof(*tok->added));
+	if (!tok->added || kvs_vocab_init(&tok->display, count, count_ids(list)))
+		return kvs_fail(-ENOMEM, "%s: no memory for %zu added tokens", tok->file, count);
+	return load_added_list(tok, list);
+}
+
+/* ---- the file ---- */
+
+static int load(struct kvs_tokenizer *tok, const char *json, size_t bytes)
+{
+	json_t *object;
+	int err = kvs_json_parse(json, bytes, tok->file, &object);
+	struct kvs_json root = {NULL, tok->file, ""};
+
+	if (err)
+		return err;
+	root.object = object;
+	err = kvs_tokenizer_load_model(tok, &root);
+	if (!err)
+		err = kvs_tokenizer_load_stages(tok, &root);
+	if (!err)
+		err = load_added(tok, &root);
+	if (!err)
+		err = kvs_tokenizer_load_template(tok, &root);
+	if (!err)
+		err = kvs_tokenizer_load_decoder(tok, &root);
+	json_decref(object);
+	return err;
+}
+
+int kvs_tokenizer_parse(const char *json, size_t bytes, const char *name, kvs_tokenizer **out)
+{
+	kvs_tokenizer *tok = calloc(1, sizeof(*tok));
+	int err;
+
+	if (!tok || !(tok->file = strdup(name))) {
+		free(tok);
+		return kvs_fail(-ENOMEM, "%s: no memory", name);
+	}
+	err = load(tok, json, bytes);
+	if (err) {
+		kvs_tokenizer_close(tok);
+		return err;
+	}
+	*out = tok;
+	return 0;
+}
+
+static int read_file(const char *path, struct kvs_text *out)
+{
+	FILE *file = fopen(path, "rb");
+	char chunk[65536];
+	size_t n;
+	int err = 0;
+
+	if (!file)
+		return kvs_fail(errno == ENOENT ? -ENOENT : -EIO, "%s: %s", path, strerror(errno));
+	while (!err && (n = fread(chunk, 1, sizeof(chunk), file)) > 0) {
+		if (out->len > MAX_FILE_BYTES)
+			err = kvs_fail(-EINVAL, "%s has more than %ld bytes", path, MAX_FILE_BYTES);
+		else if (kvs_text_append(out, chunk, n))
+			err = kvs_fail(-ENOMEM, "%s: no memory to read it", path);
+	}
+	if (!err && ferror(file))
+		err = kvs_fail(-EIO, "%s: cannot be read", path);
+	fclose(file);
+	return err;
+}
+
+int kvs_tokenizer_open(const char *dir, kvs_tokenizer **out)
+{
+	char path[PATH_MAX];
+	struct kvs_text text = {0};
+	int err;
+
+	if (snprintf(path, sizeof(path), "%s/tokenizer.json", dir) >= (int)sizeof(path))
+		return kvs_fail(-ENOENT, "%.80s...: the path is too long", dir);
+	err = read_file(path, &text);
+	if (!err)
+		err = kvs_tokenizer_parse(text.data ? text.data : "", text.len, path, out);
+	free(text.data);
+	return err;
+}
+
+void kvs_tokenizer_close(kvs_tokenizer *tok)
+{
+	if (!tok)
+		return;
+	for (size_t i = 0; i < tok->added_count; i++)
+		free(tok->added[i].content);
+	for (size_t i = 0; i < tok->stage_count; i++) {
+		free(tok->stages[i].text);
+		kvs_regex_free(tok->stages[i].regex);
+	}
+	for (size_t i = 0; i < tok->step_count; i++) {
+		free(tok->steps[i].pattern);
+		free(tok->steps[i].text);
+	}
+	kvs_vocab_clear(&tok->vocab);
+	kvs_vocab_clear(&tok->display);
+	kvs_trie_clear(&tok->tries[0]);
+	kvs_trie_clear(&tok->tries[1]);
+	free(tok->merges.slots);
+	free(tok->added);
+	free(tok->stages);
+	free(tok->before.list);
+	free(tok->after.list);
+	free(tok->file);
+	free(tok);
+}
+
+/* ---- looking things up ---- */
+
+int kvs_tokenizer_vocab(const kvs_tokenizer *tok)
+{
+	int32_t ids = tok->vocab.ids;
+
+	for (size_t i = 0; i < tok->added_count; i++)
+		if (tok->added[i].id >= ids)
+			ids = tok->added[i].id + 1;
+	return ids;
+}
+
+int32_t kvs_tokenizer_id(const kvs_tokenizer *tok, const char *text)
+{
+	for (size_t i = 0; i < tok->added_count; i++)
+		if (!strcmp(tok->added[i].content, text))
+			return tok->added[i].id;
+	return kvs_vocab_find(&tok->vocab, text, strlen(text));
+}

@@ -1,0 +1,278 @@
+/*
+ * model/tokenizer/vocab.c: the tables of a tokenizer.
+ *
+ * Text to id, pair to merge, and the trie of added tokens, all by open addressing in tables that are at most half full.
+ * Growing buffers that the tokenizer's other files share are here too. Sizes are checked before they are multiplied;
+ * nothing is ever removed.
+ */
+#include "tokenizer.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+void *kvs_grow(void *list, size_t count, size_t *cap, size_t element_bytes)
+{
+	size_t cap_new = *cap ? *cap + *cap / 2 : 16;
+	void *grown;
+
+	if (count < *cap)
+		return list;
+	grown = reallocarray(list, cap_new, element_bytes);
+	if (grown)
+		*cap = cap_new;
+	return grown;
+}
+
+int kvs_text_append(struct kvs_text *text, const char *data, size_t len)
+{
+	if (len > text->cap - text->len) {
+		size_t cap = text->cap + text->cap / 2 > text->len + len ? text->cap + text->cap / 2 : text->len + len;
+		char *grown = realloc(text->data, cap);
+
+		if (!grown)
+			return -ENOMEM;
+		text->data = grown;
+		text->cap = cap;
+	}
+	if (len)
+		memcpy(text->data + text->len, data, len);
+	text->len += len;
+	return 0;
+}
+
+int kvs_ids_append(struct kvs_ids *ids, const int32_t *list, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		int32_t *grown = kvs_grow(ids->list, ids->count, &ids->cap, sizeof(*grown));
+
+		if (!grown)
+			return -ENOMEM;
+		ids->list = grown;
+		ids->list[ids->count++] = list[i];
+	}
+	return 0;
+}
+
+int kvs_pieces_append(struct kvs_pieces *pieces, const char *text, size_t len, int32_t id, bool at_start)
+{
+	struct kvs_piece *grown;
+
+	if (!len && id < 0) /* an empty piece has no tokens */
+		return 0;
+	grown = kvs_grow(pieces->list, pieces->count, &pieces->cap, sizeof(*grown));
+	if (!grown)
+		return -ENOMEM;
+	pieces->list = grown;
+	grown[pieces->count++] = (struct kvs_piece){pieces->text.len, len, id, at_start};
+	return kvs_text_append(&pieces->text, text, len);
+}
+
+void kvs_pieces_clear(struct kvs_pieces *pieces)
+{
+	free(pieces->text.data);
+	free(pieces->list);
+	memset(pieces, 0, sizeof(*pieces));
+}
+
+/* ---- text to id ---- */
+
+static uint64_t mix(uint64_t x)
+{
+	x = (x ^ (x >> 32)) * 0x9e3779b97f4a7c15u; /* 2^64 over the golden ratio: odd, bits evenly spread */
+	return x ^ (x >> 29);
+}
+
+static uint64_t hash_text(const char *text, size_t len)
+{
+	uint64_t hash = len, word;
+
+	for (; len >= 8; text += 8, len -= 8) {
+		memcpy(&word, text, 8);
+		hash = mix(hash ^ word);
+	}
+	word = 0;
+	memcpy(&word, text, len);
+	return mix(mix(hash ^ word));
+}
+
+int kvs_vocab_init(struct kvs_vocab *vocab, size_t tokens, int32_t ids)
+{
+	size_t slots = 16;
+
+	while (slots < 2 * tokens)
+		slots *= 2;
+	memset(vocab, 0, sizeof(*vocab));
+	vocab->slots = malloc(slots * sizeof(*vocab->slots));
+	vocab->tokens = malloc(((size_t)ids + 1) * sizeof(*vocab->tokens));
+	if (!vocab->slots || !vocab->tokens) {
+		kvs_vocab_clear(vocab);
+		return -ENOMEM;
+	}
+	vocab->slot_count = slots;
+	vocab->ids = ids;
+	memset(vocab->slots, 0xff, slots * sizeof(*vocab->slots));
+	for (int32_t id = 0; id < ids; id++)
+		vocab->tokens[id] = (struct kvs_token){.at = KVS_NO_TOKEN};
+	return 0;
+}
+
+void kvs_vocab_clear(struct kvs_vocab *vocab)
+{
+	free(vocab->arena.data);
+	free(vocab->slots);
+	free(vocab->tokens);
+	memset(vocab, 0, sizeof(*vocab));
+}
+
+/* The slot that holds `text`, or the free one where it would go. */
+static size_t vocab_slot(const struct kvs_vocab *vocab, const char *text, size_t len)
+{
+	size_t slot = hash_text(text, len) & (vocab->slot_count - 1);
+
+	for (; vocab->slots[slot] >= 0; slot = (slot + 1) & (vocab->slot_count - 1)) {
+		const struct kvs_token *token = &vocab->tokens[vocab->slots[slot]];
+
+		if (token->len == len && !memcmp(vocab->arena.data + token->at, text, len))
+			break;
+	}
+	return slot;
+}
+
+int kvs_vocab_add(struct kvs_vocab *vocab, const char *text, size_t len, int32_t id)
+{
+	size_t at = vocab->arena.len;
+
+	if (vocab->tokens[id].at != KVS_NO_TOKEN)
+		return -EEXIST;
+	if (len > UINT32_MAX - 2 - at || kvs_text_append(&vocab->arena, text, len) ||
+		kvs_text_append(&vocab->arena, "", 1))
+		return -ENOMEM;
+	vocab->slots[vocab_slot(vocab, text, len)] = id;
+	vocab->tokens[id] = (struct kvs_token){.at = (uint32_t)at, .len = (uint32_t)len};
+	return 0;
+}
+
+int32_t kvs_vocab_find(const struct kvs_vocab *vocab, const char *text, size_t len)
+{
+	return vocab->slots[vocab_slot(vocab, text, len)];
+}
+
+const char *kvs_vocab_text(const struct kvs_vocab *vocab, int32_t id, size_t *len)
+{
+	if (id < 0 || id >= vocab->ids || vocab->tokens[id].at == KVS_NO_TOKEN)
+		return NULL;
+	*len = vocab->tokens[id].len;
+	return vocab->arena.data + vocab->tokens[id].at;
+}
+
+/* ---- pairs ---- */
+
+static size_t pair_slot(const struct kvs_pairs *pairs, uint64_t key)
+{
+	size_t slot = mix(mix(key)) & (pairs->slot_count - 1);
+
+	while (pairs->slots[slot].id >= 0 && pairs->slots[slot].key != key)
+		slot = (slot + 1) & (pairs->slot_count - 1);
+	return slot;
+}
+
+static int pairs_double(struct kvs_pairs *pairs)
+{
+	struct kvs_pairs larger = {.slot_count = pairs->slot_count ? 2 * pairs->slot_count : 64, .used = pairs->used};
+
+	larger.slots = malloc(larger.slot_count * sizeof(*larger.slots));
+	if (!larger.slots)
+		return -ENOMEM;
+	for (size_t i = 0; i < larger.slot_count; i++)
+		larger.slots[i].id = -1;
+	for (size_t i = 0; i < pairs->slot_count; i++)
+		if (pairs->slots[i].id >= 0)
+			larger.slots[pair_slot(&larger, pairs->slots[i].key)] = pairs->slots[i];
+	free(pairs->slots);
+	*pairs = larger;
+	return 0;
+}
+
+int kvs_pairs_put(struct kvs_pairs *pairs, uint32_t a, uint32_t b, uint32_t rank, int32_t id)
+{
+	uint64_t key = (uint64_t)a << 32 | b;
+	size_t slot;
+
+	if (2 * pairs->used >= pairs->slot_count && pairs_double(pairs))
+		return -ENOMEM;
+	slot = pair_slot(pairs, key);
+	pairs->used += pairs->slots[slot].id < 0;
+	pairs->slots[slot] = (struct kvs_pair){key, rank, id};
+	return 0;
+}
+
+const struct kvs_pair *kvs_pairs_find(const struct kvs_pairs *pairs, uint32_t a, uint32_t b)
+{
+	const struct kvs_pair *pair;
+
+	if (!pairs->slot_count)
+		return NULL;
+	pair = &pairs->slots[pair_slot(pairs, (uint64_t)a << 32 | b)];
+	return pair->id >= 0 ? pair : NULL;
+}
+
+/* ---- trie ---- */
+
+static int trie_node(struct kvs_trie *trie)
+{
+	int32_t *grown = kvs_grow(trie->ends, trie->nodes, &trie->cap, sizeof(*grown));
+
+	if (!grown)
+		return -ENOMEM;
+	trie->ends = grown;
+	trie->ends[trie->nodes++] = -1;
+	return 0;
+}
+
+int kvs_trie_add(struct kvs_trie *trie, const char *text, size_t len, int32_t index)
+{
+	uint32_t node = 0;
+
+	if (!trie->nodes && trie_node(trie))
+		return -ENOMEM;
+	for (size_t i = 0; i < len; i++) {
+		const struct kvs_pair *edge = kvs_pairs_find(&trie->edges, node, (unsigned char)text[i]);
+		uint32_t next = edge ? (uint32_t)edge->id : (uint32_t)trie->nodes;
+
+		if (!edge && (trie_node(trie) ||
+				     kvs_pairs_put(&trie->edges, node, (unsigned char)text[i], 0, (int32_t)next)))
+			return -ENOMEM;
+		node = next;
+	}
+	if (trie->ends[node] >= 0)
+		return -EEXIST;
+	trie->ends[node] = index;
+	return 0;
+}
+
+void kvs_trie_clear(struct kvs_trie *trie)
+{
+	free(trie->edges.slots);
+	free(trie->ends);
+	memset(trie, 0, sizeof(*trie));
+}
+
+int32_t kvs_trie_longest(const struct kvs_trie *trie, const char *text, size_t len, size_t *matched)
+{
+	uint32_t node = 0;
+	int32_t best = -1;
+
+	for (size_t i = 0; i < len; i++) {
+		const struct kvs_pair *edge = kvs_pairs_find(&trie->edges, node, (unsigned char)text[i]);
+
+		if (!edge)
+			break;
+		node = (uint32_t)edge->id;
+		if (trie->ends[node] >= 0) {
+			best = trie->ends[node];
+			*matched = i + 1;
+		}
+	}
+	return best;
+}

@@ -1,0 +1,224 @@
+/*
+ * tools/run/bench/bench.c: `kvshare-run bench` measures kernels and engine on a model's shape, against the device's own ceiling.
+ *
+ * The ceiling is the bandwidth of a device-to-device copy, measured in the same run. Everything that follows moves memory
+ * for a living and is shown as per cent of it. Weights are random: speed does not depend on what they are.
+ */
+#include "bench.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { OPTION_SUITE = 512, OPTION_SHAPE, OPTION_LAYERS, OPTION_DEVICE, OPTION_CTX, OPTION_DTYPE, OPTION_JSON };
+
+static const struct bench_shape shapes[] = {
+	{"llama3-8b", 32, 4096, 14336, 32, 8, 128, 128256},
+	{"llama2-7b", 32, 4096, 11008, 32, 32, 128, 32000},
+	{"tiny", 8, 256, 704, 8, 2, 32, 2048},
+};
+
+/* The copy comes first: the others are set against it. */
+static const struct suite {
+	const char *name;
+	int (*run)(struct bench *bench, json_t *report);
+} suites[] = {{"copy", bench_copy}, {"attention", bench_attention}, {"decode", bench_decode}, {"vmm", bench_vmm}};
+
+#define SHAPE_COUNT (sizeof(shapes) / sizeof(*shapes))
+#define SUITE_COUNT (sizeof(suites) / sizeof(*suites))
+
+struct env {
+	const char *device, *shape;
+	int layers, ctx_tokens; /* 0: the shape's; 0: 8192, or 512 on the host */
+	enum kvs_dtype dtype;
+	bool json;
+	bool wanted[SUITE_COUNT];
+};
+
+static const struct argp_option options[] = {
+	{"suite", OPTION_SUITE, "LIST", 0, "of copy,attention,decode,vmm (default: all); copy always runs", 0},
+	{"shape", OPTION_SHAPE, "NAME", 0, "llama3-8b (default on a GPU), llama2-7b, or tiny (default on the host)", 0},
+	{"layers", OPTION_LAYERS, "N", 0, "that many layers instead of the shape's", 0},
+	{"ctx", OPTION_CTX, "TOKENS", 0, "longest context (default 8192, on the host 512)", 0},
+	{"dtype", OPTION_DTYPE, "TYPE", 0, "of weights, K and V: bf16 (default), f16 or f32", 0},
+	{"device", OPTION_DEVICE, "DEVICE", 0, "auto (default), cuda, cuda:N or host", 0},
+	{"json", OPTION_JSON, NULL, 0, "print one JSON object on stdout, and nothing else there", 0},
+	{0},
+};
+
+static void parse_suites(struct argp_state *state, struct env *env, const char *list)
+{
+	memset(env->wanted, 0, sizeof(env->wanted));
+	while (*list) {
+		size_t length = strcspn(list, ","), i = 0;
+		while (i < SUITE_COUNT && (strncmp(list, suites[i].name, length) || strlen(suites[i].name) != length))
+			i++;
+		if (i == SUITE_COUNT)
+			argp_error(state, "--suite has \"%.*s\": copy, attention, decode and vmm are there",
+				(int)length, list);
+		else
+			env->wanted[i] = true;
+		list += length + (list[length] == ',');
+	}
+	env->wanted[0] = true;
+}
+
+static const struct bench_shape *find_shape(const char *name)
+{
+	for (size_t i = 0; i < SHAPE_COUNT; i++)
+		if (!strcmp(shapes[i].name, name))
+			return &shapes[i];
+	return NULL;
+}
+
+static error_t parse(int key, char *text, struct argp_state *state)
+{
+	struct env *env = state->input;
+
+	switch (key) {
+	case OPTION_SUITE:
+		parse_suites(state, env, text);
+		return 0;
+	case OPTION_SHAPE:
+		if (!find_shape(text))
+			argp_error(state, "--shape is \"%s\": llama3-8b, llama2-7b and tiny are there", text);
+		env->shape = text;
+		return 0;
+	case OPTION_LAYERS:
+		env->layers = parse_number(state, "--layers", text, 1, KVS_PLAN_MAX_LAYERS);
+		return 0;
+	case OPTION_CTX:
+		env->ctx_tokens = parse_number(state, "--ctx", text, 64, 1 << 20);
+		return 0;
+	case OPTION_DTYPE:
+		if (kvs_dtype_parse(text, &env->dtype) || env->dtype == KVS_I32)
+			argp_error(state, "--dtype is \"%s\": bf16, f16 or f32 is wanted", text);
+		return 0;
+	case OPTION_DEVICE:
+		env->device = text;
+		return 0;
+	case OPTION_JSON:
+		env->json = true;
+		return 0;
+	case ARGP_KEY_ARG:
+		argp_error(state, "what is \"%s\"? bench takes options only", text);
+		return 0;
+	}
+	return ARGP_ERR_UNKNOWN;
+}
+
+int bench_time(struct bench *bench, CUstream stream, int (*run)(void *arg), void *arg, double *seconds)
+{
+	double samples[1000], begun = now_s();
+	CUevent start = NULL, end = NULL;
+	kvs_cu *cu = bench->cu;
+	CUresult result = cu->cuEventCreate(&start, CU_EVENT_DEFAULT);
+	size_t count = 0;
+	int err = 0;
+
+	if (!result)
+		result = cu->cuEventCreate(&end, CU_EVENT_DEFAULT);
+	for (int warm = 0; warm < 3 && !err; warm++)
+		err = run(arg);
+	while (!err && !result && count < 1000 && (count < 5 || now_s() - begun < 0.5)) {
+		float ms = 0;
+		result = cu->cuEventRecord(start, stream);
+		if (!result)
+			err = run(arg);
+		if (!result && !err)
+			result = cu->cuEventRecord(end, stream);
+		if (!result && !err)
+			result = cu->cuEventSynchronize(end);
+		if (!result && !err)
+			result = cu->cuEventElapsedTime(&ms, start, end);
+		samples[count++] = ms / 1000;
+	}
+	if (end)
+		KVS_CU_GIVE_BACK(cu->cuEventDestroy(end));
+	if (start)
+		KVS_CU_GIVE_BACK(cu->cuEventDestroy(start));
+	if (!err && result)
+		err = kvs_cu_fail(cu, result, "timing");
+	if (!err)
+		*seconds = bench_median(samples, count);
+	return err;
+}
+
+static int compare(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+double bench_median(double *values, size_t count)
+{
+	qsort(values, count, sizeof(*values), compare);
+	return values[count / 2];
+}
+
+double bench_percent(const struct bench *bench, double bytes, double seconds)
+{
+	return 100 * bytes / seconds / 1e9 / bench->copy_gbs;
+}
+
+static void choose_shape(const struct env *env, struct bench *bench)
+{
+	bool host = bench->cu->kind == KVS_DEVICE_HOST;
+
+	bench->shape = *find_shape(env->shape ? env->shape : host ? "tiny" : "llama3-8b");
+	if (env->layers)
+		bench->shape.layers = env->layers;
+	bench->ctx_tokens = env->ctx_tokens ? env->ctx_tokens : host ? 512 : 8192;
+	bench->dtype = env->dtype;
+	bench->quiet = env->json;
+}
+
+static int run_suites(const struct env *env, struct bench *bench)
+{
+	const struct bench_shape *shape = &bench->shape;
+	json_t *report = json_pack("{s:o,s:{s:s,s:i,s:i,s:i,s:i,s:i},s:s,s:i}", "device", json_device(bench->cu),
+		"shape", "name", shape->name, "layers", shape->layers, "hidden", shape->hidden, "heads", shape->heads,
+		"kv_heads", shape->kv_heads, "head_dim", shape->head_dim, "dtype", kvs_dtype_name(bench->dtype), "ctx",
+		bench->ctx_tokens);
+	int err = report ? 0 : kvs_fail(-ENOMEM, "no memory for the JSON report");
+
+	if (!env->json)
+		printf("%s, %s with %d layers, %s\n", bench->cu->name, shape->name, shape->layers,
+			kvs_dtype_name(bench->dtype));
+	for (size_t i = 0; i < SUITE_COUNT && !err; i++)
+		if (env->wanted[i])
+			err = suites[i].run(bench, report);
+	if (err || !env->json) {
+		json_decref(report);
+		return err;
+	}
+	return print_json(report);
+}
+
+int command_bench(int argc, char **argv)
+{
+	static const struct argp argp = {options, parse, NULL,
+		"Measure kernels and engine on a model's shape, with random weights.\v"
+		"The first figure is the bandwidth of a copy on the device; the others are per cent of it.\n\n"
+		"Examples:\n"
+		"  kvshare-run bench\n"
+		"  kvshare-run bench --suite attention,decode --shape llama2-7b --ctx 16384 --json\n",
+		NULL, NULL, NULL};
+	struct env env = {.dtype = KVS_BF16, .wanted = {true, true, true, true}};
+	struct bench bench = {0};
+	int err;
+
+	argp_err_exit_status = EXIT_USAGE;
+	argp_parse(&argp, argc, argv, 0, NULL, &env);
+	err = kvs_cu_open(env.device ? env.device : "auto", &bench.cu);
+	if (!err) {
+		choose_shape(&env, &bench);
+		err = run_suites(&env, &bench);
+	}
+	if (err)
+		complain();
+	kvs_cu_close(bench.cu);
+	return err ? EXIT_FAILURE : EXIT_SUCCESS;
+}

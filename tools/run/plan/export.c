@@ -1,0 +1,113 @@
+/*
+ * tools/run/plan/export.c: plans in the words of other engines.
+ *
+ * The Python for vLLM and transformers lies in exports/ as files that can be read and tried; here only @K_OWNERS@ and
+ * @V_OWNERS@ in them give way to the plan's maps.
+ */
+#include "plan.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+extern const char export_transformers[], export_vllm[]; /* exports.S */
+
+typedef int owner_fn(const kvs_plan *plan, int layer);
+
+static void put_owners(FILE *out, const kvs_plan *plan, owner_fn *owner_of, const char *separator)
+{
+	for (int layer = 0; layer < kvs_plan_layers(plan); layer++)
+		fprintf(out, "%s%d", layer ? separator : "", owner_of(plan, layer));
+}
+
+/* Copies `python`, with the plan in the places that ask for it. */
+static void put_python(FILE *out, const kvs_plan *plan, const char *python)
+{
+	static const struct {
+		const char *name;
+		owner_fn *owner_of;
+	} places[] = {{"@K_OWNERS@", kvs_plan_k_owner}, {"@V_OWNERS@", kvs_plan_v_owner}};
+
+	while (*python) {
+		size_t i = 0;
+
+		while (i < 2 && strncmp(python, places[i].name, strlen(places[i].name)))
+			i++;
+		if (i == 2) {
+			fputc(*python++, out);
+			continue;
+		}
+		put_owners(out, plan, places[i].owner_of, ", ");
+		python += strlen(places[i].name);
+	}
+}
+
+int plan_need_same_owners(const kvs_plan *plan, const char *who)
+{
+	for (int layer = 0; layer < kvs_plan_layers(plan); layer++) {
+		int k = kvs_plan_k_owner(plan, layer), v = kvs_plan_v_owner(plan, layer);
+
+		if (k != v)
+			return kvs_fail(-EINVAL,
+				"layer %d reads K of layer %d and V of layer %d: %s can only say plans in which both "
+				"are one layer's",
+				layer, k, v, who);
+	}
+	return 0;
+}
+
+static int need_sayable(const kvs_plan *plan, enum plan_format format)
+{
+	if (format == PLAN_LCKV)
+		return plan_need_same_owners(plan, "LCKV's notation");
+	if (format == PLAN_VLLM)
+		return plan_need_same_owners(plan, "vLLM");
+	return 0;
+}
+
+int plan_export(const kvs_plan *plan, enum plan_format format, char **text)
+{
+	size_t bytes;
+	FILE *out;
+	int err;
+
+	if (format == PLAN_JSON)
+		return kvs_plan_text(plan, text);
+	err = need_sayable(plan, format);
+	if (err)
+		return err;
+	out = open_memstream(text, &bytes);
+	if (!out)
+		return kvs_fail(-ENOMEM, "no memory for an export");
+	if (format == PLAN_LCKV) {
+		put_owners(out, plan, kvs_plan_k_owner, "_");
+		fputc('\n', out);
+	} else {
+		put_python(out, plan, format == PLAN_VLLM ? export_vllm : export_transformers);
+	}
+	if (!fclose(out))
+		return 0;
+	free(*text);
+	return kvs_fail(-ENOMEM, "no memory for an export");
+}
+
+int plan_from_lckv(const char *notation, kvs_plan **out)
+{
+	char *owners = strdup(notation);
+	int err = owners ? 0 : kvs_fail(-ENOMEM, "no memory for a plan");
+
+	for (size_t i = 0; !err && owners[i]; i++) {
+		if (owners[i] == '_')
+			owners[i] = ','; /* from here on it is a list as --owners takes it */
+		else if (!isdigit((unsigned char)owners[i]))
+			err = kvs_fail(-EINVAL,
+				"\"%s\", character %zu: layer numbers with _ between them are wanted, as in 0_1_2_1%s",
+				notation, i + 1,
+				owners[i] == 's' ? "; a plan says nothing of sliding windows (s)" : "");
+	}
+	if (!err)
+		err = kvs_plan_parse(owners, out);
+	free(owners);
+	return err;
+}

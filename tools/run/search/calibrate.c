@@ -1,0 +1,348 @@
+/*
+ * tools/run/search/calibrate.c: `kvshare-run calibrate` finds a sharing plan for a model with the help of a text.
+ *
+ * The options here, the search in calib/, what is said of it and written in calibrate_report.c. Ctrl-C stops the search, not
+ * the program: the plan so far is written with its trials, and --resume goes on from there.
+ */
+#include "calibrate.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define DEFAULT_RATE 0.125 /* 4 of 32 layers, SHARE_LAYERS of the reference code */
+
+enum {
+	OPTION_TEXT = 512,
+	OPTION_SHARE,
+	OPTION_RATE,
+	OPTION_METHOD,
+	OPTION_DISTANCE,
+	OPTION_ORDER,
+	OPTION_THRESHOLD,
+	OPTION_COSINE,
+	OPTION_SPLIT_KV,
+	OPTION_PROTECT_LAST,
+	OPTION_SWEEP,
+	OPTION_RESUME,
+	OPTION_BATCH
+};
+
+static const struct argp_option options[] = {
+	{"text", OPTION_TEXT, "FILE", 0, "the text to search with (- for standard input; required)", 0},
+	{"output", 'o', "PLAN", 0, "the plan to write; with --sweep a directory (required)", 0},
+	{"share", OPTION_SHARE, "N", 0, "how many layers shall share", 0},
+	{"rate", OPTION_RATE, "R", 0, "or what part of the layers, as in 0.25 (default 0.125)", 0},
+	{"method", OPTION_METHOD, "METHOD", 0,
+		"kvsharer: the paper's walk; nll: greedy by measured loss; auto (default): the walk from both ends and "
+		"nll, and the one that loses least",
+		0},
+	{"sweep", OPTION_SWEEP, NULL, 0,
+		"one search that gives the plan for every number of layers (up to --share, if given), and loss against "
+		"memory as JSON and SVG",
+		0},
+	{"split-kv", OPTION_SPLIT_KV, NULL, 0, "K and V may have different owners; 2 N tensors share", 0},
+	{"protect-last", OPTION_PROTECT_LAST, "P", 0, "the last P layers never share (default 0)", 0},
+	{"resume", OPTION_RESUME, NULL, 0, "go on from the trials in the plan that a stopped search left", 0},
+	{"batch", OPTION_BATCH, "N", 0, "samples that go through the model together (default: 1024 tokens' worth)", 2},
+	{"order", OPTION_ORDER, "ORDER", 0,
+		"kvsharer: dissimilar (default), similar, random or random:SEED: which pairs are tried first", 3},
+	{"distance", OPTION_DISTANCE, "code|paper", 0,
+		"mean of the norms of each head and position (default), or norm of the flattened tensor", 3},
+	{"threshold", OPTION_THRESHOLD, "T", 0,
+		"kvsharer: a pair stays while the cosine of the hidden states is above (default 0.5; -1: always)", 3},
+	{"cosine", OPTION_COSINE, "code|paper", 0,
+		"mean of the samples' cosines (default), or cosine of the samples' mean", 3},
+	{0},
+};
+
+static void parse_order(struct argp_state *state, struct kvs_pair_options *pairs, const char *text)
+{
+	static const char *const orders[] = {"dissimilar", "similar", "random", NULL};
+	char *end;
+
+	if (strncmp(text, "random:", 7)) {
+		pairs->order = parse_word(state, "--order", text, orders);
+		return;
+	}
+	errno = 0;
+	pairs->order = KVS_ORDER_RANDOM;
+	pairs->seed = strtoull(text + 7, &end, 10);
+	if (errno || *end || text[7] < '0' || text[7] > '9')
+		argp_error(state, "--order is \"%s\": a seed is a whole number, as in random:7", text);
+}
+
+static void check(struct argp_state *state, struct calibrate *env)
+{
+	if (!env->text_path)
+		argp_error(state, "which text? Name it with --text FILE");
+	if (!env->output)
+		argp_error(state, "where to? Name the plan to write with -o PLAN");
+	if (env->share && env->rate > 0)
+		argp_error(state, "--share and --rate both say how many: give one of them");
+	if (env->model.plan_path || env->model.owners)
+		argp_error(state, "calibrate looks for a plan: --plan and --owners have no place here");
+	if (env->order_set && env->search.method != KVS_METHOD_KVSHARER)
+		argp_error(state, "--order belongs to --method kvsharer: the other methods choose by themselves");
+	if (env->threshold_set && env->search.method == KVS_METHOD_NLL)
+		argp_error(state, "--threshold belongs to kvsharer and auto: nll takes the least loss");
+}
+
+static error_t parse_search(int key, char *text, struct argp_state *state, struct calibrate *env)
+{
+	static const char *const methods[] = {"kvsharer", "nll", "auto", NULL}, *const kinds[] = {
+											"code", "paper", NULL};
+
+	switch (key) {
+	case OPTION_METHOD:
+		env->search.method = parse_word(state, "--method", text, methods);
+		return 0;
+	case OPTION_DISTANCE:
+		env->search.pairs.distance = parse_word(state, "--distance", text, kinds);
+		return 0;
+	case OPTION_COSINE:
+		env->search.cosine = parse_word(state, "--cosine", text, kinds);
+		return 0;
+	case OPTION_ORDER:
+		parse_order(state, &env->search.pairs, text);
+		env->order_set = true;
+		return 0;
+	case OPTION_THRESHOLD:
+		env->search.threshold = parse_real(state, "--threshold", text);
+		if (env->search.threshold < -1 || env->search.threshold > 1)
+			argp_error(state, "--threshold is %s: a cosine lies from -1 to 1", text);
+		env->threshold_set = true;
+		return 0;
+	case OPTION_SPLIT_KV:
+		env->search.pairs.split = true;
+		return 0;
+	case OPTION_PROTECT_LAST:
+		env->search.pairs.protect_last = parse_number(state, "--protect-last", text, 0, KVS_PLAN_MAX_LAYERS);
+		return 0;
+	case OPTION_SWEEP:
+		env->search.sweep = true;
+		return 0;
+	}
+	return ARGP_ERR_UNKNOWN;
+}
+
+static error_t parse(int key, char *text, struct argp_state *state)
+{
+	struct calibrate *env = state->input;
+
+	switch (key) {
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &env->model;
+		state->child_inputs[1] = &env->text_options;
+		return 0;
+	case OPTION_TEXT:
+		env->text_path = text;
+		return 0;
+	case 'o':
+		env->output = text;
+		return 0;
+	case OPTION_SHARE:
+		env->share = parse_number(state, "--share", text, 1, KVS_PLAN_MAX_LAYERS);
+		return 0;
+	case OPTION_RATE:
+		env->rate = parse_real(state, "--rate", text);
+		if (env->rate <= 0 || env->rate >= 1)
+			argp_error(state, "--rate is %s: a part of the layers lies between 0 and 1", text);
+		return 0;
+	case OPTION_BATCH:
+		env->batch = parse_number(state, "--batch", text, 1, 1 << 12);
+		return 0;
+	case OPTION_RESUME:
+		env->resume = true;
+		return 0;
+	case ARGP_KEY_ARG:
+		argp_error(state, "what is \"%s\"? The text goes behind --text", text);
+		return 0;
+	case ARGP_KEY_END:
+		check(state, env);
+		return 0;
+	}
+	return parse_search(key, text, state, env);
+}
+
+static const char doc[] =
+	"Find which layers of a model can share the KV cache of which others.\v"
+	"The first --samples of the text are what the search looks at; the text behind them is what plans are measured "
+	"on, against the model without sharing. Every plan carries that figure, and every trial that led to it.\n\n"
+	"Ends with 3 where the pairs ran out before enough layers shared (the plan is written nevertheless). Ctrl-C "
+	"stops the search and writes what there is.\n\n"
+	"Examples:\n"
+	"  kvshare-run calibrate -m DIR --text book.txt --rate 0.25 -o plan.json\n"
+	"  kvshare-run calibrate -m DIR --text book.txt --share 4 --method kvsharer -o plan.json   # as in the paper\n"
+	"  kvshare-run calibrate -m DIR --text book.txt --sweep -o plans/    # every number of layers, with a curve\n"
+	"  kvshare-run generate -m DIR -p 'Once upon a time' --plan plan.json\n";
+
+/* ---- running ---- */
+
+/* Said before the search, not after it. Without --sweep the plan's directory must be there. */
+static int check_output(const struct calibrate *env)
+{
+	const char *slash = strrchr(env->output, '/');
+	char *dir;
+	struct stat info;
+	int err = 0;
+
+	if (env->search.sweep)
+		return make_directory(env->output);
+	if (!stat(env->output, &info) && S_ISDIR(info.st_mode))
+		return kvs_fail(-EISDIR, "%s: is a directory, -o wants a file", env->output);
+	dir = slash ? strndup(env->output, slash - env->output + 1) : strdup(".");
+	if (!dir)
+		return kvs_fail(-ENOMEM, "no memory for a path");
+	if (access(dir, W_OK))
+		err = kvs_fail(-errno, "%s: cannot write there: %s", env->output, strerror(errno));
+	free(dir);
+	return err;
+}
+
+static int set_share(struct calibrate *env, const struct kvs_config *config)
+{
+	double rate = env->rate > 0 ? env->rate : DEFAULT_RATE;
+
+	if (env->share)
+		env->search.share = env->share;
+	else if (env->search.sweep && env->rate <= 0)
+		env->search.share = kvs_pairs_most_shared(config, env->search.pairs.protect_last);
+	else
+		env->search.share = (int)lround(rate * config->layers);
+	if (env->search.share < 1 && env->rate > 0)
+		return kvs_fail(-EINVAL, "--rate %g of %d layers is less than one layer", rate, config->layers);
+	if (env->search.share < 1)
+		env->search.share = 1; /* of few layers the default rate would be none */
+	return 0;
+}
+
+static int load_replay(struct calibrate *env)
+{
+	char *path = NULL;
+	kvs_plan *plan;
+	int err;
+
+	if (!env->resume)
+		return 0;
+	if (asprintf(&path, env->search.sweep ? "%s/" SWEEP_PLAN : "%s", env->output) < 0)
+		return kvs_fail(-ENOMEM, "no memory for a path");
+	err = kvs_plan_load(path, &plan);
+	free(path);
+	if (err)
+		return err;
+	err = kvs_plan_check(plan, &env->plan_model);
+	if (!err)
+		err = kvs_search_replay(plan, &env->search, &env->text, &env->replay, &env->search.replay_count);
+	env->search.replay = env->replay;
+	kvs_plan_free(plan);
+	return err;
+}
+
+static int open_engine(struct calibrate *env, struct session *session)
+{
+	struct kvs_engine_options engine = {.kv_dtype = env->model.kv_dtype,
+		.kv_dtype_set = env->model.kv_dtype_set,
+		.chunk_tokens = env->batch ? env->batch * env->text.sample_tokens : env->model.chunk_tokens,
+		.no_premap = env->model.no_premap,
+		.progress = env->model.quiet ? NULL : show_load};
+	int err = kvs_calib_open_engine(session->cu, session->ckpt, &engine, &env->text, 1, &session->engine);
+
+	progress_clear();
+	return err;
+}
+
+static int cut_text(struct calibrate *env, const struct session *session)
+{
+	char *text;
+	size_t bytes;
+	int err = read_text(env->text_path, &text, &bytes);
+
+	if (err)
+		return err;
+	env->text_options.need_held = env->search.method != KVS_METHOD_KVSHARER;
+	env->text_options.window_tokens = env->model.ctx_tokens;
+	err = kvs_calib_text_cut(session->tokenizer, text, bytes, &env->text_options, &env->text);
+	free(text);
+	return err;
+}
+
+static int search(struct calibrate *env, struct session *session, struct kvs_search_result *result)
+{
+	struct kvs_capture capture = {0};
+	int err;
+
+	env->watch.quiet = env->model.quiet;
+	env->search.progress = (struct kvs_calib_progress){watch_step, &env->watch};
+	err = kvs_capture_run(session->engine, &env->text, &env->search.progress, &capture);
+	if (!err)
+		err = kvs_search_run(session->engine, &env->text, &capture, &env->search, result);
+	progress_clear();
+	kvs_capture_clear(&capture);
+	return err;
+}
+
+static int run_in_session(struct calibrate *env, struct session *session)
+{
+	const struct kvs_config *config = kvs_checkpoint_config(session->ckpt);
+	struct kvs_search_result result;
+	double start = now_s();
+	int err;
+
+	env->plan_model = (struct kvs_plan_model){config->model_type, config->layers, config->kv_heads,
+		config->head_dim, kvs_checkpoint_fingerprint(session->ckpt)};
+	err = set_share(env, config);
+	if (!err)
+		err = kvs_search_check(&env->search, config);
+	if (!err)
+		err = cut_text(env, session);
+	if (!err)
+		err = load_replay(env);
+	if (!err)
+		err = open_engine(env, session);
+	if (!err)
+		err = search(env, session, &result);
+	if (err)
+		return err;
+	err = calibrate_report(env, session, &result, now_s() - start);
+	kvs_search_result_clear(&result);
+	return err;
+}
+
+static int run_calibrate(struct calibrate *env)
+{
+	struct session session;
+	int err = check_output(env);
+
+	if (!err)
+		err = session_open_model(&env->model, &session);
+	if (err)
+		return err;
+	watch_signals();
+	err = run_in_session(env, &session);
+	session_close(&session);
+	kvs_calib_text_clear(&env->text);
+	free(env->replay);
+	return err;
+}
+
+int command_calibrate(int argc, char **argv)
+{
+	static const struct argp_child children[] = {{&model_argp, 0, NULL, 0}, {&text_argp, 0, NULL, 0}, {0}};
+	static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
+	struct calibrate env = {.search = {.method = KVS_METHOD_AUTO, .threshold = 0.5, .drop_means = true}};
+	int err;
+
+	argp_err_exit_status = EXIT_USAGE;
+	argp_parse(&argp, argc, argv, 0, NULL, &env);
+	err = run_calibrate(&env);
+	if (err) {
+		complain();
+		return err == -ECANCELED ? EXIT_INTERRUPTED : EXIT_FAILURE;
+	}
+	return env.end == KVS_SEARCH_EXHAUSTED ? EXIT_EXHAUSTED : env.end == KVS_SEARCH_STOPPED ? EXIT_INTERRUPTED : 0;
+}

@@ -1,0 +1,33 @@
+/* tools/run/search/calibrate.h: what `calibrate` was asked for, for calibrate.c and calibrate_report.c. */
+#ifndef KVS_RUN_CALIBRATE_H
+#define KVS_RUN_CALIBRATE_H
+
+#include "../../../calib/calib.h"
+#include "../run.h"
+
+#define EXIT_EXHAUSTED 3       /* fewer layers share than wanted */
+#define SWEEP_PLAN "plan.json" /* in a sweep's directory: the plan with all trials */
+
+struct calibrate {
+	struct model_options model;
+	struct kvs_text_options text_options;
+	struct kvs_search_options search;
+	const char *text_path, *output;
+	int share;   /* 0: by rate */
+	double rate; /* 0: the default */
+	int batch;   /* samples; 0: by rows */
+	bool order_set, threshold_set, resume;
+
+	/* While it runs. */
+	struct kvs_calib_text text;
+	struct kvs_plan_model plan_model;
+	struct kvs_trial *replay;
+	struct watch watch;
+	enum kvs_search_end end;
+};
+
+/* Writes the plan or plans, and says what was found. */
+int calibrate_report(
+	struct calibrate *env, const struct session *session, const struct kvs_search_result *result, double seconds);
+
+#endif

@@ -1,0 +1,219 @@
+/*
+ * tools/run/search/calibrate_report.c: what `kvshare-run calibrate` writes and says.
+ */
+#include "calibrate.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- files ---- */
+
+static int save_point(const struct calibrate *env, const struct kvs_search_result *result,
+	const struct kvs_search_point *point, bool with_trials, const char *path)
+{
+	kvs_plan *plan;
+	int err = kvs_search_plan(result, point, &env->search, &env->text, &env->plan_model, with_trials, &plan);
+
+	if (err)
+		return err;
+	err = kvs_plan_save(plan, path);
+	kvs_plan_free(plan);
+	return err;
+}
+
+static int in_directory(const char *dir, const char *name, char **path)
+{
+	return asprintf(path, "%s/%s", dir, name) < 0 ? kvs_fail(-ENOMEM, "no memory for a path") : 0;
+}
+
+static int save_sweep_plan(const struct calibrate *env, const struct kvs_search_result *result, size_t i)
+{
+	char name[32], *path;
+	int err;
+
+	snprintf(name, sizeof(name), "plan-%02d.json", result->sweep[i].tensors / 2);
+	err = in_directory(env->output, name, &path);
+	if (err)
+		return err;
+	err = save_point(env, result, &result->sweep[i], false, path);
+	free(path);
+	return err;
+}
+
+static int save_sweep(const struct calibrate *env, const struct kvs_search_result *result)
+{
+	char *plan = NULL, *json = NULL, *svg = NULL;
+	int err = in_directory(env->output, SWEEP_PLAN, &plan);
+
+	if (!err)
+		err = in_directory(env->output, "sweep.json", &json);
+	if (!err)
+		err = in_directory(env->output, "sweep.svg", &svg);
+	if (!err)
+		err = save_point(env, result, &result->best, true, plan);
+	for (size_t i = 0; i < result->sweep_count && !err; i++)
+		err = save_sweep_plan(env, result, i);
+	if (!err)
+		err = kvs_search_write_sweep(result, json, svg);
+	free(plan);
+	free(json);
+	free(svg);
+	return err;
+}
+
+/* ---- JSON ---- */
+
+static json_t *ints_json(const int *values, int count)
+{
+	json_t *array = json_array();
+
+	for (int i = 0; i < count; i++)
+		json_array_append_new(array, json_integer(values[i]));
+	return array;
+}
+
+static json_t *walks_json(const struct kvs_search_result *result)
+{
+	json_t *object = json_object();
+
+	for (int walk = 0; walk < KVS_WALK_COUNT; walk++)
+		if (result->walks[walk].k_owners)
+			json_object_set_new(object, kvs_walk_name(walk),
+				json_pack("{s:i,s:f}", "shared_tensors", result->walks[walk].tensors, "nll",
+					result->walks[walk].nll));
+	return object;
+}
+
+/* The plan's own record has the trials: they are said here as they are written there. */
+static int trials_json(const struct calibrate *env, const struct kvs_search_result *result, json_t **out)
+{
+	kvs_plan *plan;
+	json_t *calibration;
+	char *json = NULL;
+	int err = kvs_search_plan(result, &result->best, &env->search, &env->text, &env->plan_model, true, &plan);
+
+	if (err)
+		return err;
+	err = kvs_plan_calibration(plan, &json);
+	calibration = err ? NULL : json_loads(json, 0, NULL);
+	*out = json_incref(json_object_get(calibration, "trials"));
+	json_decref(calibration);
+	free(json);
+	kvs_plan_free(plan);
+	return err;
+}
+
+static int print_result(const struct calibrate *env, const struct session *session,
+	const struct kvs_search_result *result, double seconds)
+{
+	static const char *const ends[] = {"complete", "exhausted", "stopped"};
+	const struct kvs_search_point *best = &result->best;
+	bool same = !memcmp(best->k_owners, best->v_owners, sizeof(int) * result->layers);
+	json_t *trials;
+	int err = trials_json(env, result, &trials);
+
+	if (err)
+		return err;
+	return print_json(json_pack(
+		"{s:o,s:o,s:o,s:f,s:o,s:f,s:s,s:s,s:i,s:i,s:f,s:f,s:i,s:b,s:i,s:I,s:o,s:f,s:f,s:o,s:o}", "owners",
+		same ? ints_json(best->k_owners, result->layers) : json_null(), "k_owners",
+		ints_json(best->k_owners, result->layers), "v_owners", ints_json(best->v_owners, result->layers),
+		"cosine", result->cosine, "trials", trials, "seconds", seconds, "end", ends[result->end], "walk",
+		kvs_walk_name(best->walk), "wanted_tensors", 2 * env->search.share, "shared_tensors", best->tensors,
+		"nll", best->nll, "full_nll", result->full_nll, "nll_tokens",
+		env->text.windows * env->text.window_tokens, "held_back", env->text.held_back, "skipped_lines",
+		env->text.skipped_lines, "replayed", (json_int_t)result->replayed, "walks", walks_json(result),
+		"search_s", result->search_s, "measure_s", result->measure_s, "device", json_device(session->cu),
+		"model", json_model(kvs_engine_config(session->engine))));
+}
+
+/* ---- words ---- */
+
+static void print_loss(const struct calibrate *env, const struct kvs_search_result *result)
+{
+	double full = result->full_nll, shared = result->best.nll;
+
+	printf("loss %.4f, without sharing %.4f: %+.4f nats a token (perplexity %.4g, was %.4g), on %d tokens %s\n",
+		shared, full, shared - full, exp(shared), exp(full), env->text.windows * env->text.window_tokens,
+		env->text.held_back ? "behind the samples" : "of the samples themselves: the text has no others");
+}
+
+static void print_choice(const struct kvs_search_result *result)
+{
+	printf("auto: %s is best", kvs_walk_name(result->best.walk));
+	for (int walk = 0; walk < KVS_WALK_COUNT; walk++) {
+		const struct kvs_search_point *point = &result->walks[walk];
+		if (!point->k_owners || point->walk == result->best.walk)
+			continue;
+		if (point->tensors == result->best.tensors)
+			printf("; %s loses %.4f nats more", kvs_walk_name(walk), point->nll - result->best.nll);
+		else
+			printf("; %s came only to %g layers", kvs_walk_name(walk), point->tensors / 2.0);
+	}
+	putchar('\n');
+}
+
+static void print_sweep(const struct kvs_search_result *result)
+{
+	printf("%6s  %9s  %8s  %s\n", "layers", "KV memory", "loss", "found by");
+	printf("%6d  %7.1f %%  %8.4f  (no sharing)\n", 0, 100.0, result->full_nll);
+	for (size_t i = 0; i < result->sweep_count; i++)
+		printf("%6d  %7.1f %%  %8.4f  %s\n", result->sweep[i].tensors / 2,
+			100 * (1 - result->sweep[i].tensors / (2.0 * result->layers)), result->sweep[i].nll,
+			kvs_walk_name(result->sweep[i].walk));
+}
+
+static void print_summary(const struct calibrate *env, const struct kvs_search_result *result, double seconds)
+{
+	printf("%s: %g of %d layers share, %.1f %% less KV memory\n", env->output, result->best.tensors / 2.0,
+		result->layers, 100 * result->best.tensors / (2.0 * result->layers));
+	print_loss(env, result);
+	if (env->search.method == KVS_METHOD_AUTO)
+		print_choice(result);
+	if (env->search.sweep)
+		print_sweep(result);
+	if (env->model.quiet)
+		return;
+	fprintf(stderr, "%zu trials in %.1f s", result->trial_count, seconds);
+	if (result->replayed)
+		fprintf(stderr, ", %zu of them from the search before", result->replayed);
+	if (env->text.skipped_lines)
+		fprintf(stderr, "; %d lines were shorter than a sample and skipped", env->text.skipped_lines);
+	fputc('\n', stderr);
+}
+
+static void print_end(const struct calibrate *env, const struct kvs_search_result *result)
+{
+	if (result->end == KVS_SEARCH_EXHAUSTED && !env->search.sweep)
+		fprintf(stderr,
+			"kvshare-run: the pairs ran out: %g layers share, %d were wanted; %s holds those (a lower "
+			"--threshold, a smaller --share or --method nll go further)\n",
+			result->best.tensors / 2.0, env->search.share, env->output);
+	if (result->end == KVS_SEARCH_STOPPED)
+		fprintf(stderr,
+			"kvshare-run: stopped after %zu trials: %g layers share, %d were wanted; %s holds those; the "
+			"same "
+			"command with --resume goes on from here\n",
+			result->trial_count, result->best.tensors / 2.0, env->search.share, env->output);
+}
+
+int calibrate_report(
+	struct calibrate *env, const struct session *session, const struct kvs_search_result *result, double seconds)
+{
+	int err =
+		env->search.sweep ? save_sweep(env, result) : save_point(env, result, &result->best, true, env->output);
+
+	if (err)
+		return err;
+	if (env->model.json)
+		err = print_result(env, session, result, seconds);
+	else
+		print_summary(env, result, seconds);
+	print_end(env, result);
+	env->end = result->end;
+	if (env->search.sweep && env->end == KVS_SEARCH_EXHAUSTED && !env->share && env->rate <= 0)
+		env->end = KVS_SEARCH_COMPLETE; /* as far as it goes is what was asked for */
+	return err;
+}

@@ -1,0 +1,331 @@
+/*
+ * tools/run/search/study.c: `kvshare-run study` compares ways to share on a model: what each costs, and what that depends on.
+ *
+ * The options and the directory here, the work in calib/. The directory is the state: study.json in it holds every row that
+ * is done, and the same command goes on from there.
+ */
+#include "../../../calib/calib.h"
+#include "../run.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+enum {
+	OPTION_TEXT = 512,
+	OPTION_CALIB,
+	OPTION_METHODS,
+	OPTION_RATES,
+	OPTION_SEEDS,
+	OPTION_MAX_TOKENS,
+	OPTION_THRESHOLD
+};
+
+static const struct argp_option options[] = {
+	{"text", OPTION_TEXT, "FILE", 0, "the text to measure plans on (required)", 0},
+	{"calib", OPTION_CALIB, "FILE", 0,
+		"a text to search with, other than --text (required); given again, up to 4 times in all, the further "
+		"ones "
+		"show what the choice of text changes",
+		0},
+	{"output", 'o', "DIR", 0, "where results go, and where a study that was stopped is found again (required)", 0},
+	{"methods", OPTION_METHODS, "LIST", 0,
+		"some of dissimilar, similar, random, threshold, adjacent, merge, nll, dissimilar-split, nll-split "
+		"(default: all)",
+		0},
+	{"rates", OPTION_RATES, "LIST", 0, "parts of the layers that share (default 0.125,0.25,0.375)", 0},
+	{"seeds", OPTION_SEEDS, "N", 0, "random orders (default 5)", 0},
+	{"max-tokens", OPTION_MAX_TOKENS, "N", 0,
+		"tokens of --text to predict (default 2048), in windows of --ctx (default 256)", 0},
+	{"threshold", OPTION_THRESHOLD, "T", 0,
+		"walks keep a pair while the cosine of the hidden states is above (default 0.5)", 2},
+	{0},
+};
+
+struct env {
+	struct model_options model;
+	struct kvs_study_options study;
+	const char *output;
+	struct watch watch;
+};
+
+/* ---- options ---- */
+
+static void parse_methods(struct argp_state *state, struct kvs_study_options *study, char *list)
+{
+	const char *names[KVS_STUDY_METHODS + 1] = {0};
+
+	for (int m = 0; m < KVS_STUDY_METHODS; m++)
+		names[m] = kvs_study_method_name(m);
+	for (char *name, *rest = list; (name = strsep(&rest, ","));)
+		study->methods |= 1u << parse_word(state, "--methods", name, names);
+}
+
+static void parse_rates(struct argp_state *state, struct kvs_study_options *study, char *list)
+{
+	for (char *rate, *rest = list; (rate = strsep(&rest, ","));) {
+		double value = parse_real(state, "--rates", rate);
+		if (value <= 0 || value >= 1)
+			argp_error(state, "--rates has %s: a part of the layers lies between 0 and 1", rate);
+		if (study->rate_count == KVS_STUDY_MOST_RATES)
+			argp_error(state, "--rates: %d are the most", KVS_STUDY_MOST_RATES);
+		study->rates[study->rate_count++] = value;
+	}
+}
+
+static void add_calib(struct argp_state *state, struct kvs_study_options *study, const char *path)
+{
+	if (study->calib_count == KVS_STUDY_MOST_SOURCES)
+		argp_error(state, "--calib: %d texts are the most", KVS_STUDY_MOST_SOURCES);
+	study->calib[study->calib_count++].name = path;
+}
+
+static void check(struct argp_state *state, const struct env *env)
+{
+	int from_stdin = env->study.text.name && !strcmp(env->study.text.name, "-");
+
+	for (int i = 0; i < env->study.calib_count; i++)
+		from_stdin += !strcmp(env->study.calib[i].name, "-");
+	if (!env->study.text.name)
+		argp_error(state, "which text to measure on? Name it with --text FILE");
+	if (!env->study.calib_count)
+		argp_error(state, "which text to search with? Name it with --calib FILE");
+	if (from_stdin > 1)
+		argp_error(state, "one text alone can come from standard input");
+	if (!env->output || !*env->output)
+		argp_error(state, "where to? Name a directory with -o DIR");
+	if (env->model.plan_path || env->model.owners)
+		argp_error(state, "a study makes plans of its own: --plan and --owners have no place here");
+}
+
+static error_t parse(int key, char *text, struct argp_state *state)
+{
+	struct env *env = state->input;
+
+	switch (key) {
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &env->model;
+		state->child_inputs[1] = &env->study.cut;
+		return 0;
+	case OPTION_TEXT:
+		env->study.text.name = text;
+		return 0;
+	case OPTION_CALIB:
+		add_calib(state, &env->study, text);
+		return 0;
+	case 'o':
+		env->output = text;
+		return 0;
+	case OPTION_METHODS:
+		parse_methods(state, &env->study, text);
+		return 0;
+	case OPTION_RATES:
+		parse_rates(state, &env->study, text);
+		return 0;
+	case OPTION_SEEDS:
+		env->study.seeds = parse_number(state, "--seeds", text, 1, 1000);
+		return 0;
+	case OPTION_MAX_TOKENS:
+		env->study.text_tokens = parse_number(state, "--max-tokens", text, 16, 1 << 24);
+		return 0;
+	case OPTION_THRESHOLD:
+		env->study.threshold = parse_real(state, "--threshold", text);
+		if (env->study.threshold < -1 || env->study.threshold > 1)
+			argp_error(state, "--threshold is %s: a cosine lies from -1 to 1", text);
+		return 0;
+	case ARGP_KEY_ARG:
+		argp_error(state, "what is \"%s\"? The texts go behind --text and --calib", text);
+		return 0;
+	case ARGP_KEY_END:
+		check(state, env);
+		return 0;
+	}
+	return ARGP_ERR_UNKNOWN;
+}
+
+static const char doc[] = "Compare ways to share KV caches between a model's layers: KVSharer's walk from both ends, "
+			  "random plans with and "
+			  "without its filter, neighbours as in CLA, neighbours merged as in MiniCache, greedy by "
+			  "loss, and K and V apart. "
+			  "Each is searched on one text and measured on another.\v"
+			  "A third and five thirds of the samples, and other parts of the text, are tried too, to see "
+			  "what the result depends "
+			  "on.\n\n"
+			  "Writes DIR/study.md with tables and charts, and DIR/study.json with every plan and figure. "
+			  "Ctrl-C loses at most the "
+			  "row that is being run, and exits with 130; the same command goes on from there, and so does "
+			  "one that asks for more "
+			  "--methods or --seeds.\n\n"
+			  "Example:\n"
+			  "  kvshare-run study -m DIR --calib book.txt --text other.txt -o study/\n";
+
+/* ---- running ---- */
+
+static int read_source(struct kvs_source *source)
+{
+	char *text;
+	int err = read_text(source->name, &text, &source->count);
+
+	if (!err)
+		source->bytes = text;
+	return err;
+}
+
+static int read_sources(struct kvs_study_options *study)
+{
+	int err = read_source(&study->text);
+
+	for (int i = 0; i < study->calib_count && !err; i++)
+		err = read_source(&study->calib[i]);
+	return err;
+}
+
+static void free_sources(struct kvs_study_options *study)
+{
+	free((char *)study->text.bytes);
+	for (int i = 0; i < study->calib_count; i++)
+		free((char *)study->calib[i].bytes);
+}
+
+static int say(const struct env *env, const kvs_study *study)
+{
+	char *text;
+	int err = env->model.json ? kvs_study_json(study, &text) : kvs_study_markdown(study, &text);
+
+	if (err)
+		return err;
+	if (fputs(text, stdout) == EOF || fflush(stdout))
+		err = kvs_fail(-EIO, "writing to stdout: %s", strerror(errno));
+	free(text);
+	return err;
+}
+
+/* What a run that was stopped has found is written and said all the same. */
+static int finish(const struct env *env, const kvs_study *study, int run_err)
+{
+	size_t rows, left = kvs_study_left(study, &rows);
+	int err;
+
+	if (left == rows)
+		return kvs_fail(run_err, "stopped before a row was done: there is nothing to write");
+	err = kvs_study_write(study, env->output);
+	if (!err)
+		err = say(env, study);
+	if (!err && !run_err && !env->model.quiet)
+		fprintf(stderr, "%s/study.md holds this, with charts\n", env->output);
+	if (!run_err)
+		return err;
+	if (err)
+		complain();
+	return kvs_fail(run_err,
+		"stopped after %zu of %zu rows; %s/study.json holds those; the same command goes on from here",
+		rows - left, rows, env->output);
+}
+
+static int run_rows(struct env *env, struct session *session, kvs_study *study, const char *path)
+{
+	struct kvs_calib_progress progress = {watch_step, &env->watch};
+	size_t rows;
+	int err = kvs_study_resume(study, path);
+
+	if (!err && kvs_study_left(study, &rows)) {
+		err = kvs_study_open_engine(session->cu, session->ckpt, study, &session->engine);
+		progress_clear();
+		if (!err)
+			err = kvs_study_run(study, session->engine, path, &progress);
+		progress_clear();
+	}
+	return err && err != -ECANCELED ? err : finish(env, study, err);
+}
+
+/* The directory is ours while we run: two studies in one would write over each other. */
+static int lock_directory(const char *path, int *lock)
+{
+	int err = make_directory(path);
+
+	if (err)
+		return err;
+	*lock = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (*lock < 0)
+		return kvs_fail(-errno, "%s: %s", path, strerror(errno));
+	if (!flock(*lock, LOCK_EX | LOCK_NB))
+		return 0;
+	err = errno == EWOULDBLOCK ? kvs_fail(-EBUSY, "%s: another study is running there", path)
+				   : kvs_fail(-errno, "%s: cannot be locked: %s", path, strerror(errno));
+	close(*lock);
+	return err;
+}
+
+static int run_in_directory(struct env *env, struct session *session, kvs_study *study)
+{
+	char *path;
+	int lock, err;
+
+	if (asprintf(&path, "%s/study.json", env->output) < 0)
+		return kvs_fail(-ENOMEM, "no memory for a path");
+	err = lock_directory(env->output, &lock);
+	if (!err) {
+		err = run_rows(env, session, study, path);
+		close(lock);
+	}
+	free(path);
+	return err;
+}
+
+/* The directory is made last: until then bad input leaves nothing behind. */
+static int run_in_session(struct env *env, struct session *session)
+{
+	kvs_study *study;
+	int err;
+
+	env->study.cut.window_tokens = env->model.ctx_tokens;
+	env->study.device = session->cu->name;
+	env->study.engine = (struct kvs_engine_options){
+		.kv_dtype = env->model.kv_dtype_set ? env->model.kv_dtype : kvs_checkpoint_config(session->ckpt)->dtype,
+		.kv_dtype_set = true,
+		.chunk_tokens = env->model.chunk_tokens,
+		.no_premap = env->model.no_premap,
+		.progress = env->model.quiet ? NULL : show_load};
+	err = kvs_study_create(session->ckpt, session->tokenizer, &env->study, &study);
+	if (err)
+		return err;
+	err = run_in_directory(env, session, study);
+	kvs_study_free(study);
+	return err;
+}
+
+static int run(struct env *env)
+{
+	struct session session;
+	int err = read_sources(&env->study);
+
+	if (!err)
+		err = session_open_model(&env->model, &session);
+	if (!err) {
+		watch_signals();
+		env->watch.quiet = env->model.quiet;
+		err = run_in_session(env, &session);
+		session_close(&session);
+	}
+	free_sources(&env->study);
+	return err;
+}
+
+int command_study(int argc, char **argv)
+{
+	static const struct argp_child children[] = {{&model_argp, 0, NULL, 0}, {&text_argp, 0, NULL, 0}, {0}};
+	static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
+	struct env env = {.study = {.threshold = 0.5}};
+	int err;
+
+	argp_err_exit_status = EXIT_USAGE;
+	argp_parse(&argp, argc, argv, 0, NULL, &env);
+	err = run(&env);
+	if (!err)
+		return EXIT_SUCCESS;
+	complain();
+	return err == -ECANCELED ? EXIT_INTERRUPTED : EXIT_FAILURE;
+}

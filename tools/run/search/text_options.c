@@ -1,0 +1,44 @@
+/*
+ * tools/run/search/text_options.c: how a text is cut for a search: the options that calibrate and study share.
+ */
+#include "../../../calib/calib.h"
+#include "../run.h"
+
+enum { OPTION_SAMPLES = 768, OPTION_SAMPLE_TOKENS, OPTION_SAMPLE_BY, OPTION_HELD_TOKENS };
+
+static const struct argp_option options[] = {
+	{"samples", OPTION_SAMPLES, "N", 0, "samples that the search looks at (default 30)", 2},
+	{"sample-tokens", OPTION_SAMPLE_TOKENS, "N", 0, "tokens of a sample (default 64)", 2},
+	{"sample-by", OPTION_SAMPLE_BY, "run|line", 0,
+		"consecutive runs of tokens (default), or lines cut to that length, shorter ones skipped", 2},
+	{"held-tokens", OPTION_HELD_TOKENS, "N", 0,
+		"tokens behind the samples that the search measures loss on (default 1024), in windows of --ctx "
+		"(default "
+		"256)",
+		2},
+	{0},
+};
+
+static error_t parse(int key, char *text, struct argp_state *state)
+{
+	static const char *const units[] = {"run", "line", NULL};
+	struct kvs_text_options *cut = state->input;
+
+	switch (key) {
+	case OPTION_SAMPLES:
+		cut->samples = parse_number(state, "--samples", text, 1, 1 << 20);
+		return 0;
+	case OPTION_SAMPLE_TOKENS:
+		cut->sample_tokens = parse_number(state, "--sample-tokens", text, 2, 1 << 16);
+		return 0;
+	case OPTION_SAMPLE_BY:
+		cut->by = parse_word(state, "--sample-by", text, units);
+		return 0;
+	case OPTION_HELD_TOKENS:
+		cut->held_tokens = parse_number(state, "--held-tokens", text, 16, 1 << 24);
+		return 0;
+	}
+	return ARGP_ERR_UNKNOWN;
+}
+
+const struct argp text_argp = {options, parse, NULL, NULL, NULL, NULL, NULL};

@@ -1,0 +1,52 @@
+/*
+ * tools/run/search/watch.c: what work that takes minutes owes a person at a terminal: how far it is, how long it will take, and a
+ * Ctrl-C that loses nothing.
+ */
+#include "../run.h"
+
+#include <signal.h>
+#include <stdio.h>
+
+static volatile sig_atomic_t stop_wanted;
+
+static void want_stop(int signal)
+{
+	(void)signal;
+	stop_wanted = 1;
+}
+
+void watch_signals(void)
+{
+	struct sigaction action = {.sa_handler = want_stop, .sa_flags = SA_RESETHAND | SA_RESTART};
+
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+}
+
+static void format_left(double seconds, char *text, size_t size)
+{
+	if (seconds < 100)
+		snprintf(text, size, "%.0f s left", seconds);
+	else
+		snprintf(text, size, "%.0f min left", seconds / 60);
+}
+
+bool watch_step(void *arg, const char *what, size_t done, size_t total)
+{
+	struct watch *watch = arg;
+	char label[96], left[32] = "";
+
+	if (total != watch->total || done < watch->done || !watch->started) {
+		watch->total = total;
+		watch->first = done;
+		watch->start = now_s();
+		watch->started = true;
+	}
+	watch->done = done;
+	if (done > watch->first && done < total)
+		format_left((now_s() - watch->start) * (total - done) / (done - watch->first), left, sizeof(left));
+	snprintf(label, sizeof(label), "%-20s %11s", what, left);
+	if (!watch->quiet)
+		progress_show(label, done, total);
+	return !stop_wanted;
+}

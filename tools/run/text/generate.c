@@ -1,0 +1,314 @@
+/*
+ * tools/run/text/generate.c: `kvshare-run generate` continues a text.
+ */
+#include "../run.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { OPTION_TEMPERATURE = 512, OPTION_TOP_K, OPTION_TOP_P, OPTION_SEED, OPTION_IGNORE_EOS };
+
+struct env {
+	struct model_options model;
+	const char *prompt, *prompt_file;
+	int count; /* tokens to generate at most */
+	bool ignore_eos;
+	struct kvs_sampling sampling;
+};
+
+/* What one run has: the ids, what was made of them, and when. */
+struct run {
+	const struct env *env;
+	struct session session;
+	int32_t *prompt;
+	size_t prompt_count;
+	int32_t *ids; /* [env->count] */
+	int count;
+	char *text;
+	size_t text_bytes;
+	double *token_s; /* [env->count] time between one token and the next */
+	double prefill_s, decode_s;
+};
+
+static const struct argp_option options[] = {
+	{"prompt", 'p', "TEXT", 0, "the text to continue", 0},
+	{"file", 'f', "FILE", 0, "read the prompt from FILE (- for standard input)", 0},
+	{"tokens", 'n', "N", 0, "generate at most N tokens (default 128)", 0},
+	{"temperature", OPTION_TEMPERATURE, "T", 0, "sample at temperature T (default 0: the likeliest token)", 2},
+	{"top-k", OPTION_TOP_K, "K", 0, "sample from the K likeliest tokens (default 0: all)", 2},
+	{"top-p", OPTION_TOP_P, "P", 0, "sample from the likeliest tokens that hold P together (default 1: all)", 2},
+	{"seed", OPTION_SEED, "N", 0, "seed of the sampling (default 0)", 2},
+	{"ignore-eos", OPTION_IGNORE_EOS, NULL, 0, "go on behind an end-of-text token", 2},
+	{0},
+};
+
+static error_t parse(int key, char *text, struct argp_state *state)
+{
+	struct env *env = state->input;
+
+	switch (key) {
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &env->model;
+		return 0;
+	case 'p':
+		env->prompt = text;
+		return 0;
+	case 'f':
+		env->prompt_file = text;
+		return 0;
+	case 'n':
+		env->count = parse_number(state, "-n", text, 0, INT_MAX / 64);
+		return 0;
+	case OPTION_TEMPERATURE:
+		env->sampling.temperature = parse_real(state, "--temperature", text);
+		return 0;
+	case OPTION_TOP_K:
+		env->sampling.top_k = parse_number(state, "--top-k", text, 0, INT_MAX);
+		return 0;
+	case OPTION_TOP_P:
+		env->sampling.top_p = parse_real(state, "--top-p", text);
+		return 0;
+	case OPTION_SEED:
+		env->sampling.seed = parse_number(state, "--seed", text, 0, LONG_MAX);
+		return 0;
+	case OPTION_IGNORE_EOS:
+		env->ignore_eos = true;
+		return 0;
+	case ARGP_KEY_ARG:
+		argp_error(state, "what is \"%s\"? A prompt goes behind -p, in quotes", text);
+		return 0;
+	case ARGP_KEY_END:
+		if (!env->prompt == !env->prompt_file)
+			argp_error(state, "give the prompt with -p TEXT or with -f FILE");
+		return 0;
+	}
+	return ARGP_ERR_UNKNOWN;
+}
+
+static const char doc[] =
+	"Continue a text with a Llama-family checkpoint, its layers sharing KV memory as a plan says.\v"
+	"Text streams to stdout; a summary of speed and memory goes to stderr.\n\n"
+	"Examples:\n"
+	"  kvshare-run generate -m DIR -p 'Once upon a time'\n"
+	"  kvshare-run generate -m DIR -p 'Once upon a time' --owners 0,1,2,1   # layer 3 reads layer 1's cache\n"
+	"  kvshare-run generate -m DIR -f story.txt -n 500 --plan plan.json --json\n"
+	"  kvshare-run generate -m DIR -p 'Dear Anna' --temperature 0.8 --top-p 0.95 --seed 7\n";
+
+static int encode_prompt(struct run *run)
+{
+	char *text = NULL;
+	size_t bytes;
+	int err;
+
+	if (run->env->prompt_file) {
+		err = read_text(run->env->prompt_file, &text, &bytes);
+		if (err)
+			return err;
+	} else {
+		bytes = strlen(run->env->prompt);
+	}
+	err = kvs_tokenizer_encode(
+		run->session.tokenizer, text ? text : run->env->prompt, bytes, true, &run->prompt, &run->prompt_count);
+	free(text);
+	if (!err && !run->prompt_count)
+		err = kvs_fail(-EINVAL, "the prompt is empty, and this model has no token to begin with");
+	return err;
+}
+
+static int check_room(const struct run *run)
+{
+	int ctx = kvs_engine_ctx(run->session.engine);
+
+	if (run->prompt_count > (size_t)ctx)
+		return kvs_fail(-EINVAL,
+			"the prompt has %zu tokens, the context has room for %d: raise --ctx or cut the prompt",
+			run->prompt_count, ctx);
+	return 0;
+}
+
+static bool is_eos(const struct run *run, int32_t id)
+{
+	const struct kvs_config *config = kvs_engine_config(run->session.engine);
+
+	for (int i = 0; i < config->eos_count; i++)
+		if (config->eos[i] == id)
+			return !run->env->ignore_eos;
+	return false;
+}
+
+static int keep_text(struct run *run, const char *text, size_t bytes)
+{
+	char *longer = realloc(run->text, run->text_bytes + bytes + 1);
+
+	if (!longer)
+		return kvs_fail(-ENOMEM, "no memory for the text");
+	memcpy(longer + run->text_bytes, text, bytes);
+	run->text = longer;
+	run->text_bytes += bytes;
+	longer[run->text_bytes] = 0;
+	if (run->env->model.json || !bytes)
+		return 0;
+	if (fwrite(text, 1, bytes, stdout) != bytes || fflush(stdout))
+		return kvs_fail(-EIO, "writing to stdout: %s", strerror(errno));
+	return 0;
+}
+
+/* One token after the other until the count, an end-of-text token or the context's end. */
+static int decode(struct run *run, kvs_sampler *sampler, kvs_text_stream *stream)
+{
+	kvs_engine *engine = run->session.engine;
+	const char *text;
+	size_t bytes;
+	double last = now_s();
+	int err = 0;
+
+	while (!err && run->count < run->env->count) {
+		int32_t id;
+		err = kvs_sampler_next(sampler, engine, &id);
+		if (err || is_eos(run, id))
+			break;
+		run->ids[run->count] = id;
+		run->token_s[run->count++] = now_s() - last;
+		last = now_s();
+		err = kvs_text_stream_push(stream, id, &text, &bytes);
+		if (!err)
+			err = keep_text(run, text, bytes);
+		if (run->count == run->env->count || kvs_engine_length(engine, 0) == kvs_engine_ctx(engine))
+			break;
+		if (!err)
+			err = kvs_engine_append(engine, 0, &id, 1);
+	}
+	if (!err)
+		err = kvs_text_stream_finish(stream, &text, &bytes);
+	return err ? err : keep_text(run, text, bytes);
+}
+
+static int generate(struct run *run)
+{
+	kvs_sampler *sampler = NULL;
+	kvs_text_stream *stream = NULL;
+	double start = now_s();
+	int err = kvs_sampler_create(&run->env->sampling, kvs_engine_config(run->session.engine)->vocab, &sampler);
+
+	if (!err)
+		err = kvs_text_stream_create(run->session.tokenizer, true, &stream);
+	if (!err)
+		err = kvs_engine_append(run->session.engine, 0, run->prompt, run->prompt_count);
+	if (!err)
+		err = kvs_engine_wait(run->session.engine);
+	run->prefill_s = now_s() - start;
+	start = now_s();
+	if (!err)
+		err = decode(run, sampler, stream);
+	run->decode_s = now_s() - start;
+	kvs_text_stream_free(stream);
+	kvs_sampler_free(sampler);
+	return err;
+}
+
+static int compare_times(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* In milliseconds; `sorted` has `count` entries in ascending order. The nearest rank. */
+static double percentile_ms(const double *sorted, int count, double share)
+{
+	int rank = (int)(share * count);
+
+	return count ? 1000 * sorted[rank < count ? rank : count - 1] : 0;
+}
+
+static double rate(double count, double seconds)
+{
+	return seconds > 0 ? count / seconds : 0;
+}
+
+static json_t *json_latency(struct run *run)
+{
+	qsort(run->token_s, run->count, sizeof(*run->token_s), compare_times);
+	return json_pack("{s:f,s:f,s:f,s:f,s:f,s:{s:f,s:f,s:f}}", "load_s", run->session.load_s, "prefill_s",
+		run->prefill_s, "decode_s", run->decode_s, "prefill_tokens_per_s",
+		rate(run->prompt_count, run->prefill_s), "decode_tokens_per_s", rate(run->count, run->decode_s),
+		"inter_token_ms", "p50", percentile_ms(run->token_s, run->count, 0.5), "p90",
+		percentile_ms(run->token_s, run->count, 0.9), "p99", percentile_ms(run->token_s, run->count, 0.99));
+}
+
+static int report_json(struct run *run, const struct kvs_engine_memory *memory)
+{
+	json_t *tokens = json_array();
+
+	for (int i = 0; i < run->count; i++)
+		json_array_append_new(tokens, json_integer(run->ids[i]));
+	return print_json(json_pack("{s:o,s:o,s:I,s:o,s:s%,s:o,s:o}", "device", json_device(run->session.cu), "model",
+		json_model(kvs_engine_config(run->session.engine)), "prompt_tokens", (json_int_t)run->prompt_count,
+		"tokens", tokens, "text", run->text, run->text_bytes, "memory", json_memory(memory), "latency",
+		json_latency(run)));
+}
+
+static void report_summary(const struct run *run, const struct kvs_engine_memory *memory)
+{
+	fprintf(stderr, "\ndevice    %s\n", run->session.cu->name);
+	fprintf(stderr, "prompt    %zu tokens, %.1f tokens/s\n", run->prompt_count,
+		rate(run->prompt_count, run->prefill_s));
+	fprintf(stderr, "decode    %d tokens, %.1f tokens/s\n", run->count, rate(run->count, run->decode_s));
+	print_memory_summary(memory);
+}
+
+static int report(struct run *run)
+{
+	struct kvs_engine_memory memory;
+	int err = kvs_engine_memory(run->session.engine, &memory);
+
+	if (err)
+		return err;
+	if (run->env->model.json)
+		return report_json(run, &memory);
+	putchar('\n');
+	if (!run->env->model.quiet)
+		report_summary(run, &memory);
+	return 0;
+}
+
+static int run_generate(struct run *run)
+{
+	int err = session_open(&run->env->model, &run->session);
+
+	if (!err)
+		err = encode_prompt(run);
+	if (!err)
+		err = check_room(run);
+	if (err)
+		return err;
+	run->ids = malloc(sizeof(*run->ids) * (run->env->count + 1));
+	run->token_s = malloc(sizeof(*run->token_s) * (run->env->count + 1));
+	if (!run->ids || !run->token_s)
+		return kvs_fail(-ENOMEM, "no memory for %d tokens", run->env->count);
+	err = generate(run);
+	return err ? err : report(run);
+}
+
+int command_generate(int argc, char **argv)
+{
+	static const struct argp_child children[] = {{&model_argp, 0, NULL, 0}, {0}};
+	static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
+	struct env env = {.count = 128, .sampling = {.top_p = 1}};
+	struct run run = {.env = &env};
+	int err;
+
+	argp_err_exit_status = EXIT_USAGE;
+	argp_parse(&argp, argc, argv, 0, NULL, &env);
+	err = run_generate(&run);
+	if (err)
+		complain();
+	session_close(&run.session);
+	free(run.prompt);
+	free(run.ids);
+	free(run.token_s);
+	free(run.text);
+	return err ? EXIT_FAILURE : EXIT_SUCCESS;
+}
