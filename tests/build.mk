@@ -25,7 +25,8 @@ $(BUILD)/tests/bench/%_bench: $(BUILD)/tests/bench/%_bench.o $(LIB_OBJS)
 	$(Q)$(CC) -o $@ $^ $(LDLIBS_ALL)
 
 # Packages first, then the rest by another make, so that -j cannot build before they are there.
-.PHONY: tests-build run-tests check-threads demo run-demo
+.PHONY: test-modules tests-build run-tests check-threads demo run-demo
+test-modules: $(TEST_MODULES)
 tests-build: build $(TEST_PROGRAMS) $(TEST_MODULES)
 run-tests: tests-build
 	$(Q)BUILD=$(BUILD) tests/run.sh $(TEST_PROGRAMS)
@@ -45,3 +46,10 @@ demo: deps ## build, let the small model in tests/models write, and show what sh
 	$(Q)$(MAKE) --no-print-directory run-demo
 run-demo:
 	$(BUILD)/kvshare-run generate -m tests/models/storyworld-3m -p "Anna put the red key" -n 64 --owners 0,1,2,3,4,5,2,7,8,3,10,11,1,13,5,15
+
+.PHONY: mutants check-mutants
+mutants: build ## put small faults into the code, one at a time, and fail for each that the tests let live
+	$(Q)BUILD=$(BUILD) tests/mutants/run.sh
+check-mutants: build # ten of them, others every day
+	$(Q)BUILD=$(BUILD) tests/mutants/run.sh --check
+	$(Q)BUILD=$(BUILD) tests/mutants/run.sh --sample 10
