@@ -298,7 +298,8 @@ int kvs_search_plan(const struct kvs_search_result *result, const struct kvs_sea
 	bool with_trials, kvs_plan **out);
 /*
  * The trials in a plan that kvs_search_plan() made, for `replay`. -EINVAL where the plan says that it was searched with
- * another text or other options, which one it is in the message. The caller frees *trials.
+ * another text or other options, which one it is in the message, or where trials are damaged. On success the caller frees
+ * *trials; on failure nothing is written there.
  */
 int kvs_search_replay(const kvs_plan *plan, const struct kvs_search_options *options, const struct kvs_calib_text *text,
 	struct kvs_trial **trials, size_t *count);

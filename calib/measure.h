@@ -9,6 +9,8 @@
 /* 0, or -ECANCELED when the callback wants to stop; `progress` may be NULL. */
 int kvs_tell(const struct kvs_calib_progress *progress, const char *what, size_t done, size_t total);
 int kvs_not_a_number(const char *what); /* fails with -EIO */
+/* JSON has neither NaN nor infinity: null stands for both, and for what was not measured. */
+struct json_t *calib_json_number(double value);
 /* Windows `first` and on as a batch of as many as go through together. */
 struct kvs_batch kvs_window_batch(const kvs_engine *engine, const struct kvs_calib_text *text, int first);
 

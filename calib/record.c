@@ -1,7 +1,7 @@
 /*
  * calib/record.c: what a search leaves behind: a plan that says how it was found, trials to go on from, a sweep's curve.
  */
-#include "calib.h"
+#include "measure.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -23,8 +23,7 @@ static int no_memory(void)
 	return kvs_fail(-ENOMEM, "no memory for a record of the search");
 }
 
-/* JSON has no NaN: what was not measured is null. */
-static json_t *number_or_null(double value)
+json_t *calib_json_number(double value)
 {
 	return isfinite(value) ? json_real(value) : json_null();
 }
@@ -44,8 +43,8 @@ static json_t *trial_json(const struct kvs_trial *trial)
 {
 	return json_pack("{s:s,s:s,s:i,s:i,s:o,s:o,s:o,s:b}", "walk", kvs_walk_name(trial->walk), "tensor",
 		what_names[trial->what], "layer", trial->layer, "owner", trial->owner, "distance",
-		number_or_null(trial->distance), "cosine", number_or_null(trial->cosine), "nll",
-		number_or_null(trial->nll), "accepted", trial->accepted);
+		calib_json_number(trial->distance), "cosine", calib_json_number(trial->cosine), "nll",
+		calib_json_number(trial->nll), "accepted", trial->accepted);
 }
 
 /* What decides a search: two searches that agree in all of it make the same trials. */
@@ -72,8 +71,8 @@ static json_t *calibration_json(const struct kvs_search_result *result, const st
 	const struct kvs_search_options *options, const struct kvs_calib_text *text, bool with_trials)
 {
 	json_t *object = settings_json(options, text);
-	json_t *nll = json_pack("{s:o,s:o,s:i,s:b}", "full", number_or_null(result->full_nll), "shared",
-		number_or_null(point->nll), "tokens", text->windows * text->window_tokens, "held_back",
+	json_t *nll = json_pack("{s:o,s:o,s:i,s:b}", "full", calib_json_number(result->full_nll), "shared",
+		calib_json_number(point->nll), "tokens", text->windows * text->window_tokens, "held_back",
 		text->held_back);
 	int failed = 0;
 
@@ -83,7 +82,7 @@ static json_t *calibration_json(const struct kvs_search_result *result, const st
 	failed |= json_object_set_new(object, "end", json_string(end_names[result->end]));
 	failed |= json_object_set_new(object, "nll", nll);
 	if (point->k_owners == result->best.k_owners)
-		failed |= json_object_set_new(object, "hidden_cosine", number_or_null(result->cosine));
+		failed |= json_object_set_new(object, "hidden_cosine", calib_json_number(result->cosine));
 	if (with_trials)
 		failed |= json_object_set_new(object, "trials", trials_json(result));
 	if (!failed)
@@ -153,17 +152,19 @@ static int read_trial(const json_t *object, int layers, struct kvs_trial *out)
 
 static int read_trials(const json_t *array, int layers, struct kvs_trial **trials, size_t *count)
 {
-	int err = 0;
+	size_t size = json_array_size(array);
+	struct kvs_trial *read = calloc(size + 1, sizeof(*read));
+	int err = read ? 0 : no_memory();
 
-	*count = json_array_size(array);
-	*trials = calloc(*count + 1, sizeof(**trials));
-	if (!*trials)
-		return no_memory();
-	for (size_t i = 0; i < *count && !err; i++)
-		err = read_trial(json_array_get(array, i), layers, *trials + i);
-	if (err)
-		free(*trials);
-	return err;
+	for (size_t i = 0; i < size && !err; i++)
+		err = read_trial(json_array_get(array, i), layers, &read[i]);
+	if (err) {
+		free(read);
+		return err;
+	}
+	*trials = read;
+	*count = size;
+	return 0;
 }
 
 /* Both are objects of the same keys, as settings_json() makes them. */
@@ -216,13 +217,13 @@ static json_t *sweep_json(const struct kvs_search_result *result)
 
 	for (size_t i = 0; i < result->sweep_count; i++) {
 		const struct kvs_search_point *point = &result->sweep[i];
-		json_array_append_new(points,
-			json_pack("{s:i,s:f,s:o,s:s,s:o,s:o}", "share", point->tensors / 2, "kv_fraction",
-				1 - point->tensors / (2.0 * result->layers), "nll", number_or_null(point->nll), "walk",
-				kvs_walk_name(point->walk), "k_owners", owners_json(point->k_owners, result->layers),
-				"v_owners", owners_json(point->v_owners, result->layers)));
+		json_array_append_new(points, json_pack("{s:i,s:f,s:o,s:s,s:o,s:o}", "share", point->tensors / 2,
+						      "kv_fraction", 1 - point->tensors / (2.0 * result->layers), "nll",
+						      calib_json_number(point->nll), "walk", kvs_walk_name(point->walk),
+						      "k_owners", owners_json(point->k_owners, result->layers),
+						      "v_owners", owners_json(point->v_owners, result->layers)));
 	}
-	return json_pack("{s:i,s:o,s:o}", "layers", result->layers, "full_nll", number_or_null(result->full_nll),
+	return json_pack("{s:i,s:o,s:o}", "layers", result->layers, "full_nll", calib_json_number(result->full_nll),
 		"points", points);
 }
 

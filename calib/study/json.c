@@ -57,9 +57,9 @@ static json_t *point_json(const struct kvs_study *study, const struct kvs_study_
 
 	if (!point->owners)
 		return json_pack("{s:i,s:f}", "share", share, "shared", point->tensors / 2.0);
-	return json_pack("{s:i,s:f,s:f,s:f,s:f,s:f,s:I,s:f,s:o,s:o}", "share", share, "shared", point->tensors / 2.0,
-		"nll", q->nll, "ppl", exp(q->nll), "top1_agreement", q->top1_agreement, "kl", q->kl, "kv_token_bytes",
-		(json_int_t)point->token_bytes, "kv_fraction",
+	return json_pack("{s:i,s:f,s:f,s:o,s:f,s:f,s:I,s:f,s:o,s:o}", "share", share, "shared", point->tensors / 2.0,
+		"nll", q->nll, "ppl", calib_json_number(exp(q->nll)), "top1_agreement", q->top1_agreement, "kl", q->kl,
+		"kv_token_bytes", (json_int_t)point->token_bytes, "kv_fraction",
 		(double)point->token_bytes / kvs_study_token_bytes(study, 0, false), "k_owners",
 		ints_json(point->owners, study->layers), "v_owners",
 		ints_json(point->owners + study->layers, study->layers));
@@ -107,8 +107,8 @@ static json_t *full_json(const struct kvs_study *study)
 {
 	if (!isfinite(study->full_nll))
 		return json_null();
-	return json_pack("{s:f,s:f,s:I}", "nll", study->full_nll, "ppl", exp(study->full_nll), "kv_token_bytes",
-		(json_int_t)kvs_study_token_bytes(study, 0, false));
+	return json_pack("{s:f,s:o,s:I}", "nll", study->full_nll, "ppl", calib_json_number(exp(study->full_nll)),
+		"kv_token_bytes", (json_int_t)kvs_study_token_bytes(study, 0, false));
 }
 
 int kvs_study_json(const struct kvs_study *study, char **json)

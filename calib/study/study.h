@@ -2,7 +2,7 @@
 #ifndef KVS_CALIB_STUDY_H
 #define KVS_CALIB_STUDY_H
 
-#include "../calib.h"
+#include "../measure.h"
 
 #define KVS_STUDY_AMOUNTS 3 /* of the first text: as asked for, a third, five thirds */
 #define KVS_STUDY_CUTS (KVS_STUDY_AMOUNTS + KVS_STUDY_MOST_SOURCES - 1)

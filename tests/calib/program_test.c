@@ -132,6 +132,15 @@ static const struct bad_input inputs[] = {
 		"echo '{\"kvshare_plan\":1,\"layers\":2,\"k_owners\":[0,1],\"v_owners\":[0,1]}' >$T/q; $C --resume -o "
 		"$T/q",
 		1, "2 layers"},
+	{"damaged trials to go on from",
+		"$C --method nll --share 1 -o $T/q -q >/dev/null; sed -i 's/\"layer\": [0-9]*/\"layer\": 999/' $T/q; "
+		"$C --method nll --share 1 --resume -o $T/q",
+		1, "damaged"},
+	{"damaged trials of a sweep",
+		"$C --method nll --share 1 --sweep -o $T/d -q >/dev/null; "
+		"sed -i 's/\"layer\": [0-9]*/\"layer\": 999/' $T/d/plan.json; "
+		"$C --method nll --share 1 --sweep --resume -o $T/d",
+		1, "damaged"},
 	{"a model of one layer",
 		"sed -i 's/\"num_hidden_layers\": 16/\"num_hidden_layers\": 1/' $T/m/config.json; $C --share 1 -o $T/p",
 		1, "one layer"},

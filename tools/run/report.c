@@ -4,6 +4,7 @@
 #include "run.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -83,6 +84,11 @@ int make_directory(const char *path)
 	if (access(path, W_OK))
 		return kvs_fail(-errno, "%s: cannot write there: %s", path, strerror(errno));
 	return 0;
+}
+
+json_t *json_number(double value)
+{
+	return isfinite(value) ? json_real(value) : json_null();
 }
 
 json_t *json_device(const kvs_cu *cu)

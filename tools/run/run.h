@@ -64,6 +64,8 @@ double now_s(void); /* monotonic */
 int complain(void);
 /* The whole file, or standard input for "-"; NUL-terminated; the caller frees it. */
 int read_text(const char *path, char **text, size_t *bytes);
+/* JSON has neither NaN nor infinity: null stands for both. */
+json_t *json_number(double value);
 json_t *json_device(const kvs_cu *cu);
 json_t *json_model(const struct kvs_config *config);
 json_t *json_memory(const struct kvs_engine_memory *memory);

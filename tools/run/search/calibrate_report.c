@@ -81,8 +81,8 @@ static json_t *walks_json(const struct kvs_search_result *result)
 	for (int walk = 0; walk < KVS_WALK_COUNT; walk++)
 		if (result->walks[walk].k_owners)
 			json_object_set_new(object, kvs_walk_name(walk),
-				json_pack("{s:i,s:f}", "shared_tensors", result->walks[walk].tensors, "nll",
-					result->walks[walk].nll));
+				json_pack("{s:i,s:o}", "shared_tensors", result->walks[walk].tensors, "nll",
+					json_number(result->walks[walk].nll)));
 	return object;
 }
 
@@ -117,12 +117,12 @@ static int print_result(const struct calibrate *env, const struct session *sessi
 	if (err)
 		return err;
 	return print_json(json_pack(
-		"{s:o,s:o,s:o,s:f,s:o,s:f,s:s,s:s,s:i,s:i,s:f,s:f,s:i,s:b,s:i,s:I,s:o,s:f,s:f,s:o,s:o}", "owners",
+		"{s:o,s:o,s:o,s:o,s:o,s:f,s:s,s:s,s:i,s:i,s:o,s:o,s:i,s:b,s:i,s:I,s:o,s:f,s:f,s:o,s:o}", "owners",
 		same ? ints_json(best->k_owners, result->layers) : json_null(), "k_owners",
 		ints_json(best->k_owners, result->layers), "v_owners", ints_json(best->v_owners, result->layers),
-		"cosine", result->cosine, "trials", trials, "seconds", seconds, "end", ends[result->end], "walk",
-		kvs_walk_name(best->walk), "wanted_tensors", 2 * env->search.share, "shared_tensors", best->tensors,
-		"nll", best->nll, "full_nll", result->full_nll, "nll_tokens",
+		"cosine", json_number(result->cosine), "trials", trials, "seconds", seconds, "end", ends[result->end],
+		"walk", kvs_walk_name(best->walk), "wanted_tensors", 2 * env->search.share, "shared_tensors",
+		best->tensors, "nll", json_number(best->nll), "full_nll", json_number(result->full_nll), "nll_tokens",
 		env->text.windows * env->text.window_tokens, "held_back", env->text.held_back, "skipped_lines",
 		env->text.skipped_lines, "replayed", (json_int_t)result->replayed, "walks", walks_json(result),
 		"search_s", result->search_s, "measure_s", result->measure_s, "device", json_device(session->cu),

@@ -99,10 +99,10 @@ static int report(const struct env *env, struct session *session, const struct r
 	if (err)
 		return err;
 	if (env->model.json)
-		return print_json(json_pack("{s:f,s:f,s:I,s:i,s:f,s:o,s:o,s:o}", "nll", nll, "ppl", exp(nll), "tokens",
-			(json_int_t)result->predicted, "ctx", kvs_engine_ctx(session->engine), "seconds", seconds,
-			"device", json_device(session->cu), "model", json_model(kvs_engine_config(session->engine)),
-			"memory", json_memory(&memory)));
+		return print_json(json_pack("{s:f,s:o,s:I,s:i,s:f,s:o,s:o,s:o}", "nll", nll, "ppl",
+			json_number(exp(nll)), "tokens", (json_int_t)result->predicted, "ctx",
+			kvs_engine_ctx(session->engine), "seconds", seconds, "device", json_device(session->cu),
+			"model", json_model(kvs_engine_config(session->engine)), "memory", json_memory(&memory)));
 	printf("nll %.6f  ppl %.4f  tokens %zu\n", nll, exp(nll), result->predicted);
 	if (!env->model.quiet) {
 		fprintf(stderr, "device    %s\n", session->cu->name);
