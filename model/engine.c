@@ -205,17 +205,6 @@ static int check_plan(const kvs_engine *e, const kvs_plan *plan)
 	return kvs_plan_check(plan, &model);
 }
 
-static int copy_plan(const kvs_plan *plan, kvs_plan **out)
-{
-	int layers = kvs_plan_layers(plan), owners[2 * KVS_PLAN_MAX_LAYERS];
-
-	for (int l = 0; l < layers; l++) {
-		owners[l] = kvs_plan_k_owner(plan, l);
-		owners[layers + l] = kvs_plan_v_owner(plan, l);
-	}
-	return kvs_plan_create(layers, owners, owners + layers, out);
-}
-
 static int copy_config(kvs_engine *e, const struct kvs_config *config)
 {
 	e->config = *config;
@@ -271,7 +260,7 @@ static int open_cache(kvs_engine *e, const struct kvs_engine_options *options)
 
 static int owner_of(const kvs_plan *plan, int l, bool is_k)
 {
-	return !plan ? l : is_k ? kvs_plan_k_owner(plan, l) : kvs_plan_v_owner(plan, l);
+	return plan ? kvs_plan_owner(plan, l, is_k ? KVS_K : KVS_V) : l;
 }
 
 static int first_difference(const kvs_plan *a, const kvs_plan *b, int layers)
@@ -292,7 +281,7 @@ int kvs_engine_set_plan(kvs_engine *e, const kvs_plan *plan)
 	int err = plan ? check_plan(e, plan) : 0;
 
 	if (!err && plan)
-		err = copy_plan(plan, &copy);
+		err = kvs_plan_copy(plan, &copy);
 	if (!err && !e->share_by_pointer)
 		err = create_cache(e, copy, &cache);
 	if (err) {
@@ -398,7 +387,7 @@ static int set_up(kvs_engine *e, const struct kvs_config *config, const kvs_chec
 	if (!err && options->plan)
 		err = check_plan(e, options->plan);
 	if (!err && options->plan)
-		err = copy_plan(options->plan, &e->plan);
+		err = kvs_plan_copy(options->plan, &e->plan);
 	if (!err)
 		err = kvs_stream_open(e->cu, &e->stream);
 	if (err)

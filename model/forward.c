@@ -41,8 +41,8 @@ static kvs_kv layer_kv(const kvs_engine *e, int l, const struct kvs_pass *pass, 
 	int k = l, v = l;
 
 	if (e->share_by_pointer && e->plan) {
-		k = kvs_plan_k_owner(e->plan, l);
-		v = kvs_plan_v_owner(e->plan, l);
+		k = kvs_plan_owner(e->plan, l, KVS_K);
+		v = kvs_plan_owner(e->plan, l, KVS_V);
 	}
 	return (kvs_kv){.k = owner_address(e, pass, k, s, true),
 		.v = owner_address(e, pass, v, s, false),
@@ -88,8 +88,8 @@ static int attend(kvs_engine *e, int l, const struct kvs_pass *pass, int s, bool
 static int run_attention(kvs_engine *e, int l, const struct kvs_pass *pass, kvs_tensor residual)
 {
 	const struct kvs_layer *layer = &e->weights.layers[l];
-	bool own_k = !e->plan || kvs_plan_k_owner(e->plan, l) == l,
-	     own_v = !e->plan || kvs_plan_v_owner(e->plan, l) == l;
+	bool own_k = !e->plan || kvs_plan_owner(e->plan, l, KVS_K) == l,
+	     own_v = !e->plan || kvs_plan_owner(e->plan, l, KVS_V) == l;
 	kvs_tensor normed = kvs_rows(e->normed, 0, residual.rows);
 	int err = kvs_rmsnorm(e->stream, normed, residual, layer->attn_norm, e->config.rms_eps);
 

@@ -23,9 +23,9 @@ static int check_budget(const kvs_vmm *vmm)
 		vmm->pending ? " (some wait for work in flight: kvs_vmm_settle() waits for it)" : "");
 }
 
-static int block_create(kvs_vmm *vmm, struct kvs_block **out)
+static int block_create(kvs_vmm *vmm, struct vmm_block **out)
 {
-	struct kvs_block *block;
+	struct vmm_block *block;
 	CUresult result;
 	int err = check_budget(vmm);
 
@@ -34,7 +34,7 @@ static int block_create(kvs_vmm *vmm, struct kvs_block **out)
 	block = calloc(1, sizeof *block);
 	if (!block)
 		return kvs_fail(-ENOMEM, "no host memory for a block of device memory");
-	result = kvs_call_create(vmm, &block->handle);
+	result = vmm_call_create(vmm, &block->handle);
 	if (result) {
 		free(block);
 		return kvs_cu_fail(vmm->cu, result, "a block of %zu bytes, with %zu bytes held", vmm->block_bytes,
@@ -44,10 +44,10 @@ static int block_create(kvs_vmm *vmm, struct kvs_block **out)
 	return 0;
 }
 
-int kvs_block_take(struct kvs_slot *slot, size_t index, struct kvs_block **out)
+int vmm_block_take(struct vmm_slot *slot, size_t index, struct vmm_block **out)
 {
 	kvs_vmm *vmm = slot->region->vmm;
-	struct kvs_block *block = vmm->free_blocks;
+	struct vmm_block *block = vmm->free_blocks;
 
 	if (block) {
 		vmm->free_blocks = block->next;
@@ -68,28 +68,28 @@ int kvs_block_take(struct kvs_slot *slot, size_t index, struct kvs_block **out)
 	return 0;
 }
 
-int kvs_block_acquire(struct kvs_slot *slot, size_t index, struct kvs_block **out)
+int vmm_block_acquire(struct vmm_slot *slot, size_t index, struct vmm_block **out)
 {
 	kvs_vmm *vmm = slot->region->vmm;
 
 	for (;;) {
-		int err = kvs_block_take(slot, index, out);
+		int err = vmm_block_take(slot, index, out);
 
 		if (err != -ENOMEM)
 			return err;
-		kvs_retire_poll(vmm);
-		if (!kvs_trim_retired(vmm) && !kvs_trim_premapped(vmm))
+		vmm_retire_poll(vmm);
+		if (!vmm_trim_retired(vmm) && !vmm_trim_premapped(vmm))
 			return err;
 	}
 }
 
-static void block_destroy(kvs_vmm *vmm, struct kvs_block *block)
+static void block_destroy(kvs_vmm *vmm, struct vmm_block *block)
 {
-	kvs_call_release(vmm, block->handle);
+	vmm_call_release(vmm, block->handle);
 	free(block);
 }
 
-void kvs_block_release(kvs_vmm *vmm, struct kvs_block *block)
+void vmm_block_release(kvs_vmm *vmm, struct vmm_block *block)
 {
 	vmm->held_count--;
 	if (vmm->free_count >= vmm->free_list_bytes / vmm->block_bytes) {
@@ -102,10 +102,10 @@ void kvs_block_release(kvs_vmm *vmm, struct kvs_block *block)
 	vmm->free_count++;
 }
 
-void kvs_block_drain(kvs_vmm *vmm)
+void vmm_block_drain(kvs_vmm *vmm)
 {
 	while (vmm->free_blocks) {
-		struct kvs_block *block = vmm->free_blocks;
+		struct vmm_block *block = vmm->free_blocks;
 
 		vmm->free_blocks = block->next;
 		vmm->free_count--;

@@ -15,7 +15,7 @@ struct kvs_cache {
 	size_t *tokens;       /* [slot] */
 };
 
-enum { K, V, TENSORS };
+enum { K = KVS_K, V = KVS_V, TENSORS };
 
 static kvs_region **region_of(const kvs_cache *cache, int layer, int tensor)
 {
@@ -55,7 +55,7 @@ static int reserve_layer(kvs_cache *cache, const kvs_plan *plan, int layer)
 		int owner = layer, err;
 
 		if (plan)
-			owner = tensor == K ? kvs_plan_k_owner(plan, layer) : kvs_plan_v_owner(plan, layer);
+			owner = kvs_plan_owner(plan, layer, tensor);
 		err = kvs_region_reserve(
 			cache->vmm, cache->shape.ctx_tokens * token_bytes(cache, tensor), cache->shape.slots, region);
 		if (!err && owner != layer)
@@ -112,7 +112,7 @@ static int resize_regions(kvs_cache *cache, unsigned slot, size_t tokens, int co
 		kvs_region *region = cache->regions[*done];
 		int err = region->owner
 				  ? 0
-				  : kvs_region_set_bytes(region, slot, tokens * token_bytes(cache, *done % TENSORS));
+				  : vmm_region_set_bytes(region, slot, tokens * token_bytes(cache, *done % TENSORS));
 
 		if (err)
 			return err;
@@ -124,7 +124,7 @@ static bool gives_up(const kvs_cache *cache, unsigned slot, size_t tokens)
 {
 	for (int i = 0; i < cache->shape.layers * TENSORS; i++)
 		if (!cache->regions[i]->owner &&
-			kvs_region_gives_up(cache->regions[i], slot, tokens * token_bytes(cache, i % TENSORS)))
+			vmm_region_gives_up(cache->regions[i], slot, tokens * token_bytes(cache, i % TENSORS)))
 			return true;
 	return false;
 }
@@ -133,9 +133,9 @@ static int resize(kvs_cache *cache, unsigned slot, size_t tokens)
 {
 	int done, err;
 
-	kvs_retire_poll(cache->vmm);
-	kvs_trim_retired(cache->vmm);
-	err = gives_up(cache, slot, tokens) ? kvs_retire_mark(cache->vmm) : 0;
+	vmm_retire_poll(cache->vmm);
+	vmm_trim_retired(cache->vmm);
+	err = gives_up(cache, slot, tokens) ? vmm_retire_mark(cache->vmm) : 0;
 	if (err)
 		return err;
 	err = resize_regions(cache, slot, tokens, cache->shape.layers * TENSORS, &done);

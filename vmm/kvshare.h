@@ -125,11 +125,14 @@ int kvs_plan_save(const kvs_plan *plan, const char *path);
 int kvs_plan_text(const kvs_plan *plan, char **json);
 /* From explicit maps of `layers` entries each. -EINVAL unless owner[l] <= l and owner[owner[l]] == owner[l] for both. */
 int kvs_plan_create(int layers, const int *k_owners, const int *v_owners, kvs_plan **out);
+/* All of it: the maps, the model, and whatever else its file said. -ENOMEM. */
+int kvs_plan_copy(const kvs_plan *plan, kvs_plan **out);
 void kvs_plan_free(kvs_plan *plan);
 
 int kvs_plan_layers(const kvs_plan *plan);
-int kvs_plan_k_owner(const kvs_plan *plan, int layer);
-int kvs_plan_v_owner(const kvs_plan *plan, int layer);
+enum kvs_k_or_v { KVS_K, KVS_V };
+/* The layer whose K (or V) `layer` reads: its own number, or a lower one's. -EINVAL (the plan has no such layer). */
+int kvs_plan_owner(const kvs_plan *plan, int layer, enum kvs_k_or_v which);
 /* Record the model a plan is for (copied). */
 int kvs_plan_set_model(kvs_plan *plan, const struct kvs_plan_model *model);
 /* Is this plan for that model? -EINVAL with both sides named; layers must agree always, the rest where the plan knows it. */

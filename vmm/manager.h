@@ -1,5 +1,6 @@
 /*
- * vmm/manager.h: what the files of the memory manager share. Private to vmm/.
+ * vmm/manager.h: what the files of the memory manager share. Private to vmm/: names that start with vmm_ never leave this
+ * folder, names that start with kvs_ are kvshare.h's.
  *
  * The state of a slot is three counts of blocks, each true of the driver at every moment: `held` >= `mapped` >=
  * `granted`. Growing raises them one driver call at a time, trimming lowers them in reverse, and a call that fails leaves
@@ -8,40 +9,40 @@
  *
  * Every function here is called with the manager's lock held unless it says otherwise.
  */
-#ifndef KVS_VMM_MANAGER_H
-#define KVS_VMM_MANAGER_H
+#ifndef VMM_MANAGER_H
+#define VMM_MANAGER_H
 
 #include "kvshare.h"
 
 #include <pthread.h>
 
 /* One cuMemCreate handle. `slot` and `index` say who holds it; slot NULL: it lies in the free list. */
-struct kvs_block {
+struct vmm_block {
 	CUmemGenericAllocationHandle handle;
-	struct kvs_slot *slot;
+	struct vmm_slot *slot;
 	size_t index;
-	struct kvs_block *next; /* in the free list */
+	struct vmm_block *next; /* in the free list */
 };
 
-enum kvs_queue_kind {
-	KVS_QUEUE_SURPLUS, /* slots that shrank and may have blocks to give back */
-	KVS_QUEUE_PREMAP,  /* slots that the worker shall map ahead */
-	KVS_QUEUE_COUNT
+enum vmm_queue_kind {
+	VMM_QUEUE_SURPLUS, /* slots that shrank and may have blocks to give back */
+	VMM_QUEUE_PREMAP,  /* slots that the worker shall map ahead */
+	VMM_QUEUE_COUNT
 };
 
-struct kvs_slot {
+struct vmm_slot {
 	kvs_region *region;
 	size_t used_bytes;     /* of an owner; a borrower's is its owner's */
 	size_t held_blocks;    /* physical blocks that this slot owns; 0 in a borrower */
 	size_t mapped_blocks;  /* mapped from the slot's start */
 	size_t granted_blocks; /* of these, with access set */
 	uint64_t retire_epoch; /* blocks past `used_bytes` may be in use until this epoch has completed */
-	struct kvs_slot *next[KVS_QUEUE_COUNT];
-	bool queued[KVS_QUEUE_COUNT];
+	struct vmm_slot *next[VMM_QUEUE_COUNT];
+	bool queued[VMM_QUEUE_COUNT];
 };
 
-struct kvs_queue {
-	struct kvs_slot *head, *tail;
+struct vmm_queue {
+	struct vmm_slot *head, *tail;
 };
 
 struct kvs_region {
@@ -54,13 +55,13 @@ struct kvs_region {
 	size_t slot_blocks; /* blocks of a slot */
 	unsigned slot_count;
 	bool damaged; /* the driver failed an undo: fewer blocks may be mapped than are used */
-	struct kvs_slot *slots;
-	struct kvs_block **blocks; /* [slot][block], filled to held_blocks */
+	struct vmm_slot *slots;
+	struct vmm_block **blocks; /* [slot][block], filled to held_blocks */
 };
 
 /* Events behind the work that attached streams had when something was given up. */
-struct kvs_retirement {
-	struct kvs_retirement *next;
+struct vmm_retirement {
+	struct vmm_retirement *next;
 	uint64_t epoch;
 	size_t capacity, count;
 	CUevent events[];
@@ -75,18 +76,18 @@ struct kvs_vmm {
 	size_t free_list_bytes; /* SIZE_MAX: no limit */
 	kvs_region *regions;
 
-	struct kvs_block *free_blocks;
+	struct vmm_block *free_blocks;
 	size_t free_count, held_count, mapped_count, borrowed_count; /* blocks; mapped_count includes borrowed_count */
 	size_t peak_count;                                           /* of free_count + held_count */
 	size_t virtual_bytes;
 
 	CUstream *streams;
 	size_t stream_count;
-	struct kvs_retirement *pending, **pending_tail; /* oldest first */
-	struct kvs_retirement *idle_retirements;
+	struct vmm_retirement *pending, **pending_tail; /* oldest first */
+	struct vmm_retirement *idle_retirements;
 	uint64_t epoch, completed_epoch; /* last one marked, last one that all work is past */
 
-	struct kvs_queue queues[KVS_QUEUE_COUNT];
+	struct vmm_queue queues[VMM_QUEUE_COUNT];
 	bool premap, stop;
 	pthread_t worker;
 	pthread_cond_t premap_wanted, premap_idle;
@@ -96,79 +97,79 @@ struct kvs_vmm {
 
 /* ---- stats.c: the driver calls that are counted and timed ---- */
 
-CUresult kvs_call_reserve(kvs_vmm *vmm, CUdeviceptr *base, size_t bytes);
-CUresult kvs_call_create(kvs_vmm *vmm, CUmemGenericAllocationHandle *handle);
-CUresult kvs_call_map(kvs_vmm *vmm, CUdeviceptr address, CUmemGenericAllocationHandle handle);
-CUresult kvs_call_set_access(kvs_vmm *vmm, CUdeviceptr address, size_t bytes, CUmemAccess_flags access);
+CUresult vmm_call_reserve(kvs_vmm *vmm, CUdeviceptr *base, size_t bytes);
+CUresult vmm_call_create(kvs_vmm *vmm, CUmemGenericAllocationHandle *handle);
+CUresult vmm_call_map(kvs_vmm *vmm, CUdeviceptr address, CUmemGenericAllocationHandle handle);
+CUresult vmm_call_set_access(kvs_vmm *vmm, CUdeviceptr address, size_t bytes, CUmemAccess_flags access);
 /* These three give something back, and are tried twice: see stats.c. */
-CUresult kvs_call_unmap(kvs_vmm *vmm, CUdeviceptr address, size_t bytes);
-CUresult kvs_call_release(kvs_vmm *vmm, CUmemGenericAllocationHandle handle);
-CUresult kvs_call_address_free(kvs_vmm *vmm, CUdeviceptr base, size_t bytes);
+CUresult vmm_call_unmap(kvs_vmm *vmm, CUdeviceptr address, size_t bytes);
+CUresult vmm_call_release(kvs_vmm *vmm, CUmemGenericAllocationHandle handle);
+CUresult vmm_call_address_free(kvs_vmm *vmm, CUdeviceptr base, size_t bytes);
 
 /* ---- block.c ---- */
 
 /* A block for block `index` of `slot`: from the free list or new, within the budget. -ENOMEM, -EIO. */
-int kvs_block_take(struct kvs_slot *slot, size_t index, struct kvs_block **out);
+int vmm_block_take(struct vmm_slot *slot, size_t index, struct vmm_block **out);
 /* The same, but first gives back what has retired and what was mapped ahead where memory is short. */
-int kvs_block_acquire(struct kvs_slot *slot, size_t index, struct kvs_block **out);
+int vmm_block_acquire(struct vmm_slot *slot, size_t index, struct vmm_block **out);
 /* Back to the free list, or to the driver where that is full. The block must have retired. */
-void kvs_block_release(kvs_vmm *vmm, struct kvs_block *block);
-void kvs_block_drain(kvs_vmm *vmm); /* empties the free list */
+void vmm_block_release(kvs_vmm *vmm, struct vmm_block *block);
+void vmm_block_drain(kvs_vmm *vmm); /* empties the free list */
 
 /* ---- slot.c: a slot with its borrowers' slots of the same index ---- */
 
-size_t kvs_slot_needed(const struct kvs_slot *slot); /* blocks that used_bytes takes */
-size_t kvs_slot_wanted(const struct kvs_slot *slot); /* the same, and one mapped ahead where premapping wants it */
-size_t kvs_slot_index(const struct kvs_slot *slot);
-struct kvs_block **kvs_slot_blocks(const struct kvs_slot *slot);
+size_t vmm_slot_needed(const struct vmm_slot *slot); /* blocks that used_bytes takes */
+size_t vmm_slot_wanted(const struct vmm_slot *slot); /* the same, and one mapped ahead where premapping wants it */
+size_t vmm_slot_index(const struct vmm_slot *slot);
+struct vmm_block **vmm_slot_blocks(const struct vmm_slot *slot);
 
-typedef int kvs_block_source(struct kvs_slot *slot, size_t index, struct kvs_block **out);
+typedef int vmm_block_source(struct vmm_slot *slot, size_t index, struct vmm_block **out);
 /* Map blocks up to `target` in an owner's slot and each borrower's. All or nothing. */
-int kvs_slot_grow(struct kvs_slot *slot, size_t target, kvs_block_source *source);
+int vmm_slot_grow(struct vmm_slot *slot, size_t target, vmm_block_source *source);
 /* Give up all blocks from `keep` on, in borrowers and owner. Returns how many blocks went back. */
-size_t kvs_slot_trim(struct kvs_slot *slot, size_t keep);
+size_t vmm_slot_trim(struct vmm_slot *slot, size_t keep);
 /* Map what the owner holds up to `target` into this one slot, which borrows or owns. On failure some may be mapped. */
-int kvs_slot_map(struct kvs_slot *slot, size_t target);
+int vmm_slot_map(struct vmm_slot *slot, size_t target);
 /* Unmap this one slot down to `keep` blocks, in one call. On failure nothing has changed. */
-int kvs_slot_unmap(struct kvs_slot *slot, size_t keep);
+int vmm_slot_unmap(struct vmm_slot *slot, size_t keep);
 
-void kvs_queue_push(kvs_vmm *vmm, enum kvs_queue_kind kind, struct kvs_slot *slot);
-struct kvs_slot *kvs_queue_pop(kvs_vmm *vmm, enum kvs_queue_kind kind); /* NULL: empty */
-void kvs_queue_remove_region(kvs_vmm *vmm, const kvs_region *region);   /* from every queue */
+void vmm_queue_push(kvs_vmm *vmm, enum vmm_queue_kind kind, struct vmm_slot *slot);
+struct vmm_slot *vmm_queue_pop(kvs_vmm *vmm, enum vmm_queue_kind kind); /* NULL: empty */
+void vmm_queue_remove_region(kvs_vmm *vmm, const kvs_region *region);   /* from every queue */
 
 /* ---- region.c ---- */
 
 /* Checks what kvs_region_resize() refuses with -EINVAL. */
-int kvs_region_check_resize(const kvs_region *region, unsigned slot, size_t bytes);
-/* Whether a resize takes blocks out of use: then kvs_retire_mark() must have succeeded before it. */
-bool kvs_region_gives_up(const kvs_region *region, unsigned slot, size_t bytes);
+int vmm_region_check_resize(const kvs_region *region, unsigned slot, size_t bytes);
+/* Whether a resize takes blocks out of use: then vmm_retire_mark() must have succeeded before it. */
+bool vmm_region_gives_up(const kvs_region *region, unsigned slot, size_t bytes);
 /* The resize itself, after both. Making a slot smaller cannot fail. */
-int kvs_region_set_bytes(kvs_region *region, unsigned slot, size_t bytes);
+int vmm_region_set_bytes(kvs_region *region, unsigned slot, size_t bytes);
 
 /* Whether anything of the region is mapped. */
-bool kvs_region_is_mapped(const kvs_region *region);
+bool vmm_region_is_mapped(const kvs_region *region);
 /* Strike a borrower from its owner's list; `owner` still names it. */
-void kvs_region_unlink_borrower(kvs_region *region);
+void vmm_region_unlink_borrower(kvs_region *region);
 
 /* ---- retire.c ---- */
 
 /* Start an epoch: an event on each attached stream. On failure nothing was marked. */
-int kvs_retire_mark(kvs_vmm *vmm);
-void kvs_retire_poll(kvs_vmm *vmm); /* learns what has completed; never blocks */
+int vmm_retire_mark(kvs_vmm *vmm);
+void vmm_retire_poll(kvs_vmm *vmm); /* learns what has completed; never blocks */
 /* Wait until all work that attached streams have now, and every epoch, is over. An error says that the context is lost: then it is over too. */
-int kvs_retire_wait(kvs_vmm *vmm);
-void kvs_retire_free(kvs_vmm *vmm);
+int vmm_retire_wait(kvs_vmm *vmm);
+void vmm_retire_free(kvs_vmm *vmm);
 
 /* Give up the surplus that has retired. Returns how many blocks went back. */
-size_t kvs_trim_retired(kvs_vmm *vmm);
+size_t vmm_trim_retired(kvs_vmm *vmm);
 /* Give up blocks that were mapped ahead, of every slot. Returns how many went back. */
-size_t kvs_trim_premapped(kvs_vmm *vmm);
+size_t vmm_trim_premapped(kvs_vmm *vmm);
 
 /* ---- premap.c ---- */
 
-int kvs_premap_start(kvs_vmm *vmm);             /* without the lock */
-void kvs_premap_stop(kvs_vmm *vmm);             /* without the lock */
-void kvs_premap_request(struct kvs_slot *slot); /* asks for a block ahead, if the slot wants one */
-void kvs_premap_wait(kvs_vmm *vmm);             /* until the worker has nothing to do; lets go of the lock meanwhile */
+int vmm_premap_start(kvs_vmm *vmm);             /* without the lock */
+void vmm_premap_stop(kvs_vmm *vmm);             /* without the lock */
+void vmm_premap_request(struct vmm_slot *slot); /* asks for a block ahead, if the slot wants one */
+void vmm_premap_wait(kvs_vmm *vmm);             /* until the worker has nothing to do; lets go of the lock meanwhile */
 
 #endif

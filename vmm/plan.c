@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-int kvs_plan_check_owners(const char *name, int layers, const int *owners)
+int vmm_plan_check_owners(const char *name, int layers, const int *owners)
 {
 	for (int layer = 0; layer < layers; layer++) {
 		int owner = owners[layer];
@@ -57,9 +57,9 @@ int kvs_plan_create(int layers, const int *k_owners, const int *v_owners, kvs_pl
 	int err = check_layers(layers);
 
 	if (!err)
-		err = kvs_plan_check_owners("k_owners", layers, k_owners);
+		err = vmm_plan_check_owners("k_owners", layers, k_owners);
 	if (!err)
-		err = kvs_plan_check_owners("v_owners", layers, v_owners);
+		err = vmm_plan_check_owners("v_owners", layers, v_owners);
 	if (!err)
 		err = plan_alloc(layers, out);
 	if (err)
@@ -128,7 +128,7 @@ int kvs_plan_parse(const char *owners, kvs_plan **out)
 		return kvs_fail(-ENOMEM, "no host memory for a plan");
 	err = parse_owners(owners, map, &layers);
 	if (!err)
-		err = kvs_plan_check_owners("owners", layers, map);
+		err = vmm_plan_check_owners("owners", layers, map);
 	if (!err)
 		err = kvs_plan_create(layers, map, map, out);
 	free(map);
@@ -158,14 +158,11 @@ int kvs_plan_layers(const kvs_plan *plan)
 	return plan->layers;
 }
 
-int kvs_plan_k_owner(const kvs_plan *plan, int layer)
+int kvs_plan_owner(const kvs_plan *plan, int layer, enum kvs_k_or_v which)
 {
-	return plan->k_owners[layer];
-}
-
-int kvs_plan_v_owner(const kvs_plan *plan, int layer)
-{
-	return plan->v_owners[layer];
+	if (layer < 0 || layer >= plan->layers)
+		return kvs_fail(-EINVAL, "layer %d of a plan of %d", layer, plan->layers);
+	return which == KVS_K ? plan->k_owners[layer] : plan->v_owners[layer];
 }
 
 int kvs_plan_set_model(kvs_plan *plan, const struct kvs_plan_model *model)
@@ -183,6 +180,24 @@ int kvs_plan_set_model(kvs_plan *plan, const struct kvs_plan_model *model)
 	model_clear(&plan->model);
 	plan->model = copy;
 	return 0;
+}
+
+int kvs_plan_copy(const kvs_plan *plan, kvs_plan **out)
+{
+	kvs_plan *copy = NULL;
+	int err = kvs_plan_create(plan->layers, plan->k_owners, plan->v_owners, &copy);
+
+	if (!err && plan->model.architecture)
+		err = kvs_plan_set_model(copy, &plan->model);
+	if (!err && plan->document) {
+		copy->document = json_deep_copy(plan->document);
+		err = copy->document ? 0 : kvs_fail(-ENOMEM, "no host memory for a copy of a plan");
+	}
+	if (!err)
+		*out = copy;
+	else
+		kvs_plan_free(copy);
+	return err;
 }
 
 static int check_number(const char *what, int plan, int model)

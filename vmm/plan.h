@@ -1,6 +1,6 @@
 /* vmm/plan.h: what a plan holds, for plan.c and plan_json.c. */
-#ifndef KVS_VMM_PLAN_H
-#define KVS_VMM_PLAN_H
+#ifndef VMM_PLAN_H
+#define VMM_PLAN_H
 
 #include "kvshare.h"
 
@@ -17,6 +17,6 @@ struct kvs_plan {
  * Whether `owners` is a map: owner[l] <= l and owner[owner[l]] == owner[l]. `name` opens the message: "plan.json:
  * k_owners". -EINVAL.
  */
-int kvs_plan_check_owners(const char *name, int layers, const int *owners);
+int vmm_plan_check_owners(const char *name, int layers, const int *owners);
 
 #endif

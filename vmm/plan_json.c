@@ -74,7 +74,7 @@ static int read_owners(const char *path, const json_t *root, const char *key, in
 		owners[layer] = (int)owner;
 	}
 	snprintf(name, sizeof name, "%s: %s", path, key);
-	return kvs_plan_check_owners(name, layers, owners);
+	return vmm_plan_check_owners(name, layers, owners);
 }
 
 static int read_model(const char *path, const json_t *root, kvs_plan *plan)

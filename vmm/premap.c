@@ -9,25 +9,25 @@
 
 #include <errno.h>
 
-void kvs_premap_request(struct kvs_slot *slot)
+void vmm_premap_request(struct vmm_slot *slot)
 {
 	kvs_vmm *vmm = slot->region->vmm;
 
-	if (!vmm->premap || slot->mapped_blocks >= kvs_slot_wanted(slot))
+	if (!vmm->premap || slot->mapped_blocks >= vmm_slot_wanted(slot))
 		return;
-	kvs_queue_push(vmm, KVS_QUEUE_PREMAP, slot);
+	vmm_queue_push(vmm, VMM_QUEUE_PREMAP, slot);
 	pthread_cond_signal(&vmm->premap_wanted);
 }
 
 static void premap_one(kvs_vmm *vmm)
 {
-	struct kvs_slot *slot = kvs_queue_pop(vmm, KVS_QUEUE_PREMAP);
+	struct vmm_slot *slot = vmm_queue_pop(vmm, VMM_QUEUE_PREMAP);
 
 	if (slot)
-		kvs_slot_grow(slot, kvs_slot_wanted(slot), kvs_block_take);
-	kvs_retire_poll(vmm);
-	kvs_trim_retired(vmm);
-	if (!vmm->queues[KVS_QUEUE_PREMAP].head)
+		vmm_slot_grow(slot, vmm_slot_wanted(slot), vmm_block_take);
+	vmm_retire_poll(vmm);
+	vmm_trim_retired(vmm);
+	if (!vmm->queues[VMM_QUEUE_PREMAP].head)
 		pthread_cond_broadcast(&vmm->premap_idle);
 }
 
@@ -38,7 +38,7 @@ static void *premap_run(void *argument)
 	kvs_cu_bind(vmm->cu); /* where this fails, so does each call, and slots grow when they must */
 	pthread_mutex_lock(&vmm->lock);
 	while (!vmm->stop) {
-		if (!vmm->queues[KVS_QUEUE_PREMAP].head) {
+		if (!vmm->queues[VMM_QUEUE_PREMAP].head) {
 			pthread_cond_wait(&vmm->premap_wanted, &vmm->lock);
 			continue;
 		}
@@ -50,14 +50,14 @@ static void *premap_run(void *argument)
 	return NULL;
 }
 
-int kvs_premap_start(kvs_vmm *vmm)
+int vmm_premap_start(kvs_vmm *vmm)
 {
 	int err = pthread_create(&vmm->worker, NULL, premap_run, vmm);
 
 	return err ? kvs_fail(-err, "no thread for premapping") : 0;
 }
 
-void kvs_premap_stop(kvs_vmm *vmm)
+void vmm_premap_stop(kvs_vmm *vmm)
 {
 	pthread_mutex_lock(&vmm->lock);
 	vmm->stop = true;
@@ -66,8 +66,8 @@ void kvs_premap_stop(kvs_vmm *vmm)
 	pthread_join(vmm->worker, NULL);
 }
 
-void kvs_premap_wait(kvs_vmm *vmm)
+void vmm_premap_wait(kvs_vmm *vmm)
 {
-	while (vmm->queues[KVS_QUEUE_PREMAP].head)
+	while (vmm->queues[VMM_QUEUE_PREMAP].head)
 		pthread_cond_wait(&vmm->premap_idle, &vmm->lock);
 }

@@ -89,7 +89,7 @@ int kvs_region_reserve(kvs_vmm *vmm, size_t slot_bytes, unsigned slots, kvs_regi
 	if (err)
 		return err;
 	pthread_mutex_lock(&vmm->lock);
-	result = kvs_call_reserve(vmm, &region->base, bytes);
+	result = vmm_call_reserve(vmm, &region->base, bytes);
 	if (!result)
 		region_link(region);
 	pthread_mutex_unlock(&vmm->lock);
@@ -102,7 +102,7 @@ int kvs_region_reserve(kvs_vmm *vmm, size_t slot_bytes, unsigned slots, kvs_regi
 	return 0;
 }
 
-void kvs_region_unlink_borrower(kvs_region *region)
+void vmm_region_unlink_borrower(kvs_region *region)
 {
 	kvs_region **link = &region->owner->borrowers;
 
@@ -112,20 +112,20 @@ void kvs_region_unlink_borrower(kvs_region *region)
 }
 
 /* What the driver refuses to unmap, even asked twice, is left to it: the handles are released, so that nothing else holds it. */
-static void slot_tear_down(struct kvs_slot *slot)
+static void slot_tear_down(struct vmm_slot *slot)
 {
 	kvs_vmm *vmm = slot->region->vmm;
 
-	if (kvs_slot_unmap(slot, 0)) {
+	if (vmm_slot_unmap(slot, 0)) {
 		vmm->mapped_count -= slot->mapped_blocks;
 		vmm->borrowed_count -= slot->region->owner ? slot->mapped_blocks : 0;
 		slot->mapped_blocks = slot->granted_blocks = 0;
 	}
 	while (slot->held_blocks)
-		kvs_block_release(vmm, kvs_slot_blocks(slot)[--slot->held_blocks]);
+		vmm_block_release(vmm, vmm_slot_blocks(slot)[--slot->held_blocks]);
 }
 
-bool kvs_region_is_mapped(const kvs_region *region)
+bool vmm_region_is_mapped(const kvs_region *region)
 {
 	for (unsigned i = 0; i < region->slot_count; i++)
 		if (region->slots[i].mapped_blocks)
@@ -142,14 +142,14 @@ void kvs_region_free(kvs_region *region)
 	assert(!region->borrowers);
 	vmm = region->vmm;
 	pthread_mutex_lock(&vmm->lock);
-	if (kvs_region_is_mapped(region))
-		kvs_retire_wait(vmm); /* an error says that nothing runs any more */
-	kvs_queue_remove_region(vmm, region);
+	if (vmm_region_is_mapped(region))
+		vmm_retire_wait(vmm); /* an error says that nothing runs any more */
+	vmm_queue_remove_region(vmm, region);
 	for (unsigned i = 0; i < region->slot_count; i++)
 		slot_tear_down(&region->slots[i]);
 	if (region->owner)
-		kvs_region_unlink_borrower(region);
-	kvs_call_address_free(vmm, region->base, region->slot_count * region->stride);
+		vmm_region_unlink_borrower(region);
+	vmm_call_address_free(vmm, region->base, region->slot_count * region->stride);
 	region_unlink(region);
 	pthread_mutex_unlock(&vmm->lock);
 	region_dealloc(region);
@@ -180,7 +180,7 @@ size_t kvs_region_slot_bytes(const kvs_region *region, unsigned slot)
 	return bytes;
 }
 
-int kvs_region_check_resize(const kvs_region *region, unsigned slot, size_t bytes)
+int vmm_region_check_resize(const kvs_region *region, unsigned slot, size_t bytes)
 {
 	if (region->owner)
 		return kvs_fail(-EINVAL, "a borrower cannot be resized: it is as large as its owner");
@@ -191,30 +191,30 @@ int kvs_region_check_resize(const kvs_region *region, unsigned slot, size_t byte
 	return 0;
 }
 
-bool kvs_region_gives_up(const kvs_region *region, unsigned slot, size_t bytes)
+bool vmm_region_gives_up(const kvs_region *region, unsigned slot, size_t bytes)
 {
-	const struct kvs_slot *now = &region->slots[slot];
-	struct kvs_slot then = {.region = now->region, .used_bytes = bytes};
+	const struct vmm_slot *now = &region->slots[slot];
+	struct vmm_slot then = {.region = now->region, .used_bytes = bytes};
 
-	return kvs_slot_needed(&then) < kvs_slot_needed(now);
+	return vmm_slot_needed(&then) < vmm_slot_needed(now);
 }
 
-int kvs_region_set_bytes(kvs_region *region, unsigned slot, size_t bytes)
+int vmm_region_set_bytes(kvs_region *region, unsigned slot, size_t bytes)
 {
-	struct kvs_slot *target = &region->slots[slot];
+	struct vmm_slot *target = &region->slots[slot];
 	size_t before = target->used_bytes;
 	int err = 0;
 
-	if (kvs_region_gives_up(region, slot, bytes))
+	if (vmm_region_gives_up(region, slot, bytes))
 		target->retire_epoch = region->vmm->epoch;
 	target->used_bytes = bytes;
 	if (bytes > before)
-		err = kvs_slot_grow(target, kvs_slot_needed(target), kvs_block_acquire);
+		err = vmm_slot_grow(target, vmm_slot_needed(target), vmm_block_acquire);
 	if (err)
 		target->used_bytes = before;
-	if (target->held_blocks > kvs_slot_wanted(target))
-		kvs_queue_push(region->vmm, KVS_QUEUE_SURPLUS, target);
-	kvs_premap_request(target);
+	if (target->held_blocks > vmm_slot_wanted(target))
+		vmm_queue_push(region->vmm, VMM_QUEUE_SURPLUS, target);
+	vmm_premap_request(target);
 	return err;
 }
 
@@ -224,15 +224,15 @@ int kvs_region_resize(kvs_region *region, unsigned slot, size_t bytes)
 	int err;
 
 	pthread_mutex_lock(&vmm->lock);
-	err = kvs_region_check_resize(region, slot, bytes);
+	err = vmm_region_check_resize(region, slot, bytes);
 	if (err)
 		goto out_unlock;
-	kvs_retire_poll(vmm);
-	kvs_trim_retired(vmm);
-	if (kvs_region_gives_up(region, slot, bytes))
-		err = kvs_retire_mark(vmm);
+	vmm_retire_poll(vmm);
+	vmm_trim_retired(vmm);
+	if (vmm_region_gives_up(region, slot, bytes))
+		err = vmm_retire_mark(vmm);
 	if (!err)
-		err = kvs_region_set_bytes(region, slot, bytes);
+		err = vmm_region_set_bytes(region, slot, bytes);
 out_unlock:
 	pthread_mutex_unlock(&vmm->lock);
 	return err;

@@ -11,7 +11,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-static void retirement_destroy(kvs_vmm *vmm, struct kvs_retirement *retirement)
+static void retirement_destroy(kvs_vmm *vmm, struct vmm_retirement *retirement)
 {
 	for (size_t i = 0; i < retirement->capacity; i++)
 		KVS_CU_GIVE_BACK(vmm->cu->cuEventDestroy(retirement->events[i]));
@@ -19,9 +19,9 @@ static void retirement_destroy(kvs_vmm *vmm, struct kvs_retirement *retirement)
 }
 
 /* With room for `count` events: an idle one, or a new one. */
-static int retirement_take(kvs_vmm *vmm, size_t count, struct kvs_retirement **out)
+static int retirement_take(kvs_vmm *vmm, size_t count, struct vmm_retirement **out)
 {
-	struct kvs_retirement *retirement;
+	struct vmm_retirement *retirement;
 
 	while ((retirement = vmm->idle_retirements)) {
 		vmm->idle_retirements = retirement->next;
@@ -47,18 +47,18 @@ static int retirement_take(kvs_vmm *vmm, size_t count, struct kvs_retirement **o
 	return 0;
 }
 
-static void retirement_put_back(kvs_vmm *vmm, struct kvs_retirement *retirement)
+static void retirement_put_back(kvs_vmm *vmm, struct vmm_retirement *retirement)
 {
 	retirement->next = vmm->idle_retirements;
 	vmm->idle_retirements = retirement;
 }
 
-int kvs_retire_mark(kvs_vmm *vmm)
+int vmm_retire_mark(kvs_vmm *vmm)
 {
 	static const CUstream legacy_default;
 	const CUstream *streams = vmm->stream_count ? vmm->streams : &legacy_default;
 	size_t count = vmm->stream_count ? vmm->stream_count : 1;
-	struct kvs_retirement *retirement = NULL;
+	struct vmm_retirement *retirement = NULL;
 	int err = retirement_take(vmm, count, &retirement);
 
 	if (err)
@@ -81,7 +81,7 @@ int kvs_retire_mark(kvs_vmm *vmm)
 
 static void complete_oldest(kvs_vmm *vmm)
 {
-	struct kvs_retirement *oldest = vmm->pending;
+	struct vmm_retirement *oldest = vmm->pending;
 
 	vmm->pending = oldest->next;
 	if (!vmm->pending)
@@ -90,7 +90,7 @@ static void complete_oldest(kvs_vmm *vmm)
 	retirement_put_back(vmm, oldest);
 }
 
-static bool is_over(const kvs_vmm *vmm, const struct kvs_retirement *retirement)
+static bool is_over(const kvs_vmm *vmm, const struct vmm_retirement *retirement)
 {
 	for (size_t i = 0; i < retirement->count; i++)
 		if (vmm->cu->cuEventQuery(retirement->events[i]))
@@ -98,7 +98,7 @@ static bool is_over(const kvs_vmm *vmm, const struct kvs_retirement *retirement)
 	return true;
 }
 
-void kvs_retire_poll(kvs_vmm *vmm)
+void vmm_retire_poll(kvs_vmm *vmm)
 {
 	while (vmm->pending && is_over(vmm, vmm->pending))
 		complete_oldest(vmm);
@@ -115,7 +115,7 @@ static CUresult wait_event(const kvs_vmm *vmm, CUevent event)
 	return vmm->cu->cuEventSynchronize(event) ? vmm->cu->cuEventSynchronize(event) : CUDA_SUCCESS;
 }
 
-int kvs_retire_wait(kvs_vmm *vmm)
+int vmm_retire_wait(kvs_vmm *vmm)
 {
 	CUresult first = CUDA_SUCCESS, result;
 
@@ -135,49 +135,49 @@ int kvs_retire_wait(kvs_vmm *vmm)
 	return first ? kvs_cu_fail(vmm->cu, first, "waiting for the last use of memory that is given up") : 0;
 }
 
-void kvs_retire_free(kvs_vmm *vmm)
+void vmm_retire_free(kvs_vmm *vmm)
 {
 	while (vmm->idle_retirements) {
-		struct kvs_retirement *retirement = vmm->idle_retirements;
+		struct vmm_retirement *retirement = vmm->idle_retirements;
 
 		vmm->idle_retirements = retirement->next;
 		retirement_destroy(vmm, retirement);
 	}
 }
 
-size_t kvs_trim_retired(kvs_vmm *vmm)
+size_t vmm_trim_retired(kvs_vmm *vmm)
 {
-	struct kvs_queue waiting = {NULL, NULL};
-	struct kvs_slot *slot;
+	struct vmm_queue waiting = {NULL, NULL};
+	struct vmm_slot *slot;
 	size_t freed = 0;
 
-	while ((slot = kvs_queue_pop(vmm, KVS_QUEUE_SURPLUS))) {
-		size_t wanted = kvs_slot_wanted(slot);
+	while ((slot = vmm_queue_pop(vmm, VMM_QUEUE_SURPLUS))) {
+		size_t wanted = vmm_slot_wanted(slot);
 
 		if (slot->retire_epoch <= vmm->completed_epoch)
-			freed += kvs_slot_trim(slot, wanted);
+			freed += vmm_slot_trim(slot, wanted);
 		if (slot->held_blocks <= wanted)
 			continue;
-		slot->next[KVS_QUEUE_SURPLUS] = waiting.head; /* still in use, or the driver would not unmap it */
+		slot->next[VMM_QUEUE_SURPLUS] = waiting.head; /* still in use, or the driver would not unmap it */
 		waiting.head = slot;
 	}
 	while ((slot = waiting.head)) {
-		waiting.head = slot->next[KVS_QUEUE_SURPLUS];
-		kvs_queue_push(vmm, KVS_QUEUE_SURPLUS, slot);
+		waiting.head = slot->next[VMM_QUEUE_SURPLUS];
+		vmm_queue_push(vmm, VMM_QUEUE_SURPLUS, slot);
 	}
 	return freed;
 }
 
-size_t kvs_trim_premapped(kvs_vmm *vmm)
+size_t vmm_trim_premapped(kvs_vmm *vmm)
 {
 	size_t freed = 0;
 
 	for (kvs_region *region = vmm->regions; region; region = region->next) {
 		for (unsigned i = 0; i < region->slot_count; i++) {
-			struct kvs_slot *slot = &region->slots[i];
+			struct vmm_slot *slot = &region->slots[i];
 
 			if (!region->owner && slot->retire_epoch <= vmm->completed_epoch)
-				freed += kvs_slot_trim(slot, kvs_slot_needed(slot));
+				freed += vmm_slot_trim(slot, vmm_slot_needed(slot));
 		}
 	}
 	return freed;

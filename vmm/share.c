@@ -32,7 +32,7 @@ static int unmap_all(kvs_region *region)
 	int err = 0;
 
 	for (unsigned i = 0; i < region->slot_count && !err; i++)
-		err = kvs_slot_unmap(&region->slots[i], 0);
+		err = vmm_slot_unmap(&region->slots[i], 0);
 	return err;
 }
 
@@ -42,17 +42,17 @@ static int map_as_owner(kvs_region *borrower)
 	int err = 0;
 
 	for (unsigned i = 0; i < borrower->slot_count && !err; i++)
-		err = kvs_slot_map(&borrower->slots[i], borrower->owner->slots[i].mapped_blocks);
+		err = vmm_slot_map(&borrower->slots[i], borrower->owner->slots[i].mapped_blocks);
 	return err;
 }
 
 static void release_own(kvs_region *region)
 {
 	for (unsigned i = 0; i < region->slot_count; i++) {
-		struct kvs_slot *slot = &region->slots[i];
+		struct vmm_slot *slot = &region->slots[i];
 
 		while (slot->held_blocks)
-			kvs_block_release(region->vmm, kvs_slot_blocks(slot)[--slot->held_blocks]);
+			vmm_block_release(region->vmm, vmm_slot_blocks(slot)[--slot->held_blocks]);
 		slot->used_bytes = 0;
 	}
 }
@@ -64,13 +64,13 @@ static void map_own_again(kvs_region *region)
 
 	region->owner = NULL;
 	for (unsigned i = 0; i < region->slot_count && clear; i++)
-		clear = !kvs_slot_map(&region->slots[i], region->slots[i].held_blocks);
+		clear = !vmm_slot_map(&region->slots[i], region->slots[i].held_blocks);
 	region->damaged |= !clear;
 }
 
 static int begin_share(kvs_region *borrower, kvs_region *owner)
 {
-	int err = kvs_region_is_mapped(borrower) ? kvs_retire_wait(borrower->vmm) : 0;
+	int err = vmm_region_is_mapped(borrower) ? vmm_retire_wait(borrower->vmm) : 0;
 
 	if (err)
 		return err;
@@ -85,7 +85,7 @@ static int begin_share(kvs_region *borrower, kvs_region *owner)
 		map_own_again(borrower);
 		return err;
 	}
-	kvs_queue_remove_region(borrower->vmm, borrower);
+	vmm_queue_remove_region(borrower->vmm, borrower);
 	release_own(borrower);
 	borrower->next_borrower = owner->borrowers;
 	owner->borrowers = borrower;
@@ -106,7 +106,7 @@ int kvs_region_share(kvs_region *borrower, kvs_region *owner)
 
 static int end_share(kvs_region *borrower)
 {
-	int err = kvs_region_is_mapped(borrower) ? kvs_retire_wait(borrower->vmm) : 0;
+	int err = vmm_region_is_mapped(borrower) ? vmm_retire_wait(borrower->vmm) : 0;
 
 	if (err)
 		return err;
@@ -115,7 +115,7 @@ static int end_share(kvs_region *borrower)
 		borrower->damaged |= map_as_owner(borrower) != 0;
 		return err;
 	}
-	kvs_region_unlink_borrower(borrower);
+	vmm_region_unlink_borrower(borrower);
 	borrower->owner = NULL;
 	return 0;
 }

@@ -8,39 +8,39 @@
 
 #include <errno.h>
 
-size_t kvs_slot_index(const struct kvs_slot *slot)
+size_t vmm_slot_index(const struct vmm_slot *slot)
 {
 	return (size_t)(slot - slot->region->slots);
 }
 
-struct kvs_block **kvs_slot_blocks(const struct kvs_slot *slot)
+struct vmm_block **vmm_slot_blocks(const struct vmm_slot *slot)
 {
-	return slot->region->blocks + kvs_slot_index(slot) * slot->region->slot_blocks;
+	return slot->region->blocks + vmm_slot_index(slot) * slot->region->slot_blocks;
 }
 
-static struct kvs_slot *owner_slot(struct kvs_slot *slot)
+static struct vmm_slot *owner_slot(struct vmm_slot *slot)
 {
-	return slot->region->owner ? &slot->region->owner->slots[kvs_slot_index(slot)] : slot;
+	return slot->region->owner ? &slot->region->owner->slots[vmm_slot_index(slot)] : slot;
 }
 
-static CUdeviceptr block_address(const struct kvs_slot *slot, size_t index)
+static CUdeviceptr block_address(const struct vmm_slot *slot, size_t index)
 {
 	const kvs_region *region = slot->region;
 
-	return region->base + kvs_slot_index(slot) * region->stride + index * region->vmm->block_bytes;
+	return region->base + vmm_slot_index(slot) * region->stride + index * region->vmm->block_bytes;
 }
 
-size_t kvs_slot_needed(const struct kvs_slot *slot)
+size_t vmm_slot_needed(const struct vmm_slot *slot)
 {
 	size_t block_bytes = slot->region->vmm->block_bytes;
 
 	return slot->used_bytes / block_bytes + (slot->used_bytes % block_bytes != 0);
 }
 
-size_t kvs_slot_wanted(const struct kvs_slot *slot)
+size_t vmm_slot_wanted(const struct vmm_slot *slot)
 {
 	const kvs_vmm *vmm = slot->region->vmm;
-	size_t needed = kvs_slot_needed(slot);
+	size_t needed = vmm_slot_needed(slot);
 	size_t room = needed * vmm->block_bytes - slot->used_bytes;
 
 	if (!vmm->premap || !needed || needed == slot->region->slot_blocks)
@@ -48,11 +48,11 @@ size_t kvs_slot_wanted(const struct kvs_slot *slot)
 	return room < vmm->block_bytes / 2 ? needed + 1 : needed;
 }
 
-static int grant(struct kvs_slot *slot, size_t target)
+static int grant(struct vmm_slot *slot, size_t target)
 {
 	kvs_region *region = slot->region;
 	size_t bytes = (target - slot->granted_blocks) * region->vmm->block_bytes;
-	CUresult result = kvs_call_set_access(region->vmm, block_address(slot, slot->granted_blocks), bytes,
+	CUresult result = vmm_call_set_access(region->vmm, block_address(slot, slot->granted_blocks), bytes,
 		region->owner ? CU_MEM_ACCESS_FLAGS_PROT_READ : CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
 
 	if (result)
@@ -62,14 +62,14 @@ static int grant(struct kvs_slot *slot, size_t target)
 	return 0;
 }
 
-int kvs_slot_map(struct kvs_slot *slot, size_t target)
+int vmm_slot_map(struct vmm_slot *slot, size_t target)
 {
 	kvs_vmm *vmm = slot->region->vmm;
-	struct kvs_block **blocks = kvs_slot_blocks(owner_slot(slot));
+	struct vmm_block **blocks = vmm_slot_blocks(owner_slot(slot));
 
 	while (slot->mapped_blocks < target) {
 		CUdeviceptr address = block_address(slot, slot->mapped_blocks);
-		CUresult result = kvs_call_map(vmm, address, blocks[slot->mapped_blocks]->handle);
+		CUresult result = vmm_call_map(vmm, address, blocks[slot->mapped_blocks]->handle);
 
 		if (result)
 			return kvs_cu_fail(vmm->cu, result, "mapping a block of %zu bytes at %#llx", vmm->block_bytes,
@@ -81,7 +81,7 @@ int kvs_slot_map(struct kvs_slot *slot, size_t target)
 	return slot->granted_blocks < target ? grant(slot, target) : 0;
 }
 
-int kvs_slot_unmap(struct kvs_slot *slot, size_t keep)
+int vmm_slot_unmap(struct vmm_slot *slot, size_t keep)
 {
 	kvs_vmm *vmm = slot->region->vmm;
 	size_t count = slot->mapped_blocks > keep ? slot->mapped_blocks - keep : 0;
@@ -89,7 +89,7 @@ int kvs_slot_unmap(struct kvs_slot *slot, size_t keep)
 
 	if (!count)
 		return 0;
-	result = kvs_call_unmap(vmm, block_address(slot, keep), count * vmm->block_bytes);
+	result = vmm_call_unmap(vmm, block_address(slot, keep), count * vmm->block_bytes);
 	if (result)
 		return kvs_cu_fail(vmm->cu, result, "unmapping %zu bytes at %#llx", count * vmm->block_bytes,
 			(unsigned long long)block_address(slot, keep));
@@ -101,46 +101,46 @@ int kvs_slot_unmap(struct kvs_slot *slot, size_t keep)
 	return 0;
 }
 
-size_t kvs_slot_trim(struct kvs_slot *slot, size_t keep)
+size_t vmm_slot_trim(struct vmm_slot *slot, size_t keep)
 {
 	kvs_vmm *vmm = slot->region->vmm;
-	size_t before = slot->held_blocks, index = kvs_slot_index(slot);
+	size_t before = slot->held_blocks, index = vmm_slot_index(slot);
 
 	/* A block that could not be unmapped somewhere stays held, and is trimmed another time. */
 	for (kvs_region *borrower = slot->region->borrowers; borrower; borrower = borrower->next_borrower) {
-		struct kvs_slot *mirror = &borrower->slots[index];
+		struct vmm_slot *mirror = &borrower->slots[index];
 
-		kvs_slot_unmap(mirror, keep);
+		vmm_slot_unmap(mirror, keep);
 		keep = mirror->mapped_blocks > keep ? mirror->mapped_blocks : keep;
 	}
-	kvs_slot_unmap(slot, keep);
+	vmm_slot_unmap(slot, keep);
 	keep = slot->mapped_blocks > keep ? slot->mapped_blocks : keep;
 	while (slot->held_blocks > keep)
-		kvs_block_release(vmm, kvs_slot_blocks(slot)[--slot->held_blocks]);
+		vmm_block_release(vmm, vmm_slot_blocks(slot)[--slot->held_blocks]);
 	return before - slot->held_blocks;
 }
 
-int kvs_slot_grow(struct kvs_slot *slot, size_t target, kvs_block_source *source)
+int vmm_slot_grow(struct vmm_slot *slot, size_t target, vmm_block_source *source)
 {
-	size_t before = slot->held_blocks, index = kvs_slot_index(slot);
+	size_t before = slot->held_blocks, index = vmm_slot_index(slot);
 	int err = 0;
 
 	while (!err && slot->held_blocks < target) {
-		err = source(slot, slot->held_blocks, &kvs_slot_blocks(slot)[slot->held_blocks]);
+		err = source(slot, slot->held_blocks, &vmm_slot_blocks(slot)[slot->held_blocks]);
 		slot->held_blocks += !err;
 	}
 	if (!err)
-		err = kvs_slot_map(slot, target);
+		err = vmm_slot_map(slot, target);
 	for (kvs_region *borrower = slot->region->borrowers; borrower && !err; borrower = borrower->next_borrower)
-		err = kvs_slot_map(&borrower->slots[index], target);
+		err = vmm_slot_map(&borrower->slots[index], target);
 	if (err)
-		kvs_slot_trim(slot, before);
+		vmm_slot_trim(slot, before);
 	return err;
 }
 
-void kvs_queue_push(kvs_vmm *vmm, enum kvs_queue_kind kind, struct kvs_slot *slot)
+void vmm_queue_push(kvs_vmm *vmm, enum vmm_queue_kind kind, struct vmm_slot *slot)
 {
-	struct kvs_queue *queue = &vmm->queues[kind];
+	struct vmm_queue *queue = &vmm->queues[kind];
 
 	if (slot->queued[kind])
 		return;
@@ -153,10 +153,10 @@ void kvs_queue_push(kvs_vmm *vmm, enum kvs_queue_kind kind, struct kvs_slot *slo
 	queue->tail = slot;
 }
 
-struct kvs_slot *kvs_queue_pop(kvs_vmm *vmm, enum kvs_queue_kind kind)
+struct vmm_slot *vmm_queue_pop(kvs_vmm *vmm, enum vmm_queue_kind kind)
 {
-	struct kvs_queue *queue = &vmm->queues[kind];
-	struct kvs_slot *slot = queue->head;
+	struct vmm_queue *queue = &vmm->queues[kind];
+	struct vmm_slot *slot = queue->head;
 
 	if (!slot)
 		return NULL;
@@ -167,18 +167,18 @@ struct kvs_slot *kvs_queue_pop(kvs_vmm *vmm, enum kvs_queue_kind kind)
 	return slot;
 }
 
-void kvs_queue_remove_region(kvs_vmm *vmm, const kvs_region *region)
+void vmm_queue_remove_region(kvs_vmm *vmm, const kvs_region *region)
 {
-	for (int kind = 0; kind < KVS_QUEUE_COUNT; kind++) {
-		struct kvs_slot *slot = vmm->queues[kind].head;
+	for (int kind = 0; kind < VMM_QUEUE_COUNT; kind++) {
+		struct vmm_slot *slot = vmm->queues[kind].head;
 
-		vmm->queues[kind] = (struct kvs_queue){NULL, NULL};
+		vmm->queues[kind] = (struct vmm_queue){NULL, NULL};
 		while (slot) {
-			struct kvs_slot *next = slot->next[kind];
+			struct vmm_slot *next = slot->next[kind];
 
 			slot->queued[kind] = false;
 			if (slot->region != region)
-				kvs_queue_push(vmm, kind, slot);
+				vmm_queue_push(vmm, kind, slot);
 			slot = next;
 		}
 	}

@@ -30,7 +30,7 @@ static CUresult count_call(kvs_vmm *vmm, enum kvs_vmm_call call, uint64_t start_
 	return result;
 }
 
-CUresult kvs_call_reserve(kvs_vmm *vmm, CUdeviceptr *base, size_t bytes)
+CUresult vmm_call_reserve(kvs_vmm *vmm, CUdeviceptr *base, size_t bytes)
 {
 	uint64_t start_ns = now_ns();
 
@@ -38,7 +38,7 @@ CUresult kvs_call_reserve(kvs_vmm *vmm, CUdeviceptr *base, size_t bytes)
 		vmm, KVS_CALL_RESERVE, start_ns, vmm->cu->cuMemAddressReserve(base, bytes, vmm->granule_bytes, 0, 0));
 }
 
-CUresult kvs_call_create(kvs_vmm *vmm, CUmemGenericAllocationHandle *handle)
+CUresult vmm_call_create(kvs_vmm *vmm, CUmemGenericAllocationHandle *handle)
 {
 	uint64_t start_ns = now_ns();
 
@@ -46,14 +46,14 @@ CUresult kvs_call_create(kvs_vmm *vmm, CUmemGenericAllocationHandle *handle)
 		vmm, KVS_CALL_CREATE, start_ns, vmm->cu->cuMemCreate(handle, vmm->block_bytes, &vmm->prop, 0));
 }
 
-CUresult kvs_call_map(kvs_vmm *vmm, CUdeviceptr address, CUmemGenericAllocationHandle handle)
+CUresult vmm_call_map(kvs_vmm *vmm, CUdeviceptr address, CUmemGenericAllocationHandle handle)
 {
 	uint64_t start_ns = now_ns();
 
 	return count_call(vmm, KVS_CALL_MAP, start_ns, vmm->cu->cuMemMap(address, vmm->block_bytes, 0, handle, 0));
 }
 
-CUresult kvs_call_set_access(kvs_vmm *vmm, CUdeviceptr address, size_t bytes, CUmemAccess_flags access)
+CUresult vmm_call_set_access(kvs_vmm *vmm, CUdeviceptr address, size_t bytes, CUmemAccess_flags access)
 {
 	CUmemAccessDesc desc = {.location = vmm->prop.location, .flags = access};
 	uint64_t start_ns = now_ns();
@@ -68,7 +68,7 @@ static CUresult unmap_once(kvs_vmm *vmm, CUdeviceptr address, size_t bytes)
 	return count_call(vmm, KVS_CALL_UNMAP, start_ns, vmm->cu->cuMemUnmap(address, bytes));
 }
 
-CUresult kvs_call_unmap(kvs_vmm *vmm, CUdeviceptr address, size_t bytes)
+CUresult vmm_call_unmap(kvs_vmm *vmm, CUdeviceptr address, size_t bytes)
 {
 	return unmap_once(vmm, address, bytes) ? unmap_once(vmm, address, bytes) : CUDA_SUCCESS;
 }
@@ -80,7 +80,7 @@ static CUresult release_once(kvs_vmm *vmm, CUmemGenericAllocationHandle handle)
 	return count_call(vmm, KVS_CALL_RELEASE, start_ns, vmm->cu->cuMemRelease(handle));
 }
 
-CUresult kvs_call_release(kvs_vmm *vmm, CUmemGenericAllocationHandle handle)
+CUresult vmm_call_release(kvs_vmm *vmm, CUmemGenericAllocationHandle handle)
 {
 	return release_once(vmm, handle) ? release_once(vmm, handle) : CUDA_SUCCESS;
 }
@@ -92,7 +92,7 @@ static CUresult address_free_once(kvs_vmm *vmm, CUdeviceptr base, size_t bytes)
 	return count_call(vmm, KVS_CALL_ADDRESS_FREE, start_ns, vmm->cu->cuMemAddressFree(base, bytes));
 }
 
-CUresult kvs_call_address_free(kvs_vmm *vmm, CUdeviceptr base, size_t bytes)
+CUresult vmm_call_address_free(kvs_vmm *vmm, CUdeviceptr base, size_t bytes)
 {
 	return address_free_once(vmm, base, bytes) ? address_free_once(vmm, base, bytes) : CUDA_SUCCESS;
 }

@@ -9,17 +9,17 @@ struct tally {
 	size_t held, mapped, borrowed, virtual_bytes;
 };
 
-static bool broken(const char *what, const struct kvs_slot *slot)
+static bool broken(const char *what, const struct vmm_slot *slot)
 {
 	kvs_fail(-EINVAL,
 		"invalid: %s (slot %zu of the region at %#llx: %zu bytes used; %zu, %zu, %zu blocks held, mapped, "
 		"granted)",
-		what, kvs_slot_index(slot), (unsigned long long)slot->region->base, slot->used_bytes, slot->held_blocks,
+		what, vmm_slot_index(slot), (unsigned long long)slot->region->base, slot->used_bytes, slot->held_blocks,
 		slot->mapped_blocks, slot->granted_blocks);
 	return false;
 }
 
-static bool slot_counts_are_valid(const struct kvs_slot *slot)
+static bool slot_counts_are_valid(const struct vmm_slot *slot)
 {
 	const kvs_region *region = slot->region;
 
@@ -34,19 +34,19 @@ static bool slot_counts_are_valid(const struct kvs_slot *slot)
 	return true;
 }
 
-static bool owner_slot_is_valid(const struct kvs_slot *slot)
+static bool owner_slot_is_valid(const struct vmm_slot *slot)
 {
 	const kvs_region *region = slot->region;
 
 	if (slot->mapped_blocks > slot->held_blocks)
 		return broken("more is mapped than held", slot);
 	if (!region->damaged &&
-		(slot->granted_blocks < kvs_slot_needed(slot) || slot->granted_blocks < slot->mapped_blocks))
+		(slot->granted_blocks < vmm_slot_needed(slot) || slot->granted_blocks < slot->mapped_blocks))
 		return broken("what is used or mapped cannot be accessed", slot);
-	if (slot->held_blocks > kvs_slot_wanted(slot) && !slot->queued[KVS_QUEUE_SURPLUS])
+	if (slot->held_blocks > vmm_slot_wanted(slot) && !slot->queued[VMM_QUEUE_SURPLUS])
 		return broken("it has a surplus that nobody will trim", slot);
 	for (size_t i = 0; i < slot->held_blocks; i++) {
-		const struct kvs_block *block = kvs_slot_blocks(slot)[i];
+		const struct vmm_block *block = vmm_slot_blocks(slot)[i];
 
 		if (!block || block->slot != slot || block->index != i)
 			return broken("a block does not know that it lies here", slot);
@@ -54,18 +54,18 @@ static bool owner_slot_is_valid(const struct kvs_slot *slot)
 	return true;
 }
 
-static bool borrower_slot_is_valid(const struct kvs_slot *slot)
+static bool borrower_slot_is_valid(const struct vmm_slot *slot)
 {
 	const kvs_region *region = slot->region;
-	const struct kvs_slot *owner = &region->owner->slots[kvs_slot_index(slot)];
+	const struct vmm_slot *owner = &region->owner->slots[vmm_slot_index(slot)];
 
 	if (slot->held_blocks || slot->used_bytes)
 		return broken("a borrower has memory of its own", slot);
 	if (slot->mapped_blocks > owner->held_blocks)
 		return broken("a borrower maps more than its owner holds", slot);
-	if (!region->damaged && slot->granted_blocks < kvs_slot_needed(owner))
+	if (!region->damaged && slot->granted_blocks < vmm_slot_needed(owner))
 		return broken("a borrower maps less than its owner uses", slot);
-	if (slot->queued[KVS_QUEUE_SURPLUS] || slot->queued[KVS_QUEUE_PREMAP])
+	if (slot->queued[VMM_QUEUE_SURPLUS] || slot->queued[VMM_QUEUE_PREMAP])
 		return broken("a borrower waits for work on its own", slot);
 	return true;
 }
@@ -94,7 +94,7 @@ static bool region_is_valid(const kvs_region *region, struct tally *tally)
 	if (!borrowers_are_valid(region))
 		return false;
 	for (unsigned i = 0; i < region->slot_count; i++) {
-		const struct kvs_slot *slot = &region->slots[i];
+		const struct vmm_slot *slot = &region->slots[i];
 
 		if (slot->region != region || !slot_counts_are_valid(slot))
 			return false;
@@ -119,7 +119,7 @@ static bool free_list_is_valid(const kvs_vmm *vmm)
 {
 	size_t count = 0;
 
-	for (const struct kvs_block *block = vmm->free_blocks; block; block = block->next, count++) {
+	for (const struct vmm_block *block = vmm->free_blocks; block; block = block->next, count++) {
 		if (block->slot) {
 			kvs_fail(-EINVAL, "invalid: a free block lies in a slot");
 			return false;
@@ -136,7 +136,7 @@ static bool epochs_are_valid(const kvs_vmm *vmm)
 {
 	uint64_t last = vmm->completed_epoch;
 
-	for (const struct kvs_retirement *pending = vmm->pending; pending; pending = pending->next) {
+	for (const struct vmm_retirement *pending = vmm->pending; pending; pending = pending->next) {
 		if (pending->epoch <= last) {
 			kvs_fail(-EINVAL, "invalid: epoch %llu waits behind %llu", (unsigned long long)pending->epoch,
 				(unsigned long long)last);

@@ -61,7 +61,7 @@ int kvs_vmm_create(kvs_cu *cu, const struct kvs_vmm_options *options, kvs_vmm **
 	pthread_mutex_init(&vmm->lock, NULL);
 	pthread_cond_init(&vmm->premap_wanted, NULL);
 	pthread_cond_init(&vmm->premap_idle, NULL);
-	err = vmm->premap ? kvs_premap_start(vmm) : 0;
+	err = vmm->premap ? vmm_premap_start(vmm) : 0;
 	if (err)
 		goto out_destroy;
 	*out = vmm;
@@ -82,10 +82,10 @@ void kvs_vmm_free(kvs_vmm *vmm)
 		return;
 	assert(!vmm->regions);
 	if (vmm->premap)
-		kvs_premap_stop(vmm);
-	kvs_retire_wait(vmm); /* an error says that nothing runs any more */
-	kvs_retire_free(vmm);
-	kvs_block_drain(vmm);
+		vmm_premap_stop(vmm);
+	vmm_retire_wait(vmm); /* an error says that nothing runs any more */
+	vmm_retire_free(vmm);
+	vmm_block_drain(vmm);
 	pthread_cond_destroy(&vmm->premap_idle);
 	pthread_cond_destroy(&vmm->premap_wanted);
 	pthread_mutex_destroy(&vmm->lock);
@@ -137,9 +137,9 @@ int kvs_vmm_settle(kvs_vmm *vmm)
 	int err;
 
 	pthread_mutex_lock(&vmm->lock);
-	kvs_premap_wait(vmm);
-	err = kvs_retire_wait(vmm);
-	kvs_trim_retired(vmm);
+	vmm_premap_wait(vmm);
+	err = vmm_retire_wait(vmm);
+	vmm_trim_retired(vmm);
 	pthread_mutex_unlock(&vmm->lock);
 	return err;
 }

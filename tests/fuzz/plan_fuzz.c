@@ -13,10 +13,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static void check(kvs_plan *plan)
 {
 	for (int layer = 0; layer < kvs_plan_layers(plan); layer++) {
-		int k = kvs_plan_k_owner(plan, layer), v = kvs_plan_v_owner(plan, layer);
+		int k = kvs_plan_owner(plan, layer, KVS_K), v = kvs_plan_owner(plan, layer, KVS_V);
 
-		assert(k >= 0 && k <= layer && kvs_plan_k_owner(plan, k) == k);
-		assert(v >= 0 && v <= layer && kvs_plan_v_owner(plan, v) == v);
+		assert(k >= 0 && k <= layer && kvs_plan_owner(plan, k, KVS_K) == k);
+		assert(v >= 0 && v <= layer && kvs_plan_owner(plan, v, KVS_V) == v);
 	}
 }
 

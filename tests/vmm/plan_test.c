@@ -24,10 +24,50 @@ static void a_list_of_owners_is_a_plan_for_both(void **state)
 	fixture_check(kvs_plan_parse(" 0, 1 ,2,1 ", &plan));
 	assert_int_equal(kvs_plan_layers(plan), 4);
 	for (int layer = 0; layer < 4; layer++) {
-		assert_int_equal(kvs_plan_k_owner(plan, layer), expected[layer]);
-		assert_int_equal(kvs_plan_v_owner(plan, layer), expected[layer]);
+		assert_int_equal(kvs_plan_owner(plan, layer, KVS_K), expected[layer]);
+		assert_int_equal(kvs_plan_owner(plan, layer, KVS_V), expected[layer]);
 	}
 	kvs_plan_free(plan);
+}
+
+static void a_layer_that_the_plan_has_not_has_no_owner(void **state)
+{
+	kvs_plan *plan;
+
+	(void)state;
+	fixture_check(kvs_plan_identity(2, &plan));
+	assert_int_equal(kvs_plan_owner(plan, -1, KVS_K), -EINVAL);
+	assert_int_equal(kvs_plan_owner(plan, 2, KVS_V), -EINVAL);
+	kvs_plan_free(plan);
+}
+
+/* The copy says what the plan says, to the byte, and neither hears of what happens to the other. */
+static void a_copy_is_a_plan_of_its_own(void **state)
+{
+	const int k[] = {0, 0, 2}, v[] = {0, 1, 1};
+	struct kvs_plan_model model = {"llama", 3, 4, 64, "abcd"};
+	char *before, *after;
+	kvs_plan *plan, *copy;
+
+	(void)state;
+	fixture_check(kvs_plan_create(3, k, v, &plan));
+	fixture_check(kvs_plan_copy(plan, &copy)); /* of one made by hand */
+	assert_int_equal(kvs_plan_owner(copy, 1, KVS_K), 0);
+	assert_int_equal(kvs_plan_owner(copy, 2, KVS_V), 1);
+	kvs_plan_free(copy);
+	fixture_check(kvs_plan_set_model(plan, &model));
+	fixture_check(kvs_plan_set_calibration(plan, "{\"cosine\": 0.5}"));
+	fixture_check(kvs_plan_text(plan, &before));
+	fixture_check(kvs_plan_copy(plan, &copy));
+	fixture_check(kvs_plan_set_calibration(plan, "{\"cosine\": 0.25}"));
+	kvs_plan_free(plan);
+	fixture_check(kvs_plan_text(copy, &after));
+	assert_string_equal(before, after);
+	model.fingerprint = "abce";
+	assert_int_equal(kvs_plan_check(copy, &model), -EINVAL);
+	kvs_plan_free(copy);
+	free(before);
+	free(after);
 }
 
 static void a_bad_list_is_refused_with_the_place(void **state)
@@ -116,8 +156,8 @@ static void saving_keeps_what_it_does_not_know(void **state)
 	fixture_check(kvs_plan_save(plan, path));
 	kvs_plan_free(plan);
 	fixture_check(kvs_plan_load(path, &plan));
-	assert_int_equal(kvs_plan_k_owner(plan, 1), 0);
-	assert_int_equal(kvs_plan_v_owner(plan, 1), 1);
+	assert_int_equal(kvs_plan_owner(plan, 1, KVS_K), 0);
+	assert_int_equal(kvs_plan_owner(plan, 1, KVS_V), 1);
 	fixture_check(kvs_plan_check(plan, &model));
 	kvs_plan_free(plan);
 	file = fopen(path, "r");
@@ -156,6 +196,15 @@ static void a_plan_for_another_model_is_refused_with_both_sides(void **state)
 	other.head_dim = 32;
 	assert_int_equal(kvs_plan_check(plan, &other), -EINVAL);
 	other = model;
+	other.kv_heads = 2;
+	assert_int_equal(kvs_plan_check(plan, &other), -EINVAL);
+	assert_non_null(strstr(kvs_error(), "4 KV heads"));
+	other = model;
+	other.fingerprint = "abce"; /* the same shape, other weights */
+	assert_int_equal(kvs_plan_check(plan, &other), -EINVAL);
+	assert_non_null(strstr(kvs_error(), "abcd"));
+	assert_non_null(strstr(kvs_error(), "abce"));
+	other = model;
 	other.fingerprint = NULL; /* unknown agrees with all */
 	fixture_check(kvs_plan_check(plan, &other));
 	kvs_plan_free(plan);
@@ -165,6 +214,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_list_of_owners_is_a_plan_for_both),
+		cmocka_unit_test(a_layer_that_the_plan_has_not_has_no_owner),
+		cmocka_unit_test(a_copy_is_a_plan_of_its_own),
 		cmocka_unit_test(a_bad_list_is_refused_with_the_place),
 		cmocka_unit_test(a_damaged_file_is_refused_with_file_and_field),
 		cmocka_unit_test(saving_keeps_what_it_does_not_know),

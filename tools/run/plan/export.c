@@ -13,12 +13,10 @@
 
 extern const char export_transformers[], export_vllm[]; /* exports.S */
 
-typedef int owner_fn(const kvs_plan *plan, int layer);
-
-static void put_owners(FILE *out, const kvs_plan *plan, owner_fn *owner_of, const char *separator)
+static void put_owners(FILE *out, const kvs_plan *plan, enum kvs_k_or_v which, const char *separator)
 {
 	for (int layer = 0; layer < kvs_plan_layers(plan); layer++)
-		fprintf(out, "%s%d", layer ? separator : "", owner_of(plan, layer));
+		fprintf(out, "%s%d", layer ? separator : "", kvs_plan_owner(plan, layer, which));
 }
 
 /* Copies `python`, with the plan in the places that ask for it. */
@@ -26,8 +24,8 @@ static void put_python(FILE *out, const kvs_plan *plan, const char *python)
 {
 	static const struct {
 		const char *name;
-		owner_fn *owner_of;
-	} places[] = {{"@K_OWNERS@", kvs_plan_k_owner}, {"@V_OWNERS@", kvs_plan_v_owner}};
+		enum kvs_k_or_v which;
+	} places[] = {{"@K_OWNERS@", KVS_K}, {"@V_OWNERS@", KVS_V}};
 
 	while (*python) {
 		size_t i = 0;
@@ -38,7 +36,7 @@ static void put_python(FILE *out, const kvs_plan *plan, const char *python)
 			fputc(*python++, out);
 			continue;
 		}
-		put_owners(out, plan, places[i].owner_of, ", ");
+		put_owners(out, plan, places[i].which, ", ");
 		python += strlen(places[i].name);
 	}
 }
@@ -46,7 +44,7 @@ static void put_python(FILE *out, const kvs_plan *plan, const char *python)
 int plan_need_same_owners(const kvs_plan *plan, const char *who)
 {
 	for (int layer = 0; layer < kvs_plan_layers(plan); layer++) {
-		int k = kvs_plan_k_owner(plan, layer), v = kvs_plan_v_owner(plan, layer);
+		int k = kvs_plan_owner(plan, layer, KVS_K), v = kvs_plan_owner(plan, layer, KVS_V);
 
 		if (k != v)
 			return kvs_fail(-EINVAL,
@@ -81,7 +79,7 @@ int plan_export(const kvs_plan *plan, enum plan_format format, char **text)
 	if (!out)
 		return kvs_fail(-ENOMEM, "no memory for an export");
 	if (format == PLAN_LCKV) {
-		put_owners(out, plan, kvs_plan_k_owner, "_");
+		put_owners(out, plan, KVS_K, "_");
 		fputc('\n', out);
 	} else {
 		put_python(out, plan, format == PLAN_VLLM ? export_vllm : export_transformers);

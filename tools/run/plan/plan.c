@@ -162,7 +162,7 @@ static void warn_of_window(const char *what, int layer, int owner, const int *wi
 static void warn_of_windows(const kvs_plan *plan, const int *window)
 {
 	for (int layer = 0; layer < kvs_plan_layers(plan); layer++) {
-		int k = kvs_plan_k_owner(plan, layer), v = kvs_plan_v_owner(plan, layer);
+		int k = kvs_plan_owner(plan, layer, KVS_K), v = kvs_plan_owner(plan, layer, KVS_V);
 
 		warn_of_window(k == v ? "K and V" : "K", layer, k, window);
 		if (k != v)

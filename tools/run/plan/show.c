@@ -12,8 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef int owner_fn(const kvs_plan *plan, int layer);
-
 /* The map of K's owners or of V's. */
 struct map {
 	int layers, lanes;
@@ -48,7 +46,7 @@ static void assign_lanes(struct map *map, int *until /* [layers]: last row that 
 	}
 }
 
-static int map_create(const kvs_plan *plan, owner_fn *owner_of, struct map *map)
+static int map_create(const kvs_plan *plan, enum kvs_k_or_v which, struct map *map)
 {
 	int layers = kvs_plan_layers(plan);
 	int *numbers = malloc(sizeof(*numbers) * 4 * layers);
@@ -57,7 +55,7 @@ static int map_create(const kvs_plan *plan, owner_fn *owner_of, struct map *map)
 		return kvs_fail(-ENOMEM, "no memory for a map of %d layers", layers);
 	*map = (struct map){.layers = layers, .owner = numbers, .last = numbers + layers, .lane = numbers + 2 * layers};
 	for (int layer = 0; layer < layers; layer++) {
-		map->owner[layer] = owner_of(plan, layer);
+		map->owner[layer] = kvs_plan_owner(plan, layer, which);
 		map->last[layer] = layer;
 		map->last[map->owner[layer]] = layer;
 	}
@@ -273,10 +271,10 @@ int plan_show(const kvs_plan *plan, const char *name, bool json)
 
 	if (err)
 		return err;
-	err = map_create(plan, kvs_plan_k_owner, &k);
+	err = map_create(plan, KVS_K, &k);
 	if (err)
 		goto out_document;
-	err = map_create(plan, kvs_plan_v_owner, &v);
+	err = map_create(plan, KVS_V, &v);
 	if (err)
 		goto out_k;
 	err = json ? put_json(document, &k, &v) : put_text(name, document, &k, &v);
