@@ -282,6 +282,33 @@ static void limits_count_up_to_their_bound(void **state)
 	json_decref(json);
 }
 
+static void uprobes_see_every_call_or_say_why_they_cannot(void **state)
+{
+	static const char *const ways[] = {"found by dlsym", "found by cuGetProcAddress", "on another thread"};
+	json_t *json = probe_json("uprobe");
+
+	(void)state;
+	if (geteuid() || access("/sys/bus/event_source/devices/uprobe/type", R_OK)) {
+		json_decref(json);
+		skip();
+	}
+	for (size_t i = 0; i < 3; i++) {
+		json_t *row = row_of(json, "function", ways[i]);
+
+		assert_true(number(row, "hits") == number(row, "calls"));
+	}
+	json_decref(json);
+}
+
+static void cupti_is_not_asked_about_another_driver(void **state)
+{
+	json_t *json = probe_json("cupti");
+
+	(void)state;
+	assert_true(row_count(json) >= 1);
+	json_decref(json);
+}
+
 /* ---- the harness ---- */
 
 static void assert_exit(const char *name, const char *arguments, int status)
@@ -340,6 +367,8 @@ int main(void)
 		cmocka_unit_test(graph_params_are_read_at_the_call),
 		cmocka_unit_test(granularity_is_told_for_each_kind_of_memory),
 		cmocka_unit_test(limits_count_up_to_their_bound),
+		cmocka_unit_test(uprobes_see_every_call_or_say_why_they_cannot),
+		cmocka_unit_test(cupti_is_not_asked_about_another_driver),
 		cmocka_unit_test(a_device_that_is_not_there_is_skipped_and_a_wrong_option_refused),
 		cmocka_unit_test(a_probe_that_runs_out_of_time_reports_what_it_saw),
 	};
