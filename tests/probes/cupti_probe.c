@@ -20,11 +20,13 @@
 #define LAUNCHES 2000
 #define BUFFER_BYTES (1 << 20)
 
+/* clang-format off */
 #define CUPTI_FUNCTIONS(F)                                                                                             \
 	F(cuptiSubscribe)                                                                                              \
 	F(cuptiUnsubscribe) F(cuptiEnableDomain) F(cuptiActivityRegisterCallbacks) F(cuptiActivityEnable)              \
 		F(cuptiActivityDisable) F(cuptiActivityFlushAll) F(cuptiActivityGetNextRecord)                         \
 			F(cuptiActivitySetAttribute)
+/* clang-format on */
 #define CUPTI_MEMBER(name) static __typeof__(name) *p_##name;
 CUPTI_FUNCTIONS(CUPTI_MEMBER)
 
