@@ -23,13 +23,16 @@ static size_t max_size(size_t a, size_t b)
 /* K and V that `what` reads or writes up to position `end`, by `heads` query heads. `own`: which of the two it touches. */
 static int check_kv(const char *what, const kvs_kv *kv, bool own_k, bool own_v, int heads, int start, int tokens)
 {
-	if (kv->dtype > KVS_BF16)
+	const struct kvs_kv_format *format = &kv->format;
+
+	if (format->dtype > KVS_BF16)
 		return kvs_fail(-EINVAL, "%s: K and V cannot be of type %s", what,
-			kv->dtype == KVS_I32 ? kvs_dtype_name(kv->dtype) : "unknown");
-	if (kvs_head_dim_index(kv->head_dim) < 0)
-		return kvs_fail(-EINVAL, "%s: head_dim %d is not one of 32, 64, 80, 96, 128, 256", what, kv->head_dim);
-	if (kv->kv_heads <= 0 || heads <= 0 || heads % kv->kv_heads != 0)
-		return kvs_fail(-EINVAL, "%s: %d query heads cannot share %d KV heads", what, heads, kv->kv_heads);
+			format->dtype == KVS_I32 ? kvs_dtype_name(format->dtype) : "unknown");
+	if (kvs_head_dim_index(format->head_dim) < 0)
+		return kvs_fail(
+			-EINVAL, "%s: head_dim %d is not one of 32, 64, 80, 96, 128, 256", what, format->head_dim);
+	if (format->kv_heads <= 0 || heads <= 0 || heads % format->kv_heads != 0)
+		return kvs_fail(-EINVAL, "%s: %d query heads cannot share %d KV heads", what, heads, format->kv_heads);
 	if (start < 0 || tokens <= 0 || tokens > kv->tokens - start)
 		return kvs_fail(-EINVAL, "%s: %d tokens from position %d, but K and V have room for %d", what, tokens,
 			start, kv->tokens);
@@ -46,19 +49,19 @@ static int optional_row(const char *what, kvs_tensor t, int cols)
 int kvs_rope_append(kvs_stream *s, const struct kvs_rope_append *args)
 {
 	const kvs_kv *kv = &args->kv;
-	int tokens = args->qkv.rows, heads = args->heads + 2 * kv->kv_heads;
+	int tokens = args->qkv.rows, heads = args->heads + 2 * kv->format.kv_heads, dim = kv->format.head_dim;
 	int err = check_kv("rope_append", kv, args->own_k, args->own_v, args->heads, args->start, tokens);
 
 	if (!err)
-		err = kvs_tensor_check("rope_append: qkv", args->qkv, KVS_F32, 0, heads * kv->head_dim);
+		err = kvs_tensor_check("rope_append: qkv", args->qkv, KVS_F32, 0, heads * dim);
 	if (!err)
-		err = optional_row("rope_append: bias", args->bias, heads * kv->head_dim);
+		err = optional_row("rope_append: bias", args->bias, heads * dim);
 	if (!err)
-		err = optional_row("rope_append: q_gain", args->q_gain, kv->head_dim);
+		err = optional_row("rope_append: q_gain", args->q_gain, dim);
 	if (!err)
-		err = optional_row("rope_append: k_gain", args->k_gain, kv->head_dim);
+		err = optional_row("rope_append: k_gain", args->k_gain, dim);
 	if (!err)
-		err = kvs_tensor_check("rope_append: rope", args->rope, KVS_F32, 0, kv->head_dim);
+		err = kvs_tensor_check("rope_append: rope", args->rope, KVS_F32, 0, dim);
 	if (!err && args->start + tokens > args->rope.rows)
 		err = kvs_fail(-EINVAL, "rope_append: positions up to %d, but the table has %d",
 			args->start + tokens - 1, args->rope.rows);
@@ -73,20 +76,21 @@ int kvs_rope_append(kvs_stream *s, const struct kvs_rope_append *args)
 		.rope = (const float *)args->rope.data,
 		.k = args->own_k ? (void *)kv->k : NULL,
 		.v = args->own_v ? (void *)kv->v : NULL,
-		.kv_dtype = kv->dtype,
+		.kv_dtype = kv->format.dtype,
 		.heads = args->heads,
-		.kv_heads = kv->kv_heads,
-		.head_dim = kv->head_dim,
+		.kv_heads = kv->format.kv_heads,
+		.head_dim = dim,
 		.start = args->start,
 		.eps = args->eps,
 	};
-	uint64_t kv_elements = (uint64_t)tokens * kv->kv_heads * kv->head_dim * (args->own_k + args->own_v);
-	uint64_t q_bytes = (uint64_t)tokens * args->heads * kv->head_dim * sizeof(float);
+	uint64_t kv_rows = (uint64_t)tokens * (args->own_k + args->own_v);
+	uint64_t q_bytes = (uint64_t)tokens * args->heads * dim * sizeof(float);
 	struct kvs_launch launch = {
 		.kernel = KERNEL_ROPE_APPEND,
 		.grid = {tokens, ceil_div(heads, KVS_ROPE_WARPS), 1},
 		.threads = 32 * KVS_ROPE_WARPS,
-		.bytes = 2 * q_bytes + kv_elements * (sizeof(float) + kvs_dtype_bytes(kv->dtype)),
+		.bytes = 2 * q_bytes +
+			 kv_rows * (kvs_kv_elements(kv->format) * sizeof(float) + kvs_kv_token_bytes(kv->format)),
 	};
 	return kvs_launch(s, &launch, (void *[]){&params});
 }
@@ -124,10 +128,9 @@ static int combine(kvs_stream *s, struct kvs_attention_params *params, int head_
 	return kvs_launch(s, &launch, (void *[]){params, &head_dim});
 }
 
-static int decode(
-	kvs_stream *s, struct kvs_attention_params *params, enum kvs_dtype dtype, int head_dim, uint64_t bytes)
+static int decode(kvs_stream *s, struct kvs_attention_params *params, struct kvs_kv_format format, uint64_t bytes)
 {
-	int row_bytes = head_dim * (int)kvs_dtype_bytes(dtype), keys = KVS_DECODE_KEYS(row_bytes);
+	int head_dim = format.head_dim, row_bytes = (int)kvs_kv_head_bytes(format), keys = KVS_DECODE_KEYS(row_bytes);
 	int groups = ceil_div(params->heads / params->kv_heads, KVS_DECODE_GROUP);
 	int first = params->window > 0 && params->start >= params->window ? params->start - params->window + 1 : 0;
 	int tiles = params->start / keys + 1 - first / keys;
@@ -140,7 +143,7 @@ static int decode(
 
 	size_t slices = KVS_DECODE_THREADS / (row_bytes / 16);
 	struct kvs_launch launch = {
-		.kernel = KERNEL_DECODE + KVS_HEAD_DIMS * dtype + kvs_head_dim_index(head_dim),
+		.kernel = KERNEL_DECODE + KVS_HEAD_DIMS * format.dtype + kvs_head_dim_index(head_dim),
 		.grid = {params->splits, params->kv_heads, groups},
 		.threads = KVS_DECODE_THREADS,
 		.shared_bytes = max_size(
@@ -153,15 +156,15 @@ static int decode(
 	return combine(s, params, head_dim);
 }
 
-static int prefill(
-	kvs_stream *s, struct kvs_attention_params *params, enum kvs_dtype dtype, int head_dim, uint64_t bytes)
+static int prefill(kvs_stream *s, struct kvs_attention_params *params, struct kvs_kv_format format, uint64_t bytes)
 {
-	size_t stride = KVS_TILE_STRIDE(head_dim * kvs_dtype_bytes(dtype));
-	bool mma = dtype != KVS_F32;
+	size_t stride = KVS_TILE_STRIDE(kvs_kv_head_bytes(format));
+	int head_dim = format.head_dim;
+	bool mma = format.dtype != KVS_F32;
 	int rows = mma ? KVS_MMA_ROWS : KVS_FMA_ROWS(head_dim), keys = mma ? KVS_MMA_KEYS(head_dim) : KVS_FMA_KEYS;
 	size_t weights = mma ? 0 : rows * KVS_FMA_WEIGHT_STRIDE * sizeof(float);
 	struct kvs_launch launch = {
-		.kernel = KERNEL_PREFILL + KVS_HEAD_DIMS * dtype + kvs_head_dim_index(head_dim),
+		.kernel = KERNEL_PREFILL + KVS_HEAD_DIMS * format.dtype + kvs_head_dim_index(head_dim),
 		.grid = {ceil_div(params->tokens, rows), params->heads, 1},
 		.threads = mma ? KVS_MMA_THREADS : KVS_FMA_THREADS,
 		.shared_bytes = (rows + 2 * keys) * stride + weights,
@@ -174,22 +177,22 @@ static int prefill(
 static int check_attention(const kvs_stream *s, const struct kvs_attention *args)
 {
 	const kvs_kv *kv = &args->kv;
-	int tokens = args->qkv.rows;
+	int tokens = args->qkv.rows, dim = kv->format.head_dim;
 	int err = check_kv("attention", kv, true, true, args->heads, args->start, tokens);
 
 	if (!err)
 		err = kvs_tensor_check(
-			"attention: qkv", args->qkv, KVS_F32, 0, (args->heads + 2 * kv->kv_heads) * kv->head_dim);
+			"attention: qkv", args->qkv, KVS_F32, 0, (args->heads + 2 * kv->format.kv_heads) * dim);
 	if (!err)
-		err = kvs_tensor_check("attention: out", args->out, KVS_ANY_FLOAT, tokens, args->heads * kv->head_dim);
+		err = kvs_tensor_check("attention: out", args->out, KVS_ANY_FLOAT, tokens, args->heads * dim);
 	if (!err)
 		err = kvs_tensor_check("attention: workspace", args->workspace, KVS_F32, 1, 0);
 	if (err)
 		return err;
-	size_t needed = kvs_attention_workspace(s, args->heads, kv->head_dim);
+	size_t needed = kvs_attention_workspace(s, args->heads, dim);
 	if ((size_t)args->workspace.cols < needed)
 		return kvs_fail(-EINVAL, "attention: workspace has %d elements, %d heads of %d need %zu",
-			args->workspace.cols, args->heads, kv->head_dim, needed);
+			args->workspace.cols, args->heads, dim, needed);
 	if (args->window < 0)
 		return kvs_fail(-EINVAL, "attention: window is %d", args->window);
 	return 0;
@@ -212,17 +215,15 @@ int kvs_attention(kvs_stream *s, const struct kvs_attention *args)
 		.out_dtype = args->out.dtype,
 		.q_stride = args->qkv.cols,
 		.heads = args->heads,
-		.kv_heads = kv->kv_heads,
+		.kv_heads = kv->format.kv_heads,
 		.tokens = tokens,
 		.start = args->start,
 		.window = args->window,
 		.scale_log2 = args->scale * (float)M_LOG2E,
 	};
 	int first = args->window > 0 && args->start >= args->window ? args->start - args->window + 1 : 0;
-	uint64_t kv_bytes =
-		2ull * (args->start + tokens - first) * kv->kv_heads * kv->head_dim * kvs_dtype_bytes(kv->dtype);
-	uint64_t q_bytes = (uint64_t)tokens * args->heads * kv->head_dim * sizeof(float);
+	uint64_t kv_bytes = 2ull * (args->start + tokens - first) * kvs_kv_token_bytes(kv->format);
+	uint64_t q_bytes = (uint64_t)tokens * args->heads * kv->format.head_dim * sizeof(float);
 	uint64_t bytes = kv_bytes + q_bytes + kvs_tensor_bytes(args->out);
-	return tokens == 1 ? decode(s, &params, kv->dtype, kv->head_dim, bytes)
-			   : prefill(s, &params, kv->dtype, kv->head_dim, bytes);
+	return tokens == 1 ? decode(s, &params, kv->format, bytes) : prefill(s, &params, kv->format, bytes);
 }

@@ -13,19 +13,13 @@
 #define KVS_ATTN_H
 
 #include "cu.h"
+#include "format.h"
 
 #include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-enum kvs_dtype { KVS_F32, KVS_F16, KVS_BF16, KVS_I32 };
-
-size_t kvs_dtype_bytes(enum kvs_dtype dtype);
-const char *kvs_dtype_name(enum kvs_dtype dtype); /* "f32", "f16", "bf16", "i32" */
-/* From "f32", "f16", "bf16" and the names that Hugging Face uses ("float32", "torch.bfloat16", "BF16"). -EINVAL. */
-int kvs_dtype_parse(const char *name, enum kvs_dtype *out);
 
 typedef struct kvs_tensor {
 	CUdeviceptr data;
@@ -69,8 +63,7 @@ int kvs_add_row(kvs_stream *s, kvs_tensor x, kvs_tensor row);
 /* The K and V of one layer and one sequence, `[token][kv_head][head_dim]`. */
 typedef struct kvs_kv {
 	CUdeviceptr k, v;
-	enum kvs_dtype dtype;
-	int kv_heads, head_dim;
+	struct kvs_kv_format format;
 	int tokens; /* room, for the checks */
 } kvs_kv;
 

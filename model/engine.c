@@ -229,14 +229,16 @@ static int set_sizes(kvs_engine *e, const struct kvs_engine_options *options)
 	e->chunk_tokens = options->chunk_tokens ? options->chunk_tokens : DEFAULT_CHUNK;
 	if (e->chunk_tokens > e->ctx_tokens)
 		e->chunk_tokens = e->ctx_tokens;
-	e->kv_dtype = options->kv_dtype_set ? options->kv_dtype : e->config.dtype;
+	e->kv = (struct kvs_kv_format){.dtype = options->kv_dtype_set ? options->kv_dtype : e->config.dtype,
+		.kv_heads = e->config.kv_heads,
+		.head_dim = e->config.head_dim};
 	e->lengths = calloc(e->slots, sizeof(*e->lengths));
 	return e->lengths ? 0 : kvs_fail(-ENOMEM, "no memory for %u slots", e->slots);
 }
 
 static int create_cache(kvs_engine *e, const kvs_plan *plan, kvs_cache **out)
 {
-	size_t token_bytes = (size_t)e->config.kv_heads * e->config.head_dim * kvs_dtype_bytes(e->kv_dtype);
+	size_t token_bytes = kvs_kv_token_bytes(e->kv);
 	struct kvs_cache_shape shape = {.layers = e->config.layers,
 		.slots = e->slots,
 		.ctx_tokens = e->ctx_tokens,
@@ -393,7 +395,7 @@ static int set_up(kvs_engine *e, const struct kvs_config *config, const kvs_chec
 	if (err)
 		return err;
 	/* An f32 cache is asked for to see no rounding: then nothing else rounds either. */
-	e->dtype = e->kv_dtype == KVS_F32 ? KVS_F32 : kvs_gemm_dtype(e->stream, e->config.dtype);
+	e->dtype = e->kv.dtype == KVS_F32 ? KVS_F32 : kvs_gemm_dtype(e->stream, e->config.dtype);
 	err = open_cache(e, options);
 	if (!err)
 		err = allocate_activations(e);
@@ -499,7 +501,6 @@ int kvs_engine_memory(kvs_engine *e, struct kvs_engine_memory *out)
 		.kv_virtual_bytes = stats.virtual_bytes,
 		.kv_physical_bytes = stats.physical_bytes,
 		.kv_unshared_bytes = stats.unshared_bytes,
-		.kv_row_bytes = (size_t)2 * e->config.layers * e->config.kv_heads * e->config.head_dim *
-				kvs_dtype_bytes(e->kv_dtype)};
+		.kv_row_bytes = 2 * e->config.layers * kvs_kv_token_bytes(e->kv)};
 	return 0;
 }

@@ -61,8 +61,9 @@ struct kvs_engine {
 	int *lengths; /* [slots] tokens in the cache */
 	unsigned slots;
 	int ctx_tokens, chunk_tokens;
-	int positions; /* that there are rotations for */
-	enum kvs_dtype dtype, kv_dtype;
+	int positions;           /* that there are rotations for */
+	enum kvs_dtype dtype;    /* of what GEMM takes */
+	struct kvs_kv_format kv; /* of the cache */
 
 	CUdeviceptr memory; /* one allocation behind all that follows */
 	size_t memory_bytes;

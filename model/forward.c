@@ -33,7 +33,7 @@ static CUdeviceptr owner_address(const kvs_engine *e, const struct kvs_pass *pas
 	size_t token = pass->first + (size_t)s * pass->tokens;
 	CUdeviceptr base = is_k ? kvs_cache_k(e->cache, owner, pass->slot) : kvs_cache_v(e->cache, owner, pass->slot);
 
-	return base + token * e->config.kv_heads * e->config.head_dim * kvs_dtype_bytes(e->kv_dtype);
+	return base + token * kvs_kv_token_bytes(e->kv);
 }
 
 static kvs_kv layer_kv(const kvs_engine *e, int l, const struct kvs_pass *pass, int s)
@@ -46,9 +46,7 @@ static kvs_kv layer_kv(const kvs_engine *e, int l, const struct kvs_pass *pass, 
 	}
 	return (kvs_kv){.k = owner_address(e, pass, k, s, true),
 		.v = owner_address(e, pass, v, s, false),
-		.dtype = e->kv_dtype,
-		.kv_heads = e->config.kv_heads,
-		.head_dim = e->config.head_dim,
+		.format = e->kv,
 		.tokens = pass->start + pass->tokens};
 }
 

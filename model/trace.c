@@ -299,8 +299,8 @@ static void add_elements(double *sum, const void *from, enum kvs_dtype dtype, si
 
 static int add_kv(kvs_engine *e, bool is_k, int layer, int first, int tokens, double *sum)
 {
-	size_t row = (size_t)e->config.kv_heads * e->config.head_dim, size = kvs_dtype_bytes(e->kv_dtype);
-	size_t count = row * tokens, most = e->pinned_bytes / size;
+	size_t count = kvs_kv_elements(e->kv) * tokens, size = kvs_dtype_bytes(e->kv.dtype);
+	size_t most = e->pinned_bytes / size;
 	CUdeviceptr from;
 	int err = kvs_stream_synchronize(e->stream);
 
@@ -311,14 +311,14 @@ static int add_kv(kvs_engine *e, bool is_k, int layer, int first, int tokens, do
 	if (err)
 		return err;
 	from = (is_k ? kvs_cache_k(e->cache, layer, BASE_SLOT) : kvs_cache_v(e->cache, layer, BASE_SLOT)) +
-	       first * row * size;
+	       first * kvs_kv_token_bytes(e->kv);
 	for (size_t done = 0, now; done < count; done += now) {
 		CUresult result;
 		now = count - done < most ? count - done : most;
 		result = e->cu->cuMemcpyDtoH(e->pinned, from + done * size, now * size);
 		if (result)
 			return kvs_cu_fail(e->cu, result, "reading K and V of layer %d", layer);
-		add_elements(sum + done, e->pinned, e->kv_dtype, now);
+		add_elements(sum + done, e->pinned, e->kv.dtype, now);
 	}
 	return 0;
 }
@@ -336,20 +336,20 @@ int kvs_engine_add_v(kvs_engine *e, int layer, int first, int tokens, double *su
 /* One token's row of K or V, from the cache (out) or into it (in). */
 static int move_row(kvs_engine *e, bool is_k, int layer, int token, float *out, const float *in)
 {
-	size_t count = (size_t)e->config.kv_heads * e->config.head_dim, size = kvs_dtype_bytes(e->kv_dtype);
+	size_t count = kvs_kv_elements(e->kv), size = kvs_dtype_bytes(e->kv.dtype);
 	size_t most = e->pinned_bytes / size;
 	CUdeviceptr base = is_k ? kvs_cache_k(e->cache, layer, BASE_SLOT) : kvs_cache_v(e->cache, layer, BASE_SLOT);
 	CUresult result = CUDA_SUCCESS;
 
 	for (size_t done = 0, now; done < count && !result; done += now) {
-		CUdeviceptr at = base + (token * count + done) * size;
+		CUdeviceptr at = base + token * kvs_kv_token_bytes(e->kv) + done * size;
 		now = count - done < most ? count - done : most;
 		if (in) {
-			kvs_from_f32(e->pinned, in + done, e->kv_dtype, now);
+			kvs_from_f32(e->pinned, in + done, e->kv.dtype, now);
 			result = e->cu->cuMemcpyHtoD(at, e->pinned, now * size);
 		} else {
 			result = e->cu->cuMemcpyDtoH(e->pinned, at, now * size);
-			kvs_to_f32(out + done, e->pinned, e->kv_dtype, 0, now);
+			kvs_to_f32(out + done, e->pinned, e->kv.dtype, 0, now);
 		}
 	}
 	return result ? kvs_cu_fail(e->cu, result, "moving K or V of layer %d, token %d", layer, token) : 0;

@@ -48,9 +48,7 @@ static struct operands operands_new(const struct shape *s)
 		.qkv = o.qkv.t,
 		.kv = {.k = o.k.t.data,
 			.v = o.v.t.data,
-			.dtype = s->kv_dtype,
-			.kv_heads = s->kv_heads,
-			.head_dim = s->head_dim,
+			.format = {s->kv_dtype, s->kv_heads, s->head_dim},
 			.tokens = end + ROOM},
 		.workspace = o.workspace.t,
 		.heads = s->heads,
@@ -264,7 +262,7 @@ static void shapes_that_do_not_fit_are_refused(void **state)
 	args.heads = 3;
 	must_refuse(kvs_attention(stream, &args), "3 query heads cannot share 2 KV heads");
 	args = o.args;
-	args.kv.head_dim = 16;
+	args.kv.format.head_dim = 16;
 	must_refuse(kvs_attention(stream, &args), "head_dim 16 is not one of");
 	args = o.args;
 	args.start = 7;

@@ -42,9 +42,7 @@ static struct operands operands_new(const struct shape *s)
 		.rope = o.rope.t,
 		.kv = {.k = o.k.t.data,
 			.v = o.v.t.data,
-			.dtype = s->kv_dtype,
-			.kv_heads = s->kv_heads,
-			.head_dim = s->head_dim,
+			.format = {s->kv_dtype, s->kv_heads, s->head_dim},
 			.tokens = positions + ROOM},
 		.heads = s->heads,
 		.start = s->start,
@@ -228,10 +226,10 @@ static void shapes_that_do_not_fit_are_refused(void **state)
 	args.heads = 6;
 	must_refuse(kvs_rope_append(stream, &args), "qkv is [3][256], not [3][320]");
 	args = o.args;
-	args.kv.head_dim = 48;
+	args.kv.format.head_dim = 48;
 	must_refuse(kvs_rope_append(stream, &args), "head_dim 48 is not one of");
 	args = o.args;
-	args.kv.dtype = KVS_I32;
+	args.kv.format.dtype = KVS_I32;
 	must_refuse(kvs_rope_append(stream, &args), "cannot be of type i32");
 	args = o.args;
 	args.start = 5;

@@ -158,6 +158,11 @@ double bench_median(double *values, size_t count)
 	return values[count / 2];
 }
 
+struct kvs_kv_format bench_kv_format(const struct bench *bench)
+{
+	return (struct kvs_kv_format){bench->dtype, bench->shape.kv_heads, bench->shape.head_dim};
+}
+
 double bench_percent(const struct bench *bench, double bytes, double seconds)
 {
 	return 100 * bytes / seconds / 1e9 / bench->copy_gbs;

@@ -21,6 +21,8 @@ struct bench {
 	double copy_gbs; /* device memory copied onto device memory: bytes read and written, 10^9 a second; the ceiling */
 };
 
+struct kvs_kv_format bench_kv_format(const struct bench *bench);
+
 /* Each adds its object to `report` and prints a table. 0 or a negative errno with kvs_error(). */
 int bench_copy(struct bench *bench, json_t *report);
 int bench_attention(struct bench *bench, json_t *report);

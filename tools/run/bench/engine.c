@@ -166,7 +166,7 @@ struct growth {
 static int measure_growth(struct bench *bench, bool premap, bool ahead, struct growth *growth)
 {
 	const struct bench_shape *shape = &bench->shape;
-	size_t token_bytes = (size_t)shape->kv_heads * shape->head_dim * kvs_dtype_bytes(bench->dtype);
+	size_t token_bytes = kvs_kv_token_bytes(bench_kv_format(bench));
 	struct kvs_cache_shape cache_shape = {.layers = shape->layers,
 		.slots = 1,
 		.ctx_tokens = bench->ctx_tokens,

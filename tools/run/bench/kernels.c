@@ -71,8 +71,7 @@ static int run_attention(void *arg)
 
 static int measure_attention(struct bench *bench, struct attention *a, int tokens, json_t *rows)
 {
-	size_t bytes =
-		2 * (size_t)tokens * bench->shape.kv_heads * bench->shape.head_dim * kvs_dtype_bytes(bench->dtype);
+	size_t bytes = 2 * (size_t)tokens * kvs_kv_token_bytes(a->args.kv.format);
 	double seconds;
 	int err;
 
@@ -99,7 +98,7 @@ static int lay_out(struct bench *bench, struct attention *a)
 	CUdeviceptr base;
 	CUresult result;
 
-	a->cache_bytes = (size_t)bench->ctx_tokens * shape->kv_heads * shape->head_dim * kvs_dtype_bytes(bench->dtype);
+	a->cache_bytes = (size_t)bench->ctx_tokens * kvs_kv_token_bytes(bench_kv_format(bench));
 	a->layers = shape->layers;
 	bytes = front + 2 * a->cache_bytes * a->layers;
 	result = bench->cu->cuMemAlloc(&base, bytes);
@@ -109,10 +108,7 @@ static int lay_out(struct bench *bench, struct attention *a)
 	a->args = (struct kvs_attention){.qkv = {base, KVS_F32, 1, qkv},
 		.out = {base + qkv * sizeof(float), KVS_F32, 1, q},
 		.workspace = {base + (qkv + q) * sizeof(float), KVS_F32, 1, (int)parts},
-		.kv = {.dtype = bench->dtype,
-			.kv_heads = shape->kv_heads,
-			.head_dim = shape->head_dim,
-			.tokens = bench->ctx_tokens},
+		.kv = {.format = bench_kv_format(bench), .tokens = bench->ctx_tokens},
 		.heads = shape->heads,
 		.scale = 1 / sqrtf((float)shape->head_dim)};
 	result = bench->cu->cuMemsetD8(base, 0, bytes);

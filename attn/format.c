@@ -1,4 +1,4 @@
-/* attn/dtype.c: the element types of tensors: sizes, names, and what other programs call them. */
+/* attn/format.c: the types of elements, what other programs call them, and what K and V take (format.h). */
 #include "stream.h"
 
 #include <errno.h>
@@ -36,6 +36,21 @@ int kvs_dtype_parse(const char *name, enum kvs_dtype *out)
 		}
 	}
 	return kvs_fail(-EINVAL, "unknown element type \"%s\": f32, f16 and bf16 are known", name);
+}
+
+size_t kvs_kv_elements(struct kvs_kv_format format)
+{
+	return (size_t)format.kv_heads * format.head_dim;
+}
+
+size_t kvs_kv_head_bytes(struct kvs_kv_format format)
+{
+	return format.head_dim * kvs_dtype_bytes(format.dtype);
+}
+
+size_t kvs_kv_token_bytes(struct kvs_kv_format format)
+{
+	return format.kv_heads * kvs_kv_head_bytes(format);
 }
 
 uint64_t kvs_tensor_bytes(kvs_tensor t)

@@ -1,0 +1,35 @@
+/*
+ * attn/format.h: the types of elements, and how K and V lie in memory.
+ *
+ * K of one layer and one sequence is a row for each token, `[kv_head][head_dim]`; V the same. What a row takes in bytes is
+ * known here alone: a format whose elements carry scales adds them to its rows, and who asks for strides need not change.
+ */
+#ifndef KVS_ATTN_FORMAT_H
+#define KVS_ATTN_FORMAT_H
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum kvs_dtype { KVS_F32, KVS_F16, KVS_BF16, KVS_I32 };
+
+size_t kvs_dtype_bytes(enum kvs_dtype dtype);
+const char *kvs_dtype_name(enum kvs_dtype dtype); /* "f32", "f16", "bf16", "i32" */
+/* From "f32", "f16", "bf16" and the names that Hugging Face uses ("float32", "torch.bfloat16", "BF16"). -EINVAL. */
+int kvs_dtype_parse(const char *name, enum kvs_dtype *out);
+
+struct kvs_kv_format {
+	enum kvs_dtype dtype; /* a float type */
+	int kv_heads, head_dim;
+};
+
+size_t kvs_kv_elements(struct kvs_kv_format format);    /* numbers in K, or in V, of one token in one layer */
+size_t kvs_kv_head_bytes(struct kvs_kv_format format);  /* from one KV head of a token to the next */
+size_t kvs_kv_token_bytes(struct kvs_kv_format format); /* from one token to the next */
+
+#ifdef __cplusplus
+}
+#endif
+#endif
