@@ -2,8 +2,13 @@
 # Each folder lists what it holds in a build.mk of its own.
 
 BUILD ?= build
+# make's own defaults (cc, g++) are not a choice that somebody made; the environment and the command line are.
+ifeq ($(origin CC),default)
 CC = gcc
+endif
+ifeq ($(origin CXX),default)
 CXX = g++
+endif
 CUDA_HOME ?= $(firstword $(patsubst %/include/cuda.h,%,$(wildcard /usr/local/cuda/include/cuda.h /opt/cuda/include/cuda.h /usr/include/cuda.h)))
 NVCC ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc))
 PREFIX ?= /usr/local
@@ -16,12 +21,16 @@ say = $(if $(filter 0,$(V)),@printf '  %-7s %s\n' $(1) $(patsubst $(BUILD)/%,%,$
 
 OPT ?= -O2 -g
 SAN_FLAGS = $(if $(strip $(SANITIZE)),-fsanitize=$(strip $(SANITIZE)) -fno-omit-frame-pointer -fno-sanitize-recover=all)
-WARN = -Wall -Wextra -Werror
+# A compiler of tomorrow warns of more; that must stop developers, not users.
+WERROR ?= 0
+WARN = -Wall -Wextra $(if $(filter 1,$(WERROR)),-Werror)
 # cu.h is found by name alone, as it is where kvshare is installed.
 BASE_FLAGS = $(OPT) $(WARN) $(SAN_FLAGS) -fPIC -pthread -D_GNU_SOURCE -Idriver -isystem $(CUDA_HOME)/include -MMD -MP
-CFLAGS_ALL = -std=gnu11 -Wmissing-prototypes -Wstrict-prototypes $(BASE_FLAGS) $(CFLAGS)
-CXXFLAGS_ALL = -std=c++17 $(BASE_FLAGS) $(CXXFLAGS)
-LDLIBS_ALL = $(SAN_FLAGS) -pthread -ljansson -lpcre2-8 -lutf8proc -lm -ldl
+CFLAGS_ALL = -std=gnu11 -Wmissing-prototypes -Wstrict-prototypes $(BASE_FLAGS) $(CPPFLAGS) $(CFLAGS)
+CXXFLAGS_ALL = -std=c++17 $(BASE_FLAGS) $(CPPFLAGS) $(CXXFLAGS)
+# What every link takes, and what the programs that stand on the engine take.
+LINK_FLAGS = $(SAN_FLAGS) -pthread $(LDFLAGS)
+LDLIBS_ALL = $(LINK_FLAGS) -ljansson -lpcre2-8 -lutf8proc -lm -ldl
 
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -39,12 +48,23 @@ deps: ## install the packages that building and testing need (Debian; asks for n
 
 build: $(BUILD_PRODUCTS) ## everything: kvshare-run, libkvshare.so, softcuda
 
-$(BUILD)/%.o: %.c | deps-present
+# What each kind of file is built with, in $(BUILD)/KIND.flags, which is new only where it changed: so a change of CC, OPT,
+# SANITIZE and the like rebuilds what it must. ccache gives what the compiler behind it gives, and does not count.
+FLAGS_cc = $(filter-out ccache,$(CC)) $(CFLAGS_ALL) $(LDLIBS_ALL)
+FLAGS_cxx = $(filter-out ccache,$(CXX)) $(CXXFLAGS_ALL) $(LINK_FLAGS)
+FLAGS_nvcc = $(NVCC) $(NVCC_FLAGS)
+FLAGS_fuzz = $(filter-out ccache,$(FUZZ_CC)) $(FUZZ_FLAGS) $(FUZZ_LINK_FLAGS)
+$(BUILD)/%.flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(subst ','\'',$(FLAGS_$*))' >$@.new; if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+.PHONY: FORCE
+
+$(BUILD)/%.o: %.c $(BUILD)/cc.flags | deps-present
 	@mkdir -p $(@D)
 	$(call say,CC,$@)
 	$(Q)$(CC) $(CFLAGS_ALL) -c $< -o $@
 
-$(BUILD)/%.o: %.cpp | deps-present
+$(BUILD)/%.o: %.cpp $(BUILD)/cxx.flags | deps-present
 	@mkdir -p $(@D)
 	$(call say,CXX,$@)
 	$(Q)$(CXX) $(CXXFLAGS_ALL) -c $< -o $@

@@ -11,18 +11,18 @@ ATTN_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard attn/*.c)) $(BUILD)/attn/imag
 
 $(ATTN_HOST_IMAGE): $(patsubst %.cu,$(BUILD)/%.simt.o,$(ATTN_CU)) $(SIMT_OBJS)
 	$(call say,LD,$@)
-	$(Q)$(CXX) -shared -o $@ $^ $(SAN_FLAGS) -pthread $(SIMT_LIBS)
+	$(Q)$(CXX) -shared -o $@ $^ $(LINK_FLAGS) $(SIMT_LIBS)
 
 # A module is one image, so nvcc gets one file that includes all; it works on several architectures at once (-t).
-NVCC_FLAGS = -std=c++17 -I. -Idriver --Werror all-warnings -Xcompiler -Wall,-Wextra \
-	$(foreach arch,$(GPU_ARCHS),-gencode arch=compute_$(arch),code=sm_$(arch)) \
+NVCC_ARCHS = $(foreach arch,$(GPU_ARCHS),-gencode arch=compute_$(arch),code=sm_$(arch))
+NVCC_FLAGS = -std=c++17 -I. -Idriver $(if $(filter 1,$(WERROR)),--Werror all-warnings) -Xcompiler -Wall,-Wextra $(NVCC_ARCHS) \
 	-gencode arch=compute_$(lastword $(GPU_ARCHS)),code=compute_$(lastword $(GPU_ARCHS))
 
 $(BUILD)/attn/kernels.cu: $(ATTN_CU)
 	@mkdir -p $(@D)
 	$(Q)printf '#include "%s"\n' $(ATTN_CU) >$@
 
-$(BUILD)/attn/kernels.fatbin: $(BUILD)/attn/kernels.cu $(wildcard attn/*.h attn/*.cuh driver/simt/*.h driver/simt/*.cuh driver/cu.h)
+$(BUILD)/attn/kernels.fatbin: $(BUILD)/attn/kernels.cu $(wildcard attn/*.h attn/*.cuh driver/simt/*.h driver/simt/*.cuh driver/cu.h) $(BUILD)/nvcc.flags
 	@[ -n "$(NVCC)" ] || { echo "kvshare: no nvcc found: install the CUDA toolkit, set NVCC, or build with GPU=0" >&2; exit 1; }
 	$(call say,NVCC,$@)
 	$(Q)$(NVCC) -fatbin -t 0 $(NVCC_FLAGS) -Xptxas -v $< -o $@ 2>$(BUILD)/attn/ptxas.log || { cat $(BUILD)/attn/ptxas.log >&2; exit 1; }
@@ -35,9 +35,8 @@ $(BUILD)/attn/no_kernels.fatbin: | deps-present
 $(BUILD)/attn/gpu_image: FORCE
 	@mkdir -p $(@D)
 	@echo $(ATTN_GPU_IMAGE) | cmp -s - $@ || echo $(ATTN_GPU_IMAGE) >$@
-.PHONY: FORCE
 
-$(BUILD)/attn/images.o: attn/images.S $(ATTN_HOST_IMAGE) $(ATTN_GPU_IMAGE) $(BUILD)/attn/gpu_image
+$(BUILD)/attn/images.o: attn/images.S $(BUILD)/cc.flags $(ATTN_HOST_IMAGE) $(ATTN_GPU_IMAGE) $(BUILD)/attn/gpu_image
 	$(call say,AS,$@)
 	$(Q)$(CC) -c -DKVS_HOST_IMAGE='"$(ATTN_HOST_IMAGE)"' -DKVS_GPU_IMAGE='"$(ATTN_GPU_IMAGE)"' $< -o $@
 

@@ -1,13 +1,14 @@
-# tests/ROOM/NAME_test.c is a test program of its own; it links everything below tools/ and cmocka.
-# tests/ROOM/NAME_kernels.cu beside it is a module of kernels for softcuda, built into $(BUILD)/tests/ROOM/NAME_kernels.so.
+# tests/ROOM/NAME_test.c is a test program of its own; it links everything below tools/ and cmocka. NAME_test.sh is one as it
+# lies there. NAME_kernels.cu beside it is a module of kernels for softcuda, built into $(BUILD)/tests/ROOM/NAME_kernels.so.
 TEST_SRCS = $(wildcard tests/*/*_test.c)
 TEST_PROGRAMS = $(patsubst %.c,$(BUILD)/%,$(TEST_SRCS))
+TEST_SCRIPTS = $(wildcard tests/*/*_test.sh)
 TEST_SUPPORT = $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/*.c))
 TEST_MODULES = $(patsubst %.cu,$(BUILD)/%.so,$(wildcard tests/*/*_kernels.cu))
 
 $(BUILD)/tests/%_kernels.so: $(BUILD)/tests/%_kernels.simt.o $(SIMT_OBJS)
 	$(call say,LD,$@)
-	$(Q)$(CXX) -shared -o $@ $^ $(SAN_FLAGS) -pthread $(SIMT_LIBS)
+	$(Q)$(CXX) -shared -o $@ $^ $(LINK_FLAGS) $(SIMT_LIBS)
 
 $(BUILD)/tests/%_test: $(BUILD)/tests/%_test.o $(TEST_SUPPORT) $(LIB_OBJS)
 	$(call say,LD,$@)
@@ -29,7 +30,7 @@ $(BUILD)/tests/bench/%_bench: $(BUILD)/tests/bench/%_bench.o $(LIB_OBJS)
 test-modules: $(TEST_MODULES)
 tests-build: build $(TEST_PROGRAMS) $(TEST_MODULES)
 run-tests: tests-build
-	$(Q)BUILD=$(BUILD) tests/run.sh $(TEST_PROGRAMS)
+	$(Q)BUILD=$(BUILD) tests/run.sh $(TEST_SCRIPTS) $(TEST_PROGRAMS)
 check: deps ## all tests; ends in "N passed, N failed, N skipped"
 	$(Q)$(MAKE) --no-print-directory run-tests
 

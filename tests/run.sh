@@ -9,7 +9,8 @@ export KVSHARE_SOFTCUDA="${KVSHARE_SOFTCUDA:-$PWD/${BUILD:-build}/softcuda/libcu
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 for program in "$@"; do
-	name=${program#"${BUILD:-build}"/tests/}
+	name=${program#"${BUILD:-build}"/}
+	name=${name#tests/}
 	start=$(date +%s)
 	timeout "${KVS_TEST_TIMEOUT:-900}" "$program" >"$log" 2>&1 </dev/null
 	code=$?

@@ -8,7 +8,7 @@ $(RUN): $(RUN_OBJS) $(LIB_OBJS)
 	$(Q)$(CC) -o $@ $^ $(LDLIBS_ALL)
 
 # The Python that `plan convert` writes travels inside the program.
-$(BUILD)/tools/run/plan/exports.o: tools/run/plan/exports.S $(wildcard tools/run/plan/exports/*.py)
+$(BUILD)/tools/run/plan/exports.o: tools/run/plan/exports.S $(BUILD)/cc.flags $(wildcard tools/run/plan/exports/*.py)
 	@mkdir -p $(@D)
 	$(call say,AS,$@)
 	$(Q)$(CC) -c $< -o $@

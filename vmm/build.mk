@@ -4,7 +4,7 @@ BUILD_PRODUCTS += $(LIBKVSHARE)
 
 $(LIBKVSHARE): $(DRIVER_OBJS) $(VMM_OBJS) vmm/kvshare.map
 	$(call say,LD,$@)
-	$(Q)$(CC) -shared -Wl,-soname,libkvshare.so.0 -Wl,--version-script=vmm/kvshare.map -o $@ $(DRIVER_OBJS) $(VMM_OBJS) $(SAN_FLAGS) -pthread -ljansson -ldl
+	$(Q)$(CC) -shared -Wl,-soname,libkvshare.so.0 -Wl,--version-script=vmm/kvshare.map -o $@ $(DRIVER_OBJS) $(VMM_OBJS) $(LINK_FLAGS) -ljansson -ldl
 
 .PHONY: install-vmm
 install: install-vmm ## put library, headers and softcuda under PREFIX (/usr/local); honours DESTDIR

@@ -4,7 +4,7 @@ SIMT_OBJS = $(patsubst %.cpp,$(BUILD)/%.o,$(wildcard driver/simt/*.cpp))
 SIMT_LIBS = -l:libboost_context.a $(if $(strip $(SANITIZE)),,-static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL)
 
 # A module of CUDA kernels for softcuda: $(call simt-module,OUT.so,SOURCES.cu)
-$(BUILD)/%.simt.o: %.cu
+$(BUILD)/%.simt.o: %.cu $(BUILD)/cxx.flags
 	@mkdir -p $(@D)
 	$(call say,SIMT,$@)
 	$(Q)$(CXX) $(CXXFLAGS_ALL) -Wno-unknown-pragmas $(if $(findstring clang,$(CXX)),-Wno-pass-failed) -x c++ -include driver/simt/simt.h -c $< -o $@

@@ -7,4 +7,4 @@ $(SOFTCUDA): $(SOFTCUDA_OBJS) driver/softcuda/softcuda.map
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(CC) -shared -Wl,-soname,libcuda.so.1 -Wl,--version-script=driver/softcuda/softcuda.map -Wl,-Bsymbolic -Wl,-z,nodelete \
-		-o $@ $(SOFTCUDA_OBJS) $(SAN_FLAGS) -pthread -ldl
+		-o $@ $(SOFTCUDA_OBJS) $(LINK_FLAGS) -ldl

@@ -1,11 +1,11 @@
 # What the conformance programs share, and their kernels for a GPU (an optional target: it needs nvcc).
 $(patsubst %.c,$(BUILD)/%,$(wildcard tests/conformance/*_test.c)): $(BUILD)/tests/conformance/conformance.o
 
-$(BUILD)/tests/conformance/%.fatbin: tests/conformance/%.cu driver/simt/simt.h
+$(BUILD)/tests/conformance/%.fatbin: tests/conformance/%.cu driver/simt/simt.h $(BUILD)/nvcc.flags
 	@mkdir -p $(@D)
 	$(call say,NVCC,$@)
 	$(Q)$(NVCC) -fatbin -O2 -std=c++17 -include driver/simt/simt.h -I. \
-		$(foreach arch,$(GPU_ARCHS),-gencode arch=compute_$(arch),code=sm_$(arch)) \
+		$(NVCC_ARCHS) \
 		-gencode arch=compute_$(firstword $(GPU_ARCHS)),code=compute_$(firstword $(GPU_ARCHS)) $< -o $@
 
 .PHONY: conformance-gpu

@@ -10,7 +10,7 @@ FUZZ_LINK_FLAGS = -fsanitize=fuzzer,address,undefined -pthread
 FUZZ_OBJS = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(wildcard driver/*.c attn/format.c vmm/plan*.c model/*.c))
 FUZZ_ARCHIVE = $(BUILD)/fuzz/kvshare.a
 
-$(BUILD)/fuzz/%.o: %.c | deps-present
+$(BUILD)/fuzz/%.o: %.c $(BUILD)/fuzz.flags | deps-present
 	@mkdir -p $(@D)
 	$(call say,FUZZCC,$@)
 	$(Q)$(FUZZ_CC) $(FUZZ_FLAGS) -c $< -o $@

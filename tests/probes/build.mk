@@ -5,13 +5,13 @@ PROBE_LIBS = -l:libjansson.a -lm -ldl # static: a probe must run wherever it is 
 
 $(BUILD)/tests/probes/%_probe: $(BUILD)/tests/probes/%_probe.o $(PROBE_SUPPORT) $(DRIVER_OBJS)
 	$(call say,LD,$@)
-	$(Q)$(CC) -o $@ $^ $(SAN_FLAGS) -pthread $(PROBE_LIBS)
+	$(Q)$(CC) -o $@ $^ $(LINK_FLAGS) $(PROBE_LIBS)
 
-$(BUILD)/tests/probes/%.fatbin: tests/probes/%.cu driver/simt/simt.h
+$(BUILD)/tests/probes/%.fatbin: tests/probes/%.cu driver/simt/simt.h $(BUILD)/nvcc.flags
 	@mkdir -p $(@D)
 	$(call say,NVCC,$@)
 	$(Q)$(NVCC) -fatbin -O2 -std=c++17 -include driver/simt/simt.h -I. \
-		$(foreach arch,$(GPU_ARCHS),-gencode arch=compute_$(arch),code=sm_$(arch)) \
+		$(NVCC_ARCHS) \
 		-gencode arch=compute_$(firstword $(GPU_ARCHS)),code=compute_$(firstword $(GPU_ARCHS)) $< -o $@
 
 .PHONY: probes probes-gpu
