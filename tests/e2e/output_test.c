@@ -53,11 +53,96 @@ static void a_study_of_infinite_perplexity_is_written_and_resumed(void **state)
 	json_decref(report);
 }
 
+/* ---- standard output that takes no more ---- */
+
+#define TEXT " --text " MODEL "/heldout.txt --max-tokens 20 --ctx 10"
+
+static const char *const writers[] = {
+	"--help",
+	"help",
+	"help eval",
+	"eval --help",
+	"plan --help",
+	"plan show --usage",
+	"--version",
+	"bench --version",
+	"-m " MODEL " -p Anna -n 0",
+	"-m " MODEL " -p Anna -n 0 --json",
+	"-m " MODEL " -p Anna -n 3 -q",
+	"eval -q -m " MODEL TEXT,
+	"eval -m " MODEL TEXT " --json",
+	"doctor",
+	"doctor --json",
+	"bench --suite copy --layers 1",
+	"bench --suite copy --layers 1 --json",
+	"plan show --owners 0,1,1",
+	"plan show --owners 0,1,1 --json",
+	"plan convert --owners 0,1,1 --to vllm",
+	"plan check -m " MODEL " --owners 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,14",
+	"calibrate -m " MODEL " --text " MODEL "/calib.txt --samples 2 --sample-tokens 8 --held-tokens 16 "
+	"--method kvsharer --share 1 -o $T/p",
+};
+
+static void assert_says_output_is_lost(const char *writer, const char *where)
+{
+	char command[1024];
+	struct process process;
+	const char *said;
+
+	snprintf(command, sizeof(command), "T=$(mktemp -d); kvshare-run %s %s; status=$?; rm -r $T; exit $status",
+		writer, where);
+	process = run_shell(command, 120);
+	said = strstr(process.err, "kvshare-run: writing to stdout: ");
+	if (process.status != 1 || !said)
+		fail_msg("kvshare-run %s %s: status %d: %s", writer, where, process.status, process.err);
+	if (strstr(said + 20, "writing to stdout"))
+		fail_msg("kvshare-run %s %s says it twice: %s", writer, where, process.err);
+	process_free(&process);
+}
+
+static void a_full_disk_is_an_error_of_every_command(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < sizeof(writers) / sizeof(*writers); i++)
+		assert_says_output_is_lost(writers[i], ">/dev/full");
+}
+
+static void a_closed_stdout_is_an_error_of_every_command(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < sizeof(writers) / sizeof(*writers); i++)
+		assert_says_output_is_lost(writers[i], ">&-");
+}
+
+/* Descriptors 0 to 2 must not become files or memory of the program's own. */
+static void closed_streams_stay_closed(void **state)
+{
+	static const struct {
+		const char *command;
+		int status;
+	} runs[] = {
+		{"kvshare-run -m " MODEL " -p Anna -n 3 <&- >&- 2>&-", 1},
+		{"kvshare-run -m " MODEL " -p Anna -n 3 <&- 2>&- >/dev/null", 0},
+		{"kvshare-run -m " MODEL " -f - -n 3 <&- >/dev/null", 1},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(runs) / sizeof(*runs); i++) {
+		struct process process = run_shell(runs[i].command, 60);
+		if (process.status != runs[i].status)
+			fail_msg("%s: status %d: %s", runs[i].command, process.status, process.err);
+		process_free(&process);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(an_infinite_perplexity_is_null_in_json),
 		cmocka_unit_test(a_study_of_infinite_perplexity_is_written_and_resumed),
+		cmocka_unit_test(a_full_disk_is_an_error_of_every_command),
+		cmocka_unit_test(a_closed_stdout_is_an_error_of_every_command),
+		cmocka_unit_test(closed_streams_stay_closed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

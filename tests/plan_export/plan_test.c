@@ -380,8 +380,8 @@ static void wrong_usage_says_what_is_wanted(void **state)
 	static const struct {
 		const char *arguments, *words;
 	} rows[] = {
-		{"", "Usage: kvshare-run plan show"},
-		{"paint", "Usage: kvshare-run plan show"},
+		{"", "Usage: kvshare-run plan VERB"},
+		{"paint", "Usage: kvshare-run plan VERB"},
 		{"show", "which plan?"},
 		{"show a b", "one plan at a time"},
 		{"show a --owners 0", "both say a plan"},
@@ -407,7 +407,7 @@ static void bad_plans_are_refused_with_the_place(void **state)
 	assert_fails("show @/missing.json", 1, "missing.json: No such file");
 	assert_fails("show @/cut.json", 1, "cut.json: line 1");
 	assert_fails("convert @/chain.json --to vllm", 1, "k_owners[2] is 1: layer 1 itself borrows");
-	assert_fails("show --owners 0,2", 1, "owners[1] is 2");
+	assert_fails("show --owners 0,2", 2, "owners[1] is 2");
 }
 
 int main(void)

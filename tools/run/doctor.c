@@ -185,17 +185,17 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	return 0;
 }
 
-int command_doctor(int argc, char **argv)
+static const struct argp_option options[] = {{"json", 'j', NULL, 0, "print one JSON object", 0}, {0}};
+static const struct argp argp = {options, parse, NULL,
+	"Look at what this machine has for kvshare, and say what to do about what it lacks.\v"
+	"Exits 1 if something is missing that every use of kvshare needs. Changes nothing.",
+	NULL, NULL, NULL};
+
+static int run_command(int argc, char **argv)
 {
-	static const struct argp_option options[] = {{"json", 'j', NULL, 0, "print one JSON object", 0}, {0}};
-	static const struct argp argp = {options, parse, NULL,
-		"Look at what this machine has for kvshare, and say what to do about what it lacks.\v"
-		"Exits 1 if something is missing that every use of kvshare needs. Changes nothing.",
-		NULL, NULL, NULL};
 	struct findings all = {0};
 	bool json = false, complete = true;
 
-	argp_err_exit_status = EXIT_USAGE;
 	argp_parse(&argp, argc, argv, 0, NULL, &json);
 	check_gpu(&all);
 	check_host(&all);
@@ -209,3 +209,6 @@ int command_doctor(int argc, char **argv)
 		print_findings(&all);
 	return complete ? EXIT_SUCCESS : EXIT_FAILURE;
 }
+
+const struct command doctor_command = {
+	"doctor", "what this machine has for kvshare, and what to do about what it lacks", &argp, run_command, NULL};

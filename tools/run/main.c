@@ -6,18 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct command {
-	const char *name, *summary;
-	command_fn *run;
-} commands[] = {
-	{"generate", "continue a text with a model whose layers share KV memory", command_generate},
-	{"eval", "mean next-token loss and perplexity on a text", command_eval},
-	{"calibrate", "find a plan: which layers can share, and what it costs", command_calibrate},
-	{"study", "compare ways to share on a model: loss against memory, as tables and charts", command_study},
-	{"plan", "look at a plan, check it against a model, or hand it to other programs", command_plan},
-	{"bench", "kernels and engine on a model's shape, against the device's measured ceiling", command_bench},
-	{"doctor", "what this machine has for kvshare, and what to do about what it lacks", command_doctor},
-};
+const char *argp_program_version = "kvshare-run " KVS_VERSION;
+
+static const struct command *const commands[] = {&generate_command, &eval_command, &calibrate_command, &study_command,
+	&plan_command, &bench_command, &doctor_command};
 
 #define COMMAND_COUNT (sizeof(commands) / sizeof(*commands))
 
@@ -29,42 +21,129 @@ static void print_help(FILE *out)
 	      "Commands:\n",
 		out);
 	for (size_t i = 0; i < COMMAND_COUNT; i++)
-		fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
-	fputs("\n`kvshare-run COMMAND --help` explains each. Start with:\n\n"
+		fprintf(out, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
+	fputs("\n`kvshare-run help COMMAND` explains each; --version prints the version. Start with:\n\n"
 	      "  kvshare-run doctor\n"
 	      "  kvshare-run generate -m DIR -p 'Once upon a time' -n 64\n"
 	      "  kvshare-run generate -m DIR -p 'Once upon a time' -n 64 --owners 0,1,2,1\n",
 		out);
 }
 
+static void print_verbs(FILE *out, const struct command *command)
+{
+	fprintf(out, "Usage: kvshare-run %s VERB [OPTION...]\n\n", command->name);
+	for (const struct command *verb = command->verbs; verb->name; verb++)
+		fprintf(out, "  %-10s %s\n", verb->name, verb->summary);
+	fprintf(out, "\n`kvshare-run help %s VERB` explains each.\n", command->name);
+}
+
 static const struct command *find_command(const char *name)
 {
 	for (size_t i = 0; i < COMMAND_COUNT; i++)
-		if (!strcmp(commands[i].name, name))
-			return &commands[i];
+		if (!strcmp(commands[i]->name, name))
+			return commands[i];
 	return NULL;
 }
 
-int main(int argc, char **argv)
+static const struct command *find_verb(const struct command *command, const char *name)
 {
-	const struct command *command = argc > 1 ? find_command(argv[1]) : NULL;
+	for (const struct command *verb = command->verbs; verb->name; verb++)
+		if (!strcmp(verb->name, name))
+			return verb;
+	return NULL;
+}
+
+static bool is_help(const char *word)
+{
+	return !strcmp(word, "--help") || !strcmp(word, "-?") || !strcmp(word, "-h");
+}
+
+/* argp and getopt take the program's name for their messages from argv[0]. */
+static int run_as(const struct command *command, char *name, int argc, char **argv)
+{
+	argv[0] = name;
+	return command->run(argc, argv);
+}
+
+/* `argv` begins with the command's name. */
+static int run_verb(const struct command *command, int argc, char **argv)
+{
+	const struct command *verb = argc > 1 ? find_verb(command, argv[1]) : NULL;
+	bool help = argc > 1 && is_help(argv[1]);
 	char name[64];
+
+	if (argc > 1 && !verb && !help)
+		fprintf(stderr, "kvshare-run %s: there is no \"%s\"\n", command->name, argv[1]);
+	if (!verb) {
+		print_verbs(help ? stdout : stderr, command);
+		return help ? EXIT_SUCCESS : EXIT_USAGE;
+	}
+	snprintf(name, sizeof(name), "kvshare-run %s %s", command->name, verb->name);
+	return run_as(verb, name, argc - 1, argv + 1);
+}
+
+/* `argv` begins with the command's name. */
+static int run_command(int argc, char **argv)
+{
+	const struct command *command = find_command(argv[0]);
+	char name[64];
+
+	if (!command) {
+		fprintf(stderr, "kvshare-run: no command \"%s\": `kvshare-run --help` lists them\n", argv[0]);
+		return EXIT_USAGE;
+	}
+	if (command->verbs)
+		return run_verb(command, argc, argv);
+	snprintf(name, sizeof(name), "kvshare-run %s", command->name);
+	return run_as(command, name, argc, argv);
+}
+
+/* `help plan show` is `plan show --help`; `argv` begins with what is behind `help`. */
+static int run_help(int argc, char **argv)
+{
+	char *words[4] = {0}, help[] = "--help";
+
+	if (!argc) {
+		print_help(stdout);
+		return EXIT_SUCCESS;
+	}
+	if (argc > 2) {
+		fputs("kvshare-run: help takes the name of one command\n", stderr);
+		return EXIT_USAGE;
+	}
+	memcpy(words, argv, sizeof(*argv) * argc);
+	words[argc] = help;
+	return run_command(argc + 1, words);
+}
+
+static int run(int argc, char **argv)
+{
+	char name[] = "kvshare-run";
 
 	if (argc < 2) {
 		print_help(stderr);
 		return EXIT_USAGE;
 	}
-	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
-		print_help(stdout);
+	if (is_help(argv[1]))
+		return run_help(0, NULL);
+	if (!strcmp(argv[1], "help"))
+		return run_help(argc - 2, argv + 2);
+	if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-V")) {
+		puts(argp_program_version);
 		return EXIT_SUCCESS;
 	}
-	if (command) { /* argp takes the program's name for its messages from argv[0] */
-		snprintf(name, sizeof(name), "kvshare-run %s", command->name);
-		argv[1] = name;
-		return command->run(argc - 1, argv + 1);
-	}
 	if (argv[1][0] == '-')
-		return command_generate(argc, argv);
-	fprintf(stderr, "kvshare-run: no command \"%s\": `kvshare-run --help` lists them\n", argv[1]);
-	return EXIT_USAGE;
+		return run_as(&generate_command, name, argc, argv);
+	return run_command(argc - 1, argv + 1);
+}
+
+int main(int argc, char **argv)
+{
+	int status;
+
+	argp_err_exit_status = EXIT_USAGE;
+	if (open_streams())
+		return complain();
+	status = run(argc, argv);
+	return flush_stdout() ? complain() : status;
 }

@@ -1,11 +1,10 @@
 /*
- * tools/run/options.c: the options that every command with a model takes.
+ * tools/run/options.c: the options that commands with a model share, and how values are read.
  */
 #include "run.h"
 
 #include <errno.h>
 #include <limits.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,20 +19,28 @@ enum {
 	OPTION_NO_PREMAP
 };
 
+/* In help, a command's own options come first. */
+enum { SHARING_GROUP = 10, MODEL_GROUP };
+
 static const struct argp_option options[] = {
-	{"model", 'm', "DIR", 0, "Hugging Face checkpoint directory (required)", 1},
-	{"plan", OPTION_PLAN, "FILE", 0, "share layers as this plan says", 1},
-	{"owners", OPTION_OWNERS, "LIST", 0, "share layers as listed: the owner of each layer's K and V, as in 0,1,2,1",
-		1},
-	{"device", OPTION_DEVICE, "DEVICE", 0,
-		"auto (default), cuda, cuda:N or host; host runs the same kernels on the CPU", 1},
-	{"ctx", OPTION_CTX, "TOKENS", 0, "room of the context (default: the model's, at most 4096)", 1},
-	{"kv-dtype", OPTION_KV_DTYPE, "TYPE", 0, "type of K and V: f16, bf16 or f32 (default: the checkpoint's)", 1},
+	{NULL, 0, NULL, 0, "Model and device:", MODEL_GROUP},
+	{"model", 'm', "DIR", 0, "Hugging Face checkpoint directory (required)", MODEL_GROUP},
+	{"device", OPTION_DEVICE, DEVICE_WORDS, 0, DEVICE_HELP, MODEL_GROUP},
+	{"ctx", OPTION_CTX, "TOKENS", 0, "room of the context (default: the model's, at most 4096)", MODEL_GROUP},
+	{"kv-dtype", OPTION_KV_DTYPE, "f16|bf16|f32", 0, "type of K and V (default: the checkpoint's)", MODEL_GROUP},
 	{"chunk", OPTION_CHUNK, "TOKENS", 0,
-		"run texts in pieces of this size (default 512; calibrate and study: 1024)", 1},
-	{"no-premap", OPTION_NO_PREMAP, NULL, 0, "map memory only when it is needed, never ahead", 1},
-	{"json", OPTION_JSON, NULL, 0, "print one JSON object on stdout, and nothing else there", 1},
-	{"quiet", 'q', NULL, 0, "no progress, no summary", 1},
+		"run texts in pieces of this size (default 512; calibrate and study: 1024)", MODEL_GROUP},
+	{"no-premap", OPTION_NO_PREMAP, NULL, 0, "map memory only when it is needed, never ahead", MODEL_GROUP},
+	{"json", OPTION_JSON, NULL, 0, "print one JSON object on stdout, and nothing else there", MODEL_GROUP},
+	{"quiet", 'q', NULL, 0, "no progress, no summary", MODEL_GROUP},
+	{0},
+};
+
+static const struct argp_option sharing_options[] = {
+	{NULL, 0, NULL, 0, "Sharing:", SHARING_GROUP},
+	{"plan", OPTION_PLAN, "FILE", 0, "share layers as this plan says", SHARING_GROUP},
+	{"owners", OPTION_OWNERS, "LIST", 0, "share layers as listed: the owner of each layer's K and V, as in 0,1,2,1",
+		SHARING_GROUP},
 	{0},
 };
 
@@ -45,44 +52,80 @@ long parse_number(struct argp_state *state, const char *option, const char *text
 	errno = 0;
 	value = strtol(text, &end, 10);
 	if (errno || end == text || *end || value < low || value > high)
-		argp_error(state, "%s is \"%s\": a whole number from %ld to %ld is wanted", option, text, low, high);
+		argp_error(state, "%s is \"%s\": a whole number from %ld to %ld is expected", option, text, low, high);
 	return value;
 }
 
-double parse_real(struct argp_state *state, const char *option, const char *text)
+double parse_real(
+	struct argp_state *state, const char *option, const char *text, double low, double high, const char *legal)
 {
 	char *end;
 	double value = strtod(text, &end);
 
-	if (end == text || *end || !isfinite(value))
-		argp_error(state, "%s is \"%s\": a number is wanted", option, text);
+	if (end == text || *end || !(value >= low && value <= high))
+		argp_error(state, "%s is \"%s\": a number %s is expected", option, text, legal);
 	return value;
+}
+
+/* "f16, bf16 or f32" */
+static void list_words(const char *const *words, char *out, size_t bytes)
+{
+	size_t used = 0;
+
+	*out = 0;
+	for (int i = 0; words[i] && used < bytes; i++)
+		used += snprintf(out + used, bytes - used, "%s%s", !i ? "" : words[i + 1] ? ", " : " or ", words[i]);
 }
 
 int parse_word(struct argp_state *state, const char *option, const char *text, const char *const *words)
 {
+	char list[256];
 	int i = 0;
 
 	while (words[i] && strcmp(words[i], text))
 		i++;
+	list_words(words, list, sizeof(list));
 	if (!words[i])
-		argp_error(state, "%s is \"%s\": `%s --help` lists what it can be", option, text, state->name);
+		argp_error(state, "%s is \"%s\": %s is expected", option, text, list);
 	return i;
+}
+
+const char *parse_device(struct argp_state *state, const char *text)
+{
+	const char *number = text + strlen("cuda:");
+
+	if (strcmp(text, "auto") && strcmp(text, "cuda") && strcmp(text, "host") &&
+		(strncmp(text, "cuda:", strlen("cuda:")) || !*number || number[strspn(number, "0123456789")]))
+		argp_error(state, "--device is \"%s\": auto, cuda, cuda:N or host is expected", text);
+	return text;
+}
+
+const char *parse_owners(struct argp_state *state, const char *text)
+{
+	kvs_plan *plan;
+	int err = kvs_plan_parse(text, &plan);
+
+	if (err == -EINVAL)
+		argp_error(state, "--%s", kvs_error()); /* "owners: character 3 ..." */
+	if (!err)
+		kvs_plan_free(plan);
+	return text; /* where there is no memory now, using it will say so */
+}
+
+enum kvs_dtype parse_dtype(struct argp_state *state, const char *option, const char *text)
+{
+	static const char *const words[] = {"f16", "bf16", "f32", NULL};
+	enum kvs_dtype dtype = KVS_F32;
+
+	parse_word(state, option, text, words);
+	kvs_dtype_parse(text, &dtype);
+	return dtype;
 }
 
 static void parse_kv_dtype(struct argp_state *state, struct model_options *model, const char *text)
 {
-	if (kvs_dtype_parse(text, &model->kv_dtype) || model->kv_dtype == KVS_I32)
-		argp_error(state, "--kv-dtype is \"%s\": f16, bf16 or f32 is wanted", text);
+	model->kv_dtype = parse_dtype(state, "--kv-dtype", text);
 	model->kv_dtype_set = true;
-}
-
-static void check_options(struct argp_state *state, const struct model_options *model)
-{
-	if (!model->dir)
-		argp_error(state, "which model? Name its directory with -m DIR");
-	if (model->plan_path && model->owners)
-		argp_error(state, "--plan and --owners both say who shares: give one of them");
 }
 
 static error_t parse(int key, char *text, struct argp_state *state)
@@ -96,14 +139,8 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	case 'q':
 		model->quiet = true;
 		return 0;
-	case OPTION_PLAN:
-		model->plan_path = text;
-		return 0;
-	case OPTION_OWNERS:
-		model->owners = text;
-		return 0;
 	case OPTION_DEVICE:
-		model->device = text;
+		model->device = parse_device(state, text);
 		return 0;
 	case OPTION_CTX:
 		model->ctx_tokens = parse_number(state, "--ctx", text, 1, INT_MAX / 1024);
@@ -121,10 +158,32 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		model->json = true;
 		return 0;
 	case ARGP_KEY_END:
-		check_options(state, model);
+		if (!model->dir)
+			argp_error(state, "which model? Name its directory with -m DIR");
 		return 0;
 	}
 	return ARGP_ERR_UNKNOWN;
 }
 
 const struct argp model_argp = {options, parse, NULL, NULL, NULL, NULL, NULL};
+
+static error_t parse_sharing(int key, char *text, struct argp_state *state)
+{
+	struct model_options *model = state->input;
+
+	switch (key) {
+	case OPTION_PLAN:
+		model->plan_path = text;
+		return 0;
+	case OPTION_OWNERS:
+		model->owners = parse_owners(state, text);
+		return 0;
+	case ARGP_KEY_END:
+		if (model->plan_path && model->owners)
+			argp_error(state, "--plan and --owners both say who shares: give one of them");
+		return 0;
+	}
+	return ARGP_ERR_UNKNOWN;
+}
+
+const struct argp sharing_argp = {sharing_options, parse_sharing, NULL, NULL, NULL, NULL, NULL};

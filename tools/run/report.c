@@ -116,14 +116,14 @@ json_t *json_memory(const struct kvs_engine_memory *memory)
 
 int print_json(json_t *object)
 {
-	int err = 0;
+	char *text = object ? json_dumps(object, JSON_INDENT(2)) : NULL;
 
-	if (!object)
-		return kvs_fail(-ENOMEM, "no memory for the JSON report");
-	if (json_dumpf(object, stdout, JSON_INDENT(2)) || putchar('\n') == EOF || fflush(stdout))
-		err = kvs_fail(-EIO, "writing to stdout: %s", strerror(errno));
 	json_decref(object);
-	return err;
+	if (!text)
+		return kvs_fail(-ENOMEM, "no memory for the JSON report");
+	puts(text);
+	free(text);
+	return flush_stdout();
 }
 
 void print_memory_summary(const struct kvs_engine_memory *memory)

@@ -13,10 +13,15 @@
 #define EXIT_USAGE 2
 #define EXIT_INTERRUPTED 130 /* as a shell has it for SIGINT */
 
-/* A subcommand: `argv[0]` is "kvshare-run NAME". Returns the exit status. */
-typedef int command_fn(int argc, char **argv);
-command_fn command_bench, command_generate, command_eval, command_calibrate, command_study, command_plan,
-	command_doctor;
+/* A subcommand, in the file of its name. */
+struct command {
+	const char *name, *summary;
+	const struct argp *argp;           /* its options, for help and completion; NULL where it has verbs */
+	int (*run)(int argc, char **argv); /* argv[0] is "kvshare-run NAME"; returns the exit status */
+	const struct command *verbs;       /* NULL, or commands below this one, up to one without a name */
+};
+extern const struct command bench_command, generate_command, eval_command, calibrate_command, study_command,
+	plan_command, doctor_command;
 
 /* ---- options that all model commands share (options.c) ---- */
 
@@ -27,16 +32,25 @@ struct model_options {
 	bool kv_dtype_set, json, quiet, no_premap;
 };
 
-/* An argp child; a command's parser passes `struct model_options *` to it as child_inputs[0] at ARGP_KEY_INIT. */
-extern const struct argp model_argp;
-/* The same for how a text is cut (text_options.c): child_inputs[1], a struct kvs_text_options. */
-extern const struct argp text_argp;
+/* Argp children; a command's parser passes their inputs on, as child_inputs, at ARGP_KEY_INIT. */
+extern const struct argp model_argp;   /* struct model_options */
+extern const struct argp sharing_argp; /* struct model_options: its plan_path and owners */
+extern const struct argp text_argp;    /* struct kvs_text_options: how a text is cut (text_options.c) */
+
+#define DEVICE_WORDS "auto|cuda|cuda:N|host"
+#define DEVICE_HELP "auto (default): a GPU where there is one; host: the same kernels on the CPU"
 
 /* A whole decimal number in [low, high]; ends in a usage error that names the option and the range. */
 long parse_number(struct argp_state *state, const char *option, const char *text, long low, long high);
-double parse_real(struct argp_state *state, const char *option, const char *text);
+/* A number in [low, high], said as `legal`: "from 0 to 1". */
+double parse_real(
+	struct argp_state *state, const char *option, const char *text, double low, double high, const char *legal);
 /* The index of `text` in `words`, which end in NULL. */
 int parse_word(struct argp_state *state, const char *option, const char *text, const char *const *words);
+enum kvs_dtype parse_dtype(struct argp_state *state, const char *option, const char *text); /* f16, bf16 or f32 */
+/* These only check, and give `text` back: what it says is usable without knowing device or model. */
+const char *parse_device(struct argp_state *state, const char *text);
+const char *parse_owners(struct argp_state *state, const char *text);
 
 /* ---- a model that is open (session.c) ---- */
 
@@ -69,7 +83,7 @@ json_t *json_number(double value);
 json_t *json_device(const kvs_cu *cu);
 json_t *json_model(const struct kvs_config *config);
 json_t *json_memory(const struct kvs_engine_memory *memory);
-/* Writes one object on stdout and drops it; -EIO where stdout takes no more. */
+/* Writes one object on stdout and drops it; NULL: there was no memory for it. -EIO where stdout takes no more. */
 int print_json(json_t *object);
 void print_memory_summary(const struct kvs_engine_memory *memory);
 
@@ -79,6 +93,13 @@ int make_directory(const char *path);
 /* A bar on stderr while something long runs, and only on a terminal. */
 void progress_show(const char *what, size_t done, size_t total);
 void progress_clear(void);
+
+/* ---- standard streams (streams.c) ---- */
+
+/* At the start, once: descriptors 0 to 2 are there, and what stdout did not take ends the program with EXIT_FAILURE. */
+int open_streams(void);
+/* -EIO with a message where stdout does not take all that was written. */
+int flush_stdout(void);
 
 /* ---- long work (watch.c) ---- */
 

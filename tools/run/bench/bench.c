@@ -38,11 +38,11 @@ struct env {
 
 static const struct argp_option options[] = {
 	{"suite", OPTION_SUITE, "LIST", 0, "of copy,attention,decode,vmm (default: all); copy always runs", 0},
-	{"shape", OPTION_SHAPE, "NAME", 0, "llama3-8b (default on a GPU), llama2-7b, or tiny (default on the host)", 0},
+	{"shape", OPTION_SHAPE, "llama3-8b|llama2-7b|tiny", 0, "default: llama3-8b, on the host tiny", 0},
 	{"layers", OPTION_LAYERS, "N", 0, "that many layers instead of the shape's", 0},
 	{"ctx", OPTION_CTX, "TOKENS", 0, "longest context (default 8192, on the host 512)", 0},
-	{"dtype", OPTION_DTYPE, "TYPE", 0, "of weights, K and V: bf16 (default), f16 or f32", 0},
-	{"device", OPTION_DEVICE, "DEVICE", 0, "auto (default), cuda, cuda:N or host", 0},
+	{"dtype", OPTION_DTYPE, "f16|bf16|f32", 0, "of weights, K and V (default: bf16)", 0},
+	{"device", OPTION_DEVICE, DEVICE_WORDS, 0, DEVICE_HELP, 0},
 	{"json", OPTION_JSON, NULL, 0, "print one JSON object on stdout, and nothing else there", 0},
 	{0},
 };
@@ -92,11 +92,10 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		env->ctx_tokens = parse_number(state, "--ctx", text, 64, 1 << 20);
 		return 0;
 	case OPTION_DTYPE:
-		if (kvs_dtype_parse(text, &env->dtype) || env->dtype == KVS_I32)
-			argp_error(state, "--dtype is \"%s\": bf16, f16 or f32 is wanted", text);
+		env->dtype = parse_dtype(state, "--dtype", text);
 		return 0;
 	case OPTION_DEVICE:
-		env->device = text;
+		env->device = parse_device(state, text);
 		return 0;
 	case OPTION_JSON:
 		env->json = true;
@@ -202,20 +201,20 @@ static int run_suites(const struct env *env, struct bench *bench)
 	return print_json(report);
 }
 
-int command_bench(int argc, char **argv)
+static const struct argp argp = {options, parse, NULL,
+	"Measure kernels and engine on a model's shape, with random weights.\v"
+	"The first figure is the bandwidth of a copy on the device; the others are per cent of it.\n\n"
+	"Examples:\n"
+	"  kvshare-run bench\n"
+	"  kvshare-run bench --suite attention,decode --shape llama2-7b --json\n",
+	NULL, NULL, NULL};
+
+static int run_command(int argc, char **argv)
 {
-	static const struct argp argp = {options, parse, NULL,
-		"Measure kernels and engine on a model's shape, with random weights.\v"
-		"The first figure is the bandwidth of a copy on the device; the others are per cent of it.\n\n"
-		"Examples:\n"
-		"  kvshare-run bench\n"
-		"  kvshare-run bench --suite attention,decode --shape llama2-7b --ctx 16384 --json\n",
-		NULL, NULL, NULL};
 	struct env env = {.dtype = KVS_BF16, .wanted = {true, true, true, true}};
 	struct bench bench = {0};
 	int err;
 
-	argp_err_exit_status = EXIT_USAGE;
 	argp_parse(&argp, argc, argv, 0, NULL, &env);
 	err = kvs_cu_open(env.device ? env.device : "auto", &bench.cu);
 	if (!err) {
@@ -227,3 +226,6 @@ int command_bench(int argc, char **argv)
 	kvs_cu_close(bench.cu);
 	return err ? EXIT_FAILURE : EXIT_SUCCESS;
 }
+
+const struct command bench_command = {"bench",
+	"kernels and engine on a model's shape, against the device's copy bandwidth", &argp, run_command, NULL};

@@ -11,6 +11,7 @@
 enum { OPTION_OWNERS = 256, OPTION_JSON, OPTION_TO, OPTION_FROM };
 
 struct env {
+	const struct argp *argp;   /* the verb's */
 	const char *path, *owners; /* one of them says the plan */
 	const char *dir, *output;
 	bool json, from_lckv, to_set;
@@ -19,28 +20,19 @@ struct env {
 
 /* ---- options ---- */
 
-static const struct {
-	const char *name;
-	enum plan_format format;
-} formats[] = {{"json", PLAN_JSON}, {"lckv", PLAN_LCKV}, {"vllm", PLAN_VLLM}, {"transformers", PLAN_TRANSFORMERS}};
-
 static void parse_to(struct argp_state *state, struct env *env, const char *text)
 {
-	for (size_t i = 0; i < sizeof(formats) / sizeof(*formats); i++) {
-		if (!strcmp(text, formats[i].name)) {
-			env->to = formats[i].format;
-			env->to_set = true;
-			return;
-		}
-	}
-	argp_error(state, "--to is \"%s\": json, lckv, vllm or transformers is wanted", text);
+	static const char *const formats[] = {"json", "lckv", "vllm", "transformers", NULL}; /* enum plan_format */
+
+	env->to = parse_word(state, "--to", text, formats);
+	env->to_set = true;
 }
 
 static void parse_from(struct argp_state *state, struct env *env, const char *text)
 {
-	if (strcmp(text, "lckv") && strcmp(text, "json"))
-		argp_error(state, "--from is \"%s\": json (a plan's file) or lckv (its notation) is wanted", text);
-	env->from_lckv = !strcmp(text, "lckv");
+	static const char *const formats[] = {"json", "lckv", NULL};
+
+	env->from_lckv = parse_word(state, "--from", text, formats);
 }
 
 static void parse_path(struct argp_state *state, struct env *env, const char *text)
@@ -60,6 +52,16 @@ static void check_source(struct argp_state *state, const struct env *env)
 		argp_error(state, "--from lckv takes its notation as an argument, not --owners");
 }
 
+static const struct argp check_argp, convert_argp;
+
+static void check_verb(struct argp_state *state, const struct env *env)
+{
+	if (env->argp == &check_argp && !env->dir)
+		argp_error(state, "which model? Name its directory with -m DIR");
+	if (env->argp == &convert_argp && !env->to_set)
+		argp_error(state, "into what? Say --to json, lckv, vllm or transformers");
+}
+
 static error_t parse(int key, char *text, struct argp_state *state)
 {
 	struct env *env = state->input;
@@ -72,7 +74,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		env->output = text;
 		return 0;
 	case OPTION_OWNERS:
-		env->owners = text;
+		env->owners = parse_owners(state, text);
 		return 0;
 	case OPTION_JSON:
 		env->json = true;
@@ -88,6 +90,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		return 0;
 	case ARGP_KEY_END:
 		check_source(state, env);
+		check_verb(state, env);
 		return 0;
 	}
 	return ARGP_ERR_UNKNOWN;
@@ -110,10 +113,10 @@ static const struct argp_option check_options[] = {
 };
 static const struct argp_option convert_options[] = {
 	OWNERS_OPTION,
-	{"to", OPTION_TO, "FORMAT", 0,
-		"lckv: its notation, as in 0_1_2_1; vllm: a plug-in for vLLM; transformers: Python that runs the plan "
-		"on "
-		"a Hugging Face model; json: a plan's file (required)",
+	{"to", OPTION_TO, "json|lckv|vllm|transformers", 0,
+		"json: a plan's file; lckv: its notation, as in 0_1_2_1; vllm: a plug-in for vLLM; transformers: "
+		"Python "
+		"that runs the plan on a Hugging Face model (required)",
 		0},
 	{"from", OPTION_FROM, "json|lckv", 0, "what PLAN is: a file (json, default), or LCKV's notation itself", 0},
 	{"output", 'o', "FILE", 0, "write there, whole or not at all (default: standard output)", 0},
@@ -212,95 +215,65 @@ static int convert(const struct env *env, const kvs_plan *plan)
 
 /* ---- which of them ---- */
 
-static const char show_doc[] = "Show who shares with whom in a plan, as a table with a map, and how it was found.\v"
-			       "Examples:\n"
-			       "  kvshare-run plan show plan.json\n"
-			       "  kvshare-run plan show --owners 0,1,2,1\n";
-static const char check_doc[] =
-	"Check that a plan fits a model.\v"
-	"Exits 0 where it does, 1 where not. Layers with different sliding windows that share are "
-	"allowed, with a warning.\n\n"
-	"Example:\n"
-	"  kvshare-run plan check plan.json -m DIR\n";
-static const char convert_doc[] = "Say a plan in the words of another program.\v"
-				  "Examples:\n"
-				  "  kvshare-run plan convert plan.json --to transformers -o run_plan.py\n"
-				  "  kvshare-run plan convert plan.json --to vllm -o kvshare_plan.py\n"
-				  "  kvshare-run plan convert --from lckv 0_1_2_1 --to json -o plan.json\n";
+static int run_verb(const struct argp *argp, int argc, char **argv, int (*run)(const struct env *, const kvs_plan *))
+{
+	struct env env = {.argp = argp};
+	kvs_plan *plan;
+	int err;
 
-static const struct verb {
-	const char *name;
-	int (*run)(const struct env *env, const kvs_plan *plan);
-	struct argp argp;
-} verbs[] = {
-	{"show", show, {show_options, parse, "[PLAN]", show_doc, NULL, NULL, NULL}},
-	{"check", check, {check_options, parse, "[PLAN]", check_doc, NULL, NULL, NULL}},
-	{"convert", convert, {convert_options, parse, "[PLAN]", convert_doc, NULL, NULL, NULL}},
+	argp_parse(argp, argc, argv, 0, NULL, &env);
+	err = open_plan(&env, &plan);
+	if (!err) {
+		err = run(&env, plan);
+		kvs_plan_free(plan);
+	}
+	return err ? complain() : EXIT_SUCCESS;
+}
+
+static const struct argp show_argp = {show_options, parse, "[PLAN]",
+	"Show who shares with whom in a plan, as a table with a map, and how it was found.\v"
+	"Examples:\n"
+	"  kvshare-run plan show plan.json\n"
+	"  kvshare-run plan show --owners 0,1,2,1\n",
+	NULL, NULL, NULL};
+
+static int run_show(int argc, char **argv)
+{
+	return run_verb(&show_argp, argc, argv, show);
+}
+
+static const struct argp check_argp = {check_options, parse, "[PLAN]",
+	"Check that a plan fits a model.\v"
+	"Exits 0 where it does, 1 where it does not. Layers with different sliding windows "
+	"may share; they are named in a warning.\n\n"
+	"Example:\n"
+	"  kvshare-run plan check plan.json -m DIR\n",
+	NULL, NULL, NULL};
+
+static int run_check(int argc, char **argv)
+{
+	return run_verb(&check_argp, argc, argv, check);
+}
+
+static const struct argp convert_argp = {convert_options, parse, "[PLAN]",
+	"Write a plan in the notation of another program.\v"
+	"Examples:\n"
+	"  kvshare-run plan convert plan.json --to transformers -o run_plan.py\n"
+	"  kvshare-run plan convert plan.json --to vllm -o kvshare_plan.py\n"
+	"  kvshare-run plan convert --from lckv 0_1_2_1 --to json -o plan.json\n",
+	NULL, NULL, NULL};
+
+static int run_convert(int argc, char **argv)
+{
+	return run_verb(&convert_argp, argc, argv, convert);
+}
+
+static const struct command verbs[] = {
+	{"show", "who shares with whom, as a table with a map", &show_argp, run_show, NULL},
+	{"check", "whether a plan fits a model", &check_argp, run_check, NULL},
+	{"convert", "a plan for vLLM or transformers, in LCKV's notation, or back", &convert_argp, run_convert, NULL},
+	{0},
 };
 
-#define VERB_COUNT (sizeof(verbs) / sizeof(*verbs))
-
-static const struct verb *find_verb(const char *name)
-{
-	for (size_t i = 0; i < VERB_COUNT; i++)
-		if (!strcmp(verbs[i].name, name))
-			return &verbs[i];
-	return NULL;
-}
-
-static int usage(FILE *out, int status)
-{
-	fputs("Usage: kvshare-run plan show [PLAN] [--owners LIST] [--json]\n"
-	      "   or: kvshare-run plan check [PLAN] [--owners LIST] -m DIR\n"
-	      "   or: kvshare-run plan convert [PLAN] [--owners LIST] --to FORMAT [-o FILE]\n\n"
-	      "`kvshare-run plan show --help`, and so on, explains each.\n",
-		out);
-	return status;
-}
-
-/* What argp cannot say: an option that one verb cannot do without. */
-static int check_usage(const struct verb *verb, const struct env *env)
-{
-	const char *missing = NULL;
-
-	if (verb->run == check && !env->dir)
-		missing = "check: which model? Name its directory with -m DIR";
-	if (verb->run == convert && !env->to_set)
-		missing = "convert: into what? Say --to json, lckv, vllm or transformers";
-	if (missing)
-		fprintf(stderr, "kvshare-run plan %s\n", missing);
-	return missing ? EXIT_USAGE : 0;
-}
-
-static int run_verb(const struct verb *verb, const struct env *env)
-{
-	kvs_plan *plan;
-	int err = open_plan(env, &plan);
-
-	if (err)
-		return err;
-	err = verb->run(env, plan);
-	kvs_plan_free(plan);
-	if (!err && (fflush(stdout) || ferror(stdout)))
-		err = kvs_fail(-EIO, "writing to stdout: %s", strerror(errno));
-	return err;
-}
-
-int command_plan(int argc, char **argv)
-{
-	const struct verb *verb = argc > 1 ? find_verb(argv[1]) : NULL;
-	struct env env = {0};
-	char name[64];
-
-	if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "-?")))
-		return usage(stdout, EXIT_SUCCESS);
-	if (!verb)
-		return usage(stderr, EXIT_USAGE);
-	snprintf(name, sizeof(name), "kvshare-run plan %s", verb->name);
-	argv[1] = name;
-	argp_err_exit_status = EXIT_USAGE;
-	argp_parse(&verb->argp, argc - 1, argv + 1, 0, NULL, &env);
-	if (check_usage(verb, &env))
-		return EXIT_USAGE;
-	return run_verb(verb, &env) ? complain() : EXIT_SUCCESS;
-}
+const struct command plan_command = {
+	"plan", "look at a plan, check it against a model, or hand it to other programs", NULL, NULL, verbs};

@@ -7,6 +7,7 @@
 #include "calibrate.h"
 
 #include <errno.h>
+#include <float.h>
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
@@ -37,7 +38,7 @@ static const struct argp_option options[] = {
 	{"output", 'o', "PLAN", 0, "the plan to write; with --sweep a directory (required)", 0},
 	{"share", OPTION_SHARE, "N", 0, "how many layers shall share", 0},
 	{"rate", OPTION_RATE, "R", 0, "or what part of the layers, as in 0.25 (default 0.125)", 0},
-	{"method", OPTION_METHOD, "METHOD", 0,
+	{"method", OPTION_METHOD, "kvsharer|nll|auto", 0,
 		"kvsharer: the paper's walk; nll: greedy by measured loss; auto (default): the walk from both ends and "
 		"nll, and the one that loses least",
 		0},
@@ -48,9 +49,10 @@ static const struct argp_option options[] = {
 	{"split-kv", OPTION_SPLIT_KV, NULL, 0, "K and V may have different owners; 2 N tensors share", 0},
 	{"protect-last", OPTION_PROTECT_LAST, "P", 0, "the last P layers never share (default 0)", 0},
 	{"resume", OPTION_RESUME, NULL, 0, "go on from the trials in the plan that a stopped search left", 0},
-	{"batch", OPTION_BATCH, "N", 0, "samples that go through the model together (default: 1024 tokens' worth)", 2},
-	{"order", OPTION_ORDER, "ORDER", 0,
-		"kvsharer: dissimilar (default), similar, random or random:SEED: which pairs are tried first", 3},
+	{NULL, 0, NULL, 0, "Details of the search:", 3},
+	{"batch", OPTION_BATCH, "N", 0, "samples that go through the model together (default: 1024 tokens' worth)", 3},
+	{"order", OPTION_ORDER, "dissimilar|similar|random|random:SEED", 0,
+		"kvsharer: which pairs are tried first (default: dissimilar)", 3},
 	{"distance", OPTION_DISTANCE, "code|paper", 0,
 		"mean of the norms of each head and position (default), or norm of the flattened tensor", 3},
 	{"threshold", OPTION_THRESHOLD, "T", 0,
@@ -84,8 +86,6 @@ static void check(struct argp_state *state, struct calibrate *env)
 		argp_error(state, "where to? Name the plan to write with -o PLAN");
 	if (env->share && env->rate > 0)
 		argp_error(state, "--share and --rate both say how many: give one of them");
-	if (env->model.plan_path || env->model.owners)
-		argp_error(state, "calibrate looks for a plan: --plan and --owners have no place here");
 	if (env->order_set && env->search.method != KVS_METHOD_KVSHARER)
 		argp_error(state, "--order belongs to --method kvsharer: the other methods choose by themselves");
 	if (env->threshold_set && env->search.method == KVS_METHOD_NLL)
@@ -112,9 +112,7 @@ static error_t parse_search(int key, char *text, struct argp_state *state, struc
 		env->order_set = true;
 		return 0;
 	case OPTION_THRESHOLD:
-		env->search.threshold = parse_real(state, "--threshold", text);
-		if (env->search.threshold < -1 || env->search.threshold > 1)
-			argp_error(state, "--threshold is %s: a cosine lies from -1 to 1", text);
+		env->search.threshold = parse_real(state, "--threshold", text, -1, 1, "from -1 to 1, as a cosine is,");
 		env->threshold_set = true;
 		return 0;
 	case OPTION_SPLIT_KV:
@@ -149,9 +147,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		env->share = parse_number(state, "--share", text, 1, KVS_PLAN_MAX_LAYERS);
 		return 0;
 	case OPTION_RATE:
-		env->rate = parse_real(state, "--rate", text);
-		if (env->rate <= 0 || env->rate >= 1)
-			argp_error(state, "--rate is %s: a part of the layers lies between 0 and 1", text);
+		env->rate = parse_real(state, "--rate", text, DBL_MIN, 1 - DBL_EPSILON, "between 0 and 1");
 		return 0;
 	case OPTION_BATCH:
 		env->batch = parse_number(state, "--batch", text, 1, 1 << 12);
@@ -177,8 +173,8 @@ static const char doc[] =
 	"stops the search and writes what there is.\n\n"
 	"Examples:\n"
 	"  kvshare-run calibrate -m DIR --text book.txt --rate 0.25 -o plan.json\n"
-	"  kvshare-run calibrate -m DIR --text book.txt --share 4 --method kvsharer -o plan.json   # as in the paper\n"
-	"  kvshare-run calibrate -m DIR --text book.txt --sweep -o plans/    # every number of layers, with a curve\n"
+	"  kvshare-run calibrate -m DIR --text book.txt --sweep -o plans/\n"
+	"  kvshare-run calibrate -m DIR --text book.txt --method kvsharer -o plan.json\n"
 	"  kvshare-run generate -m DIR -p 'Once upon a time' --plan plan.json\n";
 
 /* ---- running ---- */
@@ -330,14 +326,14 @@ static int run_calibrate(struct calibrate *env)
 	return err;
 }
 
-int command_calibrate(int argc, char **argv)
+static const struct argp_child children[] = {{&model_argp, 0, NULL, 0}, {&text_argp, 0, NULL, 0}, {0}};
+static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
+
+static int run_command(int argc, char **argv)
 {
-	static const struct argp_child children[] = {{&model_argp, 0, NULL, 0}, {&text_argp, 0, NULL, 0}, {0}};
-	static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
 	struct calibrate env = {.search = {.method = KVS_METHOD_AUTO, .threshold = 0.5, .drop_means = true}};
 	int err;
 
-	argp_err_exit_status = EXIT_USAGE;
 	argp_parse(&argp, argc, argv, 0, NULL, &env);
 	err = run_calibrate(&env);
 	if (err) {
@@ -346,3 +342,6 @@ int command_calibrate(int argc, char **argv)
 	}
 	return env.end == KVS_SEARCH_EXHAUSTED ? EXIT_EXHAUSTED : env.end == KVS_SEARCH_STOPPED ? EXIT_INTERRUPTED : 0;
 }
+
+const struct command calibrate_command = {
+	"calibrate", "find a plan: which layers can share, and what it costs", &argp, run_command, NULL};

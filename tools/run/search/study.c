@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <float.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -27,9 +28,7 @@ enum {
 static const struct argp_option options[] = {
 	{"text", OPTION_TEXT, "FILE", 0, "the text to measure plans on (required)", 0},
 	{"calib", OPTION_CALIB, "FILE", 0,
-		"a text to search with, other than --text (required); given again, up to 4 times in all, the further "
-		"ones "
-		"show what the choice of text changes",
+		"a text to search with, other than --text (required); up to 4, to see what the choice of text changes",
 		0},
 	{"output", 'o', "DIR", 0, "where results go, and where a study that was stopped is found again (required)", 0},
 	{"methods", OPTION_METHODS, "LIST", 0,
@@ -40,8 +39,9 @@ static const struct argp_option options[] = {
 	{"seeds", OPTION_SEEDS, "N", 0, "random orders (default 5)", 0},
 	{"max-tokens", OPTION_MAX_TOKENS, "N", 0,
 		"tokens of --text to predict (default 2048), in windows of --ctx (default 256)", 0},
+	{NULL, 0, NULL, 0, "Details of the search:", 3},
 	{"threshold", OPTION_THRESHOLD, "T", 0,
-		"walks keep a pair while the cosine of the hidden states is above (default 0.5)", 2},
+		"walks keep a pair while the cosine of the hidden states is above (default 0.5)", 3},
 	{0},
 };
 
@@ -67,9 +67,7 @@ static void parse_methods(struct argp_state *state, struct kvs_study_options *st
 static void parse_rates(struct argp_state *state, struct kvs_study_options *study, char *list)
 {
 	for (char *rate, *rest = list; (rate = strsep(&rest, ","));) {
-		double value = parse_real(state, "--rates", rate);
-		if (value <= 0 || value >= 1)
-			argp_error(state, "--rates has %s: a part of the layers lies between 0 and 1", rate);
+		double value = parse_real(state, "--rates", rate, DBL_MIN, 1 - DBL_EPSILON, "between 0 and 1");
 		if (study->rate_count == KVS_STUDY_MOST_RATES)
 			argp_error(state, "--rates: %d are the most", KVS_STUDY_MOST_RATES);
 		study->rates[study->rate_count++] = value;
@@ -97,8 +95,6 @@ static void check(struct argp_state *state, const struct env *env)
 		argp_error(state, "one text alone can come from standard input");
 	if (!env->output || !*env->output)
 		argp_error(state, "where to? Name a directory with -o DIR");
-	if (env->model.plan_path || env->model.owners)
-		argp_error(state, "a study makes plans of its own: --plan and --owners have no place here");
 }
 
 static error_t parse(int key, char *text, struct argp_state *state)
@@ -132,9 +128,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		env->study.text_tokens = parse_number(state, "--max-tokens", text, 16, 1 << 24);
 		return 0;
 	case OPTION_THRESHOLD:
-		env->study.threshold = parse_real(state, "--threshold", text);
-		if (env->study.threshold < -1 || env->study.threshold > 1)
-			argp_error(state, "--threshold is %s: a cosine lies from -1 to 1", text);
+		env->study.threshold = parse_real(state, "--threshold", text, -1, 1, "from -1 to 1, as a cosine is,");
 		return 0;
 	case ARGP_KEY_ARG:
 		argp_error(state, "what is \"%s\"? The texts go behind --text and --calib", text);
@@ -146,21 +140,18 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	return ARGP_ERR_UNKNOWN;
 }
 
-static const char doc[] = "Compare ways to share KV caches between a model's layers: KVSharer's walk from both ends, "
-			  "random plans with and "
-			  "without its filter, neighbours as in CLA, neighbours merged as in MiniCache, greedy by "
-			  "loss, and K and V apart. "
-			  "Each is searched on one text and measured on another.\v"
-			  "A third and five thirds of the samples, and other parts of the text, are tried too, to see "
-			  "what the result depends "
-			  "on.\n\n"
-			  "Writes DIR/study.md with tables and charts, and DIR/study.json with every plan and figure. "
-			  "Ctrl-C loses at most the "
-			  "row that is being run, and exits with 130; the same command goes on from there, and so does "
-			  "one that asks for more "
-			  "--methods or --seeds.\n\n"
-			  "Example:\n"
-			  "  kvshare-run study -m DIR --calib book.txt --text other.txt -o study/\n";
+static const char doc[] =
+	"Compare ways to share KV caches between a model's layers: KVSharer's walk from both ends, "
+	"random plans with and without its filter, neighbours as in CLA, neighbours merged as in "
+	"MiniCache, greedy by loss, and K and V apart. Each is searched on one text and measured on "
+	"another.\v"
+	"A third and five thirds of the samples, and other parts of the text, are tried too, to see "
+	"what the result depends on.\n\n"
+	"Writes DIR/study.md with tables and charts, and DIR/study.json with every plan and figure. "
+	"Ctrl-C loses at most the row that is being run, and exits with 130; the same command goes on "
+	"from there, and so does one that asks for more --methods or --seeds.\n\n"
+	"Example:\n"
+	"  kvshare-run study -m DIR --calib book.txt --text other.txt -o study/\n";
 
 /* ---- running ---- */
 
@@ -197,10 +188,9 @@ static int say(const struct env *env, const kvs_study *study)
 
 	if (err)
 		return err;
-	if (fputs(text, stdout) == EOF || fflush(stdout))
-		err = kvs_fail(-EIO, "writing to stdout: %s", strerror(errno));
+	fputs(text, stdout);
 	free(text);
-	return err;
+	return flush_stdout();
 }
 
 /* What a run that was stopped has found is written and said all the same. */
@@ -314,14 +304,14 @@ static int run(struct env *env)
 	return err;
 }
 
-int command_study(int argc, char **argv)
+static const struct argp_child children[] = {{&model_argp, 0, NULL, 0}, {&text_argp, 0, NULL, 0}, {0}};
+static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
+
+static int run_command(int argc, char **argv)
 {
-	static const struct argp_child children[] = {{&model_argp, 0, NULL, 0}, {&text_argp, 0, NULL, 0}, {0}};
-	static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
 	struct env env = {.study = {.threshold = 0.5}};
 	int err;
 
-	argp_err_exit_status = EXIT_USAGE;
 	argp_parse(&argp, argc, argv, 0, NULL, &env);
 	err = run(&env);
 	if (!err)
@@ -329,3 +319,6 @@ int command_study(int argc, char **argv)
 	complain();
 	return err == -ECANCELED ? EXIT_INTERRUPTED : EXIT_FAILURE;
 }
+
+const struct command study_command = {
+	"study", "compare ways to share on a model: loss against memory, tables and charts", &argp, run_command, NULL};

@@ -4,18 +4,19 @@
 #include "../../../calib/calib.h"
 #include "../run.h"
 
-enum { OPTION_SAMPLES = 768, OPTION_SAMPLE_TOKENS, OPTION_SAMPLE_BY, OPTION_HELD_TOKENS };
+enum { OPTION_SAMPLES = 768, OPTION_SAMPLE_TOKENS, OPTION_SAMPLE_BY, OPTION_HELD_TOKENS, OPTION_PLAN, OPTION_OWNERS };
 
 static const struct argp_option options[] = {
+	{NULL, 0, NULL, 0, "Cutting the text:", 2},
 	{"samples", OPTION_SAMPLES, "N", 0, "samples that the search looks at (default 30)", 2},
 	{"sample-tokens", OPTION_SAMPLE_TOKENS, "N", 0, "tokens of a sample (default 64)", 2},
 	{"sample-by", OPTION_SAMPLE_BY, "run|line", 0,
 		"consecutive runs of tokens (default), or lines cut to that length, shorter ones skipped", 2},
 	{"held-tokens", OPTION_HELD_TOKENS, "N", 0,
-		"tokens behind the samples that the search measures loss on (default 1024), in windows of --ctx "
-		"(default "
-		"256)",
+		"tokens behind the samples that the search measures loss on (default 1024), in windows of --ctx (256)",
 		2},
+	{"plan", OPTION_PLAN, "FILE", OPTION_HIDDEN, NULL, 0}, /* refused with a reason */
+	{"owners", OPTION_OWNERS, "LIST", OPTION_HIDDEN, NULL, 0},
 	{0},
 };
 
@@ -33,6 +34,10 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		return 0;
 	case OPTION_SAMPLE_BY:
 		cut->by = parse_word(state, "--sample-by", text, units);
+		return 0;
+	case OPTION_PLAN:
+	case OPTION_OWNERS:
+		argp_error(state, "plans are found here, not given: --plan and --owners belong to generate and eval");
 		return 0;
 	case OPTION_HELD_TOKENS:
 		cut->held_tokens = parse_number(state, "--held-tokens", text, 16, 1 << 24);

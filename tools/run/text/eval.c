@@ -38,7 +38,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 
 	switch (key) {
 	case ARGP_KEY_INIT:
-		state->child_inputs[0] = &env->model;
+		state->child_inputs[0] = state->child_inputs[1] = &env->model;
 		return 0;
 	case OPTION_TEXT:
 		env->text = text;
@@ -59,12 +59,12 @@ static error_t parse(int key, char *text, struct argp_state *state)
 
 static const char doc[] =
 	"Measure a model's mean next-token loss (nats) and perplexity on a text, with or without a sharing plan.\v"
-	"The text is cut into windows of --ctx tokens (default 1024, or the model's context if that is less), each "
-	"from "
-	"a fresh cache.\n\n"
+	"The text is cut into windows of --ctx tokens (default 1024, or the model's "
+	"context if that is less), each from a fresh cache. What a plan costs is the "
+	"difference of two runs.\n\n"
 	"Examples:\n"
 	"  kvshare-run eval -m DIR --text heldout.txt --ctx 256\n"
-	"  kvshare-run eval -m DIR --text heldout.txt --ctx 256 --owners 0,1,2,1    # what does sharing cost?\n";
+	"  kvshare-run eval -m DIR --text heldout.txt --ctx 256 --owners 0,1,2,1\n";
 
 static int score_windows(struct session *session, const int32_t *ids, size_t count, bool quiet, struct result *result)
 {
@@ -170,13 +170,15 @@ static int run_eval(struct env *env)
 	return err;
 }
 
-int command_eval(int argc, char **argv)
+static const struct argp_child children[] = {{&sharing_argp, 0, NULL, 0}, {&model_argp, 0, NULL, 0}, {0}};
+static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
+
+static int run_command(int argc, char **argv)
 {
-	static const struct argp_child children[] = {{&model_argp, 0, NULL, 0}, {0}};
-	static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
 	struct env env = {0};
 
-	argp_err_exit_status = EXIT_USAGE;
 	argp_parse(&argp, argc, argv, 0, NULL, &env);
 	return run_eval(&env) ? complain() : EXIT_SUCCESS;
 }
+
+const struct command eval_command = {"eval", "mean next-token loss and perplexity on a text", &argp, run_command, NULL};

@@ -4,6 +4,7 @@
 #include "../run.h"
 
 #include <errno.h>
+#include <float.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +37,7 @@ static const struct argp_option options[] = {
 	{"prompt", 'p', "TEXT", 0, "the text to continue", 0},
 	{"file", 'f', "FILE", 0, "read the prompt from FILE (- for standard input)", 0},
 	{"tokens", 'n', "N", 0, "generate at most N tokens (default 128)", 0},
+	{NULL, 0, NULL, 0, "Sampling:", 2},
 	{"temperature", OPTION_TEMPERATURE, "T", 0, "sample at temperature T (default 0: the likeliest token)", 2},
 	{"top-k", OPTION_TOP_K, "K", 0, "sample from the K likeliest tokens (default 0: all)", 2},
 	{"top-p", OPTION_TOP_P, "P", 0, "sample from the likeliest tokens that hold P together (default 1: all)", 2},
@@ -50,7 +52,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 
 	switch (key) {
 	case ARGP_KEY_INIT:
-		state->child_inputs[0] = &env->model;
+		state->child_inputs[0] = state->child_inputs[1] = &env->model;
 		return 0;
 	case 'p':
 		env->prompt = text;
@@ -62,13 +64,15 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		env->count = parse_number(state, "-n", text, 0, INT_MAX / 64);
 		return 0;
 	case OPTION_TEMPERATURE:
-		env->sampling.temperature = parse_real(state, "--temperature", text);
+		env->sampling.temperature =
+			parse_real(state, "--temperature", text, 0, 1000, "from 0 (the likeliest token) to 1000");
 		return 0;
 	case OPTION_TOP_K:
 		env->sampling.top_k = parse_number(state, "--top-k", text, 0, INT_MAX);
 		return 0;
 	case OPTION_TOP_P:
-		env->sampling.top_p = parse_real(state, "--top-p", text);
+		env->sampling.top_p =
+			parse_real(state, "--top-p", text, DBL_MIN, 1, "above 0 and at most 1 (all tokens)");
 		return 0;
 	case OPTION_SEED:
 		env->sampling.seed = parse_number(state, "--seed", text, 0, LONG_MAX);
@@ -90,11 +94,12 @@ static error_t parse(int key, char *text, struct argp_state *state)
 static const char doc[] =
 	"Continue a text with a Llama-family checkpoint, its layers sharing KV memory as a plan says.\v"
 	"Text streams to stdout; a summary of speed and memory goes to stderr.\n\n"
+	"With --owners 0,1,2,1, layer 3 reads layer 1's cache.\n\n"
 	"Examples:\n"
 	"  kvshare-run generate -m DIR -p 'Once upon a time'\n"
-	"  kvshare-run generate -m DIR -p 'Once upon a time' --owners 0,1,2,1   # layer 3 reads layer 1's cache\n"
+	"  kvshare-run generate -m DIR -p 'Once upon a time' --owners 0,1,2,1\n"
 	"  kvshare-run generate -m DIR -f story.txt -n 500 --plan plan.json --json\n"
-	"  kvshare-run generate -m DIR -p 'Dear Anna' --temperature 0.8 --top-p 0.95 --seed 7\n";
+	"  kvshare-run generate -m DIR -p 'Dear Anna' --temperature 0.8 --seed 7\n";
 
 static int encode_prompt(struct run *run)
 {
@@ -150,9 +155,8 @@ static int keep_text(struct run *run, const char *text, size_t bytes)
 	longer[run->text_bytes] = 0;
 	if (run->env->model.json || !bytes)
 		return 0;
-	if (fwrite(text, 1, bytes, stdout) != bytes || fflush(stdout))
-		return kvs_fail(-EIO, "writing to stdout: %s", strerror(errno));
-	return 0;
+	fwrite(text, 1, bytes, stdout);
+	return flush_stdout();
 }
 
 /* One token after the other until the count, an end-of-text token or the context's end. */
@@ -269,9 +273,10 @@ static int report(struct run *run)
 	if (run->env->model.json)
 		return report_json(run, &memory);
 	putchar('\n');
-	if (!run->env->model.quiet)
+	err = flush_stdout();
+	if (!err && !run->env->model.quiet)
 		report_summary(run, &memory);
-	return 0;
+	return err;
 }
 
 static int run_generate(struct run *run)
@@ -292,15 +297,15 @@ static int run_generate(struct run *run)
 	return err ? err : report(run);
 }
 
-int command_generate(int argc, char **argv)
+static const struct argp_child children[] = {{&sharing_argp, 0, NULL, 0}, {&model_argp, 0, NULL, 0}, {0}};
+static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
+
+static int run_command(int argc, char **argv)
 {
-	static const struct argp_child children[] = {{&model_argp, 0, NULL, 0}, {0}};
-	static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
 	struct env env = {.count = 128, .sampling = {.top_p = 1}};
 	struct run run = {.env = &env};
 	int err;
 
-	argp_err_exit_status = EXIT_USAGE;
 	argp_parse(&argp, argc, argv, 0, NULL, &env);
 	err = run_generate(&run);
 	if (err)
@@ -312,3 +317,6 @@ int command_generate(int argc, char **argv)
 	free(run.text);
 	return err ? EXIT_FAILURE : EXIT_SUCCESS;
 }
+
+const struct command generate_command = {
+	"generate", "continue a text with a model whose layers share KV memory", &argp, run_command, NULL};

@@ -1,0 +1,208 @@
+/*
+ * tests/e2e/usage_test.c: what kvshare-run says of its own use: help whose examples can be pasted, wrong usage that ends in 2
+ * before anything is loaded, with the values that are right.
+ */
+#include "../support/process.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define HELP_COLUMNS 79
+
+static const char *const commands[] = {
+	"generate", "eval", "calibrate", "study", "plan show", "plan check", "plan convert", "bench", "doctor"};
+
+static struct process run_ok(const char *format, const char *word)
+{
+	char command[1024];
+	struct process process;
+
+	snprintf(command, sizeof(command), format, word);
+	process = run_shell(command, 60);
+	if (process.status || process.err[0])
+		fail_msg("%s: status %d: %s", command, process.status, process.err);
+	return process;
+}
+
+/* ---- help ---- */
+
+static void help_is_the_same_both_ways(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < sizeof(commands) / sizeof(*commands); i++) {
+		struct process help = run_ok("kvshare-run help %s", commands[i]),
+			       option = run_ok("kvshare-run %s --help", commands[i]);
+		assert_string_equal(help.out, option.out);
+		process_free(&help);
+		process_free(&option);
+	}
+}
+
+/* An example is a line of its own. With --help behind it, it is read to its end and then not run. */
+static void check_example(const char *line, const char *command)
+{
+	struct process process;
+
+	if (strncmp(line, "  kvshare-run ", 14)) {
+		fail_msg("help %s: not one example a line: \"%s\"", command, line);
+		return;
+	}
+	process = run_ok("%s --help", line);
+	process_free(&process);
+}
+
+static void check_examples(const char *command)
+{
+	struct process help = run_ok("kvshare-run help %s", command);
+	bool examples = false;
+	size_t count = 0;
+	char *rest = help.out;
+
+	for (char *line; (line = strsep(&rest, "\n"));) {
+		if (strlen(line) > HELP_COLUMNS)
+			fail_msg("help %s: over %d columns: \"%s\"", command, HELP_COLUMNS, line);
+		if (examples && *line)
+			check_example(line, command);
+		count += examples && *line;
+		examples |= !strncmp(line, "Example", 7);
+	}
+	if (!count && strcmp(command, "doctor"))
+		fail_msg("help %s: no examples", command);
+	process_free(&help);
+}
+
+static void examples_can_be_pasted(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < sizeof(commands) / sizeof(*commands); i++)
+		check_examples(commands[i]);
+}
+
+static void help_shows_a_commands_own_options_first(void **state)
+{
+	struct process help = run_ok("kvshare-run help %s", "generate");
+	const char *prompt = strstr(help.out, "--prompt"), *plan = strstr(help.out, "--plan"),
+		   *device = strstr(help.out, "--device");
+
+	(void)state;
+	assert_non_null(prompt);
+	assert_true(prompt < plan && plan < device);
+	process_free(&help);
+}
+
+static void options_that_are_refused_are_not_shown(void **state)
+{
+	static const char *const finders[] = {"calibrate", "study"};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(finders) / sizeof(*finders); i++) {
+		struct process help = run_ok("kvshare-run help %s", finders[i]);
+		assert_null(strstr(help.out, "--plan="));
+		assert_null(strstr(help.out, "--owners="));
+		process_free(&help);
+	}
+}
+
+/* ---- version ---- */
+
+static void every_command_tells_the_version_of_the_file(void **state)
+{
+	struct process file = run_ok("printf 'kvshare-run %s\\n' $(cat VERSION)", "%s");
+
+	(void)state;
+	for (size_t i = 0; i <= sizeof(commands) / sizeof(*commands); i++) {
+		struct process said = run_ok("kvshare-run %s --version", i ? commands[i - 1] : "");
+		assert_string_equal(said.out, file.out);
+		process_free(&said);
+	}
+	process_free(&file);
+}
+
+/* ---- wrong usage ---- */
+
+/* Nothing of it exists: it ends before anything is looked at. */
+#define GENERATE "kvshare-run generate -m /nowhere -p x "
+#define CALIBRATE "kvshare-run calibrate -m /nowhere --text /nowhere -o /nowhere/p "
+
+static const struct {
+	const char *command, *said;
+} wrong[] = {
+	{GENERATE "--temperature -1", "--temperature is \"-1\": a number from 0 (the likeliest token) to 1000"},
+	{GENERATE "--temperature 1e30", "to 1000"},
+	{GENERATE "--temperature nan", "to 1000"},
+	{GENERATE "--top-p 0", "--top-p is \"0\": a number above 0 and at most 1"},
+	{GENERATE "--top-p 1.5", "at most 1"},
+	{GENERATE "--top-k -1", "--top-k is \"-1\": a whole number from 0"},
+	{GENERATE "--device gpu", "--device is \"gpu\": auto, cuda, cuda:N or host"},
+	{GENERATE "--device cuda:", "cuda:N"},
+	{GENERATE "--device cuda:1x", "cuda:N"},
+	{GENERATE "--kv-dtype i32", "f16, bf16 or f32"},
+	{GENERATE "--owners 0,one", "owners: character 3"},
+	{GENERATE "--owners 0,2,2", "owners[1] is 2"},
+	{GENERATE "--owners ''", "owners"},
+	{"kvshare-run eval -m /nowhere --text /nowhere --owners 0,,1", "owners"},
+	{CALIBRATE "--rate 1", "between 0 and 1"},
+	{CALIBRATE "--threshold 2", "from -1 to 1"},
+	{CALIBRATE "--method luck", "kvsharer, nll or auto"},
+	{CALIBRATE "--device gpu", "cuda:N"},
+	{CALIBRATE "--plan p", "--plan and --owners belong to generate and eval"},
+	{"kvshare-run study -m /nowhere --text a --calib b -o /nowhere/s --rates 0.1,2", "between 0 and 1"},
+	{"kvshare-run study -m /nowhere --text a --calib b -o /nowhere/s --owners 0", "belong to generate and eval"},
+	{"kvshare-run bench --device gpu", "cuda:N"},
+	{"kvshare-run bench --dtype i32", "f16, bf16 or f32"},
+	{"kvshare-run plan show --owners 0,one", "owners: character 3"},
+	{"kvshare-run plan convert /nowhere --to pytorch", "json, lckv, vllm or transformers"},
+	{"kvshare-run plan convert /nowhere", "--to"},
+	{"kvshare-run plan check /nowhere", "-m DIR"},
+	{"kvshare-run plan draw", "no \"draw\""},
+	{"kvshare-run help draw", "no command \"draw\""},
+};
+
+static void wrong_usage_ends_in_2_with_what_is_right(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
+		struct process process = run_shell(wrong[i].command, 60);
+		if (process.status != 2 || !strstr(process.err, wrong[i].said) || process.out[0])
+			fail_msg("%s: status %d: %s%s", wrong[i].command, process.status, process.err, process.out);
+		process_free(&process);
+	}
+}
+
+static void messages_name_the_program_not_its_path(void **state)
+{
+	static const char *const calls[] = {"--frobnicate", "eval --frobnicate", "-m /nowhere -p x", "doctor x"};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(calls) / sizeof(*calls); i++) {
+		char command[256];
+		struct process process;
+		snprintf(command, sizeof(command), "\"$(command -v kvshare-run)\" %s", calls[i]);
+		process = run_shell(command, 60);
+		if (strncmp(process.err, "kvshare-run", 11) || strstr(process.err, "/kvshare-run"))
+			fail_msg("%s: %s", command, process.err);
+		process_free(&process);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(help_is_the_same_both_ways),
+		cmocka_unit_test(examples_can_be_pasted),
+		cmocka_unit_test(help_shows_a_commands_own_options_first),
+		cmocka_unit_test(options_that_are_refused_are_not_shown),
+		cmocka_unit_test(every_command_tells_the_version_of_the_file),
+		cmocka_unit_test(wrong_usage_ends_in_2_with_what_is_right),
+		cmocka_unit_test(messages_name_the_program_not_its_path),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
