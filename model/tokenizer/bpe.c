@@ -11,20 +11,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-struct kvs_symbol {
+struct tok_symbol {
 	int32_t id; /* -1: merged into the one before */
 	uint32_t prev, next;
 };
 #define NOWHERE UINT32_MAX
 
-struct kvs_candidate {
+struct tok_candidate {
 	uint32_t rank, at;
 	int32_t id; /* what the pair becomes */
 };
 
-static int push_symbol(struct kvs_bpe *bpe, int32_t id)
+static int push_symbol(struct tok_bpe *bpe, int32_t id)
 {
-	struct kvs_symbol *grown = kvs_grow(bpe->symbols, bpe->symbol_count, &bpe->symbol_cap, sizeof(*grown));
+	struct tok_symbol *grown = tok_grow(bpe->symbols, bpe->symbol_count, &bpe->symbol_cap, sizeof(*grown));
 	uint32_t at = (uint32_t)bpe->symbol_count;
 
 	if (!grown)
@@ -32,7 +32,7 @@ static int push_symbol(struct kvs_bpe *bpe, int32_t id)
 	bpe->symbols = grown;
 	if (at)
 		grown[at - 1].next = at;
-	grown[bpe->symbol_count++] = (struct kvs_symbol){id, at ? at - 1 : NOWHERE, NOWHERE};
+	grown[bpe->symbol_count++] = (struct tok_symbol){id, at ? at - 1 : NOWHERE, NOWHERE};
 	return 0;
 }
 
@@ -47,7 +47,7 @@ static bool has_byte_tokens(const struct kvs_tokenizer *tok, const char *text, s
 }
 
 /* `pending` unknowns wait for a known character, as HF has it: byte tokens in between do not call them out. */
-static int push_unknown(struct kvs_bpe *bpe, const char *text, size_t len, bool *pending)
+static int push_unknown(struct tok_bpe *bpe, const char *text, size_t len, bool *pending)
 {
 	const struct kvs_tokenizer *tok = bpe->tok;
 	int err = 0;
@@ -65,15 +65,15 @@ static int push_unknown(struct kvs_bpe *bpe, const char *text, size_t len, bool 
 	return err;
 }
 
-static int push_characters(struct kvs_bpe *bpe, const char *word, size_t len)
+static int push_characters(struct tok_bpe *bpe, const char *word, size_t len)
 {
 	bool pending = false;
 	size_t bytes;
 	int err = 0;
 
 	for (size_t i = 0; i < len && !err; i += bytes) {
-		kvs_utf8_look(word + i, len - i, &bytes);
-		int32_t id = kvs_vocab_find(&bpe->tok->vocab, word + i, bytes);
+		tok_utf8_look(word + i, len - i, &bytes);
+		int32_t id = tok_vocab_find(&bpe->tok->vocab, word + i, bytes);
 
 		if (id < 0) {
 			err = push_unknown(bpe, word + i, bytes, &pending);
@@ -92,35 +92,36 @@ static int push_characters(struct kvs_bpe *bpe, const char *word, size_t len)
 
 /* ---- merging ---- */
 
-static bool before(const struct kvs_candidate *a, const struct kvs_candidate *b)
+static bool before(const struct tok_candidate *a, const struct tok_candidate *b)
 {
 	return a->rank != b->rank ? a->rank < b->rank : a->at < b->at;
 }
 
-static int push_candidate(struct kvs_bpe *bpe, uint32_t at)
+static int push_candidate(struct tok_bpe *bpe, uint32_t at)
 {
-	const struct kvs_symbol *left = &bpe->symbols[at], *right = &bpe->symbols[left->next];
-	const struct kvs_pair *merge = kvs_pairs_find(&bpe->tok->merges, (uint32_t)left->id, (uint32_t)right->id);
-	struct kvs_candidate *heap, new;
+	const struct tok_symbol *left = &bpe->symbols[at], *right = &bpe->symbols[left->next];
+	const struct tok_pair_slot *merge =
+		tok_pair_map_find(&bpe->tok->merges, (uint32_t)left->id, (uint32_t)right->id);
+	struct tok_candidate *heap, new;
 	size_t i = bpe->heap_count;
 
 	if (!merge)
 		return 0;
-	heap = kvs_grow(bpe->heap, bpe->heap_count, &bpe->heap_cap, sizeof(*heap));
+	heap = tok_grow(bpe->heap, bpe->heap_count, &bpe->heap_cap, sizeof(*heap));
 	if (!heap)
 		return -ENOMEM;
 	bpe->heap = heap;
 	bpe->heap_count++;
-	new = (struct kvs_candidate){merge->rank, at, merge->id};
+	new = (struct tok_candidate){merge->rank, at, merge->id};
 	for (; i && before(&new, &heap[(i - 1) / 2]); i = (i - 1) / 2)
 		heap[i] = heap[(i - 1) / 2];
 	heap[i] = new;
 	return 0;
 }
 
-static struct kvs_candidate pop_candidate(struct kvs_bpe *bpe)
+static struct tok_candidate pop_candidate(struct tok_bpe *bpe)
 {
-	struct kvs_candidate *heap = bpe->heap, top = heap[0], last = heap[--bpe->heap_count];
+	struct tok_candidate *heap = bpe->heap, top = heap[0], last = heap[--bpe->heap_count];
 	size_t i = 0;
 
 	for (;;) {
@@ -137,16 +138,16 @@ static struct kvs_candidate pop_candidate(struct kvs_bpe *bpe)
 	return top;
 }
 
-static int merge_at(struct kvs_bpe *bpe, const struct kvs_candidate *top)
+static int merge_at(struct tok_bpe *bpe, const struct tok_candidate *top)
 {
-	struct kvs_symbol *left = &bpe->symbols[top->at], *right;
-	const struct kvs_pair *merge;
+	struct tok_symbol *left = &bpe->symbols[top->at], *right;
+	const struct tok_pair_slot *merge;
 	int err = 0;
 
 	if (left->id < 0 || left->next == NOWHERE)
 		return 0;
 	right = &bpe->symbols[left->next];
-	merge = kvs_pairs_find(&bpe->tok->merges, (uint32_t)left->id, (uint32_t)right->id);
+	merge = tok_pair_map_find(&bpe->tok->merges, (uint32_t)left->id, (uint32_t)right->id);
 	if (!merge || merge->id != top->id) /* an earlier merge took one of the two */
 		return 0;
 	left->id = top->id;
@@ -161,13 +162,13 @@ static int merge_at(struct kvs_bpe *bpe, const struct kvs_candidate *top)
 	return err;
 }
 
-int kvs_bpe_word(struct kvs_bpe *bpe, const char *word, size_t len, struct kvs_ids *out)
+int tok_bpe_word(struct tok_bpe *bpe, const char *word, size_t len, struct tok_ids *out)
 {
-	int32_t whole = bpe->tok->ignore_merges ? kvs_vocab_find(&bpe->tok->vocab, word, len) : -1;
+	int32_t whole = bpe->tok->ignore_merges ? tok_vocab_find(&bpe->tok->vocab, word, len) : -1;
 	int err;
 
 	if (whole >= 0)
-		return kvs_ids_append(out, &whole, 1);
+		return tok_ids_append(out, &whole, 1);
 	if (len >= NOWHERE)
 		return -ENOMEM;
 	bpe->symbol_count = bpe->heap_count = 0;
@@ -175,17 +176,17 @@ int kvs_bpe_word(struct kvs_bpe *bpe, const char *word, size_t len, struct kvs_i
 	for (size_t i = 0; i + 1 < bpe->symbol_count && !err; i++)
 		err = push_candidate(bpe, (uint32_t)i);
 	while (bpe->heap_count && !err) {
-		struct kvs_candidate top = pop_candidate(bpe);
+		struct tok_candidate top = pop_candidate(bpe);
 
 		err = merge_at(bpe, &top);
 	}
 	for (size_t i = 0; i < bpe->symbol_count && !err; i++)
 		if (bpe->symbols[i].id >= 0)
-			err = kvs_ids_append(out, &bpe->symbols[i].id, 1);
+			err = tok_ids_append(out, &bpe->symbols[i].id, 1);
 	return err;
 }
 
-void kvs_bpe_clear(struct kvs_bpe *bpe)
+void tok_bpe_clear(struct tok_bpe *bpe)
 {
 	free(bpe->symbols);
 	free(bpe->heap);

@@ -18,19 +18,19 @@
 /* One stage at work on one piece. */
 struct work {
 	const struct kvs_tokenizer *tok;
-	const struct kvs_stage *stage;
+	const struct tok_stage *stage;
 	const char *text;
 	size_t len;
 	bool at_start;
-	struct kvs_pieces *out;
-	struct kvs_text replaced;    /* REPLACE: the text so far */
+	struct tok_pieces *out;
+	struct tok_text replaced;    /* REPLACE: the text so far */
 	size_t held_start, held_end; /* SPLIT: a piece that the next one may be merged with */
 	bool held, held_match;
 };
 
 static int put_slice(struct work *w, size_t start, size_t end, int32_t id)
 {
-	return kvs_pieces_append(w->out, w->text + start, end - start, id, w->at_start && !start);
+	return tok_pieces_append(w->out, w->text + start, end - start, id, w->at_start && !start);
 }
 
 /* ---- added tokens ---- */
@@ -49,7 +49,7 @@ static size_t spaces_before(const char *text, size_t end)
 	while (end) {
 		size_t start = character_before(text, end);
 
-		if (!kvs_unicode_is_space(kvs_utf8_code(text + start, end - start)))
+		if (!tok_unicode_is_space(tok_utf8_code(text + start, end - start)))
 			break;
 		end = start;
 	}
@@ -61,8 +61,8 @@ static size_t spaces_after(const char *text, size_t start, size_t len)
 	size_t bytes;
 
 	for (; start < len; start += bytes) {
-		kvs_utf8_look(text + start, len - start, &bytes);
-		if (!kvs_unicode_is_space(kvs_utf8_code(text + start, bytes)))
+		tok_utf8_look(text + start, len - start, &bytes);
+		if (!tok_unicode_is_space(tok_utf8_code(text + start, bytes)))
 			break;
 	}
 	return start;
@@ -75,25 +75,25 @@ static bool is_single_word(const char *text, size_t len, size_t start, size_t en
 	if (start) {
 		size_t prev = character_before(text, start);
 
-		if (kvs_unicode_is_word(kvs_utf8_code(text + prev, start - prev)))
+		if (tok_unicode_is_word(tok_utf8_code(text + prev, start - prev)))
 			return false;
 	}
 	if (end == len)
 		return true;
-	kvs_utf8_look(text + end, len - end, &bytes);
-	return !kvs_unicode_is_word(kvs_utf8_code(text + end, bytes));
+	tok_utf8_look(text + end, len - end, &bytes);
+	return !tok_unicode_is_word(tok_utf8_code(text + end, bytes));
 }
 
 /* The leftmost longest token each time; a match that single_word rejects is passed over whole, as HF does. */
 static int run_added(struct work *w)
 {
-	const struct kvs_trie *trie = &w->tok->tries[w->stage->normalized];
+	const struct tok_trie *trie = &w->tok->tries[w->stage->normalized];
 	size_t done = 0, matched = 0, i = 0;
 	int err = 0;
 
 	while (i < w->len && !err) {
-		int32_t index = kvs_trie_longest(trie, w->text + i, w->len - i, &matched);
-		const struct kvs_added *added = index < 0 ? NULL : &w->tok->added[index];
+		int32_t index = tok_trie_longest(trie, w->text + i, w->len - i, &matched);
+		const struct tok_added *added = index < 0 ? NULL : &w->tok->added[index];
 		size_t start = i, end = i + matched;
 
 		if (!added) {
@@ -122,24 +122,24 @@ static int run_added(struct work *w)
 
 static int run_nfc(struct work *w)
 {
-	struct kvs_text normal = {0};
-	int err = kvs_unicode_nfc(w->text, w->len, &normal);
+	struct tok_text normal = {0};
+	int err = tok_unicode_nfc(w->text, w->len, &normal);
 
 	if (!err)
-		err = kvs_pieces_append(w->out, normal.data, normal.len, -1, w->at_start);
+		err = tok_pieces_append(w->out, normal.data, normal.len, -1, w->at_start);
 	free(normal.data);
 	return err;
 }
 
 static int put_prefixed(struct work *w, const char *prefix)
 {
-	struct kvs_text text = {0};
-	int err = kvs_text_append(&text, prefix, strlen(prefix));
+	struct tok_text text = {0};
+	int err = tok_text_append(&text, prefix, strlen(prefix));
 
 	if (!err)
-		err = kvs_text_append(&text, w->text, w->len);
+		err = tok_text_append(&text, w->text, w->len);
 	if (!err)
-		err = kvs_pieces_append(w->out, text.data, text.len, -1, w->at_start);
+		err = tok_pieces_append(w->out, text.data, text.len, -1, w->at_start);
 	free(text.data);
 	return err;
 }
@@ -149,18 +149,18 @@ static int replace_found(void *arg, size_t start, size_t end, bool match)
 	struct work *w = arg;
 
 	if (match)
-		return kvs_text_append(&w->replaced, w->stage->text, strlen(w->stage->text));
-	return kvs_text_append(&w->replaced, w->text + start, end - start);
+		return tok_text_append(&w->replaced, w->stage->text, strlen(w->stage->text));
+	return tok_text_append(&w->replaced, w->text + start, end - start);
 }
 
 static int run_replace(struct work *w)
 {
-	int err = kvs_regex_each(w->stage->regex, w->text, w->len, replace_found, w);
+	int err = tok_regex_each(w->stage->regex, w->text, w->len, replace_found, w);
 
 	if (!err)
-		err = kvs_pieces_append(w->out, w->replaced.data, w->replaced.len, -1, w->at_start);
+		err = tok_pieces_append(w->out, w->replaced.data, w->replaced.len, -1, w->at_start);
 	free(w->replaced.data);
-	w->replaced = (struct kvs_text){0};
+	w->replaced = (struct tok_text){0};
 	return err;
 }
 
@@ -169,9 +169,9 @@ static int run_replace(struct work *w)
 /* Whether a match and its neighbour are one piece. */
 static bool merges_with_held(const struct work *w, bool match)
 {
-	if (w->stage->behavior == KVS_MERGED_WITH_PREVIOUS)
+	if (w->stage->behavior == TOK_MERGED_WITH_PREVIOUS)
 		return match && !w->held_match;
-	return w->stage->behavior == KVS_MERGED_WITH_NEXT && w->held_match && !match;
+	return w->stage->behavior == TOK_MERGED_WITH_NEXT && w->held_match && !match;
 }
 
 static int split_found(void *arg, size_t start, size_t end, bool match)
@@ -180,9 +180,9 @@ static int split_found(void *arg, size_t start, size_t end, bool match)
 	int err = 0;
 
 	match ^= w->stage->invert;
-	if (w->stage->behavior == KVS_ISOLATED)
+	if (w->stage->behavior == TOK_ISOLATED)
 		return put_slice(w, start, end, -1);
-	if (w->stage->behavior == KVS_REMOVED)
+	if (w->stage->behavior == TOK_REMOVED)
 		return match ? 0 : put_slice(w, start, end, -1);
 	if (w->held && merges_with_held(w, match)) {
 		w->held_end = end;
@@ -199,7 +199,7 @@ static int split_found(void *arg, size_t start, size_t end, bool match)
 
 static int run_split(struct work *w)
 {
-	int err = kvs_regex_each(w->stage->regex, w->text, w->len, split_found, w);
+	int err = tok_regex_each(w->stage->regex, w->text, w->len, split_found, w);
 
 	if (!err && w->held)
 		err = put_slice(w, w->held_start, w->held_end, -1);
@@ -212,31 +212,31 @@ static int run_metaspace(struct work *w)
 	const char *mark = w->stage->text;
 	size_t mark_len = strlen(mark);
 	bool has_mark = w->text[0] == ' ' || (w->len >= mark_len && !memcmp(w->text, mark, mark_len));
-	bool wants = w->stage->prepend == KVS_PREPEND_ALWAYS || (w->stage->prepend == KVS_PREPEND_FIRST && w->at_start);
-	struct kvs_text text = {0};
-	int err = wants && !has_mark ? kvs_text_append(&text, mark, mark_len) : 0;
+	bool wants = w->stage->prepend == TOK_PREPEND_ALWAYS || (w->stage->prepend == TOK_PREPEND_FIRST && w->at_start);
+	struct tok_text text = {0};
+	int err = wants && !has_mark ? tok_text_append(&text, mark, mark_len) : 0;
 
 	for (size_t i = 0; i < w->len && !err; i++)
-		err = w->text[i] == ' ' ? kvs_text_append(&text, mark, mark_len)
-					: kvs_text_append(&text, w->text + i, 1);
+		err = w->text[i] == ' ' ? tok_text_append(&text, mark, mark_len)
+					: tok_text_append(&text, w->text + i, 1);
 	if (!err)
-		err = kvs_pieces_append(w->out, text.data, text.len, -1, w->at_start);
+		err = tok_pieces_append(w->out, text.data, text.len, -1, w->at_start);
 	free(text.data);
 	return err;
 }
 
 static int run_bytes(struct work *w)
 {
-	struct kvs_text text = {0};
+	struct tok_text text = {0};
 	int err = 0;
 
 	for (size_t i = 0; i < w->len && !err; i++) {
 		char code[4];
 
-		err = kvs_text_append(&text, code, kvs_utf8_put(kvs_byte_to_code((unsigned char)w->text[i]), code));
+		err = tok_text_append(&text, code, tok_utf8_put(tok_byte_to_code((unsigned char)w->text[i]), code));
 	}
 	if (!err)
-		err = kvs_pieces_append(w->out, text.data, text.len, -1, w->at_start);
+		err = tok_pieces_append(w->out, text.data, text.len, -1, w->at_start);
 	free(text.data);
 	return err;
 }
@@ -244,44 +244,44 @@ static int run_bytes(struct work *w)
 static int run_stage(struct work *w)
 {
 	switch (w->stage->kind) {
-	case KVS_STAGE_ADDED:
+	case TOK_STAGE_ADDED:
 		return run_added(w);
-	case KVS_STAGE_NFC:
+	case TOK_STAGE_NFC:
 		return run_nfc(w);
-	case KVS_STAGE_PREPEND:
+	case TOK_STAGE_PREPEND:
 		return put_prefixed(w, w->stage->text);
-	case KVS_STAGE_REPLACE:
+	case TOK_STAGE_REPLACE:
 		return run_replace(w);
-	case KVS_STAGE_SPLIT:
+	case TOK_STAGE_SPLIT:
 		return run_split(w);
-	case KVS_STAGE_METASPACE:
+	case TOK_STAGE_METASPACE:
 		return run_metaspace(w);
-	case KVS_STAGE_SPACE:
+	case TOK_STAGE_SPACE:
 		return put_prefixed(w, w->text[0] == ' ' ? "" : " ");
-	case KVS_STAGE_BYTES:
+	case TOK_STAGE_BYTES:
 		return run_bytes(w);
 	}
 	return 0;
 }
 
-int kvs_stages_run(const struct kvs_tokenizer *tok, size_t first, size_t end, struct kvs_pieces *pieces)
+int tok_stages_run(const struct kvs_tokenizer *tok, size_t first, size_t end, struct tok_pieces *pieces)
 {
 	int err = 0;
 
 	for (size_t s = first; s < end && !err; s++) {
-		struct kvs_pieces out = {0};
+		struct tok_pieces out = {0};
 		struct work w = {.tok = tok, .stage = &tok->stages[s], .out = &out};
 
 		for (size_t i = 0; i < pieces->count && !err; i++) {
-			const struct kvs_piece *piece = &pieces->list[i];
+			const struct tok_piece *piece = &pieces->list[i];
 
 			w.text = pieces->text.data + piece->at;
 			w.len = piece->len;
 			w.at_start = piece->at_start;
 			err = piece->id < 0 ? run_stage(&w)
-					    : kvs_pieces_append(&out, w.text, w.len, piece->id, w.at_start);
+					    : tok_pieces_append(&out, w.text, w.len, piece->id, w.at_start);
 		}
-		kvs_pieces_clear(pieces);
+		tok_pieces_clear(pieces);
 		*pieces = out;
 	}
 	return err;
@@ -289,48 +289,48 @@ int kvs_stages_run(const struct kvs_tokenizer *tok, size_t first, size_t end, st
 
 /* ---- all of it ---- */
 
-static int pieces_to_ids(const struct kvs_tokenizer *tok, const struct kvs_pieces *pieces, struct kvs_ids *ids)
+static int pieces_to_ids(const struct kvs_tokenizer *tok, const struct tok_pieces *pieces, struct tok_ids *ids)
 {
-	struct kvs_bpe bpe = {.tok = tok};
+	struct tok_bpe bpe = {.tok = tok};
 	int err = 0;
 
 	for (size_t i = 0; i < pieces->count && !err; i++) {
-		const struct kvs_piece *piece = &pieces->list[i];
+		const struct tok_piece *piece = &pieces->list[i];
 
 		if (piece->id >= 0)
-			err = kvs_ids_append(ids, &piece->id, 1);
+			err = tok_ids_append(ids, &piece->id, 1);
 		else
-			err = kvs_bpe_word(&bpe, pieces->text.data + piece->at, piece->len, ids);
+			err = tok_bpe_word(&bpe, pieces->text.data + piece->at, piece->len, ids);
 	}
-	kvs_bpe_clear(&bpe);
+	tok_bpe_clear(&bpe);
 	return err;
 }
 
-static int encode(const kvs_tokenizer *tok, const char *text, size_t bytes, bool special, struct kvs_ids *ids)
+static int encode(const kvs_tokenizer *tok, const char *text, size_t bytes, bool special, struct tok_ids *ids)
 {
-	struct kvs_text valid = {0};
-	struct kvs_pieces pieces = {0};
-	int err = kvs_utf8_repair(text, bytes, &valid);
+	struct tok_text valid = {0};
+	struct tok_pieces pieces = {0};
+	int err = tok_utf8_repair(text, bytes, &valid);
 
 	if (!err)
-		err = kvs_pieces_append(&pieces, valid.data, valid.len, -1, true);
+		err = tok_pieces_append(&pieces, valid.data, valid.len, -1, true);
 	free(valid.data);
 	if (!err)
-		err = kvs_stages_run(tok, 0, tok->stage_count, &pieces);
+		err = tok_stages_run(tok, 0, tok->stage_count, &pieces);
 	if (!err && special)
-		err = kvs_ids_append(ids, tok->before.list, tok->before.count);
+		err = tok_ids_append(ids, tok->before.list, tok->before.count);
 	if (!err)
 		err = pieces_to_ids(tok, &pieces, ids);
 	if (!err && special)
-		err = kvs_ids_append(ids, tok->after.list, tok->after.count);
-	kvs_pieces_clear(&pieces);
+		err = tok_ids_append(ids, tok->after.list, tok->after.count);
+	tok_pieces_clear(&pieces);
 	return err;
 }
 
 int kvs_tokenizer_encode(
 	const kvs_tokenizer *tok, const char *text, size_t bytes, bool special, int32_t **ids, size_t *count)
 {
-	struct kvs_ids out = {0};
+	struct tok_ids out = {0};
 	int err;
 
 	if (bytes > MAX_TEXT)

@@ -44,9 +44,9 @@ static int check_ids(const json_t *vocab, const char *file, int32_t *ids)
 	json_object_foreach((json_t *)vocab, text, value)
 	{
 		if (!json_is_integer(value) || json_integer_value(value) < 0 ||
-			json_integer_value(value) > KVS_MAX_TOKEN_ID)
+			json_integer_value(value) > TOK_MAX_TOKEN_ID)
 			return kvs_fail(-EINVAL, "%s: model.vocab[\"%.40s\"] must be an id from 0 to %d", file, text,
-				KVS_MAX_TOKEN_ID);
+				TOK_MAX_TOKEN_ID);
 		if (json_integer_value(value) >= *ids)
 			*ids = (int32_t)json_integer_value(value) + 1;
 	}
@@ -66,11 +66,11 @@ static int load_vocab(struct kvs_tokenizer *tok, const struct kvs_json *model)
 	err = check_ids(vocab, tok->file, &ids);
 	if (err)
 		return err;
-	err = kvs_vocab_init(&tok->vocab, json_object_size(vocab), ids);
+	err = tok_vocab_init(&tok->vocab, json_object_size(vocab), ids);
 	json_object_foreach((json_t *)vocab, text, value)
 	{
 		if (!err)
-			err = kvs_vocab_add(&tok->vocab, text, strlen(text), (int32_t)json_integer_value(value));
+			err = tok_vocab_add(&tok->vocab, text, strlen(text), (int32_t)json_integer_value(value));
 		if (err == -EEXIST)
 			return kvs_fail(-EINVAL, "%s: model.vocab: id %d belongs to \"%.40s\" and another token",
 				tok->file, (int)json_integer_value(value), text);
@@ -104,25 +104,25 @@ static int load_merge(struct kvs_tokenizer *tok, const json_t *merge, size_t ind
 {
 	const char *part[2];
 	size_t len[2];
-	struct kvs_text whole = {0};
+	struct tok_text whole = {0};
 	int32_t left, right, id = -1;
 
 	if (!split_merge(merge, part, len))
 		return kvs_fail(-EINVAL, "%s: model.merges[%zu] is no pair of tokens", tok->file, index);
-	left = kvs_vocab_find(&tok->vocab, part[0], len[0]);
-	right = kvs_vocab_find(&tok->vocab, part[1], len[1]);
-	if (kvs_text_append(&whole, part[0], len[0]) || kvs_text_append(&whole, part[1], len[1])) {
+	left = tok_vocab_find(&tok->vocab, part[0], len[0]);
+	right = tok_vocab_find(&tok->vocab, part[1], len[1]);
+	if (tok_text_append(&whole, part[0], len[0]) || tok_text_append(&whole, part[1], len[1])) {
 		free(whole.data);
 		return kvs_fail(-ENOMEM, "%s: no memory for merges", tok->file);
 	}
 	if (whole.len)
-		id = kvs_vocab_find(&tok->vocab, whole.data, whole.len);
+		id = tok_vocab_find(&tok->vocab, whole.data, whole.len);
 	free(whole.data);
 	if (left < 0 || right < 0 || id < 0)
 		return kvs_fail(-EINVAL,
 			"%s: model.merges[%zu]: \"%.*s\" + \"%.*s\" names a token that the vocabulary lacks", tok->file,
 			index, (int)(len[0] < 40 ? len[0] : 40), part[0], (int)(len[1] < 40 ? len[1] : 40), part[1]);
-	if (kvs_pairs_put(&tok->merges, (uint32_t)left, (uint32_t)right, rank, id))
+	if (tok_pair_map_put(&tok->merges, (uint32_t)left, (uint32_t)right, rank, id))
 		return kvs_fail(-ENOMEM, "%s: no memory for merges", tok->file);
 	return 0;
 }
@@ -155,15 +155,15 @@ static int load_unknowns(struct kvs_tokenizer *tok, const struct kvs_json *model
 		char text[8];
 
 		snprintf(text, sizeof(text), "<0x%02X>", (unsigned)byte);
-		tok->byte_tokens[byte] = kvs_vocab_find(&tok->vocab, text, 6);
+		tok->byte_tokens[byte] = tok_vocab_find(&tok->vocab, text, 6);
 	}
-	tok->unk = unk ? kvs_vocab_find(&tok->vocab, unk, strlen(unk)) : -1;
+	tok->unk = unk ? tok_vocab_find(&tok->vocab, unk, strlen(unk)) : -1;
 	if (!err && unk && tok->unk < 0)
 		err = kvs_fail(-EINVAL, "%s: model.unk_token \"%.40s\" is not in the vocabulary", tok->file, unk);
 	return err;
 }
 
-int kvs_tokenizer_load_model(struct kvs_tokenizer *tok, const struct kvs_json *root)
+int tok_load_model(struct kvs_tokenizer *tok, const struct kvs_json *root)
 {
 	struct kvs_json model = {kvs_json_member(root, "model"), tok->file, "model."};
 	const char *type = "BPE"; /* files of 2020 do not say */

@@ -95,23 +95,23 @@ static int part_each(struct kvs_tokenizer *tok, const json_t *object, const char
 /* ---- stages ---- */
 
 /* The new stage belongs to `tok` at once, so that closing it frees what a failed load left. */
-static struct kvs_stage *add_stage(struct kvs_tokenizer *tok, enum kvs_stage_kind kind)
+static struct tok_stage *add_stage(struct kvs_tokenizer *tok, enum tok_stage_kind kind)
 {
-	struct kvs_stage *grown = NULL;
+	struct tok_stage *grown = NULL;
 
 	if (tok->stage_count < MAX_STAGES)
-		grown = kvs_grow(tok->stages, tok->stage_count, &tok->stage_cap, sizeof(*grown));
+		grown = tok_grow(tok->stages, tok->stage_count, &tok->stage_cap, sizeof(*grown));
 	if (!grown) {
 		kvs_fail(-ENOMEM, "%s: no room for stage %zu", tok->file, tok->stage_count);
 		return NULL;
 	}
 	tok->stages = grown;
-	grown[tok->stage_count] = (struct kvs_stage){.kind = kind};
+	grown[tok->stage_count] = (struct tok_stage){.kind = kind};
 	return &grown[tok->stage_count++];
 }
 
 /* {"String": text} or {"Regex": text}. */
-static int take_pattern(const struct part *part, struct kvs_stage *stage)
+static int take_pattern(const struct part *part, struct tok_stage *stage)
 {
 	const json_t *pattern = kvs_json_member(&part->json, "pattern");
 	const char *literal = json_string_value(json_object_get(pattern, "String"));
@@ -122,23 +122,23 @@ static int take_pattern(const struct part *part, struct kvs_stage *stage)
 	if ((!literal || !*literal) && !regex)
 		return kvs_fail(
 			-EINVAL, "%s: %s must be {\"String\": ...} or {\"Regex\": ...}", part->json.file, where);
-	return kvs_regex_create(literal ? literal : regex, literal != NULL, part->json.file, where, &stage->regex);
+	return tok_regex_create(literal ? literal : regex, literal != NULL, part->json.file, where, &stage->regex);
 }
 
 static int add_normalizer(struct kvs_tokenizer *tok, const struct part *part)
 {
-	struct kvs_stage *stage;
+	struct tok_stage *stage;
 	int err;
 
 	if (!strcmp(part->type, "NFC"))
-		return add_stage(tok, KVS_STAGE_NFC) ? 0 : -ENOMEM;
+		return add_stage(tok, TOK_STAGE_NFC) ? 0 : -ENOMEM;
 	if (!strcmp(part->type, "Prepend")) {
-		stage = add_stage(tok, KVS_STAGE_PREPEND);
+		stage = add_stage(tok, TOK_STAGE_PREPEND);
 		return stage ? take_string(part, "prepend", &stage->text) : -ENOMEM;
 	}
 	if (strcmp(part->type, "Replace"))
 		return refuse_type(part);
-	stage = add_stage(tok, KVS_STAGE_REPLACE);
+	stage = add_stage(tok, TOK_STAGE_REPLACE);
 	err = stage ? take_pattern(part, stage) : -ENOMEM;
 	return err ? err : take_string(part, "content", &stage->text);
 }
@@ -146,7 +146,7 @@ static int add_normalizer(struct kvs_tokenizer *tok, const struct part *part)
 static int add_split(struct kvs_tokenizer *tok, const struct part *part)
 {
 	static const char *const behaviors[] = {"Isolated", "Removed", "MergedWithPrevious", "MergedWithNext"};
-	struct kvs_stage *stage = add_stage(tok, KVS_STAGE_SPLIT);
+	struct tok_stage *stage = add_stage(tok, TOK_STAGE_SPLIT);
 	const char *behavior = "";
 	int err = stage ? take_pattern(part, stage) : -ENOMEM;
 
@@ -156,7 +156,7 @@ static int add_split(struct kvs_tokenizer *tok, const struct part *part)
 		err = kvs_json_bool(&part->json, "invert", &stage->invert);
 	for (int i = 0; i < 4 && !err; i++) {
 		if (!strcmp(behavior, behaviors[i])) {
-			stage->behavior = (enum kvs_behavior)i;
+			stage->behavior = (enum tok_behavior)i;
 			return 0;
 		}
 	}
@@ -166,14 +166,14 @@ static int add_split(struct kvs_tokenizer *tok, const struct part *part)
 
 /* A split that is not in the file but is what a part of it means. */
 static int add_own_split(
-	struct kvs_tokenizer *tok, const char *pattern, bool literal, enum kvs_behavior behavior, const char *where)
+	struct kvs_tokenizer *tok, const char *pattern, bool literal, enum tok_behavior behavior, const char *where)
 {
-	struct kvs_stage *stage = add_stage(tok, KVS_STAGE_SPLIT);
+	struct tok_stage *stage = add_stage(tok, TOK_STAGE_SPLIT);
 
 	if (!stage)
 		return -ENOMEM;
 	stage->behavior = behavior;
-	return kvs_regex_create(pattern, literal, tok->file, where, &stage->regex);
+	return tok_regex_create(pattern, literal, tok->file, where, &stage->regex);
 }
 
 static int add_byte_level(struct kvs_tokenizer *tok, const struct part *part)
@@ -186,17 +186,17 @@ static int add_byte_level(struct kvs_tokenizer *tok, const struct part *part)
 	if (!err)
 		err = kvs_json_bool(&part->json, "use_regex", &regex);
 	if (!err && prefix)
-		err = add_stage(tok, KVS_STAGE_SPACE) ? 0 : -ENOMEM;
+		err = add_stage(tok, TOK_STAGE_SPACE) ? 0 : -ENOMEM;
 	if (!err && regex)
-		err = add_own_split(tok, gpt2, false, KVS_ISOLATED, part->name);
+		err = add_own_split(tok, gpt2, false, TOK_ISOLATED, part->name);
 	if (!err)
-		err = add_stage(tok, KVS_STAGE_BYTES) ? 0 : -ENOMEM;
+		err = add_stage(tok, TOK_STAGE_BYTES) ? 0 : -ENOMEM;
 	return err;
 }
 
 struct metaspace {
 	char *mark;
-	enum kvs_prepend prepend;
+	enum tok_prepend prepend;
 	bool split;
 };
 
@@ -220,13 +220,13 @@ static int read_metaspace(const struct part *part, struct metaspace *out)
 	if (!err && (i == 3 || (!prefix && i && kvs_json_member(&part->json, "prepend_scheme"))))
 		err = kvs_fail(-EINVAL, "%s: %sprepend_scheme is \"%.40s\"%s: not supported", part->json.file,
 			part->path, scheme, prefix ? "" : " with add_prefix_space false");
-	out->prepend = prefix ? (enum kvs_prepend)i : KVS_PREPEND_NEVER;
+	out->prepend = prefix ? (enum tok_prepend)i : TOK_PREPEND_NEVER;
 	if (!err)
 		err = take_string(part, "replacement", &out->mark);
 	if (err)
 		return err;
 	if (*out->mark)
-		kvs_utf8_look(out->mark, strlen(out->mark), &len);
+		tok_utf8_look(out->mark, strlen(out->mark), &len);
 	if (!len || out->mark[len]) {
 		free(out->mark);
 		return kvs_fail(-EINVAL, "%s: %sreplacement must be one character", part->json.file, part->path);
@@ -237,19 +237,19 @@ static int read_metaspace(const struct part *part, struct metaspace *out)
 static int add_metaspace(struct kvs_tokenizer *tok, const struct part *part)
 {
 	struct metaspace meta;
-	struct kvs_stage *stage;
+	struct tok_stage *stage;
 	int err = read_metaspace(part, &meta);
 
 	if (err)
 		return err;
-	stage = add_stage(tok, KVS_STAGE_METASPACE);
+	stage = add_stage(tok, TOK_STAGE_METASPACE);
 	if (!stage) {
 		free(meta.mark);
 		return -ENOMEM;
 	}
 	stage->text = meta.mark;
 	stage->prepend = meta.prepend;
-	return meta.split ? add_own_split(tok, meta.mark, true, KVS_MERGED_WITH_NEXT, part->name) : 0;
+	return meta.split ? add_own_split(tok, meta.mark, true, TOK_MERGED_WITH_NEXT, part->name) : 0;
 }
 
 static int add_pre_tokenizer(struct kvs_tokenizer *tok, const struct part *part)
@@ -266,12 +266,12 @@ static int add_pre_tokenizer(struct kvs_tokenizer *tok, const struct part *part)
 	if (strcmp(part->type, "Digits"))
 		return refuse_type(part);
 	err = kvs_json_bool(&part->json, "individual_digits", &individual);
-	return err ? err : add_own_split(tok, individual ? "\\p{N}" : "\\p{N}+", false, KVS_ISOLATED, part->name);
+	return err ? err : add_own_split(tok, individual ? "\\p{N}" : "\\p{N}+", false, TOK_ISOLATED, part->name);
 }
 
 static int add_added(struct kvs_tokenizer *tok, bool normalized)
 {
-	struct kvs_stage *stage = add_stage(tok, KVS_STAGE_ADDED);
+	struct tok_stage *stage = add_stage(tok, TOK_STAGE_ADDED);
 
 	if (!stage)
 		return -ENOMEM;
@@ -279,7 +279,7 @@ static int add_added(struct kvs_tokenizer *tok, bool normalized)
 	return 0;
 }
 
-int kvs_tokenizer_load_stages(struct kvs_tokenizer *tok, const struct kvs_json *root)
+int tok_load_stages(struct kvs_tokenizer *tok, const struct kvs_json *root)
 {
 	const json_t *normalizer = kvs_json_member(root, "normalizer");
 	const json_t *pre_tokenizer = kvs_json_member(root, "pre_tokenizer");
@@ -298,7 +298,7 @@ int kvs_tokenizer_load_stages(struct kvs_tokenizer *tok, const struct kvs_json *
 
 /* ---- post-processor ---- */
 
-static int add_special(struct kvs_tokenizer *tok, const struct part *part, const char *name, struct kvs_ids *to)
+static int add_special(struct kvs_tokenizer *tok, const struct part *part, const char *name, struct tok_ids *to)
 {
 	const json_t *ids =
 		json_object_get(json_object_get(kvs_json_member(&part->json, "special_tokens"), name), "ids");
@@ -313,7 +313,7 @@ static int add_special(struct kvs_tokenizer *tok, const struct part *part, const
 			json_integer_value(value) >= kvs_tokenizer_vocab(tok))
 			return kvs_fail(-EINVAL, "%s: %sspecial_tokens[\"%.40s\"].ids[%zu] must be an id below %d",
 				tok->file, part->path, name, i, kvs_tokenizer_vocab(tok));
-		if (kvs_ids_append(to, &id, 1))
+		if (tok_ids_append(to, &id, 1))
 			return no_memory(tok);
 	}
 	return 0;
@@ -354,7 +354,7 @@ static int add_post_processor(struct kvs_tokenizer *tok, const struct part *part
 	return strcmp(part->type, "TemplateProcessing") ? refuse_type(part) : add_template(tok, part);
 }
 
-int kvs_tokenizer_load_template(struct kvs_tokenizer *tok, const struct kvs_json *root)
+int tok_load_template(struct kvs_tokenizer *tok, const struct kvs_json *root)
 {
 	const json_t *object = kvs_json_member(root, "post_processor");
 
@@ -363,7 +363,7 @@ int kvs_tokenizer_load_template(struct kvs_tokenizer *tok, const struct kvs_json
 
 /* ---- decoder ---- */
 
-static int read_replace(const struct part *part, struct kvs_step *step)
+static int read_replace(const struct part *part, struct tok_step *step)
 {
 	const json_t *pattern = kvs_json_member(&part->json, "pattern");
 	const char *literal = json_string_value(json_object_get(pattern, "String"));
@@ -378,7 +378,7 @@ static int read_replace(const struct part *part, struct kvs_step *step)
 }
 
 /* Cutting at the end would need text that has been handed out already when it turns out to be the end. */
-static int read_strip(const struct part *part, struct kvs_step *step)
+static int read_strip(const struct part *part, struct tok_step *step)
 {
 	int stop = 0, err = kvs_json_int(&part->json, "start", 0, 1 << 20, &step->start);
 
@@ -389,7 +389,7 @@ static int read_strip(const struct part *part, struct kvs_step *step)
 	return err ? err : take_string(part, "content", &step->pattern);
 }
 
-static int read_decoder_metaspace(const struct part *part, struct kvs_step *step)
+static int read_decoder_metaspace(const struct part *part, struct tok_step *step)
 {
 	struct metaspace meta;
 	int err = read_metaspace(part, &meta);
@@ -397,22 +397,22 @@ static int read_decoder_metaspace(const struct part *part, struct kvs_step *step
 	if (err)
 		return err;
 	step->pattern = meta.mark;
-	step->drop_first = meta.prepend != KVS_PREPEND_NEVER;
+	step->drop_first = meta.prepend != TOK_PREPEND_NEVER;
 	return 0;
 }
 
-static int read_step(const struct part *part, struct kvs_step *step)
+static int read_step(const struct part *part, struct tok_step *step)
 {
 	switch (step->kind) {
-	case KVS_STEP_REPLACE:
+	case TOK_STEP_REPLACE:
 		return read_replace(part, step);
-	case KVS_STEP_STRIP:
+	case TOK_STEP_STRIP:
 		return read_strip(part, step);
-	case KVS_STEP_METASPACE:
+	case TOK_STEP_METASPACE:
 		return read_decoder_metaspace(part, step);
-	case KVS_STEP_BYTE_FALLBACK:
-	case KVS_STEP_FUSE:
-	case KVS_STEP_BYTES:
+	case TOK_STEP_BYTE_FALLBACK:
+	case TOK_STEP_FUSE:
+	case TOK_STEP_BYTES:
 		break;
 	}
 	return 0;
@@ -422,7 +422,7 @@ static int read_step(const struct part *part, struct kvs_step *step)
 static bool follows_fuse(const struct kvs_tokenizer *tok)
 {
 	for (size_t i = 0; i < tok->step_count; i++)
-		if (tok->steps[i].kind == KVS_STEP_FUSE || tok->steps[i].kind == KVS_STEP_BYTES)
+		if (tok->steps[i].kind == TOK_STEP_FUSE || tok->steps[i].kind == TOK_STEP_BYTES)
 			return true;
 	return false;
 }
@@ -436,16 +436,16 @@ static int add_decoder(struct kvs_tokenizer *tok, const struct part *part)
 		kind++;
 	if (kind == 6)
 		return refuse_type(part);
-	if (tok->step_count == KVS_MAX_STEPS)
-		return kvs_fail(-EINVAL, "%s: decoder has more than %d steps", tok->file, KVS_MAX_STEPS);
-	if (follows_fuse(tok) && kind != KVS_STEP_STRIP && kind != KVS_STEP_FUSE)
+	if (tok->step_count == TOK_MAX_STEPS)
+		return kvs_fail(-EINVAL, "%s: decoder has more than %d steps", tok->file, TOK_MAX_STEPS);
+	if (follows_fuse(tok) && kind != TOK_STEP_STRIP && kind != TOK_STEP_FUSE)
 		return kvs_fail(-EINVAL, "%s: %stype is \"%s\" behind Fuse or ByteLevel: not supported", tok->file,
 			part->path, part->type);
-	tok->steps[tok->step_count] = (struct kvs_step){.kind = (enum kvs_step_kind)kind};
+	tok->steps[tok->step_count] = (struct tok_step){.kind = (enum tok_step_kind)kind};
 	return read_step(part, &tok->steps[tok->step_count++]);
 }
 
-int kvs_tokenizer_load_decoder(struct kvs_tokenizer *tok, const struct kvs_json *root)
+int tok_load_decoder(struct kvs_tokenizer *tok, const struct kvs_json *root)
 {
 	const json_t *object = kvs_json_member(root, "decoder");
 

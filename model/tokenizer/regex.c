@@ -22,7 +22,7 @@
 #define STEPS_A_BYTE 64
 #define HEAP_KIB (256 * 1024u)
 
-struct kvs_regex {
+struct tok_regex {
 	pcre2_code *code;
 };
 
@@ -66,14 +66,14 @@ static const struct addition {
 
 struct rewrite {
 	const char *in; /* what is left */
-	struct kvs_text out;
+	struct tok_text out;
 	bool in_class;
 	char refused[32]; /* the construct, when there is one that we do not take */
 };
 
 static int put(struct rewrite *re, const char *text)
 {
-	return kvs_text_append(&re->out, text, strlen(text));
+	return tok_text_append(&re->out, text, strlen(text));
 }
 
 static int refuse(struct rewrite *re, size_t len)
@@ -176,7 +176,7 @@ static int rewrite_brace(struct rewrite *re)
 static int rewrite_open(struct rewrite *re)
 {
 	size_t len = re->in[1] == '^' ? 2 : 1;
-	int err = kvs_text_append(&re->out, re->in, len);
+	int err = tok_text_append(&re->out, re->in, len);
 
 	if (re->in[len] == ']')
 		return refuse(re, len + 1);
@@ -202,10 +202,10 @@ static int rewrite_one(struct rewrite *re)
 	} else if (c == '{') {
 		return rewrite_brace(re);
 	}
-	return kvs_text_append(&re->out, re->in++, 1);
+	return tok_text_append(&re->out, re->in++, 1);
 }
 
-static int rewrite_pattern(const char *pattern, const char *file, const char *where, struct kvs_text *out)
+static int rewrite_pattern(const char *pattern, const char *file, const char *where, struct tok_text *out)
 {
 	struct rewrite re = {.in = pattern};
 	int err = 0;
@@ -225,7 +225,7 @@ static int rewrite_pattern(const char *pattern, const char *file, const char *wh
 /* ---- compiling and matching ---- */
 
 static int compile(
-	const struct kvs_text *pattern, uint32_t options, const char *file, const char *where, pcre2_code **out)
+	const struct tok_text *pattern, uint32_t options, const char *file, const char *where, pcre2_code **out)
 {
 	int code;
 	PCRE2_SIZE at;
@@ -241,16 +241,16 @@ static int compile(
 	return 0;
 }
 
-int kvs_regex_create(const char *pattern, bool literal, const char *file, const char *where, kvs_regex **out)
+int tok_regex_create(const char *pattern, bool literal, const char *file, const char *where, tok_regex **out)
 {
-	struct kvs_text text = {0};
-	kvs_regex *regex;
+	struct tok_text text = {0};
+	tok_regex *regex;
 	int err = 0;
 
 	if (strlen(pattern) > MAX_PATTERN)
 		return kvs_fail(-EINVAL, "%s: %s has %zu characters, at most %d are read", file, where, strlen(pattern),
 			MAX_PATTERN);
-	err = literal ? kvs_text_append(&text, pattern, strlen(pattern)) : rewrite_pattern(pattern, file, where, &text);
+	err = literal ? tok_text_append(&text, pattern, strlen(pattern)) : rewrite_pattern(pattern, file, where, &text);
 	if (err)
 		return err;
 	regex = calloc(1, sizeof(*regex));
@@ -268,7 +268,7 @@ int kvs_regex_create(const char *pattern, bool literal, const char *file, const 
 	return 0;
 }
 
-void kvs_regex_free(kvs_regex *regex)
+void tok_regex_free(tok_regex *regex)
 {
 	if (!regex)
 		return;
@@ -277,7 +277,7 @@ void kvs_regex_free(kvs_regex *regex)
 }
 
 struct search {
-	const kvs_regex *regex;
+	const tok_regex *regex;
 	const char *text;
 	size_t len;
 	pcre2_match_data *data;
@@ -325,7 +325,7 @@ static int each_match(struct search *s, int (*found)(void *, size_t, size_t, boo
 		if (s->start == s->end && any && s->end == covered) {
 			if (s->end == s->len)
 				break;
-			kvs_utf8_look(s->text + s->end, s->len - s->end, &skip);
+			tok_utf8_look(s->text + s->end, s->len - s->end, &skip);
 			from = s->end + skip;
 			continue;
 		}
@@ -341,7 +341,7 @@ static int each_match(struct search *s, int (*found)(void *, size_t, size_t, boo
 	return err;
 }
 
-int kvs_regex_each(const kvs_regex *regex, const char *text, size_t len,
+int tok_regex_each(const tok_regex *regex, const char *text, size_t len,
 	int (*found)(void *arg, size_t start, size_t end, bool match), void *arg)
 {
 	struct search s = {.regex = regex, .text = text, .len = len};

@@ -16,13 +16,13 @@
 struct kvs_text_stream {
 	const struct kvs_tokenizer *tok;
 	bool skip_special, any; /* any: a token was shown */
-	struct kvs_text out;
+	struct tok_text out;
 	struct {
-		struct kvs_text held; /* BYTE_FALLBACK, BYTES */
+		struct tok_text held; /* BYTE_FALLBACK, BYTES */
 		int stripped;         /* STRIP behind FUSE: characters so far; -1: the front is done */
 		bool fused;           /* one text comes in, in parts */
 		bool begun;           /* METASPACE: the first token is behind us */
-	} step[KVS_MAX_STEPS];
+	} step[TOK_MAX_STEPS];
 };
 
 static int push_text(struct kvs_text_stream *ts, size_t step, const char *text, size_t len);
@@ -31,9 +31,9 @@ static int push_text(struct kvs_text_stream *ts, size_t step, const char *text, 
 
 static int push_replace(struct kvs_text_stream *ts, size_t i, const char *text, size_t len)
 {
-	const struct kvs_step *step = &ts->tok->steps[i];
+	const struct tok_step *step = &ts->tok->steps[i];
 	size_t pattern_len = strlen(step->pattern), done = 0;
-	struct kvs_text new = {0};
+	struct tok_text new = {0};
 	int err = 0;
 
 	while (!err && len - done >= pattern_len) {
@@ -41,13 +41,13 @@ static int push_replace(struct kvs_text_stream *ts, size_t i, const char *text, 
 
 		if (!hit)
 			break;
-		err = kvs_text_append(&new, text + done, (size_t)(hit - text) - done);
+		err = tok_text_append(&new, text + done, (size_t)(hit - text) - done);
 		if (!err)
-			err = kvs_text_append(&new, step->text, strlen(step->text));
+			err = tok_text_append(&new, step->text, strlen(step->text));
 		done = (size_t)(hit - text) + pattern_len;
 	}
 	if (!err)
-		err = kvs_text_append(&new, text + done, len - done);
+		err = tok_text_append(&new, text + done, len - done);
 	if (!err)
 		err = push_text(ts, i + 1, new.data, new.len);
 	free(new.data);
@@ -57,18 +57,18 @@ static int push_replace(struct kvs_text_stream *ts, size_t i, const char *text, 
 /* All the bytes of a run are text, or each of them is U+FFFD. */
 static int flush_byte_run(struct kvs_text_stream *ts, size_t i)
 {
-	struct kvs_text *held = &ts->step[i].held;
+	struct tok_text *held = &ts->step[i].held;
 	size_t count = held->len, len;
 	bool valid = true;
 	int err = 0;
 
 	for (size_t at = 0; at < count && valid; at += len)
-		valid = kvs_utf8_look(held->data + at, count - at, &len) == KVS_UTF8_OK;
+		valid = tok_utf8_look(held->data + at, count - at, &len) == TOK_UTF8_OK;
 	held->len = 0;
 	if (valid)
 		return count ? push_text(ts, i + 1, held->data, count) : 0;
 	for (size_t at = 0; at < count && !err; at++)
-		err = push_text(ts, i + 1, KVS_REPLACEMENT, 3);
+		err = push_text(ts, i + 1, TOK_REPLACEMENT, 3);
 	return err;
 }
 
@@ -96,14 +96,14 @@ static int push_byte_fallback(struct kvs_text_stream *ts, size_t i, const char *
 	char c = (char)byte;
 
 	if (byte >= 0)
-		return kvs_text_append(&ts->step[i].held, &c, 1);
+		return tok_text_append(&ts->step[i].held, &c, 1);
 	err = flush_byte_run(ts, i);
 	return err ? err : push_text(ts, i + 1, text, len);
 }
 
 static int push_strip(struct kvs_text_stream *ts, size_t i, const char *text, size_t len)
 {
-	const struct kvs_step *step = &ts->tok->steps[i];
+	const struct tok_step *step = &ts->tok->steps[i];
 	size_t content = strlen(step->pattern), done = 0;
 	int cut = ts->step[i].fused ? ts->step[i].stripped : 0;
 
@@ -120,19 +120,19 @@ static int push_strip(struct kvs_text_stream *ts, size_t i, const char *text, si
 /* HF drops every mark of the first token, wherever it stands. */
 static int push_metaspace(struct kvs_text_stream *ts, size_t i, const char *text, size_t len)
 {
-	const struct kvs_step *step = &ts->tok->steps[i];
+	const struct tok_step *step = &ts->tok->steps[i];
 	bool drop = step->drop_first && !ts->step[i].begun;
 	size_t mark_len = strlen(step->pattern), bytes;
-	struct kvs_text new = {0};
+	struct tok_text new = {0};
 	int err = 0;
 
 	ts->step[i].begun = true;
 	for (size_t at = 0; at < len && !err; at += bytes) {
-		kvs_utf8_look(text + at, len - at, &bytes);
+		tok_utf8_look(text + at, len - at, &bytes);
 		if (bytes != mark_len || memcmp(text + at, step->pattern, bytes))
-			err = kvs_text_append(&new, text + at, bytes);
+			err = tok_text_append(&new, text + at, bytes);
 		else if (!drop)
-			err = kvs_text_append(&new, " ", 1);
+			err = tok_text_append(&new, " ", 1);
 	}
 	if (!err)
 		err = push_text(ts, i + 1, new.data, new.len);
@@ -143,14 +143,14 @@ static int push_metaspace(struct kvs_text_stream *ts, size_t i, const char *text
 /* Hand on the whole characters of what is held, and U+FFFD for what can be none; at the end, for a cut one too. */
 static int flush_characters(struct kvs_text_stream *ts, size_t i, bool end)
 {
-	struct kvs_text *held = &ts->step[i].held;
+	struct tok_text *held = &ts->step[i].held;
 	size_t whole = 0, len;
-	struct kvs_text valid = {0};
+	struct tok_text valid = {0};
 	int err;
 
-	while (whole < held->len && (kvs_utf8_look(held->data + whole, held->len - whole, &len) != KVS_UTF8_CUT || end))
+	while (whole < held->len && (tok_utf8_look(held->data + whole, held->len - whole, &len) != TOK_UTF8_CUT || end))
 		whole += len;
-	err = kvs_utf8_repair(held->data, whole, &valid);
+	err = tok_utf8_repair(held->data, whole, &valid);
 	if (!err && whole) {
 		memmove(held->data, held->data + whole, held->len - whole);
 		held->len -= whole;
@@ -164,21 +164,21 @@ static int flush_characters(struct kvs_text_stream *ts, size_t i, bool end)
 /* A token that is not written in GPT-2's characters throughout (an added one) stands for its own bytes. */
 static int push_bytes(struct kvs_text_stream *ts, size_t i, const char *text, size_t len)
 {
-	struct kvs_text *held = &ts->step[i].held;
+	struct tok_text *held = &ts->step[i].held;
 	size_t start = held->len, bytes;
 	int err = 0;
 
 	for (size_t at = 0; at < len && !err; at += bytes) {
-		kvs_utf8_look(text + at, len - at, &bytes);
-		int byte = kvs_code_to_byte(kvs_utf8_code(text + at, bytes));
+		tok_utf8_look(text + at, len - at, &bytes);
+		int byte = tok_code_to_byte(tok_utf8_code(text + at, bytes));
 		char c = (char)byte;
 
 		if (byte < 0) {
 			held->len = start;
-			err = kvs_text_append(held, text, len);
+			err = tok_text_append(held, text, len);
 			break;
 		}
-		err = kvs_text_append(held, &c, 1);
+		err = tok_text_append(held, &c, 1);
 	}
 	return err ? err : flush_characters(ts, i, false);
 }
@@ -186,19 +186,19 @@ static int push_bytes(struct kvs_text_stream *ts, size_t i, const char *text, si
 static int push_text(struct kvs_text_stream *ts, size_t i, const char *text, size_t len)
 {
 	if (i == ts->tok->step_count)
-		return kvs_text_append(&ts->out, text, len);
+		return tok_text_append(&ts->out, text, len);
 	switch (ts->tok->steps[i].kind) {
-	case KVS_STEP_REPLACE:
+	case TOK_STEP_REPLACE:
 		return push_replace(ts, i, text, len);
-	case KVS_STEP_BYTE_FALLBACK:
+	case TOK_STEP_BYTE_FALLBACK:
 		return push_byte_fallback(ts, i, text, len);
-	case KVS_STEP_FUSE:
+	case TOK_STEP_FUSE:
 		return push_text(ts, i + 1, text, len);
-	case KVS_STEP_STRIP:
+	case TOK_STEP_STRIP:
 		return push_strip(ts, i, text, len);
-	case KVS_STEP_METASPACE:
+	case TOK_STEP_METASPACE:
 		return push_metaspace(ts, i, text, len);
-	case KVS_STEP_BYTES:
+	case TOK_STEP_BYTES:
 		return push_bytes(ts, i, text, len);
 	}
 	return 0;
@@ -209,12 +209,12 @@ static int push_text(struct kvs_text_stream *ts, size_t i, const char *text, siz
 /* What id shows as; NULL: nothing, as in HF for an id that nobody has. */
 static const char *token_text(const struct kvs_text_stream *ts, int32_t id, size_t *len)
 {
-	const struct kvs_vocab *display = &ts->tok->display;
-	const char *text = kvs_vocab_text(display, id, len);
+	const struct tok_vocab *display = &ts->tok->display;
+	const char *text = tok_vocab_text(display, id, len);
 
 	if (text)
 		return ts->skip_special && display->tokens[id].special ? NULL : text;
-	return kvs_vocab_text(&ts->tok->vocab, id, len);
+	return tok_vocab_text(&ts->tok->vocab, id, len);
 }
 
 static int push_id(struct kvs_text_stream *ts, int32_t id)
@@ -226,7 +226,7 @@ static int push_id(struct kvs_text_stream *ts, int32_t id)
 	if (!text)
 		return 0;
 	if (ts->any && !ts->tok->decoder)
-		err = kvs_text_append(&ts->out, " ", 1);
+		err = tok_text_append(&ts->out, " ", 1);
 	ts->any = true;
 	return err ? err : push_text(ts, 0, text, len);
 }
@@ -236,9 +236,9 @@ static int push_end(struct kvs_text_stream *ts)
 	int err = 0;
 
 	for (size_t i = 0; i < ts->tok->step_count && !err; i++) {
-		if (ts->tok->steps[i].kind == KVS_STEP_BYTE_FALLBACK)
+		if (ts->tok->steps[i].kind == TOK_STEP_BYTE_FALLBACK)
 			err = flush_byte_run(ts, i);
-		else if (ts->tok->steps[i].kind == KVS_STEP_BYTES)
+		else if (ts->tok->steps[i].kind == TOK_STEP_BYTES)
 			err = flush_characters(ts, i, true);
 	}
 	return err;
@@ -255,7 +255,7 @@ int kvs_text_stream_create(const kvs_tokenizer *tok, bool skip_special, kvs_text
 	ts->skip_special = skip_special;
 	for (size_t i = 0; i < tok->step_count; i++) {
 		ts->step[i].fused = fused;
-		fused |= tok->steps[i].kind == KVS_STEP_FUSE || tok->steps[i].kind == KVS_STEP_BYTES;
+		fused |= tok->steps[i].kind == TOK_STEP_FUSE || tok->steps[i].kind == TOK_STEP_BYTES;
 	}
 	*out = ts;
 	return 0;
@@ -265,7 +265,7 @@ void kvs_text_stream_free(kvs_text_stream *ts)
 {
 	if (!ts)
 		return;
-	for (size_t i = 0; i < KVS_MAX_STEPS; i++)
+	for (size_t i = 0; i < TOK_MAX_STEPS; i++)
 		free(ts->step[i].held.data);
 	free(ts->out.data);
 	free(ts);
@@ -275,7 +275,7 @@ void kvs_text_stream_free(kvs_text_stream *ts)
 static int hand_out(struct kvs_text_stream *ts, int err, const char **text, size_t *bytes)
 {
 	if (!err)
-		err = kvs_text_append(&ts->out, "", 1);
+		err = tok_text_append(&ts->out, "", 1);
 	if (err)
 		return kvs_fail(err, "no memory to decode a token");
 	*text = ts->out.data;

@@ -20,13 +20,13 @@
 
 /* ---- added tokens ---- */
 
-static int read_added(struct kvs_tokenizer *tok, const struct kvs_json *from, struct kvs_added *added)
+static int read_added(struct kvs_tokenizer *tok, const struct kvs_json *from, struct tok_added *added)
 {
 	const char *content = NULL;
 	int id, err;
 
 	added->normalized = true;
-	err = kvs_json_need_int(from, "id", 0, KVS_MAX_TOKEN_ID, &id);
+	err = kvs_json_need_int(from, "id", 0, TOK_MAX_TOKEN_ID, &id);
 	if (!err)
 		err = kvs_json_string(from, "content", &content);
 	if (!err)
@@ -54,12 +54,12 @@ static int read_added(struct kvs_tokenizer *tok, const struct kvs_json *from, st
  * would give one set of ids there and another here.
  */
 static int check_added_id(
-	const struct kvs_tokenizer *tok, const struct kvs_json *from, const struct kvs_added *added, int32_t *next)
+	const struct kvs_tokenizer *tok, const struct kvs_json *from, const struct tok_added *added, int32_t *next)
 {
-	int32_t id = kvs_vocab_find(&tok->vocab, added->content, strlen(added->content));
+	int32_t id = tok_vocab_find(&tok->vocab, added->content, strlen(added->content));
 
 	if (id < 0)
-		id = kvs_vocab_find(&tok->display, added->content, strlen(added->content));
+		id = tok_vocab_find(&tok->display, added->content, strlen(added->content));
 	if (id < 0)
 		id = (*next)++;
 	if (id != added->id)
@@ -71,7 +71,7 @@ static int check_added_id(
 static int add_to_trie(
 	struct kvs_tokenizer *tok, const struct kvs_json *from, size_t index, const char *text, size_t len)
 {
-	int err = len ? kvs_trie_add(&tok->tries[tok->added[index].normalized], text, len, (int32_t)index) : 0;
+	int err = len ? tok_trie_add(&tok->tries[tok->added[index].normalized], text, len, (int32_t)index) : 0;
 
 	if (err == -EEXIST)
 		return kvs_fail(-EINVAL, "%s: %scontent \"%.40s\" is there twice", tok->file, from->path,
@@ -82,24 +82,24 @@ static int add_to_trie(
 /* Decode shows a normalised token in its normal form. */
 static int add_one(struct kvs_tokenizer *tok, const struct kvs_json *from, size_t index)
 {
-	const struct kvs_added *added = &tok->added[index];
-	struct kvs_pieces pieces = {0};
-	int err = kvs_pieces_append(&pieces, added->content, strlen(added->content), -1, true);
+	const struct tok_added *added = &tok->added[index];
+	struct tok_pieces pieces = {0};
+	int err = tok_pieces_append(&pieces, added->content, strlen(added->content), -1, true);
 
 	if (!err && added->normalized)
-		err = kvs_stages_run(tok, tok->normalizer_first, tok->normalizer_end, &pieces);
+		err = tok_stages_run(tok, tok->normalizer_first, tok->normalizer_end, &pieces);
 	if (err == -ENOMEM)
 		kvs_fail(err, "%s: no memory for added tokens", tok->file);
 	if (!err)
 		err = add_to_trie(tok, from, index, pieces.text.data, pieces.text.len);
 	if (!err) {
-		err = kvs_vocab_add(
+		err = tok_vocab_add(
 			&tok->display, pieces.text.data ? pieces.text.data : "", pieces.text.len, added->id);
 		tok->display.tokens[added->id].special = added->special;
 	}
 	if (err == -EEXIST)
 		err = kvs_fail(-EINVAL, "%s: %sid %d is there twice", tok->file, from->path, added->id);
-	kvs_pieces_clear(&pieces);
+	tok_pieces_clear(&pieces);
 	return err;
 }
 
@@ -109,7 +109,7 @@ static int load_added_list(struct kvs_tokenizer *tok, const json_t *list)
 	int err = 0;
 
 	for (int32_t id = 0; id < tok->vocab.ids; id++)
-		next += tok->vocab.tokens[id].at != KVS_NO_TOKEN;
+		next += tok->vocab.tokens[id].at != TOK_NO_TOKEN;
 	for (size_t i = 0; i < json_array_size(list) && !err; i++) {
 		char path[48];
 		struct kvs_json from = {json_array_get(list, i), tok->file, path};
@@ -135,7 +135,7 @@ static int32_t count_ids(const json_t *list)
 	for (size_t i = 0; i < json_array_size(list); i++) {
 		json_int_t id = json_integer_value(json_object_get(json_array_get(list, i), "id"));
 
-		if (id >= ids && id <= KVS_MAX_TOKEN_ID)
+		if (id >= ids && id <= TOK_MAX_TOKEN_ID)
 			ids = id + 1;
 	}
 	return (int32_t)ids;
@@ -149,7 +149,7 @@ static int load_added(struct kvs_tokenizer *tok, const struct kvs_json *root)
 	if (list && !json_is_array(list))
 		return kvs_fail(-EINVAL, "%s: added_tokens is no list", tok->file);
 	tok->added = calloc(count + 1, sizeof(*tok->added));
-	if (!tok->added || kvs_vocab_init(&tok->display, count, count_ids(list)))
+	if (!tok->added || tok_vocab_init(&tok->display, count, count_ids(list)))
 		return kvs_fail(-ENOMEM, "%s: no memory for %zu added tokens", tok->file, count);
 	return load_added_list(tok, list);
 }
@@ -165,15 +165,15 @@ static int load(struct kvs_tokenizer *tok, const char *json, size_t bytes)
 	if (err)
 		return err;
 	root.object = object;
-	err = kvs_tokenizer_load_model(tok, &root);
+	err = tok_load_model(tok, &root);
 	if (!err)
-		err = kvs_tokenizer_load_stages(tok, &root);
+		err = tok_load_stages(tok, &root);
 	if (!err)
 		err = load_added(tok, &root);
 	if (!err)
-		err = kvs_tokenizer_load_template(tok, &root);
+		err = tok_load_template(tok, &root);
 	if (!err)
-		err = kvs_tokenizer_load_decoder(tok, &root);
+		err = tok_load_decoder(tok, &root);
 	json_decref(object);
 	return err;
 }
@@ -196,7 +196,7 @@ int kvs_tokenizer_parse(const char *json, size_t bytes, const char *name, kvs_to
 	return 0;
 }
 
-static int read_file(const char *path, struct kvs_text *out)
+static int read_file(const char *path, struct tok_text *out)
 {
 	FILE *file = fopen(path, "rb");
 	char chunk[65536];
@@ -208,7 +208,7 @@ static int read_file(const char *path, struct kvs_text *out)
 	while (!err && (n = fread(chunk, 1, sizeof(chunk), file)) > 0) {
 		if (out->len > MAX_FILE_BYTES)
 			err = kvs_fail(-EINVAL, "%s has more than %ld bytes", path, MAX_FILE_BYTES);
-		else if (kvs_text_append(out, chunk, n))
+		else if (tok_text_append(out, chunk, n))
 			err = kvs_fail(-ENOMEM, "%s: no memory to read it", path);
 	}
 	if (!err && ferror(file))
@@ -220,7 +220,7 @@ static int read_file(const char *path, struct kvs_text *out)
 int kvs_tokenizer_open(const char *dir, kvs_tokenizer **out)
 {
 	char path[PATH_MAX];
-	struct kvs_text text = {0};
+	struct tok_text text = {0};
 	int err;
 
 	if (snprintf(path, sizeof(path), "%s/tokenizer.json", dir) >= (int)sizeof(path))
@@ -240,16 +240,16 @@ void kvs_tokenizer_close(kvs_tokenizer *tok)
 		free(tok->added[i].content);
 	for (size_t i = 0; i < tok->stage_count; i++) {
 		free(tok->stages[i].text);
-		kvs_regex_free(tok->stages[i].regex);
+		tok_regex_free(tok->stages[i].regex);
 	}
 	for (size_t i = 0; i < tok->step_count; i++) {
 		free(tok->steps[i].pattern);
 		free(tok->steps[i].text);
 	}
-	kvs_vocab_clear(&tok->vocab);
-	kvs_vocab_clear(&tok->display);
-	kvs_trie_clear(&tok->tries[0]);
-	kvs_trie_clear(&tok->tries[1]);
+	tok_vocab_clear(&tok->vocab);
+	tok_vocab_clear(&tok->display);
+	tok_trie_clear(&tok->tries[0]);
+	tok_trie_clear(&tok->tries[1]);
 	free(tok->merges.slots);
 	free(tok->added);
 	free(tok->stages);
@@ -276,5 +276,5 @@ int32_t kvs_tokenizer_id(const kvs_tokenizer *tok, const char *text)
 	for (size_t i = 0; i < tok->added_count; i++)
 		if (!strcmp(tok->added[i].content, text))
 			return tok->added[i].id;
-	return kvs_vocab_find(&tok->vocab, text, strlen(text));
+	return tok_vocab_find(&tok->vocab, text, strlen(text));
 }

@@ -31,7 +31,7 @@ static int lead(unsigned char first, unsigned char *low, unsigned char *high)
 	return -1;
 }
 
-enum kvs_utf8 kvs_utf8_look(const char *bytes, size_t count, size_t *len)
+enum tok_utf8 tok_utf8_look(const char *bytes, size_t count, size_t *len)
 {
 	const unsigned char *s = (const unsigned char *)bytes;
 	unsigned char low, high;
@@ -39,24 +39,24 @@ enum kvs_utf8 kvs_utf8_look(const char *bytes, size_t count, size_t *len)
 
 	*len = 1;
 	if (s[0] < 0x80)
-		return KVS_UTF8_OK;
+		return TOK_UTF8_OK;
 	follow = lead(s[0], &low, &high);
 	if (follow < 0)
-		return KVS_UTF8_INVALID;
+		return TOK_UTF8_INVALID;
 	for (size_t i = 1; i <= (size_t)follow; i++) {
 		*len = i;
 		if (i == count)
-			return KVS_UTF8_CUT;
+			return TOK_UTF8_CUT;
 		if (s[i] < low || s[i] > high)
-			return KVS_UTF8_INVALID;
+			return TOK_UTF8_INVALID;
 		low = 0x80;
 		high = 0xbf;
 	}
 	*len = (size_t)follow + 1;
-	return KVS_UTF8_OK;
+	return TOK_UTF8_OK;
 }
 
-uint32_t kvs_utf8_code(const char *bytes, size_t len)
+uint32_t tok_utf8_code(const char *bytes, size_t len)
 {
 	static const unsigned char mask[] = {0, 0x7f, 0x1f, 0x0f, 0x07};
 	uint32_t code = (unsigned char)bytes[0] & mask[len];
@@ -66,33 +66,35 @@ uint32_t kvs_utf8_code(const char *bytes, size_t len)
 	return code;
 }
 
-size_t kvs_utf8_put(uint32_t code, char out[4])
+size_t tok_utf8_put(uint32_t code, char out[4])
 {
 	return (size_t)utf8proc_encode_char((utf8proc_int32_t)code, (utf8proc_uint8_t *)out);
 }
 
-int kvs_utf8_repair(const char *bytes, size_t count, struct kvs_text *out)
+int tok_utf8_repair(const char *bytes, size_t count, struct tok_text *out)
 {
 	size_t good = 0, len;
 
+	if (!count) /* bytes may be NULL then, to which nothing may be added */
+		return 0;
 	for (size_t i = 0; i < count; i += len) {
-		if (kvs_utf8_look(bytes + i, count - i, &len) == KVS_UTF8_OK)
+		if (tok_utf8_look(bytes + i, count - i, &len) == TOK_UTF8_OK)
 			continue;
-		if (kvs_text_append(out, bytes + good, i - good) || kvs_text_append(out, KVS_REPLACEMENT, 3))
+		if (tok_text_append(out, bytes + good, i - good) || tok_text_append(out, TOK_REPLACEMENT, 3))
 			return -ENOMEM;
 		good = i + len;
 	}
-	return kvs_text_append(out, bytes + good, count - good);
+	return tok_text_append(out, bytes + good, count - good);
 }
 
-bool kvs_unicode_is_space(uint32_t code)
+bool tok_unicode_is_space(uint32_t code)
 {
 	return (code >= 0x09 && code <= 0x0d) || code == 0x20 || code == 0x85 || code == 0xa0 || code == 0x1680 ||
 	       (code >= 0x2000 && code <= 0x200a) || code == 0x2028 || code == 0x2029 || code == 0x202f ||
 	       code == 0x205f || code == 0x3000;
 }
 
-bool kvs_unicode_is_word(uint32_t code)
+bool tok_unicode_is_word(uint32_t code)
 {
 	switch (utf8proc_category((utf8proc_int32_t)code)) {
 	case UTF8PROC_CATEGORY_LU:
@@ -121,7 +123,7 @@ static bool byte_is_itself(uint32_t byte)
 	return (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte <= 0xac) || (byte >= 0xae && byte <= 0xff);
 }
 
-uint32_t kvs_byte_to_code(unsigned char byte)
+uint32_t tok_byte_to_code(unsigned char byte)
 {
 	if (byte_is_itself(byte))
 		return byte;
@@ -130,7 +132,7 @@ uint32_t kvs_byte_to_code(unsigned char byte)
 	return byte == 0xad ? 0x143 : 0x121u + byte - 0x7f; /* 0x7f .. 0xa0 follow the first 33 */
 }
 
-int kvs_code_to_byte(uint32_t code)
+int tok_code_to_byte(uint32_t code)
 {
 	if (code < 0x100)
 		return byte_is_itself(code) ? (int)code : -1;
@@ -154,12 +156,12 @@ static int decompose(const char *text, size_t len, struct codes *out)
 	size_t bytes;
 
 	for (size_t i = 0; i < len; i += bytes) {
-		kvs_utf8_look(text + i, len - i, &bytes);
-		utf8proc_ssize_t n = utf8proc_decompose_char((utf8proc_int32_t)kvs_utf8_code(text + i, bytes), parts, 8,
+		tok_utf8_look(text + i, len - i, &bytes);
+		utf8proc_ssize_t n = utf8proc_decompose_char((utf8proc_int32_t)tok_utf8_code(text + i, bytes), parts, 8,
 			UTF8PROC_STABLE | UTF8PROC_COMPOSE, NULL);
 
 		for (utf8proc_ssize_t k = 0; k < n; k++) {
-			utf8proc_int32_t *grown = kvs_grow(out->list, out->count, &out->cap, sizeof(*grown));
+			utf8proc_int32_t *grown = tok_grow(out->list, out->count, &out->cap, sizeof(*grown));
 
 			if (!grown)
 				return -ENOMEM;
@@ -209,7 +211,7 @@ static int sort_marks(struct codes *codes)
 	return err;
 }
 
-static int compose(struct codes *codes, struct kvs_text *out)
+static int compose(struct codes *codes, struct tok_text *out)
 {
 	utf8proc_ssize_t count = utf8proc_normalize_utf32(
 		codes->list, (utf8proc_ssize_t)codes->count, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
@@ -218,13 +220,13 @@ static int compose(struct codes *codes, struct kvs_text *out)
 	for (utf8proc_ssize_t i = 0; i < count && !err; i++) {
 		char bytes[4];
 
-		err = kvs_text_append(out, bytes, kvs_utf8_put((uint32_t)codes->list[i], bytes));
+		err = tok_text_append(out, bytes, tok_utf8_put((uint32_t)codes->list[i], bytes));
 	}
 	return err;
 }
 
 /* NFC of a stretch of characters that Unicode 9 has. */
-static int nfc_stretch(const char *text, size_t len, struct kvs_text *out)
+static int nfc_stretch(const char *text, size_t len, struct tok_text *out)
 {
 	struct codes codes = {0};
 	int err = decompose(text, len, &codes);
@@ -259,18 +261,18 @@ static bool stands_alone(uint32_t code)
 	return false;
 }
 
-int kvs_unicode_nfc(const char *text, size_t len, struct kvs_text *out)
+int tok_unicode_nfc(const char *text, size_t len, struct tok_text *out)
 {
 	size_t start = 0, bytes;
 	int err = 0;
 
 	for (size_t i = 0; i < len && !err; i += bytes) {
-		kvs_utf8_look(text + i, len - i, &bytes);
-		if (!stands_alone(kvs_utf8_code(text + i, bytes)))
+		tok_utf8_look(text + i, len - i, &bytes);
+		if (!stands_alone(tok_utf8_code(text + i, bytes)))
 			continue;
 		err = nfc_stretch(text + start, i - start, out);
 		if (!err)
-			err = kvs_text_append(out, text + i, bytes);
+			err = tok_text_append(out, text + i, bytes);
 		start = i + bytes;
 	}
 	return err ? err : nfc_stretch(text + start, len - start, out);

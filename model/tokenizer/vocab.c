@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-void *kvs_grow(void *list, size_t count, size_t *cap, size_t element_bytes)
+void *tok_grow(void *list, size_t count, size_t *cap, size_t element_bytes)
 {
 	size_t cap_new = *cap ? *cap + *cap / 2 : 16;
 	void *grown;
@@ -24,7 +24,7 @@ void *kvs_grow(void *list, size_t count, size_t *cap, size_t element_bytes)
 	return grown;
 }
 
-int kvs_text_append(struct kvs_text *text, const char *data, size_t len)
+int tok_text_append(struct tok_text *text, const char *data, size_t len)
 {
 	if (len > text->cap - text->len) {
 		size_t cap = text->cap + text->cap / 2 > text->len + len ? text->cap + text->cap / 2 : text->len + len;
@@ -41,10 +41,10 @@ int kvs_text_append(struct kvs_text *text, const char *data, size_t len)
 	return 0;
 }
 
-int kvs_ids_append(struct kvs_ids *ids, const int32_t *list, size_t count)
+int tok_ids_append(struct tok_ids *ids, const int32_t *list, size_t count)
 {
 	for (size_t i = 0; i < count; i++) {
-		int32_t *grown = kvs_grow(ids->list, ids->count, &ids->cap, sizeof(*grown));
+		int32_t *grown = tok_grow(ids->list, ids->count, &ids->cap, sizeof(*grown));
 
 		if (!grown)
 			return -ENOMEM;
@@ -54,21 +54,21 @@ int kvs_ids_append(struct kvs_ids *ids, const int32_t *list, size_t count)
 	return 0;
 }
 
-int kvs_pieces_append(struct kvs_pieces *pieces, const char *text, size_t len, int32_t id, bool at_start)
+int tok_pieces_append(struct tok_pieces *pieces, const char *text, size_t len, int32_t id, bool at_start)
 {
-	struct kvs_piece *grown;
+	struct tok_piece *grown;
 
 	if (!len && id < 0) /* an empty piece has no tokens */
 		return 0;
-	grown = kvs_grow(pieces->list, pieces->count, &pieces->cap, sizeof(*grown));
+	grown = tok_grow(pieces->list, pieces->count, &pieces->cap, sizeof(*grown));
 	if (!grown)
 		return -ENOMEM;
 	pieces->list = grown;
-	grown[pieces->count++] = (struct kvs_piece){pieces->text.len, len, id, at_start};
-	return kvs_text_append(&pieces->text, text, len);
+	grown[pieces->count++] = (struct tok_piece){pieces->text.len, len, id, at_start};
+	return tok_text_append(&pieces->text, text, len);
 }
 
-void kvs_pieces_clear(struct kvs_pieces *pieces)
+void tok_pieces_clear(struct tok_pieces *pieces)
 {
 	free(pieces->text.data);
 	free(pieces->list);
@@ -96,7 +96,7 @@ static uint64_t hash_text(const char *text, size_t len)
 	return mix(mix(hash ^ word));
 }
 
-int kvs_vocab_init(struct kvs_vocab *vocab, size_t tokens, int32_t ids)
+int tok_vocab_init(struct tok_vocab *vocab, size_t tokens, int32_t ids)
 {
 	size_t slots = 16;
 
@@ -106,18 +106,18 @@ int kvs_vocab_init(struct kvs_vocab *vocab, size_t tokens, int32_t ids)
 	vocab->slots = malloc(slots * sizeof(*vocab->slots));
 	vocab->tokens = malloc(((size_t)ids + 1) * sizeof(*vocab->tokens));
 	if (!vocab->slots || !vocab->tokens) {
-		kvs_vocab_clear(vocab);
+		tok_vocab_clear(vocab);
 		return -ENOMEM;
 	}
 	vocab->slot_count = slots;
 	vocab->ids = ids;
 	memset(vocab->slots, 0xff, slots * sizeof(*vocab->slots));
 	for (int32_t id = 0; id < ids; id++)
-		vocab->tokens[id] = (struct kvs_token){.at = KVS_NO_TOKEN};
+		vocab->tokens[id] = (struct tok_token){.at = TOK_NO_TOKEN};
 	return 0;
 }
 
-void kvs_vocab_clear(struct kvs_vocab *vocab)
+void tok_vocab_clear(struct tok_vocab *vocab)
 {
 	free(vocab->arena.data);
 	free(vocab->slots);
@@ -126,12 +126,12 @@ void kvs_vocab_clear(struct kvs_vocab *vocab)
 }
 
 /* The slot that holds `text`, or the free one where it would go. */
-static size_t vocab_slot(const struct kvs_vocab *vocab, const char *text, size_t len)
+static size_t vocab_slot(const struct tok_vocab *vocab, const char *text, size_t len)
 {
 	size_t slot = hash_text(text, len) & (vocab->slot_count - 1);
 
 	for (; vocab->slots[slot] >= 0; slot = (slot + 1) & (vocab->slot_count - 1)) {
-		const struct kvs_token *token = &vocab->tokens[vocab->slots[slot]];
+		const struct tok_token *token = &vocab->tokens[vocab->slots[slot]];
 
 		if (token->len == len && !memcmp(vocab->arena.data + token->at, text, len))
 			break;
@@ -139,28 +139,28 @@ static size_t vocab_slot(const struct kvs_vocab *vocab, const char *text, size_t
 	return slot;
 }
 
-int kvs_vocab_add(struct kvs_vocab *vocab, const char *text, size_t len, int32_t id)
+int tok_vocab_add(struct tok_vocab *vocab, const char *text, size_t len, int32_t id)
 {
 	size_t at = vocab->arena.len;
 
-	if (vocab->tokens[id].at != KVS_NO_TOKEN)
+	if (vocab->tokens[id].at != TOK_NO_TOKEN)
 		return -EEXIST;
-	if (len > UINT32_MAX - 2 - at || kvs_text_append(&vocab->arena, text, len) ||
-		kvs_text_append(&vocab->arena, "", 1))
+	if (len > UINT32_MAX - 2 - at || tok_text_append(&vocab->arena, text, len) ||
+		tok_text_append(&vocab->arena, "", 1))
 		return -ENOMEM;
 	vocab->slots[vocab_slot(vocab, text, len)] = id;
-	vocab->tokens[id] = (struct kvs_token){.at = (uint32_t)at, .len = (uint32_t)len};
+	vocab->tokens[id] = (struct tok_token){.at = (uint32_t)at, .len = (uint32_t)len};
 	return 0;
 }
 
-int32_t kvs_vocab_find(const struct kvs_vocab *vocab, const char *text, size_t len)
+int32_t tok_vocab_find(const struct tok_vocab *vocab, const char *text, size_t len)
 {
 	return vocab->slots[vocab_slot(vocab, text, len)];
 }
 
-const char *kvs_vocab_text(const struct kvs_vocab *vocab, int32_t id, size_t *len)
+const char *tok_vocab_text(const struct tok_vocab *vocab, int32_t id, size_t *len)
 {
-	if (id < 0 || id >= vocab->ids || vocab->tokens[id].at == KVS_NO_TOKEN)
+	if (id < 0 || id >= vocab->ids || vocab->tokens[id].at == TOK_NO_TOKEN)
 		return NULL;
 	*len = vocab->tokens[id].len;
 	return vocab->arena.data + vocab->tokens[id].at;
@@ -168,7 +168,7 @@ const char *kvs_vocab_text(const struct kvs_vocab *vocab, int32_t id, size_t *le
 
 /* ---- pairs ---- */
 
-static size_t pair_slot(const struct kvs_pairs *pairs, uint64_t key)
+static size_t pair_slot(const struct tok_pair_map *pairs, uint64_t key)
 {
 	size_t slot = mix(mix(key)) & (pairs->slot_count - 1);
 
@@ -177,9 +177,10 @@ static size_t pair_slot(const struct kvs_pairs *pairs, uint64_t key)
 	return slot;
 }
 
-static int pairs_double(struct kvs_pairs *pairs)
+static int pairs_double(struct tok_pair_map *pairs)
 {
-	struct kvs_pairs larger = {.slot_count = pairs->slot_count ? 2 * pairs->slot_count : 64, .used = pairs->used};
+	struct tok_pair_map larger = {
+		.slot_count = pairs->slot_count ? 2 * pairs->slot_count : 64, .used = pairs->used};
 
 	larger.slots = malloc(larger.slot_count * sizeof(*larger.slots));
 	if (!larger.slots)
@@ -194,7 +195,7 @@ static int pairs_double(struct kvs_pairs *pairs)
 	return 0;
 }
 
-int kvs_pairs_put(struct kvs_pairs *pairs, uint32_t a, uint32_t b, uint32_t rank, int32_t id)
+int tok_pair_map_put(struct tok_pair_map *pairs, uint32_t a, uint32_t b, uint32_t rank, int32_t id)
 {
 	uint64_t key = (uint64_t)a << 32 | b;
 	size_t slot;
@@ -203,13 +204,13 @@ int kvs_pairs_put(struct kvs_pairs *pairs, uint32_t a, uint32_t b, uint32_t rank
 		return -ENOMEM;
 	slot = pair_slot(pairs, key);
 	pairs->used += pairs->slots[slot].id < 0;
-	pairs->slots[slot] = (struct kvs_pair){key, rank, id};
+	pairs->slots[slot] = (struct tok_pair_slot){key, rank, id};
 	return 0;
 }
 
-const struct kvs_pair *kvs_pairs_find(const struct kvs_pairs *pairs, uint32_t a, uint32_t b)
+const struct tok_pair_slot *tok_pair_map_find(const struct tok_pair_map *pairs, uint32_t a, uint32_t b)
 {
-	const struct kvs_pair *pair;
+	const struct tok_pair_slot *pair;
 
 	if (!pairs->slot_count)
 		return NULL;
@@ -219,9 +220,9 @@ const struct kvs_pair *kvs_pairs_find(const struct kvs_pairs *pairs, uint32_t a,
 
 /* ---- trie ---- */
 
-static int trie_node(struct kvs_trie *trie)
+static int trie_node(struct tok_trie *trie)
 {
-	int32_t *grown = kvs_grow(trie->ends, trie->nodes, &trie->cap, sizeof(*grown));
+	int32_t *grown = tok_grow(trie->ends, trie->nodes, &trie->cap, sizeof(*grown));
 
 	if (!grown)
 		return -ENOMEM;
@@ -230,18 +231,18 @@ static int trie_node(struct kvs_trie *trie)
 	return 0;
 }
 
-int kvs_trie_add(struct kvs_trie *trie, const char *text, size_t len, int32_t index)
+int tok_trie_add(struct tok_trie *trie, const char *text, size_t len, int32_t index)
 {
 	uint32_t node = 0;
 
 	if (!trie->nodes && trie_node(trie))
 		return -ENOMEM;
 	for (size_t i = 0; i < len; i++) {
-		const struct kvs_pair *edge = kvs_pairs_find(&trie->edges, node, (unsigned char)text[i]);
+		const struct tok_pair_slot *edge = tok_pair_map_find(&trie->edges, node, (unsigned char)text[i]);
 		uint32_t next = edge ? (uint32_t)edge->id : (uint32_t)trie->nodes;
 
 		if (!edge && (trie_node(trie) ||
-				     kvs_pairs_put(&trie->edges, node, (unsigned char)text[i], 0, (int32_t)next)))
+				     tok_pair_map_put(&trie->edges, node, (unsigned char)text[i], 0, (int32_t)next)))
 			return -ENOMEM;
 		node = next;
 	}
@@ -251,20 +252,20 @@ int kvs_trie_add(struct kvs_trie *trie, const char *text, size_t len, int32_t in
 	return 0;
 }
 
-void kvs_trie_clear(struct kvs_trie *trie)
+void tok_trie_clear(struct tok_trie *trie)
 {
 	free(trie->edges.slots);
 	free(trie->ends);
 	memset(trie, 0, sizeof(*trie));
 }
 
-int32_t kvs_trie_longest(const struct kvs_trie *trie, const char *text, size_t len, size_t *matched)
+int32_t tok_trie_longest(const struct tok_trie *trie, const char *text, size_t len, size_t *matched)
 {
 	uint32_t node = 0;
 	int32_t best = -1;
 
 	for (size_t i = 0; i < len; i++) {
-		const struct kvs_pair *edge = kvs_pairs_find(&trie->edges, node, (unsigned char)text[i]);
+		const struct tok_pair_slot *edge = tok_pair_map_find(&trie->edges, node, (unsigned char)text[i]);
 
 		if (!edge)
 			break;

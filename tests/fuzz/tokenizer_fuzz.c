@@ -38,10 +38,12 @@ static void stream_all(const kvs_tokenizer *tok, const int32_t *ids, size_t coun
 
 static void use(const kvs_tokenizer *tok, const char *text, size_t bytes)
 {
-	int32_t *ids;
+	int32_t *ids = NULL;
 	size_t count, len;
 	char *back;
 
+	require(!kvs_tokenizer_encode(tok, NULL, 0, false, &ids, &count)); /* no text at all is an empty text */
+	free(ids);
 	if (kvs_tokenizer_encode(tok, text, bytes, true, &ids, &count)) {
 		require(*kvs_error());
 		return;
