@@ -7,7 +7,7 @@ FUZZ_PROGRAMS = $(FUZZ_NAMES:%=$(BUILD)/fuzz/%_fuzz)
 FUZZ_FLAGS = -std=gnu11 -O1 -g $(WARN) -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -pthread -D_GNU_SOURCE -Idriver -isystem $(CUDA_HOME)/include -MMD -MP
 FUZZ_LINK_FLAGS = -fsanitize=fuzzer,address,undefined -pthread
 # An archive, so that a target links what it calls and not the engine behind it.
-FUZZ_OBJS = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(wildcard driver/*.c attn/format.c vmm/plan*.c model/*.c))
+FUZZ_OBJS = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(wildcard driver/*.c attn/*.c vmm/*.c model/*.c model/*/*.c calib/*.c calib/*/*.c))
 FUZZ_ARCHIVE = $(BUILD)/fuzz/kvshare.a
 
 $(BUILD)/fuzz/%.o: %.c $(BUILD)/fuzz.flags | deps-present
