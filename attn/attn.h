@@ -39,6 +39,19 @@ CUstream kvs_stream_handle(const kvs_stream *s);
 int kvs_stream_synchronize(kvs_stream *s);            /* errors of earlier launches surface here */
 uint64_t kvs_stream_bytes_moved(const kvs_stream *s); /* by all launches so far */
 
+/*
+ * For measuring what a part of a pass costs: from now on launches of the named parts are left out (0: none are). Operands
+ * are checked as ever; what would have been written stays as it is.
+ */
+enum kvs_part {
+	KVS_PART_GEMM = 1,
+	KVS_PART_ATTENTION = 2,
+	KVS_PART_ROPE_APPEND = 4,
+	KVS_PART_ROWS = 8,    /* embed, rmsnorm, silu_mul, add_row */
+	KVS_PART_LOGITS = 16, /* argmax, nll, softmax */
+};
+void kvs_stream_leave_out(kvs_stream *s, unsigned parts);
+
 /* The type in which GEMM on this stream takes weights that a checkpoint stores as `stored`: OpenBLAS has f32 alone. */
 enum kvs_dtype kvs_gemm_dtype(const kvs_stream *s, enum kvs_dtype stored);
 
@@ -109,6 +122,12 @@ int kvs_argmax(kvs_stream *s, kvs_tensor ids, kvs_tensor logits);
 int kvs_nll(kvs_stream *s, kvs_tensor nll, kvs_tensor logits, kvs_tensor targets);
 /* probs[r] = softmax(logits[r] / temperature); temperature > 0; may be in place. Both f32 [rows][vocab]. */
 int kvs_softmax(kvs_stream *s, kvs_tensor probs, kvs_tensor logits, float temperature);
+
+/*
+ * sum = the 32-bit words of `bytes` bytes at `data`, modulo 2^32: reads memory and does little else. sum i32 [1][1]; data and
+ * bytes are multiples of 16.
+ */
+int kvs_checksum(kvs_stream *s, kvs_tensor sum, CUdeviceptr data, size_t bytes);
 
 #ifdef __cplusplus
 }

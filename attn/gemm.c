@@ -20,7 +20,7 @@ int kvs_gemm(kvs_stream *s, kvs_tensor out, int out_stride, kvs_tensor x, kvs_te
 		err = kvs_fail(-EINVAL, "gemm: x and w are %s, but OpenBLAS takes f32 alone", kvs_dtype_name(x.dtype));
 	if (!err && out_stride != 0 && out_stride < out.cols)
 		err = kvs_fail(-EINVAL, "gemm: out has %d columns in rows of %d", out.cols, out_stride);
-	if (err)
+	if (err || s->left_out & KVS_PART_GEMM)
 		return err;
 	struct kvs_gemm_call call = {
 		.out = out.data,

@@ -1,4 +1,4 @@
-/* attn/rows.c: launchers of the kernels that have a block for each row (rows.cu, logits.cu). */
+/* attn/rows.c: launchers of the kernels that have a block for each row (rows.cu, logits.cu), and of the checksum. */
 #include "kernels.h"
 #include "stream.h"
 
@@ -123,4 +123,23 @@ int kvs_softmax(kvs_stream *s, kvs_tensor probs, kvs_tensor logits, float temper
 	return launch_rows(s, KERNEL_SOFTMAX, logits.rows, logits.cols,
 		kvs_tensor_bytes(logits) + kvs_tensor_bytes(probs),
 		(void *[]){&probs.data, &logits.data, &logits.cols, &inverse});
+}
+
+int kvs_checksum(kvs_stream *s, kvs_tensor sum, CUdeviceptr data, size_t bytes)
+{
+	int err = kvs_tensor_check("checksum: sum", sum, KVS_I32, 1, 1);
+
+	if (!err && (!data || data % 16 || bytes % 16))
+		err = kvs_fail(-EINVAL, "checksum: %zu bytes at %#llx: both must be multiples of 16", bytes, data);
+	if (err)
+		return err;
+	CUresult result = s->cu->cuMemsetD32Async(sum.data, 0, 1, s->handle);
+	if (result)
+		return kvs_cu_fail(s->cu, result, "checksum: clearing the sum");
+	size_t count = bytes / 16;
+	struct kvs_launch launch = {.kernel = KERNEL_CHECKSUM,
+		.grid = {8 * s->cu->multiprocessors, 1, 1}, /* all the threads that a multiprocessor holds */
+		.threads = 256,
+		.bytes = bytes};
+	return kvs_launch(s, &launch, (void *[]){&sum.data, &data, &count});
 }

@@ -36,6 +36,7 @@ static void kernel_name(enum kvs_kernel kernel, char *name, size_t bytes)
 		[KERNEL_ARGMAX] = "kvs_argmax_kernel",
 		[KERNEL_NLL] = "kvs_nll_kernel",
 		[KERNEL_SOFTMAX] = "kvs_softmax_kernel",
+		[KERNEL_CHECKSUM] = "kvs_checksum_kernel",
 		[KERNEL_COMBINE] = "kvs_attention_combine",
 	};
 
@@ -131,6 +132,32 @@ uint64_t kvs_stream_bytes_moved(const kvs_stream *s)
 	return s->bytes_moved;
 }
 
+void kvs_stream_leave_out(kvs_stream *s, unsigned parts)
+{
+	s->left_out = parts;
+}
+
+static unsigned part_of(enum kvs_kernel kernel)
+{
+	switch (kernel) {
+	case KERNEL_EMBED:
+	case KERNEL_RMSNORM:
+	case KERNEL_SILU_MUL:
+	case KERNEL_ADD_ROW:
+		return KVS_PART_ROWS;
+	case KERNEL_ROPE_APPEND:
+		return KVS_PART_ROPE_APPEND;
+	case KERNEL_ARGMAX:
+	case KERNEL_NLL:
+	case KERNEL_SOFTMAX:
+		return KVS_PART_LOGITS;
+	case KERNEL_CHECKSUM:
+		return 0;
+	default:
+		return KVS_PART_ATTENTION;
+	}
+}
+
 int kvs_launch(kvs_stream *s, const struct kvs_launch *launch, void **params)
 {
 	const char *name = s->kernels[launch->kernel].name;
@@ -138,6 +165,8 @@ int kvs_launch(kvs_stream *s, const struct kvs_launch *launch, void **params)
 	const unsigned *grid = launch->grid;
 	CUresult result;
 
+	if (s->left_out & part_of(launch->kernel))
+		return 0;
 	if (launch->shared_bytes > s->kernels[launch->kernel].shared_bytes) {
 		result = s->cu->cuFuncSetAttribute(
 			function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)launch->shared_bytes);

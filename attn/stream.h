@@ -19,6 +19,7 @@ enum kvs_kernel {
 	KERNEL_ARGMAX,
 	KERNEL_NLL,
 	KERNEL_SOFTMAX,
+	KERNEL_CHECKSUM,
 	KERNEL_COMBINE,
 	KERNEL_DECODE, /* + KVS_HEAD_DIMS * dtype + index of head_dim */
 	KERNEL_PREFILL = KERNEL_DECODE + KVS_KV_DTYPES * KVS_HEAD_DIMS,
@@ -48,6 +49,7 @@ struct kvs_stream {
 	CUmodule module;
 	struct kvs_gemm_library *gemm;
 	uint64_t bytes_moved;
+	unsigned left_out; /* enum kvs_part */
 	struct {
 		CUfunction function;
 		char name[40];

@@ -482,6 +482,11 @@ int kvs_engine_length(const kvs_engine *e, unsigned slot)
 	return slot < e->slots ? e->lengths[slot] : 0;
 }
 
+kvs_stream *kvs_engine_stream(kvs_engine *e)
+{
+	return e->stream;
+}
+
 kvs_vmm *kvs_engine_vmm(kvs_engine *e)
 {
 	return e->vmm;

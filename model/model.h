@@ -164,6 +164,7 @@ struct kvs_engine_memory {
 };
 int kvs_engine_memory(kvs_engine *engine, struct kvs_engine_memory *out); /* settles the manager first */
 kvs_vmm *kvs_engine_vmm(kvs_engine *engine);
+kvs_stream *kvs_engine_stream(kvs_engine *engine); /* that everything runs on */
 
 /* ---- looking inside, for calibration (trace.c) ---- */
 

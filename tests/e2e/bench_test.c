@@ -31,6 +31,12 @@ static void every_suite_gives_figures(void **state)
 	assert_int_equal(json_array_size(attention), 4); /* an eighth of the context, doubled up to all of it */
 	for (size_t i = 0; i < json_array_size(attention); i++)
 		assert_true(number(json_array_get(attention, i), "percent_of_copy") > 0);
+	assert_true(number(json_object_get(report, "read"), "gb_per_s") > 0);
+	assert_true(number(json_array_get(json_object_get(report, "prefill_attention"), 0), "tflops") > 0);
+	assert_int_equal(json_array_size(json_object_get(report, "gemm")), 9); /* five of a token, four of a prompt */
+	assert_true(number(json_object_get(json_object_get(report, "rows"), "argmax"), "us") > 0);
+	assert_true(json_is_real(json_object_get(json_object_get(full, "parts_ms"), "gemm")));
+	assert_true(number(full, "enqueue_ms") <= number(full, "step_ms"));
 	assert_true(number(full, "prefill_tokens_per_s") > 0);
 	assert_true(number(full, "decode_tokens_per_s") > 0);
 	assert_true(number(decode, "shared_to_full") > 0);
@@ -38,7 +44,8 @@ static void every_suite_gives_figures(void **state)
 	assert_int_equal(4 * (long)number(json_object_get(shared, "memory"), "kv_physical_bytes"),
 		3 * (long)number(json_object_get(full, "memory"), "kv_physical_bytes"));
 	for (int i = 0; i < 3; i++)
-		assert_true(number(json_object_get(growth, ways[i]), "worst_us") > 0);
+		assert_true(number(json_object_get(growth, ways[i]), "worst_us") > 0 &&
+			    number(json_object_get(growth, ways[i]), "step_worst_us") > 0);
 	json_decref(report);
 }
 

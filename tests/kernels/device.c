@@ -246,6 +246,8 @@ void array_write(struct array *a)
 		}
 	}
 	check_driver(cu->cuMemcpyHtoD(a->t.data, bytes, bytes_of(a)), "cuMemcpyHtoD");
+	check_driver(
+		cu->cuCtxSynchronize(), "cuCtxSynchronize"); /* the stream does not wait for the copy's last bytes */
 	free(bytes);
 }
 

@@ -188,6 +188,43 @@ static void softmax_gives_probabilities_also_in_place(void **state)
 	}
 }
 
+/* Around the loads that a thread has under way, and with words that carry past 2^32. */
+static void checksum_is_the_sum_of_the_words(void **state)
+{
+	static const int words[] = {4, 1024, 4 * 65536 + 4, 4 * 300000};
+
+	(void)state;
+	for (size_t i = 0; i < COUNT(words); i++) {
+		struct array data = array_ids(words[i], 0x7fffffff), sum = array_poisoned(KVS_I32, 1, 1);
+		uint32_t expected = 0;
+		for (int w = 0; w < words[i]; w++)
+			expected += (uint32_t)data.id[w];
+		must(kvs_checksum(stream, sum.t, data.t.data, (size_t)words[i] * 4));
+		array_read(&sum);
+		assert_int_equal((uint32_t)sum.id[0], expected);
+		must_refuse(kvs_checksum(stream, sum.t, data.t.data, 24), "must be multiples of 16");
+		arrays_end();
+	}
+}
+
+static void what_is_left_out_does_not_run(void **state)
+{
+	struct array x = array_random(KVS_F32, 1, 8, 1), row = array_random(KVS_F32, 1, 8, 1);
+	struct array ids = array_poisoned(KVS_I32, 1, 1);
+
+	(void)state;
+	kvs_stream_leave_out(stream, KVS_PART_ROWS);
+	must(kvs_add_row(stream, x.t, row.t));
+	must(kvs_argmax(stream, ids.t, x.t));
+	kvs_stream_leave_out(stream, 0);
+	double before = x.value[3];
+	array_read(&x);
+	array_read(&ids);
+	assert_true(x.value[3] == before);
+	assert_in_range(ids.id[0], 0, 7);
+	arrays_end();
+}
+
 static void operands_that_do_not_fit_are_refused(void **state)
 {
 	(void)state;
@@ -253,6 +290,8 @@ int main(void)
 		cmocka_unit_test(argmax_finds_the_first_of_the_largest),
 		cmocka_unit_test(nll_is_the_targets_loss),
 		cmocka_unit_test(softmax_gives_probabilities_also_in_place),
+		cmocka_unit_test(checksum_is_the_sum_of_the_words),
+		cmocka_unit_test(what_is_left_out_does_not_run),
 		cmocka_unit_test(operands_that_do_not_fit_are_refused),
 		cmocka_unit_test(element_types_go_by_all_their_names),
 		cmocka_unit_test(each_launch_counts_the_bytes_that_it_must_move),

@@ -19,11 +19,13 @@ static const struct bench_shape shapes[] = {
 	{"tiny", 8, 256, 704, 8, 2, 32, 2048},
 };
 
-/* The copy comes first: the others are set against it. */
+/* Copy and read come first: the others are set against them. */
 static const struct suite {
 	const char *name;
 	int (*run)(struct bench *bench, json_t *report);
-} suites[] = {{"copy", bench_copy}, {"attention", bench_attention}, {"decode", bench_decode}, {"vmm", bench_vmm}};
+} suites[] = {{"copy", bench_ceiling}, {"attention", bench_attention}, {"gemm", bench_gemm}, {"rows", bench_rows},
+	{"decode", bench_decode}, {"vmm", bench_vmm}};
+#define SUITE_NAMES "copy, attention, gemm, rows, decode and vmm"
 
 #define SHAPE_COUNT (sizeof(shapes) / sizeof(*shapes))
 #define SUITE_COUNT (sizeof(suites) / sizeof(*suites))
@@ -37,7 +39,8 @@ struct env {
 };
 
 static const struct argp_option options[] = {
-	{"suite", OPTION_SUITE, "LIST", 0, "of copy,attention,decode,vmm (default: all); copy always runs", 0},
+	{"suite", OPTION_SUITE, "LIST", 0, "of copy,attention,gemm,rows,decode,vmm (default: all); copy always runs",
+		0},
 	{"shape", OPTION_SHAPE, "llama3-8b|llama2-7b|tiny", 0, "default: llama3-8b, on the host tiny", 0},
 	{"layers", OPTION_LAYERS, "N", 0, "that many layers instead of the shape's", 0},
 	{"ctx", OPTION_CTX, "TOKENS", 0, "longest context (default 8192, on the host 512)", 0},
@@ -55,8 +58,7 @@ static void parse_suites(struct argp_state *state, struct env *env, const char *
 		while (i < SUITE_COUNT && (strncmp(list, suites[i].name, length) || strlen(suites[i].name) != length))
 			i++;
 		if (i == SUITE_COUNT)
-			argp_error(state, "--suite has \"%.*s\": copy, attention, decode and vmm are there",
-				(int)length, list);
+			argp_error(state, "--suite has \"%.*s\": " SUITE_NAMES " are there", (int)length, list);
 		else
 			env->wanted[i] = true;
 		list += length + (list[length] == ',');
@@ -107,38 +109,77 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	return ARGP_ERR_UNKNOWN;
 }
 
-int bench_time(struct bench *bench, CUstream stream, int (*run)(void *arg), void *arg, double *seconds)
+/* On a GPU the stream gets something to do first: a thousandth of a second in which the host enqueues the runs. */
+static CUresult keep_busy(struct bench *bench, CUstream stream, int runs)
 {
-	double samples[1000], begun = now_s();
-	CUevent start = NULL, end = NULL;
-	kvs_cu *cu = bench->cu;
-	CUresult result = cu->cuEventCreate(&start, CU_EVENT_DEFAULT);
-	size_t count = 0;
+	if (runs == 1 || bench->cu->kind == KVS_DEVICE_HOST)
+		return CUDA_SUCCESS;
+	return bench->cu->cuMemcpyDtoDAsync(bench->to, bench->from, bench->copy_bytes, stream);
+}
+
+struct timer {
+	struct bench *bench;
+	CUstream stream;
+	CUevent start, end;
+};
+
+static int open_timer(struct bench *bench, CUstream stream, struct timer *timer)
+{
+	CUresult result;
+
+	*timer = (struct timer){.bench = bench, .stream = stream};
+	result = bench->cu->cuEventCreate(&timer->start, CU_EVENT_DEFAULT);
+	if (!result)
+		result = bench->cu->cuEventCreate(&timer->end, CU_EVENT_DEFAULT);
+	return result ? kvs_cu_fail(bench->cu, result, "creating an event") : 0;
+}
+
+static void close_timer(struct timer *timer)
+{
+	if (timer->end)
+		KVS_CU_GIVE_BACK(timer->bench->cu->cuEventDestroy(timer->end));
+	if (timer->start)
+		KVS_CU_GIVE_BACK(timer->bench->cu->cuEventDestroy(timer->start));
+}
+
+static int time_runs(struct timer *timer, int (*run)(void *arg), void *arg, int runs, double *seconds)
+{
+	kvs_cu *cu = timer->bench->cu;
+	float ms = 0;
+	CUresult result = keep_busy(timer->bench, timer->stream, runs);
 	int err = 0;
 
 	if (!result)
-		result = cu->cuEventCreate(&end, CU_EVENT_DEFAULT);
-	for (int warm = 0; warm < 3 && !err; warm++)
+		result = cu->cuEventRecord(timer->start, timer->stream);
+	for (int i = 0; i < runs && !result && !err; i++)
 		err = run(arg);
-	while (!err && !result && count < 1000 && (count < 5 || now_s() - begun < 0.5)) {
-		float ms = 0;
-		result = cu->cuEventRecord(start, stream);
-		if (!result)
-			err = run(arg);
-		if (!result && !err)
-			result = cu->cuEventRecord(end, stream);
-		if (!result && !err)
-			result = cu->cuEventSynchronize(end);
-		if (!result && !err)
-			result = cu->cuEventElapsedTime(&ms, start, end);
-		samples[count++] = ms / 1000;
-	}
-	if (end)
-		KVS_CU_GIVE_BACK(cu->cuEventDestroy(end));
-	if (start)
-		KVS_CU_GIVE_BACK(cu->cuEventDestroy(start));
-	if (!err && result)
-		err = kvs_cu_fail(cu, result, "timing");
+	if (err)
+		return err;
+	if (!result)
+		result = cu->cuEventRecord(timer->end, timer->stream);
+	if (!result)
+		result = cu->cuEventSynchronize(timer->end);
+	if (!result)
+		result = cu->cuEventElapsedTime(&ms, timer->start, timer->end);
+	*seconds = ms / 1000 / runs;
+	return result ? kvs_cu_fail(cu, result, "timing") : 0;
+}
+
+int bench_time(struct bench *bench, CUstream stream, int (*run)(void *arg), void *arg, int runs, double *seconds)
+{
+	double samples[1000], begun;
+	struct timer timer;
+	size_t count = 0;
+	int err = open_timer(bench, stream, &timer);
+
+	if (bench->cu->kind == KVS_DEVICE_HOST)
+		runs = 1; /* there is no launch to hide, and a run is long */
+	for (int warm = 0; warm < 3 && !err; warm++)
+		err = time_runs(&timer, run, arg, 1, &samples[0]);
+	begun = now_s();
+	while (!err && count < 1000 && (count < 5 || now_s() - begun < 0.5))
+		err = time_runs(&timer, run, arg, runs, &samples[count++]);
+	close_timer(&timer);
 	if (!err)
 		*seconds = bench_median(samples, count);
 	return err;
@@ -155,6 +196,42 @@ double bench_median(double *values, size_t count)
 {
 	qsort(values, count, sizeof(*values), compare);
 	return values[count / 2];
+}
+
+#define PIECE_BYTES ((size_t)16 << 20)
+
+/* The bits of a number of magnitude 1/2 to 1. */
+static uint32_t random_bits(uint64_t random, enum kvs_dtype dtype)
+{
+	uint32_t sign = random >> 63, mantissa = random >> 40 & 0x7fffff;
+
+	if (dtype == KVS_F32)
+		return sign << 31 | 0x3f000000 | mantissa;
+	return sign << 15 | (dtype == KVS_F16 ? 0x3800 | mantissa >> 13 : 0x3f00 | mantissa >> 16);
+}
+
+int bench_fill_random(struct bench *bench, CUdeviceptr to, size_t bytes, enum kvs_dtype dtype)
+{
+	size_t size = kvs_dtype_bytes(dtype), piece = bytes < PIECE_BYTES ? bytes : PIECE_BYTES;
+	char *host = malloc(piece);
+	uint64_t state = 1;
+	CUresult result = CUDA_SUCCESS;
+
+	if (!host)
+		return kvs_fail(-ENOMEM, "no memory for random numbers");
+	for (size_t at = 0; at + size <= piece; at += size) {
+		state = state * 6364136223846793005 + 1442695040888963407; /* Knuth's; the upper bits are used */
+		uint32_t bits = random_bits(state, dtype);
+		memcpy(host + at, &bits, size); /* little-endian: the low bytes */
+	}
+	for (size_t done = 0, now; done < bytes && !result; done += now) {
+		now = bytes - done < piece ? bytes - done : piece;
+		result = bench->cu->cuMemcpyHtoD(to + done, host, now);
+	}
+	free(host);
+	if (!result)
+		result = bench->cu->cuCtxSynchronize(); /* the last bytes may still be under way */
+	return result ? kvs_cu_fail(bench->cu, result, "filling %zu MiB", bytes >> 20) : 0;
 }
 
 struct kvs_kv_format bench_kv_format(const struct bench *bench)
@@ -211,7 +288,7 @@ static const struct argp argp = {options, parse, NULL,
 
 static int run_command(int argc, char **argv)
 {
-	struct env env = {.dtype = KVS_BF16, .wanted = {true, true, true, true}};
+	struct env env = {.dtype = KVS_BF16, .wanted = {true, true, true, true, true, true}};
 	struct bench bench = {0};
 	int err;
 
@@ -223,6 +300,10 @@ static int run_command(int argc, char **argv)
 	}
 	if (err)
 		complain();
+	if (bench.to)
+		KVS_CU_GIVE_BACK(bench.cu->cuMemFree(bench.to));
+	if (bench.from)
+		KVS_CU_GIVE_BACK(bench.cu->cuMemFree(bench.from));
 	kvs_cu_close(bench.cu);
 	return err ? EXIT_FAILURE : EXIT_SUCCESS;
 }

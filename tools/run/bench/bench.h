@@ -18,23 +18,39 @@ struct bench {
 	enum kvs_dtype dtype; /* of weights, K and V */
 	int ctx_tokens;
 	bool quiet;
+	CUdeviceptr from, to; /* what the copy reads and writes; suites may write over `from` */
+	size_t copy_bytes;
 	double copy_gbs; /* device memory copied onto device memory: bytes read and written, 10^9 a second; the ceiling */
+	double read_gbs; /* device memory read alone */
 };
 
 struct kvs_kv_format bench_kv_format(const struct bench *bench);
 
 /* Each adds its object to `report` and prints a table. 0 or a negative errno with kvs_error(). */
-int bench_copy(struct bench *bench, json_t *report);
+int bench_ceiling(struct bench *bench, json_t *report);
 int bench_attention(struct bench *bench, json_t *report);
+int bench_gemm(struct bench *bench, json_t *report);
+int bench_rows(struct bench *bench, json_t *report);
 int bench_decode(struct bench *bench, json_t *report);
 int bench_vmm(struct bench *bench, json_t *report);
 
+/* Runs between two events: enough that what starting the first one takes does not count. */
+#define BENCH_RUNS 32
+
 /*
- * Median seconds of `run`, which enqueues work on `stream`, between two events: three runs to warm up, then at least five
- * and half a second.
+ * Median seconds of one `run`, which enqueues work on `stream`; `runs` of them lie between two events, behind work that
+ * keeps the device busy until all are enqueued. Warms up first, then at least five times and half a second.
  */
-int bench_time(struct bench *bench, CUstream stream, int (*run)(void *arg), void *arg, double *seconds);
+int bench_time(struct bench *bench, CUstream stream, int (*run)(void *arg), void *arg, int runs, double *seconds);
 double bench_median(double *values, size_t count);                             /* sorts */
 double bench_percent(const struct bench *bench, double bytes, double seconds); /* of the copy ceiling */
+
+/* Fill device memory with numbers of random sign and mantissa between 1/2 and 1. */
+int bench_fill_random(struct bench *bench, CUdeviceptr to, size_t bytes, enum kvs_dtype dtype);
+
+/* An engine of the bench's shape with random weights, in blocks of `block_bytes` (0: a granule). Close with kvs_engine_close(). */
+int bench_open_engine(struct bench *bench, const kvs_plan *plan, bool premap, size_t block_bytes, kvs_engine **engine);
+/* `count` ids of no meaning. The caller frees; NULL: no memory, with a message. */
+int32_t *bench_ids(const struct bench *bench, int count);
 
 #endif

@@ -1,6 +1,7 @@
 /*
- * tools/run/bench/engine.c: the suites of the engine and of its memory: prefill and decode, full and shared, and what
- * growing a cache costs a token when memory is mapped on demand, ahead of need, or beforehand.
+ * tools/run/bench/engine.c: the engine's prefill and decode, full and shared, and what the parts of a decode step take.
+ *
+ * A part's time is what a step takes less without it: its kernels, and the gaps around them that nothing else fills.
  */
 #include "bench.h"
 
@@ -45,84 +46,158 @@ static struct kvs_config config_of(const struct bench *bench, int *window)
 	return config;
 }
 
+static const struct {
+	const char *name;
+	enum kvs_part part;
+} parts[] = {{"gemm", KVS_PART_GEMM}, {"attention", KVS_PART_ATTENTION}, {"rope_append", KVS_PART_ROPE_APPEND},
+	{"rows", KVS_PART_ROWS}, {"logits", KVS_PART_LOGITS}};
+#define PARTS (sizeof(parts) / sizeof(*parts))
+
 struct speed {
 	double prefill_s, step_s; /* of the whole prompt; median of one step */
+	double enqueue_s;         /* of a step: until the host has handed it over */
+	double without_s[PARTS];  /* a step without that part; 0: not measured */
 	int prompt;
 	double prefill_bytes, step_bytes;
 	struct kvs_engine_memory memory;
 };
 
-static int measure_steps(kvs_engine *engine, struct speed *speed)
+/* Steps behind the prompt; the slot has its old length afterwards. */
+static int measure_steps(kvs_engine *engine, int prompt, double *step_s, double *enqueue_s)
 {
-	double steps[DECODE_STEPS];
-	int32_t id;
+	double steps[DECODE_STEPS], enqueued[DECODE_STEPS];
+	int32_t id = 0;
 	int err = kvs_engine_argmax(engine, &id);
-	uint64_t before = kvs_engine_bytes_moved(engine);
 
 	for (int step = 0; step < DECODE_STEPS && !err; step++) {
 		double start = now_s();
 		err = kvs_engine_append(engine, 0, &id, 1);
+		enqueued[step] = now_s() - start;
 		if (!err)
 			err = kvs_engine_argmax(engine, &id);
 		steps[step] = now_s() - start;
 	}
-	speed->step_s = bench_median(steps, DECODE_STEPS);
-	speed->step_bytes = (double)(kvs_engine_bytes_moved(engine) - before) / DECODE_STEPS;
+	if (err)
+		return err;
+	*step_s = bench_median(steps, DECODE_STEPS);
+	*enqueue_s = bench_median(enqueued, DECODE_STEPS);
+	return kvs_engine_truncate(engine, 0, prompt);
+}
+
+static int measure_parts(kvs_engine *engine, struct speed *speed)
+{
+	kvs_stream *stream = kvs_engine_stream(engine);
+	double enqueue_s;
+	int err = 0;
+
+	for (size_t i = 0; i < PARTS && !err; i++) {
+		kvs_stream_leave_out(stream, parts[i].part);
+		err = measure_steps(engine, speed->prompt, &speed->without_s[i], &enqueue_s);
+	}
+	kvs_stream_leave_out(stream, 0);
+	return err;
+}
+
+static int measure_prompt(kvs_engine *engine, const int32_t *ids, struct speed *speed)
+{
+	uint64_t before = kvs_engine_bytes_moved(engine);
+	double start = now_s();
+	int err = kvs_engine_truncate(engine, 0, 0);
+
+	if (!err)
+		err = kvs_engine_append(engine, 0, ids, speed->prompt);
+	if (!err)
+		err = kvs_engine_wait(engine);
+	speed->prefill_s = now_s() - start;
+	speed->prefill_bytes = kvs_engine_bytes_moved(engine) - before;
 	return err;
 }
 
 /* A prompt of half the context, twice (the first warms up), then steps. */
-static int measure_engine(kvs_engine *engine, int ctx, int vocab, struct speed *speed)
+static int measure_engine(struct bench *bench, kvs_engine *engine, bool with_parts, struct speed *speed)
 {
-	int prompt = ctx / 2, err = 0;
-	int32_t *ids = malloc(sizeof(*ids) * prompt);
+	int err = 0;
 
+	speed->prompt = bench->ctx_tokens / 2;
+	int32_t *ids = bench_ids(bench, speed->prompt);
 	if (!ids)
-		return kvs_fail(-ENOMEM, "no memory for a prompt of %d tokens", prompt);
-	for (int i = 0; i < prompt; i++)
-		ids[i] = (i * 7919) % vocab;
-	speed->prompt = prompt;
-	for (int round = 0; round < 2 && !err; round++) {
-		uint64_t before = kvs_engine_bytes_moved(engine);
-		double start = now_s();
-		err = kvs_engine_truncate(engine, 0, 0);
-		if (!err)
-			err = kvs_engine_append(engine, 0, ids, prompt);
-		if (!err)
-			err = kvs_engine_wait(engine);
-		speed->prefill_s = now_s() - start;
-		speed->prefill_bytes = kvs_engine_bytes_moved(engine) - before;
-	}
+		return -ENOMEM;
+	for (int round = 0; round < 2 && !err; round++)
+		err = measure_prompt(engine, ids, speed);
 	free(ids);
+	uint64_t before = kvs_engine_bytes_moved(engine);
 	if (!err)
-		err = measure_steps(engine, speed);
-	return err ? err : kvs_engine_memory(engine, &speed->memory);
+		err = measure_steps(engine, speed->prompt, &speed->step_s, &speed->enqueue_s);
+	speed->step_bytes = (double)(kvs_engine_bytes_moved(engine) - before) / DECODE_STEPS;
+	if (!err)
+		err = kvs_engine_memory(engine, &speed->memory);
+	return err || !with_parts ? err : measure_parts(engine, speed);
 }
 
-static int measure_plan(struct bench *bench, const kvs_plan *plan, struct speed *speed)
+int32_t *bench_ids(const struct bench *bench, int count)
+{
+	int32_t *ids = malloc(sizeof(*ids) * count);
+
+	if (!ids)
+		kvs_fail(-ENOMEM, "no memory for a prompt of %d tokens", count);
+	for (int i = 0; ids && i < count; i++)
+		ids[i] = (i * 7919) % bench->shape.vocab;
+	return ids;
+}
+
+int bench_open_engine(struct bench *bench, const kvs_plan *plan, bool premap, size_t block_bytes, kvs_engine **engine)
 {
 	int *window = calloc(bench->shape.layers, sizeof(*window)), err;
 	struct kvs_config config = config_of(bench, window);
-	struct kvs_engine_options options = {
-		.plan = plan, .ctx_tokens = bench->ctx_tokens, .kv_dtype = bench->dtype, .kv_dtype_set = true};
-	kvs_engine *engine = NULL;
+	struct kvs_engine_options options = {.plan = plan,
+		.ctx_tokens = bench->ctx_tokens,
+		.kv_dtype = bench->dtype,
+		.kv_dtype_set = true,
+		.no_premap = !premap,
+		.block_bytes = block_bytes};
 
-	err = window ? kvs_engine_open_random(bench->cu, &config, &options, &engine)
-		     : kvs_fail(-ENOMEM, "no memory for %d layers", bench->shape.layers);
-	if (!err)
-		err = measure_engine(engine, bench->ctx_tokens, bench->shape.vocab, speed);
-	kvs_engine_close(engine);
+	if (!window)
+		return kvs_fail(-ENOMEM, "no memory for %d layers", bench->shape.layers);
+	err = kvs_engine_open_random(bench->cu, &config, &options, engine);
 	free(window);
 	return err;
 }
 
+static int measure_plan(struct bench *bench, const kvs_plan *plan, struct speed *speed)
+{
+	kvs_engine *engine = NULL;
+	int err = bench_open_engine(bench, plan, true, 0, &engine);
+
+	if (!err)
+		err = measure_engine(bench, engine, !plan, speed);
+	kvs_engine_close(engine);
+	return err;
+}
+
+/* What each part takes, and "rest": what no part accounts for. NULL where parts were not measured. */
+static json_t *json_parts(const struct speed *speed)
+{
+	json_t *all = speed->without_s[0] > 0 ? json_object() : NULL;
+	double rest = speed->step_s;
+
+	for (size_t i = 0; i < PARTS && all; i++) {
+		double part_s = speed->step_s - speed->without_s[i];
+		json_object_set_new(all, parts[i].name, json_real(1000 * part_s));
+		rest -= part_s;
+	}
+	if (all)
+		json_object_set_new(all, "rest", json_real(1000 * rest));
+	return all;
+}
+
 static json_t *json_speed(const struct bench *bench, const struct speed *speed)
 {
-	return json_pack("{s:i,s:f,s:f,s:f,s:f,s:f,s:o}", "prompt_tokens", speed->prompt, "prefill_tokens_per_s",
-		speed->prompt / speed->prefill_s, "prefill_percent_of_copy",
+	return json_pack("{s:i,s:f,s:f,s:f,s:f,s:f,s:f,s:o*,s:o}", "prompt_tokens", speed->prompt,
+		"prefill_tokens_per_s", speed->prompt / speed->prefill_s, "prefill_percent_of_copy",
 		bench_percent(bench, speed->prefill_bytes, speed->prefill_s), "step_ms", 1000 * speed->step_s,
-		"decode_tokens_per_s", 1 / speed->step_s, "step_percent_of_copy",
-		bench_percent(bench, speed->step_bytes, speed->step_s), "memory", json_memory(&speed->memory));
+		"enqueue_ms", 1000 * speed->enqueue_s, "decode_tokens_per_s", 1 / speed->step_s, "step_percent_of_copy",
+		bench_percent(bench, speed->step_bytes, speed->step_s), "parts_ms", json_parts(speed), "memory",
+		json_memory(&speed->memory));
 }
 
 static void print_speed(const struct bench *bench, const char *name, const struct speed *speed)
@@ -132,6 +207,12 @@ static void print_speed(const struct bench *bench, const char *name, const struc
 	printf("decode      %10.1f tokens/s  %6.1f %% of copy   %s, KV %.1f MiB\n", 1 / speed->step_s,
 		bench_percent(bench, speed->step_bytes, speed->step_s), name,
 		speed->memory.kv_physical_bytes / 1048576.0);
+	if (speed->without_s[0] == 0)
+		return;
+	printf("  of a step of %.0f us (enqueued in %.0f):", 1e6 * speed->step_s, 1e6 * speed->enqueue_s);
+	for (size_t i = 0; i < PARTS; i++)
+		printf(" %s %.0f", parts[i].name, 1e6 * (speed->step_s - speed->without_s[i]));
+	printf("\n");
 }
 
 int bench_decode(struct bench *bench, json_t *report)
@@ -155,65 +236,4 @@ int bench_decode(struct bench *bench, json_t *report)
 		print_speed(bench, "25 % shared", &shared);
 	}
 	return 0;
-}
-
-/* Seconds a token: mean over the context, and the longest that one token waited. */
-struct growth {
-	double mean_s, worst_s;
-};
-
-/* The cache grows a token at a time to the whole context; with `ahead` all of it is there before the first token. */
-static int measure_growth(struct bench *bench, bool premap, bool ahead, struct growth *growth)
-{
-	const struct bench_shape *shape = &bench->shape;
-	size_t token_bytes = kvs_kv_token_bytes(bench_kv_format(bench));
-	struct kvs_cache_shape cache_shape = {.layers = shape->layers,
-		.slots = 1,
-		.ctx_tokens = bench->ctx_tokens,
-		.k_token_bytes = token_bytes,
-		.v_token_bytes = token_bytes};
-	struct kvs_vmm_options options = {.premap = premap, .free_list_bytes = SIZE_MAX};
-	kvs_vmm *vmm = NULL;
-	kvs_cache *cache = NULL;
-	int err = kvs_vmm_create(bench->cu, &options, &vmm);
-
-	if (!err)
-		err = kvs_cache_create(vmm, &cache_shape, NULL, &cache);
-	if (!err && ahead)
-		err = kvs_cache_resize(cache, 0, bench->ctx_tokens);
-	*growth = (struct growth){0};
-	for (int tokens = 1; tokens <= bench->ctx_tokens && !err; tokens++) {
-		double start = now_s(), took;
-		err = kvs_cache_resize(cache, 0, ahead ? bench->ctx_tokens : tokens);
-		took = now_s() - start;
-		growth->mean_s += took / bench->ctx_tokens;
-		growth->worst_s = took > growth->worst_s ? took : growth->worst_s;
-	}
-	kvs_cache_free(cache);
-	kvs_vmm_free(vmm);
-	return err;
-}
-
-int bench_vmm(struct bench *bench, json_t *report)
-{
-	static const struct {
-		const char *name;
-		bool premap, ahead;
-	} ways[] = {{"on_demand", false, false}, {"premapped", true, false}, {"preallocated", false, true}};
-	json_t *all = json_object();
-	int err = 0;
-
-	for (size_t i = 0; i < sizeof(ways) / sizeof(*ways) && !err; i++) {
-		struct growth growth;
-		err = measure_growth(bench, ways[i].premap, ways[i].ahead, &growth);
-		if (err)
-			break;
-		json_object_set_new(all, ways[i].name,
-			json_pack("{s:f,s:f}", "mean_us", 1e6 * growth.mean_s, "worst_us", 1e6 * growth.worst_s));
-		if (!bench->quiet)
-			printf("growth      %10.2f us a token, worst %.1f us   %s\n", 1e6 * growth.mean_s,
-				1e6 * growth.worst_s, ways[i].name);
-	}
-	json_object_set_new(report, "vmm", all);
-	return err;
 }

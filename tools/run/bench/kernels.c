@@ -1,133 +1,211 @@
 /*
- * tools/run/bench/kernels.c: the suites below the engine: copy bandwidth, the ceiling, and decode attention under it.
+ * tools/run/bench/kernels.c: a forward pass's matrix products and row kernels, each alone.
+ *
+ * A product's weights lie elsewhere at each run, as a pass reads each matrix once. The operands
+ * of the row kernels are small and were just written by the kernel before: they stay where they are.
  */
 #include "bench.h"
 
-#include <math.h>
+#include <errno.h>
 
-#define COPY_BYTES ((size_t)1 << 30)
-#define HOST_COPY_BYTES ((size_t)64 << 20)
+#define COLD_BYTES ((size_t)512 << 20) /* of weights that are read before the first is read again */
 
-struct copy {
-	kvs_cu *cu;
-	CUdeviceptr from, to;
-	size_t bytes;
-};
-
-static int run_copy(void *arg)
-{
-	const struct copy *copy = arg;
-	CUresult result = copy->cu->cuMemcpyDtoDAsync(copy->to, copy->from, copy->bytes, NULL);
-
-	return result ? kvs_cu_fail(copy->cu, result, "copying %zu bytes on the device", copy->bytes) : 0;
-}
-
-int bench_copy(struct bench *bench, json_t *report)
-{
-	struct copy copy = {
-		.cu = bench->cu, .bytes = bench->cu->kind == KVS_DEVICE_HOST ? HOST_COPY_BYTES : COPY_BYTES};
-	CUresult result = bench->cu->cuMemAlloc(&copy.from, copy.bytes);
-	double seconds;
-	int err;
-
-	if (!result)
-		result = bench->cu->cuMemAlloc(&copy.to, copy.bytes);
-	err = result ? kvs_cu_fail(bench->cu, result, "two buffers of %zu MiB", copy.bytes >> 20) : 0;
-	if (!err)
-		err = bench_time(bench, NULL, run_copy, &copy, &seconds);
-	if (copy.to)
-		KVS_CU_GIVE_BACK(bench->cu->cuMemFree(copy.to));
-	if (copy.from)
-		KVS_CU_GIVE_BACK(bench->cu->cuMemFree(copy.from));
-	if (err)
-		return err;
-	bench->copy_gbs = 2 * copy.bytes / seconds / 1e9;
-	json_object_set_new(
-		report, "copy", json_pack("{s:I,s:f}", "bytes", (json_int_t)copy.bytes, "gb_per_s", bench->copy_gbs));
-	if (!bench->quiet)
-		printf("copy        %10.1f GB/s (read and written)\n", bench->copy_gbs);
-	return 0;
-}
-
-/* Attention over `tokens` keys, each launch on the next of `layers` caches, so that none is still in the device's L2. */
-struct attention {
+struct gemm {
 	kvs_stream *stream;
-	struct kvs_attention args;
-	CUdeviceptr memory;
-	size_t cache_bytes; /* of K, or of V */
-	int layers, layer;
+	kvs_tensor out, x, w;
+	CUdeviceptr weights;
+	size_t room, at; /* bytes behind `weights`; where the next run's lie */
 };
 
-static int run_attention(void *arg)
+static int run_gemm(void *arg)
 {
-	struct attention *a = arg;
-	CUdeviceptr k = a->memory + 2 * a->cache_bytes * a->layer;
+	struct gemm *g = arg;
+	size_t bytes = (size_t)g->w.rows * g->w.cols * kvs_dtype_bytes(g->w.dtype);
 
-	a->layer = (a->layer + 1) % a->layers;
-	a->args.kv.k = k;
-	a->args.kv.v = k + a->cache_bytes;
-	return kvs_attention(a->stream, &a->args);
+	g->at = g->at + 2 * bytes <= g->room ? g->at + bytes : 0;
+	g->w.data = g->weights + g->at;
+	return kvs_gemm(g->stream, g->out, 0, g->x, g->w, false);
 }
 
-static int measure_attention(struct bench *bench, struct attention *a, int tokens, json_t *rows)
+static int measure_gemm(struct bench *bench, struct gemm *g, const char *name, int tokens, int n, int k, json_t *rows)
 {
-	size_t bytes = 2 * (size_t)tokens * kvs_kv_token_bytes(a->args.kv.format);
-	double seconds;
+	size_t size = kvs_dtype_bytes(g->w.dtype), bytes = (size_t)n * k * size;
+	double seconds, flops = 2.0 * tokens * n * k;
 	int err;
 
-	a->args.start = tokens - 1;
-	err = bench_time(bench, kvs_stream_handle(a->stream), run_attention, a, &seconds);
+	g->w.rows = n;
+	g->x.rows = g->out.rows = tokens;
+	g->x.cols = g->w.cols = k;
+	g->out.cols = n;
+	err = bench_time(
+		bench, kvs_stream_handle(g->stream), run_gemm, g, tokens > 1 ? BENCH_RUNS / 8 : BENCH_RUNS, &seconds);
 	if (err)
 		return err;
-	json_array_append_new(
-		rows, json_pack("{s:i,s:f,s:f,s:f}", "tokens", tokens, "us", 1e6 * seconds, "gb_per_s",
-			      bytes / seconds / 1e9, "percent_of_copy", bench_percent(bench, bytes, seconds)));
+	json_array_append_new(rows, json_pack("{s:s,s:i,s:i,s:i,s:f,s:f,s:f}", "name", name, "tokens", tokens, "n", n,
+					    "k", k, "us", 1e6 * seconds, "percent_of_copy",
+					    bench_percent(bench, bytes, seconds), "tflops", flops / seconds / 1e12));
 	if (!bench->quiet)
-		printf("attention   %10.1f us  %6.1f %% of copy   one token over %d keys\n", 1e6 * seconds,
-			bench_percent(bench, bytes, seconds), tokens);
+		printf("gemm        %10.1f us  %6.1f %% of copy   %s, %d x %d, %d tokens: %.1f Tflop/s\n",
+			1e6 * seconds, bench_percent(bench, bytes, seconds), name, n, k, tokens,
+			flops / seconds / 1e12);
 	return 0;
 }
 
-/* Q in front, then the output, then the splits' parts, then a K and a V for each layer. */
-static int lay_out(struct bench *bench, struct attention *a)
+/* Room for the largest matrix, and on a GPU for as much more as no cache holds. */
+static int lay_out_gemm(struct bench *bench, struct gemm *g, int tokens)
 {
-	const struct bench_shape *shape = &bench->shape;
-	int q = shape->heads * shape->head_dim, qkv = q + 2 * shape->kv_heads * shape->head_dim;
-	size_t parts = kvs_attention_workspace(a->stream, shape->heads, shape->head_dim);
-	size_t front = ((qkv + q + parts) * sizeof(float) + 255) / 256 * 256, bytes;
-	CUdeviceptr base;
+	const struct bench_shape *s = &bench->shape;
+	int widest = s->vocab > 2 * s->ff ? s->vocab : 2 * s->ff;
+	size_t size, out_bytes = (size_t)tokens * widest * sizeof(float), x_bytes, bytes;
 	CUresult result;
 
-	a->cache_bytes = (size_t)bench->ctx_tokens * kvs_kv_token_bytes(bench_kv_format(bench));
-	a->layers = shape->layers;
-	bytes = front + 2 * a->cache_bytes * a->layers;
-	result = bench->cu->cuMemAlloc(&base, bytes);
+	g->w.dtype = g->x.dtype = kvs_gemm_dtype(g->stream, bench->dtype);
+	size = kvs_dtype_bytes(g->w.dtype);
+	x_bytes = (size_t)tokens * (s->ff > s->hidden ? s->ff : s->hidden) * size;
+	g->room = (size_t)widest * s->hidden * size + (bench->cu->kind == KVS_DEVICE_HOST ? 0 : COLD_BYTES);
+	bytes = out_bytes + x_bytes + g->room;
+	result = bench->cu->cuMemAlloc(&g->weights, bytes);
 	if (result)
-		return kvs_cu_fail(bench->cu, result, "%zu MiB of K and V", bytes >> 20);
-	a->memory = base + front;
-	a->args = (struct kvs_attention){.qkv = {base, KVS_F32, 1, qkv},
-		.out = {base + qkv * sizeof(float), KVS_F32, 1, q},
-		.workspace = {base + (qkv + q) * sizeof(float), KVS_F32, 1, (int)parts},
-		.kv = {.format = bench_kv_format(bench), .tokens = bench->ctx_tokens},
-		.heads = shape->heads,
-		.scale = 1 / sqrtf((float)shape->head_dim)};
-	result = bench->cu->cuMemsetD8(base, 0, bytes);
-	return result ? kvs_cu_fail(bench->cu, result, "clearing K and V") : 0;
+		return kvs_cu_fail(bench->cu, result, "%zu MiB of weights", bytes >> 20);
+	g->x.data = g->weights + g->room;
+	g->out.data = g->x.data + x_bytes;
+	g->out.dtype = KVS_F32;
+	return bench_fill_random(bench, g->weights, g->room + x_bytes, g->x.dtype);
 }
 
-int bench_attention(struct bench *bench, json_t *report)
+int bench_gemm(struct bench *bench, json_t *report)
 {
-	struct attention a = {0};
+	const struct bench_shape *s = &bench->shape;
+	int q = s->heads * s->head_dim, many = bench->ctx_tokens < 512 ? bench->ctx_tokens : 512;
+	const struct {
+		const char *name;
+		int n, k;
+	} shapes[] = {{"qkv", q + 2 * s->kv_heads * s->head_dim, s->hidden}, {"o", s->hidden, q},
+		{"gate_up", 2 * s->ff, s->hidden}, {"down", s->hidden, s->ff}, {"head", s->vocab, s->hidden}};
+	struct gemm g = {0};
 	json_t *rows = json_array();
-	int err = kvs_stream_open(bench->cu, &a.stream);
+	int err = kvs_stream_open(bench->cu, &g.stream);
 
 	if (!err)
-		err = lay_out(bench, &a);
-	for (int tokens = bench->ctx_tokens / 8; tokens <= bench->ctx_tokens && !err; tokens *= 2)
-		err = measure_attention(bench, &a, tokens, rows);
-	json_object_set_new(report, "attention", rows);
-	kvs_stream_close(a.stream);
-	if (a.args.qkv.data)
-		KVS_CU_GIVE_BACK(bench->cu->cuMemFree(a.args.qkv.data));
+		err = lay_out_gemm(bench, &g, many);
+	for (size_t i = 0; i < 5 && !err; i++)
+		err = measure_gemm(bench, &g, shapes[i].name, 1, shapes[i].n, shapes[i].k, rows);
+	for (size_t i = 0; i < 4 && !err; i++) /* a prompt asks for one row of logits */
+		err = measure_gemm(bench, &g, shapes[i].name, many, shapes[i].n, shapes[i].k, rows);
+	json_object_set_new(report, "gemm", rows);
+	kvs_stream_close(g.stream);
+	if (g.weights)
+		KVS_CU_GIVE_BACK(bench->cu->cuMemFree(g.weights));
+	return err;
+}
+
+/* One token's worth of what stands between the products. */
+struct rows {
+	kvs_stream *stream;
+	kvs_tensor ids, residual, gain, normed, gate_up, gated, logits;
+	struct kvs_rope_append append;
+};
+
+static int run_embed(void *arg)
+{
+	struct rows *r = arg;
+	kvs_tensor table = r->logits; /* any matrix of this width does */
+
+	table.cols = r->residual.cols;
+	return kvs_embed(r->stream, r->residual, table, r->ids);
+}
+
+static int run_rmsnorm(void *arg)
+{
+	struct rows *r = arg;
+
+	return kvs_rmsnorm(r->stream, r->normed, r->residual, r->gain, 1e-5f);
+}
+
+static int run_rope_append(void *arg)
+{
+	struct rows *r = arg;
+
+	return kvs_rope_append(r->stream, &r->append);
+}
+
+static int run_silu_mul(void *arg)
+{
+	struct rows *r = arg;
+
+	return kvs_silu_mul(r->stream, r->gated, r->gate_up);
+}
+
+static int run_argmax(void *arg)
+{
+	struct rows *r = arg;
+
+	return kvs_argmax(r->stream, r->ids, r->logits);
+}
+
+/* A tensor of one row behind those before it, each at a multiple of 256 bytes. */
+static kvs_tensor take(CUdeviceptr *next, enum kvs_dtype dtype, int cols)
+{
+	kvs_tensor tensor = {*next, dtype, 1, cols};
+
+	*next += ((size_t)cols * kvs_dtype_bytes(dtype) + 255) / 256 * 256;
+	return tensor;
+}
+
+static int lay_out_rows(struct bench *bench, struct rows *r)
+{
+	const struct bench_shape *s = &bench->shape;
+	enum kvs_dtype dtype = kvs_gemm_dtype(r->stream, bench->dtype);
+	CUdeviceptr next = bench->from;
+	CUresult result;
+
+	r->ids = take(&next, KVS_I32, 1);
+	r->residual = take(&next, KVS_F32, s->hidden);
+	r->gain = take(&next, KVS_F32, s->hidden);
+	r->normed = take(&next, dtype, s->hidden);
+	r->gate_up = take(&next, KVS_F32, 2 * s->ff);
+	r->gated = take(&next, dtype, s->ff);
+	r->logits = take(&next, KVS_F32, s->vocab);
+	r->append = (struct kvs_rope_append){.qkv = take(&next, KVS_F32, (s->heads + 2 * s->kv_heads) * s->head_dim),
+		.rope = take(&next, KVS_F32, s->head_dim),
+		.heads = s->heads,
+		.own_k = true,
+		.own_v = true};
+	r->append.kv = (kvs_kv){.format = bench_kv_format(bench), .tokens = 1};
+	r->append.kv.k = take(&next, bench->dtype, s->kv_heads * s->head_dim).data;
+	r->append.kv.v = take(&next, bench->dtype, s->kv_heads * s->head_dim).data;
+	if (next > bench->from + bench->copy_bytes)
+		return kvs_fail(-ENOMEM, "a buffer of the bench has no room for a row of %d", s->vocab);
+	int err = bench_fill_random(bench, bench->from, next - bench->from, KVS_F32);
+	if (err)
+		return err;
+	result = bench->cu->cuMemsetD32Async(r->ids.data, 0, 1, kvs_stream_handle(r->stream));
+	return result ? kvs_cu_fail(bench->cu, result, "clearing an id") : 0;
+}
+
+int bench_rows(struct bench *bench, json_t *report)
+{
+	static const struct {
+		const char *name;
+		int (*run)(void *arg);
+	} kernels[] = {{"embed", run_embed}, {"rmsnorm", run_rmsnorm}, {"rope_append", run_rope_append},
+		{"silu_mul", run_silu_mul}, {"argmax", run_argmax}};
+	struct rows r = {0};
+	json_t *rows = json_object();
+	int err = kvs_stream_open(bench->cu, &r.stream);
+
+	if (!err)
+		err = lay_out_rows(bench, &r);
+	for (size_t i = 0; i < sizeof(kernels) / sizeof(*kernels) && !err; i++) {
+		double seconds = 0;
+		err = bench_time(bench, kvs_stream_handle(r.stream), kernels[i].run, &r, 4 * BENCH_RUNS, &seconds);
+		if (err)
+			break;
+		json_object_set_new(rows, kernels[i].name, json_pack("{s:f}", "us", 1e6 * seconds));
+		if (!bench->quiet)
+			printf("rows        %10.2f us   %s of one token\n", 1e6 * seconds, kernels[i].name);
+	}
+	json_object_set_new(report, "rows", rows);
+	kvs_stream_close(r.stream);
 	return err;
 }
