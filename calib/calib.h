@@ -393,10 +393,8 @@ struct kvs_chart {
 	bool log_y;          /* what is not above 0 leaves a gap then */
 	bool whole_x;        /* x are whole numbers: no tick lies between */
 };
-/* A line chart as SVG, written aside and renamed: the file is whole or untouched. -EINVAL, -ENOMEM, -EIO. */
+/* A line chart as SVG. -EINVAL, -ENOMEM, or what kvs_file_write() answers. */
 int kvs_chart_write(const struct kvs_chart *chart, const char *path);
-/* The same for any text. */
-int kvs_text_write(const char *path, const char *text, size_t bytes);
 
 #ifdef __cplusplus
 }

@@ -1,5 +1,5 @@
 /*
- * calib/chart.c: line charts as SVG, and files that are whole or untouched.
+ * calib/chart.c: line charts as SVG.
  *
  * A chart has axes with round numbers, a grid, one line with dots for each series, and a legend beside it where there are
  * several. Colours are Okabe and Ito's, which colour-blind people can tell apart; when they come again, the line is dashed.
@@ -11,8 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #define WIDTH 720
 #define HEIGHT 440
@@ -306,47 +304,7 @@ int kvs_chart_write(const struct kvs_chart *chart, const char *path)
 	if (!out)
 		return kvs_fail(-ENOMEM, "no memory for a chart");
 	print_chart(out, chart);
-	err = fclose(out) ? kvs_fail(-ENOMEM, "no memory for a chart") : kvs_text_write(path, text, bytes);
+	err = fclose(out) ? kvs_fail(-ENOMEM, "no memory for a chart") : kvs_file_write(path, text, bytes);
 	free(text);
 	return err;
-}
-
-/* ---- files ---- */
-
-static int write_and_sync(int fd, const char *text, size_t bytes)
-{
-	mode_t mask = umask(0);
-
-	umask(mask);
-	if (fchmod(fd, 0666 & ~mask)) /* mkstemp makes it private; a result is as readable as any new file */
-		return -errno;
-	while (bytes) {
-		ssize_t written = write(fd, text, bytes);
-		if (written < 0 && errno != EINTR)
-			return -errno;
-		if (written > 0) {
-			text += written;
-			bytes -= written;
-		}
-	}
-	return fsync(fd) ? -errno : 0;
-}
-
-int kvs_text_write(const char *path, const char *text, size_t bytes)
-{
-	char *aside;
-	int fd, err;
-
-	if (asprintf(&aside, "%s.XXXXXX", path) < 0)
-		return kvs_fail(-ENOMEM, "%s: no memory", path);
-	fd = mkstemp(aside);
-	err = fd < 0 ? -errno : write_and_sync(fd, text, bytes);
-	if (fd >= 0 && close(fd) && !err)
-		err = -errno;
-	if (!err && rename(aside, path))
-		err = -errno;
-	if (err && fd >= 0)
-		unlink(aside);
-	free(aside);
-	return err ? kvs_fail(-EIO, "%s: cannot write: %s", path, strerror(-err)) : 0;
 }

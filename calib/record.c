@@ -258,7 +258,7 @@ int kvs_search_write_sweep(const struct kvs_search_result *result, const char *j
 {
 	json_t *object = sweep_json(result);
 	char *json = object ? json_dumps(object, JSON_INDENT(1)) : NULL;
-	int err = json ? kvs_text_write(json_path, json, strlen(json)) : no_memory();
+	int err = json ? kvs_file_write(json_path, json, strlen(json)) : no_memory();
 
 	free(json);
 	json_decref(object);

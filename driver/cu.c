@@ -1,10 +1,13 @@
 /*
- * driver/cu.c: opens a device: finds a driver library, fills the function table from it, retains the primary context.
+ * driver/cu.c: opens a device: finds a driver library, fills the function table from it, retains the primary context; or
+ * adopts a driver and a context that somebody else opened.
  *
  * Symbols are looked up under the versioned names that cuda.h's macros give, so that what is called is what the table's
  * types say; a driver that does not export such a name is asked by cuGetProcAddress before we give up.
  */
 #include "cu.h"
+#include "observe.h"
+#include "softcuda/softcuda.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -31,39 +34,45 @@ static const struct {
 #undef FUNCTION_ROW
 };
 
-static void *symbol_find(void *library, const char *base, const char *symbol)
+void *kvs_cu_symbol_of_library(void *library, const char *name)
+{
+	return dlsym(library, name);
+}
+
+static void *symbol_find(const struct kvs_cu_driver *driver, const char *base, const char *symbol)
 {
 	get_proc_address_fn *get_proc_address;
 	CUdriverProcAddressQueryResult status;
-	void *found = dlsym(library, symbol);
+	void *found = driver->symbol(driver->arg, symbol);
 
 	if (found)
 		return found;
-	get_proc_address = (get_proc_address_fn *)dlsym(library, "cuGetProcAddress_v2");
+	get_proc_address = (get_proc_address_fn *)driver->symbol(driver->arg, "cuGetProcAddress_v2");
 	if (!get_proc_address || get_proc_address(base, &found, CUDA_VERSION, CU_GET_PROC_ADDRESS_DEFAULT, &status))
 		return NULL;
 	return found;
 }
 
 /* The version is known before cuInit; 0 from a library that cannot tell. */
-static int version_of(void *library)
+static int version_of(const struct kvs_cu_driver *driver)
 {
-	CUresult (*get_version)(int *) = (CUresult(*)(int *))dlsym(library, "cuDriverGetVersion");
+	CUresult (*get_version)(int *) = (CUresult(*)(int *))driver->symbol(driver->arg, "cuDriverGetVersion");
 	int version = 0;
 
 	return get_version && !get_version(&version) ? version : 0;
 }
 
-static int table_fill(kvs_cu *cu, const char *path)
+/* `name` is what a message calls the driver. */
+static int table_fill(kvs_cu *cu, const struct kvs_cu_driver *driver, const char *name)
 {
-	cu->driver_version = version_of(cu->library);
+	cu->driver_version = version_of(driver);
 	for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
-		void *found = symbol_find(cu->library, functions[i].base, functions[i].symbol);
+		void *found = symbol_find(driver, functions[i].base, functions[i].symbol);
 
 		if (!found)
 			return kvs_fail(-ENODEV,
 				"%s (driver version %d.%d) has no %s; kvshare needs the driver of CUDA 12.4 or newer",
-				path, cu->driver_version / 1000, cu->driver_version % 1000 / 10, functions[i].symbol);
+				name, cu->driver_version / 1000, cu->driver_version % 1000 / 10, functions[i].symbol);
 		memcpy((char *)cu + functions[i].offset, &found, sizeof found);
 	}
 	return 0;
@@ -122,6 +131,7 @@ static int host_driver_find(char *path, size_t bytes)
 
 static int library_open(kvs_cu *cu, const char *path)
 {
+	struct kvs_cu_driver driver = {.symbol = kvs_cu_symbol_of_library};
 	int err;
 
 	cu->library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
@@ -131,7 +141,8 @@ static int library_open(kvs_cu *cu, const char *path)
 				? "no CUDA driver (%s); install NVIDIA's driver, or use the host device"
 				: "softcuda does not load: %s",
 			dlerror());
-	err = table_fill(cu, path);
+	driver.arg = cu->library;
+	err = table_fill(cu, &driver, path);
 	if (err) {
 		dlclose(cu->library);
 		cu->library = NULL;
@@ -255,22 +266,80 @@ int kvs_cu_open(const char *device, kvs_cu **out)
 	return kind_open(KVS_DEVICE_CUDA, ordinal, out);
 }
 
-void kvs_cu_close(kvs_cu *cu)
+int kvs_cu_adopt(const struct kvs_cu_driver *driver, CUcontext context, CUdevice device, kvs_cu **out)
+{
+	kvs_cu *cu;
+	int err;
+
+	*out = NULL;
+	if (!context)
+		return kvs_fail(-EINVAL, "no context was given to adopt (NULL)");
+	cu = calloc(1, sizeof *cu);
+	if (!cu)
+		return kvs_fail(-ENOMEM, "no memory for a device's table");
+	cu->adopted = true;
+	cu->context = context;
+	cu->device = device;
+	cu->kind = driver->symbol(driver->arg, SOFTCUDA_GET_COUNTERS) ? KVS_DEVICE_HOST : KVS_DEVICE_CUDA;
+	err = table_fill(cu, driver, "the driver to adopt");
+	if (!err)
+		err = device_describe(cu);
+	if (err)
+		free(cu);
+	else
+		*out = cu;
+	return err;
+}
+
+/* What kvs_cu_open() did, undone. */
+static void context_give_back(kvs_cu *cu)
 {
 	CUcontext current = NULL;
 
-	if (!cu)
-		return;
 	if (!cu->cuCtxGetCurrent(&current) && current == cu->context)
 		cu->cuCtxSetCurrent(NULL);
 	KVS_CU_GIVE_BACK(cu->cuDevicePrimaryCtxRelease(cu->device));
 	dlclose(cu->library);
+}
+
+void kvs_cu_close(kvs_cu *cu)
+{
+	if (!cu)
+		return;
+	kvs_observe_forget(cu);
+	if (!cu->adopted)
+		context_give_back(cu);
 	free(cu);
 }
 
+/* ---- the current context ---- */
+
 int kvs_cu_bind(const kvs_cu *cu)
 {
-	CUresult result = cu->cuCtxSetCurrent(cu->context);
+	CUcontext current = NULL;
+	CUresult result = cu->adopted ? cu->cuCtxGetCurrent(&current) : CUDA_SUCCESS;
 
+	if (!result && current == cu->context)
+		return 0;
+	if (!result && current)
+		return kvs_fail(-EBUSY,
+			"this thread works in another context, which an adopted one does not replace; enter and leave "
+			"it (kvs_cu_enter) instead of binding");
+	if (!result)
+		result = cu->cuCtxSetCurrent(cu->context);
 	return result ? kvs_cu_fail(cu, result, "cannot make the device's context current") : 0;
+}
+
+int kvs_cu_enter(const kvs_cu *cu)
+{
+	CUresult result = cu->cuCtxPushCurrent(cu->context);
+
+	return result ? kvs_cu_fail(cu, result, "cannot enter the device's context") : 0;
+}
+
+void kvs_cu_leave(const kvs_cu *cu)
+{
+	CUcontext left;
+
+	cu->cuCtxPopCurrent(&left);
 }

@@ -11,6 +11,7 @@
 #include <cuda.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -25,7 +26,7 @@ extern "C" {
 	F(cuInit) F(cuDriverGetVersion) F(cuGetErrorName) F(cuGetErrorString)                                          \
 	F(cuDeviceGet) F(cuDeviceGetCount) F(cuDeviceGetName) F(cuDeviceGetAttribute) F(cuDeviceTotalMem)              \
 	F(cuDevicePrimaryCtxRetain) F(cuDevicePrimaryCtxRelease) F(cuCtxSetCurrent) F(cuCtxGetCurrent)                 \
-	F(cuCtxSynchronize)                                                                                            \
+	F(cuCtxPushCurrent) F(cuCtxPopCurrent) F(cuCtxSynchronize)                                                     \
 	F(cuMemGetInfo) F(cuMemAlloc) F(cuMemFree) F(cuMemAllocHost) F(cuMemFreeHost)                                  \
 	F(cuMemcpyHtoD) F(cuMemcpyDtoH) F(cuMemcpyHtoDAsync) F(cuMemcpyDtoHAsync) F(cuMemcpyDtoDAsync)                 \
 	F(cuMemsetD8) F(cuMemsetD8Async) F(cuMemsetD32Async)                                                           \
@@ -38,6 +39,14 @@ extern "C" {
 	F(cuFuncGetAttribute) F(cuFuncSetAttribute) F(cuLaunchKernel) F(cuLaunchHostFunc)
 /* clang-format on */
 
+/* A number for each function of the table: KVS_FN_cuInit, KVS_FN_cuMemAlloc, ... */
+enum kvs_cu_function {
+#define KVS_CU_NUMBER(name) KVS_FN_##name,
+	KVS_CU_FUNCTIONS(KVS_CU_NUMBER)
+#undef KVS_CU_NUMBER
+		KVS_FN_COUNT
+};
+
 enum kvs_device_kind { KVS_DEVICE_CUDA, KVS_DEVICE_HOST };
 
 typedef struct kvs_cu {
@@ -47,13 +56,14 @@ typedef struct kvs_cu {
 	enum kvs_device_kind kind;
 	char name[128]; /* the device's own name */
 	CUdevice device;
-	CUcontext context;      /* the device's primary context, retained */
+	CUcontext context;      /* the device's primary context, retained; or the adopted one */
 	int driver_version;     /* 1000 * major + 10 * minor */
 	int compute_capability; /* 10 * major + minor */
 	int multiprocessors;
 	int max_shared_bytes; /* dynamic shared memory that one block can opt in to */
 	size_t memory_bytes;
-	void *library; /* what dlopen gave */
+	void *library; /* what dlopen gave; NULL for an adopted driver */
+	bool adopted;
 } kvs_cu;
 
 /*
@@ -65,10 +75,85 @@ typedef struct kvs_cu {
  * or what kvs_cu_fail() makes of the driver's error. On success the caller owes kvs_cu_close().
  */
 int kvs_cu_open(const char *device, kvs_cu **out);
-void kvs_cu_close(kvs_cu *cu); /* NULL is fine */
 
-/* Make the context current on the calling thread. */
+/*
+ * A driver that somebody else opened, as an LD_PRELOAD shim or a plug-in finds it. `symbol` gives the driver's own function
+ * of an exported name, version included ("cuMemAlloc_v2"), or NULL. A shim answers from what it kept of the real driver, so
+ * that calls through the table do not come back to its own hooks; with a dlopen handle, kvs_cu_symbol_of_library does.
+ */
+struct kvs_cu_driver {
+	void *(*symbol)(void *arg, const char *name);
+	void *arg; /* for `symbol`: what kvs_cu_symbol_of_library takes is the handle */
+};
+void *kvs_cu_symbol_of_library(void *library, const char *name);
+
+/*
+ * Work with that driver in `context`, a live context of `device` (cuCtxGetDevice tells, where the context is current). The
+ * owner keeps both: this never starts the driver, never retains, releases, resets or destroys the context, never makes it
+ * current on the calling thread, and leaves the library loaded; closing frees the table alone. `symbol` is asked during
+ * this call only. Streams are named where work is done on them (kvs_vmm_attach_stream()), so none is given here.
+ * `kind` is KVS_DEVICE_HOST where the driver has softcuda's own functions too.
+ * Returns 0, -EINVAL (no context), -ENODEV (a function is missing; the message names it), -ENOMEM, or what kvs_cu_fail() makes of an error.
+ * On success the caller owes kvs_cu_close(), before the owner destroys the context.
+ */
+int kvs_cu_adopt(const struct kvs_cu_driver *driver, CUcontext context, CUdevice device, kvs_cu **out);
+
+/* NULL is fine. Observers must be gone, and no other thread may be in a call. */
+void kvs_cu_close(kvs_cu *cu);
+
+/*
+ * Make the context current on the calling thread for as long as the thread pleases: for threads of one's own. An adopted
+ * context never replaces another: where the thread has one current, the answer is -EBUSY, and nothing has changed.
+ */
 int kvs_cu_bind(const kvs_cu *cu);
+
+/*
+ * The same for a while, on a thread that belongs to somebody else: kvs_cu_leave() makes current again what was current
+ * before. Pairs nest; each successful kvs_cu_enter() is followed by one kvs_cu_leave() on the same thread.
+ */
+int kvs_cu_enter(const kvs_cu *cu);
+void kvs_cu_leave(const kvs_cu *cu);
+
+/* ---- watching the table ---- */
+
+/* What an observer is told of a call through the table. Valid during the callback only. */
+struct kvs_cu_call {
+	enum kvs_cu_function function;
+	bool after;              /* false: about to be made; true: made */
+	CUresult result;         /* after; CUDA_SUCCESS before */
+	uint64_t start_ns;       /* CLOCK_MONOTONIC when the call began; the same before and after */
+	uint64_t nanoseconds;    /* after: how long the driver took; 0 before */
+	const void *const *args; /* [arg_count]: a pointer to each argument, of its type in cuda.h; not to be written */
+	unsigned int arg_count;
+};
+typedef void kvs_cu_callback(void *arg, const struct kvs_cu_call *call);
+typedef struct kvs_cu_observer kvs_cu_observer;
+
+#define KVS_CU_MAX_OBSERVED 8  /* tables of a process that are, or were, observed and are still open */
+#define KVS_CU_MAX_OBSERVERS 8 /* of one table at a time */
+
+/*
+ * From now on `callback` runs on the calling thread before and after each call of `functions` (NULL: of all) that is made
+ * through this table. The table's pointers are replaced for these functions alone: a function that nobody observes costs
+ * nothing. Observers are called in no particular order. A callback may call through the table; such calls are not observed.
+ * It must not throw or longjmp out. Other threads may be in calls meanwhile: one that has begun already may be missed, and
+ * nobody hears of the end of a call without having heard of its beginning.
+ * Returns 0; -EINVAL (no such function), -ENOSPC (one of the limits above).
+ */
+int kvs_cu_observe(kvs_cu *cu, const enum kvs_cu_function *functions, size_t count, kvs_cu_callback *callback,
+	void *arg, kvs_cu_observer **out);
+
+/*
+ * End it; NULL is fine. When this returns, no callback of the observer is running and none will run, so what `arg` points to
+ * can be freed; a call that is under way then ends unheard. Safe while other threads call. It waits for callbacks, so it
+ * must not be called from one: -EDEADLK, and the observer stays.
+ */
+int kvs_cu_unobserve(kvs_cu_observer *observer);
+
+/* "cuMemMap" for KVS_FN_cuMemMap. */
+const char *kvs_cu_function_name(enum kvs_cu_function function);
+
+/* ---- giving back, and errors ---- */
 
 /*
  * Make a driver call that gives something back. Such a call may answer with the error of earlier, asynchronous work (cuda.h
@@ -92,6 +177,24 @@ int kvs_cu_fail(const kvs_cu *cu, CUresult result, const char *format, ...) __at
 
 /* This thread's last message; "" before the first. Valid until the next failure on this thread. */
 const char *kvs_error(void);
+
+/* ---- files ---- */
+
+/*
+ * Write a result to `path`: the one writer of every file that kvshare's libraries and programs leave.
+ *
+ * A regular file is written aside and takes its name when it is whole, so a reader, a full disk or a signal never meets
+ * half of it, and a failure leaves the old file unchanged. It replaces the file that a symbolic link leads to, not the
+ * link; a link that leads nowhere gets its target. Mode, owner and group stay; a new file has those of any new file. A file
+ * without write permission is not replaced. Where a new file could not take the old one's place unnoticed (it has other
+ * hard links, its owner cannot be kept, its folder takes no new file, it is a mount point), it is overwritten in place, and
+ * a failure then leaves a part.
+ * Anything else (a FIFO, a terminal or another device, /dev/stdout, /dev/fd/N of a process substitution) is written
+ * through. A FIFO waits for its reader; a signal whose handler does not restart calls ends that with -EINTR.
+ * SIGPIPE and SIGXFSZ are held back on this thread meanwhile: both end in an error.
+ * Returns 0 or a negative errno, with a message that names the path and the reason.
+ */
+int kvs_file_write(const char *path, const void *data, size_t bytes);
 
 #ifdef __cplusplus
 }

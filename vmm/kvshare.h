@@ -119,7 +119,7 @@ int kvs_plan_identity(int layers, kvs_plan **out);
 int kvs_plan_parse(const char *owners, kvs_plan **out);
 /* From a file: plan JSON ("kvshare_plan": 1), DESIGN section 5. Unknown keys are kept and saved again. -ENOENT, -EINVAL, -EIO. */
 int kvs_plan_load(const char *path, kvs_plan **out);
-/* Written aside and renamed: the file is whole or untouched. -EIO with the reason. */
+/* -ENOMEM, or what kvs_file_write() answers. */
 int kvs_plan_save(const kvs_plan *plan, const char *path);
 /* What kvs_plan_save() writes, as text that the caller frees. -ENOMEM. */
 int kvs_plan_text(const kvs_plan *plan, char **json);

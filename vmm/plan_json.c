@@ -11,8 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #define FORMAT_VERSION 1
 #define MAX_FILE_BYTES                                                                                                 \
@@ -264,59 +262,6 @@ static int write_document(json_t *root, FILE *file)
 	return fputs("\n}\n", file) == EOF ? -1 : 0;
 }
 
-/* mkstemp() lets nobody else read; a plan is as readable as any file that this process makes. */
-static int set_usual_mode(int fd)
-{
-	mode_t mask = umask(0);
-
-	umask(mask);
-	return fchmod(fd, 0666 & ~mask);
-}
-
-static int write_aside(json_t *root, char *temporary)
-{
-	int fd = mkstemp(temporary), failed;
-	FILE *file;
-
-	if (fd < 0)
-		return -errno;
-	file = fdopen(fd, "w");
-	if (!file) {
-		close(fd);
-		unlink(temporary);
-		return -ENOMEM;
-	}
-	errno = 0;
-	failed = set_usual_mode(fd) || write_document(root, file) || fflush(file) || fsync(fd);
-	if (failed | fclose(file)) {
-		int err = errno ? -errno : -EIO;
-
-		unlink(temporary);
-		return err;
-	}
-	return 0;
-}
-
-int kvs_plan_save(const kvs_plan *plan, const char *path)
-{
-	json_t *root = plan_document(plan);
-	char *temporary = NULL;
-	int err = -ENOMEM;
-
-	if (!root || asprintf(&temporary, "%s.XXXXXX", path) < 0)
-		goto out_decref;
-	err = write_aside(root, temporary);
-	if (!err && rename(temporary, path)) {
-		err = -errno;
-		unlink(temporary);
-	}
-	free(temporary);
-out_decref:
-	json_decref(root);
-	return err ? kvs_fail(err == -ENOMEM ? -ENOMEM : -EIO, "%s: cannot write the plan: %s", path, strerror(-err))
-		   : 0;
-}
-
 int kvs_plan_text(const kvs_plan *plan, char **json)
 {
 	json_t *root = plan_document(plan);
@@ -331,6 +276,18 @@ int kvs_plan_text(const kvs_plan *plan, char **json)
 	}
 	json_decref(root);
 	return failed ? kvs_fail(-ENOMEM, "no host memory for a plan's text") : 0;
+}
+
+int kvs_plan_save(const kvs_plan *plan, const char *path)
+{
+	char *json;
+	int err = kvs_plan_text(plan, &json);
+
+	if (err)
+		return err;
+	err = kvs_file_write(path, json, strlen(json));
+	free(json);
+	return err;
 }
 
 int kvs_plan_set_calibration(kvs_plan *plan, const char *json)

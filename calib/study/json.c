@@ -137,7 +137,7 @@ int kvs_study_save(const struct kvs_study *study, const char *path)
 
 	if (err)
 		return err;
-	err = kvs_text_write(path, json, strlen(json));
+	err = kvs_file_write(path, json, strlen(json));
 	free(json);
 	return err;
 }

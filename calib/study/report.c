@@ -353,7 +353,7 @@ static int write_markdown(const struct kvs_study *study, const char *dir)
 		free(markdown);
 		return kvs_fail(-ENOMEM, "no memory for a path");
 	}
-	err = kvs_text_write(path, markdown, strlen(markdown));
+	err = kvs_file_write(path, markdown, strlen(markdown));
 	free(path);
 	free(markdown);
 	return err;

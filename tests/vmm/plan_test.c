@@ -170,7 +170,7 @@ static void saving_keeps_what_it_does_not_know(void **state)
 	assert_int_equal(info.st_mode & 0400, 0400);
 	unlink(path);
 	fixture_check(kvs_plan_identity(2, &plan));
-	assert_int_equal(kvs_plan_save(plan, "/nowhere/at/all"), -EIO);
+	assert_int_equal(kvs_plan_save(plan, "/nowhere/at/all"), -ENOENT);
 	kvs_plan_free(plan);
 }
 

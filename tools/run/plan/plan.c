@@ -206,7 +206,7 @@ static int convert(const struct env *env, const kvs_plan *plan)
 	if (err)
 		return err;
 	if (env->output)
-		err = kvs_text_write(env->output, text, strlen(text));
+		err = kvs_file_write(env->output, text, strlen(text));
 	else
 		fputs(text, stdout);
 	free(text);
