@@ -178,6 +178,30 @@ struct kvs_quality {
 int kvs_measure_quality(kvs_engine *engine, const struct kvs_calib_text *text, const kvs_reference *reference,
 	const kvs_plan *plan, const struct kvs_calib_progress *progress, struct kvs_quality *out);
 
+/* ---- reruns (rerun.c) ---- */
+
+/*
+ * Batches that run again and again while plans change from some layer on. Residuals of tokens 0 .. tokens - 1 of slot 0 are
+ * kept on the device, f32 [copies][tokens][hidden]: copies - 1 in front of layers at even distances (no more copies than
+ * layers are made), and one in front of the layer that was rerun last. The engine must outlive it, and have been opened
+ * with share_by_pointer. -EINVAL, -ENOMEM.
+ */
+typedef struct kvs_rerun kvs_rerun;
+int kvs_rerun_create(kvs_engine *engine, int tokens, int copies, kvs_rerun **out);
+void kvs_rerun_free(kvs_rerun *rerun);
+/*
+ * As kvs_engine_run_batch(), to the bit, but layers are left out that came to the same when the batch was rerun last: all up
+ * to the highest kept residual below which the plans of then and now agree, and which does not lie above `layer`. The
+ * first rerun runs all. Residuals are kept in front of `layer` (1 and up) and below: it is where the plans that come next
+ * are expected to differ. Then a rerun costs (layers - layer) / layers of a run, and going up from layer to layer also
+ * what lies between.
+ *
+ * The batch must have the ids, and the cut into sequences, that it had when its tokens were rerun before. Whatever else
+ * writes or cuts these tokens of slot 0 makes the next rerun a whole run. -EINVAL (nothing is kept of these tokens; the
+ * batch does not fit), -ENOMEM, -EIO.
+ */
+int kvs_rerun_batch(kvs_rerun *rerun, const struct kvs_batch *batch, int layer);
+
 /* ---- baselines: what others proposed (neighbours.c, merge.c) ---- */
 
 /*

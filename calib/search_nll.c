@@ -3,7 +3,7 @@
  *
  * Each step takes the pair that costs least. What a pair cost in an earlier step stands in as a bound until the pair is
  * the cheapest: then it is measured again, and taken if it still is. A trial runs only from the pair's layer up, or a little
- * below: what the trial before came to there is kept (model/trace.c). The first trials, of every pair, go up from layer to
+ * below: what the trial before came to there is kept (rerun.c). The first trials, of every pair, go up from layer to
  * layer, so that little has to be kept for it: it fits into the room of the means, which are dropped by then.
  */
 #include "search.h"
@@ -21,6 +21,7 @@ struct candidate {
 
 struct greedy {
 	struct kvs_search *search;
+	kvs_rerun *rerun;
 	struct candidate *candidates;
 	size_t count, alive;
 	struct kvs_maps *maps, candidate_maps;
@@ -72,7 +73,7 @@ static int try_maps(struct greedy *greedy, const struct kvs_maps *maps, int laye
 	kvs_plan_free(plan);
 	for (int w = 0; w < text->windows && !err; w += batch.sequences) {
 		batch = batch_at(search, w);
-		err = kvs_engine_rerun_batch(search->engine, &batch, layer);
+		err = kvs_rerun_batch(greedy->rerun, &batch, layer);
 		if (!err)
 			err = kvs_engine_batch_score(
 				search->engine, text->window_targets + batch.first, greedy->losses + batch.first, NULL);
@@ -218,13 +219,13 @@ int kvs_search_greedy(struct kvs_search *search, const struct kvs_pair *pairs, s
 	int err = prepare(&greedy, pairs);
 
 	if (!err)
-		err = kvs_engine_keep_residuals(
-			search->engine, search->text->windows * search->text->window_tokens, copies_that_fit(&greedy));
+		err = kvs_rerun_create(search->engine, search->text->windows * search->text->window_tokens,
+			copies_that_fit(&greedy), &greedy.rerun);
 	if (!err)
 		err = try_all(&greedy);
 	if (!err)
 		err = take_cheapest(&greedy);
-	kvs_engine_keep_residuals(search->engine, 0, 0);
+	kvs_rerun_free(greedy.rerun);
 	kvs_maps_clear(&greedy.candidate_maps);
 	free(greedy.candidates);
 	free(greedy.losses);

@@ -64,6 +64,13 @@ int kvs_engine_download(kvs_engine *e, void *out, kvs_tensor from)
 	return err;
 }
 
+void kvs_engine_stamp(kvs_engine *e, unsigned slot, int first, int tokens)
+{
+	e->generation++;
+	for (int t = first; slot == 0 && e->generations && t < first + tokens; t++)
+		e->generations[t] = e->generation;
+}
+
 /* Room in the cache and the ids on the device; undone by give_back_room() when what follows fails. */
 static int begin_append(kvs_engine *e, unsigned slot, const int32_t *ids, size_t count)
 {
@@ -71,7 +78,10 @@ static int begin_append(kvs_engine *e, unsigned slot, const int32_t *ids, size_t
 
 	if (!err)
 		err = kvs_cache_resize(e->cache, slot, e->lengths[slot] + count);
-	return err ? err : kvs_engine_upload_ids(e, e->ids, ids, count);
+	if (err)
+		return err;
+	kvs_engine_stamp(e, slot, e->lengths[slot], count);
+	return kvs_engine_upload_ids(e, e->ids, ids, count);
 }
 
 static void give_back_room(kvs_engine *e, unsigned slot)
@@ -161,8 +171,8 @@ int kvs_engine_truncate(kvs_engine *e, unsigned slot, int length)
 	err = kvs_cache_resize(e->cache, slot, length);
 	if (!err)
 		e->lengths[slot] = length;
-	if (!err && slot == 0)
-		kvs_starts_forget(e, length, e->kept_tokens);
+	if (!err)
+		kvs_engine_stamp(e, slot, length, e->ctx_tokens - length);
 	return err;
 }
 
@@ -233,7 +243,11 @@ static int set_sizes(kvs_engine *e, const struct kvs_engine_options *options)
 		.kv_heads = e->config.kv_heads,
 		.head_dim = e->config.head_dim};
 	e->lengths = calloc(e->slots, sizeof(*e->lengths));
-	return e->lengths ? 0 : kvs_fail(-ENOMEM, "no memory for %u slots", e->slots);
+	if (e->share_by_pointer)
+		e->generations = calloc(e->ctx_tokens, sizeof(*e->generations));
+	if (!e->lengths || (e->share_by_pointer && !e->generations))
+		return kvs_fail(-ENOMEM, "no memory for %u slots of %d tokens", e->slots, e->ctx_tokens);
+	return 0;
 }
 
 static int create_cache(kvs_engine *e, const kvs_plan *plan, kvs_cache **out)
@@ -260,21 +274,6 @@ static int open_cache(kvs_engine *e, const struct kvs_engine_options *options)
 	return err ? err : create_cache(e, e->plan, &e->cache);
 }
 
-static int owner_of(const kvs_plan *plan, int l, bool is_k)
-{
-	return plan ? kvs_plan_owner(plan, l, is_k ? KVS_K : KVS_V) : l;
-}
-
-static int first_difference(const kvs_plan *a, const kvs_plan *b, int layers)
-{
-	int l = 0;
-
-	while (l < layers && owner_of(a, l, true) == owner_of(b, l, true) &&
-		owner_of(a, l, false) == owner_of(b, l, false))
-		l++;
-	return l;
-}
-
 /* Nothing of the old plan is given up before the new one stands. */
 int kvs_engine_set_plan(kvs_engine *e, const kvs_plan *plan)
 {
@@ -290,7 +289,6 @@ int kvs_engine_set_plan(kvs_engine *e, const kvs_plan *plan)
 		kvs_plan_free(copy);
 		return err;
 	}
-	kvs_starts_lower(e, first_difference(e->plan, copy, e->config.layers));
 	kvs_plan_free(e->plan);
 	e->plan = copy;
 	if (cache) {
@@ -444,7 +442,6 @@ void kvs_engine_close(kvs_engine *e)
 		return;
 	if (e->vmm && e->stream)
 		kvs_stream_synchronize(e->stream);
-	kvs_engine_keep_residuals(e, 0, 0);
 	kvs_cache_free(e->cache);
 	kvs_vmm_free(e->vmm);
 	kvs_stream_close(e->stream);
@@ -457,6 +454,7 @@ void kvs_engine_close(kvs_engine *e)
 	free(e->fingerprint);
 	free(e->config.window);
 	free(e->lengths);
+	free(e->generations);
 	free(e);
 }
 
@@ -490,6 +488,26 @@ kvs_stream *kvs_engine_stream(kvs_engine *e)
 kvs_vmm *kvs_engine_vmm(kvs_engine *e)
 {
 	return e->vmm;
+}
+
+kvs_cu *kvs_engine_cu(kvs_engine *e)
+{
+	return e->cu;
+}
+
+const kvs_plan *kvs_engine_plan(const kvs_engine *e)
+{
+	return e->plan;
+}
+
+uint64_t kvs_engine_generation(const kvs_engine *e)
+{
+	return e->generation;
+}
+
+uint64_t kvs_engine_token_generation(const kvs_engine *e, int token)
+{
+	return e->generations && token >= 0 && token < e->ctx_tokens ? e->generations[token] : 0;
 }
 
 int kvs_engine_memory(kvs_engine *e, struct kvs_engine_memory *out)

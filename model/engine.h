@@ -82,18 +82,11 @@ struct kvs_engine {
 	void *pinned; /* host memory that the device copies to and from: a context of ids, a row of logits or of the residual */
 	size_t pinned_bytes;
 
-	/* What batches keep and read (trace.c). */
+	/* What batches read and leave (batch.c). */
 	int sequences, sequence_tokens; /* of the last batch; 0 sequences: none */
-	kvs_tensor kept;                /* f32 [copy * kept_tokens + token of slot 0][hidden], or data 0 */
-	int kept_tokens, kept_copies;
-	int *starts; /* [kept_tokens]: the layer that a rerun of the token can start at (trace.c) */
+	uint64_t generation;            /* of the last run or cut */
+	uint64_t *generations;          /* [ctx_tokens], of each token of slot 0; NULL without share_by_pointer */
 };
-
-/* The layer in front of which copy `copy` > 0 keeps the residual, always; copy 0 moves, and layer 0 needs none. */
-static inline int kvs_kept_layer(const kvs_engine *e, int copy)
-{
-	return copy * e->config.layers / e->kept_copies;
-}
 
 static inline kvs_tensor kvs_rows(kvs_tensor tensor, int first, int count)
 {
@@ -104,29 +97,28 @@ static inline kvs_tensor kvs_rows(kvs_tensor tensor, int first, int count)
 
 /*
  * One pass (forward.c): `sequences` sequences of `tokens` tokens each, whose rows lie side by side in e->residual; several
- * sequences lie side by side in their slot too. Layers from `from_layer` on are run; a pass before has left K and V of those
- * below in the slot, and the residual in e->kept. What is not zero beyond `tokens` and `start` needs share_by_pointer.
+ * sequences lie side by side in their slot too. With `from`, layers from there on are run, on that residual: a pass before
+ * has left K and V of those below in the slot. More than one sequence, `first` and `from` need share_by_pointer.
  */
 struct kvs_pass {
 	unsigned slot; /* where K and V are written */
 	int first;     /* token of the slot at which the first sequence starts */
 	int sequences, tokens;
 	int start; /* position of the first row of each sequence: what stands before it is in the slot */
-	int from_layer;
-	int keep_to; /* keep the residual in front of this layer, and of those below it that have a copy; 0: of none */
+	const struct kvs_residual *from; /* NULL: from layer 0 on what is in e->residual */
+	const struct kvs_residual *keep; /* [keep_count], layers going up, all behind the first that is run */
+	int keep_count;
 };
 int kvs_run_layers(kvs_engine *e, const struct kvs_pass *pass);
 /* The logits of rows of the residual, into the first rows of e->logits. */
 int kvs_run_head(kvs_engine *e, kvs_tensor residual);
 
-/* Where reruns start from now on (trace.c): with a plan that differs from layer `layer` on; with tokens of slot 0 gone. */
-void kvs_starts_lower(kvs_engine *e, int layer);
-void kvs_starts_forget(kvs_engine *e, int first, int tokens);
-
 /* What batches and timelines share (engine.c). Download waits; upload waits for what was enqueued before. */
 int kvs_engine_check_ids(const kvs_engine *e, const int32_t *ids, size_t count, const char *what);
 int kvs_engine_upload_ids(kvs_engine *e, kvs_tensor to, const int32_t *ids, size_t count);
 int kvs_engine_download(kvs_engine *e, void *out, kvs_tensor from);
+/* A new generation, and these tokens are of it; only slot 0 is kept book of. */
+void kvs_engine_stamp(kvs_engine *e, unsigned slot, int first, int tokens);
 /* Scores rows first .. first + count - 1 of the residual, at most KVS_SCORE_ROWS. */
 int kvs_engine_score_rows(kvs_engine *e, int first, int count, const int32_t *targets, float *nll, int32_t *top);
 

@@ -119,38 +119,24 @@ static int run_mlp(kvs_engine *e, int l, kvs_tensor residual)
 	return err ? err : add_bias(e, residual, layer->down_bias);
 }
 
-/* The copy that keeps the residual in front of layer `l` where the one that moves is at layer `moving`; -1: none does. */
-static int copy_at(const kvs_engine *e, int l, int moving)
+/* Between the rows of a pass and a copy of them. */
+static int copy_residual(kvs_engine *e, kvs_tensor rows, CUdeviceptr to, CUdeviceptr from)
 {
-	for (int copy = 1; copy < e->kept_copies; copy++)
-		if (kvs_kept_layer(e, copy) == l)
-			return copy;
-	return l == moving ? 0 : -1;
-}
+	CUresult result = e->cu->cuMemcpyDtoDAsync(
+		to, from, (size_t)rows.rows * rows.cols * sizeof(float), kvs_stream_handle(e->stream));
 
-/* Between the residual and a copy that is kept of it. */
-static int copy_kept(kvs_engine *e, const struct kvs_pass *pass, int copy, bool keep)
-{
-	int rows = pass->sequences * pass->tokens;
-	CUdeviceptr kept = kvs_rows(e->kept, copy * e->kept_tokens + pass->first, rows).data,
-		    residual = e->residual.data;
-	CUresult result = e->cu->cuMemcpyDtoDAsync(keep ? kept : residual, keep ? residual : kept,
-		(size_t)rows * e->residual.cols * sizeof(float), kvs_stream_handle(e->stream));
-
-	return result ? kvs_cu_fail(e->cu, result, "copying the residual of %d tokens", rows) : 0;
+	return result ? kvs_cu_fail(e->cu, result, "copying the residual of %d tokens", rows.rows) : 0;
 }
 
 int kvs_run_layers(kvs_engine *e, const struct kvs_pass *pass)
 {
 	kvs_tensor residual = kvs_rows(e->residual, 0, pass->sequences * pass->tokens);
-	int err = 0;
+	int first = pass->from ? pass->from->layer : 0, kept = 0;
+	int err = pass->from ? copy_residual(e, residual, residual.data, pass->from->data) : 0;
 
-	if (pass->from_layer)
-		err = copy_kept(e, pass, copy_at(e, pass->from_layer, pass->from_layer), false);
-	for (int l = pass->from_layer; l < e->config.layers && !err; l++) {
-		int copy = l > pass->from_layer && l <= pass->keep_to ? copy_at(e, l, pass->keep_to) : -1;
-		if (copy >= 0)
-			err = copy_kept(e, pass, copy, true);
+	for (int l = first; l < e->config.layers && !err; l++) {
+		if (kept < pass->keep_count && pass->keep[kept].layer == l)
+			err = copy_residual(e, residual, pass->keep[kept++].data, residual.data);
 		if (!err)
 			err = run_attention(e, l, pass, residual);
 		if (!err)

@@ -165,8 +165,9 @@ struct kvs_engine_memory {
 int kvs_engine_memory(kvs_engine *engine, struct kvs_engine_memory *out); /* settles the manager first */
 kvs_vmm *kvs_engine_vmm(kvs_engine *engine);
 kvs_stream *kvs_engine_stream(kvs_engine *engine); /* that everything runs on */
+kvs_cu *kvs_engine_cu(kvs_engine *engine);
 
-/* ---- looking inside, for calibration (trace.c) ---- */
+/* ---- looking inside, for calibration (batch.c) ---- */
 
 /*
  * Run with another plan from now on (NULL: none), without loading weights again. With share_by_pointer the slots keep their
@@ -192,24 +193,29 @@ int kvs_engine_batch_rows(const kvs_engine *engine);
 /* Run all layers over a batch. -EINVAL, -ENOMEM, -EIO. */
 int kvs_engine_run_batch(kvs_engine *engine, const struct kvs_batch *batch);
 
-/*
- * Device memory, f32 [copies][tokens][hidden], for residuals of tokens 0 .. tokens - 1 of slot 0 that
- * kvs_engine_rerun_batch() can start from: copies - 1 in front of layers at even distances (no more copies than layers are
- * made), and one in front of the layer that was rerun last. 0 tokens frees it. -EINVAL, -ENOMEM: none are kept.
- */
-int kvs_engine_keep_residuals(kvs_engine *engine, int tokens, int copies);
+/* A copy of a batch's residual on the device, f32 [rows][hidden], as it stands in front of layer `layer` (1 and up). */
+struct kvs_residual {
+	int layer;
+	CUdeviceptr data;
+};
 
 /*
- * As kvs_engine_run_batch(), to the bit, but layers are left out that came to the same when the batch was rerun last: all up
- * to the highest kept residual below which the plans of then and now agree, and which does not lie above `layer`. The
- * first rerun runs all. Residuals are kept in front of `layer` (1 and up) and below: it is where the plans that come next
- * are thought to differ. Then a rerun costs (layers - layer) / layers of a run, and going up from layer to layer what
- * lies between beside.
- *
- * The batch must have the ids, and the cut into sequences, that it had when its tokens were rerun before. To run another
- * there, or to truncate the slot, makes the next rerun a whole run. -EINVAL (nothing is kept of these tokens), -ENOMEM, -EIO.
+ * As kvs_engine_run_batch(), from `start` on: the layers below are not run, and their K and V must be in slot 0 already, as
+ * the plan of now has them. NULL: all layers. The residual in front of each layer of `keep` is copied to its data; the
+ * layers go up and lie above start's. -EINVAL, -ENOMEM, -EIO.
  */
-int kvs_engine_rerun_batch(kvs_engine *engine, const struct kvs_batch *batch, int layer);
+int kvs_engine_run_batch_from(kvs_engine *engine, const struct kvs_batch *batch, const struct kvs_residual *start,
+	const struct kvs_residual *keep, int keep_count);
+
+/*
+ * Whether K and V of a token of slot 0 are still those that a caller's run left: everything that writes or cuts slots counts
+ * one generation further, and what it touches of slot 0 is of that generation, also where it failed half way. 0: never
+ * written, or the engine was opened without share_by_pointer.
+ */
+uint64_t kvs_engine_generation(const kvs_engine *engine);
+uint64_t kvs_engine_token_generation(const kvs_engine *engine, int token);
+/* The plan of now, valid until another is set; NULL: none. */
+const kvs_plan *kvs_engine_plan(const kvs_engine *engine);
 
 /* Of the batch that ran last, before anything else runs. Rows count through its sequences. */
 int kvs_engine_batch_hidden(kvs_engine *engine, float *hidden /* [rows][hidden]: the final norm's output */);

@@ -31,6 +31,7 @@ struct fixture {
 	kvs_engine *engine;
 	struct kvs_calib_text text;
 	struct kvs_capture capture;
+	kvs_rerun *rerun; /* NULL: none yet */
 	int layers, vocab;
 };
 
@@ -72,8 +73,16 @@ static struct fixture open_fixture(const char *model, int rows)
 	return f;
 }
 
+/* Another rerun instead of the one there was. */
+static void keep_residuals(struct fixture *f, int tokens, int copies)
+{
+	kvs_rerun_free(f->rerun);
+	must(kvs_rerun_create(f->engine, tokens, copies, &f->rerun));
+}
+
 static void close_fixture(struct fixture *f)
 {
+	kvs_rerun_free(f->rerun);
 	kvs_capture_clear(&f->capture);
 	kvs_engine_close(f->engine);
 	kvs_calib_text_clear(&f->text);
@@ -138,6 +147,7 @@ static void rerun_at_random(struct fixture *f, int b, const float *whole, unsign
 		.tokens = WINDOW_TOKENS,
 		.first = 2 * b * WINDOW_TOKENS};
 	struct kvs_batch other = {.ids = f->text.window_targets, .sequences = 1, .tokens = 7, .first = batch.first + 9};
+	static const float nothing[1024]; /* [kv_heads][head_dim] */
 
 	if (rand_r(seed) % 8 == 0)
 		must(kvs_engine_run_batch(f->engine, &other));
@@ -145,7 +155,9 @@ static void rerun_at_random(struct fixture *f, int b, const float *whole, unsign
 		must(kvs_engine_truncate(f->engine, 0, 0));
 		must(kvs_engine_append(f->engine, 0, other.ids, other.tokens));
 	}
-	must(kvs_engine_rerun_batch(f->engine, &batch, 1 + rand_r(seed) % (f->layers - 1)));
+	if (rand_r(seed) % 8 == 0 && batch.first + 3 < kvs_engine_length(f->engine, 0))
+		must(kvs_engine_write_kv(f->engine, rand_r(seed) % f->layers, batch.first + 3, nothing, nothing));
+	must(kvs_rerun_batch(f->rerun, &batch, 1 + rand_r(seed) % (f->layers - 1)));
 	assert_batch_is(f, &batch, whole);
 }
 
@@ -184,13 +196,49 @@ static void a_rerun_from_the_middle_is_a_whole_run(void **state)
 	f = open_fixture(MODEL, 2 * WINDOW_TOKENS);
 	for (int step = 0; step < STEPS; step++) {
 		if (step % (STEPS / 8) == 0) /* 1 copy to 8, of which as many are made as there are layers */
-			must(kvs_engine_keep_residuals(f.engine, WINDOWS * WINDOW_TOKENS, 1 + step / (STEPS / 8)));
+			keep_residuals(&f, WINDOWS * WINDOW_TOKENS, 1 + step / (STEPS / 8));
 		must(kvs_engine_set_plan(f.engine, plans[step]));
 		for (int b = 0; b < 2; b++)
 			if (rand_r(&seed) % 4)
 				rerun_at_random(&f, b, whole[step], &seed);
 		kvs_plan_free(plans[step]);
 	}
+	close_fixture(&f);
+}
+
+static void assert_generations(struct fixture *f, int first_new, int tokens, uint64_t before)
+{
+	for (int t = 0; t < tokens; t++)
+		assert_int_equal(kvs_engine_token_generation(f->engine, t) > before, t >= first_new);
+	assert_true(kvs_engine_generation(f->engine) > before);
+}
+
+/* What a token's K and V are of can be told: batches, appends, scores, single writes and cuts, and no other token's. */
+static void each_run_and_cut_is_a_generation(void **state)
+{
+	struct fixture f = open_fixture(MODEL, 0);
+	struct kvs_batch batch = {.ids = f.text.window_ids, .sequences = 1, .tokens = 8, .first = 0};
+	static const float row[1024]; /* [kv_heads][head_dim] */
+	uint64_t before;
+	float nll[2];
+
+	(void)state;
+	must(kvs_engine_truncate(f.engine, 0, 0));
+	before = kvs_engine_generation(f.engine);
+	must(kvs_engine_run_batch(f.engine, &batch));
+	assert_generations(&f, 0, 8, before);
+	before = kvs_engine_generation(f.engine);
+	must(kvs_engine_append(f.engine, 0, batch.ids, 4));
+	assert_generations(&f, 8, 12, before);
+	before = kvs_engine_generation(f.engine);
+	must(kvs_engine_score(f.engine, 0, batch.ids, batch.ids, 2, nll, NULL));
+	assert_generations(&f, 12, 14, before);
+	before = kvs_engine_generation(f.engine);
+	must(kvs_engine_write_kv(f.engine, 0, 13, row, row));
+	assert_generations(&f, 13, 14, before);
+	before = kvs_engine_generation(f.engine);
+	must(kvs_engine_truncate(f.engine, 0, 5));
+	assert_generations(&f, 5, 14, before);
 	close_fixture(&f);
 }
 
@@ -209,10 +257,10 @@ static void batches_may_be_rerun_in_parts(void **state)
 	must(kvs_engine_set_plan(f.engine, plan));
 	must(kvs_engine_run_batch(f.engine, &all));
 	must(kvs_engine_batch_score(f.engine, f.text.window_targets, whole, NULL));
-	must(kvs_engine_keep_residuals(f.engine, WINDOWS * WINDOW_TOKENS, 1));
-	must(kvs_engine_rerun_batch(f.engine, &all, 3));
-	must(kvs_engine_rerun_batch(f.engine, &second, 5));
-	must(kvs_engine_rerun_batch(f.engine, &all, 5));
+	keep_residuals(&f, WINDOWS * WINDOW_TOKENS, 1);
+	must(kvs_rerun_batch(f.rerun, &all, 3));
+	must(kvs_rerun_batch(f.rerun, &second, 5));
+	must(kvs_rerun_batch(f.rerun, &all, 5));
 	must(kvs_engine_batch_score(f.engine, f.text.window_targets, part, NULL));
 	for (int i = 0; i < WINDOWS * WINDOW_TOKENS; i++)
 		assert_true(fabsf(part[i] - whole[i]) <= 1e-4f);
@@ -229,7 +277,7 @@ static void assert_layers_run(struct fixture *f, const char *owners, int layer, 
 	double layers;
 
 	must(kvs_engine_set_plan(f->engine, plan));
-	must(kvs_engine_rerun_batch(f->engine, &batch, layer));
+	must(kvs_rerun_batch(f->rerun, &batch, layer));
 	layers = (double)(kvs_engine_bytes_moved(f->engine) - start);
 	start = kvs_engine_bytes_moved(f->engine);
 	batch.first = batch.sequences * batch.tokens; /* where nothing is kept */
@@ -261,7 +309,7 @@ static void a_rerun_starts_as_high_as_it_can(void **state)
 
 	(void)state;
 	for (int copies = 1; copies <= 3; copies += 2) {
-		must(kvs_engine_keep_residuals(f.engine, WINDOWS * WINDOW_TOKENS, copies));
+		keep_residuals(&f, WINDOWS * WINDOW_TOKENS, copies);
 		for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++)
 			assert_layers_run(&f, rows[i].owners, rows[i].layer,
 				copies == 1 ? rows[i].one_copy : rows[i].three_copies);
@@ -281,22 +329,21 @@ static void residuals_beyond_memory_leave_none_and_leak_nothing(void **state)
 {
 	struct fixture f = open_fixture(MODEL, 0);
 	struct kvs_batch batch = all_windows(&f);
+	kvs_rerun *rerun;
 	size_t before;
 
 	(void)state;
 	must(kvs_engine_run_batch(f.engine, &batch));
 	before = device_free();
-	must(kvs_engine_keep_residuals(f.engine, WINDOWS * WINDOW_TOKENS, 2));
-	must(kvs_engine_rerun_batch(f.engine, &batch, 1));
-	assert_int_equal(kvs_engine_keep_residuals(f.engine, 1 << 30, 1), -ENOMEM);
+	assert_int_equal(kvs_rerun_create(f.engine, 1 << 30, 1, &rerun), -ENOMEM);
+	assert_int_equal(kvs_rerun_create(f.engine, 1 << 30, 2, &rerun), -EINVAL);
+	assert_int_equal(kvs_rerun_create(f.engine, 1, 0, &rerun), -EINVAL);
+	assert_int_equal(kvs_rerun_create(f.engine, 0, 1, &rerun), -EINVAL);
+	assert_int_equal(kvs_rerun_create(f.engine, -1, 1, &rerun), -EINVAL);
 	assert_int_equal(device_free(), before);
-	assert_int_equal(kvs_engine_rerun_batch(f.engine, &batch, 1), -EINVAL);
-	assert_int_equal(kvs_engine_keep_residuals(f.engine, 1 << 30, 2), -EINVAL);
-	assert_int_equal(kvs_engine_keep_residuals(f.engine, 1, 0), -EINVAL);
-	assert_int_equal(kvs_engine_keep_residuals(f.engine, -1, 1), -EINVAL);
-	must(kvs_engine_keep_residuals(f.engine, WINDOWS * WINDOW_TOKENS, 1));
-	must(kvs_engine_rerun_batch(f.engine, &batch, 1));
-	must(kvs_engine_keep_residuals(f.engine, 0, 0));
+	must(kvs_rerun_create(f.engine, WINDOWS * WINDOW_TOKENS, 2, &rerun));
+	must(kvs_rerun_batch(rerun, &batch, 1));
+	kvs_rerun_free(rerun);
 	assert_int_equal(device_free(), before);
 	close_fixture(&f);
 }
@@ -377,12 +424,11 @@ static void batches_that_do_not_fit_are_refused(void **state)
 	assert_int_equal(kvs_engine_run_batch(f.engine, &far), -EINVAL);
 	odd = (struct kvs_batch){.ids = &id, .sequences = 1, .tokens = 1};
 	assert_int_equal(kvs_engine_run_batch(f.engine, &odd), -EINVAL);
-	assert_int_equal(kvs_engine_rerun_batch(f.engine, &good, 1), -EINVAL); /* nothing is kept */
-	must(kvs_engine_keep_residuals(f.engine, WINDOWS * WINDOW_TOKENS - 1, 1));
-	assert_int_equal(kvs_engine_rerun_batch(f.engine, &good, 1), -EINVAL); /* not of the last token */
-	must(kvs_engine_keep_residuals(f.engine, WINDOWS * WINDOW_TOKENS, 1));
-	assert_int_equal(kvs_engine_rerun_batch(f.engine, &good, 0), -EINVAL);
-	assert_int_equal(kvs_engine_rerun_batch(f.engine, &good, f.layers), -EINVAL);
+	keep_residuals(&f, WINDOWS * WINDOW_TOKENS - 1, 1);
+	assert_int_equal(kvs_rerun_batch(f.rerun, &good, 1), -EINVAL); /* not of the last token */
+	keep_residuals(&f, WINDOWS * WINDOW_TOKENS, 1);
+	assert_int_equal(kvs_rerun_batch(f.rerun, &good, 0), -EINVAL);
+	assert_int_equal(kvs_rerun_batch(f.rerun, &good, f.layers), -EINVAL);
 	assert_int_equal(kvs_engine_add_k(f.engine, f.layers, 0, 1, NULL), -EINVAL);
 	close_fixture(&f);
 }
@@ -689,6 +735,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_rerun_from_the_middle_is_a_whole_run),
+		cmocka_unit_test(each_run_and_cut_is_a_generation),
 		cmocka_unit_test(batches_may_be_rerun_in_parts),
 		cmocka_unit_test(a_rerun_starts_as_high_as_it_can),
 		cmocka_unit_test(residuals_beyond_memory_leave_none_and_leak_nothing),

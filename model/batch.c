@@ -1,20 +1,13 @@
 /*
- * model/trace.c: batches of sequences whose inside can be looked at: hidden states, K and V, restarts from the middle.
+ * model/batch.c: batches of sequences whose inside can be looked at: hidden states, K and V, starts from a middle layer.
  *
  * The sequences of a batch lie side by side in slot 0, so that a few short ones cost one block a layer and not one each.
- *
- * A rerun leaves out the layers that would come to what they came to before. What it needs of them is K and V, which are
- * where they were, and the residual behind them. That is kept in front of a few layers only: e->starts says for each token
- * the highest one that can be started at, which means that with the plan of now
- *   - K and V of the layers below it are right,
- *   - so is what is kept in front of it and, if they have a copy of their own, in front of layers below it.
- * A plan that differs from some layer on lowers the starts that lie above. So trials may write over each other's K and V, and
- * a search that tries higher and higher layers runs each of them once more for all trials at that layer.
+ * Every token of that slot carries the generation of the run that wrote it, so that a caller that kept residuals
+ * (calib/rerun.c) can tell whether K and V are still those of its own run.
  */
 #include "engine.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -57,26 +50,54 @@ static int make_room(kvs_engine *e, int tokens)
 	return err;
 }
 
-/* From the embedding, or from what is kept in front of `from_layer`. */
-static int run_pass(kvs_engine *e, const struct kvs_batch *batch, int from_layer, int keep_to)
+static int embed(kvs_engine *e, const struct kvs_batch *batch)
 {
-	struct kvs_pass pass = {.slot = BASE_SLOT,
-		.first = batch->first,
-		.sequences = batch->sequences,
-		.tokens = batch->tokens,
-		.from_layer = from_layer,
-		.keep_to = keep_to};
-	int rows = batch->sequences * batch->tokens, err = make_room(e, batch->first + rows);
+	int rows = batch->sequences * batch->tokens, err = kvs_engine_upload_ids(e, e->ids, batch->ids, rows);
 
-	e->sequences = 0;
-	kvs_starts_forget(e, batch->first, rows);
-	if (!err && !from_layer)
-		err = kvs_engine_upload_ids(e, e->ids, batch->ids, rows);
-	if (!err && !from_layer)
-		err = kvs_embed(
-			e->stream, kvs_rows(e->residual, 0, rows), e->weights.embedding, kvs_rows(e->ids, 0, rows));
+	if (err)
+		return err;
+	return kvs_embed(e->stream, kvs_rows(e->residual, 0, rows), e->weights.embedding, kvs_rows(e->ids, 0, rows));
+}
+
+static int check_residuals(
+	const kvs_engine *e, const struct kvs_residual *start, const struct kvs_residual *keep, int count)
+{
+	int above = start ? start->layer : 0;
+
+	if (above < 0 || above >= e->config.layers)
+		return kvs_fail(-EINVAL, "a start at layer %d: the model has %d", above, e->config.layers);
+	for (int i = 0; i < count; i++) {
+		if (keep[i].layer <= above || keep[i].layer >= e->config.layers)
+			return kvs_fail(-EINVAL, "a residual in front of layer %d: %d to %d are possible here",
+				keep[i].layer, above + 1, e->config.layers - 1);
+		above = keep[i].layer;
+	}
+	return 0;
+}
+
+int kvs_engine_run_batch_from(kvs_engine *e, const struct kvs_batch *batch, const struct kvs_residual *start,
+	const struct kvs_residual *keep, int keep_count)
+{
+	int err = check_batch(e, batch), rows = err ? 0 : batch->sequences * batch->tokens;
+
 	if (!err)
-		err = kvs_run_layers(e, &pass);
+		err = check_residuals(e, start, keep, keep_count);
+	if (!err)
+		err = make_room(e, batch->first + rows);
+	if (err)
+		return err;
+	e->sequences = 0;
+	kvs_engine_stamp(e, BASE_SLOT, batch->first, rows);
+	if (!start)
+		err = embed(e, batch);
+	if (!err)
+		err = kvs_run_layers(e, &(struct kvs_pass){.slot = BASE_SLOT,
+						.first = batch->first,
+						.sequences = batch->sequences,
+						.tokens = batch->tokens,
+						.from = start,
+						.keep = keep,
+						.keep_count = keep_count});
 	if (!err) {
 		e->sequences = batch->sequences;
 		e->sequence_tokens = batch->tokens;
@@ -86,104 +107,7 @@ static int run_pass(kvs_engine *e, const struct kvs_batch *batch, int from_layer
 
 int kvs_engine_run_batch(kvs_engine *e, const struct kvs_batch *batch)
 {
-	int err = check_batch(e, batch);
-
-	return err ? err : run_pass(e, batch, 0, 0);
-}
-
-/* ---- reruns ---- */
-
-/* The highest layer up to `layer` whose residual has a copy to itself, or 0, whose residual is the embedding. */
-static int fixed_layer(const kvs_engine *e, int layer)
-{
-	int copy = e->kept_copies - 1;
-
-	while (kvs_kept_layer(e, copy) > layer)
-		copy--;
-	return kvs_kept_layer(e, copy);
-}
-
-void kvs_starts_lower(kvs_engine *e, int layer)
-{
-	for (int t = 0; t < e->kept_tokens; t++)
-		if (e->starts[t] > layer)
-			e->starts[t] = fixed_layer(e, layer);
-}
-
-void kvs_starts_forget(kvs_engine *e, int first, int tokens)
-{
-	for (int t = first; t < e->kept_tokens && t - first < tokens; t++)
-		e->starts[t] = 0;
-}
-
-/* Where all rows of a batch can start, at `layer` at the highest. */
-static int common_start(const kvs_engine *e, int first, int rows, int layer)
-{
-	int lowest = e->starts[first], highest = lowest;
-
-	for (int t = first; t < first + rows; t++) {
-		lowest = smaller(lowest, e->starts[t]);
-		highest = e->starts[t] > highest ? e->starts[t] : highest;
-	}
-	return lowest == highest && lowest <= layer ? lowest : fixed_layer(e, smaller(lowest, layer));
-}
-
-int kvs_engine_rerun_batch(kvs_engine *e, const struct kvs_batch *batch, int layer)
-{
-	int err = check_batch(e, batch), rows = err ? 0 : batch->sequences * batch->tokens;
-
-	if (!err && (layer < 1 || layer >= e->config.layers))
-		err = kvs_fail(-EINVAL, "a rerun for layer %d: 1 to %d are possible", layer, e->config.layers - 1);
-	if (!err && rows > e->kept_tokens - batch->first)
-		err = kvs_fail(-EINVAL, "a rerun of %d rows at token %d: residuals are kept of %d", rows, batch->first,
-			e->kept_tokens);
-	if (!err)
-		err = run_pass(e, batch, common_start(e, batch->first, rows, layer), layer);
-	for (int t = batch->first; !err && t < batch->first + rows; t++)
-		e->starts[t] = layer;
-	return err;
-}
-
-static void drop_kept(kvs_engine *e)
-{
-	if (e->kept.data) {
-		kvs_stream_synchronize(e->stream);
-		KVS_CU_GIVE_BACK(e->cu->cuMemFree(e->kept.data));
-	}
-	free(e->starts);
-	e->kept = (kvs_tensor){0, KVS_F32, 0, e->config.hidden};
-	e->kept_tokens = e->kept_copies = 0;
-	e->starts = NULL;
-}
-
-int kvs_engine_keep_residuals(kvs_engine *e, int tokens, int copies)
-{
-	size_t rows, bytes;
-	CUresult result;
-
-	drop_kept(e);
-	if (!tokens)
-		return 0;
-	copies = smaller(copies, e->config.layers);
-	if (tokens < 0 || copies < 1 || tokens > INT_MAX / copies)
-		return kvs_fail(-EINVAL, "%d copies of the residuals of %d tokens", copies, tokens);
-	rows = (size_t)copies * tokens;
-	bytes = rows * e->config.hidden * sizeof(float);
-	result = e->cu->cuMemAlloc(&e->kept.data, bytes);
-	if (result) {
-		e->kept.data = 0;
-		return kvs_cu_fail(
-			e->cu, result, "%zu MiB for %d residuals of %d tokens each", bytes >> 20, copies, tokens);
-	}
-	e->starts = calloc(tokens, sizeof(*e->starts));
-	if (!e->starts) {
-		drop_kept(e);
-		return kvs_fail(-ENOMEM, "no memory for the residuals of %d tokens", tokens);
-	}
-	e->kept.rows = rows;
-	e->kept_tokens = tokens;
-	e->kept_copies = copies;
-	return 0;
+	return kvs_engine_run_batch_from(e, batch, NULL, NULL, 0);
 }
 
 /* ---- what came out ---- */
@@ -378,7 +302,7 @@ int kvs_engine_write_kv(kvs_engine *e, int layer, int token, const float *k, con
 
 	if (err)
 		return err;
-	kvs_starts_forget(e, token, 1);
+	kvs_engine_stamp(e, BASE_SLOT, token, 1);
 	err = move_row(e, true, layer, token, NULL, k);
 	return err ? err : move_row(e, false, layer, token, NULL, v);
 }
