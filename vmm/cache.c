@@ -1,30 +1,29 @@
 /*
  * vmm/cache.c: the KV cache of a model: a region for K and one for V of each layer, shared as a plan says.
  *
- * Both tensors of all layers grow together, by tokens, all of them or none.
+ * Both tensors of all layers grow together, by tokens, all of them or none. So that this stays true, a cache's regions are
+ * resized, shared and freed by the cache alone.
  */
 #include "manager.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
-struct kvs_cache {
-	kvs_vmm *vmm;
-	struct kvs_cache_shape shape;
-	kvs_region **regions; /* [layer][K, V] */
-	size_t *tokens;       /* [slot] */
-};
+enum { TENSORS = KVS_V + 1 }; /* of a layer */
 
-enum { K = KVS_K, V = KVS_V, TENSORS };
-
-static kvs_region **region_of(const kvs_cache *cache, int layer, int tensor)
+static size_t region_count(const kvs_cache *cache)
 {
-	return &cache->regions[layer * TENSORS + tensor];
+	return (size_t)cache->shape.layers * TENSORS;
 }
 
-static size_t token_bytes(const kvs_cache *cache, int tensor)
+static kvs_region **region_of(const kvs_cache *cache, int layer, enum kvs_k_or_v which)
 {
-	return tensor == K ? cache->shape.k_token_bytes : cache->shape.v_token_bytes;
+	return &cache->regions[layer * TENSORS + (int)which];
+}
+
+static size_t token_bytes(const kvs_cache *cache, enum kvs_k_or_v which)
+{
+	return which == KVS_K ? cache->shape.k_token_bytes : cache->shape.v_token_bytes;
 }
 
 static int check_shape(const struct kvs_cache_shape *shape, const kvs_plan *plan)
@@ -48,144 +47,181 @@ static int check_shape(const struct kvs_cache_shape *shape, const kvs_plan *plan
 	return 0;
 }
 
+static int share_layer(kvs_cache *cache, const kvs_plan *plan, int layer, enum kvs_k_or_v which)
+{
+	int owner = plan ? kvs_plan_owner(plan, layer, which) : layer, err;
+
+	if (owner == layer)
+		return 0;
+	vmm_begin(cache->vmm);
+	err = vmm_share_begin(*region_of(cache, layer, which), *region_of(cache, owner, which));
+	vmm_end(cache->vmm);
+	return err;
+}
+
 static int reserve_layer(kvs_cache *cache, const kvs_plan *plan, int layer)
 {
-	for (int tensor = K; tensor < TENSORS; tensor++) {
-		kvs_region **region = region_of(cache, layer, tensor);
-		int owner = layer, err;
+	for (int which = KVS_K; which < TENSORS; which++) {
+		kvs_region **region = region_of(cache, layer, which);
+		size_t bytes = cache->shape.ctx_tokens * token_bytes(cache, which);
+		int err = kvs_region_reserve(cache->vmm, bytes, cache->shape.slots, region);
 
-		if (plan)
-			owner = kvs_plan_owner(plan, layer, tensor);
-		err = kvs_region_reserve(
-			cache->vmm, cache->shape.ctx_tokens * token_bytes(cache, tensor), cache->shape.slots, region);
-		if (!err && owner != layer)
-			err = kvs_region_share(*region, *region_of(cache, owner, tensor));
+		if (err)
+			return err;
+		(*region)->cache = cache;
+		err = share_layer(cache, plan, layer, which);
 		if (err)
 			return err;
 	}
 	return 0;
 }
 
+static void cache_link(kvs_cache *cache)
+{
+	kvs_vmm *vmm = cache->vmm;
+
+	pthread_mutex_lock(&vmm->lock);
+	cache->next = vmm->caches;
+	if (vmm->caches)
+		vmm->caches->prev = cache;
+	vmm->caches = cache;
+	pthread_mutex_unlock(&vmm->lock);
+}
+
+static void cache_unlink(kvs_cache *cache)
+{
+	if (cache->prev)
+		cache->prev->next = cache->next;
+	else if (cache->vmm->caches == cache)
+		cache->vmm->caches = cache->next;
+	if (cache->next)
+		cache->next->prev = cache->prev;
+}
+
+/* With zeros in it, so that kvs_cache_free() can take it from here. */
+static int cache_alloc(kvs_vmm *vmm, const struct kvs_cache_shape *shape, kvs_cache **out)
+{
+	kvs_cache *cache = calloc(1, sizeof *cache);
+
+	if (cache) {
+		cache->vmm = vmm;
+		cache->shape = *shape;
+		cache->regions = calloc(region_count(cache), sizeof *cache->regions);
+		cache->tokens = calloc(shape->slots, sizeof *cache->tokens);
+	}
+	*out = cache;
+	if (cache && cache->regions && cache->tokens)
+		return 0;
+	return kvs_fail(-ENOMEM, "no host memory for a cache of %d layers and %u slots", shape->layers, shape->slots);
+}
+
 int kvs_cache_create(kvs_vmm *vmm, const struct kvs_cache_shape *shape, const kvs_plan *plan, kvs_cache **out)
 {
-	kvs_cache *cache;
+	kvs_cache *cache = NULL;
 	int err = check_shape(shape, plan);
 
-	if (err)
-		return err;
-	cache = calloc(1, sizeof *cache);
-	if (!cache)
-		return kvs_fail(-ENOMEM, "no host memory for a cache");
-	cache->vmm = vmm;
-	cache->shape = *shape;
-	cache->regions = calloc((size_t)shape->layers * TENSORS, sizeof *cache->regions);
-	cache->tokens = calloc(shape->slots, sizeof *cache->tokens);
-	if (!cache->regions || !cache->tokens)
-		err = kvs_fail(
-			-ENOMEM, "no host memory for a cache of %d layers and %u slots", shape->layers, shape->slots);
+	if (!err)
+		err = cache_alloc(vmm, shape, &cache);
 	for (int layer = 0; layer < shape->layers && !err; layer++)
 		err = reserve_layer(cache, plan, layer);
 	if (err) {
 		kvs_cache_free(cache);
 		return err;
 	}
+	cache_link(cache);
 	*out = cache;
 	return 0;
+}
+
+/* From the last layer down: an owner lies below its borrowers. */
+static void remove_regions(kvs_cache *cache)
+{
+	bool mapped = false;
+
+	for (size_t i = 0; i < region_count(cache); i++)
+		mapped |= cache->regions[i] && vmm_region_is_mapped(cache->regions[i]);
+	if (mapped)
+		vmm_retire_wait(cache->vmm); /* an error says that nothing runs any more */
+	for (size_t i = region_count(cache); i--;)
+		if (cache->regions[i])
+			vmm_region_remove(cache->regions[i]);
 }
 
 void kvs_cache_free(kvs_cache *cache)
 {
 	if (!cache)
 		return;
-	/* From the last layer down: an owner lies below its borrowers. */
-	for (int i = cache->regions ? cache->shape.layers * TENSORS : 0; i--;)
-		kvs_region_free(cache->regions[i]);
+	if (cache->regions) {
+		vmm_begin(cache->vmm);
+		remove_regions(cache);
+		cache_unlink(cache);
+		vmm_end(cache->vmm);
+		for (size_t i = 0; i < region_count(cache); i++)
+			if (cache->regions[i])
+				vmm_region_dealloc(cache->regions[i]);
+	}
 	free(cache->regions);
 	free(cache->tokens);
 	free(cache);
 }
 
-/* Resize those of the first `count` regions that own. `done` is how many were gone through before an error. */
-static int resize_regions(kvs_cache *cache, unsigned slot, size_t tokens, int count, int *done)
-{
-	for (*done = 0; *done < count; ++*done) {
-		kvs_region *region = cache->regions[*done];
-		int err = region->owner
-				  ? 0
-				  : vmm_region_set_bytes(region, slot, tokens * token_bytes(cache, *done % TENSORS));
-
-		if (err)
-			return err;
-	}
-	return 0;
-}
-
-static bool gives_up(const kvs_cache *cache, unsigned slot, size_t tokens)
-{
-	for (int i = 0; i < cache->shape.layers * TENSORS; i++)
-		if (!cache->regions[i]->owner &&
-			vmm_region_gives_up(cache->regions[i], slot, tokens * token_bytes(cache, i % TENSORS)))
-			return true;
-	return false;
-}
-
-static int resize(kvs_cache *cache, unsigned slot, size_t tokens)
-{
-	int done, err;
-
-	vmm_retire_poll(cache->vmm);
-	vmm_trim_retired(cache->vmm);
-	err = gives_up(cache, slot, tokens) ? vmm_retire_mark(cache->vmm) : 0;
-	if (err)
-		return err;
-	err = resize_regions(cache, slot, tokens, cache->shape.layers * TENSORS, &done);
-	if (err)
-		resize_regions(cache, slot, cache->tokens[slot], done, &done);
-	else
-		cache->tokens[slot] = tokens;
-	return err;
-}
-
 int kvs_cache_resize(kvs_cache *cache, unsigned slot, size_t tokens)
 {
-	int err;
+	struct vmm_resize resize = {.regions = cache->regions,
+		.count = region_count(cache),
+		.slot = slot,
+		.tokens = tokens,
+		.token_bytes = {cache->shape.k_token_bytes, cache->shape.v_token_bytes},
+		.borrowers_follow = true};
 
 	if (slot >= cache->shape.slots)
 		return kvs_fail(-EINVAL, "slot %u of a cache of %u", slot, cache->shape.slots);
 	if (tokens > cache->shape.ctx_tokens)
 		return kvs_fail(-EINVAL, "%zu tokens in a context of %zu", tokens, cache->shape.ctx_tokens);
-	pthread_mutex_lock(&cache->vmm->lock);
-	err = resize(cache, slot, tokens);
-	pthread_mutex_unlock(&cache->vmm->lock);
-	return err;
+	resize.tokens_now = &cache->tokens[slot];
+	return vmm_resize_all(cache->vmm, &resize);
 }
 
 size_t kvs_cache_tokens(const kvs_cache *cache, unsigned slot)
 {
 	size_t tokens;
 
+	if (slot >= cache->shape.slots)
+		return 0;
 	pthread_mutex_lock(&cache->vmm->lock);
 	tokens = cache->tokens[slot];
 	pthread_mutex_unlock(&cache->vmm->lock);
 	return tokens;
 }
 
+static kvs_region *region_at(const kvs_cache *cache, int layer, enum kvs_k_or_v which)
+{
+	return layer >= 0 && layer < cache->shape.layers ? *region_of(cache, layer, which) : NULL;
+}
+
+static CUdeviceptr address_at(const kvs_cache *cache, int layer, enum kvs_k_or_v which, unsigned slot)
+{
+	const kvs_region *region = region_at(cache, layer, which);
+
+	return region ? kvs_region_address(region, slot) : 0;
+}
+
 CUdeviceptr kvs_cache_k(const kvs_cache *cache, int layer, unsigned slot)
 {
-	return kvs_region_address(*region_of(cache, layer, K), slot);
+	return address_at(cache, layer, KVS_K, slot);
 }
 
 CUdeviceptr kvs_cache_v(const kvs_cache *cache, int layer, unsigned slot)
 {
-	return kvs_region_address(*region_of(cache, layer, V), slot);
+	return address_at(cache, layer, KVS_V, slot);
 }
 
 kvs_region *kvs_cache_k_region(const kvs_cache *cache, int layer)
 {
-	return *region_of(cache, layer, K);
+	return region_at(cache, layer, KVS_K);
 }
 
 kvs_region *kvs_cache_v_region(const kvs_cache *cache, int layer)
 {
-	return *region_of(cache, layer, V);
+	return region_at(cache, layer, KVS_V);
 }

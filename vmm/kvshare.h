@@ -1,8 +1,9 @@
 /*
  * kvshare.h: KV caches whose layers share physical GPU memory (libkvshare.so).
  *
- * Simple calls first: a kvs_cache holds one K and one V region for each layer of a model, shared as a plan says. Below
- * it, for who wants other shapes, regions and sharing one by one; then plans; then what can be asked of all of it.
+ * Simple calls first: a kvs_cache holds the K and the V of every layer of a model, shared as a plan says. Below it, for
+ * callers that want other shapes: regions, shared one by one; spaces, for several regions in one range of addresses; and
+ * sinks. Then plans, and what can be asked of all of it.
  *
  *   kvs_cu *cu;          kvs_cu_open("auto", &cu);
  *   kvs_vmm *vmm;        kvs_vmm_create(cu, NULL, &vmm);
@@ -12,14 +13,25 @@
  *   kvs_cache_resize(cache, 0, 100);            // room for 100 tokens in every layer of sequence 0
  *   CUdeviceptr k3 = kvs_cache_k(cache, 3, 0);  // reads the physical memory of layer 1
  *
- * Words. A *granule* is the driver's smallest unit of physical memory; a *block* is one cuMemCreate handle, a whole
- * number of granules; a *region* is one reserved address range, cut into *slots* of equal stride, one sequence each. A
- * *borrower* is a region that maps its *owner*'s blocks, read-only.
+ * Words. A *granule* is the driver's smallest unit of physical memory (2 MiB on today's GPUs; it is asked for, not
+ * assumed). A *block* is one cuMemCreate handle, a whole number of granules. A *space* is one reserved range of addresses.
+ * A *region* is a part of a space, cut into *slots* of equal stride, one sequence each, each with memory mapped from its
+ * start as the sequence grows. A *borrower* is a region that maps the blocks of another, its *owner*, and may only be
+ * read. A *sink* is a region whose every page is one and the same block. All sizes and offsets are bytes.
  *
- * Threads: calls on one kvs_vmm and what belongs to it are serialised by a lock inside; create and free are not, and a
- * region must not be freed while another thread uses it. Every function that returns int returns 0 or a negative errno
- * and then leaves a message in kvs_error() (cu.h); nothing prints, nothing exits. Multi-block operations are all or
- * nothing: after an error what was there before is there still.
+ * Errors. A function that returns int returns 0 or a negative errno, and then leaves a message in kvs_error() (cu.h).
+ * Nothing prints, nothing exits. An operation on many blocks and regions is all or nothing: on an error everything is
+ * unchanged. The errors of each call are listed; -EIO stands for a failure of the driver that has no errno of its own, also
+ * where a kernel has ended the context.
+ *
+ * Threads. All calls on one manager and on what belongs to it may be made from several threads at once, each with the
+ * context of `cu` current (kvs_cu_bind()); a call waits while another changes what is mapped, but resizing within what is
+ * mapped, and asking, do not. Calls that wait for the device (share, unshare, free, settle) let all others go on. Do not
+ * free what another thread still uses.
+ *
+ * Ownership. What create, reserve, parse, load and copy put into their last argument is the caller's, who gives it back
+ * with the free of the same name. free(NULL) is legal. Order: borrowers before owners, regions before their space, all of
+ * them before the manager, the manager before `cu`.
  */
 #ifndef KVSHARE_H
 #define KVSHARE_H
@@ -33,6 +45,7 @@ extern "C" {
 #endif
 
 typedef struct kvs_vmm kvs_vmm;
+typedef struct kvs_space kvs_space;
 typedef struct kvs_region kvs_region;
 typedef struct kvs_cache kvs_cache;
 typedef struct kvs_plan kvs_plan;
@@ -47,9 +60,12 @@ struct kvs_vmm_options {
 	bool premap;            /* a worker thread maps the next block of a slot once half of its last one is used */
 };
 
-/* `options` may be NULL: one-granule blocks, no budget, default free list, no premapping. `cu` must outlive it. */
+/*
+ * A manager of memory on the device of `cu`, which must outlive it. `options` may be NULL: blocks of one granule, no budget,
+ * the default free list, no premapping. -EINVAL (block size), -ENOMEM, -EIO; -EAGAIN (no thread for premapping).
+ */
 int kvs_vmm_create(kvs_cu *cu, const struct kvs_vmm_options *options, kvs_vmm **out);
-/* Waits for attached streams, then gives everything back. Every region must have been freed. NULL is fine. */
+/* Waits for attached streams, then gives everything back. Every space, region and cache must have been freed (assert). */
 void kvs_vmm_free(kvs_vmm *vmm);
 
 size_t kvs_vmm_granule_bytes(const kvs_vmm *vmm);
@@ -59,92 +75,16 @@ size_t kvs_vmm_block_bytes(const kvs_vmm *vmm);
  * Tell the manager that work on `stream` may use any of its regions. Memory that is given up (shrink, share, unshare,
  * free) is unmapped or reused only after an event, recorded behind the work that attached streams had at that moment,
  * has completed: the driver itself does not wait. With no stream attached the legacy default stream stands in.
- * -ENOMEM. Detach waits for nothing: the caller has synchronised the stream, or destroys it after kvs_vmm_free().
+ * -ENOMEM. Detaching waits for nothing: the caller has synchronised the stream before, or nothing on it uses the memory.
  */
 int kvs_vmm_attach_stream(kvs_vmm *vmm, CUstream stream);
 void kvs_vmm_detach_stream(kvs_vmm *vmm, CUstream stream);
 
-/* Unmap what has retired, wait until the premapping worker has nothing to do, and give back free blocks over the limit. */
+/*
+ * Wait until the premapping worker has nothing to do and all work that attached streams have now is over; then unmap what
+ * was given up, and give back free blocks over the limit. -EIO.
+ */
 int kvs_vmm_settle(kvs_vmm *vmm);
-
-/* ---- regions ---- */
-
-/*
- * Reserve `slots` slots of at least `slot_bytes` each (the stride is rounded up to whole blocks). Nothing is mapped.
- * -EINVAL (0 slots, 0 bytes, overflow), -ENOMEM (no address space).
- */
-int kvs_region_reserve(kvs_vmm *vmm, size_t slot_bytes, unsigned slots, kvs_region **out);
-/* Ends sharing, waits for the last use, unmaps and frees. An owner must have no borrowers left (assert). NULL is fine. */
-void kvs_region_free(kvs_region *region);
-
-CUdeviceptr kvs_region_address(const kvs_region *region, unsigned slot);
-size_t kvs_region_slot_stride(const kvs_region *region); /* bytes */
-unsigned kvs_region_slots(const kvs_region *region);
-/* Bytes of `slot` that may be used: what the last resize asked for (a borrower answers with its owner's). */
-size_t kvs_region_slot_bytes(const kvs_region *region, unsigned slot);
-
-/*
- * Make the first `bytes` bytes of `slot` usable, growing or shrinking it, with every borrower. Growing maps missing
- * blocks; new memory is not cleared. Shrinking takes effect at once, and its blocks go back once their last use retired.
- * -EINVAL (slot or size past the region; the region is a borrower), -ENOMEM (budget or device memory), -EIO.
- */
-int kvs_region_resize(kvs_region *region, unsigned slot, size_t bytes);
-
-/*
- * Map `borrower` onto the physical blocks of `owner`, now and as the owner grows or shrinks. The borrower becomes
- * read-only to kernels; what it held before is unmapped once its last use has retired (this call waits for that).
- * Both must belong to the same kvs_vmm and have the same slots and stride; an owner may not itself borrow, a borrower may
- * not have borrowers. -EINVAL, -ENOMEM, -EIO: nothing has changed. CUDA Programming Guide, "Virtual Aliasing Support":
- * writer and reader of one block must be different launches, ordered by a stream or event.
- */
-int kvs_region_share(kvs_region *borrower, kvs_region *owner);
-/* The borrower is empty and writable again. Waits for its last use. -EINVAL (does not borrow), -EIO. */
-int kvs_region_unshare(kvs_region *borrower);
-/* Whom this region borrows from, or NULL. */
-kvs_region *kvs_region_owner(const kvs_region *region);
-
-/* ---- plans ---- */
-
-/* What a plan says of the model that it was made for; a plan made by hand has none (architecture NULL). */
-struct kvs_plan_model {
-	const char *architecture; /* config.json's model_type */
-	int layers, kv_heads, head_dim;
-	const char *fingerprint; /* of config and weights, hex; NULL: unknown */
-};
-
-/* Every layer owns its K and V. -EINVAL (layers < 1 or > KVS_PLAN_MAX_LAYERS). */
-#define KVS_PLAN_MAX_LAYERS 4096
-int kvs_plan_identity(int layers, kvs_plan **out);
-/* From "0,1,2,1": the owner of each layer, for K and V alike. -EINVAL with the place and the reason. */
-int kvs_plan_parse(const char *owners, kvs_plan **out);
-/* From a file: plan JSON ("kvshare_plan": 1), DESIGN section 5. Unknown keys are kept and saved again. -ENOENT, -EINVAL, -EIO. */
-int kvs_plan_load(const char *path, kvs_plan **out);
-/* -ENOMEM, or what kvs_file_write() answers. */
-int kvs_plan_save(const kvs_plan *plan, const char *path);
-/* What kvs_plan_save() writes, as text that the caller frees. -ENOMEM. */
-int kvs_plan_text(const kvs_plan *plan, char **json);
-/* From explicit maps of `layers` entries each. -EINVAL unless owner[l] <= l and owner[owner[l]] == owner[l] for both. */
-int kvs_plan_create(int layers, const int *k_owners, const int *v_owners, kvs_plan **out);
-/* All of it: the maps, the model, and whatever else its file said. -ENOMEM. */
-int kvs_plan_copy(const kvs_plan *plan, kvs_plan **out);
-void kvs_plan_free(kvs_plan *plan);
-
-int kvs_plan_layers(const kvs_plan *plan);
-enum kvs_k_or_v { KVS_K, KVS_V };
-/* The layer whose K (or V) `layer` reads: its own number, or a lower one's. -EINVAL (the plan has no such layer). */
-int kvs_plan_owner(const kvs_plan *plan, int layer, enum kvs_k_or_v which);
-/* Record the model a plan is for (copied). */
-int kvs_plan_set_model(kvs_plan *plan, const struct kvs_plan_model *model);
-/* Is this plan for that model? -EINVAL with both sides named; layers must agree always, the rest where the plan knows it. */
-int kvs_plan_check(const kvs_plan *plan, const struct kvs_plan_model *model);
-
-/*
- * What a search tells of itself in a plan, "calibration" in the file: one JSON object, copied. -EINVAL (not an object),
- * -ENOMEM.
- */
-int kvs_plan_set_calibration(kvs_plan *plan, const char *json);
-/* That object as text, which the caller frees. -ENOENT where the plan has none, -ENOMEM. */
-int kvs_plan_calibration(const kvs_plan *plan, char **json);
 
 /* ---- caches ---- */
 
@@ -157,18 +97,149 @@ struct kvs_cache_shape {
 };
 
 /*
- * Regions for K and V of every layer, `[slot][token][kv_head][head_dim]`, shared as `plan` says (NULL: none shared).
- * Nothing is mapped yet. -EINVAL (shape, plan of another number of layers), -ENOMEM, -EIO.
+ * Regions for K and V of every layer, `[slot][token][kv_head][head_dim]`, shared as `plan` says (NULL: none shared; the
+ * plan is not kept). Nothing is mapped yet. -EINVAL (a shape with a 0 or an overflow, a plan of another number of layers),
+ * -ENOMEM, -EIO.
  */
 int kvs_cache_create(kvs_vmm *vmm, const struct kvs_cache_shape *shape, const kvs_plan *plan, kvs_cache **out);
+/* Waits for the last use of all that is mapped. */
 void kvs_cache_free(kvs_cache *cache);
-/* Room for `tokens` tokens of sequence `slot` in every layer, K and V: all of it or, on error, nothing changed. */
+/*
+ * Room for `tokens` tokens of sequence `slot` in every layer, K and V: in all of them or, on an error, nothing has changed.
+ * New memory is not cleared; the tokens that stay, stay where they are. -EINVAL (slot, or more than ctx_tokens), -ENOMEM
+ * (budget or device memory), -EIO.
+ */
 int kvs_cache_resize(kvs_cache *cache, unsigned slot, size_t tokens);
+/* What the last resize of `slot` asked for; 0 if the cache has no such slot. */
 size_t kvs_cache_tokens(const kvs_cache *cache, unsigned slot);
-CUdeviceptr kvs_cache_k(const kvs_cache *cache, int layer, unsigned slot); /* [token][kv_head][head_dim] */
+/* Where K (or V) of `layer` lies for sequence `slot`, `[token][kv_head][head_dim]`; 0 if the cache has no such layer or slot. */
+CUdeviceptr kvs_cache_k(const kvs_cache *cache, int layer, unsigned slot);
 CUdeviceptr kvs_cache_v(const kvs_cache *cache, int layer, unsigned slot);
+/*
+ * The region behind it, to be looked at; NULL if there is no such layer. It stays the cache's: resizing it, sharing or
+ * unsharing it on its own is refused with -EINVAL, since all layers of a cache change together.
+ */
 kvs_region *kvs_cache_k_region(const kvs_cache *cache, int layer);
 kvs_region *kvs_cache_v_region(const kvs_cache *cache, int layer);
+
+/* ---- regions ---- */
+
+/*
+ * Reserve `slots` slots of at least `slot_bytes` each (the stride is rounded up to whole blocks), in a space of its own that
+ * goes with the region. Nothing is mapped. -EINVAL (0 slots, 0 bytes, overflow), -ENOMEM (no address space), -EIO.
+ */
+int kvs_region_reserve(kvs_vmm *vmm, size_t slot_bytes, unsigned slots, kvs_region **out);
+/*
+ * Ends sharing, waits for the last use, unmaps and frees. An owner must have no borrowers left, and the region of a cache is
+ * the cache's to free (assert).
+ */
+void kvs_region_free(kvs_region *region);
+
+/* Where `slot` starts; the address never changes. 0 if the region has no such slot. */
+CUdeviceptr kvs_region_address(const kvs_region *region, unsigned slot);
+size_t kvs_region_slot_stride(const kvs_region *region);
+unsigned kvs_region_slots(const kvs_region *region);
+/* Bytes of `slot` that may be used: what the last resize asked for (a borrower answers with its owner's); 0 for no such slot. */
+size_t kvs_region_slot_bytes(const kvs_region *region, unsigned slot);
+
+/*
+ * Make the first `bytes` bytes of `slot` usable, growing or shrinking it, with every borrower. Growing maps missing
+ * blocks; new memory is not cleared. Shrinking takes effect at once, and its blocks go back once their last use has
+ * retired. Never waits for the device. -EINVAL (slot or size past the region; a borrower, a sink, a cache's region), -ENOMEM
+ * (budget or device memory), -EIO.
+ */
+int kvs_region_resize(kvs_region *region, unsigned slot, size_t bytes);
+
+/*
+ * Map `borrower` onto the physical blocks of `owner`, now and as the owner grows or shrinks. The borrower becomes
+ * read-only to kernels; what it held before is lost, and is unmapped once its last use has retired: this call waits for
+ * that. Launch nothing that uses `borrower` from another thread meanwhile.
+ * Both must belong to the same kvs_vmm and have the same slots and stride; an owner may not itself borrow, a borrower may
+ * not have borrowers. -EINVAL (one of these; a sink, a cache's region), -ENOMEM, -EIO: nothing has changed.
+ * CUDA Programming Guide, "Virtual Aliasing Support": writer and reader of one block must be different launches, ordered by
+ * a stream or event.
+ */
+int kvs_region_share(kvs_region *borrower, kvs_region *owner);
+/* The borrower is empty and writable again. Waits for its last use. -EINVAL (does not borrow; a cache's region), -EIO. */
+int kvs_region_unshare(kvs_region *borrower);
+/* The region that this one borrows from, or NULL. */
+kvs_region *kvs_region_owner(const kvs_region *region);
+
+/* ---- spaces: several regions in one range of addresses ---- */
+
+/*
+ * Reserve `bytes` bytes of addresses, rounded up to granules, for regions to be created in. Nothing is mapped. For memory
+ * whose layout somebody else decides: a slab with K and V of all layers at offsets of their own, or one allocation of
+ * another program. -EINVAL (0 bytes, overflow), -ENOMEM (no address space), -EIO.
+ */
+int kvs_space_reserve(kvs_vmm *vmm, size_t bytes, kvs_space **out);
+/* No region may be left in it (assert). */
+void kvs_space_free(kvs_space *space);
+CUdeviceptr kvs_space_address(const kvs_space *space);
+size_t kvs_space_bytes(const kvs_space *space);
+
+/*
+ * A region as kvs_region_reserve() makes it, but `offset` bytes into a space, which it does not own. Addresses between
+ * regions have nothing mapped. A tensor that does not start and end at a granule has to leave the pages at its ends to a
+ * region between it and its neighbour. -EINVAL (offset not a multiple of the granule, past the space's end, on another
+ * region; or as there), -ENOMEM.
+ */
+int kvs_region_create(kvs_space *space, size_t offset, size_t slot_bytes, unsigned slots, kvs_region **out);
+
+/*
+ * Cut a region of one slot in two at `at` bytes, a multiple of the block: `region` keeps what lies before, `rest` is a region
+ * of its own with what lies behind, contents and sizes in use included. Takes no call of the driver and no time of the
+ * device: memory that was mapped as a whole, and is in use, can be shared in parts when its layout becomes known. -EINVAL
+ * (`at`; a region that shares, is a cache's, a sink, has several slots, or came from kvs_region_reserve()), -ENOMEM.
+ */
+int kvs_region_split(kvs_region *region, size_t at, kvs_region **rest);
+
+/*
+ * A region of `bytes` bytes, rounded up to blocks, that is mapped at once and whole: every block of addresses onto one and
+ * the same physical block, for reading and writing. It takes stores that nobody will read, such as a borrower's. It cannot
+ * be resized or shared. Its content means nothing. -EINVAL as kvs_region_create(), -ENOMEM, -EIO.
+ */
+int kvs_region_create_sink(kvs_space *space, size_t offset, size_t bytes, kvs_region **out);
+
+/* ---- plans ---- */
+
+/* What a plan says about the model that it was made for; a plan made by hand has none (architecture NULL). */
+struct kvs_plan_model {
+	const char *architecture; /* config.json's model_type */
+	int layers, kv_heads, head_dim;
+	const char *fingerprint; /* of config and weights, hex; NULL: unknown */
+};
+
+#define KVS_PLAN_MAX_LAYERS 4096
+/* Every layer owns its K and V. -EINVAL (layers < 1 or > KVS_PLAN_MAX_LAYERS), -ENOMEM. */
+int kvs_plan_identity(int layers, kvs_plan **out);
+/* From "0,1,2,1": the owner of each layer, for K and V alike. -EINVAL with the place and the reason, -ENOMEM. */
+int kvs_plan_parse(const char *owners, kvs_plan **out);
+/* From a plan file (docs/plans.md). Unknown keys are kept and saved again. -ENOENT, -EINVAL with file and field, -ENOMEM, -EIO. */
+int kvs_plan_load(const char *path, kvs_plan **out);
+/* -ENOMEM, or what kvs_file_write() answers. */
+int kvs_plan_save(const kvs_plan *plan, const char *path);
+/* What kvs_plan_save() writes, as text that the caller frees. -ENOMEM. */
+int kvs_plan_text(const kvs_plan *plan, char **json);
+/* From explicit maps of `layers` entries each. -EINVAL unless owner[l] <= l and owner[owner[l]] == owner[l] for both; -ENOMEM. */
+int kvs_plan_create(int layers, const int *k_owners, const int *v_owners, kvs_plan **out);
+/* All of it: the maps, the model, and whatever else its file said. -ENOMEM. */
+int kvs_plan_copy(const kvs_plan *plan, kvs_plan **out);
+void kvs_plan_free(kvs_plan *plan);
+
+int kvs_plan_layers(const kvs_plan *plan);
+enum kvs_k_or_v { KVS_K, KVS_V };
+/* The layer whose K (or V) `layer` reads: its own number, or a lower one's. -EINVAL (the plan has no such layer). */
+int kvs_plan_owner(const kvs_plan *plan, int layer, enum kvs_k_or_v which);
+/* Record the model a plan is for (copied). -EINVAL (another number of layers), -ENOMEM. */
+int kvs_plan_set_model(kvs_plan *plan, const struct kvs_plan_model *model);
+/* Whether a plan is for this model: -EINVAL with both sides named. Layers must agree always, the rest where the plan knows it. */
+int kvs_plan_check(const kvs_plan *plan, const struct kvs_plan_model *model);
+
+/* How the plan was found, "calibration" in the file: the text of one JSON object, copied. -EINVAL (not an object), -ENOMEM. */
+int kvs_plan_set_calibration(kvs_plan *plan, const char *json);
+/* That object as text, which the caller frees. -ENOENT where the plan has none, -ENOMEM. */
+int kvs_plan_calibration(const kvs_plan *plan, char **json);
 
 /* ---- what can be asked ---- */
 
@@ -197,9 +268,10 @@ struct kvs_vmm_stats {
 	size_t physical_bytes; /* device memory held in mapped blocks, each counted once */
 	size_t free_bytes;     /* device memory held in the free list */
 	size_t shared_bytes;   /* mapped_bytes of borrowers */
-	size_t unshared_bytes; /* what the same regions would hold with no sharing: = mapped_bytes */
+	size_t unshared_bytes; /* what the same regions would hold with no sharing: mapped_bytes - sink_bytes */
 	size_t saved_bytes;    /* unshared_bytes - physical_bytes */
 	size_t peak_bytes;     /* most physical_bytes + free_bytes so far */
+	size_t sink_bytes;     /* mapped_bytes of sinks */
 	struct kvs_call_stats calls[KVS_CALL_COUNT];
 };
 

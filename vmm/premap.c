@@ -2,7 +2,8 @@
  * vmm/premap.c: a worker thread that maps the next block of a slot before it is needed, so that growing by a token seldom
  * waits for the driver.
  *
- * It works a queue of slots, one at a time, with the manager's lock held for one slot only. It stays within stride and
+ * It works through a queue of slots, with the turn for one slot at a time, and stands back while anybody else waits for
+ * the turn; a resize that finds its blocks mapped needs no turn and does not meet it at all. It stays within stride and
  * budget and takes nothing from others; where it fails, nothing happened, and the slot grows when it must.
  */
 #include "manager.h"
@@ -38,13 +39,13 @@ static void *premap_run(void *argument)
 	kvs_cu_bind(vmm->cu); /* where this fails, so does each call, and slots grow when they must */
 	pthread_mutex_lock(&vmm->lock);
 	while (!vmm->stop) {
-		if (!vmm->queues[VMM_QUEUE_PREMAP].head) {
+		if (!vmm->queues[VMM_QUEUE_PREMAP].head || vmm->turn_taken || vmm->turn_waiters) {
 			pthread_cond_wait(&vmm->premap_wanted, &vmm->lock);
 			continue;
 		}
+		vmm_turn_take(vmm);
 		premap_one(vmm);
-		pthread_mutex_unlock(&vmm->lock); /* let others in between two slots */
-		pthread_mutex_lock(&vmm->lock);
+		vmm_turn_give(vmm);
 	}
 	pthread_mutex_unlock(&vmm->lock);
 	return NULL;

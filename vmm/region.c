@@ -1,8 +1,8 @@
 /*
- * vmm/region.c: one reserved address range, cut into slots of equal stride, each backed from its start as it grows.
+ * vmm/region.c: a part of a space, cut into slots of equal stride, each backed from its start as it grows; and sinks,
+ * regions whose every page is one and the same block.
  *
- * Growing maps at once; shrinking only lowers a number, and what lies past it is trimmed when its last use has retired, or
- * used again if the slot grows first.
+ * A region is created with nothing mapped, a sink with all that it will ever have. Freeing waits for the last use.
  */
 #include "manager.h"
 
@@ -10,7 +10,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-static int region_alloc(kvs_vmm *vmm, size_t stride, unsigned slots, kvs_region **out)
+int vmm_region_alloc(kvs_vmm *vmm, size_t stride, unsigned slots, kvs_region **out)
 {
 	size_t slot_blocks = stride / vmm->block_bytes;
 	kvs_region *region = calloc(1, sizeof *region);
@@ -40,66 +40,87 @@ out_fail:
 	return kvs_fail(-ENOMEM, "no host memory for the %zu blocks of a region", slots * slot_blocks);
 }
 
-static void region_dealloc(kvs_region *region)
+void vmm_region_dealloc(kvs_region *region)
 {
+	if (region->space && region->space->of_region)
+		free(region->space);
 	free(region->blocks);
 	free(region->slots);
 	free(region);
 }
 
-static void region_link(kvs_region *region)
+/* The stride of slots of at least `slot_bytes`, and the bytes of all of them. */
+static int measure(const kvs_vmm *vmm, size_t slot_bytes, unsigned slots, size_t *stride, size_t *bytes)
 {
-	kvs_vmm *vmm = region->vmm;
-
-	region->next = vmm->regions;
-	if (vmm->regions)
-		vmm->regions->prev = region;
-	vmm->regions = region;
-	vmm->virtual_bytes += region->slot_count * region->stride;
+	if (!slot_bytes || !slots)
+		return kvs_fail(
+			-EINVAL, "a region of %u slots of %zu bytes: both must be more than 0", slots, slot_bytes);
+	if (__builtin_add_overflow(slot_bytes, vmm->block_bytes - 1, stride) ||
+		__builtin_mul_overflow(*stride -= *stride % vmm->block_bytes, slots, bytes))
+		return kvs_fail(
+			-EINVAL, "a region of %u slots of %zu bytes: more than an address can say", slots, slot_bytes);
+	return 0;
 }
 
-static void region_unlink(kvs_region *region)
+static void place(kvs_region *region, kvs_space *space, size_t offset)
 {
-	kvs_vmm *vmm = region->vmm;
-
-	if (region->prev)
-		region->prev->next = region->next;
-	else
-		vmm->regions = region->next;
-	if (region->next)
-		region->next->prev = region->prev;
-	vmm->virtual_bytes -= region->slot_count * region->stride;
+	region->base = space->base + offset;
+	vmm_space_link(space, region);
 }
 
 int kvs_region_reserve(kvs_vmm *vmm, size_t slot_bytes, unsigned slots, kvs_region **out)
 {
-	size_t block_bytes = vmm->block_bytes, stride, bytes;
 	kvs_region *region = NULL;
-	CUresult result;
-	int err;
+	kvs_space *space;
+	size_t stride, bytes;
+	int err = measure(vmm, slot_bytes, slots, &stride, &bytes);
 
-	if (!slot_bytes || !slots)
-		return kvs_fail(
-			-EINVAL, "a region of %u slots of %zu bytes: both must be more than 0", slots, slot_bytes);
-	if (__builtin_add_overflow(slot_bytes, block_bytes - 1, &stride) ||
-		__builtin_mul_overflow(stride -= stride % block_bytes, slots, &bytes))
-		return kvs_fail(
-			-EINVAL, "a region of %u slots of %zu bytes: more than an address can say", slots, slot_bytes);
-	err = region_alloc(vmm, stride, slots, &region);
 	if (err)
 		return err;
-	pthread_mutex_lock(&vmm->lock);
-	result = vmm_call_reserve(vmm, &region->base, bytes);
-	if (!result)
-		region_link(region);
-	pthread_mutex_unlock(&vmm->lock);
-	if (result) {
-		region_dealloc(region);
-		return kvs_cu_fail(
-			vmm->cu, result, "reserving %zu bytes of addresses (%u slots of %zu)", bytes, slots, stride);
+	space = calloc(1, sizeof *space);
+	err = space ? vmm_region_alloc(vmm, stride, slots, &region) : kvs_fail(-ENOMEM, "no host memory for a space");
+	if (err)
+		goto out_free;
+	vmm_begin(vmm);
+	err = vmm_space_reserve(vmm, bytes, space);
+	if (!err) {
+		space->of_region = true;
+		place(region, space, 0);
 	}
+	vmm_end(vmm);
+	if (err)
+		goto out_dealloc;
 	*out = region;
 	return 0;
+
+out_dealloc:
+	vmm_region_dealloc(region);
+out_free:
+	free(space);
+	return err;
+}
+
+int kvs_region_create(kvs_space *space, size_t offset, size_t slot_bytes, unsigned slots, kvs_region **out)
+{
+	kvs_vmm *vmm = space->vmm;
+	kvs_region *region = NULL;
+	size_t stride, bytes;
+	int err = measure(vmm, slot_bytes, slots, &stride, &bytes);
+
+	if (!err)
+		err = vmm_region_alloc(vmm, stride, slots, &region);
+	if (err)
+		return err;
+	vmm_begin(vmm);
+	err = vmm_space_check(space, offset, bytes);
+	if (!err)
+		place(region, space, offset);
+	vmm_end(vmm);
+	if (err)
+		vmm_region_dealloc(region);
+	else
+		*out = region;
+	return err;
 }
 
 void vmm_region_unlink_borrower(kvs_region *region)
@@ -116,11 +137,8 @@ static void slot_tear_down(struct vmm_slot *slot)
 {
 	kvs_vmm *vmm = slot->region->vmm;
 
-	if (vmm_slot_unmap(slot, 0)) {
-		vmm->mapped_count -= slot->mapped_blocks;
-		vmm->borrowed_count -= slot->region->owner ? slot->mapped_blocks : 0;
-		slot->mapped_blocks = slot->granted_blocks = 0;
-	}
+	if (vmm_slot_unmap(slot, 0))
+		vmm_slot_forget(slot, 0);
 	while (slot->held_blocks)
 		vmm_block_release(vmm, vmm_slot_blocks(slot)[--slot->held_blocks]);
 }
@@ -133,31 +151,73 @@ bool vmm_region_is_mapped(const kvs_region *region)
 	return false;
 }
 
+void vmm_region_remove(kvs_region *region)
+{
+	vmm_queue_remove_region(region->vmm, region);
+	for (unsigned i = 0; i < region->slot_count; i++)
+		slot_tear_down(&region->slots[i]);
+	if (region->owner)
+		vmm_region_unlink_borrower(region);
+	vmm_space_unlink(region);
+	if (region->space->of_region)
+		vmm_space_release(region->space);
+}
+
 void kvs_region_free(kvs_region *region)
 {
 	kvs_vmm *vmm;
 
 	if (!region)
 		return;
-	assert(!region->borrowers);
+	assert(!region->cache);
 	vmm = region->vmm;
-	pthread_mutex_lock(&vmm->lock);
+	vmm_begin(vmm);
 	if (vmm_region_is_mapped(region))
 		vmm_retire_wait(vmm); /* an error says that nothing runs any more */
-	vmm_queue_remove_region(vmm, region);
-	for (unsigned i = 0; i < region->slot_count; i++)
-		slot_tear_down(&region->slots[i]);
-	if (region->owner)
-		vmm_region_unlink_borrower(region);
-	vmm_call_address_free(vmm, region->base, region->slot_count * region->stride);
-	region_unlink(region);
-	pthread_mutex_unlock(&vmm->lock);
-	region_dealloc(region);
+	assert(!region->borrowers);
+	vmm_region_remove(region);
+	vmm_end(vmm);
+	vmm_region_dealloc(region);
+}
+
+/* One block, in every place. What had come about before a failure, freeing takes down. */
+static int fill_sink(kvs_region *region)
+{
+	struct vmm_slot *slot = &region->slots[0];
+	int err = vmm_block_acquire(slot, 0, vmm_slot_blocks(slot));
+
+	if (err)
+		return err;
+	slot->held_blocks = 1;
+	err = vmm_slot_map(slot, region->slot_blocks);
+	if (!err)
+		slot->used_bytes = region->stride;
+	return err;
+}
+
+int kvs_region_create_sink(kvs_space *space, size_t offset, size_t bytes, kvs_region **out)
+{
+	kvs_region *region;
+	int err = kvs_region_create(space, offset, bytes, 1, &region);
+
+	if (err)
+		return err;
+	vmm_begin(space->vmm);
+	region->sink = true;
+	err = fill_sink(region);
+	if (err)
+		vmm_region_remove(region);
+	vmm_end(space->vmm);
+	if (err)
+		vmm_region_dealloc(region);
+	else
+		*out = region;
+	return err;
 }
 
 CUdeviceptr kvs_region_address(const kvs_region *region, unsigned slot)
 {
-	return region->base + slot * region->stride;
+	return slot < region->slot_count ? region->base + slot * region->stride : 0;
 }
 
 size_t kvs_region_slot_stride(const kvs_region *region)
@@ -174,66 +234,24 @@ size_t kvs_region_slot_bytes(const kvs_region *region, unsigned slot)
 {
 	size_t bytes;
 
+	if (slot >= region->slot_count)
+		return 0;
 	pthread_mutex_lock(&region->vmm->lock);
 	bytes = (region->owner ? region->owner : region)->slots[slot].used_bytes;
 	pthread_mutex_unlock(&region->vmm->lock);
 	return bytes;
 }
 
-int vmm_region_check_resize(const kvs_region *region, unsigned slot, size_t bytes)
-{
-	if (region->owner)
-		return kvs_fail(-EINVAL, "a borrower cannot be resized: it is as large as its owner");
-	if (slot >= region->slot_count)
-		return kvs_fail(-EINVAL, "slot %u of a region of %u", slot, region->slot_count);
-	if (bytes > region->stride)
-		return kvs_fail(-EINVAL, "%zu bytes in a slot of %zu", bytes, region->stride);
-	return 0;
-}
-
-bool vmm_region_gives_up(const kvs_region *region, unsigned slot, size_t bytes)
-{
-	const struct vmm_slot *now = &region->slots[slot];
-	struct vmm_slot then = {.region = now->region, .used_bytes = bytes};
-
-	return vmm_slot_needed(&then) < vmm_slot_needed(now);
-}
-
-int vmm_region_set_bytes(kvs_region *region, unsigned slot, size_t bytes)
-{
-	struct vmm_slot *target = &region->slots[slot];
-	size_t before = target->used_bytes;
-	int err = 0;
-
-	if (vmm_region_gives_up(region, slot, bytes))
-		target->retire_epoch = region->vmm->epoch;
-	target->used_bytes = bytes;
-	if (bytes > before)
-		err = vmm_slot_grow(target, vmm_slot_needed(target), vmm_block_acquire);
-	if (err)
-		target->used_bytes = before;
-	if (target->held_blocks > vmm_slot_wanted(target))
-		vmm_queue_push(region->vmm, VMM_QUEUE_SURPLUS, target);
-	vmm_premap_request(target);
-	return err;
-}
-
 int kvs_region_resize(kvs_region *region, unsigned slot, size_t bytes)
 {
-	kvs_vmm *vmm = region->vmm;
-	int err;
+	const struct vmm_resize resize = {
+		.regions = &region, .count = 1, .slot = slot, .tokens = bytes, .token_bytes = {1, 1}};
 
-	pthread_mutex_lock(&vmm->lock);
-	err = vmm_region_check_resize(region, slot, bytes);
-	if (err)
-		goto out_unlock;
-	vmm_retire_poll(vmm);
-	vmm_trim_retired(vmm);
-	if (vmm_region_gives_up(region, slot, bytes))
-		err = vmm_retire_mark(vmm);
-	if (!err)
-		err = vmm_region_set_bytes(region, slot, bytes);
-out_unlock:
-	pthread_mutex_unlock(&vmm->lock);
-	return err;
+	if (region->cache)
+		return kvs_fail(-EINVAL, "a region of a cache is resized by kvs_cache_resize(), with all the others");
+	if (region->sink)
+		return kvs_fail(-EINVAL, "a sink cannot be resized");
+	if (slot >= region->slot_count)
+		return kvs_fail(-EINVAL, "slot %u of a region of %u", slot, region->slot_count);
+	return vmm_resize_all(region->vmm, &resize);
 }

@@ -3,14 +3,16 @@
  *
  * The driver does not wait for kernels in flight when it unmaps. Giving something up therefore starts an epoch: an event on
  * each attached stream, behind the work it has at that moment. A slot remembers the epoch of its last shrinking, and is
- * trimmed at the start of a later operation, once that epoch has completed; no operation blocks on it but those that say
- * so. Epochs complete in order, as each stream's events do.
+ * trimmed at the start of a later operation, once that epoch has completed. Epochs complete in order, as each stream's
+ * events do. Those operations that wait for one do so with neither lock nor turn, so that others go on, also if the work
+ * that is waited for itself waits for them.
  */
 #include "manager.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
+/* Without the lock, or with nobody else there. */
 static void retirement_destroy(kvs_vmm *vmm, struct vmm_retirement *retirement)
 {
 	for (size_t i = 0; i < retirement->capacity; i++)
@@ -18,20 +20,11 @@ static void retirement_destroy(kvs_vmm *vmm, struct vmm_retirement *retirement)
 	free(retirement);
 }
 
-/* With room for `count` events: an idle one, or a new one. */
-static int retirement_take(kvs_vmm *vmm, size_t count, struct vmm_retirement **out)
+/* Without the lock. */
+static int retirement_create(kvs_vmm *vmm, size_t count, struct vmm_retirement **out)
 {
-	struct vmm_retirement *retirement;
+	struct vmm_retirement *retirement = calloc(1, sizeof *retirement + count * sizeof retirement->events[0]);
 
-	while ((retirement = vmm->idle_retirements)) {
-		vmm->idle_retirements = retirement->next;
-		if (retirement->capacity >= count) {
-			*out = retirement;
-			return 0;
-		}
-		retirement_destroy(vmm, retirement); /* from before streams were attached */
-	}
-	retirement = calloc(1, sizeof *retirement + count * sizeof retirement->events[0]);
 	if (!retirement)
 		return kvs_fail(-ENOMEM, "no host memory for %zu events", count);
 	for (; retirement->capacity < count; retirement->capacity++) {
@@ -47,31 +40,61 @@ static int retirement_take(kvs_vmm *vmm, size_t count, struct vmm_retirement **o
 	return 0;
 }
 
+/* An idle one with room for `count` events, or NULL; those that are too small, from before streams were attached, go. */
+static struct vmm_retirement *retirement_reuse(kvs_vmm *vmm, size_t count)
+{
+	struct vmm_retirement *retirement;
+
+	while ((retirement = vmm->idle_retirements)) {
+		vmm->idle_retirements = retirement->next;
+		if (retirement->capacity >= count)
+			return retirement;
+		pthread_mutex_unlock(&vmm->lock);
+		retirement_destroy(vmm, retirement);
+		pthread_mutex_lock(&vmm->lock);
+	}
+	return NULL;
+}
+
 static void retirement_put_back(kvs_vmm *vmm, struct vmm_retirement *retirement)
 {
 	retirement->next = vmm->idle_retirements;
 	vmm->idle_retirements = retirement;
 }
 
-int vmm_retire_mark(kvs_vmm *vmm)
+/* Without the lock: the turn keeps the streams as they are. */
+static int record(const kvs_vmm *vmm, struct vmm_retirement *retirement, size_t count)
 {
 	static const CUstream legacy_default;
 	const CUstream *streams = vmm->stream_count ? vmm->streams : &legacy_default;
-	size_t count = vmm->stream_count ? vmm->stream_count : 1;
-	struct vmm_retirement *retirement = NULL;
-	int err = retirement_take(vmm, count, &retirement);
 
-	if (err)
-		return err;
 	for (size_t i = 0; i < count; i++) {
 		CUresult result = vmm->cu->cuEventRecord(retirement->events[i], streams[i]);
 
-		if (result) {
-			retirement_put_back(vmm, retirement);
+		if (result)
 			return kvs_cu_fail(vmm->cu, result, "recording the last use of memory that is given up");
-		}
 	}
 	retirement->count = count;
+	return 0;
+}
+
+int vmm_retire_mark(kvs_vmm *vmm)
+{
+	size_t count = vmm->stream_count ? vmm->stream_count : 1;
+	struct vmm_retirement *retirement = retirement_reuse(vmm, count);
+	int err = 0;
+
+	pthread_mutex_unlock(&vmm->lock);
+	if (!retirement)
+		err = retirement_create(vmm, count, &retirement);
+	if (!err)
+		err = record(vmm, retirement, count);
+	pthread_mutex_lock(&vmm->lock);
+	if (err) {
+		if (retirement)
+			retirement_put_back(vmm, retirement);
+		return err;
+	}
 	retirement->epoch = ++vmm->epoch;
 	retirement->next = NULL;
 	*vmm->pending_tail = retirement;
@@ -87,52 +110,102 @@ static void complete_oldest(kvs_vmm *vmm)
 	if (!vmm->pending)
 		vmm->pending_tail = &vmm->pending;
 	vmm->completed_epoch = oldest->epoch;
-	retirement_put_back(vmm, oldest);
+	if (!oldest->waiters)
+		retirement_put_back(vmm, oldest);
 }
 
-static bool is_over(const kvs_vmm *vmm, const struct vmm_retirement *retirement)
+static CUresult query_events(const kvs_vmm *vmm, const struct vmm_retirement *retirement)
 {
-	for (size_t i = 0; i < retirement->count; i++)
-		if (vmm->cu->cuEventQuery(retirement->events[i]))
-			return false; /* not ready; or an error, which only waiting can tell from "not ready" for good */
-	return true;
+	CUresult result = CUDA_SUCCESS;
+
+	for (size_t i = 0; i < retirement->count && !result; i++)
+		result = vmm->cu->cuEventQuery(retirement->events[i]);
+	return result;
 }
 
+/* Each is tried twice, for the reason that stats.c gives; a context that fails twice is lost, and runs nothing any more. */
+static CUresult wait_events(const kvs_vmm *vmm, const struct vmm_retirement *retirement)
+{
+	CUresult first = CUDA_SUCCESS;
+
+	for (size_t i = 0; i < retirement->count; i++) {
+		CUevent event = retirement->events[i];
+		CUresult result =
+			vmm->cu->cuEventSynchronize(event) ? vmm->cu->cuEventSynchronize(event) : CUDA_SUCCESS;
+
+		first = first ? first : result;
+	}
+	return first;
+}
+
+typedef CUresult ask_fn(const kvs_vmm *vmm, const struct vmm_retirement *retirement);
+
+/*
+ * Ask the driver about the oldest epoch, without the lock. Meanwhile others may ask too, and complete it; the last of
+ * those who asked puts it back.
+ */
+static CUresult ask_oldest(kvs_vmm *vmm, ask_fn *ask, bool complete_always)
+{
+	struct vmm_retirement *oldest = vmm->pending;
+	CUresult result;
+
+	oldest->waiters++;
+	pthread_mutex_unlock(&vmm->lock);
+	result = ask(vmm, oldest);
+	pthread_mutex_lock(&vmm->lock);
+	oldest->waiters--;
+	if (vmm->completed_epoch >= oldest->epoch) {
+		if (!oldest->waiters)
+			retirement_put_back(vmm, oldest);
+		return CUDA_SUCCESS;
+	}
+	if (!result || complete_always)
+		complete_oldest(vmm);
+	return result;
+}
+
+/* "Not ready" ends it; so does an error, which only waiting can tell from "not ready" for good. */
 void vmm_retire_poll(kvs_vmm *vmm)
 {
-	while (vmm->pending && is_over(vmm, vmm->pending))
+	while (vmm->pending && !ask_oldest(vmm, query_events, false))
+		;
+}
+
+/* Where no event could be recorded, the whole context is waited for. */
+static CUresult wait_context(kvs_vmm *vmm, uint64_t epoch)
+{
+	CUresult result;
+
+	pthread_mutex_unlock(&vmm->lock);
+	result = vmm->cu->cuCtxSynchronize() ? vmm->cu->cuCtxSynchronize() : CUDA_SUCCESS;
+	pthread_mutex_lock(&vmm->lock);
+	while (vmm->completed_epoch < epoch)
 		complete_oldest(vmm);
+	return result;
 }
 
-/* Waiting is tried twice, for the reason that stats.c gives; a context that fails twice is lost, and runs nothing any more. */
-static CUresult wait_stream(const kvs_vmm *vmm, CUstream stream)
+static CUresult wait_epoch(kvs_vmm *vmm, uint64_t epoch)
 {
-	return vmm->cu->cuStreamSynchronize(stream) ? vmm->cu->cuStreamSynchronize(stream) : CUDA_SUCCESS;
-}
+	CUresult first = CUDA_SUCCESS;
 
-static CUresult wait_event(const kvs_vmm *vmm, CUevent event)
-{
-	return vmm->cu->cuEventSynchronize(event) ? vmm->cu->cuEventSynchronize(event) : CUDA_SUCCESS;
+	while (vmm->completed_epoch < epoch) {
+		CUresult result = ask_oldest(vmm, wait_events, true);
+
+		first = first ? first : result;
+	}
+	return first;
 }
 
 int vmm_retire_wait(kvs_vmm *vmm)
 {
-	CUresult first = CUDA_SUCCESS, result;
+	bool marked = !vmm_retire_mark(vmm);
+	uint64_t epoch = vmm->epoch;
+	CUresult result;
 
-	for (size_t i = 0; i < vmm->stream_count; i++) {
-		result = wait_stream(vmm, vmm->streams[i]);
-		first = first ? first : result;
-	}
-	if (!vmm->stream_count)
-		first = wait_stream(vmm, NULL);
-	while (vmm->pending) {
-		for (size_t i = 0; i < vmm->pending->count; i++) {
-			result = wait_event(vmm, vmm->pending->events[i]);
-			first = first ? first : result;
-		}
-		complete_oldest(vmm);
-	}
-	return first ? kvs_cu_fail(vmm->cu, first, "waiting for the last use of memory that is given up") : 0;
+	vmm_turn_give(vmm);
+	result = marked ? wait_epoch(vmm, epoch) : wait_context(vmm, epoch);
+	vmm_turn_take(vmm);
+	return result ? kvs_cu_fail(vmm->cu, result, "waiting for the last use of memory that is given up") : 0;
 }
 
 void vmm_retire_free(kvs_vmm *vmm)
@@ -168,17 +241,25 @@ size_t vmm_trim_retired(kvs_vmm *vmm)
 	return freed;
 }
 
+static size_t trim_region(kvs_region *region)
+{
+	size_t freed = 0;
+
+	for (unsigned i = 0; i < region->slot_count && !region->owner; i++) {
+		struct vmm_slot *slot = &region->slots[i];
+
+		if (slot->retire_epoch <= region->vmm->completed_epoch)
+			freed += vmm_slot_trim(slot, vmm_slot_needed(slot));
+	}
+	return freed;
+}
+
 size_t vmm_trim_premapped(kvs_vmm *vmm)
 {
 	size_t freed = 0;
 
-	for (kvs_region *region = vmm->regions; region; region = region->next) {
-		for (unsigned i = 0; i < region->slot_count; i++) {
-			struct vmm_slot *slot = &region->slots[i];
-
-			if (!region->owner && slot->retire_epoch <= vmm->completed_epoch)
-				freed += vmm_slot_trim(slot, vmm_slot_needed(slot));
-		}
-	}
+	for (const kvs_space *space = vmm->spaces; space; space = space->next)
+		for (kvs_region *region = space->regions; region; region = region->next)
+			freed += trim_region(region);
 	return freed;
 }

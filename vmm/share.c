@@ -8,8 +8,22 @@
 
 #include <errno.h>
 
+/* For caches, which share by their plan, and for sinks. */
+static int check_kind(const kvs_region *region)
+{
+	if (region->cache)
+		return kvs_fail(-EINVAL, "a region of a cache is shared by the cache's plan, not on its own");
+	return region->sink ? kvs_fail(-EINVAL, "a sink neither borrows nor is borrowed from") : 0;
+}
+
 static int check_share(const kvs_region *borrower, const kvs_region *owner)
 {
+	int err = check_kind(borrower);
+
+	if (!err)
+		err = check_kind(owner);
+	if (err)
+		return err;
 	if (borrower == owner)
 		return kvs_fail(-EINVAL, "a region cannot borrow from itself");
 	if (borrower->vmm != owner->vmm)
@@ -27,10 +41,13 @@ static int check_share(const kvs_region *borrower, const kvs_region *owner)
 	return 0;
 }
 
+/* Before anything is unmapped, so that nobody resizes into it meanwhile. */
 static int unmap_all(kvs_region *region)
 {
 	int err = 0;
 
+	for (unsigned i = 0; i < region->slot_count; i++)
+		vmm_slot_set_ready(&region->slots[i], 0);
 	for (unsigned i = 0; i < region->slot_count && !err; i++)
 		err = vmm_slot_unmap(&region->slots[i], 0);
 	return err;
@@ -51,9 +68,9 @@ static void release_own(kvs_region *region)
 	for (unsigned i = 0; i < region->slot_count; i++) {
 		struct vmm_slot *slot = &region->slots[i];
 
+		slot->used_bytes = 0;
 		while (slot->held_blocks)
 			vmm_block_release(region->vmm, vmm_slot_blocks(slot)[--slot->held_blocks]);
-		slot->used_bytes = 0;
 	}
 }
 
@@ -63,18 +80,20 @@ static void map_own_again(kvs_region *region)
 	bool clear = !unmap_all(region);
 
 	region->owner = NULL;
-	for (unsigned i = 0; i < region->slot_count && clear; i++)
-		clear = !vmm_slot_map(&region->slots[i], region->slots[i].held_blocks);
+	for (unsigned i = 0; i < region->slot_count && clear; i++) {
+		struct vmm_slot *slot = &region->slots[i];
+
+		clear = !vmm_slot_map(slot, slot->held_blocks);
+		if (clear)
+			vmm_slot_set_ready(slot, slot->held_blocks);
+	}
 	region->damaged |= !clear;
 }
 
-static int begin_share(kvs_region *borrower, kvs_region *owner)
+int vmm_share_begin(kvs_region *borrower, kvs_region *owner)
 {
-	int err = vmm_region_is_mapped(borrower) ? vmm_retire_wait(borrower->vmm) : 0;
+	int err = unmap_all(borrower);
 
-	if (err)
-		return err;
-	err = unmap_all(borrower);
 	if (err) {
 		map_own_again(borrower);
 		return err;
@@ -94,23 +113,31 @@ static int begin_share(kvs_region *borrower, kvs_region *owner)
 
 int kvs_region_share(kvs_region *borrower, kvs_region *owner)
 {
+	kvs_vmm *vmm = borrower->vmm;
 	int err;
 
-	pthread_mutex_lock(&borrower->vmm->lock);
+	vmm_begin(vmm);
 	err = check_share(borrower, owner);
+	if (!err && vmm_region_is_mapped(borrower)) {
+		err = vmm_retire_wait(vmm);
+		if (!err)
+			err = check_share(borrower, owner); /* again: others had their turn */
+	}
 	if (!err)
-		err = begin_share(borrower, owner);
-	pthread_mutex_unlock(&borrower->vmm->lock);
+		err = vmm_share_begin(borrower, owner);
+	vmm_end(vmm);
 	return err;
 }
 
-static int end_share(kvs_region *borrower)
+static int check_unshare(const kvs_region *borrower)
 {
-	int err = vmm_region_is_mapped(borrower) ? vmm_retire_wait(borrower->vmm) : 0;
+	return borrower->owner ? check_kind(borrower) : kvs_fail(-EINVAL, "the region does not borrow");
+}
 
-	if (err)
-		return err;
-	err = unmap_all(borrower);
+static int share_end(kvs_region *borrower)
+{
+	int err = unmap_all(borrower);
+
 	if (err) {
 		borrower->damaged |= map_as_owner(borrower) != 0;
 		return err;
@@ -122,11 +149,19 @@ static int end_share(kvs_region *borrower)
 
 int kvs_region_unshare(kvs_region *borrower)
 {
+	kvs_vmm *vmm = borrower->vmm;
 	int err;
 
-	pthread_mutex_lock(&borrower->vmm->lock);
-	err = borrower->owner ? end_share(borrower) : kvs_fail(-EINVAL, "the region does not borrow");
-	pthread_mutex_unlock(&borrower->vmm->lock);
+	vmm_begin(vmm);
+	err = check_unshare(borrower);
+	if (!err && vmm_region_is_mapped(borrower)) {
+		err = vmm_retire_wait(vmm);
+		if (!err)
+			err = check_unshare(borrower);
+	}
+	if (!err)
+		err = share_end(borrower);
+	vmm_end(vmm);
 	return err;
 }
 

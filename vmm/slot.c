@@ -1,8 +1,9 @@
 /*
  * vmm/slot.c: one slot of an owner, grown and trimmed together with the same slot of each borrower.
  *
- * Mapping is one driver call a block, since a handle can only be mapped whole and from its start; granting access is the
- * dear call and is made once for the whole new run; unmapping takes a run of whole mappings in one call.
+ * Mapping is one driver call a block, since a handle can only be mapped whole and from its start. Granting access is the
+ * expensive call (24 us on an H200, however long the run), so it is made once for each new run. Unmapping takes a run of
+ * whole mappings in one call.
  */
 #include "manager.h"
 
@@ -30,22 +31,39 @@ static CUdeviceptr block_address(const struct vmm_slot *slot, size_t index)
 	return region->base + vmm_slot_index(slot) * region->stride + index * region->vmm->block_bytes;
 }
 
+static size_t kept_bytes(const struct vmm_slot *slot)
+{
+	return slot->used_bytes > slot->claimed_bytes ? slot->used_bytes : slot->claimed_bytes;
+}
+
 size_t vmm_slot_needed(const struct vmm_slot *slot)
 {
-	size_t block_bytes = slot->region->vmm->block_bytes;
+	size_t block_bytes = slot->region->vmm->block_bytes, bytes = kept_bytes(slot);
 
-	return slot->used_bytes / block_bytes + (slot->used_bytes % block_bytes != 0);
+	return bytes / block_bytes + (bytes % block_bytes != 0);
 }
 
 size_t vmm_slot_wanted(const struct vmm_slot *slot)
 {
 	const kvs_vmm *vmm = slot->region->vmm;
 	size_t needed = vmm_slot_needed(slot);
-	size_t room = needed * vmm->block_bytes - slot->used_bytes;
+	size_t room = needed * vmm->block_bytes - kept_bytes(slot);
 
 	if (!vmm->premap || !needed || needed == slot->region->slot_blocks)
 		return needed;
 	return room < vmm->block_bytes / 2 ? needed + 1 : needed;
+}
+
+void vmm_slot_set_ready(struct vmm_slot *slot, size_t blocks)
+{
+	const kvs_vmm *vmm = slot->region->vmm;
+
+	slot->ready_bytes = blocks * vmm->block_bytes;
+	/* vmm_slot_wanted() wants another block past this, as long as there is room for one. */
+	if (vmm->premap && blocks && blocks < slot->region->slot_blocks)
+		slot->ahead_bytes = slot->ready_bytes - vmm->block_bytes / 2;
+	else
+		slot->ahead_bytes = SIZE_MAX;
 }
 
 static int grant(struct vmm_slot *slot, size_t target)
@@ -69,7 +87,8 @@ int vmm_slot_map(struct vmm_slot *slot, size_t target)
 
 	while (slot->mapped_blocks < target) {
 		CUdeviceptr address = block_address(slot, slot->mapped_blocks);
-		CUresult result = vmm_call_map(vmm, address, blocks[slot->mapped_blocks]->handle);
+		size_t index = slot->region->sink ? 0 : slot->mapped_blocks;
+		CUresult result = vmm_call_map(vmm, address, blocks[index]->handle);
 
 		if (result)
 			return kvs_cu_fail(vmm->cu, result, "mapping a block of %zu bytes at %#llx", vmm->block_bytes,
@@ -77,8 +96,22 @@ int vmm_slot_map(struct vmm_slot *slot, size_t target)
 		slot->mapped_blocks++;
 		vmm->mapped_count++;
 		vmm->borrowed_count += slot->region->owner != NULL;
+		vmm->sunk_count += slot->region->sink;
 	}
 	return slot->granted_blocks < target ? grant(slot, target) : 0;
+}
+
+void vmm_slot_forget(struct vmm_slot *slot, size_t keep)
+{
+	kvs_vmm *vmm = slot->region->vmm;
+	size_t count = slot->mapped_blocks - keep;
+
+	slot->mapped_blocks = keep;
+	if (slot->granted_blocks > keep)
+		slot->granted_blocks = keep;
+	vmm->mapped_count -= count;
+	vmm->borrowed_count -= slot->region->owner ? count : 0;
+	vmm->sunk_count -= slot->region->sink ? count : 0;
 }
 
 int vmm_slot_unmap(struct vmm_slot *slot, size_t keep)
@@ -93,11 +126,7 @@ int vmm_slot_unmap(struct vmm_slot *slot, size_t keep)
 	if (result)
 		return kvs_cu_fail(vmm->cu, result, "unmapping %zu bytes at %#llx", count * vmm->block_bytes,
 			(unsigned long long)block_address(slot, keep));
-	slot->mapped_blocks = keep;
-	if (slot->granted_blocks > keep)
-		slot->granted_blocks = keep;
-	vmm->mapped_count -= count;
-	vmm->borrowed_count -= slot->region->owner ? count : 0;
+	vmm_slot_forget(slot, keep);
 	return 0;
 }
 
@@ -106,6 +135,9 @@ size_t vmm_slot_trim(struct vmm_slot *slot, size_t keep)
 	kvs_vmm *vmm = slot->region->vmm;
 	size_t before = slot->held_blocks, index = vmm_slot_index(slot);
 
+	/* First, so that nobody resizes into it while the driver unmaps. */
+	if (slot->ready_bytes > keep * vmm->block_bytes)
+		vmm_slot_set_ready(slot, keep);
 	/* A block that could not be unmapped somewhere stays held, and is trimmed another time. */
 	for (kvs_region *borrower = slot->region->borrowers; borrower; borrower = borrower->next_borrower) {
 		struct vmm_slot *mirror = &borrower->slots[index];
@@ -135,6 +167,8 @@ int vmm_slot_grow(struct vmm_slot *slot, size_t target, vmm_block_source *source
 		err = vmm_slot_map(&borrower->slots[index], target);
 	if (err)
 		vmm_slot_trim(slot, before);
+	else if (slot->ready_bytes < target * slot->region->vmm->block_bytes)
+		vmm_slot_set_ready(slot, target);
 	return err;
 }
 

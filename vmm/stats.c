@@ -17,12 +17,19 @@ static uint64_t now_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
-static CUresult count_call(kvs_vmm *vmm, enum kvs_vmm_call call, uint64_t start_ns, CUresult result)
+static uint64_t begin_call(kvs_vmm *vmm)
+{
+	pthread_mutex_unlock(&vmm->lock);
+	return now_ns();
+}
+
+static CUresult end_call(kvs_vmm *vmm, enum kvs_vmm_call call, uint64_t start_ns, CUresult result)
 {
 	struct kvs_call_stats *stats = &vmm->calls[call];
 	uint64_t ns = now_ns() - start_ns;
 	int bucket = ns ? 63 - __builtin_clzll(ns) : 0;
 
+	pthread_mutex_lock(&vmm->lock);
 	stats->calls++;
 	stats->failures += result != CUDA_SUCCESS;
 	stats->total_ns += ns;
@@ -32,40 +39,39 @@ static CUresult count_call(kvs_vmm *vmm, enum kvs_vmm_call call, uint64_t start_
 
 CUresult vmm_call_reserve(kvs_vmm *vmm, CUdeviceptr *base, size_t bytes)
 {
-	uint64_t start_ns = now_ns();
+	uint64_t start_ns = begin_call(vmm);
 
-	return count_call(
+	return end_call(
 		vmm, KVS_CALL_RESERVE, start_ns, vmm->cu->cuMemAddressReserve(base, bytes, vmm->granule_bytes, 0, 0));
 }
 
 CUresult vmm_call_create(kvs_vmm *vmm, CUmemGenericAllocationHandle *handle)
 {
-	uint64_t start_ns = now_ns();
+	uint64_t start_ns = begin_call(vmm);
 
-	return count_call(
-		vmm, KVS_CALL_CREATE, start_ns, vmm->cu->cuMemCreate(handle, vmm->block_bytes, &vmm->prop, 0));
+	return end_call(vmm, KVS_CALL_CREATE, start_ns, vmm->cu->cuMemCreate(handle, vmm->block_bytes, &vmm->prop, 0));
 }
 
 CUresult vmm_call_map(kvs_vmm *vmm, CUdeviceptr address, CUmemGenericAllocationHandle handle)
 {
-	uint64_t start_ns = now_ns();
+	uint64_t start_ns = begin_call(vmm);
 
-	return count_call(vmm, KVS_CALL_MAP, start_ns, vmm->cu->cuMemMap(address, vmm->block_bytes, 0, handle, 0));
+	return end_call(vmm, KVS_CALL_MAP, start_ns, vmm->cu->cuMemMap(address, vmm->block_bytes, 0, handle, 0));
 }
 
 CUresult vmm_call_set_access(kvs_vmm *vmm, CUdeviceptr address, size_t bytes, CUmemAccess_flags access)
 {
 	CUmemAccessDesc desc = {.location = vmm->prop.location, .flags = access};
-	uint64_t start_ns = now_ns();
+	uint64_t start_ns = begin_call(vmm);
 
-	return count_call(vmm, KVS_CALL_SET_ACCESS, start_ns, vmm->cu->cuMemSetAccess(address, bytes, &desc, 1));
+	return end_call(vmm, KVS_CALL_SET_ACCESS, start_ns, vmm->cu->cuMemSetAccess(address, bytes, &desc, 1));
 }
 
 static CUresult unmap_once(kvs_vmm *vmm, CUdeviceptr address, size_t bytes)
 {
-	uint64_t start_ns = now_ns();
+	uint64_t start_ns = begin_call(vmm);
 
-	return count_call(vmm, KVS_CALL_UNMAP, start_ns, vmm->cu->cuMemUnmap(address, bytes));
+	return end_call(vmm, KVS_CALL_UNMAP, start_ns, vmm->cu->cuMemUnmap(address, bytes));
 }
 
 CUresult vmm_call_unmap(kvs_vmm *vmm, CUdeviceptr address, size_t bytes)
@@ -75,9 +81,9 @@ CUresult vmm_call_unmap(kvs_vmm *vmm, CUdeviceptr address, size_t bytes)
 
 static CUresult release_once(kvs_vmm *vmm, CUmemGenericAllocationHandle handle)
 {
-	uint64_t start_ns = now_ns();
+	uint64_t start_ns = begin_call(vmm);
 
-	return count_call(vmm, KVS_CALL_RELEASE, start_ns, vmm->cu->cuMemRelease(handle));
+	return end_call(vmm, KVS_CALL_RELEASE, start_ns, vmm->cu->cuMemRelease(handle));
 }
 
 CUresult vmm_call_release(kvs_vmm *vmm, CUmemGenericAllocationHandle handle)
@@ -87,9 +93,9 @@ CUresult vmm_call_release(kvs_vmm *vmm, CUmemGenericAllocationHandle handle)
 
 static CUresult address_free_once(kvs_vmm *vmm, CUdeviceptr base, size_t bytes)
 {
-	uint64_t start_ns = now_ns();
+	uint64_t start_ns = begin_call(vmm);
 
-	return count_call(vmm, KVS_CALL_ADDRESS_FREE, start_ns, vmm->cu->cuMemAddressFree(base, bytes));
+	return end_call(vmm, KVS_CALL_ADDRESS_FREE, start_ns, vmm->cu->cuMemAddressFree(base, bytes));
 }
 
 CUresult vmm_call_address_free(kvs_vmm *vmm, CUdeviceptr base, size_t bytes)
@@ -109,8 +115,9 @@ void kvs_vmm_get_stats(kvs_vmm *vmm, struct kvs_vmm_stats *out)
 		.free_bytes = vmm->free_count * vmm->block_bytes,
 		.shared_bytes = vmm->borrowed_count * vmm->block_bytes,
 		.peak_bytes = vmm->peak_count * vmm->block_bytes,
+		.sink_bytes = vmm->sunk_count * vmm->block_bytes,
 	};
-	out->unshared_bytes = out->mapped_bytes;
+	out->unshared_bytes = out->mapped_bytes - out->sink_bytes;
 	out->saved_bytes = out->unshared_bytes > out->physical_bytes ? out->unshared_bytes - out->physical_bytes : 0;
 	for (int call = 0; call < KVS_CALL_COUNT; call++)
 		out->calls[call] = vmm->calls[call];

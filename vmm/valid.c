@@ -6,7 +6,7 @@
 #include <errno.h>
 
 struct tally {
-	size_t held, mapped, borrowed, virtual_bytes;
+	size_t held, mapped, borrowed, sunk, virtual_bytes;
 };
 
 static bool broken(const char *what, const struct vmm_slot *slot)
@@ -31,6 +31,8 @@ static bool slot_counts_are_valid(const struct vmm_slot *slot)
 		return broken("more is used than the slot has room for", slot);
 	if (slot->retire_epoch > region->vmm->epoch)
 		return broken("its epoch is yet to come", slot);
+	if (slot->claimed_bytes)
+		return broken("it is claimed and nobody resizes it", slot);
 	return true;
 }
 
@@ -43,6 +45,9 @@ static bool owner_slot_is_valid(const struct vmm_slot *slot)
 	if (!region->damaged &&
 		(slot->granted_blocks < vmm_slot_needed(slot) || slot->granted_blocks < slot->mapped_blocks))
 		return broken("what is used or mapped cannot be accessed", slot);
+	if (slot->ready_bytes > slot->granted_blocks * region->vmm->block_bytes ||
+		(!region->damaged && slot->ready_bytes < slot->used_bytes))
+		return broken("what is ready is not what can be accessed", slot);
 	if (slot->held_blocks > vmm_slot_wanted(slot) && !slot->queued[VMM_QUEUE_SURPLUS])
 		return broken("it has a surplus that nobody will trim", slot);
 	for (size_t i = 0; i < slot->held_blocks; i++) {
@@ -63,10 +68,26 @@ static bool borrower_slot_is_valid(const struct vmm_slot *slot)
 		return broken("a borrower has memory of its own", slot);
 	if (slot->mapped_blocks > owner->held_blocks)
 		return broken("a borrower maps more than its owner holds", slot);
-	if (!region->damaged && slot->granted_blocks < vmm_slot_needed(owner))
-		return broken("a borrower maps less than its owner uses", slot);
+	if (!region->damaged && slot->granted_blocks * region->vmm->block_bytes < owner->ready_bytes)
+		return broken("a borrower maps less than its owner may use", slot);
+	if (slot->ready_bytes)
+		return broken("a borrower is ready for a size of its own", slot);
 	if (slot->queued[VMM_QUEUE_SURPLUS] || slot->queued[VMM_QUEUE_PREMAP])
 		return broken("a borrower waits for work on its own", slot);
+	return true;
+}
+
+static bool sink_slot_is_valid(const struct vmm_slot *slot)
+{
+	const kvs_region *region = slot->region;
+	const struct vmm_block *block = vmm_slot_blocks(slot)[0];
+
+	if (region->owner || region->borrowers || region->cache || region->slot_count != 1)
+		return broken("a sink shares, or is one of several slots", slot);
+	if (slot->held_blocks != 1 || block->slot != slot || block->index)
+		return broken("a sink does not hold the one block", slot);
+	if (slot->granted_blocks != region->slot_blocks || slot->used_bytes != region->stride)
+		return broken("a sink is not all there", slot);
 	return true;
 }
 
@@ -98,13 +119,61 @@ static bool region_is_valid(const kvs_region *region, struct tally *tally)
 
 		if (slot->region != region || !slot_counts_are_valid(slot))
 			return false;
-		if (region->owner ? !borrower_slot_is_valid(slot) : !owner_slot_is_valid(slot))
+		if (region->owner      ? !borrower_slot_is_valid(slot)
+			: region->sink ? !sink_slot_is_valid(slot)
+				       : !owner_slot_is_valid(slot))
 			return false;
 		tally->held += slot->held_blocks;
 		tally->mapped += slot->mapped_blocks;
 		tally->borrowed += region->owner ? slot->mapped_blocks : 0;
+		tally->sunk += region->sink ? slot->mapped_blocks : 0;
 	}
-	tally->virtual_bytes += region->slot_count * region->stride;
+	return true;
+}
+
+static bool space_is_valid(const kvs_space *space, struct tally *tally)
+{
+	CUdeviceptr end = space->base; /* of the region before */
+
+	for (const kvs_region *region = space->regions; region; region = region->next) {
+		CUdeviceptr region_end = region->base + region->slot_count * region->stride;
+
+		if (region->space != space || region->base < end || region_end > space->base + space->bytes ||
+			(region->base - space->base) % space->vmm->granule_bytes)
+			return broken("it does not lie in its space, behind the region before it", region->slots);
+		if (!region_is_valid(region, tally))
+			return false;
+		end = region_end;
+	}
+	tally->virtual_bytes += space->bytes;
+	return true;
+}
+
+/* Borrowers follow an owner of the same cache and kind, from a lower layer; owners have room for the cache's tokens, no more. */
+static bool cache_region_is_valid(const kvs_cache *cache, size_t i)
+{
+	const kvs_region *region = cache->regions[i];
+	size_t token_bytes = i % 2 == KVS_K ? cache->shape.k_token_bytes : cache->shape.v_token_bytes;
+	bool owner_found = !region->owner;
+
+	if (region->cache != cache)
+		return broken("its cache does not know it", region->slots);
+	for (size_t other = i % 2; other < i && !owner_found; other += 2)
+		owner_found = cache->regions[other] == region->owner;
+	if (!owner_found)
+		return broken("its owner is no lower layer's", region->slots);
+	for (unsigned slot = 0; slot < region->slot_count && !region->owner; slot++)
+		if (region->slots[slot].used_bytes != cache->tokens[slot] * token_bytes)
+			return broken("its size is not the cache's", &region->slots[slot]);
+	return true;
+}
+
+static bool caches_are_valid(const kvs_vmm *vmm)
+{
+	for (const kvs_cache *cache = vmm->caches; cache; cache = cache->next)
+		for (size_t i = 0; i < (size_t)cache->shape.layers * 2; i++)
+			if (!cache_region_is_valid(cache, i))
+				return false;
 	return true;
 }
 
@@ -151,9 +220,11 @@ static bool is_valid(const kvs_vmm *vmm)
 {
 	struct tally tally = {0};
 
-	for (const kvs_region *region = vmm->regions; region; region = region->next)
-		if (!region_is_valid(region, &tally))
+	for (const kvs_space *space = vmm->spaces; space; space = space->next)
+		if (!space_is_valid(space, &tally))
 			return false;
+	if (!caches_are_valid(vmm))
+		return false;
 	if (vmm->held_count + vmm->free_count > vmm->peak_count ||
 		vmm->peak_count > vmm->budget_bytes / vmm->block_bytes) {
 		kvs_fail(-EINVAL, "invalid: %zu blocks held and %zu free, a peak of %zu, a budget of %zu bytes",
@@ -163,6 +234,7 @@ static bool is_valid(const kvs_vmm *vmm)
 	return count_is("the number of blocks held", vmm->held_count, tally.held) &&
 	       count_is("the number of blocks mapped", vmm->mapped_count, tally.mapped) &&
 	       count_is("the number of blocks borrowed", vmm->borrowed_count, tally.borrowed) &&
+	       count_is("the number of blocks mapped in sinks", vmm->sunk_count, tally.sunk) &&
 	       count_is("the address space in bytes", vmm->virtual_bytes, tally.virtual_bytes) &&
 	       free_list_is_valid(vmm) && epochs_are_valid(vmm);
 }
@@ -171,8 +243,8 @@ bool kvs_vmm_is_valid(kvs_vmm *vmm)
 {
 	bool valid;
 
-	pthread_mutex_lock(&vmm->lock);
+	vmm_begin(vmm); /* while somebody else has the turn, not everything is in its place */
 	valid = is_valid(vmm);
-	pthread_mutex_unlock(&vmm->lock);
+	vmm_end(vmm);
 	return valid;
 }

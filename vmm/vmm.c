@@ -1,13 +1,44 @@
 /*
  * vmm/vmm.c: the manager itself: its options, the streams that use its memory, its beginning and end.
  *
- * One lock serialises everything that belongs to a manager. Its memory is pinned device memory on the device of `cu`.
+ * A lock and a turn (manager.h) serialise what belongs to a manager. Its memory is pinned device memory on the device of
+ * `cu`.
  */
 #include "manager.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+
+void vmm_turn_take(kvs_vmm *vmm)
+{
+	vmm->turn_waiters++;
+	while (vmm->turn_taken)
+		pthread_cond_wait(&vmm->turn_free, &vmm->lock);
+	vmm->turn_waiters--;
+	vmm->turn_taken = true;
+}
+
+void vmm_turn_give(kvs_vmm *vmm)
+{
+	vmm->turn_taken = false;
+	if (vmm->turn_waiters)
+		pthread_cond_signal(&vmm->turn_free);
+	else if (vmm->queues[VMM_QUEUE_PREMAP].head)
+		pthread_cond_signal(&vmm->premap_wanted);
+}
+
+void vmm_begin(kvs_vmm *vmm)
+{
+	pthread_mutex_lock(&vmm->lock);
+	vmm_turn_take(vmm);
+}
+
+void vmm_end(kvs_vmm *vmm)
+{
+	vmm_turn_give(vmm);
+	pthread_mutex_unlock(&vmm->lock);
+}
 
 static int read_options(kvs_vmm *vmm, const struct kvs_vmm_options *options)
 {
@@ -59,6 +90,7 @@ int kvs_vmm_create(kvs_cu *cu, const struct kvs_vmm_options *options, kvs_vmm **
 	if (err)
 		goto out_free;
 	pthread_mutex_init(&vmm->lock, NULL);
+	pthread_cond_init(&vmm->turn_free, NULL);
 	pthread_cond_init(&vmm->premap_wanted, NULL);
 	pthread_cond_init(&vmm->premap_idle, NULL);
 	err = vmm->premap ? vmm_premap_start(vmm) : 0;
@@ -70,6 +102,7 @@ int kvs_vmm_create(kvs_cu *cu, const struct kvs_vmm_options *options, kvs_vmm **
 out_destroy:
 	pthread_cond_destroy(&vmm->premap_idle);
 	pthread_cond_destroy(&vmm->premap_wanted);
+	pthread_cond_destroy(&vmm->turn_free);
 	pthread_mutex_destroy(&vmm->lock);
 out_free:
 	free(vmm);
@@ -80,14 +113,17 @@ void kvs_vmm_free(kvs_vmm *vmm)
 {
 	if (!vmm)
 		return;
-	assert(!vmm->regions);
+	assert(!vmm->spaces);
 	if (vmm->premap)
 		vmm_premap_stop(vmm);
+	vmm_begin(vmm);
 	vmm_retire_wait(vmm); /* an error says that nothing runs any more */
 	vmm_retire_free(vmm);
 	vmm_block_drain(vmm);
+	vmm_end(vmm);
 	pthread_cond_destroy(&vmm->premap_idle);
 	pthread_cond_destroy(&vmm->premap_wanted);
+	pthread_cond_destroy(&vmm->turn_free);
 	pthread_mutex_destroy(&vmm->lock);
 	free(vmm->streams);
 	free(vmm);
@@ -108,7 +144,7 @@ int kvs_vmm_attach_stream(kvs_vmm *vmm, CUstream stream)
 	CUstream *streams;
 	int err = 0;
 
-	pthread_mutex_lock(&vmm->lock);
+	vmm_begin(vmm);
 	streams = realloc(vmm->streams, (vmm->stream_count + 1) * sizeof *streams);
 	if (streams) {
 		vmm->streams = streams;
@@ -116,20 +152,20 @@ int kvs_vmm_attach_stream(kvs_vmm *vmm, CUstream stream)
 	} else {
 		err = kvs_fail(-ENOMEM, "no host memory for stream %zu", vmm->stream_count + 1);
 	}
-	pthread_mutex_unlock(&vmm->lock);
+	vmm_end(vmm);
 	return err;
 }
 
 void kvs_vmm_detach_stream(kvs_vmm *vmm, CUstream stream)
 {
-	pthread_mutex_lock(&vmm->lock);
+	vmm_begin(vmm);
 	for (size_t i = 0; i < vmm->stream_count; i++) {
 		if (vmm->streams[i] == stream) {
 			vmm->streams[i] = vmm->streams[--vmm->stream_count];
 			break;
 		}
 	}
-	pthread_mutex_unlock(&vmm->lock);
+	vmm_end(vmm);
 }
 
 int kvs_vmm_settle(kvs_vmm *vmm)
@@ -138,8 +174,9 @@ int kvs_vmm_settle(kvs_vmm *vmm)
 
 	pthread_mutex_lock(&vmm->lock);
 	vmm_premap_wait(vmm);
+	vmm_turn_take(vmm);
 	err = vmm_retire_wait(vmm);
 	vmm_trim_retired(vmm);
-	pthread_mutex_unlock(&vmm->lock);
+	vmm_end(vmm);
 	return err;
 }

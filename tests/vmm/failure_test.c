@@ -10,6 +10,7 @@ struct scene {
 	struct fixture f;
 	kvs_region *owner, *borrower;
 	kvs_cache *cache;
+	kvs_space *space;
 	bool injected; /* an operation that lets the driver work again notes it here */
 };
 
@@ -68,6 +69,50 @@ static int grow_cache(struct scene *s)
 	return err;
 }
 
+/* Layers that borrow, and one that is larger than the others: all keep their size until all can change. */
+static int shrink_cache(struct scene *s)
+{
+	int err = kvs_cache_resize(s->cache, 0, 0);
+
+	assert_int_equal(kvs_cache_tokens(s->cache, 0), err ? 1 : 0);
+	for (int layer = 0; layer < LAYERS; layer++)
+		assert_int_equal(kvs_region_slot_bytes(kvs_cache_v_region(s->cache, layer), 0), err ? s->f.block : 0);
+	return err;
+}
+
+static int make_sink(struct scene *s)
+{
+	kvs_region *sink;
+	int err = kvs_region_create_sink(s->space, s->f.block, 3 * s->f.block, &sink);
+
+	if (!err)
+		kvs_region_free(sink);
+	return err;
+}
+
+/* A space, a region that is mapped at once, split and shared with itself: as a whole allocation is adopted. */
+static int adopt(struct scene *s)
+{
+	kvs_region *head = NULL, *tail = NULL;
+	kvs_space *space;
+	int err = kvs_space_reserve(s->f.vmm, 4 * s->f.block, &space);
+
+	if (err)
+		return err;
+	err = kvs_region_create(space, 0, 4 * s->f.block, 1, &head);
+	if (!err)
+		err = kvs_region_resize(head, 0, 4 * s->f.block);
+	if (!err)
+		err = kvs_region_split(head, 2 * s->f.block, &tail);
+	if (!err)
+		err = kvs_region_share(tail, head);
+	fixture_assert_valid(&s->f);
+	kvs_region_free(tail);
+	kvs_region_free(head);
+	kvs_space_free(space);
+	return err;
+}
+
 static int make_cache(struct scene *s)
 {
 	kvs_cache *cache;
@@ -102,6 +147,7 @@ static void scene_open(struct scene *s)
 		plan, &s->cache));
 	kvs_plan_free(plan);
 	fixture_check(kvs_cache_resize(s->cache, 0, 1));
+	fixture_check(kvs_space_reserve(s->f.vmm, 4 * s->f.block, &s->space));
 	fixture_check(kvs_vmm_settle(s->f.vmm));
 }
 
@@ -111,6 +157,7 @@ static void scene_close(struct scene *s)
 	kvs_region_free(s->borrower);
 	kvs_region_free(s->owner);
 	kvs_cache_free(s->cache);
+	kvs_space_free(s->space);
 	fixture_close(&s->f);
 }
 
@@ -167,7 +214,7 @@ static void fail_everywhere(scene_operation *operation)
 {
 	static const char *const functions[] = {"*", "cuMemAddressReserve", "cuMemCreate", "cuMemMap", "cuMemSetAccess",
 		"cuMemUnmap", "cuMemRelease", "cuMemAddressFree", "cuEventCreate", "cuEventRecord", "cuEventQuery",
-		"cuEventSynchronize", "cuStreamSynchronize"};
+		"cuEventSynchronize", "cuCtxSynchronize"};
 
 	for (size_t i = 0; i < sizeof functions / sizeof *functions; i++)
 		for (size_t nth = 1; fail_once(operation, functions[i], nth); nth++)
@@ -198,7 +245,15 @@ static void caches_survive_every_failure(void **state)
 {
 	(void)state;
 	fail_everywhere(grow_cache);
+	fail_everywhere(shrink_cache);
 	fail_everywhere(make_cache);
+}
+
+static void spaces_and_sinks_survive_every_failure(void **state)
+{
+	(void)state;
+	fail_everywhere(make_sink);
+	fail_everywhere(adopt);
 }
 
 /* Everything is given back although each giving back fails once. */
@@ -215,6 +270,7 @@ static void freeing_survives_every_failure(void **state)
 		kvs_region_free(s.borrower);
 		kvs_region_free(s.owner);
 		kvs_cache_free(s.cache);
+		kvs_space_free(s.space);
 		injected = s.f.failed();
 		fixture_close(&s.f);
 	}
@@ -227,6 +283,7 @@ int main(void)
 		cmocka_unit_test(shrinking_survives_every_failure),
 		cmocka_unit_test(sharing_survives_every_failure),
 		cmocka_unit_test(caches_survive_every_failure),
+		cmocka_unit_test(spaces_and_sinks_survive_every_failure),
 		cmocka_unit_test(freeing_survives_every_failure),
 	};
 

@@ -7,7 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { REGIONS = 8, SLOTS = 2, SLOT_BLOCKS = 5 };
+enum { REGIONS = 8, SLOTS = 2, SLOT_BLOCKS = 5, LAYERS = 4, CTX_TOKENS = 6, IN_SLAB = REGIONS / 2 };
 
 struct model_region {
 	kvs_region *region;
@@ -17,9 +17,18 @@ struct model_region {
 	bool written[SLOTS][SLOT_BLOCKS];
 };
 
+/* A cache of which a token takes half a block in K and a block in V, and whose layer 3 borrows layer 1's K and layer 0's V. */
+struct model_cache {
+	kvs_cache *cache;
+	size_t tokens[SLOTS];
+	uint32_t words[SLOTS][LAYERS][2]; /* at the start of K and V, once there are tokens; of owners */
+};
+
 struct model {
 	struct fixture f;
-	struct model_region regions[REGIONS];
+	struct model_region regions[REGIONS]; /* the first IN_SLAB lie in one space, at their places */
+	kvs_space *slab;
+	struct model_cache cache;
 	uint64_t seed;
 };
 
@@ -44,10 +53,17 @@ static struct model_region *owner_of(struct model *m, struct model_region *regio
 	return region->owner < 0 ? region : &m->regions[region->owner];
 }
 
-static void reserve(struct model *m, struct model_region *region)
+static void reserve(struct model *m, int r)
 {
+	struct model_region *region = &m->regions[r];
+	size_t slot_bytes = SLOT_BLOCKS * m->f.block;
+
 	*region = (struct model_region){.owner = -1};
-	fixture_check(kvs_region_reserve(m->f.vmm, SLOT_BLOCKS * m->f.block, SLOTS, &region->region));
+	if (r < IN_SLAB)
+		fixture_check(
+			kvs_region_create(m->slab, (size_t)r * SLOTS * slot_bytes, slot_bytes, SLOTS, &region->region));
+	else
+		fixture_check(kvs_region_reserve(m->f.vmm, slot_bytes, SLOTS, &region->region));
 }
 
 /* The model's memory is what the budget allows: a resize past it must fail, and change nothing. */
@@ -124,7 +140,140 @@ static void replace(struct model *m, int r)
 	if (has_borrowers(m, r))
 		return;
 	kvs_region_free(m->regions[r].region);
-	reserve(m, &m->regions[r]);
+	reserve(m, r);
+}
+
+static const int k_owners[LAYERS] = {0, 1, 2, 1}, v_owners[LAYERS] = {0, 1, 2, 0};
+
+static void make_cache(struct model *m)
+{
+	const struct kvs_cache_shape shape = {.layers = LAYERS,
+		.slots = SLOTS,
+		.ctx_tokens = CTX_TOKENS,
+		.k_token_bytes = m->f.block / 2,
+		.v_token_bytes = m->f.block};
+	kvs_plan *plan;
+
+	fixture_check(kvs_plan_create(LAYERS, k_owners, v_owners, &plan));
+	fixture_check(kvs_cache_create(m->f.vmm, &shape, plan, &m->cache.cache));
+	kvs_plan_free(plan);
+	memset(m->cache.tokens, 0, sizeof m->cache.tokens);
+}
+
+static CUdeviceptr cache_address(const struct model *m, int layer, int which, unsigned slot)
+{
+	return which == KVS_K ? kvs_cache_k(m->cache.cache, layer, slot) : kvs_cache_v(m->cache.cache, layer, slot);
+}
+
+static void write_cache(struct model *m, unsigned slot)
+{
+	for (int i = 0; i < 2 * LAYERS; i++) {
+		if ((i % 2 == KVS_K ? k_owners : v_owners)[i / 2] != i / 2)
+			continue;
+		m->cache.words[slot][i / 2][i % 2] = (uint32_t)next_random(m);
+		fixture_write(&m->f, cache_address(m, i / 2, i % 2, slot), m->cache.words[slot][i / 2][i % 2]);
+	}
+}
+
+static void read_cache(struct model *m, unsigned slot)
+{
+	assert_int_equal(kvs_cache_tokens(m->cache.cache, slot), m->cache.tokens[slot]);
+	for (int i = 0; i < 2 * LAYERS && m->cache.tokens[slot]; i++) {
+		int owner = (i % 2 == KVS_K ? k_owners : v_owners)[i / 2];
+
+		assert_int_equal(
+			fixture_read(&m->f, cache_address(m, i / 2, i % 2, slot)), m->cache.words[slot][owner][i % 2]);
+	}
+}
+
+static void resize_cache(struct model *m)
+{
+	unsigned slot = (unsigned)(next_random(m) % SLOTS);
+	size_t tokens = next_random(m) % (CTX_TOKENS + 1), before = m->cache.tokens[slot];
+	int err = kvs_cache_resize(m->cache.cache, slot, tokens);
+
+	if (err == -ENOMEM)
+		assert_true(tokens > before);
+	else
+		fixture_check(err);
+	if (!err)
+		m->cache.tokens[slot] = tokens;
+	if (!err && !before && tokens)
+		write_cache(m, slot);
+	read_cache(m, slot);
+}
+
+/* A cache's regions are its own: what would change one alone is refused, and changes nothing. */
+static void meddle_with_cache(struct model *m)
+{
+	int layer = (int)(next_random(m) % LAYERS);
+	kvs_region *mine = next_random(m) % 2 ? kvs_cache_k_region(m->cache.cache, layer)
+					      : kvs_cache_v_region(m->cache.cache, layer);
+	kvs_region *other = next_random(m) % 2 ? kvs_cache_k_region(m->cache.cache, (int)(next_random(m) % LAYERS))
+					       : m->regions[next_random(m) % REGIONS].region;
+
+	assert_int_equal(kvs_region_resize(mine, 0, next_random(m) % m->f.block), -EINVAL);
+	assert_int_equal(kvs_region_unshare(mine), -EINVAL);
+	assert_int_equal(kvs_region_share(mine, other), -EINVAL);
+	assert_int_equal(kvs_region_share(other, mine), -EINVAL);
+	for (unsigned slot = 0; slot < SLOTS; slot++)
+		read_cache(m, slot);
+}
+
+static void replace_cache(struct model *m)
+{
+	kvs_cache_free(m->cache.cache);
+	make_cache(m);
+}
+
+static void sink_and_free(struct model *m)
+{
+	size_t bytes = (next_random(m) % SLOT_BLOCKS + 1) * m->f.block;
+	kvs_region *sink;
+	kvs_space *space;
+	int err;
+
+	fixture_check(kvs_space_reserve(m->f.vmm, bytes, &space));
+	err = kvs_region_create_sink(space, 0, bytes, &sink);
+	if (err != -ENOMEM)
+		fixture_check(err);
+	if (!err) {
+		fixture_write(&m->f, kvs_region_address(sink, 0), 77);
+		assert_int_equal(fixture_read(&m->f, kvs_region_address(sink, 0) + bytes - m->f.block), 77);
+		fixture_assert_valid(&m->f);
+		kvs_region_free(sink);
+	}
+	kvs_space_free(space);
+}
+
+/* An allocation that is mapped at once, cut in two at some block, its tail shared with its head if they are alike. */
+static void adopt_and_free(struct model *m)
+{
+	size_t at = (next_random(m) % (SLOT_BLOCKS - 1) + 1) * m->f.block, bytes = SLOT_BLOCKS * m->f.block;
+	kvs_region *head, *tail = NULL;
+	kvs_space *space;
+	int err;
+
+	if (next_random(m) % 2)
+		bytes = 2 * at;
+	fixture_check(kvs_space_reserve(m->f.vmm, bytes, &space));
+	fixture_check(kvs_region_create(space, 0, bytes, 1, &head));
+	err = kvs_region_resize(head, 0, next_random(m) % 2 ? bytes : at);
+	if (err != -ENOMEM)
+		fixture_check(err);
+	if (!err)
+		fixture_write(&m->f, kvs_space_address(space) + at - 4, 99);
+	fixture_check(kvs_region_split(head, at, &tail));
+	fixture_assert_valid(&m->f);
+	if (bytes == 2 * at)
+		fixture_check(kvs_region_share(tail, head));
+	if (!err)
+		assert_int_equal(
+			fixture_read(&m->f, kvs_space_address(space) + (bytes == 2 * at ? bytes : at) - 4), 99);
+	fixture_assert_valid(&m->f);
+	kvs_region_free(tail);
+	kvs_region_free(head);
+	kvs_space_free(space);
 }
 
 static void settle(struct model *m)
@@ -138,11 +287,36 @@ static void settle(struct model *m)
 	assert_int_equal(stats.mapped_bytes, fixture_counters(&m->f).mappings * m->f.block);
 }
 
+/* Seldom, as each of these is many calls. */
+static void step_aside(struct model *m)
+{
+	switch (next_random(m) % 8) {
+	case 0:
+		replace_cache(m);
+		break;
+	case 1:
+		sink_and_free(m);
+		break;
+	case 2:
+		adopt_and_free(m);
+		break;
+	case 3:
+		meddle_with_cache(m);
+		break;
+	default:
+		resize_cache(m);
+	}
+}
+
 static void step(struct model *m)
 {
 	int r = (int)(next_random(m) % REGIONS);
 	struct model_region *region = &m->regions[r];
 
+	if (next_random(m) % 8 == 0) {
+		step_aside(m);
+		return;
+	}
 	switch (next_random(m) % 16) {
 	case 0:
 		share(m, r, (int)(next_random(m) % REGIONS));
@@ -173,12 +347,14 @@ static void run(uint64_t seed, size_t operations, bool premap)
 	struct kvs_vmm_options options = {.premap = premap};
 
 	m.f = fixture_open(NULL);
-	options.budget_bytes = REGIONS * SLOTS * SLOT_BLOCKS / 3 * m.f.block;
+	options.budget_bytes = REGIONS * SLOTS * SLOT_BLOCKS / 2 * m.f.block;
 	options.free_list_bytes = 4 * m.f.block;
 	fixture_close(&m.f);
 	m.f = fixture_open(&options);
+	fixture_check(kvs_space_reserve(m.f.vmm, (size_t)IN_SLAB * SLOTS * SLOT_BLOCKS * m.f.block, &m.slab));
 	for (int r = 0; r < REGIONS; r++)
-		reserve(&m, &m.regions[r]);
+		reserve(&m, r);
+	make_cache(&m);
 	for (size_t i = 0; i < operations; i++) {
 		step(&m);
 		fixture_assert_valid(&m.f);
@@ -188,6 +364,8 @@ static void run(uint64_t seed, size_t operations, bool premap)
 			end_share(&m.regions[r]);
 	for (int r = 0; r < REGIONS; r++)
 		kvs_region_free(m.regions[r].region);
+	kvs_space_free(m.slab);
+	kvs_cache_free(m.cache.cache);
 	fixture_close(&m.f);
 }
 

@@ -188,6 +188,78 @@ static void memory_given_up_waits_for_the_work_in_flight(void **state)
 	fixture_close(&f);
 }
 
+/* Work on a stream that is detached is its owner's affair: nothing is recorded on it, and nothing waits for it. */
+static void a_detached_stream_is_left_alone(void **state)
+{
+	struct fixture f = fixture_open(NULL);
+	CUstream kept, detached;
+	kvs_region *region;
+	sem_t semaphore;
+
+	(void)state;
+	sem_init(&semaphore, 0, 0);
+	assert_int_equal(f.cu->cuStreamCreate(&kept, CU_STREAM_NON_BLOCKING), CUDA_SUCCESS);
+	assert_int_equal(f.cu->cuStreamCreate(&detached, CU_STREAM_NON_BLOCKING), CUDA_SUCCESS);
+	fixture_check(kvs_vmm_attach_stream(f.vmm, detached));
+	fixture_check(kvs_vmm_attach_stream(f.vmm, kept));
+	kvs_vmm_detach_stream(f.vmm, detached);
+	kvs_vmm_detach_stream(f.vmm, detached); /* twice changes nothing */
+	fixture_check(kvs_region_reserve(f.vmm, 4 * f.block, 1, &region));
+	fixture_check(kvs_region_resize(region, 0, 4 * f.block));
+	assert_int_equal(f.cu->cuLaunchHostFunc(detached, wait_for_permission, &semaphore), CUDA_SUCCESS);
+	fixture_check(kvs_region_resize(region, 0, f.block));
+	alarm(60);
+	fixture_check(kvs_vmm_settle(f.vmm)); /* hangs, did it wait for the stream */
+	alarm(0);
+	assert_int_equal(fixture_stats(&f).physical_bytes, f.block);
+	sem_post(&semaphore);
+	assert_int_equal(f.cu->cuStreamSynchronize(detached), CUDA_SUCCESS);
+	assert_int_equal(f.cu->cuStreamDestroy(detached), CUDA_SUCCESS);
+	fixture_check(kvs_region_resize(region, 0, 0));
+	kvs_region_free(region);
+	kvs_vmm_detach_stream(f.vmm, kept);
+	assert_int_equal(f.cu->cuStreamDestroy(kept), CUDA_SUCCESS);
+	sem_destroy(&semaphore);
+	fixture_close(&f);
+}
+
+/* Every call is in its histogram, once; and a failure is a call too. */
+static void calls_are_counted_and_timed(void **state)
+{
+	struct fixture f = fixture_open(NULL);
+	struct kvs_vmm_stats stats;
+	kvs_region *region;
+
+	(void)state;
+	fixture_check(kvs_region_reserve(f.vmm, 8 * f.block, 1, &region));
+	fixture_check(kvs_region_resize(region, 0, 5 * f.block));
+	f.fail_nth("cuMemCreate", 1, CUDA_ERROR_OUT_OF_MEMORY);
+	assert_int_equal(kvs_region_resize(region, 0, 6 * f.block), -ENOMEM);
+	f.fail_nth(NULL, 0, CUDA_SUCCESS);
+	kvs_region_free(region);
+	stats = fixture_stats(&f);
+	assert_int_equal(stats.calls[KVS_CALL_RESERVE].calls, 1);
+	assert_int_equal(stats.calls[KVS_CALL_CREATE].calls, 6);
+	assert_int_equal(stats.calls[KVS_CALL_CREATE].failures, 1);
+	assert_int_equal(stats.calls[KVS_CALL_MAP].calls, 5);
+	assert_int_equal(stats.calls[KVS_CALL_SET_ACCESS].calls, 1);
+	assert_int_equal(stats.calls[KVS_CALL_UNMAP].calls, 1);
+	assert_int_equal(stats.calls[KVS_CALL_ADDRESS_FREE].calls, 1);
+	for (int call = 0; call < KVS_CALL_COUNT; call++) {
+		const struct kvs_call_stats *one = &stats.calls[call];
+		uint64_t counted = 0, least_ns = 0;
+
+		for (int bucket = 0; bucket < KVS_LATENCY_BUCKETS; bucket++) {
+			counted += one->latency[bucket];
+			least_ns += one->latency[bucket] << bucket;
+		}
+		assert_int_equal(counted, one->calls);
+		assert_true(one->total_ns >= (one->calls ? least_ns - one->calls : 0)); /* 0 ns counts as 1 */
+		assert_true(!one->calls || one->total_ns > 0);
+	}
+	fixture_close(&f);
+}
+
 static void the_budget_holds_and_says_so(void **state)
 {
 	struct fixture f = fixture_open(NULL);
@@ -222,6 +294,8 @@ int main(void)
 		cmocka_unit_test(hostile_arguments_are_refused),
 		cmocka_unit_test(a_borrower_reads_what_its_owner_writes),
 		cmocka_unit_test(memory_given_up_waits_for_the_work_in_flight),
+		cmocka_unit_test(a_detached_stream_is_left_alone),
+		cmocka_unit_test(calls_are_counted_and_timed),
 		cmocka_unit_test(the_budget_holds_and_says_so),
 	};
 

@@ -1,0 +1,178 @@
+/*
+ * While one thread waits for the device, all others go on: resizing, asking, settling; also where the work that is waited
+ * for itself waits for them.
+ */
+#include "fixture.h"
+
+#include <pthread.h>
+#include <semaphore.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { BLOCKS = 4 };
+
+/* A stream whose work waits for a semaphore, and a thread that waits for that work in a call of the manager. */
+struct scene {
+	struct fixture f;
+	kvs_region *used, *owner, *other;
+	kvs_cache *cache;
+	CUstream stream;
+	sem_t permission;
+	pthread_t thread;
+	int (*wait)(struct scene *s);
+	int err;
+};
+
+static void CUDA_CB wait_for_permission(void *semaphore)
+{
+	sem_wait(semaphore);
+}
+
+static int settle(struct scene *s)
+{
+	return kvs_vmm_settle(s->f.vmm);
+}
+
+static int share(struct scene *s)
+{
+	return kvs_region_share(s->used, s->owner);
+}
+
+static int share_then_unshare(struct scene *s)
+{
+	int err = kvs_region_unshare(s->other);
+
+	return err ? err : kvs_region_share(s->other, s->owner);
+}
+
+static int free_region(struct scene *s)
+{
+	kvs_region_free(s->used);
+	s->used = NULL;
+	return 0;
+}
+
+static int free_cache(struct scene *s)
+{
+	kvs_cache_free(s->cache);
+	s->cache = NULL;
+	return 0;
+}
+
+static void *wait_in_thread(void *argument)
+{
+	struct scene *s = argument;
+
+	s->err = kvs_cu_bind(s->f.cu);
+	if (!s->err)
+		s->err = s->wait(s);
+	return NULL;
+}
+
+static void scene_open(struct scene *s, int (*wait)(struct scene *s))
+{
+	const struct kvs_cache_shape shape = {
+		.layers = 2, .slots = 1, .ctx_tokens = 8, .k_token_bytes = 64, .v_token_bytes = 64};
+
+	*s = (struct scene){.f = fixture_open(NULL), .wait = wait};
+	sem_init(&s->permission, 0, 0);
+	assert_int_equal(s->f.cu->cuStreamCreate(&s->stream, CU_STREAM_NON_BLOCKING), CUDA_SUCCESS);
+	fixture_check(kvs_vmm_attach_stream(s->f.vmm, s->stream));
+	fixture_check(kvs_region_reserve(s->f.vmm, BLOCKS * s->f.block, 1, &s->used));
+	fixture_check(kvs_region_reserve(s->f.vmm, BLOCKS * s->f.block, 1, &s->owner));
+	fixture_check(kvs_region_reserve(s->f.vmm, BLOCKS * s->f.block, 1, &s->other));
+	fixture_check(kvs_cache_create(s->f.vmm, &shape, NULL, &s->cache));
+	fixture_check(kvs_cache_resize(s->cache, 0, 1));
+	fixture_check(kvs_region_resize(s->used, 0, 1));
+	fixture_check(kvs_region_resize(s->owner, 0, 1));
+	fixture_check(kvs_region_share(s->other, s->owner));
+	fixture_write(&s->f, kvs_region_address(s->used, 0), 9);
+	fixture_write(&s->f, kvs_region_address(s->owner, 0), 8);
+	assert_int_equal(s->f.cu->cuLaunchHostFunc(s->stream, wait_for_permission, &s->permission), CUDA_SUCCESS);
+	assert_int_equal(pthread_create(&s->thread, NULL, wait_in_thread, s), 0);
+	usleep(100000); /* it waits by now; if it does not, the test is only weaker */
+}
+
+static void scene_close(struct scene *s)
+{
+	kvs_region_free(s->other);
+	kvs_region_free(s->used);
+	kvs_region_free(s->owner);
+	kvs_cache_free(s->cache);
+	kvs_vmm_detach_stream(s->f.vmm, s->stream);
+	assert_int_equal(s->f.cu->cuStreamDestroy(s->stream), CUDA_SUCCESS);
+	sem_destroy(&s->permission);
+	fixture_close(&s->f);
+}
+
+/* The work on the stream ends only after these calls have returned: were one to wait for it, the test would hang. */
+static void others_go_on_while(int (*wait)(struct scene *s))
+{
+	struct kvs_vmm_stats stats;
+	kvs_region *region;
+	struct scene s;
+
+	alarm(60);
+	scene_open(&s, wait);
+	kvs_vmm_get_stats(s.f.vmm, &stats);
+	fixture_assert_valid(&s.f);
+	fixture_check(kvs_region_resize(s.owner, 0, 3 * s.f.block));
+	fixture_check(kvs_region_resize(s.owner, 0, 2 * s.f.block));
+	fixture_check(kvs_region_resize(s.owner, 0, 3 * s.f.block));
+	assert_int_equal(kvs_region_slot_bytes(s.owner, 0), 3 * s.f.block);
+	fixture_check(kvs_region_reserve(s.f.vmm, s.f.block, 1, &region));
+	kvs_region_free(region);
+	if (wait != free_cache) {
+		fixture_check(kvs_cache_resize(s.cache, 0, 8));
+		fixture_check(kvs_cache_resize(s.cache, 0, 0));
+	}
+	fixture_write(&s.f, kvs_region_address(s.owner, 0) + 2 * s.f.block, 8);
+	assert_int_equal(stats.physical_bytes, 6 * s.f.block);
+	sem_post(&s.permission);
+	pthread_join(s.thread, NULL);
+	fixture_check(s.err);
+	scene_close(&s);
+	alarm(0);
+}
+
+static void others_go_on_while_one_waits(void **state)
+{
+	(void)state;
+	others_go_on_while(settle);
+	others_go_on_while(share);
+	others_go_on_while(share_then_unshare);
+	others_go_on_while(free_region);
+	others_go_on_while(free_cache);
+}
+
+/* What was checked before the wait is checked again: the region that was to borrow has become an owner meanwhile. */
+static void a_share_looks_again_after_its_wait(void **state)
+{
+	kvs_region *third;
+	struct scene s;
+
+	(void)state;
+	alarm(60);
+	scene_open(&s, share);
+	fixture_check(kvs_region_reserve(s.f.vmm, BLOCKS * s.f.block, 1, &third));
+	fixture_check(kvs_region_share(third, s.used));
+	sem_post(&s.permission);
+	pthread_join(s.thread, NULL);
+	assert_int_equal(s.err, -EINVAL);
+	fixture_assert_valid(&s.f);
+	assert_int_equal(fixture_read(&s.f, kvs_region_address(third, 0)), 9);
+	kvs_region_free(third);
+	scene_close(&s);
+	alarm(0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(others_go_on_while_one_waits),
+		cmocka_unit_test(a_share_looks_again_after_its_wait),
+	};
+
+	setenv("SOFTCUDA_GRANULARITY", "64K", 0);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
