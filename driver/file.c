@@ -39,6 +39,18 @@ struct data {
 	size_t count;
 };
 
+/* A number that is free among 0 to 2 must not become a file's: what anybody prints meanwhile would land in it. */
+static int descriptor(int fd)
+{
+	int moved;
+
+	if (fd < 0 || fd > STDERR_FILENO)
+		return fd;
+	moved = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+	close(fd);
+	return moved;
+}
+
 static int write_all(int fd, struct data data)
 {
 	while (data.count) {
@@ -144,10 +156,10 @@ static int place_find(const char *asked, struct place *place)
 
 /* ---- not a regular file, or one whose place cannot be taken ---- */
 
-static int through_descriptor(int descriptor, struct data data)
+static int through_descriptor(int number, struct data data)
 {
 	/* A copy, so that a descriptor that is not open is told from one that takes no data. */
-	int fd = fcntl(descriptor, F_DUPFD_CLOEXEC, 3), err;
+	int fd = fcntl(number, F_DUPFD_CLOEXEC, STDERR_FILENO + 1), err;
 
 	if (fd < 0)
 		return -errno;
@@ -159,7 +171,7 @@ static int through_descriptor(int descriptor, struct data data)
 
 static int through_path(const char *path, int more_flags, struct data data)
 {
-	int fd = open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY | more_flags), err;
+	int fd = descriptor(open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY | more_flags)), err;
 
 	if (fd < 0)
 		return -errno;
@@ -259,7 +271,7 @@ static int fill(int fd, const struct place *place, struct data data)
 
 static int replace_nameless(const struct place *place, const char *path, struct data data)
 {
-	int fd = open(place->folder, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666), err;
+	int fd = descriptor(open(place->folder, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666)), err;
 
 	if (fd < 0)
 		return -errno;
@@ -277,7 +289,7 @@ static int named_create(const struct place *place, char *aside)
 
 	for (int i = 0; i < MOST_NAMES; i++) {
 		name_aside(place, aside);
-		fd = open(aside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+		fd = descriptor(open(aside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
 		if (fd >= 0 || errno != EEXIST)
 			break;
 	}

@@ -82,7 +82,7 @@ CUresult sc_image_load(const void *bytes, struct sc_image **out)
 	if (!image)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	atomic_init(&image->references, 1);
-	image->fd = memfd_create("softcuda-module", MFD_CLOEXEC);
+	image->fd = sc_descriptor(memfd_create("softcuda-module", MFD_CLOEXEC));
 	if (image->fd < 0) {
 		error = CUDA_ERROR_OPERATING_SYSTEM;
 		goto out_free;

@@ -99,7 +99,7 @@ static CUresult module_load(enum sc_kind kind, struct sc_context *context, const
 
 static CUresult file_load(struct sc_context *context, const char *path, uint64_t *key)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	int fd = sc_descriptor(open(path, O_RDONLY | O_CLOEXEC));
 	CUresult error = CUDA_ERROR_INVALID_IMAGE;
 	struct stat file;
 	void *bytes;

@@ -24,6 +24,17 @@ static off_t arena_end;
 static size_t used_bytes;
 static uint64_t last_block_id;
 
+int sc_descriptor(int fd)
+{
+	int moved;
+
+	if (fd < 0 || fd > STDERR_FILENO)
+		return fd;
+	moved = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+	close(fd);
+	return moved;
+}
+
 size_t sc_page_bytes(void)
 {
 	return (size_t)sysconf(_SC_PAGESIZE);
@@ -37,7 +48,7 @@ size_t sc_physical_used(void)
 static CUresult arena_take(struct sc_handle *handle)
 {
 	if (arena_fd < 0)
-		arena_fd = memfd_create("softcuda-device-memory", MFD_CLOEXEC);
+		arena_fd = sc_descriptor(memfd_create("softcuda-device-memory", MFD_CLOEXEC));
 	if (arena_fd < 0 || fallocate(arena_fd, 0, arena_end, (off_t)handle->size))
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	handle->fd = arena_fd;
@@ -49,7 +60,7 @@ static CUresult arena_take(struct sc_handle *handle)
 /* The seals keep an importer from shrinking the file under our mappings. */
 static CUresult own_file_take(struct sc_handle *handle)
 {
-	handle->fd = memfd_create(EXPORT_NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	handle->fd = sc_descriptor(memfd_create(EXPORT_NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING));
 	if (handle->fd < 0)
 		return CUDA_ERROR_OPERATING_SYSTEM;
 	if (fallocate(handle->fd, 0, 0, (off_t)handle->size)) {
@@ -145,7 +156,7 @@ CUresult sc_handle_import(int fd, struct sc_handle **out)
 	handle = calloc(1, sizeof *handle);
 	if (!handle)
 		return CUDA_ERROR_OUT_OF_MEMORY;
-	handle->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	handle->fd = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
 	if (handle->fd < 0) {
 		free(handle);
 		return CUDA_ERROR_OPERATING_SYSTEM;

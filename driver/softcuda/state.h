@@ -115,4 +115,10 @@ static inline uint64_t sc_key(const void *program_handle)
 
 uint64_t sc_now_ns(void);
 
+/*
+ * A descriptor that was just opened, or a negative one: the same, out of the way of 0, 1 and 2. Where the program has closed
+ * one of these, the next file would get its number, and what anybody prints would land in device memory.
+ */
+int sc_descriptor(int fd);
+
 #endif

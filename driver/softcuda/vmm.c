@@ -326,7 +326,7 @@ CUresult CUDAAPI cuMemExportToShareableHandle(void *shareableHandle, CUmemGeneri
 	found = handle_find(handle);
 	if (!found || !found->own_fd)
 		error = CUDA_ERROR_INVALID_VALUE;
-	else if ((fd = fcntl(found->fd, F_DUPFD_CLOEXEC, 0)) < 0)
+	else if ((fd = fcntl(found->fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1)) < 0)
 		error = CUDA_ERROR_OPERATING_SYSTEM;
 	pthread_mutex_unlock(&sc_lock);
 	if (!error)

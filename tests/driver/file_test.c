@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <pthread.h>
 #include <pty.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -19,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -399,6 +401,44 @@ static void stdout_is_written_where_it_stands(void **state)
 	assert_true(S_ISLNK(look("/dev/stdout").st_mode));
 }
 
+static void *write_big(void *path)
+{
+	char *big = calloc(1, BIG);
+	intptr_t err = kvs_file_write(path, big, BIG);
+
+	free(big);
+	return (void *)err;
+}
+
+/* The file is open while its reader does not read: time to look at the descriptors. */
+static int with_stdout_closed(void)
+{
+	int reader = open("fifo", O_RDONLY | O_NONBLOCK), waiting = 0;
+	bool taken;
+	pthread_t thread;
+	void *err;
+
+	close(STDIN_FILENO);
+	close(STDOUT_FILENO);
+	if (pthread_create(&thread, NULL, write_big, (void *)"fifo"))
+		return wrong("no thread");
+	while (!waiting && !ioctl(reader, FIONREAD, &waiting))
+		usleep(1000);
+	taken = fcntl(STDIN_FILENO, F_GETFD) >= 0 || fcntl(STDOUT_FILENO, F_GETFD) >= 0;
+	close(reader);
+	pthread_join(thread, &err);
+	if (taken)
+		return wrong("a standard descriptor was taken");
+	return (intptr_t)err == -EPIPE ? 0 : wrong("the reader went");
+}
+
+static void standard_descriptors_are_left_alone(void **state)
+{
+	(void)state;
+	assert_int_equal(mkfifo("fifo", 0600), 0);
+	assert_int_equal(in_child(with_stdout_closed), 0);
+}
+
 /* ---- what runs full ---- */
 
 static int with_a_file_size_limit(void)
@@ -582,6 +622,7 @@ int main(void)
 		IN_FOLDER(a_full_device_is_an_error),
 		IN_FOLDER(descriptors_are_written_where_they_stand),
 		IN_FOLDER(stdout_is_written_where_it_stands),
+		IN_FOLDER(standard_descriptors_are_left_alone),
 		IN_FOLDER(a_limit_of_file_size_is_an_error),
 		IN_FOLDER(a_full_disk_leaves_the_old_file),
 		IN_FOLDER(a_signal_leaves_one_whole_file),
