@@ -6,7 +6,7 @@
  * types say; a driver that does not export such a name is asked by cuGetProcAddress before we give up.
  */
 #include "cu.h"
-#include "observe.h"
+#include "internal.h"
 #include "softcuda/softcuda.h"
 
 #include <dlfcn.h>
@@ -15,13 +15,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define TEXT_OF(x) #x
 #define TEXT(x) TEXT_OF(x) /* of what a macro expands to: cuMemAlloc gives "cuMemAlloc_v2" */
 
 #define GPU_DRIVER "libcuda.so.1"
-#define HOST_DRIVER "softcuda/libcuda.so.1"
 
 typedef CUresult get_proc_address_fn(const char *, void **, int, cuuint64_t, CUdriverProcAddressQueryResult *);
 
@@ -76,57 +74,6 @@ static int table_fill(kvs_cu *cu, const struct kvs_cu_driver *driver, const char
 		memcpy((char *)cu + functions[i].offset, &found, sizeof found);
 	}
 	return 0;
-}
-
-/* Where softcuda may lie beside the file that holds this code, in the order of cu.h. */
-static const char *const host_places[] = {
-	HOST_DRIVER,
-	"../" HOST_DRIVER,
-	"../lib/kvshare/" HOST_DRIVER,
-	"kvshare/" HOST_DRIVER,
-};
-
-static int directory_of_this_code(char *directory, size_t bytes)
-{
-	char file[PATH_MAX];
-	Dl_info info;
-	char *slash;
-
-	/* dladdr gives a program as it was called, which may be relative to a directory that was left since. */
-	if (!dladdr((void *)kvs_cu_open, &info) || !info.dli_fname)
-		return -ENOENT;
-	if (!realpath(info.dli_fname, file)) {
-		ssize_t length = readlink("/proc/self/exe", file, sizeof file - 1);
-
-		if (length < 0)
-			return -errno;
-		file[length] = '\0';
-	}
-	slash = strrchr(file, '/');
-	if (!slash)
-		return -ENOENT;
-	*slash = '\0';
-	return snprintf(directory, bytes, "%s", file) < (int)bytes ? 0 : -ENAMETOOLONG;
-}
-
-static int host_driver_find(char *path, size_t bytes)
-{
-	const char *asked = getenv("KVSHARE_SOFTCUDA");
-	char directory[PATH_MAX];
-
-	if (asked && *asked)
-		return snprintf(path, bytes, "%s", asked) < (int)bytes ? 0 : -ENAMETOOLONG;
-	if (directory_of_this_code(directory, sizeof directory))
-		return kvs_fail(-ENODEV,
-			"cannot tell where this program lies; set KVSHARE_SOFTCUDA to softcuda's libcuda.so.1");
-	for (size_t i = 0; i < sizeof host_places / sizeof *host_places; i++) {
-		if (snprintf(path, bytes, "%s/%s", directory, host_places[i]) < (int)bytes && !access(path, R_OK))
-			return 0;
-	}
-	return kvs_fail(-ENODEV,
-		"softcuda is not beside %s: `make build` leaves it in build/softcuda, or set KVSHARE_SOFTCUDA to its "
-		"file",
-		directory);
 }
 
 static int library_open(kvs_cu *cu, const char *path)
@@ -214,7 +161,7 @@ static int kind_open(enum kvs_device_kind kind, int ordinal, kvs_cu **out)
 	if (!cu)
 		return kvs_fail(-ENOMEM, "no memory for a device's table");
 	cu->kind = kind;
-	err = kind == KVS_DEVICE_HOST ? host_driver_find(path, sizeof path) : 0;
+	err = kind == KVS_DEVICE_HOST ? kvs_softcuda_find(path, sizeof path) : 0;
 	if (err)
 		goto out_free;
 	err = library_open(cu, path);

@@ -69,9 +69,9 @@ typedef struct kvs_cu {
 /*
  * Open a device: "cuda", "cuda:N", "host" (softcuda), or "auto" (a GPU where there is one, else host). Retains the
  * primary context and makes it current on the calling thread; another thread calls kvs_cu_bind() before it uses the
- * table. softcuda is looked for in $KVSHARE_SOFTCUDA (a file), then beside the program or library that holds this code
- * (softcuda/, ../softcuda/, ../lib/kvshare/softcuda/ and kvshare/softcuda/).
- * Returns 0; -EINVAL (no such device string), -ENODEV (no driver or no such device; the message says what to install),
+ * table. softcuda is $KVSHARE_SOFTCUDA (a path with a slash), or is looked for beside the program or library that holds
+ * this code (softcuda/, ../softcuda/, ../lib/kvshare/softcuda/ and kvshare/softcuda/), never in the working directory.
+ * Returns 0; -EINVAL (no such device string, a bare name in $KVSHARE_SOFTCUDA), -ENODEV (no driver or no such device; the message says what to install),
  * or what kvs_cu_fail() makes of the driver's error. On success the caller owes kvs_cu_close().
  */
 int kvs_cu_open(const char *device, kvs_cu **out);

@@ -10,7 +10,7 @@
  * itself in, looks whether the generation is still the one that it saw, and only then touches the rest; whoever removes
  * makes the generation even first and then waits for the count to fall to zero.
  */
-#include "observe.h"
+#include "internal.h"
 
 #include <cerrno>
 #include <cstddef>

@@ -1,0 +1,91 @@
+/*
+ * driver/locate.c: where softcuda lies: beside the file that holds this code.
+ *
+ * Which file that is, the kernel knows: it mapped it. What the dynamic linker tells (dladdr) is the name that somebody called
+ * it by, which may be relative to another directory, or a bare name from PATH; resolving that would load whatever library
+ * lies in the directory where somebody happens to work.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define HOST_DRIVER "softcuda/libcuda.so.1"
+
+/* In the order of cu.h. */
+static const char *const places[] = {
+	HOST_DRIVER,
+	"../" HOST_DRIVER,
+	"../lib/kvshare/" HOST_DRIVER,
+	"kvshare/" HOST_DRIVER,
+};
+
+/* A line of /proc/self/maps: "start-end rights offset device inode   /path". */
+static const char *path_of_mapping(char *line, uintptr_t address)
+{
+	uintptr_t start, end;
+	char *path;
+
+	if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR, &start, &end) != 2 || address < start || address >= end)
+		return NULL;
+	line[strcspn(line, "\n")] = '\0';
+	path = strchr(line, '/');
+	return path;
+}
+
+static int file_of_this_code(char *file, size_t bytes)
+{
+	FILE *maps = fopen("/proc/self/maps", "re");
+	char line[PATH_MAX + 128];
+	int err = -ENOENT;
+
+	if (!maps)
+		return -errno;
+	while (err == -ENOENT && fgets(line, sizeof line, maps)) {
+		const char *path = path_of_mapping(line, (uintptr_t)kvs_softcuda_find);
+
+		if (path)
+			err = snprintf(file, bytes, "%s", path) < (int)bytes ? 0 : -ENAMETOOLONG;
+	}
+	fclose(maps);
+	return err;
+}
+
+static int find_beside_this_code(char *path, size_t bytes)
+{
+	char directory[PATH_MAX];
+
+	if (file_of_this_code(directory, sizeof directory))
+		return kvs_fail(-ENODEV,
+			"cannot tell where this program lies (/proc/self/maps); set KVSHARE_SOFTCUDA to softcuda's "
+			"libcuda.so.1");
+	*strrchr(directory, '/') = '\0';
+	for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+		if (snprintf(path, bytes, "%s/%s", directory, places[i]) < (int)bytes && !access(path, R_OK))
+			return 0;
+	}
+	return kvs_fail(-ENODEV,
+		"softcuda is not beside %s: `make build` leaves it in build/softcuda, or set KVSHARE_SOFTCUDA to its "
+		"file",
+		directory);
+}
+
+int kvs_softcuda_find(char *path, size_t bytes)
+{
+	const char *asked = getenv("KVSHARE_SOFTCUDA");
+
+	if (!asked || !*asked)
+		return find_beside_this_code(path, bytes);
+	/* dlopen() would look for a bare name where libraries lie, and find a GPU's driver there. */
+	if (!strchr(asked, '/'))
+		return kvs_fail(
+			-EINVAL, "KVSHARE_SOFTCUDA=%s is a bare name; give a path to the file (./%s)", asked, asked);
+	return snprintf(path, bytes, "%s", asked) < (int)bytes
+		       ? 0
+		       : kvs_fail(-ENAMETOOLONG, "KVSHARE_SOFTCUDA is longer than a path can be");
+}
