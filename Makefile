@@ -9,8 +9,13 @@ endif
 ifeq ($(origin CXX),default)
 CXX = g++
 endif
-CUDA_HOME ?= $(firstword $(patsubst %/include/cuda.h,%,$(wildcard /usr/local/cuda/include/cuda.h /opt/cuda/include/cuda.h /usr/include/cuda.h)))
-NVCC ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc))
+# A CUDA toolkit (12.4 or newer) comes before what `make deps` brought; an empty CUDA_HOME hides it.
+toolkit := $(shell for dir in /usr/local/cuda /opt/cuda /usr; do awk '$$2 == "CUDA_VERSION" && $$3 >= 12040 {new = 1} END {exit !new}' \
+	$$dir/include/cuda.h 2>/dev/null && echo $$dir && break; done)
+CUDA_HOME ?= $(toolkit)
+CUDA = $(or $(CUDA_HOME),$(patsubst %/include/cuda.h,%,$(firstword $(wildcard $(BUILD)/cuda/include/cuda.h build/cuda/include/cuda.h))))
+CUDA_FLAGS = $(if $(filter-out /usr,$(CUDA)),-isystem $(CUDA)/include)
+NVCC ?= $(firstword $(wildcard $(CUDA)/bin/nvcc) $(if $(CUDA_HOME),$(shell command -v nvcc)) $(wildcard $(BUILD)/cuda/bin/nvcc build/cuda/bin/nvcc))
 PREFIX ?= /usr/local
 SANITIZE ?= # address,undefined or thread
 GPU_ARCHS = 80 86 89 90 100 120
@@ -25,7 +30,7 @@ SAN_FLAGS = $(if $(strip $(SANITIZE)),-fsanitize=$(strip $(SANITIZE)) -fno-omit-
 WERROR ?= 0
 WARN = -Wall -Wextra $(if $(filter 1,$(WERROR)),-Werror)
 # cu.h is found by name alone, as it is where kvshare is installed.
-BASE_FLAGS = $(OPT) $(WARN) $(SAN_FLAGS) -fPIC -pthread -D_GNU_SOURCE -Idriver -isystem $(CUDA_HOME)/include -MMD -MP
+BASE_FLAGS = $(OPT) $(WARN) $(SAN_FLAGS) -fPIC -pthread -D_GNU_SOURCE -Idriver $(CUDA_FLAGS) -MMD -MP
 CFLAGS_ALL = -std=gnu11 -Wmissing-prototypes -Wstrict-prototypes $(BASE_FLAGS) $(CPPFLAGS) $(CFLAGS)
 CXXFLAGS_ALL = -std=c++17 $(BASE_FLAGS) $(CPPFLAGS) $(CXXFLAGS)
 # What every link takes, and what the programs that stand on the engine take.
@@ -43,8 +48,9 @@ help: ## print this
 include driver/build.mk driver/softcuda/build.mk driver/simt/build.mk vmm/build.mk attn/build.mk model/build.mk calib/build.mk
 include tools/build.mk tests/build.mk tests/fuzz/build.mk
 
-deps: ## install the packages that building and testing need (Debian; asks for nothing when they are there)
-	$(Q)tools/deps.sh
+comma := ,
+deps: ## bring what building and testing need (Debian packages, CUDA headers); DEV=1, GPU=1 bring more
+	$(Q)BUILD='$(BUILD)' CUDA='$(CUDA)' NVCC='$(NVCC)' GPU='$(GPU)' DEV='$(DEV)' tools/deps.sh
 
 build: $(BUILD_PRODUCTS) ## everything: kvshare-run, libkvshare.so, softcuda
 
@@ -71,7 +77,7 @@ $(BUILD)/%.o: %.cpp $(BUILD)/cxx.flags | deps-present
 
 .PHONY: deps-present
 deps-present:
-	@[ -n "$(CUDA_HOME)" ] || { echo "kvshare: no cuda.h found: install the CUDA toolkit (12.4 or newer) or set CUDA_HOME" >&2; exit 1; }
+	@[ -e "$(CUDA)/include/cuda.h" ] || { echo "kvshare: $(if $(CUDA),CUDA_HOME is $(CUDA)$(comma) where there is no include/cuda.h,there is no cuda.h: \`make deps\` brings it)" >&2; exit 1; }
 
 .PHONY: print-nvcc
 print-nvcc:

@@ -26,14 +26,15 @@ $(BUILD)/tests/bench/%_bench: $(BUILD)/tests/bench/%_bench.o $(LIB_OBJS)
 	$(call say,LD,$@)
 	$(Q)$(CC) -o $@ $^ $(LDLIBS_ALL)
 
-# Packages first, then the rest by another make, so that -j cannot build before they are there.
+# Packages first, then the rest by another make, so that -j cannot build before they are there. On all cores unless told.
+AND_THEN = $(Q)$(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 .PHONY: test-modules tests-build run-tests check-threads demo run-demo
 test-modules: $(TEST_MODULES)
 tests-build: build $(TEST_PROGRAMS) $(TEST_MODULES)
 run-tests: tests-build
 	$(Q)BUILD=$(BUILD) tests/run.sh $(TEST_SCRIPTS) $(TEST_PROGRAMS)
 check: deps ## all tests; ends in "N passed, N failed, N skipped"
-	$(Q)$(MAKE) --no-print-directory run-tests
+	$(AND_THEN) run-tests
 
 # What runs on more than one thread; for SANITIZE=thread.
 check-threads: tests-build
@@ -44,7 +45,7 @@ bench: build $(BENCH_PROGRAMS) ## speed, each figure as a ratio within one run
 		KVSHARE_SOFTCUDA=$(abspath $(SOFTCUDA)) BUILD=$(BUILD) $$program || exit 1; done
 
 demo: deps ## build, let the small model in tests/models write, and show what sharing saved
-	$(Q)$(MAKE) --no-print-directory build
+	$(AND_THEN) build
 	$(Q)$(MAKE) --no-print-directory run-demo
 run-demo:
 	$(BUILD)/kvshare-run generate -m tests/models/storyworld-3m -p "Anna put the red key" -n 64 --owners 0,1,2,3,4,5,2,7,8,3,10,11,1,13,5,15

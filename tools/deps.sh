@@ -1,20 +1,58 @@
 #!/bin/sh
-# Installs the Debian packages that building and testing kvshare need, if any is missing. Prints nothing when all are there.
-# The CUDA toolkit is not among them: Debian has it in non-free only, and NVIDIA's own is what people have.
+# Brings what building and testing kvshare needs and this machine lacks; prints nothing where all is there.
+#
+# Debian's packages come from apt. A CUDA toolkit is used where there is one; elsewhere NVIDIA's headers come from its packages
+# on PyPI (tools/cuda-packages.txt) into BUILD/cuda, and with GPU=1 its compiler too. DEV=1 brings what developers need besides:
+# clang, its formatter and fuzzer, the checkers of packages.
+# usage: [BUILD=build] [CUDA=FOLDER WITH include/cuda.h] [NVCC=PROGRAM] [GPU=1] [DEV=1] tools/deps.sh
 set -eu
-packages="gcc g++ make pkg-config clang clang-format libclang-rt-14-dev libjansson-dev libpcre2-dev libutf8proc-dev
-	libopenblas-dev libboost-context-dev libcmocka-dev"
-missing=""
-for package in $packages; do
-	dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"
-done
-[ -n "$missing" ] || exit 0
-if ! command -v apt-get >/dev/null; then
-	echo "kvshare: please install what these Debian packages hold:$missing" >&2
-	exit 1
-fi
+cd "$(dirname "$0")/.."
+cuda=${BUILD:-build}/cuda
 as_root=""
 [ "$(id -u)" -eq 0 ] || as_root=sudo
-echo "installing:$missing"
-$as_root apt-get update -q >/dev/null
-DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -q --no-install-recommends $missing >/dev/null
+
+die() {
+	echo "kvshare: $*" >&2
+	exit 1
+}
+
+# Installs those of the Debian packages that are missing.
+packages() { # PACKAGE...
+	if ! command -v dpkg-query >/dev/null; then
+		echo "kvshare: this is no Debian: what the following packages hold must be there: $*" >&2
+		return
+	fi
+	missing=""
+	for package in "$@"; do
+		dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"
+	done
+	[ -n "$missing" ] || return 0
+	[ -z "$as_root" ] || command -v "$as_root" >/dev/null || die "please install, as root:$missing"
+	echo "installing:$missing"
+	$as_root apt-get update -q >/dev/null
+	DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -q --no-install-recommends $missing >/dev/null
+}
+
+# Unpacks packages of NVIDIA's from PyPI; each brings its part of one folder, which is named for the CUDA release.
+from_pypi() { # NAME...
+	python3 -m pip --version >/dev/null 2>&1 || packages python3-pip
+	work=$(mktemp -d)
+	trap 'rm -rf "$work"' EXIT
+	for name in "$@"; do grep "^$name==" tools/cuda-packages.txt; done >"$work/packages"
+	echo "fetching into $cuda: $(sed 's/ .*//' "$work/packages" | xargs)"
+	PIP_ROOT_USER_ACTION=ignore python3 -m pip install -q --disable-pip-version-check --no-deps --no-compile --require-hashes \
+		--only-binary :all: --target "$work/to" -r "$work/packages"
+	mkdir -p "$cuda"
+	cp -R "$work"/to/nvidia/cu*/. "$cuda"
+}
+
+packages gcc g++ make pkg-config libjansson-dev libpcre2-dev libutf8proc-dev libopenblas-dev libboost-context-dev libcmocka-dev
+[ "${DEV:-0}" != 1 ] || packages clang clang-format libclang-rt-dev debhelper lintian
+headers="nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl"
+if [ -n "${CUDA:-}" ] && [ ! -e "$CUDA/include/cuda.h" ]; then
+	die "CUDA_HOME is $CUDA, where there is no include/cuda.h: unset it, or name a toolkit's folder"
+elif [ "${GPU:-0}" = 1 ] && [ -z "${NVCC:-}" ]; then
+	from_pypi $headers nvidia-cuda-nvcc nvidia-nvvm
+elif [ -z "${CUDA:-}" ]; then
+	from_pypi $headers
+fi

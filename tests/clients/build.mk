@@ -1,10 +1,10 @@
-# A client knows cuda.h and -lcuda alone; the toolkit's stub stands in for the driver when it is linked.
-CUDA_STUBS = $(firstword $(wildcard $(CUDA_HOME)/lib64/stubs $(CUDA_HOME)/lib/stubs) /usr/lib/x86_64-linux-gnu)
+# A client knows cuda.h and -lcuda alone. When it is linked, the toolkit's stub stands in for the driver, or else softcuda.
+CUDA_STUBS = $(firstword $(wildcard $(CUDA)/lib64/stubs $(CUDA)/lib/stubs))
 CLIENTS = $(BUILD)/tests/clients/vector_add
 
-$(CLIENTS): $(BUILD)/tests/clients/%: tests/clients/%.c $(BUILD)/cc.flags
+$(CLIENTS): $(BUILD)/tests/clients/%: tests/clients/%.c $(BUILD)/cc.flags | $(SOFTCUDA)
 	@mkdir -p $(@D)
 	$(call say,CC,$@)
-	$(Q)$(CC) -std=gnu11 $(OPT) $(WARN) $(SAN_FLAGS) -isystem $(CUDA_HOME)/include -o $@ $< -L$(CUDA_STUBS) -lcuda
+	$(Q)$(CC) -std=gnu11 $(OPT) $(WARN) $(SAN_FLAGS) $(CUDA_FLAGS) -o $@ $< $(if $(CUDA_STUBS),-L$(CUDA_STUBS) -lcuda,$(SOFTCUDA))
 
 tests-build: $(CLIENTS)

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Builds kvshare where no CUDA toolkit can be seen, with the headers that `make deps` brings from PyPI, and lets the result run.
+# The cheap form of tests/bare-root.sh, for CI: the toolkit's usual places are covered in a mount namespace of our own.
+# usage: [BUILD=build/no-toolkit] tests/build/no-toolkit.sh
+set -eu
+cd "$(dirname "$0")/../.."
+build=${BUILD:-build/no-toolkit}
+make --no-print-directory deps BUILD="$build" CUDA_HOME=
+unset CUDA_HOME CPATH C_INCLUDE_PATH CPLUS_INCLUDE_PATH
+exec unshare -rm sh -c '
+	for dir in /usr/local/cuda /opt/cuda /usr/local/include; do
+		[ ! -d "$dir" ] || mount -t tmpfs none "$dir" || exit 1
+	done
+	make --no-print-directory -j"$(nproc)" BUILD="$1" build "$1/tests/clients/clients_test" "$1/tests/softcuda/softcuda_kernels.so" \
+		"$1/tests/clients/vector_add" && make --no-print-directory BUILD="$1" run-demo &&
+		BUILD="$1" tests/run.sh "$1/tests/clients/clients_test"' sh "$build"
