@@ -141,7 +141,13 @@ void vmm_turn_give(kvs_vmm *vmm);
 void vmm_begin(kvs_vmm *vmm); /* takes the lock and the turn */
 void vmm_end(kvs_vmm *vmm);   /* gives both back */
 
-/* ---- stats.c: the driver calls that are counted and timed; turn ---- */
+/* ---- stats.c ---- */
+
+/* Count the calls of managers on this table, for one manager more or less. Without the lock. What kvs_cu_observe() answers. */
+int vmm_watch(kvs_cu *cu);
+void vmm_unwatch(kvs_cu *cu);
+
+/* The driver calls that are counted and timed; turn. */
 
 CUresult vmm_call_reserve(kvs_vmm *vmm, CUdeviceptr *base, size_t bytes);
 CUresult vmm_call_create(kvs_vmm *vmm, CUmemGenericAllocationHandle *handle);

@@ -1,77 +1,158 @@
 /*
- * vmm/stats.c: the driver calls that manage memory, counted and timed, and what can be asked of a manager.
+ * vmm/stats.c: the driver calls that manage memory, and what can be asked of a manager.
  *
- * Every such call of the manager goes through one of the functions here. What gives something back is tried twice: the
- * driver may answer any call with the error of earlier, asynchronous work (the "notefnerr" of cuda.h) without having done
- * it, and nobody up the stack could do better than to try again.
+ * Every such call of the manager goes through one of the functions here, which lets go of the lock meanwhile and notes on its
+ * thread which manager calls. One observer of each table counts and times what is noted so; calls of others through the same
+ * table are not ours. What gives something back is tried twice: the driver may answer any call with the error of earlier,
+ * asynchronous work (the "notefnerr" of cuda.h) without having done it, and nobody up the stack could do better than to try
+ * again.
  */
 #include "manager.h"
 
-#include <time.h>
+#include <errno.h>
+#include <stdlib.h>
 
-static uint64_t now_ns(void)
+static const enum kvs_cu_function functions[KVS_CALL_COUNT] = {
+	[KVS_CALL_RESERVE] = KVS_FN_cuMemAddressReserve,
+	[KVS_CALL_CREATE] = KVS_FN_cuMemCreate,
+	[KVS_CALL_MAP] = KVS_FN_cuMemMap,
+	[KVS_CALL_SET_ACCESS] = KVS_FN_cuMemSetAccess,
+	[KVS_CALL_UNMAP] = KVS_FN_cuMemUnmap,
+	[KVS_CALL_RELEASE] = KVS_FN_cuMemRelease,
+	[KVS_CALL_ADDRESS_FREE] = KVS_FN_cuMemAddressFree,
+};
+
+/* Observers of a table are few, so its managers have one in common. */
+struct watch {
+	struct watch *next;
+	kvs_cu *cu;
+	kvs_cu_observer *observer;
+	unsigned managers;
+};
+
+static pthread_mutex_t watches_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct watch *watches;
+
+static __thread kvs_vmm *calling; /* whose call of the driver this thread makes; NULL: nobody's */
+
+static void count_call(struct kvs_call_stats *stats, const struct kvs_cu_call *call)
 {
-	struct timespec now;
+	int bucket = call->nanoseconds ? 63 - __builtin_clzll(call->nanoseconds) : 0;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+	stats->calls++;
+	stats->failures += call->result != CUDA_SUCCESS;
+	stats->total_ns += call->nanoseconds;
+	stats->latency[bucket < KVS_LATENCY_BUCKETS ? bucket : KVS_LATENCY_BUCKETS - 1]++;
 }
 
-static uint64_t begin_call(kvs_vmm *vmm)
+static void observe(void *arg, const struct kvs_cu_call *call)
+{
+	kvs_vmm *vmm = calling;
+	int which = 0;
+
+	(void)arg;
+	if (!vmm || !call->after)
+		return;
+	while (functions[which] != call->function)
+		which++;
+	pthread_mutex_lock(&vmm->lock);
+	count_call(&vmm->calls[which], call);
+	pthread_mutex_unlock(&vmm->lock);
+}
+
+/* With the lock of the watches. */
+static int watch_create(kvs_cu *cu, struct watch **out)
+{
+	struct watch *watch = calloc(1, sizeof *watch);
+	int err = watch ? kvs_cu_observe(cu, functions, KVS_CALL_COUNT, observe, NULL, &watch->observer)
+			: kvs_fail(-ENOMEM, "no host memory to watch the driver's calls");
+
+	if (err) {
+		free(watch);
+		return err;
+	}
+	watch->cu = cu;
+	watch->next = watches;
+	watches = watch;
+	*out = watch;
+	return 0;
+}
+
+int vmm_watch(kvs_cu *cu)
+{
+	struct watch *watch;
+	int err = 0;
+
+	pthread_mutex_lock(&watches_lock);
+	for (watch = watches; watch && watch->cu != cu; watch = watch->next)
+		;
+	if (!watch)
+		err = watch_create(cu, &watch);
+	if (!err)
+		watch->managers++;
+	pthread_mutex_unlock(&watches_lock);
+	return err;
+}
+
+void vmm_unwatch(kvs_cu *cu)
+{
+	struct watch **link = &watches, *watch;
+
+	pthread_mutex_lock(&watches_lock);
+	while ((*link)->cu != cu)
+		link = &(*link)->next;
+	watch = *link;
+	if (!--watch->managers) {
+		*link = watch->next;
+		kvs_cu_unobserve(watch->observer);
+		free(watch);
+	}
+	pthread_mutex_unlock(&watches_lock);
+}
+
+static void begin_call(kvs_vmm *vmm)
 {
 	pthread_mutex_unlock(&vmm->lock);
-	return now_ns();
+	calling = vmm;
 }
 
-static CUresult end_call(kvs_vmm *vmm, enum kvs_vmm_call call, uint64_t start_ns, CUresult result)
+static CUresult end_call(kvs_vmm *vmm, CUresult result)
 {
-	struct kvs_call_stats *stats = &vmm->calls[call];
-	uint64_t ns = now_ns() - start_ns;
-	int bucket = ns ? 63 - __builtin_clzll(ns) : 0;
-
+	calling = NULL;
 	pthread_mutex_lock(&vmm->lock);
-	stats->calls++;
-	stats->failures += result != CUDA_SUCCESS;
-	stats->total_ns += ns;
-	stats->latency[bucket < KVS_LATENCY_BUCKETS ? bucket : KVS_LATENCY_BUCKETS - 1]++;
 	return result;
 }
 
 CUresult vmm_call_reserve(kvs_vmm *vmm, CUdeviceptr *base, size_t bytes)
 {
-	uint64_t start_ns = begin_call(vmm);
-
-	return end_call(
-		vmm, KVS_CALL_RESERVE, start_ns, vmm->cu->cuMemAddressReserve(base, bytes, vmm->granule_bytes, 0, 0));
+	begin_call(vmm);
+	return end_call(vmm, vmm->cu->cuMemAddressReserve(base, bytes, vmm->granule_bytes, 0, 0));
 }
 
 CUresult vmm_call_create(kvs_vmm *vmm, CUmemGenericAllocationHandle *handle)
 {
-	uint64_t start_ns = begin_call(vmm);
-
-	return end_call(vmm, KVS_CALL_CREATE, start_ns, vmm->cu->cuMemCreate(handle, vmm->block_bytes, &vmm->prop, 0));
+	begin_call(vmm);
+	return end_call(vmm, vmm->cu->cuMemCreate(handle, vmm->block_bytes, &vmm->prop, 0));
 }
 
 CUresult vmm_call_map(kvs_vmm *vmm, CUdeviceptr address, CUmemGenericAllocationHandle handle)
 {
-	uint64_t start_ns = begin_call(vmm);
-
-	return end_call(vmm, KVS_CALL_MAP, start_ns, vmm->cu->cuMemMap(address, vmm->block_bytes, 0, handle, 0));
+	begin_call(vmm);
+	return end_call(vmm, vmm->cu->cuMemMap(address, vmm->block_bytes, 0, handle, 0));
 }
 
 CUresult vmm_call_set_access(kvs_vmm *vmm, CUdeviceptr address, size_t bytes, CUmemAccess_flags access)
 {
 	CUmemAccessDesc desc = {.location = vmm->prop.location, .flags = access};
-	uint64_t start_ns = begin_call(vmm);
 
-	return end_call(vmm, KVS_CALL_SET_ACCESS, start_ns, vmm->cu->cuMemSetAccess(address, bytes, &desc, 1));
+	begin_call(vmm);
+	return end_call(vmm, vmm->cu->cuMemSetAccess(address, bytes, &desc, 1));
 }
 
 static CUresult unmap_once(kvs_vmm *vmm, CUdeviceptr address, size_t bytes)
 {
-	uint64_t start_ns = begin_call(vmm);
-
-	return end_call(vmm, KVS_CALL_UNMAP, start_ns, vmm->cu->cuMemUnmap(address, bytes));
+	begin_call(vmm);
+	return end_call(vmm, vmm->cu->cuMemUnmap(address, bytes));
 }
 
 CUresult vmm_call_unmap(kvs_vmm *vmm, CUdeviceptr address, size_t bytes)
@@ -81,9 +162,8 @@ CUresult vmm_call_unmap(kvs_vmm *vmm, CUdeviceptr address, size_t bytes)
 
 static CUresult release_once(kvs_vmm *vmm, CUmemGenericAllocationHandle handle)
 {
-	uint64_t start_ns = begin_call(vmm);
-
-	return end_call(vmm, KVS_CALL_RELEASE, start_ns, vmm->cu->cuMemRelease(handle));
+	begin_call(vmm);
+	return end_call(vmm, vmm->cu->cuMemRelease(handle));
 }
 
 CUresult vmm_call_release(kvs_vmm *vmm, CUmemGenericAllocationHandle handle)
@@ -93,9 +173,8 @@ CUresult vmm_call_release(kvs_vmm *vmm, CUmemGenericAllocationHandle handle)
 
 static CUresult address_free_once(kvs_vmm *vmm, CUdeviceptr base, size_t bytes)
 {
-	uint64_t start_ns = begin_call(vmm);
-
-	return end_call(vmm, KVS_CALL_ADDRESS_FREE, start_ns, vmm->cu->cuMemAddressFree(base, bytes));
+	begin_call(vmm);
+	return end_call(vmm, vmm->cu->cuMemAddressFree(base, bytes));
 }
 
 CUresult vmm_call_address_free(kvs_vmm *vmm, CUdeviceptr base, size_t bytes)
@@ -126,15 +205,5 @@ void kvs_vmm_get_stats(kvs_vmm *vmm, struct kvs_vmm_stats *out)
 
 const char *kvs_vmm_call_name(enum kvs_vmm_call call)
 {
-	static const char *const names[KVS_CALL_COUNT] = {
-		[KVS_CALL_RESERVE] = "cuMemAddressReserve",
-		[KVS_CALL_CREATE] = "cuMemCreate",
-		[KVS_CALL_MAP] = "cuMemMap",
-		[KVS_CALL_SET_ACCESS] = "cuMemSetAccess",
-		[KVS_CALL_UNMAP] = "cuMemUnmap",
-		[KVS_CALL_RELEASE] = "cuMemRelease",
-		[KVS_CALL_ADDRESS_FREE] = "cuMemAddressFree",
-	};
-
-	return (unsigned)call < KVS_CALL_COUNT ? names[call] : "";
+	return (unsigned)call < KVS_CALL_COUNT ? kvs_cu_function_name(functions[call]) : "";
 }

@@ -89,6 +89,9 @@ int kvs_vmm_create(kvs_cu *cu, const struct kvs_vmm_options *options, kvs_vmm **
 		err = read_options(vmm, options ? options : &defaults);
 	if (err)
 		goto out_free;
+	err = vmm_watch(cu);
+	if (err)
+		goto out_free;
 	pthread_mutex_init(&vmm->lock, NULL);
 	pthread_cond_init(&vmm->turn_free, NULL);
 	pthread_cond_init(&vmm->premap_wanted, NULL);
@@ -104,6 +107,7 @@ out_destroy:
 	pthread_cond_destroy(&vmm->premap_wanted);
 	pthread_cond_destroy(&vmm->turn_free);
 	pthread_mutex_destroy(&vmm->lock);
+	vmm_unwatch(cu);
 out_free:
 	free(vmm);
 	return err;
@@ -125,6 +129,7 @@ void kvs_vmm_free(kvs_vmm *vmm)
 	pthread_cond_destroy(&vmm->premap_wanted);
 	pthread_cond_destroy(&vmm->turn_free);
 	pthread_mutex_destroy(&vmm->lock);
+	vmm_unwatch(vmm->cu);
 	free(vmm->streams);
 	free(vmm);
 }

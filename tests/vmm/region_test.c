@@ -260,6 +260,37 @@ static void calls_are_counted_and_timed(void **state)
 	fixture_close(&f);
 }
 
+/* Many managers of one table, one of which goes early: each counts its own calls, and none counts those of others. */
+static void a_manager_counts_the_calls_that_it_makes(void **state)
+{
+	enum { MANAGERS = 12 };
+	struct fixture f = fixture_open(NULL);
+	CUmemAllocationProp prop = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
+		.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = f.cu->device}};
+	CUmemGenericAllocationHandle handle;
+	kvs_vmm *managers[MANAGERS];
+	struct kvs_vmm_stats stats;
+	kvs_region *region;
+
+	(void)state;
+	for (size_t i = 0; i < MANAGERS; i++)
+		fixture_check(kvs_vmm_create(f.cu, NULL, &managers[i]));
+	kvs_vmm_free(managers[0]);
+	assert_int_equal(f.cu->cuMemCreate(&handle, f.block, &prop, 0), CUDA_SUCCESS);
+	assert_int_equal(f.cu->cuMemRelease(handle), CUDA_SUCCESS);
+	for (size_t i = 1; i < MANAGERS; i++) {
+		fixture_check(kvs_region_reserve(managers[i], MANAGERS * f.block, 1, &region));
+		fixture_check(kvs_region_resize(region, 0, i * f.block));
+		kvs_vmm_get_stats(managers[i], &stats);
+		assert_int_equal(stats.calls[KVS_CALL_CREATE].calls, i);
+		assert_int_equal(stats.calls[KVS_CALL_RELEASE].calls, 0);
+		kvs_region_free(region);
+		kvs_vmm_free(managers[i]);
+	}
+	assert_int_equal(fixture_stats(&f).calls[KVS_CALL_CREATE].calls, 0);
+	fixture_close(&f);
+}
+
 static void the_budget_holds_and_says_so(void **state)
 {
 	struct fixture f = fixture_open(NULL);
@@ -296,6 +327,7 @@ int main(void)
 		cmocka_unit_test(memory_given_up_waits_for_the_work_in_flight),
 		cmocka_unit_test(a_detached_stream_is_left_alone),
 		cmocka_unit_test(calls_are_counted_and_timed),
+		cmocka_unit_test(a_manager_counts_the_calls_that_it_makes),
 		cmocka_unit_test(the_budget_holds_and_says_so),
 	};
 
