@@ -61,6 +61,12 @@ enum kvs_dtype kvs_gemm_dtype(const kvs_stream *s, enum kvs_dtype stored);
  */
 int kvs_gemm(kvs_stream *s, kvs_tensor out, int out_stride, kvs_tensor x, kvs_tensor w, bool accumulate);
 
+/*
+ * The same for one row, by a kernel of ours, which reads w at the speed of memory; kvs_gemm() takes it on GPUs where it can.
+ * out f32 [1][n], x [1][k], w [n][k], of any float type; a row of w must be whole pieces of 16 bytes and x and w begin at one.
+ */
+int kvs_gemv(kvs_stream *s, kvs_tensor out, kvs_tensor x, kvs_tensor w, bool accumulate);
+
 /* out f32 [tokens][hidden] = table[ids[t]]; table of any float type [vocab][hidden]; ids i32 [tokens][1]. */
 int kvs_embed(kvs_stream *s, kvs_tensor out, kvs_tensor table, kvs_tensor ids);
 

@@ -1,4 +1,5 @@
-/* attn/gemm.c: checks of a matrix product; the libraries are in gemm_cublas.c and gemm_openblas.c. */
+/* attn/gemm.c: checks of a matrix product, and who multiplies: gemm_cublas.c, gemm_openblas.c, or gemv.cu one row. */
+#include "kernels.h"
 #include "stream.h"
 
 #include <errno.h>
@@ -6,6 +7,47 @@
 enum kvs_dtype kvs_gemm_dtype(const kvs_stream *s, enum kvs_dtype stored)
 {
 	return s->gemm->takes_f16 ? stored : KVS_F32;
+}
+
+static int ceil_div(int a, int b)
+{
+	return (a + b - 1) / b;
+}
+
+/* Whether rows of this start at whole pieces of 16 bytes. */
+static bool takes_pieces(kvs_tensor x, kvs_tensor w)
+{
+	return x.cols * kvs_dtype_bytes(x.dtype) % 16 == 0 && x.data % 16 == 0 && w.data % 16 == 0;
+}
+
+static int gemv(kvs_stream *s, kvs_tensor out, kvs_tensor x, kvs_tensor w, bool accumulate)
+{
+	struct kvs_gemv_params params = {.out = (float *)out.data,
+		.x = (const void *)x.data,
+		.w = (const void *)w.data,
+		.n = w.rows,
+		.k = w.cols,
+		.accumulate = accumulate};
+	struct kvs_launch launch = {.kernel = KERNEL_GEMV_F32 + x.dtype,
+		.grid = {ceil_div(w.rows, KVS_GEMV_THREADS / 32 * KVS_GEMV_ROWS), 1, 1},
+		.threads = KVS_GEMV_THREADS,
+		.bytes = kvs_tensor_bytes(x) + kvs_tensor_bytes(w) + kvs_tensor_bytes(out) * (1 + accumulate)};
+
+	return kvs_launch(s, &launch, (void *[]){&params});
+}
+
+int kvs_gemv(kvs_stream *s, kvs_tensor out, kvs_tensor x, kvs_tensor w, bool accumulate)
+{
+	int err = kvs_tensor_check("gemv: x", x, KVS_ANY_FLOAT, 1, 0);
+
+	if (!err)
+		err = kvs_tensor_check("gemv: w", w, x.dtype, 0, x.cols);
+	if (!err)
+		err = kvs_tensor_check("gemv: out", out, KVS_F32, 1, w.rows);
+	if (!err && !takes_pieces(x, w))
+		err = kvs_fail(-EINVAL, "gemv: rows of %d %s elements are not whole pieces of 16 bytes", x.cols,
+			kvs_dtype_name(x.dtype));
+	return err ? err : gemv(s, out, x, w, accumulate);
 }
 
 int kvs_gemm(kvs_stream *s, kvs_tensor out, int out_stride, kvs_tensor x, kvs_tensor w, bool accumulate)
@@ -22,6 +64,8 @@ int kvs_gemm(kvs_stream *s, kvs_tensor out, int out_stride, kvs_tensor x, kvs_te
 		err = kvs_fail(-EINVAL, "gemm: out has %d columns in rows of %d", out.cols, out_stride);
 	if (err || s->left_out & KVS_PART_GEMM)
 		return err;
+	if (x.rows == 1 && s->gemm->leaves_rows && takes_pieces(x, w))
+		return gemv(s, out, x, w, accumulate);
 	struct kvs_gemm_call call = {
 		.out = out.data,
 		.x = x.data,

@@ -34,6 +34,16 @@ struct kvs_attention_params {
 	float scale_log2;            /* scale * log2(e): weights are powers of two */
 };
 
+struct kvs_gemv_params {
+	float *out;    /* [n] */
+	const void *x; /* [k] of the kernel's type */
+	const void *w; /* [n][k] of the same */
+	int n, k;      /* a row of w is whole pieces of 16 bytes */
+	int accumulate;
+};
+#define KVS_GEMV_THREADS 128
+#define KVS_GEMV_ROWS 2 /* of w, that a warp holds */
+
 /* Tiles are in shared memory with rows 16 bytes longer than they are, so that eight 16-byte reads hit all banks once. */
 #define KVS_TILE_STRIDE(row_bytes) ((row_bytes) + 16)
 

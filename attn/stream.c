@@ -38,6 +38,9 @@ static void kernel_name(enum kvs_kernel kernel, char *name, size_t bytes)
 		[KERNEL_SOFTMAX] = "kvs_softmax_kernel",
 		[KERNEL_CHECKSUM] = "kvs_checksum_kernel",
 		[KERNEL_COMBINE] = "kvs_attention_combine",
+		[KERNEL_GEMV_F32] = "kvs_gemv_f32",
+		[KERNEL_GEMV_F16] = "kvs_gemv_f16",
+		[KERNEL_GEMV_BF16] = "kvs_gemv_bf16",
 	};
 
 	if (kernel < KERNEL_DECODE) {

@@ -21,6 +21,9 @@ enum kvs_kernel {
 	KERNEL_SOFTMAX,
 	KERNEL_CHECKSUM,
 	KERNEL_COMBINE,
+	KERNEL_GEMV_F32, /* + dtype */
+	KERNEL_GEMV_F16,
+	KERNEL_GEMV_BF16,
 	KERNEL_DECODE, /* + KVS_HEAD_DIMS * dtype + index of head_dim */
 	KERNEL_PREFILL = KERNEL_DECODE + KVS_KV_DTYPES * KVS_HEAD_DIMS,
 	KERNEL_COUNT = KERNEL_PREFILL + KVS_KV_DTYPES * KVS_HEAD_DIMS,
@@ -38,6 +41,7 @@ struct kvs_gemm_library {
 	int (*run)(struct kvs_gemm_library *library, kvs_stream *s, const struct kvs_gemm_call *call);
 	void (*close)(struct kvs_gemm_library *library); /* the stream has nothing under way */
 	bool takes_f16;                                  /* and bf16; else f32 alone */
+	bool leaves_rows; /* one row is multiplied by kvs_gemv(), which is faster there */
 };
 
 int kvs_gemm_open_cublas(kvs_stream *s, struct kvs_gemm_library **out);

@@ -70,6 +70,48 @@ static void multiplies_and_accumulates_at_every_shape(void **state)
 	}
 }
 
+static void check_row(int n, int k, enum kvs_dtype dtype, bool accumulate)
+{
+	struct array x = array_random(dtype, 1, k, 1), w = array_random(dtype, n, k, 1);
+	struct array out = accumulate ? array_random(KVS_F32, 1, n, 1) : array_poisoned(KVS_F32, 1, n);
+	double *reference = calloc(n, sizeof(double));
+
+	for (int i = 0; i < n; i++) {
+		reference[i] = accumulate ? out.value[i] : 0;
+		for (int j = 0; j < k; j++)
+			reference[i] += x.value[j] * w.value[i * k + j];
+	}
+	must(kvs_gemv(stream, out.t, x.t, w.t, accumulate));
+	array_read(&out);
+	check_close(&out, reference, k * 0x1p-24, 0x1p-23, "gemv");
+	free(reference);
+	arrays_end();
+}
+
+/* Widths around the pieces that a warp reads at once (1024 elements of 16 bits), heights around a warp's and a block's rows. */
+static void one_row_is_multiplied_at_every_shape(void **state)
+{
+	static const int heights[] = {1, 2, 7, 8, 9, 33}, widths[] = {8, 64, 248, 256, 264, 1016, 1024, 1032, 2056};
+
+	(void)state;
+	for (size_t n = 0; n < sizeof(heights) / sizeof(*heights); n++)
+		for (size_t k = 0; k < sizeof(widths) / sizeof(*widths); k++)
+			for (int dtype = KVS_F32; dtype <= KVS_BF16; dtype++)
+				check_row(heights[n], widths[k], dtype, (n + k) % 2);
+}
+
+static void rows_that_are_no_whole_pieces_are_refused(void **state)
+{
+	struct array x = array_random(KVS_BF16, 1, 12, 1), w = array_random(KVS_BF16, 4, 12, 1);
+	struct array two = array_random(KVS_BF16, 2, 16, 1), wide = array_random(KVS_BF16, 4, 16, 1);
+	struct array out = array_poisoned(KVS_F32, 1, 4);
+
+	(void)state;
+	must_refuse(kvs_gemv(stream, out.t, x.t, w.t, false), "12 bf16 elements are not whole pieces");
+	must_refuse(kvs_gemv(stream, out.t, two.t, wide.t, false), "gemv: x is [2][16], not [1][16]");
+	arrays_end();
+}
+
 /* A product reads what a kernel before it wrote, and a kernel behind it reads what it wrote. */
 static void runs_in_stream_order(void **state)
 {
@@ -128,6 +170,8 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(multiplies_and_accumulates_at_every_shape),
+		cmocka_unit_test(one_row_is_multiplied_at_every_shape),
+		cmocka_unit_test(rows_that_are_no_whole_pieces_are_refused),
 		cmocka_unit_test(runs_in_stream_order),
 		cmocka_unit_test(operands_that_do_not_fit_are_refused),
 	};
