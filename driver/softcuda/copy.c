@@ -1,8 +1,9 @@
 /*
  * driver/softcuda/copy.c: copies and memsets as entries of a stream.
  *
- * What they touch on the device is checked against the mappings when they run, as the device would; a range that may
- * not be accessed loses the context. The calls that name them are in copy_calls.c.
+ * What they touch on the device is checked against the mappings twice: at the call, which a driver refuses where the memory
+ * may not be accessed then, and when they run, where memory that was taken away meanwhile loses the context. The calls
+ * that name them are in copy_calls.c.
  */
 #include "copy.h"
 
@@ -89,6 +90,12 @@ static bool rows_move_guarded(const struct sc_copy *copy, char *why, size_t byte
 	return false;
 }
 
+static bool sides_check(const struct sc_copy *copy, char *why, size_t bytes)
+{
+	return side_check(&copy->to, copy, true, why, bytes) &&
+	       (copy->pattern_bytes || side_check(&copy->from, copy, false, why, bytes));
+}
+
 static void copy_run(struct sc_op *op, struct sc_stream *stream)
 {
 	const struct sc_copy *copy = &((struct copy_op *)op)->copy;
@@ -96,9 +103,7 @@ static void copy_run(struct sc_op *op, struct sc_stream *stream)
 
 	if (sc_context_error(stream->context))
 		return;
-	if (side_check(&copy->to, copy, true, why, sizeof why) &&
-		(copy->pattern_bytes || side_check(&copy->from, copy, false, why, sizeof why)) &&
-		rows_move_guarded(copy, why, sizeof why))
+	if (sides_check(copy, why, sizeof why) && rows_move_guarded(copy, why, sizeof why))
 		return;
 	fprintf(stderr, "softcuda: %.*s of %zu bytes in stream %llu: illegal %s\n", sc_base_length(op->what), op->what,
 		copy->width * copy->height, (unsigned long long)stream->id, why);
@@ -146,12 +151,18 @@ CUresult sc_copy_submit(const char *what, struct sc_stream *stream, const struct
 {
 	bool stageable = asynchronous && !copy->pattern_bytes && copy->to.device && is_pageable(&copy->from, copy) &&
 			 copy->width * copy->height <= SC_STAGE_LIMIT;
+	char why[256];
 	struct copy_op *op;
 	uint64_t ticket;
 	CUresult error;
 
 	if (!copy->width || !copy->height)
 		return CUDA_SUCCESS;
+	if (!sides_check(copy, why, sizeof why)) {
+		fprintf(stderr, "softcuda: %.*s of %zu bytes is refused: %s\n", sc_base_length(what), what,
+			copy->width * copy->height, why);
+		return CUDA_ERROR_INVALID_VALUE;
+	}
 	op = calloc(1, sizeof *op);
 	if (!op)
 		return CUDA_ERROR_OUT_OF_MEMORY;

@@ -65,7 +65,9 @@ static CUresult range_attribute(void *data, CUpointer_attribute attribute, const
 		*(size_t *)data = place->range->size;
 		return CUDA_SUCCESS;
 	case CU_POINTER_ATTRIBUTE_MAPPED:
-		*(int *)data = is_backed(place); /* the documentation says bool, the driver writes an int */
+		if (!is_backed(place))
+			return CUDA_ERROR_INVALID_VALUE; /* as the driver: documented, but never given, is a 0 */
+		*(int *)data = 1;                        /* the documentation says bool, the driver writes an int */
 		return CUDA_SUCCESS;
 	case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
 		*(int *)data = 0;

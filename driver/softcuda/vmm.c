@@ -1,5 +1,7 @@
 /*
- * driver/softcuda/vmm.c: the virtual memory management calls, as strict as their documentation in cuda.h.
+ * driver/softcuda/vmm.c: the virtual memory management calls: what their documentation in cuda.h says, and where a real
+ * driver (NVIDIA H200, 580.159.04) refuses more than that, what it refuses. Where the driver lets more pass than it
+ * documents, softcuda stays with the documentation; docs/softcuda.md lists these.
  */
 #include "memory.h"
 #include "stream.h"
@@ -54,7 +56,9 @@ CUresult CUDAAPI cuMemAddressReserve(
 
 	if (error)
 		return error;
-	if (!ptr || !size || !is_multiple(size, sc_page_bytes()) || (alignment && !is_power_of_two(alignment)) || flags)
+	/* cuda.h asks for whole host pages only; the driver wants whole granules. */
+	if (!ptr || !size || !is_multiple(size, sc_settings.granularity) ||
+		(alignment && !is_power_of_two(alignment)) || flags)
 		return CUDA_ERROR_INVALID_VALUE;
 	if (!is_multiple(addr, sc_page_bytes()))
 		return CUDA_ERROR_INVALID_VALUE;
@@ -156,16 +160,17 @@ CUresult CUDAAPI cuMemMap(
 
 	if (error)
 		return error;
-	if (!size || offset || flags || !is_multiple(ptr, sc_settings.granularity) ||
-		!is_multiple(size, sc_settings.granularity))
+	if (!size || flags || !is_multiple(ptr, sc_settings.granularity))
 		return CUDA_ERROR_INVALID_VALUE;
 	pthread_mutex_lock(&sc_lock);
 	range = reservation_of(ptr, size);
 	found = handle_find(handle);
-	if (range && found && size <= found->size)
-		error = sc_mapping_add(range, (uintptr_t)ptr, size, found);
-	else
+	if (!found)
 		error = CUDA_ERROR_INVALID_VALUE;
+	else if (offset || size != found->size)
+		error = CUDA_ERROR_NOT_SUPPORTED; /* a part of a handle, or more than it: whatever the size is */
+	else
+		error = range ? sc_mapping_add(range, (uintptr_t)ptr, size, found) : CUDA_ERROR_INVALID_VALUE;
 	pthread_mutex_unlock(&sc_lock);
 	return error;
 }

@@ -216,14 +216,15 @@ static void mapping_attributes_tell_the_mapping_and_range_attributes_the_reserva
 }
 
 /* CU_POINTER_ATTRIBUTE_MAPPED: "1 if this pointer is in a valid address range that is mapped to a backing allocation". */
-static void mapped_attribute_is_one_for_a_mapping_and_zero_for_a_bare_reservation(void **state)
+static void mapped_attribute_is_one_for_a_mapping_and_refused_for_a_bare_reservation(void **state)
 {
 	struct range r = range_new(1, RW);
 	CUdeviceptr bare = reservation_new(granule);
+	int mapped;
 
 	(void)state;
 	assert_int_equal(attribute(CU_POINTER_ATTRIBUTE_MAPPED, r.at), 1);
-	assert_int_equal(attribute(CU_POINTER_ATTRIBUTE_MAPPED, bare), 0);
+	must_be(CUDA_ERROR_INVALID_VALUE, cu->cuPointerGetAttribute(&mapped, CU_POINTER_ATTRIBUTE_MAPPED, bare));
 	must(cu->cuMemAddressFree(bare, granule));
 	range_free(&r);
 }
@@ -371,7 +372,7 @@ int main(int argc, char **argv)
 		conformance_test(a_second_mapping_costs_no_device_memory),
 		conformance_test(block_id_is_equal_for_aliases_and_differs_between_handles),
 		conformance_test(mapping_attributes_tell_the_mapping_and_range_attributes_the_reservation),
-		conformance_test(mapped_attribute_is_one_for_a_mapping_and_zero_for_a_bare_reservation),
+		conformance_test(mapped_attribute_is_one_for_a_mapping_and_refused_for_a_bare_reservation),
 		conformance_test(access_attribute_tells_what_set_access_granted),
 		conformance_test(a_mapping_is_unmanaged_memory_of_its_device),
 		conformance_test(an_imported_handle_is_the_same_memory_also_when_its_descriptor_is_closed),

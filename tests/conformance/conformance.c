@@ -82,6 +82,15 @@ void record(const char *what, CUresult result)
 	print_message("recorded: %s: %s (%d)\n", what, error_name(result), result);
 }
 
+bool check_stricter(const char *what, CUresult result, const char *call, const char *file, int line)
+{
+	if (cu->kind == KVS_DEVICE_HOST)
+		check_refused(result, call, file, line);
+	else
+		record(what, result);
+	return !result;
+}
+
 void *driver_symbol(const char *name)
 {
 	void *symbol = dlsym(cu->library, name);

@@ -43,6 +43,13 @@ const char *error_name(CUresult result);
 /* Tell what a driver does where the documentation is silent. Nothing is asserted by it. */
 void record(const char *what, CUresult result);
 
+/*
+ * The documentation forbids it, a real driver was seen to let it pass, and softcuda refuses it: asserted on softcuda,
+ * recorded elsewhere. True: it was done, so the caller undoes it.
+ */
+#define passes_or_refused(what, call) check_stricter((what), (call), #call, __FILE__, __LINE__)
+bool check_stricter(const char *what, CUresult result, const char *call, const char *file, int line);
+
 /* A function of the driver that kvs_cu has no member for. */
 #define driver_function(name) ((__typeof__(name) *)driver_symbol(#name))
 void *driver_symbol(const char *name);

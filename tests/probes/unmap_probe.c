@@ -30,9 +30,11 @@ static const struct {
 
 static CUresult change_make(enum change change, const struct range *r)
 {
-	CUmemGenericAllocationHandle other;
+	CUmemGenericAllocationHandle other = 0;
 	CUresult result;
 
+	if (change == UNMAP_REMAP)
+		other = handle_new(r->bytes); /* before the kernel can fault, which would refuse it */
 	if (change == READ_ONLY)
 		return set_access(r->at, r->bytes, CU_MEM_ACCESS_FLAGS_PROT_READ);
 	if (change == NO_ACCESS)
@@ -41,7 +43,6 @@ static CUresult change_make(enum change change, const struct range *r)
 	if (!result && change == UNMAP_RELEASE)
 		result = cu->cuMemRelease(r->handle);
 	if (!result && change == UNMAP_REMAP) {
-		other = handle_new(r->bytes);
 		result = cu->cuMemMap(r->at, r->bytes, 0, other, 0);
 		if (!result)
 			result = set_access(r->at, r->bytes, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);

@@ -1,6 +1,8 @@
 /* Regions: what each operation costs in the driver, what it leaves, and that memory waits for the work that uses it. */
 #include "fixture.h"
 
+#include "../support/process.h"
+
 #include <semaphore.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -122,6 +124,21 @@ static void a_borrower_reads_what_its_owner_writes(void **state)
 	fixture_close(&f);
 }
 
+/* A copy or a memset would be refused at the call; only a kernel's write faults. */
+static CUresult write_by_kernel(const kvs_cu *cu, CUdeviceptr where)
+{
+	__typeof__(cuModuleLoad) *load = (__typeof__(load))kvs_cu_symbol_of_library(cu->library, "cuModuleLoad");
+	int addend = 1;
+	void *params[] = {&where, &addend};
+	CUfunction function;
+	CUmodule module;
+	CUresult result = load(&module, built("tests/softcuda/softcuda_kernels.so"));
+
+	if (!result)
+		result = cu->cuModuleGetFunction(&function, module, "softcuda_add");
+	return result ? result : cu->cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, NULL, params, NULL);
+}
+
 /* In a child: the sticky error takes the context with it, and giving everything back must neither hang nor crash. */
 static void a_write_through_a_borrower_is_an_illegal_address(void **state)
 {
@@ -139,7 +156,8 @@ static void a_write_through_a_borrower_is_an_illegal_address(void **state)
 		fixture_check(kvs_region_reserve(f.vmm, f.block, 1, &borrower));
 		fixture_check(kvs_region_resize(owner, 0, f.block));
 		fixture_check(kvs_region_share(borrower, owner));
-		f.cu->cuMemsetD8(kvs_region_address(borrower, 0), 1, 16);
+		code |= f.cu->cuMemsetD8(kvs_region_address(borrower, 0), 1, 16) != CUDA_ERROR_INVALID_VALUE;
+		code |= write_by_kernel(f.cu, kvs_region_address(borrower, 0)) != CUDA_SUCCESS;
 		code |= f.cu->cuCtxSynchronize() != CUDA_ERROR_ILLEGAL_ADDRESS;
 		code |= (kvs_region_resize(owner, 0, 0) == 0) << 1;
 		code |= (kvs_vmm_settle(f.vmm) == 0) << 2;
