@@ -92,4 +92,4 @@ format: ## lay out the sources as .clang-format says
 check-format: ## fail where a source is laid out otherwise
 	$(Q)clang-format --dry-run -Werror $(FORMATTED)
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) -path $(BUILD)/mutants -prune -o -name '*.d' -print 2>/dev/null)

@@ -1,22 +1,25 @@
 #!/bin/sh
 # Tests the tests. Each NAME.mutant beside this script is a small fault: it is put into a copy of the sources, the tests that
-# should notice are run, and a mutant that they let live is a failure.
+# should notice are built and run there, and a mutant that they let live is a failure.
 #
-#   file: vmm/retire.c                  where; `old` stands in it exactly once
+#   file: vmm/retire.c                  where; `old` stands in it exactly once, within one line
 #   old: epoch <= completed
 #   new: epoch < completed              in its place; empty takes it out
-#   tests: vmm/region_test ...          programs below build/tests
+#   tests: vmm/region_test ...          the quickest programs below build/tests that notice
 #
-# Ends in "N passed, N failed". The log of each is in $BUILD/mutants/NAME.log.
+# Every program named is first run without a fault: one that fails then would notice everything. Ends in "N passed, N failed".
+# The log of each mutant is $BUILD/mutants/NAME.log.
 # usage: [BUILD=build] tests/mutants/run.sh [NAME... | --sample N | --check]
-#   --sample N   N of them, drawn by today's date (KVS_MUTANTS_DATE)
+#   --sample N   N of them, drawn by today's date (KVS_MUTANTS_DATE=2026-01-31 for another day's)
 #   --check      run nothing; only see that each still applies
+# KVS_MUTANTS_JOBS   how many at a time; by default one a processor
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 build=$root/${BUILD:-build}
-tree=$build/mutants/tree
-jobs=$(nproc)
+work=$build/mutants
+base=$work/base # the sources as they are, built; each job has a copy of it, which is mended after each mutant
+jobs=${KVS_MUTANTS_JOBS:-$(nproc)}
 
 field() { sed -n "s/^$2: \{0,1\}//p" "$here/$1.mutant"; }
 
@@ -46,67 +49,95 @@ mutate() {
 }
 
 applies() { # NAME
-	if [ -z "$(field "$1" tests)" ]; then
-		echo "mutants: $1 names no tests"
-		return 1
-	fi
+	[ -f "$here/$1.mutant" ] || { echo "mutants: there is no $1"; return 1; }
+	for test in $(field "$1" tests) ''; do
+		[ -n "$test" ] || [ -n "$(field "$1" tests)" ] || { echo "mutants: $1 names no tests"; return 1; }
+		[ -z "$test" ] || [ -f "$root/tests/$test.c" ] || { echo "mutants: $1: there is no tests/$test.c"; return 1; }
+	done
 	mutate "$1" >/dev/null || { echo "mutants: the old text of $1 does not stand exactly once in $(field "$1" file)"; return 1; }
 }
 
-# A copy of the sources, and of what is built already, so that only what changes is compiled again.
-prepare() {
-	rm -rf "$tree"
-	mkdir -p "$tree/build" || return 1
-	(cd "$root" && git ls-files -z | tar -c --null -T - -f -) | tar -x -C "$tree" -f - || return 1
-	folders=$(cd "$build" && ls -d driver vmm attn model calib tools tests softcuda 2>/dev/null)
-	# shellcheck disable=SC2086 # a list
-	[ -z "$folders" ] || (cd "$build" && tar -c -f - $folders) | tar -x -C "$tree/build" -f -
+programs_of() { for name in "$@"; do field "$name" tests; done | tr -s ' ' '\n' | sort -u | sed 's,^,build/tests/,'; }
+
+# check_program TREE PROGRAM: what it says goes to stdout.
+check_program() {
+	(cd "$1" && KVSHARE_SOFTCUDA=$1/build/softcuda/libcuda.so.1 timeout "${KVS_TEST_TIMEOUT:-120}" "$2" </dev/null 2>&1)
 }
 
-# Whether the tests of NAME notice what is in the tree now. 2: it does not compile.
+# prepare NAME...: the base, from the sources and from what is built of them already. Every test passes in it.
+prepare() {
+	rm -rf "$work"
+	mkdir -p "$base/build" || return 1
+	(cd "$root" && git ls-files -z | tar -c --null -T - -f -) | tar -x -C "$base" -f - || return 1
+	(cd "$build" && find ./*.flags driver vmm attn model calib tools tests softcuda -type f \( -name '*.o' -o -name '*.d' -o \
+		-name '*.so*' -o -name '*.flags' \) -print0 2>/dev/null | tar -c --null -T - -f -) | tar -x -C "$base/build" -f -
+	# shellcheck disable=SC2046 # a list
+	make -s -C "$base" -j"$jobs" BUILD=build build test-modules $(programs_of "$@") >"$work/base.log" 2>&1 || {
+		echo "mutants: it does not build without a fault: see $work/base.log"
+		return 1
+	}
+	for program in $(programs_of "$@"); do
+		check_program "$base" "$program" >>"$work/base.log" || {
+			echo "mutants: $program fails without a fault: see $work/base.log"
+			return 1
+		}
+	done
+}
+
+# Whether the tests of NAME notice what is in $tree now. 2: it does not compile. A warning about the fault is no error, and
+# that the flags differ for it is no reason to build anything anew.
 noticed() {
-	programs=$(for test in $(field "$1" tests); do echo "build/tests/$test"; done)
+	programs=$(programs_of "$1")
 	# shellcheck disable=SC2086 # a list
-	make -s -C "$tree" -j"$jobs" BUILD=build WERROR= build test-modules $programs || return 2
+	make -s -C "$tree" -o build/cc.flags -o build/cxx.flags BUILD=build WERROR=0 build test-modules $programs 2>&1 || return 2
 	for program in $programs; do
-		(cd "$tree" && KVSHARE_SOFTCUDA=$tree/build/softcuda/libcuda.so.1 timeout 300 "$program" </dev/null) || return 0
+		check_program "$tree" "$program" || return 0
 	done
 	return 1
 }
 
-run() { # NAME
-	file=$(field "$1" file)
-	mutate "$1" >"$tree/$file"
-	noticed "$1" >"$build/mutants/$1.log" 2>&1
-	status=$?
-	cat "$root/$file" >"$tree/$file"
-	case $status in
-	0) printf 'noticed  %-32s %s\n' "$1" "$file" ;;
-	1) printf 'ALIVE    %-32s %s: %s let it pass\n' "$1" "$file" "$(field "$1" tests)" ;;
-	*) printf 'BROKEN   %-32s %s: it does not compile, see %s\n' "$1" "$file" "$build/mutants/$1.log" ;;
-	esac
-	return $status
+# The tree as the base is: what the mutant's build has written since `stamp` comes from there again.
+restore() {
+	(cd "$tree" && find . -type f -newer "$tree/stamp") | while read -r file; do
+		if [ -f "$base/$file" ]; then cp -p "$base/$file" "$tree/$file"; else rm "$tree/$file"; fi
+	done
 }
 
+run_one() { # NAME, in the tree of this job
+	tree=$work/tree${KVS_MUTANTS_SLOT:-0}
+	file=$(field "$1" file) start=$(date +%s)
+	[ -d "$tree" ] || cp -a "$base" "$tree" || return 1
+	touch "$tree/stamp"
+	mutate "$1" >"$tree/$file"
+	noticed "$1" >"$work/$1.log"
+	case $? in
+	0) say=noticed why= ;;
+	1) say=ALIVE why=": $(field "$1" tests) let it pass" ;;
+	*) say=BROKEN why=": it does not compile, see $work/$1.log" ;;
+	esac
+	printf '%-8s %-36s %3d s  %s%s\n' $say "$1" $(($(date +%s) - start)) "$file" "$why"
+	restore
+}
+
+check_only=
 case ${1:-} in
---check) list=$(every_name) only_check=1 ;;
---sample) list=$(sample "${2:?usage: run.sh --sample N}") only_check= ;;
--*) sed -n 's/^# \{0,1\}//; 2,15p' "$0" >&2; exit 2 ;;
-"") list=$(every_name) only_check= ;;
-*) list=$* only_check= ;;
+--one) run_one "$2"; exit ;; # what this script calls itself with
+--check) list=$(every_name) check_only=1 ;;
+--sample) list=$(sample "${2:?usage: run.sh --sample N}") ;;
+-*) sed -n 's/^# \{0,1\}//; 2,17p' "$0" >&2; exit 2 ;;
+"") list=$(every_name) ;;
+*) list=$* ;;
 esac
 
-passed=0 failed=0
-[ "$only_check" ] || prepare || exit 1
-for name in $list; do
-	if [ ! -f "$here/$name.mutant" ]; then
-		echo "mutants: there is no $name"
-		failed=$((failed + 1))
-	elif applies "$name" && { [ "$only_check" ] || run "$name"; }; then
-		passed=$((passed + 1))
-	else
-		failed=$((failed + 1))
-	fi
-done
+applying=$(for name in $list; do applies "$name" >&2 && echo "$name"; done)
+passed=$(echo "$applying" | grep -c .)
+if [ ! "$check_only" ] && [ "$applying" ]; then
+	# shellcheck disable=SC2086 # a list
+	prepare $applying || exit 1
+	echo "$applying" | xargs -P "$jobs" -n 1 --process-slot-var=KVS_MUTANTS_SLOT "$0" --one | tee "$work/results"
+	passed=$(grep -c ^noticed "$work/results")
+	rm -rf "$base" "$work"/tree*
+fi
+failed=$(($(echo "$list" | wc -w) - passed))
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
