@@ -84,12 +84,13 @@ prepare() {
 	done
 }
 
-# Whether the tests of NAME notice what is in $tree now. 2: it does not compile. A warning about the fault is no error, and
-# that the flags differ for it is no reason to build anything anew.
+# Whether the tests of NAME notice what is in $tree now. 2: it does not compile. A warning about the fault is no error; FLAGS_*
+# say that nothing else is to be built anew for that.
 noticed() {
 	programs=$(programs_of "$1")
 	# shellcheck disable=SC2086 # a list
-	make -s -C "$tree" -o build/cc.flags -o build/cxx.flags BUILD=build WERROR=0 build test-modules $programs 2>&1 || return 2
+	make -s -C "$tree" BUILD=build WERROR=0 FLAGS_cc="$(cat "$tree/build/cc.flags")" FLAGS_cxx="$(cat "$tree/build/cxx.flags")" \
+		build test-modules $programs 2>&1 || return 2
 	for program in $programs; do
 		check_program "$tree" "$program" || return 0
 	done
