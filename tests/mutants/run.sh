@@ -32,7 +32,7 @@ sample() { # N
 	done | sort -n | head -n "$1" | cut -d ' ' -f 2
 }
 
-# mutate NAME: the mutated file, to stdout; fails unless `old` stands there exactly once.
+# mutate NAME TREE: the mutated file, to stdout; fails unless `old` stands there exactly once.
 mutate() {
 	KVS_OLD=$(field "$1" old) KVS_NEW=$(field "$1" new) awk '
 		BEGIN { old = ENVIRON["KVS_OLD"]; new = ENVIRON["KVS_NEW"] }
@@ -45,7 +45,7 @@ mutate() {
 			}
 			print out line
 		}
-		END { exit found != 1 }' "$root/$(field "$1" file)"
+		END { exit found != 1 }' "$2/$(field "$1" file)"
 }
 
 applies() { # NAME
@@ -54,7 +54,7 @@ applies() { # NAME
 		[ -n "$test" ] || [ -n "$(field "$1" tests)" ] || { echo "mutants: $1 names no tests"; return 1; }
 		[ -z "$test" ] || [ -f "$root/tests/$test.c" ] || { echo "mutants: $1: there is no tests/$test.c"; return 1; }
 	done
-	mutate "$1" >/dev/null || { echo "mutants: the old text of $1 does not stand exactly once in $(field "$1" file)"; return 1; }
+	mutate "$1" "$root" >/dev/null || { echo "mutants: the old text of $1 does not stand exactly once in $(field "$1" file)"; return 1; }
 }
 
 programs_of() { for name in "$@"; do field "$name" tests; done | tr -s ' ' '\n' | sort -u | sed 's,^,build/tests/,'; }
@@ -76,12 +76,14 @@ prepare() {
 		echo "mutants: it does not build without a fault: see $work/base.log"
 		return 1
 	}
-	for program in $(programs_of "$@"); do
-		check_program "$base" "$program" >>"$work/base.log" || {
-			echo "mutants: $program fails without a fault: see $work/base.log"
-			return 1
-		}
-	done
+	programs_of "$@" | xargs -P "$jobs" -n 1 "$0" --control
+}
+
+control() { # PROGRAM
+	log=$work/$(echo "$1" | tr / -).log
+	check_program "$base" "$1" >"$log" && return 0
+	echo "mutants: $1 fails without a fault: see $log"
+	return 1
 }
 
 # Whether the tests of NAME notice what is in $tree now. 2: it does not compile. A warning about the fault is no error; FLAGS_*
@@ -109,7 +111,7 @@ run_one() { # NAME, in the tree of this job
 	file=$(field "$1" file) start=$(date +%s)
 	[ -d "$tree" ] || cp -a "$base" "$tree" || return 1
 	touch "$tree/stamp"
-	mutate "$1" >"$tree/$file"
+	mutate "$1" "$base" >"$tree/$file"
 	noticed "$1" >"$work/$1.log"
 	case $? in
 	0) say=noticed why= ;;
@@ -123,6 +125,7 @@ run_one() { # NAME, in the tree of this job
 check_only=
 case ${1:-} in
 --one) run_one "$2"; exit ;; # what this script calls itself with
+--control) control "$2"; exit ;;
 --check) list=$(every_name) check_only=1 ;;
 --sample) list=$(sample "${2:?usage: run.sh --sample N}") ;;
 -*) sed -n 's/^# \{0,1\}//; 2,17p' "$0" >&2; exit 2 ;;
@@ -135,6 +138,8 @@ passed=$(echo "$applying" | grep -c .)
 if [ ! "$check_only" ] && [ "$applying" ]; then
 	# shellcheck disable=SC2086 # a list
 	prepare $applying || exit 1
+	# shellcheck disable=SC2086
+	echo "mutants: $(programs_of $applying | wc -l) programs pass without a fault"
 	echo "$applying" | xargs -P "$jobs" -n 1 --process-slot-var=KVS_MUTANTS_SLOT "$0" --one | tee "$work/results"
 	passed=$(grep -c ^noticed "$work/results")
 	rm -rf "$base" "$work"/tree*
