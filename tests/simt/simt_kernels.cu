@@ -138,6 +138,21 @@ KVS_KERNEL(simt_two_places, int *out)
 	out[threadIdx.x] = 1;
 }
 
+KVS_KERNEL(simt_two_lines, int *out)
+{
+	if (threadIdx.x < blockDim.x / 2)
+		__syncthreads();
+	else
+		__syncthreads();
+	out[threadIdx.x] = 1;
+}
+
+/* In which order the threads of a block come. */
+KVS_KERNEL(simt_order, int *count, int *order)
+{
+	order[threadIdx.x] = atomicAdd(count, 1);
+}
+
 KVS_KERNEL(simt_lane_left, int *out)
 {
 	if (threadIdx.x == 9)
@@ -212,6 +227,22 @@ KVS_KERNEL(simt_async, const int *in, int *out, int pending)
 		kvs_cp_async_wait<1>();
 	out[t] = tile[t].y;
 	out[32 + t] = tile[32 + t].y;
+}
+
+/* Copies are handed in and never waited for, or waited for and never handed in. */
+KVS_KERNEL(simt_async_left, const int *in, int *out, int copies)
+{
+	KVS_SHARED(int4, tile, 32);
+	int t = threadIdx.x;
+
+	if (copies) {
+		kvs_cp_async16(&tile[t], (const int4 *)in + t);
+		kvs_cp_async_commit();
+		return;
+	}
+	tile[t] = int4{-2, -2, -2, -2};
+	kvs_cp_async_wait<0>();
+	out[t] = tile[t].y;
 }
 
 /* d[16][8] = a[16][16] * b[16][8] + d, through shared memory and ldmatrix; b_rows: b is stored by row, else by column. */

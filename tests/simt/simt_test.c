@@ -353,6 +353,8 @@ static void check_deadlocks(void)
 			"simt_kernels.cu:", "32 have left", NULL});
 	is_reported("simt_two_places", 64, SIMT_BARRIER_DEADLOCK,
 		(const char *[]){"32 wait at", "__syncthreads_count (", "32 at __syncthreads", "0 have left", NULL});
+	is_reported("simt_two_lines", 64, SIMT_BARRIER_DEADLOCK,
+		(const char *[]){"32 wait at __syncthreads (", "32 at __syncthreads (", "0 have left", NULL});
 	is_reported("simt_lane_left", 32, SIMT_BARRIER_DEADLOCK,
 		(const char *[]){"31 wait at __shfl_xor_sync of lanes 0xffffffff", "1 have left", NULL});
 	is_reported("simt_lane_left", 40, SIMT_BARRIER_DEADLOCK, (const char *[]){"39 wait at", NULL});
@@ -507,6 +509,53 @@ static void async_copies_are_seen_only_after_the_wait(void **state)
 	in_every_order(check_async);
 }
 
+/* What one block left behind is not the next one's. */
+static void check_async_left(void)
+{
+	int in[128] __attribute__((aligned(16))), out[32], *from = in, *to = out, copies = 1;
+	void *params[] = {&from, &to, &copies};
+
+	for (int i = 0; i < 128; i++)
+		in[i] = i;
+	runs("simt_async_left", THREADS(32), 0, params);
+	copies = 0;
+	runs("simt_async_left", THREADS(32), 0, params);
+	for (int t = 0; t < 32; t++)
+		assert_int_equal(out[t], -2);
+}
+
+static void async_copies_end_with_their_block(void **state)
+{
+	(void)state;
+	in_every_order(check_async_left);
+}
+
+static void order_of(unsigned block, int *order)
+{
+	int count = 0, *at_count = &count;
+	void *params[] = {&at_count, &order};
+	struct simt_launch launch = {kernel("simt_order"), {4, 1, 1}, THREADS(256), 0, params, NULL, NULL};
+
+	assert_int_equal(
+		module->run_block(&launch, (struct simt_dim3){block, 0, 0}, message, sizeof(message)), SIMT_DONE);
+	assert_int_equal(count, 256);
+}
+
+/* A random order is its seed's and its block's, whatever has run before: a report can be seen again. */
+static void a_random_order_repeats(void **state)
+{
+	int first[256], other[256], again[256];
+
+	(void)state;
+	module_open("random:1");
+	order_of(2, first);
+	order_of(3, other);
+	order_of(2, again);
+	assert_memory_equal(first, again, sizeof(first));
+	assert_memory_not_equal(first, other, sizeof(first));
+	module_close();
+}
+
 static void check_multiply(const char *name, int b_rows)
 {
 	float a[16][16], b[16][8], d[16][8], want[16][8], *a_at = a[0], *b_at = b[0], *d_at = d[0];
@@ -642,6 +691,8 @@ int main(void)
 		cmocka_unit_test(wild_accesses_hit_guards),
 		cmocka_unit_test(spinning_kernel_can_be_abandoned),
 		cmocka_unit_test(async_copies_are_seen_only_after_the_wait),
+		cmocka_unit_test(async_copies_end_with_their_block),
+		cmocka_unit_test(a_random_order_repeats),
 		cmocka_unit_test(tiles_multiply_as_matrices),
 		cmocka_unit_test(every_half_has_its_value),
 		cmocka_unit_test(toolkit_formats_convert),

@@ -222,6 +222,24 @@ static void all_blocks_of_a_large_grid_run_once(void **state)
 		assert_int_equal(values[i], 7);
 }
 
+/* A block of 1024 runs, and so does one of every shape that holds as many; one more is refused. */
+static void a_block_has_at_most_1024_threads(void **state)
+{
+	const kvs_cu *cu = fixture->cu;
+	CUfunction add = function_get(module_load(), "softcuda_add");
+	CUdeviceptr memory;
+	int addend = 1;
+	void *params[] = {&memory, &addend};
+
+	(void)state;
+	assert_int_equal(cu->cuMemAlloc(&memory, 1024 * sizeof(int)), CUDA_SUCCESS);
+	assert_int_equal(cu->cuLaunchKernel(add, 1, 1, 1, 1024, 1, 1, 0, NULL, params, NULL), CUDA_SUCCESS);
+	assert_int_equal(cu->cuLaunchKernel(add, 1, 1, 1, 16, 1, 64, 0, NULL, params, NULL), CUDA_SUCCESS);
+	assert_int_equal(cu->cuLaunchKernel(add, 1, 1, 1, 41, 25, 1, 0, NULL, params, NULL), CUDA_ERROR_INVALID_VALUE);
+	assert_int_equal(cu->cuLaunchKernel(add, 1, 1, 1, 1, 1, 65, 0, NULL, params, NULL), CUDA_ERROR_INVALID_VALUE);
+	assert_int_equal(cu->cuCtxSynchronize(), CUDA_SUCCESS);
+}
+
 /* The launch has its own copy: what the caller does with the arguments afterwards is nobody's business. */
 static void arguments_are_taken_at_the_call(void **state)
 {
@@ -501,6 +519,7 @@ int main(void)
 		CASE(memory_runs_out_at_the_limit_and_comes_back),
 		CASE(the_nth_call_of_a_function_fails_once),
 		CASE(all_blocks_of_a_large_grid_run_once),
+		CASE(a_block_has_at_most_1024_threads),
 		CASE(arguments_are_taken_at_the_call),
 		CASE(a_fault_loses_the_context_and_not_the_process),
 		CASE(an_endless_kernel_is_ended),
