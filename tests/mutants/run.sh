@@ -61,7 +61,7 @@ programs_of() { for name in "$@"; do field "$name" tests; done | tr -s ' ' '\n' 
 
 # check_program TREE PROGRAM: what it says goes to stdout.
 check_program() {
-	(cd "$1" && KVSHARE_SOFTCUDA=$1/build/softcuda/libcuda.so.1 timeout "${KVS_TEST_TIMEOUT:-120}" "$2" </dev/null 2>&1)
+	(cd "$1" && KVSHARE_SOFTCUDA=$1/build/softcuda/libcuda.so.1 timeout "${KVS_TEST_TIMEOUT:-300}" "$2" </dev/null 2>&1)
 }
 
 # prepare NAME...: the base, from the sources and from what is built of them already. Every test passes in it.
