@@ -261,16 +261,6 @@ void kvs_tokenizer_close(kvs_tokenizer *tok)
 
 /* ---- looking things up ---- */
 
-int kvs_tokenizer_vocab(const kvs_tokenizer *tok)
-{
-	int32_t ids = tok->vocab.ids;
-
-	for (size_t i = 0; i < tok->added_count; i++)
-		if (tok->added[i].id >= ids)
-			ids = tok->added[i].id + 1;
-	return ids;
-}
-
 int32_t kvs_tokenizer_id(const kvs_tokenizer *tok, const char *text)
 {
 	for (size_t i = 0; i < tok->added_count; i++)

@@ -277,3 +277,13 @@ int32_t tok_trie_longest(const struct tok_trie *trie, const char *text, size_t l
 	}
 	return best;
 }
+
+int kvs_tokenizer_vocab(const kvs_tokenizer *tok)
+{
+	int32_t ids = tok->vocab.ids;
+
+	for (size_t i = 0; i < tok->added_count; i++)
+		if (tok->added[i].id >= ids)
+			ids = tok->added[i].id + 1;
+	return ids;
+}

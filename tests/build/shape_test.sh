@@ -1,0 +1,108 @@
+#!/bin/sh
+# The shape of the house: which file stands on which is computed from the symbols of the objects (nm), and from what is included.
+# Fails where a folder stands on one that is not below it, where files of model/ stand on each other in a circle, where
+# a folder includes another's private header, and where a file is too long. CONTRIBUTING.md has the floors.
+# usage: [BUILD=build] tests/build/shape_test.sh [-v]; -v prints the circles of the other folders too, and every arrow
+set -eu
+cd "$(dirname "$0")/../.."
+build=${BUILD:-build}
+verbose=${1:-}
+longest=800
+status=0
+
+# Objects whose source is still there: a build folder also keeps what was made of files that are gone.
+objects=$(find driver vmm attn model calib tools -name '*.c' -o -name '*.cu' -o -name '*.cpp' | while read -r source; do
+	object=$build/${source%.*}.o
+	[ "${source%.cu}" = "$source" ] || object=${object%.o}.simt.o
+	[ ! -e "$object" ] || echo "$object"
+done)
+[ -n "$objects" ] || { echo "shape_test.sh: nothing is built under $build" >&2; exit 1; }
+
+# shellcheck disable=SC2086
+nm -A -P $objects | awk -v build="$build/" -v verbose="$verbose" '
+	function unit(file) {
+		if (match(file, /^driver\/(softcuda|simt)\//)) return substr(file, 1, RLENGTH - 1)
+		return substr(file, 1, index(file, "/") - 1)
+	}
+	# Whether objects of the two are ever linked: softcuda is a driver of its own, and simt goes with kernels alone.
+	function linked(file, u) {
+		return u == files[file] || (u != "driver/softcuda" && (u != "driver/simt" || file in kernels))
+	}
+	BEGIN {
+		no_circles["model"] = 1
+		below["driver"] = below["driver/softcuda"] = below["driver/simt"] = ""
+		below["vmm"] = "driver"
+		below["attn"] = "driver driver/simt"
+		below["model"] = "driver vmm attn"
+		below["calib"] = below["model"] " model"
+		below["tools"] = below["calib"] " calib"
+		for (u in below) {
+			count = split(below[u], names, " ")
+			for (i = 1; i <= count; i++) may[u, names[i]] = 1
+		}
+	}
+	{
+		file = substr($1, length(build) + 1)
+		if (sub(/\.simt\.o:$/, "", file)) kernels[file] = 1
+		sub(/\.o:$/, "", file)
+		files[file] = unit(file)
+		# Weak symbols are every file`s own copy of an inline function.
+		if ($3 ~ /^[TDBRGSC]$/) defined[files[file], $2] = file
+		if ($3 == "U") { uses++; user[uses] = file; used[uses] = $2 }
+	}
+	END {
+		for (i = 1; i <= uses; i++) {
+			from = user[i]
+			to = defined[files[from], used[i]]
+			for (u in below)
+				if (to == "" && linked(from, u) && (u, used[i]) in defined) to = defined[u, used[i]]
+			if (to == "" || to == from) continue
+			if (verbose && !((from, to) in why)) print from " -> " to
+			why[from, to] = used[i]
+			reach[from, to] = 1
+			arrows++
+			if (files[from] != files[to] && !((files[from], files[to]) in may)) {
+				print "upward: " from " calls " used[i] " of " to
+				bad = 1
+			}
+		}
+		for (k in files) for (i in files) if ((i, k) in reach) for (j in files) if ((k, j) in reach) reach[i, j] = 1
+		for (i in files) {
+			if (!((i, i) in reach) || i in told) continue
+			circle = ""
+			for (j in files) if ((i, j) in reach && (j, i) in reach) {
+				told[j] = 1
+				for (k in files) if ((j, k) in why && (k, i) in reach && (i, k) in reach)
+					circle = circle "\n    " j " calls " why[j, k] " of " k
+			}
+			if (files[i] in no_circles) bad = 1
+			if (files[i] in no_circles || verbose) print "circle:" circle
+		}
+		for (i in files) many++
+		print many " files, " arrows " calls from one to another"
+		exit bad
+	}' || status=1
+
+# What other folders may include of each.
+public="driver/cu.h vmm/kvshare.h attn/attn.h model/model.h calib/calib.h"
+public="$public driver/simt/simt.h driver/simt/tile.cuh"
+grep -rnE '^#include "' --include='*.c' --include='*.h' --include='*.cu' --include='*.cuh' --include='*.cpp' \
+	driver vmm attn model calib tools | awk -F '[:"]' -v public="$public" '
+	BEGIN { count = split(public, names, " "); for (i = 1; i <= count; i++) is_public[names[i]] = 1 }
+	{
+		folder = $1
+		sub(/\/[^\/]*$/, "", folder)
+		path = folder "/" $4
+		while (sub(/[^\/.][^\/]*\/\.\.\//, "", path));
+		top = substr(path, 1, index(path, "/") - 1)
+		if (top != substr($1, 1, index($1, "/") - 1) && !(path in is_public)) {
+			print "private: " $1 ":" $2 " includes " path
+			bad = 1
+		}
+	}
+	END { exit bad }' || status=1
+
+find Makefile driver vmm attn model calib tools tests docs -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o \
+	-name '*.sh' -o -name '*.py' -o -name '*.mk' -o -name Makefile | xargs wc -l | awk -v longest=$longest '
+	$2 != "total" && $1 > longest { print "long: " $2 " has " $1 " lines"; bad = 1 } END { exit bad }' || status=1
+exit $status
