@@ -2,6 +2,7 @@
 # Each folder lists what it holds in a build.mk of its own.
 
 BUILD ?= build
+VERSION := $(file <VERSION)
 # make's own defaults (cc, g++) are not a choice that somebody made; the environment and the command line are.
 ifeq ($(origin CC),default)
 CC = gcc
@@ -30,7 +31,8 @@ SAN_FLAGS = $(if $(strip $(SANITIZE)),-fsanitize=$(strip $(SANITIZE)) -fno-omit-
 WERROR ?= 0
 WARN = -Wall -Wextra $(if $(filter 1,$(WERROR)),-Werror)
 # cu.h is found by name alone, as it is where kvshare is installed.
-BASE_FLAGS = $(OPT) $(WARN) $(SAN_FLAGS) -fPIC -pthread -D_GNU_SOURCE -Idriver $(CUDA_FLAGS) -MMD -MP
+BASE_FLAGS = $(OPT) $(WARN) $(SAN_FLAGS) -fPIC -pthread -D_GNU_SOURCE -Idriver $(CUDA_FLAGS) -MMD -MP \
+	-ffile-prefix-map=$(CURDIR)=.
 CFLAGS_ALL = -std=gnu11 -Wmissing-prototypes -Wstrict-prototypes $(BASE_FLAGS) $(CPPFLAGS) $(CFLAGS)
 CXXFLAGS_ALL = -std=c++17 $(BASE_FLAGS) $(CPPFLAGS) $(CXXFLAGS)
 # What every link takes, and what the programs that stand on the engine take.
@@ -40,13 +42,13 @@ LDLIBS_ALL = $(LINK_FLAGS) -ljansson -lm -ldl
 .DELETE_ON_ERROR:
 .SECONDARY:
 .SUFFIXES:
-.PHONY: help deps build demo check bench install clean format check-format
+.PHONY: help deps build demo check bench clean format check-format
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 include driver/build.mk driver/softcuda/build.mk driver/simt/build.mk vmm/build.mk attn/build.mk model/build.mk calib/build.mk
-include tools/build.mk tests/build.mk tests/fuzz/build.mk
+include tools/build.mk tools/install.mk tests/build.mk tests/fuzz/build.mk
 
 comma := ,
 deps: ## bring what building and testing need (Debian packages, CUDA headers); DEV=1, GPU=1 bring more
