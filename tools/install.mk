@@ -48,5 +48,5 @@ deb: dist ## make Debian packages, without root, and let lintian look at them
 	$(Q)rm -rf $(BUILD)/deb && mkdir -p $(BUILD)/deb && tar -C $(BUILD)/deb -xzf $(DIST)
 	$(Q)cd $(BUILD)/deb/kvshare-$(VERSION) && env -u MAKEFLAGS -u MFLAGS CUDA_HOME=$(abspath $(CUDA)) GPU='$(GPU)' \
 		dpkg-buildpackage -b -us -uc >../build.log 2>&1 || { tail -n 40 ../build.log >&2; exit 1; }
-	$(Q)lintian --fail-on error,warning --suppress-tags initial-upload-closes-no-bugs $(BUILD)/deb/*.changes
+	$(Q)lintian --allow-root --fail-on error,warning --suppress-tags initial-upload-closes-no-bugs $(BUILD)/deb/*.changes
 	@ls $(BUILD)/deb/*.deb
