@@ -26,19 +26,21 @@ $(BUILD)/tests/bench/%_bench: $(BUILD)/tests/bench/%_bench.o $(LIB_OBJS)
 	$(call say,LD,$@)
 	$(Q)$(CC) -o $@ $^ $(LDLIBS_ALL)
 
-# Packages first, then the rest by another make, so that -j cannot build before they are there. On all cores unless told.
+# Packages first, then the rest by another make, so that -j cannot build before they are there. On all cores unless told; -j says
+# how many tests run at a time, too.
+TEST_JOBS = $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),1)
 AND_THEN = $(Q)$(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 .PHONY: test-modules tests-build run-tests check-threads demo run-demo
 test-modules: $(TEST_MODULES)
 tests-build: build $(TEST_PROGRAMS) $(TEST_MODULES)
 run-tests: tests-build
-	$(Q)BUILD=$(BUILD) tests/run.sh $(TEST_SCRIPTS) $(TEST_PROGRAMS)
+	$(Q)BUILD=$(BUILD) JOBS=$(TEST_JOBS) tests/run.sh $(TEST_SCRIPTS) $(TEST_PROGRAMS)
 check: deps ## all tests; ends in "N passed, N failed, N skipped"
 	$(AND_THEN) run-tests
 
 # What runs on more than one thread; for SANITIZE=thread.
 check-threads: tests-build
-	$(Q)BUILD=$(BUILD) tests/run.sh $(filter $(BUILD)/tests/softcuda/% $(BUILD)/tests/conformance/% $(BUILD)/tests/vmm/%,$(TEST_PROGRAMS))
+	$(Q)BUILD=$(BUILD) JOBS=$(TEST_JOBS) tests/run.sh $(filter $(BUILD)/tests/softcuda/% $(BUILD)/tests/conformance/% $(BUILD)/tests/vmm/%,$(TEST_PROGRAMS))
 
 bench: build $(BENCH_PROGRAMS) ## speed, each figure as a ratio within one run
 	$(Q)for program in $(BENCH_PROGRAMS); do \

@@ -1,25 +1,41 @@
 #!/bin/sh
-# Runs test programs one after another, prints a line each (the whole output of one that fails), and a closing count.
-# A program exits 0 (passed), 77 (skipped; its last line says why) or anything else (failed).
-# usage: BUILD=build tests/run.sh PROGRAM...
+# Runs test programs, JOBS at a time, prints a line for each when it ends (the whole output of one that fails), and a closing
+# count. A program exits 0 (passed), 77 (skipped; its last line says why) or anything else (failed).
+# usage: [BUILD=build] [JOBS=1] tests/run.sh PROGRAM...
 set -u
-passed=0 failed=0 skipped=0
+export BUILD="${BUILD:-build}"
 # Test programs lie deeper than where kvs_cu_open() looks for softcuda.
-export KVSHARE_SOFTCUDA="${KVSHARE_SOFTCUDA:-$PWD/${BUILD:-build}/softcuda/libcuda.so.1}"
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-for program in "$@"; do
-	name=${program#"${BUILD:-build}"/}
+export KVSHARE_SOFTCUDA="${KVSHARE_SOFTCUDA:-$PWD/$BUILD/softcuda/libcuda.so.1}"
+RESULTS=$(mktemp -d)
+export RESULTS
+trap 'rm -rf "$RESULTS"' EXIT
+trap 'exit 130' INT TERM
+
+# One program: its line is printed whole, in one write, so that those of several do not mix.
+one='
+	program=$1
+	name=${program#"$BUILD"/}
 	name=${name#tests/}
+	log=$(mktemp "$RESULTS/log.XXXXXX")
 	start=$(date +%s)
 	timeout "${KVS_TEST_TIMEOUT:-900}" "$program" >"$log" 2>&1 </dev/null
 	code=$?
 	took=$(($(date +%s) - start))
 	case $code in
-	0) passed=$((passed + 1)); printf 'ok       %-44s %4d s\n' "$name" "$took" ;;
-	77) skipped=$((skipped + 1)); printf 'skipped  %-44s %s\n' "$name" "$(tail -n 1 "$log")" ;;
-	*) failed=$((failed + 1)); printf 'FAILED   %-44s %4d s (exit %d)\n' "$name" "$took" "$code"; sed 's/^/    /' "$log" ;;
+	0) result=passed line=$(printf "ok       %-44s %4d s" "$name" "$took") ;;
+	77) result=skipped line=$(printf "skipped  %-44s %s" "$name" "$(tail -n 1 "$log")") ;;
+	*) result=failed line=$(printf "FAILED   %-44s %4d s (exit %d)\n%s" "$name" "$took" "$code" "$(sed "s/^/    /" "$log")") ;;
 	esac
-done
-echo "$passed passed, $failed failed, $skipped skipped"
-[ "$failed" -eq 0 ]
+	echo "$name" >>"$RESULTS/$result"
+	printf "%s\n" "$line"
+	rm "$log"'
+
+printf '%s\n' "$@" | xargs -r -n 1 -P "${JOBS:-1}" sh -c "$one" sh
+
+count() { # RESULT
+	[ ! -e "$RESULTS/$1" ] || wc -l <"$RESULTS/$1"
+}
+passed=$(count passed) failed=$(count failed) skipped=$(count skipped)
+[ "${failed:-0}" -eq 0 ] || [ "$#" -lt 10 ] || echo "failed: $(sort "$RESULTS/failed" | xargs)"
+echo "${passed:-0} passed, ${failed:-0} failed, ${skipped:-0} skipped"
+[ "${failed:-0}" -eq 0 ] && [ $((${passed:-0} + ${failed:-0} + ${skipped:-0})) -eq $# ]

@@ -15,4 +15,4 @@ conformance-gpu: $(BUILD)/tests/conformance/conformance_kernels.fatbin
 CONFORMANCE_PROGRAMS = $(filter $(BUILD)/tests/conformance/%,$(TEST_PROGRAMS))
 conformance: tests-build ## the driver's rules on softcuda, at three granularities
 	$(Q)for size in 64K 2M 4M; do echo "granularity $$size"; \
-		SOFTCUDA_GRANULARITY=$$size BUILD=$(BUILD) tests/run.sh $(CONFORMANCE_PROGRAMS) || exit 1; done
+		SOFTCUDA_GRANULARITY=$$size BUILD=$(BUILD) JOBS=$(TEST_JOBS) tests/run.sh $(CONFORMANCE_PROGRAMS) || exit 1; done
