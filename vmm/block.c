@@ -1,8 +1,9 @@
 /*
  * vmm/block.c: physical blocks: one cuMemCreate handle each, recycled through a free list with a limit, within a budget.
  *
- * Creating a block is the dearest call of the driver by far, so a block that is given up is kept for the next growth.
- * The memory in it is not cleared. The budget counts every block that exists, in use or free.
+ * Creating a block takes the driver longest where it has to clear memory (10 to 200 us), so a block that is given up is
+ * kept for the next growth. The memory in it is not cleared then. The budget counts every block that exists, in use or
+ * free.
  */
 #include "manager.h"
 

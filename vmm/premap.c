@@ -16,8 +16,9 @@ void vmm_premap_request(struct vmm_slot *slot)
 
 	if (!vmm->premap || slot->mapped_blocks >= vmm_slot_wanted(slot))
 		return;
+	if (!vmm->queues[VMM_QUEUE_PREMAP].head) /* else the worker knows that there is work */
+		pthread_cond_signal(&vmm->premap_wanted);
 	vmm_queue_push(vmm, VMM_QUEUE_PREMAP, slot);
-	pthread_cond_signal(&vmm->premap_wanted);
 }
 
 static void premap_one(kvs_vmm *vmm)

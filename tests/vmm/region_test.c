@@ -64,7 +64,7 @@ static void shrunk_blocks_are_recycled_within_the_limit(void **state)
 static void hostile_arguments_are_refused(void **state)
 {
 	struct fixture f = fixture_open(NULL);
-	kvs_region *region, *other, *borrower;
+	kvs_region *region, *other, *borrower, *two_slots;
 
 	(void)state;
 	assert_int_equal(kvs_region_reserve(f.vmm, 0, 1, &region), -EINVAL);
@@ -74,6 +74,10 @@ static void hostile_arguments_are_refused(void **state)
 	fixture_check(kvs_region_reserve(f.vmm, f.block, 1, &region));
 	fixture_check(kvs_region_reserve(f.vmm, 2 * f.block, 1, &other));
 	fixture_check(kvs_region_reserve(f.vmm, f.block, 1, &borrower));
+	fixture_check(kvs_region_reserve(f.vmm, f.block, 2, &two_slots));
+	assert_int_equal(kvs_region_share(two_slots, region), -EINVAL);
+	assert_int_equal(kvs_region_share(region, two_slots), -EINVAL);
+	kvs_region_free(two_slots);
 	assert_int_equal(kvs_region_resize(region, 1, 1), -EINVAL);
 	assert_int_equal(kvs_region_resize(region, 0, f.block + 1), -EINVAL);
 	assert_int_equal(kvs_region_share(region, region), -EINVAL);
