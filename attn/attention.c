@@ -128,19 +128,27 @@ static int combine(kvs_stream *s, struct kvs_attention_params *params, int head_
 	return kvs_launch(s, &launch, (void *[]){params, &head_dim});
 }
 
-static int decode(kvs_stream *s, struct kvs_attention_params *params, struct kvs_kv_format format, uint64_t bytes)
+/*
+ * Cuts what position `start` sees, in tiles of `keys` keys, into about `aim` splits of at least `least` tiles. Tiles lie at
+ * multiples of their height from position 0.
+ */
+static void split_keys(struct kvs_attention_params *params, int keys, int aim, int least)
+{
+	int first = params->window > 0 && params->start >= params->window ? params->start - params->window + 1 : 0;
+	int tiles = params->start / keys + 1 - first / keys, splits = ceil_div(tiles, least);
+
+	if (splits > aim)
+		splits = aim;
+	params->tiles_per_split = ceil_div(tiles, splits);
+	params->splits = ceil_div(tiles, params->tiles_per_split);
+}
+
+static int decode_fma(kvs_stream *s, struct kvs_attention_params *params, struct kvs_kv_format format, uint64_t bytes)
 {
 	int head_dim = format.head_dim, row_bytes = (int)kvs_kv_head_bytes(format), keys = KVS_DECODE_KEYS(row_bytes);
 	int groups = ceil_div(params->heads / params->kv_heads, KVS_DECODE_GROUP);
-	int first = params->window > 0 && params->start >= params->window ? params->start - params->window + 1 : 0;
-	int tiles = params->start / keys + 1 - first / keys;
-	int splits = ceil_div(decode_blocks(s), params->kv_heads * groups);
 
-	if (splits > ceil_div(tiles, KVS_DECODE_MIN_TILES))
-		splits = ceil_div(tiles, KVS_DECODE_MIN_TILES);
-	params->tiles_per_split = ceil_div(tiles, splits);
-	params->splits = ceil_div(tiles, params->tiles_per_split);
-
+	split_keys(params, keys, ceil_div(decode_blocks(s), params->kv_heads * groups), KVS_DECODE_MIN_TILES);
 	size_t slices = KVS_DECODE_THREADS / (row_bytes / 16);
 	struct kvs_launch launch = {
 		.kernel = KERNEL_DECODE + KVS_HEAD_DIMS * format.dtype + kvs_head_dim_index(head_dim),
@@ -154,6 +162,37 @@ static int decode(kvs_stream *s, struct kvs_attention_params *params, struct kvs
 	if (err || params->splits == 1)
 		return err;
 	return combine(s, params, head_dim);
+}
+
+/* As many blocks as run at once, if there are keys enough: a block more would be a second wave for itself. */
+static int decode_mma(kvs_stream *s, struct kvs_attention_params *params, struct kvs_kv_format format, uint64_t bytes)
+{
+	int head_dim = format.head_dim, groups = ceil_div(params->heads / params->kv_heads, KVS_DECODE_GROUP);
+	int aim = decode_blocks(s) / (params->kv_heads * groups), warps = KVS_STEP_WARPS(head_dim);
+	size_t stage_bytes = warps * 2 * KVS_STEP_KEYS * KVS_TILE_STRIDE(kvs_kv_head_bytes(format));
+
+	if (params->kv_heads * groups > KVS_DECODE_COUNTERS)
+		return kvs_fail(-EINVAL, "attention: %d heads on %d KV heads are more than decode can count",
+			params->heads, params->kv_heads);
+	split_keys(params, KVS_STEP_KEYS, aim > 0 ? aim : 1, KVS_STEP_MIN);
+	/* Three stages where two such blocks fit a multiprocessor. */
+	params->stages = 2 * 3 * stage_bytes <= (size_t)s->cu->max_shared_bytes ? 3 : 2;
+	params->arrived = (unsigned *)s->counters;
+	struct kvs_launch launch = {
+		.kernel = KERNEL_DECODE_MMA + KVS_HEAD_DIMS * (format.dtype - KVS_F16) + kvs_head_dim_index(head_dim),
+		.grid = {params->splits, params->kv_heads, groups},
+		.threads = 32 * warps,
+		.shared_bytes = params->stages * stage_bytes,
+		.bytes = bytes,
+	};
+	return kvs_launch(s, &launch, (void *[]){params});
+}
+
+static int decode(kvs_stream *s, struct kvs_attention_params *params, struct kvs_kv_format format, uint64_t bytes)
+{
+	bool mma = s->decode_mma && format.dtype != KVS_F32;
+
+	return mma ? decode_mma(s, params, format, bytes) : decode_fma(s, params, format, bytes);
 }
 
 static int prefill(kvs_stream *s, struct kvs_attention_params *params, struct kvs_kv_format format, uint64_t bytes)
@@ -189,6 +228,9 @@ static int check_attention(const kvs_stream *s, const struct kvs_attention *args
 		err = kvs_tensor_check("attention: workspace", args->workspace, KVS_F32, 1, 0);
 	if (err)
 		return err;
+	if (args->workspace.data % 16)
+		return kvs_fail(
+			-EINVAL, "attention: workspace is at %#llx, not a multiple of 16", args->workspace.data);
 	size_t needed = kvs_attention_workspace(s, args->heads, dim);
 	if ((size_t)args->workspace.cols < needed)
 		return kvs_fail(-EINVAL, "attention: workspace has %d elements, %d heads of %d need %zu",
@@ -217,6 +259,7 @@ int kvs_attention(kvs_stream *s, const struct kvs_attention *args)
 		.heads = args->heads,
 		.kv_heads = kv->format.kv_heads,
 		.tokens = tokens,
+		.token_bytes = (int)kvs_kv_token_bytes(kv->format),
 		.start = args->start,
 		.window = args->window,
 		.scale_log2 = args->scale * (float)M_LOG2E,

@@ -114,12 +114,17 @@ struct kvs_attention {
 	kvs_tensor out;       /* any float type [tokens][heads * head_dim] */
 	kvs_tensor qkv;       /* f32 [tokens][(heads + 2 * kv_heads) * head_dim]: Q is its first columns */
 	kvs_kv kv;            /* head_dim 32, 64, 80, 96, 128 or 256 */
-	kvs_tensor workspace; /* f32 [1][at least kvs_attention_workspace(...)] */
+	kvs_tensor workspace; /* f32 [1][at least kvs_attention_workspace(...)], at a multiple of 16 bytes */
 	int heads, start;
 	int window; /* 0: none */
 	float scale;
 };
 int kvs_attention(kvs_stream *s, const struct kvs_attention *args);
+/*
+ * Of f16 and bf16 K and V decode has two kernels: with tensor cores, the default on a GPU, and without, the default on the
+ * host, which emulates them. Both are right; tests run both everywhere.
+ */
+void kvs_stream_set_decode_mma(kvs_stream *s, bool mma);
 size_t kvs_attention_workspace(const kvs_stream *s, int heads, int head_dim); /* f32 elements */
 
 /* ids[r] = the first index of the largest logit of row r. ids i32 [rows][1], logits f32 [rows][vocab]. */

@@ -85,6 +85,18 @@ __device__ inline unsigned pack_pair(float first, float second, const __nv_bfloa
 	return two;
 }
 
+/* 2^x: on a GPU to 2 ulp, results below the normal range are 0. */
+__device__ inline float kvs_exp2(float x)
+{
+#ifdef __CUDACC__
+	float power;
+	asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+	return power;
+#else
+	return exp2f(x);
+#endif
+}
+
 __device__ inline float warp_sum(float value)
 {
 	for (int distance = 16; distance > 0; distance /= 2)

@@ -30,7 +30,10 @@ struct kvs_attention_params {
 	float *parts; /* decode: [heads][splits][head_dim + 2]: weighted sum of V, then largest score, sum of weights */
 	int out_dtype, q_stride, heads, kv_heads;
 	int tokens, start, window;
+	int token_bytes;             /* of K, and of V, from one token to the next */
 	int splits, tiles_per_split; /* decode */
+	int stages;                  /* decode with mma: of each warp's ring, 2 or 3 */
+	unsigned *arrived;           /* the same: [kv_heads * groups] blocks that have ended, 0 between launches */
 	float scale_log2;            /* scale * log2(e): weights are powers of two */
 };
 
@@ -55,6 +58,14 @@ struct kvs_gemv_params {
 #define KVS_DECODE_GROUP 8
 #define KVS_DECODE_KEYS(row_bytes) ((row_bytes) >= 512 ? 16 : (row_bytes) >= 256 ? 32 : 64)
 #define KVS_DECODE_MIN_TILES 4 /* of a split: fewer do not pay for the combine */
+
+/*
+ * Decode with mma: a warp's ring has stages of 16 keys' K and V. With the sums and a fragment of Q in registers a lane can
+ * hold head_dim 128; of 256 two warps fill the shared memory that four do of 128.
+ */
+#define KVS_STEP_KEYS 16
+#define KVS_STEP_WARPS(head_dim) ((head_dim) > 128 ? 2 : 4)
+#define KVS_STEP_MIN 4 /* steps of a split: one for each warp */
 
 /* Prefill with mma: four warps of 16 query rows. Accumulators of head_dim 256 leave registers for 32 keys only. */
 #define KVS_MMA_THREADS 128

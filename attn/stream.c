@@ -47,10 +47,17 @@ static void kernel_name(enum kvs_kernel kernel, char *name, size_t bytes)
 		snprintf(name, bytes, "%s", names[kernel]);
 		return;
 	}
-	bool decode = kernel < KERNEL_PREFILL;
-	int member = kernel - (decode ? KERNEL_DECODE : KERNEL_PREFILL);
-	snprintf(name, bytes, "kvs_attention_%s_%s_%d", decode ? "decode" : "prefill",
-		kvs_dtype_name(member / KVS_HEAD_DIMS), head_dims[member % KVS_HEAD_DIMS]);
+	const char *family = "prefill";
+	int member = kernel - KERNEL_PREFILL;
+	if (kernel < KERNEL_DECODE_MMA) {
+		family = "decode";
+		member = kernel - KERNEL_DECODE;
+	} else if (kernel < KERNEL_PREFILL) {
+		family = "decode_mma";
+		member = kernel - KERNEL_DECODE_MMA + KVS_F16 * KVS_HEAD_DIMS;
+	}
+	snprintf(name, bytes, "kvs_attention_%s_%s_%d", family, kvs_dtype_name(member / KVS_HEAD_DIMS),
+		head_dims[member % KVS_HEAD_DIMS]);
 }
 
 static int load_kernels(kvs_stream *s)
@@ -59,6 +66,7 @@ static int load_kernels(kvs_stream *s)
 	const unsigned char *image = gpu ? kvs_image_gpu : kvs_image_host;
 	size_t bytes = gpu ? kvs_image_gpu_end - kvs_image_gpu : kvs_image_host_end - kvs_image_host;
 
+	s->decode_mma = gpu; /* the image for the host emulates mma, which takes longer than it saves */
 	if (bytes == 0)
 		return kvs_fail(-ENOTSUP, "this kvshare was built without GPU kernels: make build GPU=1");
 	if (gpu && s->cu->compute_capability < 80)
@@ -76,10 +84,33 @@ static int load_kernels(kvs_stream *s)
 	return 0;
 }
 
+static int clear_counters(kvs_stream *s)
+{
+	size_t count = KVS_DECODE_COUNTERS;
+	CUresult result = s->cu->cuMemAlloc(&s->counters, count * sizeof(unsigned));
+
+	if (!result)
+		result = s->cu->cuMemsetD32Async(s->counters, 0, count, s->handle);
+	return result ? kvs_cu_fail(s->cu, result, "%zu counters of a stream", count) : 0;
+}
+
+/* What kvs_stream_open() has set up so far, in reverse. */
+static void tear_down(kvs_stream *s)
+{
+	if (s->gemm)
+		s->gemm->close(s->gemm);
+	if (s->counters)
+		KVS_CU_GIVE_BACK(s->cu->cuMemFree(s->counters));
+	if (s->module)
+		KVS_CU_GIVE_BACK(s->cu->cuModuleUnload(s->module));
+	KVS_CU_GIVE_BACK(s->cu->cuStreamDestroy(s->handle));
+	free(s);
+}
+
 int kvs_stream_open(kvs_cu *cu, kvs_stream **out)
 {
 	kvs_stream *s = calloc(1, sizeof(*s));
-	int err = 0;
+	int err;
 
 	if (!s)
 		return kvs_fail(-ENOMEM, "no memory for a stream");
@@ -87,24 +118,21 @@ int kvs_stream_open(kvs_cu *cu, kvs_stream **out)
 	CUresult result = cu->cuStreamCreate(&s->handle, CU_STREAM_NON_BLOCKING);
 	if (result != CUDA_SUCCESS) {
 		err = kvs_cu_fail(cu, result, "creating a stream");
-		goto out_free;
+		free(s);
+		return err;
 	}
 	err = load_kernels(s);
-	if (err)
-		goto out_unload;
-	err = cu->kind == KVS_DEVICE_CUDA ? kvs_gemm_open_cublas(s, &s->gemm) : kvs_gemm_open_openblas(s, &s->gemm);
-	if (err)
-		goto out_unload;
+	if (!err)
+		err = clear_counters(s);
+	if (!err)
+		err = cu->kind == KVS_DEVICE_CUDA ? kvs_gemm_open_cublas(s, &s->gemm)
+						  : kvs_gemm_open_openblas(s, &s->gemm);
+	if (err) {
+		tear_down(s);
+		return err;
+	}
 	*out = s;
 	return 0;
-
-out_unload:
-	if (s->module)
-		KVS_CU_GIVE_BACK(cu->cuModuleUnload(s->module));
-	KVS_CU_GIVE_BACK(cu->cuStreamDestroy(s->handle));
-out_free:
-	free(s);
-	return err;
 }
 
 void kvs_stream_close(kvs_stream *s)
@@ -112,10 +140,7 @@ void kvs_stream_close(kvs_stream *s)
 	if (!s)
 		return;
 	s->cu->cuStreamSynchronize(s->handle); /* an error has been reported by the launch's owner, or nobody cares */
-	s->gemm->close(s->gemm);
-	KVS_CU_GIVE_BACK(s->cu->cuModuleUnload(s->module));
-	KVS_CU_GIVE_BACK(s->cu->cuStreamDestroy(s->handle));
-	free(s);
+	tear_down(s);
 }
 
 CUstream kvs_stream_handle(const kvs_stream *s)
@@ -133,6 +158,11 @@ int kvs_stream_synchronize(kvs_stream *s)
 uint64_t kvs_stream_bytes_moved(const kvs_stream *s)
 {
 	return s->bytes_moved;
+}
+
+void kvs_stream_set_decode_mma(kvs_stream *s, bool mma)
+{
+	s->decode_mma = mma;
 }
 
 void kvs_stream_leave_out(kvs_stream *s, unsigned parts)

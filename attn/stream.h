@@ -6,7 +6,7 @@
 
 #include "attn.h"
 
-/* Decode and prefill attention are families of kernels: [type][head_dim]. */
+/* Decode and prefill attention are families of kernels: [type][head_dim]. Decode has two: with FMA and with mma. */
 #define KVS_HEAD_DIMS 6
 #define KVS_KV_DTYPES 3 /* KVS_F32, KVS_F16, KVS_BF16 */
 
@@ -25,9 +25,12 @@ enum kvs_kernel {
 	KERNEL_GEMV_F16,
 	KERNEL_GEMV_BF16,
 	KERNEL_DECODE, /* + KVS_HEAD_DIMS * dtype + index of head_dim */
-	KERNEL_PREFILL = KERNEL_DECODE + KVS_KV_DTYPES * KVS_HEAD_DIMS,
+	KERNEL_DECODE_MMA = KERNEL_DECODE + KVS_KV_DTYPES * KVS_HEAD_DIMS, /* without f32 */
+	KERNEL_PREFILL = KERNEL_DECODE_MMA + (KVS_KV_DTYPES - 1) * KVS_HEAD_DIMS,
 	KERNEL_COUNT = KERNEL_PREFILL + KVS_KV_DTYPES * KVS_HEAD_DIMS,
 };
+
+#define KVS_DECODE_COUNTERS 4096 /* one for each group of heads that share K and V: as many as heads can be */
 
 struct kvs_gemm_call {
 	CUdeviceptr out, x, w;
@@ -54,6 +57,8 @@ struct kvs_stream {
 	struct kvs_gemm_library *gemm;
 	uint64_t bytes_moved;
 	unsigned left_out; /* enum kvs_part */
+	bool decode_mma;
+	CUdeviceptr counters; /* u32 [KVS_DECODE_COUNTERS], 0 between launches */
 	struct {
 		CUfunction function;
 		char name[40];

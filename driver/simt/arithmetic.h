@@ -106,4 +106,10 @@ inline T __ldg(const T *address)
 	return *address;
 }
 
+template <typename T>
+inline T __ldcg(const T *address)
+{
+	return *address;
+}
+
 #endif

@@ -100,11 +100,15 @@ static void check_shape(const struct shape *s)
 		for (int h = 0; h < s->heads; h++)
 			attend(s, &o, t, h, reference + ((size_t)t * s->heads + h) * s->head_dim);
 	}
-	must(kvs_attention(stream, &o.args));
-	array_read(&o.out);
-	snprintf(what, sizeof(what), "%d tokens at %d, window %d, %d heads on %d of %d, %s", s->tokens, s->start,
-		s->window, s->heads, s->kv_heads, s->head_dim, kvs_dtype_name(s->kv_dtype));
-	check_close(&o.out, reference, 3e-5 + rounding, rounding_of(s->out_dtype), what);
+	for (int mma = 0; mma < (s->tokens == 1 && s->kv_dtype != KVS_F32 ? 2 : 1); mma++) {
+		kvs_stream_set_decode_mma(stream, mma);
+		must(kvs_attention(stream, &o.args));
+		array_read(&o.out);
+		snprintf(what, sizeof(what), "%d tokens at %d, window %d, %d heads on %d of %d, %s%s", s->tokens,
+			s->start, s->window, s->heads, s->kv_heads, s->head_dim, kvs_dtype_name(s->kv_dtype),
+			mma ? ", mma" : "");
+		check_close(&o.out, reference, 3e-5 + rounding, rounding_of(s->out_dtype), what);
+	}
 	free(reference);
 	arrays_end();
 }
@@ -131,6 +135,8 @@ static void decode_is_right_around_the_ends_of_tiles_and_splits(void **state)
 	for (size_t i = 0; i < sizeof(starts) / sizeof(*starts); i++) {
 		struct shape s = {4, 2, 32, 1, starts[i], 0, i % 3, KVS_F32};
 		check_shape(&s);
+		s.kv_dtype = i % 2 ? KVS_F16 : KVS_BF16; /* the other tiles and splits of mma */
+		check_shape(&s);
 	}
 	check_shape(&(struct shape){2, 1, 256, 1, 700, 0, KVS_F32, KVS_F32}); /* tiles of 16 keys: many splits */
 }
@@ -150,6 +156,21 @@ static void decode_sees_the_window_alone(void **state)
 	for (size_t i = 0; i < sizeof(windows) / sizeof(*windows); i++) {
 		struct shape s = {4, 2, 32, 1, 600, windows[i], i % 3, KVS_F32};
 		check_shape(&s);
+	}
+}
+
+/* The first key that is seen is the last, or the first, of a tile of 16, 32 or 64: the tile before it counts, or does not. */
+static void decode_sees_a_window_that_begins_at_the_end_of_a_tile(void **state)
+{
+	static const int first_keys[] = {15, 16, 31, 32, 63, 64, 127, 128};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(first_keys) / sizeof(*first_keys); i++) {
+		for (enum kvs_dtype dtype = KVS_F32; dtype <= KVS_BF16; dtype++) {
+			int start = first_keys[i] + random_int(0, 300), window = start - first_keys[i] + 1;
+			check_shape(&(struct shape){2, 1, 32, 1, start, window, dtype, KVS_F32});
+			check_shape(&(struct shape){1, 1, 128, 1, first_keys[i] + 63, 64, dtype, KVS_F32});
+		}
 	}
 }
 
@@ -241,15 +262,18 @@ static void decode_gives_the_same_bits_every_time(void **state)
 	struct operands o = operands_new(&(struct shape){4, 2, 64, 1, 900, 0, KVS_BF16, KVS_F32});
 
 	(void)state;
-	must(kvs_attention(stream, &o.args));
-	unsigned char *first = array_bytes(&o.out);
-	for (int i = 0; i < 3; i++) {
+	for (int mma = 0; mma < 2; mma++) {
+		kvs_stream_set_decode_mma(stream, mma);
 		must(kvs_attention(stream, &o.args));
-		unsigned char *again = array_bytes(&o.out);
-		assert_memory_equal(first, again, 4 * 64 * sizeof(float));
-		free(again);
+		unsigned char *first = array_bytes(&o.out);
+		for (int i = 0; i < 3; i++) {
+			must(kvs_attention(stream, &o.args));
+			unsigned char *again = array_bytes(&o.out);
+			assert_memory_equal(first, again, 4 * 64 * sizeof(float));
+			free(again);
+		}
+		free(first);
 	}
-	free(first);
 	arrays_end();
 }
 
@@ -280,6 +304,9 @@ static void shapes_that_do_not_fit_are_refused(void **state)
 	args.window = -1;
 	must_refuse(kvs_attention(stream, &args), "window is -1");
 	args = o.args;
+	args.workspace.data += 4;
+	must_refuse(kvs_attention(stream, &args), "not a multiple of 16");
+	args = o.args;
 	args.kv.k = 0;
 	must_refuse(kvs_attention(stream, &args), "K has no address");
 	arrays_end();
@@ -292,6 +319,7 @@ int main(void)
 		cmocka_unit_test(decode_is_right_around_the_ends_of_tiles_and_splits),
 		cmocka_unit_test(decode_serves_more_heads_than_a_block_has_room_for),
 		cmocka_unit_test(decode_sees_the_window_alone),
+		cmocka_unit_test(decode_sees_a_window_that_begins_at_the_end_of_a_tile),
 		cmocka_unit_test(decode_gives_the_same_bits_every_time),
 		cmocka_unit_test(prefill_is_right_at_every_head_dim_type_and_ratio),
 		cmocka_unit_test(prefill_is_right_around_the_ends_of_tiles),
