@@ -75,13 +75,13 @@ static bool is_single_word(const char *text, size_t len, size_t start, size_t en
 	if (start) {
 		size_t prev = character_before(text, start);
 
-		if (tok_unicode_is_word_or_joiner(tok_utf8_code(text + prev, start - prev)))
+		if (tok_unicode_is_word(tok_utf8_code(text + prev, start - prev)))
 			return false;
 	}
 	if (end == len)
 		return true;
 	tok_utf8_look(text + end, len - end, &bytes);
-	return !tok_unicode_is_word_or_joiner(tok_utf8_code(text + end, bytes));
+	return !tok_unicode_is_word(tok_utf8_code(text + end, bytes));
 }
 
 /* The leftmost longest token each time; a match that single_word rejects is passed over whole, as HF does. */

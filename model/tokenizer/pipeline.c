@@ -254,7 +254,6 @@ static int add_metaspace(struct kvs_tokenizer *tok, const struct part *part)
 
 static int add_pre_tokenizer(struct kvs_tokenizer *tok, const struct part *part)
 {
-	struct tok_stage *stage;
 	bool individual = false;
 	int err;
 
@@ -267,13 +266,7 @@ static int add_pre_tokenizer(struct kvs_tokenizer *tok, const struct part *part)
 	if (strcmp(part->type, "Digits"))
 		return refuse_type(part);
 	err = kvs_json_bool(&part->json, "individual_digits", &individual);
-	if (err)
-		return err;
-	stage = add_stage(tok, TOK_STAGE_SPLIT);
-	if (!stage)
-		return -ENOMEM;
-	stage->behavior = TOK_ISOLATED;
-	return tok_regex_create_numbers(individual, &stage->regex) ? no_memory(tok) : 0;
+	return err ? err : add_own_split(tok, individual ? "\\p{N}" : "\\p{N}+", false, TOK_ISOLATED, part->name);
 }
 
 static int add_added(struct kvs_tokenizer *tok, bool normalized)

@@ -1,96 +1,267 @@
 /*
- * model/tokenizer/regex.c: regular expressions as Oniguruma (Ruby syntax, Unicode 16) reads them, by backtracking.
+ * model/tokenizer/regex.c: regular expressions written for Oniguruma, run by PCRE2.
  *
- * Hugging Face compiles patterns with Oniguruma. A pattern is refused by name where it has what we do not know; what is
- * taken matches as it does there. Every match is bounded in steps and memory, so that a hostile pattern ends in an error.
+ * Hugging Face compiles patterns with Oniguruma (Ruby syntax, Unicode 16). PCRE2 reads most of what tokenizers use the
+ * same way; the pattern is rewritten where it does not (white space, letters and numbers that Unicode gave out after
+ * 14.0, which is what PCRE2 10.42 knows) and refused by name where it could mean something else. Every match is bounded
+ * in steps and memory, so that a hostile pattern ends in an error.
  */
-#include "regex.h"
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include "tokenizer.h"
 
 #include "../../driver/cu.h"
 
 #include <errno.h>
+#include <pcre2.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define MAX_PATTERN 4096  /* the longest in use has some 400 characters */
 #define STEPS_BASE 100000 /* of one match; with so many a byte, \s+ over a whole text of spaces still passes */
 #define STEPS_A_BYTE 64
-#define MAX_FRAMES ((size_t)8 << 20) /* 256 MiB of what can be gone back to */
+#define HEAP_KIB (256 * 1024u)
 
 struct tok_regex {
-	char *literal; /* the pattern is this text; the rest is empty */
-	struct tok_sets sets;
-	struct tok_program program;
+	pcre2_code *code;
 };
 
-/* ---- compiling ---- */
+/* Unicode's White_Space. PCRE2's \s has U+180E too, which lost the property in Unicode 6.3. */
+#define SPACES "\\t-\\r\\x20\\x85\\xa0\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+#define NOT_SPACES                                                                                                     \
+	"\\x00-\\x08\\x0e-\\x1f\\x21-\\x84\\x86-\\x9f\\xa1-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}"            \
+	"\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}"
 
-static int compile(tok_regex *regex, const char *pattern, const char *file, const char *where)
+/* What Unicode 15.0 to 16.0 added to a property; harmless on a PCRE2 that knows it already. */
+static const struct addition {
+	const char *property, *ranges;
+} additions[] = {
+	{"\\p{L}", "\\x{1c89}-\\x{1c8a}\\x{a7cb}-\\x{a7cd}\\x{a7da}-\\x{a7dc}\\x{105c0}-\\x{105f3}\\x{10d4a}-\\x{10d65}"
+		   "\\x{10d6f}-\\x{10d85}\\x{10ec2}-\\x{10ec4}\\x{1123f}-\\x{11240}\\x{11380}-\\x{11389}\\x{1138b}"
+		   "\\x{1138e}\\x{11390}-\\x{113b5}\\x{113b7}\\x{113d1}\\x{113d3}\\x{11bc0}-\\x{11be0}\\x{11f02}"
+		   "\\x{11f04}-\\x{11f10}\\x{11f12}-\\x{11f33}\\x{1342f}\\x{13441}-\\x{13446}\\x{13460}-\\x{143fa}"
+		   "\\x{16100}-\\x{1611d}\\x{16d40}-\\x{16d6c}\\x{18cff}\\x{1b132}\\x{1b155}\\x{1df25}-\\x{1df2a}"
+		   "\\x{1e030}-\\x{1e06d}\\x{1e4d0}-\\x{1e4eb}\\x{1e5d0}-\\x{1e5ed}\\x{1e5f0}\\x{2b739}"
+		   "\\x{2ebf0}-\\x{2ee5d}\\x{31350}-\\x{323af}"},
+	{"\\p{N}", "\\x{10d40}-\\x{10d49}\\x{116d0}-\\x{116e3}\\x{11bf0}-\\x{11bf9}\\x{11f50}-\\x{11f59}"
+		   "\\x{16130}-\\x{16139}\\x{16d70}-\\x{16d79}\\x{1ccf0}-\\x{1ccf9}\\x{1d2c0}-\\x{1d2d3}"
+		   "\\x{1e4f0}-\\x{1e4f9}\\x{1e5f1}-\\x{1e5fa}"},
+	{"\\p{M}", "\\x{897}\\x{cf3}\\x{ece}\\x{10d69}-\\x{10d6d}\\x{10efc}-\\x{10eff}\\x{11241}\\x{113b8}-\\x{113c0}"
+		   "\\x{113c2}\\x{113c5}\\x{113c7}-\\x{113ca}\\x{113cc}-\\x{113d0}\\x{113d2}\\x{113e1}-\\x{113e2}"
+		   "\\x{11f00}-\\x{11f01}\\x{11f03}\\x{11f34}-\\x{11f3a}\\x{11f3e}-\\x{11f42}\\x{11f5a}\\x{13440}"
+		   "\\x{13447}-\\x{13455}\\x{1611e}-\\x{1612f}\\x{1e08f}\\x{1e4ec}-\\x{1e4ef}\\x{1e5ee}-\\x{1e5ef}"},
+	{"\\p{P}", "\\x{1b4e}-\\x{1b4f}\\x{1b7f}\\x{10d6e}\\x{113d4}-\\x{113d5}\\x{113d7}-\\x{113d8}"
+		   "\\x{11b00}-\\x{11b09}\\x{11be1}\\x{11f43}-\\x{11f4f}\\x{16d6d}-\\x{16d6f}\\x{1e5ff}"},
+	{"\\p{S}", "\\x{2427}-\\x{2429}\\x{2ffc}-\\x{2fff}\\x{31e4}-\\x{31e5}\\x{31ef}\\x{10d8e}-\\x{10d8f}"
+		   "\\x{1cc00}-\\x{1ccef}\\x{1cd00}-\\x{1ceb3}\\x{1f6dc}\\x{1f774}-\\x{1f776}\\x{1f77b}-\\x{1f77f}"
+		   "\\x{1f7d9}\\x{1f8b2}-\\x{1f8bb}\\x{1f8c0}-\\x{1f8c1}\\x{1fa75}-\\x{1fa77}\\x{1fa87}-\\x{1fa89}"
+		   "\\x{1fa8f}\\x{1faad}-\\x{1faaf}\\x{1fabb}-\\x{1fabf}\\x{1fac6}\\x{1face}-\\x{1facf}"
+		   "\\x{1fada}-\\x{1fadc}\\x{1fadf}\\x{1fae8}-\\x{1fae9}\\x{1faf7}-\\x{1faf8}\\x{1fbcb}-\\x{1fbef}"},
+	{"\\d", "\\x{10d40}-\\x{10d49}\\x{116d0}-\\x{116e3}\\x{11bf0}-\\x{11bf9}\\x{11f50}-\\x{11f59}"
+		"\\x{16130}-\\x{16139}\\x{16d70}-\\x{16d79}\\x{1ccf0}-\\x{1ccf9}\\x{1e4f0}-\\x{1e4f9}"
+		"\\x{1e5f1}-\\x{1e5fa}"},
+};
+
+/* ---- rewriting ---- */
+
+struct rewrite {
+	const char *in; /* what is left */
+	struct tok_text out;
+	bool in_class;
+	char refused[32]; /* the construct, when there is one that we do not take */
+};
+
+static int put(struct rewrite *re, const char *text)
 {
-	struct tok_tree tree = {0};
-	char why[160] = "";
-	int err = tok_pattern_parse(pattern, &tree, &regex->sets, why, sizeof(why));
+	return tok_text_append(&re->out, text, strlen(text));
+}
 
-	if (err == -EINVAL)
-		err = kvs_fail(-EINVAL, "%s: %s%s", file, where, why);
-	if (!err) {
-		err = tok_program_make(&tree, &regex->sets, &regex->program);
-		if (err == -EINVAL)
-			err = kvs_fail(-EINVAL,
-				"%s: %s looks behind for what has no fixed length in a regular expression: not "
-				"supported",
-				file, where);
-		if (err == -ENOTSUP)
-			err = kvs_fail(-EINVAL,
-				"%s: %s counts a group that can match nothing in a regular expression: not supported",
-				file, where);
-		if (err == -E2BIG)
-			err = kvs_fail(-EINVAL, "%s: %s is no regular expression that we can use: it is too large",
-				file, where);
+static int refuse(struct rewrite *re, size_t len)
+{
+	snprintf(re->refused, sizeof(re->refused), "%.*s", (int)len, re->in);
+	return -EINVAL;
+}
+
+/* A set of characters: bare inside a class, else a class of its own. */
+static int put_set(struct rewrite *re, const char *name, const char *more, bool negated)
+{
+	if (re->in_class)
+		return put(re, name) || put(re, more) ? -ENOMEM : 0;
+	return put(re, negated ? "[^" : "[") || put(re, name) || put(re, more) || put(re, "]") ? -ENOMEM : 0;
+}
+
+static const char *find_addition(const char *property)
+{
+	for (size_t i = 0; i < sizeof(additions) / sizeof(additions[0]); i++)
+		if (!strcmp(additions[i].property, property))
+			return additions[i].ranges;
+	return "";
+}
+
+/* \p{NAME}, \P{NAME}, \p{^NAME}; the one-letter properties get what newer Unicode added. */
+static int rewrite_property(struct rewrite *re)
+{
+	const char *close = strchr(re->in, '}');
+	bool negated = re->in[1] == 'P';
+	const char *name = re->in + 3;
+	char property[40];
+
+	if (re->in[2] != '{' || !close || close - re->in > 30)
+		return refuse(re, 3);
+	if (*name == '^') {
+		negated = !negated;
+		name++;
 	}
-	free(tree.nodes);
-	return err == -ENOMEM ? kvs_fail(-ENOMEM, "%s: no memory for %s", file, where) : err;
+	snprintf(property, sizeof(property), "\\p{%.*s}", (int)(close - name), name);
+	if (negated && re->in_class) /* what newer Unicode added could not be taken away again */
+		return refuse(re, (size_t)(close - re->in) + 1);
+	re->in = close + 1;
+	return put_set(re, property, find_addition(property), negated);
+}
+
+static int rewrite_escape(struct rewrite *re)
+{
+	char c = re->in[1], copy[3] = {'\\', c, 0};
+
+	if (c == 'p' || c == 'P')
+		return rewrite_property(re);
+	if (c == 's' || c == 'S') {
+		re->in += 2;
+		return re->in_class ? put(re, c == 's' ? SPACES : NOT_SPACES) : put_set(re, SPACES, "", c == 'S');
+	}
+	if (c == 'd') {
+		re->in += 2;
+		return put_set(re, "\\d", find_addition("\\d"), false);
+	}
+	/* Of the letters and digits only those that mean one thing to both; \w, \b, \h, \v, \xHH and \1 do not. */
+	if (!c ||
+		(c < 0x7f && strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", c) &&
+			!strchr("rntfae", c) && (re->in_class || !strchr("Az", c)) && !(c == 'x' && re->in[2] == '{')))
+		return refuse(re, 2);
+	re->in += 2;
+	return put(re, copy);
+}
+
+static int rewrite_group(struct rewrite *re)
+{
+	static const char *const known[] = {"(?:", "(?i:", "(?=", "(?!", "(?<=", "(?<!", "(?>"};
+
+	if (re->in[1] == '*')
+		return refuse(re, 2);
+	if (re->in[1] == '?') {
+		size_t i = 0;
+
+		while (i < sizeof(known) / sizeof(known[0]) && strncmp(re->in, known[i], strlen(known[i])))
+			i++;
+		if (i == sizeof(known) / sizeof(known[0]))
+			return refuse(re, 4);
+		re->in += strlen(known[i]);
+		return put(re, known[i]);
+	}
+	re->in++;
+	return put(re, "(");
+}
+
+/* {n}, {n,} and {n,m}: Ruby repeats a group that a + follows, where PCRE2 would make it possessive. */
+static int rewrite_brace(struct rewrite *re)
+{
+	size_t len = 1 + strspn(re->in + 1, "0123456789,");
+
+	if (re->in[1] == ',' || (re->in[len] == '}' && re->in[len + 1] == '+'))
+		return refuse(re, len + 2);
+	re->in++;
+	return put(re, "{");
+}
+
+static int rewrite_open(struct rewrite *re)
+{
+	size_t len = re->in[1] == '^' ? 2 : 1;
+	int err = tok_text_append(&re->out, re->in, len);
+
+	if (re->in[len] == ']')
+		return refuse(re, len + 1);
+	re->in += len;
+	re->in_class = true;
+	return err;
+}
+
+static int rewrite_one(struct rewrite *re)
+{
+	char c = *re->in;
+
+	if (c == '\\')
+		return rewrite_escape(re);
+	if (re->in_class) {
+		if (c == '[' || !strncmp(re->in, "&&", 2)) /* Ruby nests and intersects classes */
+			return refuse(re, 2);
+		re->in_class = c != ']';
+	} else if (c == '[') {
+		return rewrite_open(re);
+	} else if (c == '(') {
+		return rewrite_group(re);
+	} else if (c == '{') {
+		return rewrite_brace(re);
+	}
+	return tok_text_append(&re->out, re->in++, 1);
+}
+
+static int rewrite_pattern(const char *pattern, const char *file, const char *where, struct tok_text *out)
+{
+	struct rewrite re = {.in = pattern};
+	int err = 0;
+
+	while (*re.in && !err)
+		err = rewrite_one(&re);
+	if (err) {
+		free(re.out.data);
+		return err == -EINVAL ? kvs_fail(-EINVAL, "%s: %s: \"%s\" in a regular expression: not supported", file,
+						where, re.refused)
+				      : kvs_fail(-ENOMEM, "%s: no memory for %s", file, where);
+	}
+	*out = re.out;
+	return 0;
+}
+
+/* ---- compiling and matching ---- */
+
+static int compile(
+	const struct tok_text *pattern, uint32_t options, const char *file, const char *where, pcre2_code **out)
+{
+	int code;
+	PCRE2_SIZE at;
+	PCRE2_UCHAR message[120];
+
+	*out = pcre2_compile((PCRE2_SPTR)pattern->data, pattern->len, options | PCRE2_UTF, &code, &at, NULL);
+	if (!*out) {
+		pcre2_get_error_message(code, message, sizeof(message));
+		return kvs_fail(
+			-EINVAL, "%s: %s is no regular expression that we can use: %s", file, where, (char *)message);
+	}
+	pcre2_jit_compile(*out, PCRE2_JIT_COMPLETE); /* without it, matching is slower and the same */
+	return 0;
 }
 
 int tok_regex_create(const char *pattern, bool literal, const char *file, const char *where, tok_regex **out)
 {
+	struct tok_text text = {0};
 	tok_regex *regex;
 	int err = 0;
 
 	if (strlen(pattern) > MAX_PATTERN)
 		return kvs_fail(-EINVAL, "%s: %s has %zu characters, at most %d are read", file, where, strlen(pattern),
 			MAX_PATTERN);
-	regex = calloc(1, sizeof(*regex));
-	if (regex && literal)
-		regex->literal = strdup(pattern);
-	if (!regex || (literal && !regex->literal))
-		err = kvs_fail(-ENOMEM, "%s: no memory for %s", file, where);
-	else if (!literal)
-		err = compile(regex, pattern, file, where);
-	if (err) {
-		tok_regex_free(regex);
+	err = literal ? tok_text_append(&text, pattern, strlen(pattern)) : rewrite_pattern(pattern, file, where, &text);
+	if (err)
 		return err;
-	}
-	*out = regex;
-	return 0;
-}
-
-int tok_regex_create_numbers(bool each, tok_regex **out)
-{
-	tok_regex *regex = calloc(1, sizeof(*regex));
-	struct tok_set *set = calloc(1, sizeof(*set));
-	int err = regex && set ? 0 : -ENOMEM;
-
-	if (!err) {
-		tok_set_add_numbers(set);
-		err = tok_sets_take(&regex->sets, set);
-		set = NULL;
-	}
-	if (err >= 0)
-		err = tok_program_span(0, each ? 1 : TOK_FOREVER, &regex->sets, &regex->program);
-	free(set);
+	regex = calloc(1, sizeof(*regex));
+	if (!regex)
+		err = kvs_fail(-ENOMEM, "%s: no memory for %s", file, where);
+	else /* Ruby's ^ and $ match at every line */
+		err = compile(&text, literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C,
+			file, where, &regex->code);
+	free(text.data);
 	if (err) {
-		tok_regex_free(regex);
+		free(regex);
 		return err;
 	}
 	*out = regex;
@@ -101,296 +272,40 @@ void tok_regex_free(tok_regex *regex)
 {
 	if (!regex)
 		return;
-	free(regex->literal);
-	tok_sets_clear(&regex->sets);
-	free(regex->program.ops);
-	free(regex->program.literals.data);
+	pcre2_code_free(regex->code);
 	free(regex);
 }
-
-/* ---- matching at one place ---- */
-
-/* What can be gone back to. */
-struct frame {
-	const struct tok_op *op; /* SPLIT: go on at its `b`; SPAN: give one up, or take one more; MARK: restore */
-	size_t at, bound;        /* SPAN: the least place, greedy, or how many more may be taken, lazy */
-};
 
 struct search {
 	const tok_regex *regex;
 	const char *text;
 	size_t len;
-	struct frame *frames;
-	size_t frame_count, frame_cap;
-	size_t *registers;
-	size_t steps;      /* left for this match */
+	pcre2_match_data *data;
+	pcre2_match_context *context;
 	size_t start, end; /* of the match found */
 };
-
-/* One character at `at` (< len), which is valid UTF-8; its length is added to *at. */
-static inline uint32_t next_code(const char *text, size_t *at)
-{
-	const unsigned char *s = (const unsigned char *)text + *at;
-
-	if (s[0] < 0x80) {
-		*at += 1;
-		return s[0];
-	}
-	if (s[0] < 0xe0) {
-		*at += 2;
-		return (s[0] & 0x1fu) << 6 | (s[1] & 0x3f);
-	}
-	if (s[0] < 0xf0) {
-		*at += 3;
-		return (s[0] & 0x0fu) << 12 | (s[1] & 0x3fu) << 6 | (s[2] & 0x3f);
-	}
-	*at += 4;
-	return (s[0] & 0x07u) << 18 | (s[1] & 0x3fu) << 12 | (s[2] & 0x3fu) << 6 | (s[3] & 0x3f);
-}
-
-static size_t place_before(const char *text, size_t at)
-{
-	at--;
-	while (((unsigned char)text[at] & 0xc0) == 0x80)
-		at--;
-	return at;
-}
-
-static int push(struct search *s, const struct tok_op *op, size_t at, size_t bound)
-{
-	struct frame *grown;
-
-	if (s->frame_count == s->frame_cap) {
-		if (s->frame_count >= MAX_FRAMES)
-			return -E2BIG;
-		grown = tok_grow(s->frames, s->frame_count, &s->frame_cap, sizeof(*grown));
-		if (!grown)
-			return -ENOMEM;
-		s->frames = grown;
-	}
-	s->frames[s->frame_count++] = (struct frame){op, at, bound};
-	return 0;
-}
-
-/* One character of `set` if it stands at *at. */
-static inline bool take_one(const struct search *s, const struct tok_set *set, size_t *at)
-{
-	size_t next = *at;
-
-	if (next == s->len || !tok_set_has(set, next_code(s->text, &next)))
-		return false;
-	*at = next;
-	return true;
-}
-
-/* 1: *at is behind the span; 0: it does not match; or an error. */
-static int run_span(struct search *s, const struct tok_op *op, size_t *at)
-{
-	const struct tok_set *set = s->regex->sets.list[op->a];
-	uint32_t taken = 0, most = op->how == TOK_LAZY ? op->min : op->max;
-	size_t least = *at, end = *at;
-	int err = 0;
-
-	while (taken < most && take_one(s, set, &end)) {
-		if (++taken == op->min)
-			least = end;
-	}
-	s->steps -= taken < s->steps ? taken : s->steps;
-	if (taken < op->min)
-		return 0;
-	if (op->how == TOK_GREEDY && end > least)
-		err = push(s, op, end, least);
-	if (op->how == TOK_LAZY && op->max > op->min)
-		err = push(s, op, end, op->max - op->min);
-	*at = end;
-	return err ? err : 1;
-}
-
-static bool holds(const struct search *s, enum tok_op_kind kind, size_t at)
-{
-	switch (kind) {
-	case TOK_OP_LINE_START:
-		return !at || (s->text[at - 1] == '\n' && at < s->len);
-	case TOK_OP_LINE_END:
-		return at == s->len || s->text[at] == '\n';
-	case TOK_OP_TEXT_START:
-		return !at;
-	default:
-		return at == s->len;
-	}
-}
-
-static bool go_back(const struct search *s, uint32_t count, size_t *at)
-{
-	for (; count; count--) {
-		if (!*at)
-			return false;
-		*at = place_before(s->text, *at);
-	}
-	return true;
-}
-
-/* Run `op` at *at. 1: go on at *next; 0: go back; or an error. */
-static int run_op(struct search *s, const struct tok_op *op, const struct tok_op **next, size_t *at)
-{
-	const struct tok_program *program = &s->regex->program;
-	int err;
-
-	*next = op + 1;
-	switch (op->kind) {
-	case TOK_OP_BYTES:
-		if (op->b > s->len - *at || memcmp(s->text + *at, program->literals.data + op->a, op->b))
-			return 0;
-		*at += op->b;
-		return 1;
-	case TOK_OP_SET:
-		return take_one(s, s->regex->sets.list[op->a], at);
-	case TOK_OP_SPAN:
-		return run_span(s, op, at);
-	case TOK_OP_SPLIT:
-		err = push(s, op, *at, 0);
-		*next = program->ops + op->a;
-		return err ? err : 1;
-	case TOK_OP_JUMP:
-		*next = program->ops + op->a;
-		return 1;
-	case TOK_OP_BACK:
-		return go_back(s, op->a, at);
-	case TOK_OP_HOLD:
-		s->registers[op->a] = s->frame_count;
-		return 1;
-	case TOK_OP_CUT:
-		s->frame_count = s->registers[op->a];
-		return 1;
-	case TOK_OP_MARK:
-		err = push(s, op, s->registers[op->a], 0);
-		s->registers[op->a] = *at;
-		return err ? err : 1;
-	case TOK_OP_RETURN:
-		*at = s->registers[op->a];
-		return 1;
-	case TOK_OP_MOVED:
-		if (*at == s->registers[op->a])
-			*next = program->ops + op->b;
-		return 1;
-	case TOK_OP_FAIL:
-		return 0;
-	default:
-		return holds(s, op->kind, *at);
-	}
-}
-
-/* Go back to the last frame that leads on. False: none does. */
-static bool backtrack(struct search *s, const struct tok_op **next, size_t *at)
-{
-	while (s->frame_count) {
-		struct frame *frame = &s->frames[s->frame_count - 1];
-		const struct tok_op *op = frame->op;
-
-		*at = frame->at;
-		*next = op + 1;
-		if (op->kind == TOK_OP_SPLIT) {
-			*next = s->regex->program.ops + op->b;
-			s->frame_count--;
-			return true;
-		}
-		if (op->kind == TOK_OP_MARK) {
-			s->registers[op->a] = frame->at;
-			s->frame_count--;
-			continue;
-		}
-		if (op->how == TOK_GREEDY) {
-			*at = frame->at = place_before(s->text, frame->at);
-			if (frame->at == frame->bound)
-				s->frame_count--;
-			return true;
-		}
-		if (take_one(s, s->regex->sets.list[op->a], at)) {
-			frame->at = *at;
-			if (op->max != TOK_FOREVER && !--frame->bound)
-				s->frame_count--;
-			return true;
-		}
-		s->frame_count--;
-	}
-	return false;
-}
-
-/* 1: a match that starts at `from`, 0: none, or an error. */
-static int match_at(struct search *s, size_t from)
-{
-	const struct tok_op *op = s->regex->program.ops, *next;
-	size_t at = from;
-	int rc;
-
-	s->frame_count = 0;
-	while (op->kind != TOK_OP_END) {
-		if (!s->steps)
-			return -E2BIG;
-		s->steps--;
-		rc = run_op(s, op, &next, &at);
-		if (rc < 0)
-			return rc;
-		if (!rc && !backtrack(s, &next, &at))
-			return 0;
-		op = next;
-	}
-	s->start = from;
-	s->end = at;
-	return 1;
-}
-
-/* ---- searching ---- */
-
-static bool can_start(const struct tok_program *program, const struct search *s, size_t at)
-{
-	unsigned char byte;
-
-	if (program->starts_anywhere)
-		return true;
-	if (at == s->len)
-		return false;
-	byte = (unsigned char)s->text[at];
-	return program->first[byte >> 6] >> (byte & 63) & 1;
-}
-
-static int find_literal(struct search *s, size_t from)
-{
-	size_t len = strlen(s->regex->literal);
-	const char *found = memmem(s->text + from, s->len - from, s->regex->literal, len);
-
-	if (!found)
-		return 0;
-	s->start = (size_t)(found - s->text);
-	s->end = s->start + len;
-	return 1;
-}
 
 /* 1: found, 0: none, or an error. */
 static int search_from(struct search *s, size_t from)
 {
-	size_t steps = STEPS_BASE + STEPS_A_BYTE * s->len;
+	PCRE2_SPTR text = (PCRE2_SPTR)s->text;
+	int rc = pcre2_match(s->regex->code, text, s->len, from, PCRE2_NO_UTF_CHECK, s->data, s->context);
 
-	if (s->regex->literal)
-		return find_literal(s, from);
-	s->steps = steps;
-	for (size_t at = from; at <= s->len; at++) {
-		int rc;
-
-		/* continuation bytes start nothing */
-		if ((at < s->len && ((unsigned char)s->text[at] & 0xc0) == 0x80) ||
-			!can_start(&s->regex->program, s, at))
-			continue;
-		rc = match_at(s, at);
-		if (rc == -E2BIG)
-			return kvs_fail(-EINVAL,
-				"splitting %zu bytes of text at byte %zu: the tokenizer's regular expression gave up "
-				"after %zu steps",
-				s->len, from, steps - s->steps);
-		if (rc)
-			return rc;
-	}
-	return 0;
+	if (rc == PCRE2_ERROR_JIT_STACKLIMIT) /* the interpreter keeps its frames on the heap */
+		rc = pcre2_match(
+			s->regex->code, text, s->len, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, s->data, s->context);
+	if (rc == PCRE2_ERROR_NOMATCH)
+		return 0;
+	if (rc == PCRE2_ERROR_NOMEMORY)
+		return -ENOMEM;
+	if (rc < 0)
+		return kvs_fail(-EINVAL,
+			"splitting %zu bytes of text at byte %zu: the tokenizer's regular expression gave up (PCRE2 "
+			"error %d)",
+			s->len, from, rc);
+	s->start = pcre2_get_ovector_pointer(s->data)[0];
+	s->end = pcre2_get_ovector_pointer(s->data)[1];
+	return 1;
 }
 
 /* Like Oniguruma's iterator: an empty match right behind the last match does not count. */
@@ -430,12 +345,17 @@ int tok_regex_each(const tok_regex *regex, const char *text, size_t len,
 	int (*found)(void *arg, size_t start, size_t end, bool match), void *arg)
 {
 	struct search s = {.regex = regex, .text = text, .len = len};
+	size_t steps = STEPS_BASE + STEPS_A_BYTE * len;
 	int err = -ENOMEM;
 
-	s.registers = calloc((size_t)regex->program.registers + 1, sizeof(*s.registers));
-	if (s.registers)
+	s.data = pcre2_match_data_create(1, NULL);
+	s.context = pcre2_match_context_create(NULL);
+	if (s.data && s.context) {
+		pcre2_set_match_limit(s.context, steps > UINT32_MAX ? UINT32_MAX : (uint32_t)steps);
+		pcre2_set_heap_limit(s.context, HEAP_KIB);
 		err = each_match(&s, found, arg);
-	free(s.frames);
-	free(s.registers);
+	}
+	pcre2_match_context_free(s.context);
+	pcre2_match_data_free(s.data);
 	return err;
 }

@@ -55,51 +55,10 @@ enum tok_utf8 tok_utf8_look(const char *bytes, size_t count, size_t *len);
 uint32_t tok_utf8_code(const char *bytes, size_t len); /* of a character that is OK */
 size_t tok_utf8_put(uint32_t code, char out[4]);
 int tok_utf8_repair(const char *bytes, size_t count, struct tok_text *out); /* appends, U+FFFD for what is invalid */
+bool tok_unicode_is_space(uint32_t code);                                   /* White_Space */
+bool tok_unicode_is_word(uint32_t code);                                    /* \w of Unicode TR 18 */
 
 #define TOK_REPLACEMENT "\xef\xbf\xbd" /* U+FFFD */
-
-/* ---- Unicode: three versions of it, see make_unicode.py ---- */
-
-#define TOK_CODES 0x110000u
-#define TOK_CATEGORIES 30
-#define TOK_CATEGORY_BITS 5
-struct tok_range {
-	uint32_t first, last;
-};
-struct tok_script {
-	const char *name;
-	uint32_t first, count; /* its place in tok_script_ranges */
-};
-struct tok_mark_range {
-	uint32_t first, last;
-	uint8_t combining_class; /* not 0 */
-};
-struct tok_decomposition {
-	uint32_t code, first, second; /* second is 0: one character for another */
-};
-extern const char tok_category_names[TOK_CATEGORIES][2];
-extern const uint32_t tok_category_runs[]; /* first code << TOK_CATEGORY_BITS | category, to the next one's first */
-extern const size_t tok_category_runs_count;
-extern const struct tok_range tok_later_numbers[]; /* numbers of Unicode 17 that 16 does not have */
-extern const size_t tok_later_numbers_count;
-extern const struct tok_script tok_scripts[];
-extern const size_t tok_scripts_count;
-extern const struct tok_range tok_script_ranges[];
-extern const struct tok_mark_range tok_mark_ranges[];
-extern const size_t tok_mark_ranges_count;
-extern const struct tok_decomposition tok_decompositions[]; /* by code */
-extern const size_t tok_decompositions_count;
-extern const uint16_t tok_compositions[]; /* places in tok_decompositions, by (first, second) */
-extern const size_t tok_compositions_count;
-/* Circled and squared letters: symbols, yet alphabetic (Other_Alphabetic). */
-#define TOK_CIRCLED 4
-extern const struct tok_range tok_circled_letters[TOK_CIRCLED];
-
-int tok_unicode_category(uint32_t code);           /* a place in tok_category_names */
-bool tok_unicode_is_space(uint32_t code);          /* White_Space */
-bool tok_unicode_is_word(uint32_t code);           /* \w of Oniguruma */
-bool tok_unicode_is_word_or_joiner(uint32_t code); /* \w of Unicode TR 18, which single_word goes by */
-int tok_unicode_nfc(const char *text, size_t len, struct tok_text *out); /* appends NFC of valid UTF-8 */
 
 /* ---- vocabulary ---- */
 
@@ -145,12 +104,10 @@ const struct tok_pair_slot *tok_pair_map_find(
 
 typedef struct tok_regex tok_regex;
 /*
- * Compile a pattern that was written for Oniguruma (what Hugging Face uses), or a text that stands for itself (literal);
- * `where` names the field. -EINVAL when it is damaged or has a construct that we do not know, -ENOMEM.
+ * Compile a pattern that was written for Oniguruma (what Hugging Face uses); `where` names the field. -EINVAL when it is
+ * damaged or has a construct that PCRE2 reads otherwise, -ENOMEM.
  */
 int tok_regex_create(const char *pattern, bool literal, const char *file, const char *where, tok_regex **out);
-/* Numbers as the pre-tokeniser Digits has them, each on its own or a run at once. -ENOMEM without a message. */
-int tok_regex_create_numbers(bool each, tok_regex **out);
 void tok_regex_free(tok_regex *regex);
 /*
  * Call `found` for every piece of `text` in order, matches and what lies between them; together they are the text.
@@ -250,6 +207,9 @@ int tok_load_decoder(struct kvs_tokenizer *tok, const struct kvs_json *root);
 
 /* Run stages first .. end-1 over what is in `pieces`. */
 int tok_stages_run(const struct kvs_tokenizer *tok, size_t first, size_t end, struct tok_pieces *pieces);
+
+/* NFC of `len` bytes of valid UTF-8, appended to `out`. */
+int tok_unicode_nfc(const char *text, size_t len, struct tok_text *out);
 
 /* Merges words; keeps its scratch from word to word. */
 struct tok_bpe {

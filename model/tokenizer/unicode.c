@@ -2,13 +2,14 @@
  * model/tokenizer/unicode.c: characters.
  *
  * UTF-8 with the maximal-subpart rule for what is invalid (Unicode 3.9, table 3-8; Python and Rust do the same), the few
- * properties that added tokens need, and GPT-2's characters for bytes. What Unicode says of a character is in
- * unicode_table.c.
+ * properties that added tokens need, GPT-2's characters for bytes, and NFC. utf8proc's own NFC sorts combining marks in
+ * quadratic time, which a megabyte of them would turn into a hang; here it decomposes and composes, and we sort.
  */
 #include "tokenizer.h"
 
 #include <errno.h>
-#include <string.h>
+#include <stdlib.h>
+#include <utf8proc.h>
 
 /* How many bytes follow this first byte, and the range in which the second must lie (Unicode table 3-7). */
 static int lead(unsigned char first, unsigned char *low, unsigned char *high)
@@ -67,26 +68,7 @@ uint32_t tok_utf8_code(const char *bytes, size_t len)
 
 size_t tok_utf8_put(uint32_t code, char out[4])
 {
-	if (code < 0x80) {
-		out[0] = (char)code;
-		return 1;
-	}
-	if (code < 0x800) {
-		out[0] = (char)(0xc0 | code >> 6);
-		out[1] = (char)(0x80 | (code & 0x3f));
-		return 2;
-	}
-	if (code < 0x10000) {
-		out[0] = (char)(0xe0 | code >> 12);
-		out[1] = (char)(0x80 | (code >> 6 & 0x3f));
-		out[2] = (char)(0x80 | (code & 0x3f));
-		return 3;
-	}
-	out[0] = (char)(0xf0 | code >> 18);
-	out[1] = (char)(0x80 | (code >> 12 & 0x3f));
-	out[2] = (char)(0x80 | (code >> 6 & 0x3f));
-	out[3] = (char)(0x80 | (code & 0x3f));
-	return 4;
+	return (size_t)utf8proc_encode_char((utf8proc_int32_t)code, (utf8proc_uint8_t *)out);
 }
 
 int tok_utf8_repair(const char *bytes, size_t count, struct tok_text *out)
@@ -112,41 +94,27 @@ bool tok_unicode_is_space(uint32_t code)
 	       code == 0x205f || code == 0x3000;
 }
 
-int tok_unicode_category(uint32_t code)
-{
-	size_t low = 0, high = tok_category_runs_count; /* the run that holds it lies from low to high - 1 */
-
-	while (high - low > 1) {
-		size_t middle = low + (high - low) / 2;
-
-		if (tok_category_runs[middle] >> TOK_CATEGORY_BITS <= code)
-			low = middle;
-		else
-			high = middle;
-	}
-	return (int)(tok_category_runs[low] & ((1 << TOK_CATEGORY_BITS) - 1));
-}
-
-const struct tok_range tok_circled_letters[TOK_CIRCLED] = {
-	{0x24b6, 0x24e9}, {0x1f130, 0x1f149}, {0x1f150, 0x1f169}, {0x1f170, 0x1f189}};
-
-/* Letters, marks, decimal digits, letter numbers, connectors, circled letters. */
 bool tok_unicode_is_word(uint32_t code)
 {
-	const char *name = tok_category_names[tok_unicode_category(code)];
-
-	if (name[0] == 'L' || name[0] == 'M' || !memcmp(name, "Nd", 2) || !memcmp(name, "Nl", 2) ||
-		!memcmp(name, "Pc", 2))
+	switch (utf8proc_category((utf8proc_int32_t)code)) {
+	case UTF8PROC_CATEGORY_LU:
+	case UTF8PROC_CATEGORY_LL:
+	case UTF8PROC_CATEGORY_LT:
+	case UTF8PROC_CATEGORY_LM:
+	case UTF8PROC_CATEGORY_LO:
+	case UTF8PROC_CATEGORY_MN:
+	case UTF8PROC_CATEGORY_MC:
+	case UTF8PROC_CATEGORY_ME:
+	case UTF8PROC_CATEGORY_ND:
+	case UTF8PROC_CATEGORY_NL:
+	case UTF8PROC_CATEGORY_PC:
 		return true;
-	for (size_t i = 0; i < TOK_CIRCLED; i++)
-		if (code >= tok_circled_letters[i].first && code <= tok_circled_letters[i].last)
-			return true;
-	return false;
-}
-
-bool tok_unicode_is_word_or_joiner(uint32_t code)
-{
-	return tok_unicode_is_word(code) || code == 0x200c || code == 0x200d;
+	case UTF8PROC_CATEGORY_SO: /* the circled and squared letters are Other_Alphabetic */
+		return (code >= 0x24b6 && code <= 0x24e9) || (code >= 0x1f130 && code <= 0x1f149) ||
+		       (code >= 0x1f150 && code <= 0x1f169) || (code >= 0x1f170 && code <= 0x1f189);
+	default:
+		return code == 0x200c || code == 0x200d; /* Join_Control */
+	}
 }
 
 /* GPT-2 shows printable Latin-1 as itself and the other 68 bytes, in order, from U+0100 on. */
@@ -173,4 +141,139 @@ int tok_code_to_byte(uint32_t code)
 	if (code <= 0x142)
 		return (int)code - 0x121 + 0x7f;
 	return code == 0x143 ? 0xad : -1;
+}
+
+/* ---- NFC ---- */
+
+struct codes {
+	utf8proc_int32_t *list;
+	size_t count, cap;
+};
+
+static int decompose(const char *text, size_t len, struct codes *out)
+{
+	utf8proc_int32_t parts[8]; /* canonical decompositions have at most four characters */
+	size_t bytes;
+
+	for (size_t i = 0; i < len; i += bytes) {
+		tok_utf8_look(text + i, len - i, &bytes);
+		utf8proc_ssize_t n = utf8proc_decompose_char((utf8proc_int32_t)tok_utf8_code(text + i, bytes), parts, 8,
+			UTF8PROC_STABLE | UTF8PROC_COMPOSE, NULL);
+
+		for (utf8proc_ssize_t k = 0; k < n; k++) {
+			utf8proc_int32_t *grown = tok_grow(out->list, out->count, &out->cap, sizeof(*grown));
+
+			if (!grown)
+				return -ENOMEM;
+			out->list = grown;
+			grown[out->count++] = parts[k];
+		}
+	}
+	return 0;
+}
+
+static int compare_keys(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* Stable sort of a run of marks by class: the key is class, place, code. */
+static int sort_run(utf8proc_int32_t *run, size_t count)
+{
+	uint64_t *keys = malloc(count * sizeof(*keys));
+
+	if (!keys)
+		return -ENOMEM;
+	for (size_t i = 0; i < count; i++)
+		keys[i] = (uint64_t)utf8proc_get_property(run[i])->combining_class << 53 | (uint64_t)i << 21 |
+			  (uint64_t)run[i];
+	qsort(keys, count, sizeof(*keys), compare_keys);
+	for (size_t i = 0; i < count; i++)
+		run[i] = (utf8proc_int32_t)(keys[i] & 0x1fffff);
+	free(keys);
+	return 0;
+}
+
+static int sort_marks(struct codes *codes)
+{
+	size_t start = 0;
+	int err = 0;
+
+	for (size_t i = 0; i <= codes->count && !err; i++) {
+		if (i < codes->count && utf8proc_get_property(codes->list[i])->combining_class)
+			continue;
+		if (i - start > 1)
+			err = sort_run(codes->list + start, i - start);
+		start = i + 1;
+	}
+	return err;
+}
+
+static int compose(struct codes *codes, struct tok_text *out)
+{
+	utf8proc_ssize_t count = utf8proc_normalize_utf32(
+		codes->list, (utf8proc_ssize_t)codes->count, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+	int err = count < 0 ? -ENOMEM : 0;
+
+	for (utf8proc_ssize_t i = 0; i < count && !err; i++) {
+		char bytes[4];
+
+		err = tok_text_append(out, bytes, tok_utf8_put((uint32_t)codes->list[i], bytes));
+	}
+	return err;
+}
+
+/* NFC of a stretch of characters that Unicode 9 has. */
+static int nfc_stretch(const char *text, size_t len, struct tok_text *out)
+{
+	struct codes codes = {0};
+	int err = decompose(text, len, &codes);
+
+	if (!err)
+		err = sort_marks(&codes);
+	if (!err && codes.count)
+		err = compose(&codes, out);
+	free(codes.list);
+	return err;
+}
+
+/*
+ * Hugging Face normalises by Unicode 9.0: marks that came later are starters there, which nothing is sorted or composed
+ * across, and the one composition that came later is none. Found by comparing all characters (Unicode 15.0 here). U+11A7 is among them because utf8proc
+ * 2.8 takes it for a Hangul final, which it is not, and drops it.
+ */
+static bool stands_alone(uint32_t code)
+{
+	static const uint32_t ranges[][2] = {{0x7fd, 0x7fd}, {0x898, 0x89f}, {0x8ca, 0x8d3}, {0x9fe, 0x9fe},
+		{0xc3c, 0xc3c}, {0xd3b, 0xd3c}, {0xeba, 0xeba}, {0x11a7, 0x11a7}, {0x1715, 0x1715}, {0x1abf, 0x1ace},
+		{0x1df6, 0x1dfa}, {0xa82c, 0xa82c}, {0x10d24, 0x10d27}, {0x10eab, 0x10eac}, {0x10efd, 0x10eff},
+		{0x10f46, 0x10f50}, {0x10f82, 0x10f85}, {0x11070, 0x11070}, {0x1133b, 0x1133b}, {0x1145e, 0x1145e},
+		{0x11839, 0x1183a}, {0x11930, 0x11930}, {0x11938, 0x11938}, {0x1193d, 0x1193e}, {0x11943, 0x11943},
+		{0x119e0, 0x119e0}, {0x11a34, 0x11a34}, {0x11a47, 0x11a47}, {0x11a99, 0x11a99}, {0x11d42, 0x11d42},
+		{0x11d44, 0x11d45}, {0x11d97, 0x11d97}, {0x11f41, 0x11f42}, {0x16ff0, 0x16ff1}, {0x1e08f, 0x1e08f},
+		{0x1e130, 0x1e136}, {0x1e2ae, 0x1e2ae}, {0x1e2ec, 0x1e2ef}, {0x1e4ec, 0x1e4ef}};
+
+	for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]) && ranges[i][0] <= code; i++)
+		if (code <= ranges[i][1])
+			return true;
+	return false;
+}
+
+int tok_unicode_nfc(const char *text, size_t len, struct tok_text *out)
+{
+	size_t start = 0, bytes;
+	int err = 0;
+
+	for (size_t i = 0; i < len && !err; i += bytes) {
+		tok_utf8_look(text + i, len - i, &bytes);
+		if (!stands_alone(tok_utf8_code(text + i, bytes)))
+			continue;
+		err = nfc_stretch(text + start, i - start, out);
+		if (!err)
+			err = tok_text_append(out, text + i, bytes);
+		start = i + bytes;
+	}
+	return err ? err : nfc_stretch(text + start, len - start, out);
 }

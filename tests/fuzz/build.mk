@@ -22,7 +22,7 @@ $(FUZZ_ARCHIVE): $(FUZZ_OBJS)
 
 $(BUILD)/fuzz/%_fuzz: $(BUILD)/fuzz/tests/fuzz/%_fuzz.o $(FUZZ_ARCHIVE)
 	$(call say,LD,$@)
-	$(Q)$(FUZZ_CC) $(FUZZ_LINK_FLAGS) -o $@ $^ -ljansson -lm -ldl
+	$(Q)$(FUZZ_CC) $(FUZZ_LINK_FLAGS) -o $@ $^ -ljansson -lpcre2-8 -lutf8proc -lm -ldl
 
 fuzz-build: $(FUZZ_PROGRAMS)
 fuzz: ## run each fuzz target for FUZZ_SECONDS (30) on its seed corpus
