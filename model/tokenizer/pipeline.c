@@ -122,7 +122,8 @@ static int take_pattern(const struct part *part, struct tok_stage *stage)
 	if ((!literal || !*literal) && !regex)
 		return kvs_fail(
 			-EINVAL, "%s: %s must be {\"String\": ...} or {\"Regex\": ...}", part->json.file, where);
-	return tok_regex_create(literal ? literal : regex, literal != NULL, part->json.file, where, &stage->regex);
+	return tok_regex_create(literal ? literal : regex, literal ? TOK_PATTERN_LITERAL : TOK_PATTERN_REGEX,
+		part->json.file, where, &stage->regex);
 }
 
 static int add_normalizer(struct kvs_tokenizer *tok, const struct part *part)
@@ -165,15 +166,15 @@ static int add_split(struct kvs_tokenizer *tok, const struct part *part)
 }
 
 /* A split that is not in the file but is what a part of it means. */
-static int add_own_split(
-	struct kvs_tokenizer *tok, const char *pattern, bool literal, enum tok_behavior behavior, const char *where)
+static int add_own_split(struct kvs_tokenizer *tok, const char *pattern, enum tok_pattern kind,
+	enum tok_behavior behavior, const char *where)
 {
 	struct tok_stage *stage = add_stage(tok, TOK_STAGE_SPLIT);
 
 	if (!stage)
 		return -ENOMEM;
 	stage->behavior = behavior;
-	return tok_regex_create(pattern, literal, tok->file, where, &stage->regex);
+	return tok_regex_create(pattern, kind, tok->file, where, &stage->regex);
 }
 
 static int add_byte_level(struct kvs_tokenizer *tok, const struct part *part)
@@ -188,7 +189,7 @@ static int add_byte_level(struct kvs_tokenizer *tok, const struct part *part)
 	if (!err && prefix)
 		err = add_stage(tok, TOK_STAGE_SPACE) ? 0 : -ENOMEM;
 	if (!err && regex)
-		err = add_own_split(tok, gpt2, false, TOK_ISOLATED, part->name);
+		err = add_own_split(tok, gpt2, TOK_PATTERN_REGEX, TOK_ISOLATED, part->name);
 	if (!err)
 		err = add_stage(tok, TOK_STAGE_BYTES) ? 0 : -ENOMEM;
 	return err;
@@ -249,7 +250,7 @@ static int add_metaspace(struct kvs_tokenizer *tok, const struct part *part)
 	}
 	stage->text = meta.mark;
 	stage->prepend = meta.prepend;
-	return meta.split ? add_own_split(tok, meta.mark, true, TOK_MERGED_WITH_NEXT, part->name) : 0;
+	return meta.split ? add_own_split(tok, meta.mark, TOK_PATTERN_LITERAL, TOK_MERGED_WITH_NEXT, part->name) : 0;
 }
 
 static int add_pre_tokenizer(struct kvs_tokenizer *tok, const struct part *part)
@@ -266,7 +267,9 @@ static int add_pre_tokenizer(struct kvs_tokenizer *tok, const struct part *part)
 	if (strcmp(part->type, "Digits"))
 		return refuse_type(part);
 	err = kvs_json_bool(&part->json, "individual_digits", &individual);
-	return err ? err : add_own_split(tok, individual ? "\\p{N}" : "\\p{N}+", false, TOK_ISOLATED, part->name);
+	return err ? err
+		   : add_own_split(
+			     tok, individual ? "\\p{N}" : "\\p{N}+", TOK_PATTERN_NUMBERS, TOK_ISOLATED, part->name);
 }
 
 static int add_added(struct kvs_tokenizer *tok, bool normalized)

@@ -2,9 +2,9 @@
  * model/tokenizer/regex.c: regular expressions written for Oniguruma, run by PCRE2.
  *
  * Hugging Face compiles patterns with Oniguruma (Ruby syntax, Unicode 16). PCRE2 reads most of what tokenizers use the
- * same way; the pattern is rewritten where it does not (white space, letters and numbers that Unicode gave out after
- * 14.0, which is what PCRE2 10.42 knows) and refused by name where it could mean something else. Every match is bounded
- * in steps and memory, so that a hostile pattern ends in an error.
+ * same way; the pattern is rewritten where it does not (white space, scripts) and refused by name where it could mean
+ * something else. PCRE2 may have another Unicode: characters that differ are matched by a stand-in (stand_ins.c). Every match
+ * is bounded in steps and memory, so that a hostile pattern ends in an error.
  */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "tokenizer.h"
@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #define MAX_PATTERN 4096  /* the longest in use has some 400 characters */
 #define STEPS_BASE 100000 /* of one match; with so many a byte, \s+ over a whole text of spaces still passes */
@@ -24,6 +25,7 @@
 
 struct tok_regex {
 	pcre2_code *code;
+	enum tok_pattern kind;
 };
 
 /* Unicode's White_Space. PCRE2's \s has U+180E too, which lost the property in Unicode 6.3. */
@@ -31,36 +33,6 @@ struct tok_regex {
 #define NOT_SPACES                                                                                                     \
 	"\\x00-\\x08\\x0e-\\x1f\\x21-\\x84\\x86-\\x9f\\xa1-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}"            \
 	"\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}"
-
-/* What Unicode 15.0 to 16.0 added to a property; harmless on a PCRE2 that knows it already. */
-static const struct addition {
-	const char *property, *ranges;
-} additions[] = {
-	{"\\p{L}", "\\x{1c89}-\\x{1c8a}\\x{a7cb}-\\x{a7cd}\\x{a7da}-\\x{a7dc}\\x{105c0}-\\x{105f3}\\x{10d4a}-\\x{10d65}"
-		   "\\x{10d6f}-\\x{10d85}\\x{10ec2}-\\x{10ec4}\\x{1123f}-\\x{11240}\\x{11380}-\\x{11389}\\x{1138b}"
-		   "\\x{1138e}\\x{11390}-\\x{113b5}\\x{113b7}\\x{113d1}\\x{113d3}\\x{11bc0}-\\x{11be0}\\x{11f02}"
-		   "\\x{11f04}-\\x{11f10}\\x{11f12}-\\x{11f33}\\x{1342f}\\x{13441}-\\x{13446}\\x{13460}-\\x{143fa}"
-		   "\\x{16100}-\\x{1611d}\\x{16d40}-\\x{16d6c}\\x{18cff}\\x{1b132}\\x{1b155}\\x{1df25}-\\x{1df2a}"
-		   "\\x{1e030}-\\x{1e06d}\\x{1e4d0}-\\x{1e4eb}\\x{1e5d0}-\\x{1e5ed}\\x{1e5f0}\\x{2b739}"
-		   "\\x{2ebf0}-\\x{2ee5d}\\x{31350}-\\x{323af}"},
-	{"\\p{N}", "\\x{10d40}-\\x{10d49}\\x{116d0}-\\x{116e3}\\x{11bf0}-\\x{11bf9}\\x{11f50}-\\x{11f59}"
-		   "\\x{16130}-\\x{16139}\\x{16d70}-\\x{16d79}\\x{1ccf0}-\\x{1ccf9}\\x{1d2c0}-\\x{1d2d3}"
-		   "\\x{1e4f0}-\\x{1e4f9}\\x{1e5f1}-\\x{1e5fa}"},
-	{"\\p{M}", "\\x{897}\\x{cf3}\\x{ece}\\x{10d69}-\\x{10d6d}\\x{10efc}-\\x{10eff}\\x{11241}\\x{113b8}-\\x{113c0}"
-		   "\\x{113c2}\\x{113c5}\\x{113c7}-\\x{113ca}\\x{113cc}-\\x{113d0}\\x{113d2}\\x{113e1}-\\x{113e2}"
-		   "\\x{11f00}-\\x{11f01}\\x{11f03}\\x{11f34}-\\x{11f3a}\\x{11f3e}-\\x{11f42}\\x{11f5a}\\x{13440}"
-		   "\\x{13447}-\\x{13455}\\x{1611e}-\\x{1612f}\\x{1e08f}\\x{1e4ec}-\\x{1e4ef}\\x{1e5ee}-\\x{1e5ef}"},
-	{"\\p{P}", "\\x{1b4e}-\\x{1b4f}\\x{1b7f}\\x{10d6e}\\x{113d4}-\\x{113d5}\\x{113d7}-\\x{113d8}"
-		   "\\x{11b00}-\\x{11b09}\\x{11be1}\\x{11f43}-\\x{11f4f}\\x{16d6d}-\\x{16d6f}\\x{1e5ff}"},
-	{"\\p{S}", "\\x{2427}-\\x{2429}\\x{2ffc}-\\x{2fff}\\x{31e4}-\\x{31e5}\\x{31ef}\\x{10d8e}-\\x{10d8f}"
-		   "\\x{1cc00}-\\x{1ccef}\\x{1cd00}-\\x{1ceb3}\\x{1f6dc}\\x{1f774}-\\x{1f776}\\x{1f77b}-\\x{1f77f}"
-		   "\\x{1f7d9}\\x{1f8b2}-\\x{1f8bb}\\x{1f8c0}-\\x{1f8c1}\\x{1fa75}-\\x{1fa77}\\x{1fa87}-\\x{1fa89}"
-		   "\\x{1fa8f}\\x{1faad}-\\x{1faaf}\\x{1fabb}-\\x{1fabf}\\x{1fac6}\\x{1face}-\\x{1facf}"
-		   "\\x{1fada}-\\x{1fadc}\\x{1fadf}\\x{1fae8}-\\x{1fae9}\\x{1faf7}-\\x{1faf8}\\x{1fbcb}-\\x{1fbef}"},
-	{"\\d", "\\x{10d40}-\\x{10d49}\\x{116d0}-\\x{116e3}\\x{11bf0}-\\x{11bf9}\\x{11f50}-\\x{11f59}"
-		"\\x{16130}-\\x{16139}\\x{16d70}-\\x{16d79}\\x{1ccf0}-\\x{1ccf9}\\x{1e4f0}-\\x{1e4f9}"
-		"\\x{1e5f1}-\\x{1e5fa}"},
-};
 
 /* ---- rewriting ---- */
 
@@ -82,29 +54,38 @@ static int refuse(struct rewrite *re, size_t len)
 	return -EINVAL;
 }
 
-/* A set of characters: bare inside a class, else a class of its own. */
-static int put_set(struct rewrite *re, const char *name, const char *more, bool negated)
+/* White space, or all else: bare inside a class, else a class of its own. */
+static int put_spaces(struct rewrite *re, bool negated)
 {
 	if (re->in_class)
-		return put(re, name) || put(re, more) ? -ENOMEM : 0;
-	return put(re, negated ? "[^" : "[") || put(re, name) || put(re, more) || put(re, "]") ? -ENOMEM : 0;
+		return put(re, negated ? NOT_SPACES : SPACES);
+	return put(re, negated ? "[^" : "[") || put(re, SPACES "]") ? -ENOMEM : 0;
 }
 
-static const char *find_addition(const char *property)
+/* One character as it is. */
+static int put_character(struct rewrite *re)
 {
-	for (size_t i = 0; i < sizeof(additions) / sizeof(additions[0]); i++)
-		if (!strcmp(additions[i].property, property))
-			return additions[i].ranges;
-	return "";
+	size_t bytes;
+
+	if (tok_utf8_look(re->in, strlen(re->in), &bytes) == TOK_UTF8_OK) {
+		uint32_t code = tok_utf8_code(re->in, bytes);
+		if (tok_unicode_stand_in(code, false) != code) /* a stand-in would be matched */
+			return refuse(re, bytes);
+	}
+	re->in += bytes;
+	return tok_text_append(&re->out, re->in - bytes, bytes);
 }
 
-/* \p{NAME}, \P{NAME}, \p{^NAME}; the one-letter properties get what newer Unicode added. */
+/*
+ * \p{NAME}, \P{NAME}, \p{^NAME}. To Oniguruma a name of more than two letters is a script; PCRE2 takes a bare one for the
+ * characters that are used with that script.
+ */
 static int rewrite_property(struct rewrite *re)
 {
 	const char *close = strchr(re->in, '}');
 	bool negated = re->in[1] == 'P';
 	const char *name = re->in + 3;
-	char property[40];
+	char property[48];
 
 	if (re->in[2] != '{' || !close || close - re->in > 30)
 		return refuse(re, 3);
@@ -112,11 +93,10 @@ static int rewrite_property(struct rewrite *re)
 		negated = !negated;
 		name++;
 	}
-	snprintf(property, sizeof(property), "\\p{%.*s}", (int)(close - name), name);
-	if (negated && re->in_class) /* what newer Unicode added could not be taken away again */
-		return refuse(re, (size_t)(close - re->in) + 1);
+	snprintf(property, sizeof(property), "\\%c{%s%.*s}", negated ? 'P' : 'p', close - name > 2 ? "sc:" : "",
+		(int)(close - name), name);
 	re->in = close + 1;
-	return put_set(re, property, find_addition(property), negated);
+	return put(re, property);
 }
 
 static int rewrite_escape(struct rewrite *re)
@@ -127,19 +107,34 @@ static int rewrite_escape(struct rewrite *re)
 		return rewrite_property(re);
 	if (c == 's' || c == 'S') {
 		re->in += 2;
-		return re->in_class ? put(re, c == 's' ? SPACES : NOT_SPACES) : put_set(re, SPACES, "", c == 'S');
-	}
-	if (c == 'd') {
-		re->in += 2;
-		return put_set(re, "\\d", find_addition("\\d"), false);
+		return put_spaces(re, c == 'S');
 	}
 	/* Of the letters and digits only those that mean one thing to both; \w, \b, \h, \v, \xHH and \1 do not. */
 	if (!c ||
 		(c < 0x7f && strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", c) &&
-			!strchr("rntfae", c) && (re->in_class || !strchr("Az", c)) && !(c == 'x' && re->in[2] == '{')))
+			!strchr("drntfae", c) && (re->in_class || !strchr("Az", c)) && !(c == 'x' && re->in[2] == '{')))
 		return refuse(re, 2);
 	re->in += 2;
 	return put(re, copy);
+}
+
+/*
+ * Where case is ignored, Oniguruma also matches pairs of letters by the one character that folds to them ("ss" by U+00DF), and folds
+ * outside ASCII by its own Unicode. What stands in the group up to its first end is looked at.
+ */
+static bool folds_alike(const char *group)
+{
+	static const char *const pairs[] = {"ss", "st", "ff", "fi", "fl"};
+	size_t len = strcspn(group, ")");
+
+	for (size_t i = 0; i < len; i++) {
+		if ((unsigned char)group[i] >= 0x80)
+			return false;
+		for (size_t p = 0; p < sizeof(pairs) / sizeof(pairs[0]); p++)
+			if (i + 1 < len && !strncasecmp(group + i, pairs[p], 2))
+				return false;
+	}
+	return true;
 }
 
 static int rewrite_group(struct rewrite *re)
@@ -155,6 +150,8 @@ static int rewrite_group(struct rewrite *re)
 			i++;
 		if (i == sizeof(known) / sizeof(known[0]))
 			return refuse(re, 4);
+		if (!strcmp(known[i], "(?i:") && !folds_alike(re->in + 4))
+			return refuse(re, 4 + strcspn(re->in + 4, ")"));
 		re->in += strlen(known[i]);
 		return put(re, known[i]);
 	}
@@ -202,7 +199,7 @@ static int rewrite_one(struct rewrite *re)
 	} else if (c == '{') {
 		return rewrite_brace(re);
 	}
-	return tok_text_append(&re->out, re->in++, 1);
+	return put_character(re);
 }
 
 static int rewrite_pattern(const char *pattern, const char *file, const char *where, struct tok_text *out)
@@ -241,8 +238,9 @@ static int compile(
 	return 0;
 }
 
-int tok_regex_create(const char *pattern, bool literal, const char *file, const char *where, tok_regex **out)
+int tok_regex_create(const char *pattern, enum tok_pattern kind, const char *file, const char *where, tok_regex **out)
 {
+	bool literal = kind == TOK_PATTERN_LITERAL;
 	struct tok_text text = {0};
 	tok_regex *regex;
 	int err = 0;
@@ -264,6 +262,7 @@ int tok_regex_create(const char *pattern, bool literal, const char *file, const 
 		free(regex);
 		return err;
 	}
+	regex->kind = kind;
 	*out = regex;
 	return 0;
 }
@@ -346,8 +345,16 @@ int tok_regex_each(const tok_regex *regex, const char *text, size_t len,
 {
 	struct search s = {.regex = regex, .text = text, .len = len};
 	size_t steps = STEPS_BASE + STEPS_A_BYTE * len;
-	int err = -ENOMEM;
+	char *with_stand_ins = NULL;
+	int err = regex->kind == TOK_PATTERN_LITERAL
+			  ? 0
+			  : tok_unicode_stand_in_text(text, len, regex->kind == TOK_PATTERN_NUMBERS, &with_stand_ins);
 
+	if (err)
+		return err;
+	if (with_stand_ins)
+		s.text = with_stand_ins;
+	err = -ENOMEM;
 	s.data = pcre2_match_data_create(1, NULL);
 	s.context = pcre2_match_context_create(NULL);
 	if (s.data && s.context) {
@@ -357,5 +364,6 @@ int tok_regex_each(const tok_regex *regex, const char *text, size_t len,
 	}
 	pcre2_match_context_free(s.context);
 	pcre2_match_data_free(s.data);
+	free(with_stand_ins);
 	return err;
 }

@@ -58,6 +58,20 @@ int tok_utf8_repair(const char *bytes, size_t count, struct tok_text *out); /* a
 bool tok_unicode_is_space(uint32_t code);                                   /* White_Space */
 bool tok_unicode_is_word(uint32_t code);                                    /* \w of Unicode TR 18 */
 
+/*
+ * Characters that PCRE2 and utf8proc may know otherwise than Hugging Face tokenizers, which has Unicode 16.0 in it: `stand_in`, which all
+ * know alike, is matched in their place. It is of the same category and has as many bytes (stand_ins.c, make_stand_ins.py).
+ */
+struct tok_stand_in {
+	uint32_t first, last, stand_in;
+};
+extern const struct tok_stand_in tok_stand_ins[], tok_later_numbers[];
+extern const size_t tok_stand_ins_count, tok_later_numbers_count;
+/* What to match in place of `code`, mostly itself. `later_numbers`: with the numbers of Unicode 17.0. */
+uint32_t tok_unicode_stand_in(uint32_t code, bool later_numbers);
+/* A copy of a text with stand-ins in it, of the same length, which the caller frees; NULL where it needs none. -ENOMEM. */
+int tok_unicode_stand_in_text(const char *text, size_t len, bool later_numbers, char **out);
+
 #define TOK_REPLACEMENT "\xef\xbf\xbd" /* U+FFFD */
 
 /* ---- vocabulary ---- */
@@ -102,12 +116,17 @@ const struct tok_pair_slot *tok_pair_map_find(
 
 /* ---- regular expressions ---- */
 
+enum tok_pattern {
+	TOK_PATTERN_LITERAL, /* a text, not an expression */
+	TOK_PATTERN_REGEX,   /* written for Oniguruma, which Hugging Face uses */
+	TOK_PATTERN_NUMBERS, /* the same, with the numbers of Unicode 17.0 */
+};
+
 typedef struct tok_regex tok_regex;
 /*
- * Compile a pattern that was written for Oniguruma (what Hugging Face uses); `where` names the field. -EINVAL when it is
- * damaged or has a construct that PCRE2 reads otherwise, -ENOMEM.
+ * Compile a pattern; `where` names the field. -EINVAL when it is damaged or has a construct that PCRE2 reads otherwise, -ENOMEM.
  */
-int tok_regex_create(const char *pattern, bool literal, const char *file, const char *where, tok_regex **out);
+int tok_regex_create(const char *pattern, enum tok_pattern kind, const char *file, const char *where, tok_regex **out);
 void tok_regex_free(tok_regex *regex);
 /*
  * Call `found` for every piece of `text` in order, matches and what lies between them; together they are the text.

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <utf8proc.h>
 
 /* How many bytes follow this first byte, and the range in which the second must lie (Unicode table 3-7). */
@@ -94,9 +95,55 @@ bool tok_unicode_is_space(uint32_t code)
 	       code == 0x205f || code == 0x3000;
 }
 
+static uint32_t look_up(const struct tok_stand_in *table, size_t count, uint32_t code)
+{
+	size_t low = 0, high = count;
+
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+
+		if (table[middle].last < code)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < count && table[low].first <= code ? table[low].stand_in : code;
+}
+
+uint32_t tok_unicode_stand_in(uint32_t code, bool later_numbers)
+{
+	uint32_t number = later_numbers ? look_up(tok_later_numbers, tok_later_numbers_count, code) : code;
+
+	return number != code ? number : look_up(tok_stand_ins, tok_stand_ins_count, code);
+}
+
+int tok_unicode_stand_in_text(const char *text, size_t len, bool later_numbers, char **out)
+{
+	size_t bytes;
+
+	*out = NULL;
+	for (size_t i = 0; i < len; i += bytes) {
+		bytes = 1;
+		if ((unsigned char)text[i] < 0x80)
+			continue;
+		tok_utf8_look(text + i, len - i, &bytes);
+		uint32_t code = tok_utf8_code(text + i, bytes), stand_in = tok_unicode_stand_in(code, later_numbers);
+		if (stand_in == code)
+			continue;
+		if (!*out) {
+			*out = malloc(len);
+			if (!*out)
+				return -ENOMEM;
+			memcpy(*out, text, len);
+		}
+		tok_utf8_put(stand_in, *out + i);
+	}
+	return 0;
+}
+
 bool tok_unicode_is_word(uint32_t code)
 {
-	switch (utf8proc_category((utf8proc_int32_t)code)) {
+	switch (utf8proc_category((utf8proc_int32_t)tok_unicode_stand_in(code, false))) {
 	case UTF8PROC_CATEGORY_LU:
 	case UTF8PROC_CATEGORY_LL:
 	case UTF8PROC_CATEGORY_LT:

@@ -67,7 +67,10 @@ static const struct row {
 	{SPLIT("a\\\\b"), "\"\\b\""},
 	{SPLIT("[a&&b]"), "\"&&\""},
 	{SPLIT("[a[b]]"), "\"[b\""},
-	{SPLIT("[^\\\\P{L}]"), "\"\\P{L}\""},
+	{SPLIT("(?i:ss)"), "\"(?i:ss\" in a regular expression"},
+	{SPLIT("(?i:\xc3\xa9)"), "in a regular expression"},
+	{SPLIT("\xea\x9f\x8b+"),
+		"\"\xea\x9f\x8b\" in a regular expression"}, /* U+A7CB, of Unicode 16: text has a stand-in */
 	{SPLIT("(?m:a)"), "\"(?m:\""},
 	{SPLIT("(*FAIL)"), "\"(*\""},
 	{SPLIT("a{2}+"), "\"{2}+\""},
