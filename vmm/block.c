@@ -69,21 +69,6 @@ int vmm_block_take(struct vmm_slot *slot, size_t index, struct vmm_block **out)
 	return 0;
 }
 
-int vmm_block_acquire(struct vmm_slot *slot, size_t index, struct vmm_block **out)
-{
-	kvs_vmm *vmm = slot->region->vmm;
-
-	for (;;) {
-		int err = vmm_block_take(slot, index, out);
-
-		if (err != -ENOMEM)
-			return err;
-		vmm_retire_poll(vmm);
-		if (!vmm_trim_retired(vmm) && !vmm_trim_premapped(vmm))
-			return err;
-	}
-}
-
 static void block_destroy(kvs_vmm *vmm, struct vmm_block *block)
 {
 	vmm_call_release(vmm, block->handle);

@@ -134,7 +134,7 @@ struct kvs_vmm {
 	struct kvs_call_stats calls[KVS_CALL_COUNT];
 };
 
-/* ---- vmm.c ---- */
+/* ---- turn.c ---- */
 
 void vmm_turn_take(kvs_vmm *vmm); /* lets go of the lock until the turn is free */
 void vmm_turn_give(kvs_vmm *vmm);
@@ -162,8 +162,6 @@ CUresult vmm_call_address_free(kvs_vmm *vmm, CUdeviceptr base, size_t bytes);
 
 /* A block for block `index` of `slot`: from the free list or new, within the budget. -ENOMEM, -EIO. */
 int vmm_block_take(struct vmm_slot *slot, size_t index, struct vmm_block **out);
-/* The same, but first gives back what has retired and what was mapped ahead where memory is short. */
-int vmm_block_acquire(struct vmm_slot *slot, size_t index, struct vmm_block **out);
 /* Back to the free list, or to the driver where that is full. The block must have retired. */
 void vmm_block_release(kvs_vmm *vmm, struct vmm_block *block);
 void vmm_block_drain(kvs_vmm *vmm); /* empties the free list */
@@ -253,6 +251,8 @@ void vmm_retire_free(kvs_vmm *vmm);
 size_t vmm_trim_retired(kvs_vmm *vmm);
 /* Give up blocks that were mapped ahead, of every slot. Returns how many went back. */
 size_t vmm_trim_premapped(kvs_vmm *vmm);
+/* vmm_block_take(), but gives back what has retired and what was mapped ahead where memory is short. */
+int vmm_block_acquire(struct vmm_slot *slot, size_t index, struct vmm_block **out);
 
 /* ---- premap.c ---- */
 

@@ -263,3 +263,18 @@ size_t vmm_trim_premapped(kvs_vmm *vmm)
 			freed += trim_region(region);
 	return freed;
 }
+
+int vmm_block_acquire(struct vmm_slot *slot, size_t index, struct vmm_block **out)
+{
+	kvs_vmm *vmm = slot->region->vmm;
+
+	for (;;) {
+		int err = vmm_block_take(slot, index, out);
+
+		if (err != -ENOMEM)
+			return err;
+		vmm_retire_poll(vmm);
+		if (!vmm_trim_retired(vmm) && !vmm_trim_premapped(vmm))
+			return err;
+	}
+}

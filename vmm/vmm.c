@@ -1,44 +1,13 @@
 /*
  * vmm/vmm.c: the manager itself: its options, the streams that use its memory, its beginning and end.
  *
- * A lock and a turn (manager.h) serialise what belongs to a manager. Its memory is pinned device memory on the device of
- * `cu`.
+ * Its memory is pinned device memory on the device of `cu`.
  */
 #include "manager.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
-
-void vmm_turn_take(kvs_vmm *vmm)
-{
-	vmm->turn_waiters++;
-	while (vmm->turn_taken)
-		pthread_cond_wait(&vmm->turn_free, &vmm->lock);
-	vmm->turn_waiters--;
-	vmm->turn_taken = true;
-}
-
-void vmm_turn_give(kvs_vmm *vmm)
-{
-	vmm->turn_taken = false;
-	if (vmm->turn_waiters)
-		pthread_cond_signal(&vmm->turn_free);
-	else if (vmm->queues[VMM_QUEUE_PREMAP].head)
-		pthread_cond_signal(&vmm->premap_wanted);
-}
-
-void vmm_begin(kvs_vmm *vmm)
-{
-	pthread_mutex_lock(&vmm->lock);
-	vmm_turn_take(vmm);
-}
-
-void vmm_end(kvs_vmm *vmm)
-{
-	vmm_turn_give(vmm);
-	pthread_mutex_unlock(&vmm->lock);
-}
 
 static int read_options(kvs_vmm *vmm, const struct kvs_vmm_options *options)
 {
