@@ -60,7 +60,7 @@ static int find_functions(struct cublas *cublas)
 	static const char *const names[] = {"libcublas.so.13", "libcublas.so.12"};
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(*names) && !cublas->library; i++)
-		cublas->library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
+		cublas->library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
 	if (!cublas->library)
 		return kvs_fail(-ENODEV,
 			"a GPU needs cuBLAS 12 or 13 of the CUDA toolkit (package libcublas-13-0 or libcublas-12-*;"

@@ -81,7 +81,8 @@ static int library_open(kvs_cu *cu, const char *path)
 	struct kvs_cu_driver driver = {.symbol = kvs_cu_symbol_of_library};
 	int err;
 
-	cu->library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+	/* A driver's threads and exit handlers outlive dlclose(), so its code must. */
+	cu->library = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
 	if (!cu->library)
 		return kvs_fail(-ENODEV,
 			cu->kind == KVS_DEVICE_CUDA

@@ -175,6 +175,8 @@ static int upload_rows(kvs_engine *e, kvs_tensor to, const float *from)
 	size_t bytes = (size_t)to.rows * to.cols * sizeof(float);
 	CUresult result = e->cu->cuMemcpyHtoD(to.data, from, bytes);
 
+	if (!result)
+		result = e->cu->cuStreamSynchronize(NULL); /* the engine's stream does not wait for the last bytes */
 	return result ? kvs_cu_fail(e->cu, result, "copying %zu bytes to the device", bytes) : 0;
 }
 

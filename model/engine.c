@@ -361,6 +361,8 @@ static int upload_rope(kvs_engine *e)
 	if (err)
 		return err;
 	result = e->cu->cuMemcpyHtoD(e->rope.data, table, bytes);
+	if (!result)
+		result = e->cu->cuStreamSynchronize(NULL); /* the engine's stream does not wait for the last bytes */
 	free(table);
 	return result ? kvs_cu_fail(e->cu, result, "copying the rotations to the device") : 0;
 }

@@ -311,10 +311,15 @@ static int fill_all(struct loader *loader)
 {
 	float *piece = malloc(sizeof(*piece) * PIECE_ELEMENTS);
 	int err = piece ? 0 : kvs_fail(-ENOMEM, "no memory for converting weights");
+	CUresult result;
 
 	for (size_t i = 0; i < loader->count && !err; i++)
 		err = fill(loader, &loader->items[i], piece);
 	free(piece);
+	/* The engine's stream does not wait for the default stream, where the last bytes may still be under way. */
+	result = err ? CUDA_SUCCESS : loader->cu->cuStreamSynchronize(NULL);
+	if (result)
+		err = kvs_cu_fail(loader->cu, result, "copying weights to the device");
 	return err;
 }
 

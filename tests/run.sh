@@ -4,6 +4,8 @@
 # usage: [BUILD=build] [JOBS=1] tests/run.sh PROGRAM...
 set -u
 export BUILD="${BUILD:-build}"
+# A launch that does not wait for an upload in the default stream reads old bytes, as it may on a GPU.
+export SOFTCUDA_LATE_COPIES="${SOFTCUDA_LATE_COPIES:-1}"
 # Test programs lie deeper than where kvs_cu_open() looks for softcuda.
 export KVSHARE_SOFTCUDA="${KVSHARE_SOFTCUDA:-$PWD/$BUILD/softcuda/libcuda.so.1}"
 RESULTS=$(mktemp -d)

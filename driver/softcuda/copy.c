@@ -13,12 +13,28 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct copy_op {
 	struct sc_op op;
 	struct sc_copy copy;
 	void *staged; /* a pageable source, taken at the call */
+	bool late;
 };
+
+/* Where a copy reads when it runs. */
+enum source {
+	IN_PLACE, /* the program's memory */
+	STAGED,   /* what was there at the call */
+	LATE      /* the same, and no sooner than anybody waits for it */
+};
+
+/*
+ * How long a late copy is held back: for a launch on another stream to run before it, on a machine that is busy. A program
+ * that waits, as it should, ends it at once.
+ */
+#define LATE_NS 200000000u
+#define LATE_STEP_US 20
 
 /* From the first byte of the first row to the last byte of the last. */
 static size_t span_of(const struct sc_side *side, const struct sc_copy *copy)
@@ -96,11 +112,22 @@ static bool sides_check(const struct sc_copy *copy, char *why, size_t bytes)
 	       (copy->pattern_bytes || side_check(&copy->from, copy, false, why, bytes));
 }
 
+static void hold_back(const struct sc_op *op, struct sc_stream *stream)
+{
+	uint64_t start = sc_now_ns();
+
+	while (!atomic_load(&stream->waiters) && atomic_load(&stream->submitted) == op->ticket &&
+		sc_now_ns() - start < LATE_NS)
+		usleep(LATE_STEP_US);
+}
+
 static void copy_run(struct sc_op *op, struct sc_stream *stream)
 {
 	const struct sc_copy *copy = &((struct copy_op *)op)->copy;
 	char why[256] = "";
 
+	if (((struct copy_op *)op)->late)
+		hold_back(op, stream);
 	if (sc_context_error(stream->context))
 		return;
 	if (sides_check(copy, why, sizeof why) && rows_move_guarded(copy, why, sizeof why))
@@ -147,12 +174,58 @@ static bool must_wait(const struct sc_copy *copy, bool asynchronous)
 	return asynchronous ? pageable : !all_device || sc_is_pinned(copy->to.address, 1);
 }
 
+/* Queues the copy; *ticket may be NULL. */
+static CUresult op_submit(
+	const char *what, struct sc_stream *stream, const struct sc_copy *copy, enum source source, uint64_t *ticket)
+{
+	struct copy_op *op = calloc(1, sizeof *op);
+	CUresult error;
+
+	if (!op)
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	op->op.what = what;
+	op->op.run = copy_run;
+	op->op.release = copy_release;
+	/* Whoever frees the memory waits for a late copy, and is right to; whoever unmaps it meets the check in copy_run(). */
+	op->op.touches = source == LATE ? NULL : copy_touches;
+	op->copy = *copy;
+	op->late = source == LATE;
+	error = source == IN_PLACE ? CUDA_SUCCESS : stage(op);
+	if (error) {
+		copy_release(&op->op);
+		return error;
+	}
+	return sc_stream_submit(stream, &op->op, ticket);
+}
+
+/*
+ * "For transfers from pageable host memory to device memory, a stream sync is performed before the copy is initiated. The
+ * function will return once the pageable buffer has been copied to the staging memory for DMA transfer to device memory, but
+ * the DMA to final destination may not have completed." (API synchronization behavior, Memcpy, Synchronous.)
+ */
+static CUresult submit_late(const char *what, struct sc_stream *stream, const struct sc_copy *copy)
+{
+	size_t late = copy->width * copy->height <= SC_STAGE_LIMIT ? copy->width : SC_STAGE_LIMIT;
+	struct sc_copy head = *copy, tail = *copy;
+	CUresult error = sc_stream_synchronize(stream);
+	uint64_t ticket;
+
+	head.width -= late;
+	if (!error && head.width) {
+		error = op_submit(what, stream, &head, IN_PLACE, &ticket);
+		if (!error)
+			sc_stream_wait(stream, ticket);
+	}
+	tail.width = late;
+	tail.to.address += head.width;
+	tail.from.address += head.width;
+	return error ? error : op_submit(what, stream, &tail, LATE, NULL);
+}
+
 CUresult sc_copy_submit(const char *what, struct sc_stream *stream, const struct sc_copy *copy, bool asynchronous)
 {
-	bool stageable = asynchronous && !copy->pattern_bytes && copy->to.device && is_pageable(&copy->from, copy) &&
-			 copy->width * copy->height <= SC_STAGE_LIMIT;
+	bool small = copy->width * copy->height <= SC_STAGE_LIMIT, uploads;
 	char why[256];
-	struct copy_op *op;
 	uint64_t ticket;
 	CUresult error;
 
@@ -163,21 +236,13 @@ CUresult sc_copy_submit(const char *what, struct sc_stream *stream, const struct
 			copy->width * copy->height, why);
 		return CUDA_ERROR_INVALID_VALUE;
 	}
-	op = calloc(1, sizeof *op);
-	if (!op)
-		return CUDA_ERROR_OUT_OF_MEMORY;
-	op->op.what = what;
-	op->op.run = copy_run;
-	op->op.release = copy_release;
-	op->op.touches = copy_touches;
-	op->copy = *copy;
-	error = stageable ? stage(op) : CUDA_SUCCESS;
-	if (error) {
-		copy_release(&op->op);
-		return error;
-	}
-	error = sc_stream_submit(stream, &op->op, &ticket);
-	if (error || stageable || !must_wait(copy, asynchronous))
+	uploads = !copy->pattern_bytes && copy->to.device && is_pageable(&copy->from, copy);
+	if (uploads && !asynchronous && sc_settings.late_copies && (small || copy->height == 1))
+		return submit_late(what, stream, copy);
+	if (uploads && asynchronous && small)
+		return op_submit(what, stream, copy, STAGED, NULL);
+	error = op_submit(what, stream, copy, IN_PLACE, &ticket);
+	if (error || !must_wait(copy, asynchronous))
 		return error;
 	sc_stream_wait(stream, ticket);
 	return sc_context_error(stream->context);

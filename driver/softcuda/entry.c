@@ -253,6 +253,7 @@ CUresult sc_settings_read(void)
 	sc_settings.strictness = (int)setting("SOFTCUDA_STRICT", 1, 0, 2);
 	sc_settings.timeout_ns = setting("SOFTCUDA_TIMEOUT", 60, 1, 1000000) * 1000000000u;
 	sc_settings.workers = (unsigned)setting("SOFTCUDA_WORKERS", (size_t)sysconf(_SC_NPROCESSORS_ONLN), 1, 1024);
+	sc_settings.late_copies = setting("SOFTCUDA_LATE_COPIES", 0, 0, 1) != 0;
 	failure_from_environment();
 	if (!sc_settings.problem)
 		return CUDA_SUCCESS;

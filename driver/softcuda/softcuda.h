@@ -11,6 +11,8 @@
  *   SOFTCUDA_STRICT=0|1|2        what is reported and not an API error (an unmap under a pending launch that was handed
  *                                the address): 0 counted, 1 also one line on stderr (default), 2 also abort()
  *   SOFTCUDA_TIMEOUT=SECONDS     a block that runs longer is ended with CUDA_ERROR_LAUNCH_TIMEOUT (default 60)
+ *   SOFTCUDA_LATE_COPIES=0|1     1: a synchronous copy from pageable memory returns before its last bytes have arrived, as
+ *                                CUDA allows; they come when the default stream is waited for (default 0; 1 in our tests)
  *   SOFTCUDA_WORKERS=N           threads that run blocks (default: one for each core)
  *   KVS_SIMT_SCHEDULE=forward|reverse|random:SEED   order in which the threads of a block run (driver/simt)
  */

@@ -30,6 +30,7 @@ struct sc_settings {
 	int strictness;
 	uint64_t timeout_ns;
 	unsigned workers;
+	bool late_copies;
 	const char *problem; /* a variable that could not be read: cuInit refuses it by name */
 };
 

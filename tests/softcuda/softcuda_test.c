@@ -333,6 +333,68 @@ static void rows_are_copied_with_their_pitches(void **state)
 	assert_int_equal(all[16 + 7], 0);
 }
 
+/*
+ * Launches an addition of 1 to `memory` on a stream that does not wait for the default stream, and gives what the first
+ * element then holds.
+ */
+static int added_beside_the_default_stream(CUdeviceptr memory)
+{
+	const kvs_cu *cu = fixture->cu;
+	int addend = 1, value = -1;
+	void *params[] = {&memory, &addend};
+	CUstream stream;
+
+	assert_int_equal(cu->cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING), CUDA_SUCCESS);
+	assert_int_equal(launch(function_get(module_load(), "softcuda_add"), 1, stream, params), CUDA_SUCCESS);
+	assert_int_equal(cu->cuStreamSynchronize(stream), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemcpyDtoH(&value, memory, sizeof value), CUDA_SUCCESS);
+	assert_int_equal(cu->cuStreamDestroy(stream), CUDA_SUCCESS);
+	return value;
+}
+
+static void late_copies_set(const char *value)
+{
+	setenv("SOFTCUDA_LATE_COPIES", value, 1);
+	fixture->reset();
+	assert_int_equal(
+		fixture->cu->cuDevicePrimaryCtxRetain(&fixture->cu->context, fixture->cu->device), CUDA_SUCCESS);
+	assert_int_equal(fixture->cu->cuCtxSetCurrent(fixture->cu->context), CUDA_SUCCESS);
+}
+
+/* A launch that does not wait for the copy's last bytes adds to old ones, and these come over its result. */
+static void a_late_copy_arrives_when_it_is_waited_for(void **state)
+{
+	const kvs_cu *cu = fixture->cu;
+	char *before = getenv("SOFTCUDA_LATE_COPIES") ? strdup(getenv("SOFTCUDA_LATE_COPIES")) : NULL;
+	size_t bytes = 1 << 20, last = bytes - THREADS * sizeof(int);
+	int *values = calloc(1, bytes);
+	CUdeviceptr memory;
+
+	(void)state;
+	for (size_t i = 0; i < bytes / sizeof *values; i++)
+		values[i] = 7;
+	for (int late = 0; late < 2; late++) {
+		late_copies_set(late ? "1" : "0");
+		assert_int_equal(cu->cuMemAlloc(&memory, bytes), CUDA_SUCCESS);
+		assert_int_equal(cu->cuMemsetD8(memory, 0, bytes), CUDA_SUCCESS);
+		assert_int_equal(cu->cuCtxSynchronize(), CUDA_SUCCESS);
+		assert_int_equal(cu->cuMemcpyHtoD(memory, values, bytes), CUDA_SUCCESS);
+		assert_int_equal(added_beside_the_default_stream(memory + last), late ? 7 : 8);
+		assert_int_equal(cu->cuMemcpyHtoD(memory, values, bytes), CUDA_SUCCESS);
+		assert_int_equal(cu->cuStreamSynchronize(NULL), CUDA_SUCCESS);
+		assert_int_equal(added_beside_the_default_stream(memory + last), 8);
+		assert_int_equal(cu->cuMemcpyHtoD(memory, values, 64), CUDA_SUCCESS);
+		assert_int_equal(cu->cuMemFree(memory), CUDA_SUCCESS); /* waits, so it is no hazard */
+		assert_int_equal(counters().hazards, 0);
+	}
+	if (before)
+		setenv("SOFTCUDA_LATE_COPIES", before, 1);
+	else
+		unsetenv("SOFTCUDA_LATE_COPIES");
+	free(before);
+	free(values);
+}
+
 typedef CUresult export_fn(void *, CUmemGenericAllocationHandle, CUmemAllocationHandleType, unsigned long long);
 typedef CUresult import_fn(CUmemGenericAllocationHandle *, void *, CUmemAllocationHandleType);
 
@@ -525,6 +587,7 @@ int main(void)
 		CASE(an_endless_kernel_is_ended),
 		CASE(an_unmap_under_a_pending_launch_is_a_hazard),
 		CASE(rows_are_copied_with_their_pitches),
+		CASE(a_late_copy_arrives_when_it_is_waited_for),
 		CASE(an_exported_handle_comes_back_as_the_same_memory),
 		CASE(blocks_of_a_cooperative_grid_wait_for_each_other),
 		CASE(a_host_function_may_not_call_the_driver),
