@@ -56,7 +56,7 @@ static size_t hazards(void)
 }
 
 /* Behind these bytes the page goes on: only the driver's own table knows better. */
-static void a_copy_past_the_end_of_an_allocation_faults(void **state)
+static void a_copy_past_the_end_of_an_allocation_is_refused(void **state)
 {
 	char host[200] = {0};
 	CUdeviceptr memory;
@@ -65,7 +65,7 @@ static void a_copy_past_the_end_of_an_allocation_faults(void **state)
 	assert_int_equal(on.cu->cuMemAlloc(&memory, 100), CUDA_SUCCESS);
 	assert_int_equal(on.cu->cuMemcpyHtoD(memory, host, 100), CUDA_SUCCESS);
 	assert_int_equal(on.cu->cuMemcpyDtoH(host, memory + 50, 50), CUDA_SUCCESS);
-	assert_int_equal(on.cu->cuMemcpyHtoD(memory, host, 101), CUDA_ERROR_ILLEGAL_ADDRESS);
+	assert_int_equal(on.cu->cuMemcpyHtoD(memory, host, 101), CUDA_ERROR_INVALID_VALUE);
 }
 
 static void CUDA_CB take_a_while(void *done)
@@ -117,7 +117,8 @@ static void host_memory_is_registered_once(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(a_copy_past_the_end_of_an_allocation_faults, open_device, close_device),
+		cmocka_unit_test_setup_teardown(
+			a_copy_past_the_end_of_an_allocation_is_refused, open_device, close_device),
 		cmocka_unit_test_setup_teardown(freeing_waits_and_tells_of_a_pending_use, open_device, close_device),
 		cmocka_unit_test_setup_teardown(host_memory_is_registered_once, open_device, close_device),
 	};
