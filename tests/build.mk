@@ -55,6 +55,6 @@ run-demo:
 .PHONY: mutants check-mutants
 mutants: build ## put small faults into the code, one at a time, and fail for each that the tests let live
 	$(Q)BUILD=$(BUILD) tests/mutants/run.sh
-check-mutants: build # ten of them, others every day
+check-mutants: build ## see that all still apply, and try ten of them, others every day
 	$(Q)BUILD=$(BUILD) tests/mutants/run.sh --check
 	$(Q)BUILD=$(BUILD) tests/mutants/run.sh --sample 10

@@ -137,6 +137,32 @@ static void orders_are_each_others_reverse_and_random_is_a_permutation(void **st
 	free(other);
 }
 
+/* Of equal pairs the lower layer comes first, and of these the lower owner, whichever end the search begins at. */
+static void equal_pairs_keep_their_place(void **state)
+{
+	static const double same[MOST_LAYERS];
+	struct kvs_capture capture = {.layers = 5, .samples = 1, .tokens = 1, .kv_heads = 1, .head_dim = 1};
+	struct kvs_config config = {.layers = 5, .window = (int *)no_windows};
+
+	(void)state;
+	capture.k = capture.v = (double *)same;
+	for (int similar = 0; similar < 2; similar++) {
+		struct kvs_pair_options options = {.order = similar ? KVS_ORDER_SIMILAR : KVS_ORDER_DISSIMILAR};
+		struct kvs_pair *pairs;
+		size_t count, at = 0;
+
+		assert_int_equal(kvs_pairs_list(&capture, &config, &options, &pairs, &count), 0);
+		assert_int_equal(count, 5 * 4 / 2);
+		for (int layer = 1; layer < 5; layer++) {
+			for (int owner = 0; owner < layer; owner++, at++) {
+				assert_int_equal(pairs[at].layer, layer);
+				assert_int_equal(pairs[at].owner, owner);
+			}
+		}
+		free(pairs);
+	}
+}
+
 static void windows_and_protected_layers_are_never_crossed(void **state)
 {
 	static const int window[6] = {0, 0, 0, 16, 16, 32};
@@ -181,6 +207,7 @@ int main(void)
 		cmocka_unit_test(random_acceptances_leave_a_map),
 		cmocka_unit_test(readers_follow_an_owner_that_shares),
 		cmocka_unit_test(orders_are_each_others_reverse_and_random_is_a_permutation),
+		cmocka_unit_test(equal_pairs_keep_their_place),
 		cmocka_unit_test(windows_and_protected_layers_are_never_crossed),
 		cmocka_unit_test(split_pairs_are_comparable),
 	};

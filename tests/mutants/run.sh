@@ -59,9 +59,11 @@ applies() { # NAME
 
 programs_of() { for name in "$@"; do field "$name" tests; done | tr -s ' ' '\n' | sort -u | sed 's,^,build/tests/,'; }
 
-# check_program TREE PROGRAM: what it says goes to stdout.
+log_of() { echo "$work/$(echo "$1" | tr / -).log"; }
+
+# check_program TREE PROGRAM SECONDS: what it says goes to stdout.
 check_program() {
-	(cd "$1" && KVSHARE_SOFTCUDA=$1/build/softcuda/libcuda.so.1 timeout "${KVS_TEST_TIMEOUT:-300}" "$2" </dev/null 2>&1)
+	(cd "$1" && KVSHARE_SOFTCUDA=$1/build/softcuda/libcuda.so.1 timeout "$3" "$2" </dev/null 2>&1)
 }
 
 # prepare NAME...: the base, from the sources and from what is built of them already. Every test passes in it.
@@ -79,9 +81,13 @@ prepare() {
 	programs_of "$@" | xargs -P "$jobs" -n 1 "$0" --control
 }
 
+# Leaves behind how many seconds the program may take with a fault: one that hangs then has noticed, too.
 control() { # PROGRAM
-	log=$work/$(echo "$1" | tr / -).log
-	check_program "$base" "$1" >"$log" && return 0
+	log=$(log_of "$1") start=$(date +%s)
+	if check_program "$base" "$1" 600 >"$log"; then
+		echo $((10 * ($(date +%s) - start) + 20)) >"$log.seconds"
+		return 0
+	fi
 	echo "mutants: $1 fails without a fault: see $log"
 	return 1
 }
@@ -89,12 +95,12 @@ control() { # PROGRAM
 # Whether the tests of NAME notice what is in $tree now. 2: it does not compile. A warning about the fault is no error; FLAGS_*
 # say that nothing else is to be built anew for that.
 noticed() {
-	programs=$(programs_of "$1")
+	programs=$(for test in $(field "$1" tests); do echo "build/tests/$test"; done)
 	# shellcheck disable=SC2086 # a list
 	make -s -C "$tree" BUILD=build WERROR=0 FLAGS_cc="$(cat "$tree/build/cc.flags")" FLAGS_cxx="$(cat "$tree/build/cxx.flags")" \
 		build test-modules $programs 2>&1 || return 2
 	for program in $programs; do
-		check_program "$tree" "$program" || return 0
+		check_program "$tree" "$program" "$(cat "$(log_of "$program").seconds")" || return 0
 	done
 	return 1
 }
