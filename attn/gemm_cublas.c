@@ -2,104 +2,154 @@
  * attn/gemm_cublas.c: GEMM on a GPU: cuBLAS, found at run time and bound to the stream.
  *
  * cuBLAS is column-major: what it sees is outᵀ = (w)(xᵀ). Sums are in f32; TF32 is never used, so that an f32 model gives
- * f32 results.
+ * f32 results. The library is opened once and stays: to unload it takes long, and what it has registered with the driver
+ * runs as the program ends. Its workspace is ours, so that no call allocates.
  */
+#include "cublas.h"
 #include "stream.h"
 
-#include <cublas_v2.h>
 #include <dlfcn.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
+
+/* What cuBLAS asks for on Hopper and newer, and before. */
+#define WORKSPACE_BYTES ((size_t)32 << 20)
+#define OLDER_WORKSPACE_BYTES ((size_t)4 << 20)
+
+struct functions {
+	cublas_create_fn *create;
+	cublas_destroy_fn *destroy;
+	cublas_set_stream_fn *set_stream;
+	cublas_set_workspace_fn *set_workspace;
+	cublas_gemm_ex_fn *gemm_ex;
+	cublas_status_string_fn *status_string;
+};
 
 struct cublas {
 	struct kvs_gemm_library base;
-	__typeof__(cublasCreate_v2) *create;
-	__typeof__(cublasDestroy_v2) *destroy;
-	__typeof__(cublasSetStream_v2) *set_stream;
-	__typeof__(cublasGemmEx) *gemm_ex;
-	__typeof__(cublasGetStatusString) *status_string;
-	void *library;
-	cublasHandle_t handle;
+	const struct functions *functions;
+	kvs_cu *cu;
+	cublas_context *context;
+	CUdeviceptr workspace;
 };
 
-static cudaDataType_t cublas_type(enum kvs_dtype dtype)
+static int type_of(enum kvs_dtype dtype)
 {
-	return dtype == KVS_F32 ? CUDA_R_32F : dtype == KVS_F16 ? CUDA_R_16F : CUDA_R_16BF;
+	return dtype == KVS_F32 ? CUBLAS_TYPE_F32 : dtype == KVS_F16 ? CUBLAS_TYPE_F16 : CUBLAS_TYPE_BF16;
 }
 
 static int run(struct kvs_gemm_library *base, kvs_stream *s, const struct kvs_gemm_call *call)
 {
 	struct cublas *cublas = (struct cublas *)base;
-	cudaDataType_t type = cublas_type(call->dtype);
+	int type = type_of(call->dtype), compute = call->dtype == KVS_F32 ? CUBLAS_IN_F32_PEDANTIC : CUBLAS_IN_F32;
 	float alpha = 1, beta = call->accumulate ? 1 : 0;
-	cublasComputeType_t compute = call->dtype == KVS_F32 ? CUBLAS_COMPUTE_32F_PEDANTIC : CUBLAS_COMPUTE_32F;
-	cublasStatus_t status = cublas->gemm_ex(cublas->handle, CUBLAS_OP_T, CUBLAS_OP_N, call->n, call->tokens,
+	int status = cublas->functions->gemm_ex(cublas->context, CUBLAS_TRANSPOSED, CUBLAS_AS_IS, call->n, call->tokens,
 		call->k, &alpha, (const void *)call->w, type, call->k, (const void *)call->x, type, call->k, &beta,
-		(void *)call->out, CUDA_R_32F, call->out_stride, compute, CUBLAS_GEMM_DEFAULT);
+		(void *)call->out, CUBLAS_TYPE_F32, call->out_stride, compute, CUBLAS_DEFAULT_ALGORITHM);
 
 	(void)s;
-	if (status == CUBLAS_STATUS_SUCCESS)
+	if (status == CUBLAS_SUCCESS)
 		return 0;
 	return kvs_fail(-EIO, "gemm: cublasGemmEx of %s [%d][%d] x [%d][%d]: %s (%d)", kvs_dtype_name(call->dtype),
-		call->tokens, call->k, call->n, call->k, cublas->status_string(status), status);
+		call->tokens, call->k, call->n, call->k, cublas->functions->status_string(status), status);
 }
 
 static void close_library(struct kvs_gemm_library *base)
 {
 	struct cublas *cublas = (struct cublas *)base;
 
-	if (cublas->handle)
-		cublas->destroy(cublas->handle);
-	if (cublas->library)
-		dlclose(cublas->library);
+	if (cublas->context)
+		cublas->functions->destroy(cublas->context);
+	if (cublas->workspace)
+		KVS_CU_GIVE_BACK(cublas->cu->cuMemFree(cublas->workspace));
 	free(cublas);
 }
 
-static int find_functions(struct cublas *cublas)
+static int look_up(void *library, struct functions *out)
+{
+	const struct {
+		const char *name;
+		void **to;
+	} symbols[] = {{"cublasCreate_v2", (void **)&out->create}, {"cublasDestroy_v2", (void **)&out->destroy},
+		{"cublasSetStream_v2", (void **)&out->set_stream},
+		{"cublasSetWorkspace_v2", (void **)&out->set_workspace}, {"cublasGemmEx", (void **)&out->gemm_ex},
+		{"cublasGetStatusString", (void **)&out->status_string}};
+
+	for (size_t i = 0; i < sizeof(symbols) / sizeof(*symbols); i++) {
+		*symbols[i].to = dlsym(library, symbols[i].name);
+		if (!*symbols[i].to)
+			return kvs_fail(-ENODEV, "libcublas has no %s: versions 12 and 13 have it", symbols[i].name);
+	}
+	return 0;
+}
+
+/* Of the first call that finds the library; a later one gets the same. */
+static int find_functions(const struct functions **out)
 {
 	static const char *const names[] = {"libcublas.so.13", "libcublas.so.12"};
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static struct functions found;
+	static bool ready;
+	void *library = NULL;
+	int err = 0;
 
-	for (size_t i = 0; i < sizeof(names) / sizeof(*names) && !cublas->library; i++)
-		cublas->library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-	if (!cublas->library)
-		return kvs_fail(-ENODEV,
+	pthread_mutex_lock(&lock);
+	for (size_t i = 0; i < sizeof(names) / sizeof(*names) && !library && !ready; i++)
+		library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+	if (!library && !ready)
+		err = kvs_fail(-ENODEV,
 			"a GPU needs cuBLAS 12 or 13 of the CUDA toolkit (package libcublas-13-0 or libcublas-12-*;"
 			" LD_LIBRARY_PATH if it is elsewhere): %s",
 			dlerror());
-	cublas->create = (__typeof__(cublas->create))dlsym(cublas->library, "cublasCreate_v2");
-	cublas->destroy = (__typeof__(cublas->destroy))dlsym(cublas->library, "cublasDestroy_v2");
-	cublas->set_stream = (__typeof__(cublas->set_stream))dlsym(cublas->library, "cublasSetStream_v2");
-	cublas->gemm_ex = (__typeof__(cublas->gemm_ex))dlsym(cublas->library, "cublasGemmEx");
-	cublas->status_string = (__typeof__(cublas->status_string))dlsym(cublas->library, "cublasGetStatusString");
-	if (!cublas->create || !cublas->destroy || !cublas->set_stream || !cublas->gemm_ex || !cublas->status_string)
-		return kvs_fail(-ENODEV, "libcublas lacks a function of cuBLAS 12");
-	return 0;
+	if (library)
+		err = look_up(library, &found);
+	ready = ready || (library && !err);
+	pthread_mutex_unlock(&lock);
+	*out = &found;
+	return err;
+}
+
+static int allocate_workspace(struct cublas *cublas, size_t bytes)
+{
+	CUresult result = cublas->cu->cuMemAlloc(&cublas->workspace, bytes);
+
+	return result ? kvs_cu_fail(cublas->cu, result, "%zu MiB of workspace for cuBLAS", bytes >> 20) : 0;
+}
+
+static int bind_stream(struct cublas *cublas, CUstream stream, size_t workspace_bytes)
+{
+	const struct functions *functions = cublas->functions;
+	int status = functions->create(&cublas->context);
+
+	if (status == CUBLAS_SUCCESS)
+		status = functions->set_stream(cublas->context, stream);
+	if (status == CUBLAS_SUCCESS)
+		status = functions->set_workspace(cublas->context, (void *)cublas->workspace, workspace_bytes);
+	if (status == CUBLAS_SUCCESS)
+		return 0;
+	return kvs_fail(-EIO, "binding cuBLAS to the stream: %s (%d)", functions->status_string(status), status);
 }
 
 int kvs_gemm_open_cublas(kvs_stream *s, struct kvs_gemm_library **out)
 {
 	struct cublas *cublas = calloc(1, sizeof(*cublas));
-	cublasStatus_t status;
+	size_t workspace_bytes = s->cu->compute_capability >= 90 ? WORKSPACE_BYTES : OLDER_WORKSPACE_BYTES;
 	int err;
 
 	if (!cublas)
 		return kvs_fail(-ENOMEM, "no memory for cuBLAS");
-	cublas->base =
-		(struct kvs_gemm_library){.run = run, .close = close_library, .takes_f16 = true, .leaves_rows = true};
-	err = find_functions(cublas);
-	if (err)
-		goto out_close;
-	status = cublas->create(&cublas->handle);
-	if (status == CUBLAS_STATUS_SUCCESS)
-		status = cublas->set_stream(cublas->handle, s->handle);
-	if (status != CUBLAS_STATUS_SUCCESS) {
-		err = kvs_fail(-EIO, "binding cuBLAS to the stream: %s (%d)", cublas->status_string(status), status);
-		goto out_close;
+	cublas->base = (struct kvs_gemm_library){.run = run, .close = close_library, .takes_f16 = true};
+	cublas->cu = s->cu;
+	err = find_functions(&cublas->functions);
+	if (!err)
+		err = allocate_workspace(cublas, workspace_bytes);
+	if (!err)
+		err = bind_stream(cublas, s->handle, workspace_bytes);
+	if (err) {
+		close_library(&cublas->base);
+		return err;
 	}
 	*out = &cublas->base;
 	return 0;
-
-out_close:
-	close_library(&cublas->base);
-	return err;
 }
