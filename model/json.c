@@ -7,17 +7,23 @@
 #include "json.h"
 
 #include "../driver/cu.h"
+#include "file.h"
 
 #include <errno.h>
+#include <stdlib.h>
+#include <string.h>
 
-int kvs_json_parse(const char *json, size_t bytes, const char *file, json_t **out)
+static int parse(const char *json, size_t bytes, size_t flags, const char *file, json_t **out)
 {
 	json_error_t error;
-	json_t *root = json_loadb(json, bytes, JSON_REJECT_DUPLICATES, &error);
+	json_t *root = json_loadb(json, bytes, flags, &error);
+	const char *kind = root ? NULL : model_file_kind(json, bytes);
 
 	/* jansson names a place for all that is wrong with the text, and none where an allocation failed. */
 	if (!root && error.line < 0)
 		return kvs_fail(-ENOMEM, "%s: no memory to parse %zu bytes", file, bytes);
+	if (kind)
+		return kvs_fail(-EINVAL, "%s is %s", file, kind);
 	if (!root)
 		return kvs_fail(-EINVAL, "%s: line %d, column %d: %s", file, error.line, error.column, error.text);
 	if (!json_is_object(root)) {
@@ -26,6 +32,59 @@ int kvs_json_parse(const char *json, size_t bytes, const char *file, json_t **ou
 	}
 	*out = root;
 	return 0;
+}
+
+int kvs_json_parse(const char *json, size_t bytes, const char *file, json_t **out)
+{
+	return parse(json, bytes, JSON_REJECT_DUPLICATES, file, out);
+}
+
+/* The length of a number that Python writes and JSON does not have, or 0. */
+static size_t odd_number(const char *at, size_t left)
+{
+	static const char *const numbers[] = {"NaN", "Infinity", "-Infinity"};
+
+	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
+		if (left >= strlen(numbers[i]) && !memcmp(at, numbers[i], strlen(numbers[i])))
+			return strlen(numbers[i]);
+	return 0;
+}
+
+/* Copies the text with quotes around these numbers; returns its length, at most twice what it was. */
+static size_t quote_odd_numbers(const char *json, size_t bytes, char *out)
+{
+	bool in_string = false;
+	size_t length = 0;
+
+	for (size_t i = 0; i < bytes; i++) {
+		size_t odd = in_string ? 0 : odd_number(json + i, bytes - i);
+		if (odd) {
+			out[length++] = '"';
+			memcpy(out + length, json + i, odd);
+			length += odd;
+			out[length++] = '"';
+			i += odd - 1;
+			continue;
+		}
+		if (json[i] == '"')
+			in_string = !in_string;
+		out[length++] = json[i];
+		if (in_string && json[i] == '\\' && i + 1 < bytes)
+			out[length++] = json[++i];
+	}
+	return length;
+}
+
+int kvs_json_parse_lenient(const char *json, size_t bytes, const char *file, json_t **out)
+{
+	char *text = malloc(2 * bytes + 1);
+	int err;
+
+	if (!text)
+		return kvs_fail(-ENOMEM, "%s: no memory to parse %zu bytes", file, bytes);
+	err = parse(text, quote_odd_numbers(json, bytes, text), 0, file, out);
+	free(text);
+	return err;
 }
 
 const json_t *kvs_json_member(const struct kvs_json *from, const char *key)

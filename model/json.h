@@ -24,6 +24,12 @@ struct kvs_json {
  */
 int kvs_json_parse(const char *json, size_t bytes, const char *file, json_t **out);
 
+/*
+ * As Python reads it, for files that it wrote: of a member that is there twice the last counts, and NaN, Infinity and
+ * -Infinity are no error. They become strings, which no reader of numbers takes.
+ */
+int kvs_json_parse_lenient(const char *json, size_t bytes, const char *file, json_t **out);
+
 const json_t *kvs_json_member(const struct kvs_json *from, const char *key); /* NULL: absent or null */
 
 /* -EINVAL: of another type, or outside min .. max (both allowed). */

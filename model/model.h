@@ -1,7 +1,7 @@
 /*
  * model/model.h: from a Hugging Face directory to tokens.
  *
- * A kvs_checkpoint is the mapped directory (config and weights), a kvs_tokenizer turns text into ids and back, a
+ * A kvs_checkpoint is the open directory (config and weights), a kvs_tokenizer turns text into ids and back, a
  * kvs_engine holds the weights on a device with a KV cache that is shared as a plan says, and runs them. The engine owns
  * the cache and one timeline of tokens for each slot; a caller appends tokens and reads logits.
  */
@@ -39,13 +39,14 @@ struct kvs_config {
 	} rope;
 	int bos;               /* -1: none */
 	int eos[8], eos_count; /* generation_config.json's, else config.json's */
+	char ignored[128];     /* what of bos_token_id and eos_token_id was left out, and why; "": nothing */
 };
 
 typedef struct kvs_checkpoint kvs_checkpoint;
 
-/* One stored tensor; `data` points into the mapped file. */
+/* One stored tensor. */
 struct kvs_weight {
-	const void *data;
+	uint64_t offset; /* of its first byte in its file */
 	enum kvs_dtype dtype;
 	int rank;
 	int64_t shape[4];
@@ -54,14 +55,26 @@ struct kvs_weight {
 
 /*
  * Read config.json, generation_config.json if there, and the headers of model.safetensors or of every shard that
- * model.safetensors.index.json names; map the files. Everything in them is checked; the message names file and field.
+ * model.safetensors.index.json names; the files stay open. Everything in them is checked; the message names file and field,
+ * and for a `dir` that is something else (a cache's top folder, a file, a name on the Hub) what to give instead.
  * -ENOENT (a file is missing), -EINVAL (damaged or not supported), -ENOMEM, -EIO.
  */
 int kvs_checkpoint_open(const char *dir, kvs_checkpoint **out);
 void kvs_checkpoint_close(kvs_checkpoint *ckpt);
 const struct kvs_config *kvs_checkpoint_config(const kvs_checkpoint *ckpt);
-/* -ENOENT with the tensor's name. */
+/*
+ * A tensor by its name in a causal language model of transformers ("model.layers.0.mlp.up_proj.weight"); one that is stored
+ * by another name (a base model's, without "model.") is found too. -ENOENT with the tensor's name.
+ */
 int kvs_checkpoint_weight(const kvs_checkpoint *ckpt, const char *name, struct kvs_weight *out);
+/* Bytes first .. first + bytes - 1 of a tensor. -ENOENT, -EINVAL (it has fewer), -EIO (also: the file was cut since). */
+int kvs_checkpoint_read(const kvs_checkpoint *ckpt, const char *name, size_t first, void *out, size_t bytes);
+/*
+ * What a user should know though the checkpoint can be run: the tensors that are stored and not used, a stored head that is
+ * used although config.json says that it is the embedding, special tokens outside the vocabulary. Lines without a newline
+ * behind the last, "" where there is nothing to say; names in them may hold any bytes. The caller frees *text. -ENOMEM.
+ */
+int kvs_checkpoint_warnings(const kvs_checkpoint *ckpt, char **text);
 /* Hex digest of the configuration and of the names, types, shapes and a sample of the bytes of all weights. */
 const char *kvs_checkpoint_fingerprint(const kvs_checkpoint *ckpt);
 

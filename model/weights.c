@@ -5,6 +5,7 @@
  * sizes a single allocation, a second fills it. What is stored in another type than the device wants is converted on the
  * way, in pieces, so that host memory stays flat.
  */
+#include "checkpoint/checkpoint.h"
 #include "engine.h"
 
 #include <errno.h>
@@ -15,7 +16,8 @@
 #include <string.h>
 
 #define ALIGNMENT 256            /* what cuBLAS and 16-byte loads like */
-#define PIECE_ELEMENTS (4 << 20) /* converted at a time: 16 MiB of f32 */
+#define FILL_ELEMENTS (1 << 20)  /* read and converted at a time: 4 MiB of f32, twice */
+#define PIECE_ELEMENTS (4 << 20) /* of a pattern of random weights */
 
 /* A stored matrix or vector and the rows of a device tensor that it fills. */
 struct placement {
@@ -273,21 +275,26 @@ static int copy_piece(struct loader *loader, CUdeviceptr to, const void *from, s
 	return 0;
 }
 
-static int fill(struct loader *loader, const struct placement *item, float *piece)
+static int fill(struct loader *loader, const struct placement *item, void *raw, float *piece)
 {
 	struct kvs_weight stored;
-	size_t count = (size_t)item->rows * item->cols, size = kvs_dtype_bytes(item->tensor->dtype);
+	size_t count = (size_t)item->rows * item->cols, size = kvs_dtype_bytes(item->tensor->dtype), stored_size;
 	CUdeviceptr to = item->tensor->data + (size_t)item->first_row * item->cols * size;
 	int err = find_stored(loader, item, &stored);
 
-	for (size_t first = 0; first < count && !err; first += PIECE_ELEMENTS) {
-		size_t now = count - first < PIECE_ELEMENTS ? count - first : PIECE_ELEMENTS;
-		const void *from = (const char *)stored.data + first * size;
-		if (stored.dtype != item->tensor->dtype) {
-			kvs_to_f32(piece, stored.data, stored.dtype, first, now);
+	if (err)
+		return err;
+	stored_size = kvs_dtype_bytes(stored.dtype);
+	for (size_t first = 0; first < count && !err; first += FILL_ELEMENTS) {
+		size_t now = count - first < FILL_ELEMENTS ? count - first : FILL_ELEMENTS;
+		const void *from = raw;
+		err = kvs_checkpoint_read(loader->ckpt, item->name, first * stored_size, raw, now * stored_size);
+		if (!err && stored.dtype != item->tensor->dtype) {
+			kvs_to_f32(piece, raw, stored.dtype, 0, now);
 			from = piece;
 		}
-		err = copy_piece(loader, to + first * size, from, now * size, item->name);
+		if (!err)
+			err = copy_piece(loader, to + first * size, from, now * size, item->name);
 	}
 	return err;
 }
@@ -309,12 +316,13 @@ static int check_types(const struct loader *loader)
 
 static int fill_all(struct loader *loader)
 {
-	float *piece = malloc(sizeof(*piece) * PIECE_ELEMENTS);
-	int err = piece ? 0 : kvs_fail(-ENOMEM, "no memory for converting weights");
+	float *raw = malloc(sizeof(*raw) * FILL_ELEMENTS), *piece = malloc(sizeof(*piece) * FILL_ELEMENTS);
+	int err = raw && piece ? 0 : kvs_fail(-ENOMEM, "no memory for reading weights");
 	CUresult result;
 
 	for (size_t i = 0; i < loader->count && !err; i++)
-		err = fill(loader, &loader->items[i], piece);
+		err = fill(loader, &loader->items[i], raw, piece);
+	free(raw);
 	free(piece);
 	/* The engine's stream does not wait for the default stream, where the last bytes may still be under way. */
 	result = err ? CUDA_SUCCESS : loader->cu->cuStreamSynchronize(NULL);
@@ -364,6 +372,90 @@ int kvs_weights_load(kvs_cu *cu, const kvs_checkpoint *ckpt, enum kvs_dtype dtyp
 		kvs_weights_free(cu, out);
 	return err;
 }
+
+/* ---- what is stored and not used ---- */
+
+/* What older versions of transformers stored beside the weights, and can be computed from config.json. */
+static bool is_known_buffer(const char *name)
+{
+	static const char *const buffers[] = {
+		".inv_freq", ".cos_cached", ".sin_cached", ".position_ids", ".masked_bias"};
+
+	for (size_t i = 0; i < sizeof(buffers) / sizeof(buffers[0]); i++) {
+		size_t length = strlen(name), tail = strlen(buffers[i]);
+		if (length >= tail && !strcmp(name + length - tail, buffers[i]))
+			return true;
+	}
+	return false;
+}
+
+/* used[i]: stored tensor i is one that kvs_weights_load() takes, or equal to one. */
+static int mark_used(const kvs_checkpoint *ckpt, bool *used)
+{
+	struct loader loader = {.ckpt = ckpt, .config = kvs_checkpoint_config(ckpt)};
+	struct kvs_weights weights = {.layers = calloc(loader.config->layers, sizeof(*weights.layers))};
+	int err = weights.layers ? place_all(&loader, &weights)
+				 : kvs_fail(-ENOMEM, "no memory for %d layers", loader.config->layers);
+	size_t index;
+
+	for (size_t i = 0; i < loader.count && !err; i++)
+		if (ckpt_find(ckpt, loader.items[i].name, &index))
+			used[index] = true;
+	if (ckpt_find(ckpt, "lm_head.weight", &index))
+		used[index] = true; /* where it is not taken, it is the embedding */
+	free(loader.items);
+	free(weights.layers);
+	return err;
+}
+
+static void write_unused(FILE *out, const kvs_checkpoint *ckpt, const bool *used)
+{
+	enum { NAMED = 4 };
+	size_t unused = 0, named = 0;
+
+	for (size_t i = 0; i < ckpt_count(ckpt); i++)
+		unused += !used[i] && !is_known_buffer(ckpt_name(ckpt, i));
+	if (!unused)
+		return;
+	fprintf(out, "%zu stored tensor%s of the model %s not used: ", unused, unused == 1 ? "" : "s",
+		unused == 1 ? "is" : "are");
+	for (size_t i = 0; i < ckpt_count(ckpt) && named < NAMED; i++)
+		if (!used[i] && !is_known_buffer(ckpt_name(ckpt, i)))
+			fprintf(out, "%s%.200s", named++ ? ", " : "", ckpt_name(ckpt, i));
+	if (unused > named)
+		fprintf(out, " and %zu more", unused - named);
+	fputc('\n', out);
+}
+
+int kvs_checkpoint_warnings(const kvs_checkpoint *ckpt, char **text)
+{
+	bool *used = calloc(ckpt_count(ckpt) + 1, sizeof(*used));
+	size_t length = 0;
+	FILE *out = open_memstream(text, &length);
+	int err = used && out ? mark_used(ckpt, used) : kvs_fail(-ENOMEM, "no memory for warnings");
+
+	if (!err) {
+		write_unused(out, ckpt, used);
+		if (ckpt_untied(ckpt))
+			fputs("lm_head.weight differs from the embedding, and is used though config.json says "
+			      "tie_word_embeddings\n",
+				out);
+		if (kvs_checkpoint_config(ckpt)->ignored[0])
+			fprintf(out, "%s\n", kvs_checkpoint_config(ckpt)->ignored);
+	}
+	free(used);
+	if (out && fclose(out) && !err)
+		err = kvs_fail(-ENOMEM, "no memory for warnings");
+	if (out && err) {
+		free(*text);
+		*text = NULL;
+	} else if (out && length) {
+		(*text)[length - 1] = 0; /* the last newline */
+	}
+	return err;
+}
+
+/* ---- random weights ---- */
 
 /*
  * A number of random sign and mantissa with a magnitude from 2^-7 to 2^-5, near what trained matrices have, in the bits of

@@ -1,27 +1,25 @@
 /*
  * model/checkpoint/checkpoint.c: a Hugging Face directory as one set of named tensors.
  *
- * Files are mapped, never copied. The tensors of all shards lie in one table, sorted by name: lookup is a binary search,
- * and the fingerprint, which walks it, does not depend on how the checkpoint was cut into files.
+ * Only headers are read when it is opened; tensors are read in pieces when they are asked for. The tensors of all shards lie
+ * in one table, sorted by name: lookup is a binary search, and the fingerprint, which walks it, does not depend on how the
+ * checkpoint was cut into files.
+ *
+ * Names are asked for as transformers has them in a causal language model ("model.layers.0..."). Where a checkpoint has
+ * another name for the same tensor, find_entry() knows it.
  */
 #include "checkpoint.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-struct mapped_file {
-	void *bytes; /* NULL where the file is empty */
-	size_t size;
-};
+#define EMBEDDING "model.embed_tokens.weight"
+#define HEAD "lm_head.weight"
 
 struct shard {
-	struct mapped_file file;
+	struct model_file file;
 	struct kvs_safetensors *st;
 };
 
@@ -38,66 +36,31 @@ struct kvs_checkpoint {
 	size_t shard_count;
 	struct entry *entries; /* [entry_count], by name */
 	size_t entry_count;
+	bool bare;   /* a base model, whose names lack "model." */
+	bool untied; /* config.json says tied, but the file has another head */
 	char fingerprint[33];
 };
 
 /* ---- files ---- */
 
-/* O_NONBLOCK: a pipe of that name is refused, not waited for. */
-static int map_file(const char *dir, const char *name, struct mapped_file *out)
-{
-	char path[4096];
-	struct stat about;
-	int fd, err = 0;
-
-	*out = (struct mapped_file){0};
-	if ((size_t)snprintf(path, sizeof(path), "%s/%s", dir, name) >= sizeof(path))
-		return kvs_fail(-EINVAL, "%.64s...: the path is too long", dir);
-	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
-		return kvs_fail(-ENOENT, "%s: no such file", path);
-	if (fd < 0 || fstat(fd, &about))
-		err = kvs_fail(-EIO, "%s: %s", path, strerror(errno));
-	else if (!S_ISREG(about.st_mode))
-		err = kvs_fail(-EINVAL, "%s: not a regular file", path);
-	if (err || !about.st_size)
-		goto out_close;
-	out->bytes = mmap(NULL, about.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-	if (out->bytes == MAP_FAILED) {
-		err = kvs_fail(errno == ENOMEM ? -ENOMEM : -EIO, "%s: %s", path, strerror(errno));
-		out->bytes = NULL;
-		goto out_close;
-	}
-	out->size = about.st_size;
-out_close:
-	if (fd >= 0)
-		close(fd);
-	return err;
-}
-
-static void unmap_file(struct mapped_file *file)
-{
-	if (file->bytes)
-		munmap(file->bytes, file->size);
-}
-
 static int read_configs(kvs_checkpoint *ckpt)
 {
-	struct mapped_file file;
-	int err = map_file(ckpt->dir, "config.json", &file);
+	size_t bytes;
+	char *text;
+	int err = model_file_load(ckpt->dir, "config.json", &text, &bytes);
 
+	if (err == -ENOENT)
+		return ckpt_explain_config(ckpt->dir);
 	if (err)
 		return err;
-	err = kvs_config_parse(file.bytes ? file.bytes : "", file.size, "config.json", &ckpt->config);
-	unmap_file(&file);
-	if (err)
-		return err;
-	err = map_file(ckpt->dir, "generation_config.json", &file);
+	err = kvs_config_parse(text, bytes, "config.json", &ckpt->config);
+	free(text);
+	if (!err)
+		err = model_file_load(ckpt->dir, "generation_config.json", &text, &bytes);
 	if (err)
 		return err == -ENOENT ? 0 : err;
-	err = kvs_config_apply_generation(
-		file.bytes ? file.bytes : "", file.size, "generation_config.json", &ckpt->config);
-	unmap_file(&file);
+	err = kvs_config_apply_generation(text, bytes, "generation_config.json", &ckpt->config);
+	free(text);
 	return err;
 }
 
@@ -107,12 +70,12 @@ static int read_configs(kvs_checkpoint *ckpt)
 static int open_shard(kvs_checkpoint *ckpt, const char *name)
 {
 	struct shard *shard = &ckpt->shards[ckpt->shard_count];
-	int err = map_file(ckpt->dir, name, &shard->file);
+	int err = model_file_open(ckpt->dir, name, &shard->file);
 
 	if (err)
 		return err;
 	ckpt->shard_count++;
-	return kvs_safetensors_parse(shard->file.bytes, shard->file.size, name, &shard->st);
+	return ckpt_safetensors_open(&shard->file, name, &shard->st);
 }
 
 /* A name that leads out of the directory is an attack or a mistake. */
@@ -202,11 +165,27 @@ static int build_table(kvs_checkpoint *ckpt)
 	return 0;
 }
 
-static const struct entry *find_entry(const kvs_checkpoint *ckpt, const char *name)
+static const struct entry *find_stored(const kvs_checkpoint *ckpt, const char *name)
 {
 	struct entry key = {.name = name};
 
 	return bsearch(&key, ckpt->entries, ckpt->entry_count, sizeof(key), by_name);
+}
+
+/* As transformers does: a base model is put below "model.", and of a tied pair the one that is stored is both. */
+static const struct entry *find_entry(const kvs_checkpoint *ckpt, const char *name)
+{
+	const struct entry *entry = NULL;
+
+	if (!ckpt->bare)
+		entry = find_stored(ckpt, name);
+	else if (!strncmp(name, "model.", 6))
+		entry = find_stored(ckpt, name + 6);
+	else
+		entry = find_stored(ckpt, name);
+	if (!entry && ckpt->config.tied_embeddings && !strcmp(name, EMBEDDING))
+		entry = find_stored(ckpt, HEAD);
+	return entry;
 }
 
 static int check_index(const kvs_checkpoint *ckpt, const json_t *weight_map, const char *index)
@@ -216,7 +195,7 @@ static int check_index(const kvs_checkpoint *ckpt, const json_t *weight_map, con
 
 	json_object_foreach((json_t *)weight_map, tensor, file)
 	{
-		const struct entry *entry = find_entry(ckpt, tensor);
+		const struct entry *entry = find_stored(ckpt, tensor);
 		struct kvs_stored stored = {0};
 		if (entry)
 			kvs_safetensors_stored(entry->shard->st, entry->index, &stored);
@@ -227,11 +206,11 @@ static int check_index(const kvs_checkpoint *ckpt, const json_t *weight_map, con
 	return 0;
 }
 
-static int open_indexed(kvs_checkpoint *ckpt, const struct mapped_file *file, const char *index)
+static int open_indexed(kvs_checkpoint *ckpt, const char *text, size_t bytes, const char *index)
 {
 	json_t *root;
 	const json_t *weight_map;
-	int err = kvs_json_parse(file->bytes ? file->bytes : "", file->size, index, &root);
+	int err = kvs_json_parse(text, bytes, index, &root);
 
 	if (err)
 		return err;
@@ -261,20 +240,19 @@ static int open_single(kvs_checkpoint *ckpt)
 static int open_weights(kvs_checkpoint *ckpt)
 {
 	static const char index[] = "model.safetensors.index.json";
-	struct mapped_file file;
+	size_t bytes;
+	char *text;
 	int err = open_single(ckpt);
 
 	if (err != -ENOENT)
 		return err;
 	free(ckpt->shards);
 	ckpt->shards = NULL;
-	err = map_file(ckpt->dir, index, &file);
-	if (err == -ENOENT)
-		return kvs_fail(-ENOENT, "%s: neither model.safetensors nor %s is there", ckpt->dir, index);
+	err = model_file_load(ckpt->dir, index, &text, &bytes);
 	if (err)
-		return err;
-	err = open_indexed(ckpt, &file, index);
-	unmap_file(&file);
+		return err == -ENOENT ? ckpt_explain_weights(ckpt->dir) : err;
+	err = open_indexed(ckpt, text, bytes, index);
+	free(text);
 	return err;
 }
 
@@ -319,35 +297,90 @@ static fnv_hash fnv_config(fnv_hash hash, const struct kvs_config *config)
 }
 
 /* Eight runs of 64 bytes, the first and the last among them: a few pages of each tensor, however large it is. */
-static fnv_hash fnv_tensor(fnv_hash hash, const struct kvs_stored *tensor)
+static int fnv_data(const struct model_file *file, const struct kvs_stored *tensor, fnv_hash *hash)
 {
 	enum { RUNS = 8, RUN_BYTES = 64 };
-	char text[32];
+	unsigned char run[RUNS * RUN_BYTES];
+	int err = 0;
 
-	hash = fnv_text(fnv_text(hash, tensor->name), tensor->dtype);
-	for (int i = 0; i < tensor->rank; i++) {
-		snprintf(text, sizeof(text), "%lld", (long long)tensor->shape[i]);
-		hash = fnv_text(hash, text);
+	if (tensor->bytes <= sizeof(run)) {
+		err = model_file_read(file, tensor->offset, run, tensor->bytes);
+		*hash = fnv_bytes(*hash, run, err ? 0 : tensor->bytes);
+		return err;
 	}
-	if (tensor->bytes <= RUNS * RUN_BYTES)
-		return fnv_bytes(hash, tensor->data, tensor->bytes);
-	for (size_t run = 0; run < RUNS; run++)
-		hash = fnv_bytes(hash, tensor->data + (tensor->bytes - RUN_BYTES) / (RUNS - 1) * run, RUN_BYTES);
-	return hash;
+	for (size_t i = 0; i < RUNS && !err; i++) {
+		err = model_file_read(
+			file, tensor->offset + (tensor->bytes - RUN_BYTES) / (RUNS - 1) * i, run, RUN_BYTES);
+		*hash = fnv_bytes(*hash, run, RUN_BYTES);
+	}
+	return err;
 }
 
-static void take_fingerprint(kvs_checkpoint *ckpt)
+static int fnv_tensor(const struct entry *entry, fnv_hash *hash)
+{
+	struct kvs_stored tensor;
+	char text[32];
+
+	kvs_safetensors_stored(entry->shard->st, entry->index, &tensor);
+	*hash = fnv_text(fnv_text(*hash, tensor.name), tensor.dtype);
+	for (int i = 0; i < tensor.rank; i++) {
+		snprintf(text, sizeof(text), "%lld", (long long)tensor.shape[i]);
+		*hash = fnv_text(*hash, text);
+	}
+	return fnv_data(&entry->shard->file, &tensor, hash);
+}
+
+static int take_fingerprint(kvs_checkpoint *ckpt)
 {
 	fnv_hash hash = (fnv_hash)0x6c62272e07bb0142 << 64 | 0x62b821756295c58d;
+	int err = 0;
 
 	hash = fnv_config(hash, &ckpt->config);
-	for (size_t i = 0; i < ckpt->entry_count; i++) {
-		struct kvs_stored stored;
-		kvs_safetensors_stored(ckpt->entries[i].shard->st, ckpt->entries[i].index, &stored);
-		hash = fnv_tensor(hash, &stored);
-	}
+	for (size_t i = 0; i < ckpt->entry_count && !err; i++)
+		err = fnv_tensor(&ckpt->entries[i], &hash);
 	snprintf(ckpt->fingerprint, sizeof(ckpt->fingerprint), "%016llx%016llx", (unsigned long long)(hash >> 64),
 		(unsigned long long)hash);
+	return err;
+}
+
+/* ---- tied embeddings ---- */
+
+static int same_bytes(
+	const struct model_file *a, uint64_t at_a, const struct model_file *b, uint64_t at_b, size_t bytes, bool *same)
+{
+	enum { PIECE = 1 << 20 };
+	char *piece = malloc(2 * PIECE);
+	int err = piece ? 0 : kvs_fail(-ENOMEM, "no memory to compare tensors");
+
+	*same = true;
+	for (size_t done = 0, now; done < bytes && *same && !err; done += now) {
+		now = bytes - done < PIECE ? bytes - done : PIECE;
+		err = model_file_read(a, at_a + done, piece, now);
+		if (!err)
+			err = model_file_read(b, at_b + done, piece + PIECE, now);
+		*same = !err && !memcmp(piece, piece + PIECE, now);
+	}
+	free(piece);
+	return err;
+}
+
+/* config.json says that the head is the embedding. Where the file has another head, it is taken (transformers, tie_weights). */
+static int untie(kvs_checkpoint *ckpt)
+{
+	const struct entry *a = find_entry(ckpt, EMBEDDING), *b = find_entry(ckpt, HEAD);
+	struct kvs_stored embedding, head;
+	bool same;
+	int err;
+
+	if (!ckpt->config.tied_embeddings || !a || !b || a == b)
+		return 0;
+	kvs_safetensors_stored(a->shard->st, a->index, &embedding);
+	kvs_safetensors_stored(b->shard->st, b->index, &head);
+	same = !strcmp(embedding.dtype, head.dtype) && embedding.bytes == head.bytes;
+	err = same ? same_bytes(&a->shard->file, embedding.offset, &b->shard->file, head.offset, head.bytes, &same) : 0;
+	ckpt->untied = !err && !same;
+	ckpt->config.tied_embeddings = !ckpt->untied;
+	return err;
 }
 
 /* ---- the checkpoint ---- */
@@ -356,7 +389,10 @@ static void take_fingerprint(kvs_checkpoint *ckpt)
 static int take_dtype(kvs_checkpoint *ckpt)
 {
 	struct kvs_weight embedding;
-	int err = kvs_checkpoint_weight(ckpt, "model.embed_tokens.weight", &embedding);
+	int err;
+
+	ckpt->bare = !find_stored(ckpt, EMBEDDING) && find_stored(ckpt, EMBEDDING + 6);
+	err = kvs_checkpoint_weight(ckpt, EMBEDDING, &embedding);
 
 	if (!err)
 		ckpt->config.dtype = embedding.dtype;
@@ -379,11 +415,14 @@ int kvs_checkpoint_open(const char *dir, kvs_checkpoint **out)
 		err = open_weights(ckpt);
 	if (!err)
 		err = take_dtype(ckpt);
+	if (!err)
+		err = untie(ckpt);
+	if (!err)
+		err = take_fingerprint(ckpt);
 	if (err) {
 		kvs_checkpoint_close(ckpt);
 		return err;
 	}
-	take_fingerprint(ckpt);
 	*out = ckpt;
 	return 0;
 }
@@ -394,7 +433,7 @@ void kvs_checkpoint_close(kvs_checkpoint *ckpt)
 		return;
 	for (size_t s = 0; s < ckpt->shard_count; s++) {
 		kvs_safetensors_free(ckpt->shards[s].st);
-		unmap_file(&ckpt->shards[s].file);
+		model_file_close(&ckpt->shards[s].file);
 	}
 	free(ckpt->shards);
 	free(ckpt->entries);
@@ -408,14 +447,60 @@ const struct kvs_config *kvs_checkpoint_config(const kvs_checkpoint *ckpt)
 	return &ckpt->config;
 }
 
+static int no_tensor(const kvs_checkpoint *ckpt, const char *name)
+{
+	if (!strcmp(name, HEAD) && !ckpt->config.tied_embeddings)
+		return kvs_fail(-ENOENT,
+			"%s: the weights have no tensor " HEAD ", and config.json does not say tie_word_embeddings",
+			ckpt->dir);
+	return kvs_fail(-ENOENT, "%s: the weights have no tensor %s", ckpt->dir, name);
+}
+
 int kvs_checkpoint_weight(const kvs_checkpoint *ckpt, const char *name, struct kvs_weight *out)
 {
 	const struct entry *entry = find_entry(ckpt, name);
 	const char *found;
 
+	return entry ? kvs_safetensors_get(entry->shard->st, entry->index, &found, out) : no_tensor(ckpt, name);
+}
+
+int kvs_checkpoint_read(const kvs_checkpoint *ckpt, const char *name, size_t first, void *out, size_t bytes)
+{
+	const struct entry *entry = find_entry(ckpt, name);
+	struct kvs_stored stored;
+
 	if (!entry)
-		return kvs_fail(-ENOENT, "%s: the weights have no tensor %s", ckpt->dir, name);
-	return kvs_safetensors_get(entry->shard->st, entry->index, &found, out);
+		return no_tensor(ckpt, name);
+	kvs_safetensors_stored(entry->shard->st, entry->index, &stored);
+	if (first > stored.bytes || bytes > stored.bytes - first)
+		return kvs_fail(
+			-EINVAL, "%s: %zu bytes from byte %zu on, it has %zu", name, bytes, first, stored.bytes);
+	return model_file_read(&entry->shard->file, stored.offset + first, out, bytes);
+}
+
+/* ---- what is stored ---- */
+
+size_t ckpt_count(const kvs_checkpoint *ckpt)
+{
+	return ckpt->entry_count;
+}
+
+const char *ckpt_name(const kvs_checkpoint *ckpt, size_t index)
+{
+	return ckpt->entries[index].name;
+}
+
+bool ckpt_find(const kvs_checkpoint *ckpt, const char *name, size_t *index)
+{
+	const struct entry *entry = find_entry(ckpt, name);
+
+	*index = entry ? (size_t)(entry - ckpt->entries) : 0;
+	return entry != NULL;
+}
+
+bool ckpt_untied(const kvs_checkpoint *ckpt)
+{
+	return ckpt->untied;
 }
 
 const char *kvs_checkpoint_fingerprint(const kvs_checkpoint *ckpt)

@@ -4,6 +4,7 @@
 #ifndef KVS_CHECKPOINT_H
 #define KVS_CHECKPOINT_H
 
+#include "../file.h"
 #include "../json.h"
 #include "../model.h"
 
@@ -23,9 +24,23 @@ struct kvs_stored {
 	const char *file, *name, *dtype;
 	const int64_t *shape;
 	int rank;
-	const unsigned char *data;
+	uint64_t offset; /* in the file */
 	size_t bytes;
 };
 void kvs_safetensors_stored(const struct kvs_safetensors *st, size_t index, struct kvs_stored *out);
+/* As kvs_safetensors_parse(), of an open file of which only the header is read. -EIO too. */
+int ckpt_safetensors_open(const struct model_file *file, const char *name, struct kvs_safetensors **out);
+
+/* The stored tensors by name, for those that nothing asks for (weights.c). */
+size_t ckpt_count(const kvs_checkpoint *ckpt);
+const char *ckpt_name(const kvs_checkpoint *ckpt, size_t index);
+/* What kvs_checkpoint_weight() gives for `name`. */
+bool ckpt_find(const kvs_checkpoint *ckpt, const char *name, size_t *index);
+/* config.json says that the head is the embedding, and the stored head is another. */
+bool ckpt_untied(const kvs_checkpoint *ckpt);
+
+/* The error for a directory without config.json (without weights): what it is instead, and what to give (hints.c). */
+int ckpt_explain_config(const char *dir);
+int ckpt_explain_weights(const char *dir);
 
 #endif

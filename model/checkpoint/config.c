@@ -7,6 +7,8 @@
 #include "checkpoint.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -83,20 +85,26 @@ static int read_family(const struct kvs_json *from, const struct family **out)
 		from->file, type);
 }
 
-/* A classifier or a bare encoder of a known family has no language-model head, or other names for its weights. */
+/*
+ * A classifier of a known family has no language-model head, or other names for its weights. A base model ("LlamaModel") can
+ * be run where its head is the embedding.
+ */
 static int check_architecture(const struct kvs_json *from, const struct family *family)
 {
 	const json_t *list = kvs_json_member(from, "architectures");
 	const json_t *first = json_array_get(list, 0);
+	const char *name = json_string_value(first);
+	size_t base = strlen(family->architecture) - strlen("ForCausalLM");
 
-	if (!list)
+	if (!list || (json_is_array(list) && !json_array_size(list)))
 		return 0;
-	if (!json_is_string(first))
+	if (!name)
 		return kvs_fail(-EINVAL, "%s: architectures is not a list of names", from->file);
-	if (!strcmp(json_string_value(first), family->architecture))
+	if (!strcmp(name, family->architecture) ||
+		(!strncmp(name, family->architecture, base) && !strcmp(name + base, "Model")))
 		return 0;
 	return kvs_fail(-EINVAL, "%s: architectures[0] is \"%.64s\", of model_type %s only %s is supported", from->file,
-		json_string_value(first), family->type, family->architecture);
+		name, family->type, family->architecture);
 }
 
 static int check_quantization(const struct kvs_json *from)
@@ -194,12 +202,17 @@ static int read_biases(const struct kvs_json *from, const struct family *family,
 	return err;
 }
 
-/* transformers 5 writes "dtype", older versions "torch_dtype"; where neither is, PyTorch's default. */
+/*
+ * transformers 5 writes "dtype", older versions "torch_dtype"; where neither is, PyTorch's default. With "auto" the weights
+ * decide, which they do anyway where there are any.
+ */
 static int read_dtype(const struct kvs_json *from, struct kvs_config *config)
 {
 	const char *key = kvs_json_member(from, "dtype") ? "dtype" : "torch_dtype", *name = "float32";
 	int err = kvs_json_string(from, key, &name);
 
+	if (!err && !strcmp(name, "auto"))
+		name = "float32";
 	if (err)
 		return err;
 	if (kvs_dtype_parse(name, &config->dtype) || config->dtype == KVS_I32)
@@ -224,13 +237,27 @@ static int read_window_size(const struct kvs_json *from, const struct family *fa
 	return kvs_json_int(from, "sliding_window", 1, KVS_MAX_POSITIONS, out);
 }
 
-/* A list of the layers' kinds goes before max_window_layers; where the class does not read it, it must agree. */
+static bool all_full(const json_t *types)
+{
+	size_t full = 0;
+
+	for (size_t i = 0; i < json_array_size(types); i++) {
+		const char *type = json_string_value(json_array_get(types, i));
+		full += type && !strcmp(type, "full_attention");
+	}
+	return json_is_array(types) && full == json_array_size(types);
+}
+
+/*
+ * A list of the layers' kinds goes before max_window_layers. Where the class does not read it (Mistral's, Llama's), it must
+ * agree, or be full_attention throughout, which many tools write and transformers passes over.
+ */
 static int apply_layer_types(
 	const struct kvs_json *from, const struct family *family, int window, struct kvs_config *config)
 {
 	const json_t *types = kvs_json_member(from, "layer_types");
 
-	if (!types)
+	if (!types || (!family->window_switch && all_full(types)))
 		return 0;
 	if (json_array_size(types) != (size_t)config->layers)
 		return kvs_fail(-EINVAL, "%s: layer_types has %zu entries, num_hidden_layers is %d", from->file,
@@ -274,23 +301,45 @@ static int read_windows(const struct kvs_json *from, const struct family *family
 
 /* ---- special tokens ---- */
 
+/* An id outside the vocabulary never comes up, so it does no harm; -1 is how some write "none". False: it is left out. */
+static bool can_come_up(const struct kvs_json *from, const char *key, json_int_t id, struct kvs_config *config)
+{
+	if (id >= 0 && id < config->vocab)
+		return true;
+	if (id != -1)
+		snprintf(config->ignored, sizeof(config->ignored),
+			"%.40s: %s %lld is outside the vocabulary of %d tokens, and never comes up", from->file, key,
+			(long long)id, config->vocab);
+	return false;
+}
+
 static int append_eos(const struct kvs_json *from, const json_t *value, struct kvs_config *config)
 {
 	int most = (int)(sizeof(config->eos) / sizeof(config->eos[0]));
 
-	if (!json_is_integer(value) || json_integer_value(value) < 0 || json_integer_value(value) >= config->vocab)
-		return kvs_fail(
-			-EINVAL, "%s: eos_token_id holds what is no token id (0 to %d)", from->file, config->vocab - 1);
+	if (!json_is_integer(value))
+		return kvs_fail(-EINVAL, "%s: eos_token_id holds what is no token id", from->file);
+	if (!can_come_up(from, "eos_token_id", json_integer_value(value), config))
+		return 0;
 	if (config->eos_count == most)
 		return kvs_fail(-EINVAL, "%s: eos_token_id has more than %d entries", from->file, most);
 	config->eos[config->eos_count++] = (int)json_integer_value(value);
 	return 0;
 }
 
+static int read_bos(const struct kvs_json *from, struct kvs_config *config)
+{
+	int bos = config->bos, err = kvs_json_int(from, "bos_token_id", INT_MIN, INT_MAX, &bos);
+
+	if (!err && kvs_json_member(from, "bos_token_id"))
+		config->bos = can_come_up(from, "bos_token_id", bos, config) ? bos : -1;
+	return err;
+}
+
 static int read_special(const struct kvs_json *from, struct kvs_config *config)
 {
 	const json_t *eos = kvs_json_member(from, "eos_token_id");
-	int err = kvs_json_int(from, "bos_token_id", 0, config->vocab - 1, &config->bos);
+	int err = read_bos(from, config);
 
 	if (err || !eos)
 		return err;
@@ -346,7 +395,7 @@ static int read_config(const struct kvs_json *from, struct kvs_config *config)
 int kvs_config_parse(const char *json, size_t bytes, const char *name, struct kvs_config *out)
 {
 	json_t *root;
-	int err = kvs_json_parse(json, bytes, name, &root);
+	int err = kvs_json_parse_lenient(json, bytes, name, &root);
 
 	*out = (struct kvs_config){0};
 	if (err)
@@ -361,7 +410,7 @@ int kvs_config_parse(const char *json, size_t bytes, const char *name, struct kv
 int kvs_config_apply_generation(const char *json, size_t bytes, const char *name, struct kvs_config *config)
 {
 	json_t *root;
-	int err = kvs_json_parse(json, bytes, name, &root);
+	int err = kvs_json_parse_lenient(json, bytes, name, &root);
 
 	if (err)
 		return err;

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define LENGTH_BYTES 8
+#define START_BYTES 64             /* that tell what a file is which is none of these */
 #define MAX_HEADER_BYTES 100000000 /* the limit of the format's own reader */
 
 struct element {
@@ -54,9 +55,9 @@ struct tensor {
 
 struct kvs_safetensors {
 	json_t *header;
-	const unsigned char *data; /* behind the header */
-	char *file;                /* what messages call it */
-	struct tensor *tensors;    /* [count], by offset */
+	uint64_t data;          /* where tensors begin in the file: behind the header */
+	char *file;             /* what messages call it */
+	struct tensor *tensors; /* [count], by offset */
 	size_t count;
 };
 
@@ -200,44 +201,89 @@ static int check_layout(struct kvs_safetensors *st, uint64_t data_bytes)
 	return 0;
 }
 
-static int read_header(struct kvs_safetensors *st, const unsigned char *file, size_t file_bytes)
+static uint64_t header_length(const unsigned char *file)
 {
 	uint64_t length = 0;
-	int err;
 
-	if (file_bytes < LENGTH_BYTES)
-		return kvs_fail(-EINVAL, "%s: %zu bytes are too few for a safetensors file", st->file, file_bytes);
 	for (int i = 0; i < LENGTH_BYTES; i++)
 		length |= (uint64_t)file[i] << (8 * i);
-	if (length > MAX_HEADER_BYTES || length > file_bytes - LENGTH_BYTES)
-		return kvs_fail(-EINVAL,
-			"%s: a header of %llu bytes does not fit (the file has %zu, the format allows %d): is "
-			"it truncated, or no safetensors file?",
-			st->file, (unsigned long long)length, file_bytes, MAX_HEADER_BYTES);
-	err = kvs_json_parse((const char *)file + LENGTH_BYTES, length, st->file, &st->header);
-	if (err)
-		return err;
-	st->data = file + LENGTH_BYTES + length;
-	err = read_tensors(st);
-	return err ? err : check_layout(st, file_bytes - LENGTH_BYTES - length);
+	return length;
 }
 
-int kvs_safetensors_parse(const void *file, size_t file_bytes, const char *name, struct kvs_safetensors **out)
+/* `start` is the first START_BYTES bytes of the file, or all there are. */
+static int check_length(const char *name, const unsigned char *start, uint64_t file_bytes)
+{
+	const char *kind;
+
+	if (file_bytes < LENGTH_BYTES)
+		return kvs_fail(-EINVAL, "%s: %llu bytes are too few for a safetensors file", name,
+			(unsigned long long)file_bytes);
+	if (header_length(start) <= MAX_HEADER_BYTES && header_length(start) <= file_bytes - LENGTH_BYTES)
+		return 0;
+	kind = model_file_kind(start, file_bytes < START_BYTES ? file_bytes : START_BYTES);
+	if (kind)
+		return kvs_fail(-EINVAL, "%s is %s", name, kind);
+	return kvs_fail(-EINVAL,
+		"%s: a header of %llu bytes does not fit (the file has %llu, the format allows %d): is it truncated, "
+		"or no safetensors file?",
+		name, (unsigned long long)header_length(start), (unsigned long long)file_bytes, MAX_HEADER_BYTES);
+}
+
+static int read_header(struct kvs_safetensors *st, const char *json, uint64_t length, uint64_t file_bytes)
+{
+	int err = kvs_json_parse(json, length, st->file, &st->header);
+
+	st->data = LENGTH_BYTES + length;
+	if (!err)
+		err = read_tensors(st);
+	return err ? err : check_layout(st, file_bytes - st->data);
+}
+
+/* `json` is a header of `length` bytes, whose length has been checked. */
+static int create(
+	const char *json, uint64_t length, uint64_t file_bytes, const char *name, struct kvs_safetensors **out)
 {
 	struct kvs_safetensors *st = calloc(1, sizeof(*st));
 	int err = -ENOMEM;
 
-	*out = NULL;
 	if (st)
 		st->file = strdup(name);
 	if (!st || !st->file)
 		err = kvs_fail(-ENOMEM, "%s: no memory for its header", name);
 	else
-		err = read_header(st, file, file_bytes);
+		err = read_header(st, json, length, file_bytes);
 	if (err)
 		kvs_safetensors_free(st);
 	else
 		*out = st;
+	return err;
+}
+
+int kvs_safetensors_parse(const void *file, size_t file_bytes, const char *name, struct kvs_safetensors **out)
+{
+	int err = check_length(name, file, file_bytes);
+
+	*out = NULL;
+	return err ? err : create((const char *)file + LENGTH_BYTES, header_length(file), file_bytes, name, out);
+}
+
+int ckpt_safetensors_open(const struct model_file *file, const char *name, struct kvs_safetensors **out)
+{
+	unsigned char start[START_BYTES] = {0};
+	char *json;
+	int err = model_file_read(file, 0, start, file->bytes < START_BYTES ? file->bytes : START_BYTES);
+
+	*out = NULL;
+	if (!err)
+		err = check_length(name, start, file->bytes);
+	if (err)
+		return err;
+	json = malloc(header_length(start) + 1);
+	err = json ? model_file_read(file, LENGTH_BYTES, json, header_length(start))
+		   : kvs_fail(-ENOMEM, "%s: no memory for its header", name);
+	if (!err)
+		err = create(json, header_length(start), file->bytes, name, out);
+	free(json);
 	return err;
 }
 
@@ -271,7 +317,7 @@ int kvs_safetensors_get(const struct kvs_safetensors *st, size_t index, const ch
 	if (tensor->rank > most)
 		return kvs_fail(-EINVAL, "%s: %.200s: shape has %d dimensions, at most %d are supported", st->file,
 			tensor->name, tensor->rank, most);
-	*out = (struct kvs_weight){.data = st->data + tensor->begin,
+	*out = (struct kvs_weight){.offset = st->data + tensor->begin,
 		.dtype = dtype,
 		.rank = tensor->rank,
 		.bytes = tensor->end - tensor->begin};
@@ -288,6 +334,6 @@ void kvs_safetensors_stored(const struct kvs_safetensors *st, size_t index, stru
 		.dtype = tensor->element->name,
 		.shape = tensor->shape,
 		.rank = tensor->rank,
-		.data = st->data + tensor->begin,
+		.offset = st->data + tensor->begin,
 		.bytes = tensor->end - tensor->begin};
 }

@@ -7,16 +7,15 @@
 #include "tokenizer.h"
 
 #include "../../driver/cu.h"
+#include "../file.h"
 #include "../json.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_ADDED_BYTES 4096        /* of one added token: bounds the search for it at each place in a text */
-#define MAX_FILE_BYTES (256L << 20) /* the largest published files have about 30 MiB */
+#define MAX_ADDED_BYTES 4096 /* of one added token: bounds the search for it at each place in a text */
 
 /* ---- added tokens ---- */
 
@@ -196,39 +195,45 @@ int kvs_tokenizer_parse(const char *json, size_t bytes, const char *name, kvs_to
 	return 0;
 }
 
-static int read_file(const char *path, struct tok_text *out)
+static bool has_file(const char *dir, const char *name)
 {
-	FILE *file = fopen(path, "rb");
-	char chunk[65536];
-	size_t n;
-	int err = 0;
+	struct model_file file;
+	bool there = !model_file_open(dir, name, &file);
 
-	if (!file)
-		return kvs_fail(errno == ENOENT ? -ENOENT : -EIO, "%s: %s", path, strerror(errno));
-	while (!err && (n = fread(chunk, 1, sizeof(chunk), file)) > 0) {
-		if (out->len > MAX_FILE_BYTES)
-			err = kvs_fail(-EINVAL, "%s has more than %ld bytes", path, MAX_FILE_BYTES);
-		else if (tok_text_append(out, chunk, n))
-			err = kvs_fail(-ENOMEM, "%s: no memory to read it", path);
-	}
-	if (!err && ferror(file))
-		err = kvs_fail(-EIO, "%s: cannot be read", path);
-	fclose(file);
-	return err;
+	if (there)
+		model_file_close(&file);
+	return there;
+}
+
+static int explain_missing(const char *dir)
+{
+	const char *other = has_file(dir, "tokenizer.model") ? "tokenizer.model"
+			    : has_file(dir, "vocab.json")    ? "vocab.json"
+							     : NULL;
+
+	if (!other)
+		return kvs_fail(-ENOENT, "%s/tokenizer.json: no such file", dir);
+	return kvs_fail(-ENOENT,
+		"%s/tokenizer.json: no such file; there is %s, from which transformers makes one: "
+		"AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
+		dir, other);
 }
 
 int kvs_tokenizer_open(const char *dir, kvs_tokenizer **out)
 {
-	char path[PATH_MAX];
-	struct tok_text text = {0};
-	int err;
+	char *path, *text;
+	size_t bytes;
+	int err = model_file_load(dir, "tokenizer.json", &text, &bytes);
 
-	if (snprintf(path, sizeof(path), "%s/tokenizer.json", dir) >= (int)sizeof(path))
-		return kvs_fail(-ENOENT, "%.80s...: the path is too long", dir);
-	err = read_file(path, &text);
-	if (!err)
-		err = kvs_tokenizer_parse(text.data ? text.data : "", text.len, path, out);
-	free(text.data);
+	if (err)
+		return err == -ENOENT ? explain_missing(dir) : err;
+	if (asprintf(&path, "%s/tokenizer.json", dir) < 0) {
+		free(text);
+		return kvs_fail(-ENOMEM, "%s: no memory", dir);
+	}
+	err = kvs_tokenizer_parse(text, bytes, path, out);
+	free(path);
+	free(text);
 	return err;
 }
 

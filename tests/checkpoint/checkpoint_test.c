@@ -281,7 +281,7 @@ static void write_unsharded(const char *from)
 			struct kvs_weight weight;
 			const char *name;
 			kvs_safetensors_get(st[s], i, &name, &weight);
-			fwrite(weight.data, 1, weight.bytes, file);
+			fwrite(files[s] + weight.offset, 1, weight.bytes, file);
 		}
 		kvs_safetensors_free(st[s]);
 		free(files[s]);
@@ -371,7 +371,7 @@ static void a_bad_generation_config_is_refused(void **state)
 {
 	(void)state;
 	write_tiny(tiny_config, "{" EMBEDDING "}", 0);
-	write_text("generation_config.json", "{\"eos_token_id\": 2}");
+	write_text("generation_config.json", "{\"eos_token_id\": \"2\"}");
 	assert_refused(-EINVAL, "generation_config.json: eos_token_id");
 }
 
@@ -387,6 +387,47 @@ static void weights_that_are_no_file_are_refused(void **state)
 	assert_int_equal(rmdir(path), 0);
 	assert_int_equal(mkfifo(path, 0600), 0); /* opening one waits for a writer where nothing is done about it */
 	assert_refused(-EINVAL, "model.safetensors: not a regular file");
+}
+
+static void json_that_is_no_file_is_refused(void **state)
+{
+	static const char *const names[] = {"config.json", "generation_config.json", INDEX};
+	char path[512];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		write_text("config.json", tiny_config);
+		snprintf(path, sizeof(path), "%s/%s", dir, names[i]);
+		unlink(path);
+		assert_int_equal(mkfifo(path, 0600), 0);
+		snprintf(path, sizeof(path), "%s: not a regular file", names[i]);
+		assert_refused(-EINVAL, path);
+		snprintf(path, sizeof(path), "%s/%s", dir, names[i]);
+		assert_int_equal(unlink(path), 0);
+	}
+}
+
+/* A download that starts again under our hands ends in a message, where a mapped file ends in SIGBUS. */
+static void weights_cut_while_they_are_read_are_an_error(void **state)
+{
+	struct kvs_weight weight;
+	char path[512], *bytes;
+	kvs_checkpoint *ckpt;
+
+	(void)state;
+	copy_file(GOLDEN "qwen3/config.json", "config.json");
+	copy_file(GOLDEN "qwen3/model.safetensors", "model.safetensors");
+	ckpt = opened(dir);
+	assert_int_equal(kvs_checkpoint_weight(ckpt, "model.norm.weight", &weight), 0);
+	bytes = malloc(weight.bytes + 1);
+	assert_int_equal(kvs_checkpoint_read(ckpt, "model.norm.weight", 0, bytes, weight.bytes), 0);
+	assert_int_equal(kvs_checkpoint_read(ckpt, "model.norm.weight", 1, bytes, weight.bytes), -EINVAL);
+	snprintf(path, sizeof(path), "%s/model.safetensors", dir);
+	assert_int_equal(truncate(path, weight.offset + 1), 0);
+	assert_int_equal(kvs_checkpoint_read(ckpt, "model.norm.weight", 0, bytes, weight.bytes), -EIO);
+	assert_non_null(strstr(kvs_error(), "model.safetensors: ends at byte "));
+	free(bytes);
+	kvs_checkpoint_close(ckpt);
 }
 
 static void weights_without_an_embedding_are_refused(void **state)
@@ -462,6 +503,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(missing_files_are_named, make_dir, remove_dir),
 		cmocka_unit_test_setup_teardown(a_bad_generation_config_is_refused, make_dir, remove_dir),
 		cmocka_unit_test_setup_teardown(weights_that_are_no_file_are_refused, make_dir, remove_dir),
+		cmocka_unit_test_setup_teardown(json_that_is_no_file_is_refused, make_dir, remove_dir),
+		cmocka_unit_test_setup_teardown(weights_cut_while_they_are_read_are_an_error, make_dir, remove_dir),
 		cmocka_unit_test_setup_teardown(weights_without_an_embedding_are_refused, make_dir, remove_dir),
 		cmocka_unit_test_setup_teardown(truncated_weights_are_refused, make_dir, remove_dir),
 		cmocka_unit_test_setup_teardown(broken_indexes_are_refused_by_name, make_dir, remove_dir),

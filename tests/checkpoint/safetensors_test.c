@@ -58,7 +58,7 @@ static int find(const struct kvs_safetensors *st, const char *wanted, struct kvs
 static void tensors_have_their_type_shape_and_bytes(void **state)
 {
 	struct image image = image_of(good, 32);
-	const unsigned char *data = image.bytes + image.size - 32;
+	uint64_t data = image.size - 32;
 	struct kvs_safetensors *st;
 	struct kvs_weight weight;
 
@@ -71,10 +71,10 @@ static void tensors_have_their_type_shape_and_bytes(void **state)
 	assert_int_equal(weight.shape[0], 2);
 	assert_int_equal(weight.shape[1], 3);
 	assert_int_equal(weight.bytes, 12);
-	assert_ptr_equal(weight.data, data + 16);
+	assert_int_equal(weight.offset, data + 16);
 	assert_int_equal(find(st, "a", &weight), 0);
 	assert_int_equal(weight.dtype, KVS_F32);
-	assert_ptr_equal(weight.data, data);
+	assert_int_equal(weight.offset, data);
 	assert_int_equal(find(st, "e", &weight), 0);
 	assert_int_equal(weight.dtype, KVS_F16);
 	assert_int_equal(weight.bytes, 0);
@@ -212,7 +212,7 @@ static int parse_copy(const unsigned char *bytes, size_t size)
 		const char *name;
 		if (kvs_safetensors_get(st, i, &name, &weight))
 			continue;
-		const unsigned char *data = weight.data;
+		const unsigned char *data = copy + weight.offset;
 		assert_true(data >= copy && weight.bytes <= (size_t)(copy + size - data));
 	}
 	kvs_safetensors_free(st);

@@ -10,9 +10,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static volatile unsigned char sink; /* what is read must go somewhere */
 
-static void read_tensor(const struct kvs_weight *weight)
+static void read_tensor(const uint8_t *file, const struct kvs_weight *weight)
 {
-	const unsigned char *bytes = weight->data;
+	const unsigned char *bytes = file + weight->offset;
 	size_t elements = 1;
 
 	for (int i = 0; i < weight->rank; i++)
@@ -33,7 +33,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		struct kvs_weight weight;
 		const char *name;
 		if (!kvs_safetensors_get(st, i, &name, &weight))
-			read_tensor(&weight);
+			read_tensor(data, &weight);
 	}
 	kvs_safetensors_free(st);
 	return 0;

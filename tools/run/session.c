@@ -3,6 +3,7 @@
  */
 #include "run.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,6 +37,17 @@ static int open_engine(const struct model_options *options, struct session *sess
 	return err;
 }
 
+static void warn_of(const kvs_checkpoint *ckpt)
+{
+	char *text, *line, *rest;
+
+	if (kvs_checkpoint_warnings(ckpt, &text))
+		return; /* no memory: what follows says so */
+	for (rest = text; (line = strsep(&rest, "\n")) && *line;)
+		fprintf(stderr, "kvshare-run: warning: %s\n", line);
+	free(text);
+}
+
 int session_open_model(const struct model_options *options, struct session *session)
 {
 	int err;
@@ -50,6 +62,8 @@ int session_open_model(const struct model_options *options, struct session *sess
 		err = kvs_cu_open(options->device ? options->device : "auto", &session->cu);
 	if (err)
 		session_close(session);
+	else
+		warn_of(session->ckpt);
 	return err;
 }
 
