@@ -127,7 +127,10 @@ int kvs_attention(kvs_stream *s, const struct kvs_attention *args);
 void kvs_stream_set_decode_mma(kvs_stream *s, bool mma);
 size_t kvs_attention_workspace(const kvs_stream *s, int heads, int head_dim); /* f32 elements */
 
-/* ids[r] = the first index of the largest logit of row r. ids i32 [rows][1], logits f32 [rows][vocab]. */
+/*
+ * ids[r] = the first index of the largest logit of row r, or -1 where that is infinite or one of the row is NaN: nothing
+ * follows from such logits. ids i32 [rows][1], logits f32 [rows][vocab].
+ */
 int kvs_argmax(kvs_stream *s, kvs_tensor ids, kvs_tensor logits);
 /* nll[r] = logsumexp(logits[r]) - logits[r][targets[r]]. nll f32 [rows][1], targets i32 [rows][1]. */
 int kvs_nll(kvs_stream *s, kvs_tensor nll, kvs_tensor logits, kvs_tensor targets);

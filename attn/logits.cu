@@ -12,7 +12,7 @@ __device__ inline bool is_ahead(float value, int index, float best, int best_ind
 	return value > best || (value == best && index < best_index);
 }
 
-/* ids[r] = the first index of the largest logit. NaN is never the largest; a row of nothing else gives 0. */
+/* ids[r] = the first index of the largest logit, or -1 where that is infinite or one of the logits is NaN. */
 KVS_KERNEL(kvs_argmax_kernel, int *ids, const float *logits, int vocab)
 {
 	KVS_SHARED(float, values, KVS_ROW_THREADS_MAX);
@@ -22,8 +22,9 @@ KVS_KERNEL(kvs_argmax_kernel, int *ids, const float *logits, int vocab)
 	int best_index = 0;
 
 	for (int c = threadIdx.x; c < vocab; c += blockDim.x) {
-		if (row[c] > best) {
-			best = row[c];
+		float value = row[c] == row[c] ? row[c] : INFINITY; /* so that a NaN is seen at the end */
+		if (value > best) {
+			best = value;
 			best_index = c;
 		}
 	}
@@ -41,7 +42,7 @@ KVS_KERNEL(kvs_argmax_kernel, int *ids, const float *logits, int vocab)
 		}
 	}
 	if (threadIdx.x == 0)
-		ids[blockIdx.x] = indices[0];
+		ids[blockIdx.x] = fabsf(values[0]) < INFINITY ? indices[0] : -1;
 }
 
 __device__ inline float row_max(const float *row, int cols, float *scratch)

@@ -7,6 +7,7 @@
 #include "engine.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -119,6 +120,15 @@ int kvs_engine_append(kvs_engine *e, unsigned slot, const int32_t *ids, size_t c
 	return 0;
 }
 
+/* NaN: a logit was no number. Infinite is a loss that can be: the target's logit is -inf. */
+static int check_scores(const float *nll, const int32_t *top, int count)
+{
+	for (int i = 0; i < count; i++)
+		if (isnan(nll[i]) || (top && top[i] < 0))
+			return kvs_fail(-EIO, "the loss is not a number: the model's weights may be damaged");
+	return 0;
+}
+
 int kvs_engine_score_rows(kvs_engine *e, int first, int count, const int32_t *targets, float *nll, int32_t *top)
 {
 	kvs_tensor logits = kvs_rows(e->logits, 0, count);
@@ -134,7 +144,7 @@ int kvs_engine_score_rows(kvs_engine *e, int first, int count, const int32_t *ta
 		err = kvs_engine_download(e, nll, kvs_rows(e->nll, 0, count));
 	if (!err && top)
 		err = kvs_engine_download(e, top, kvs_rows(e->top, 0, count));
-	return err;
+	return err ? err : check_scores(nll, top, count);
 }
 
 int kvs_engine_score(kvs_engine *e, unsigned slot, const int32_t *ids, const int32_t *targets, size_t count, float *nll,
@@ -181,12 +191,19 @@ int kvs_engine_wait(kvs_engine *e)
 	return kvs_stream_synchronize(e->stream);
 }
 
+static int not_numbers(void)
+{
+	return kvs_fail(-EIO, "the model's logits are not numbers: its weights may be damaged");
+}
+
 int kvs_engine_argmax(kvs_engine *e, int32_t *id)
 {
 	kvs_tensor top = kvs_rows(e->top, 0, 1);
 	int err = kvs_argmax(e->stream, top, kvs_rows(e->logits, 0, 1));
 
-	return err ? err : kvs_engine_download(e, id, top);
+	if (!err)
+		err = kvs_engine_download(e, id, top);
+	return err || *id >= 0 ? err : not_numbers();
 }
 
 int kvs_engine_logits(kvs_engine *e, float *logits)
@@ -199,7 +216,9 @@ int kvs_engine_probabilities(kvs_engine *e, float temperature, float *probs)
 	kvs_tensor out = kvs_rows(e->logits, 1, 1); /* row 0 stays what the append left */
 	int err = kvs_softmax(e->stream, out, kvs_rows(e->logits, 0, 1), temperature);
 
-	return err ? err : kvs_engine_download(e, probs, out);
+	if (!err)
+		err = kvs_engine_download(e, probs, out);
+	return err || !isnan(probs[0]) ? err : not_numbers(); /* one that is no number makes the sum none, and so all */
 }
 
 /* ---- open and close ---- */

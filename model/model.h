@@ -158,14 +158,15 @@ int kvs_engine_truncate(kvs_engine *engine, unsigned slot, int length);
  * length.
  */
 int kvs_engine_append(kvs_engine *engine, unsigned slot, const int32_t *ids, size_t count);
-int kvs_engine_wait(kvs_engine *engine);                /* until everything appended has run; its errors surface here */
-int kvs_engine_argmax(kvs_engine *engine, int32_t *id); /* of the last append's logits; waits */
-int kvs_engine_logits(kvs_engine *engine, float *logits /* [vocab] */);
-int kvs_engine_probabilities(kvs_engine *engine, float temperature, float *probs /* [vocab] */);
+int kvs_engine_wait(kvs_engine *engine); /* until everything appended has run; its errors surface here */
+/* The likeliest token behind the last append; waits. -EIO also where the logits are not numbers. */
+int kvs_engine_argmax(kvs_engine *engine, int32_t *id);
+int kvs_engine_logits(kvs_engine *engine, float *logits /* [vocab] */); /* as they are, also infinite and NaN */
+int kvs_engine_probabilities(kvs_engine *engine, float temperature, float *probs /* [vocab] */); /* -EIO as above */
 
 /*
  * Append `count` tokens and score them: nll[i] of targets[i] behind ids[i] in nats, and the most likely token there.
- * `top` may be NULL.
+ * `top` may be NULL. -EIO also where a loss is not a number; an infinite one is a result.
  */
 int kvs_engine_score(kvs_engine *engine, unsigned slot, const int32_t *ids, const int32_t *targets, size_t count,
 	float *nll, int32_t *top);

@@ -15,6 +15,11 @@
 
 #define MODEL "tests/models/storyworld-3m"
 
+/* The last 64 bf16 of the weights are what these two bytes are. */
+#define LAST_BYTES(two)                                                                                                \
+	"for i in $(seq 64); do printf '" two "'; done | dd of=$T/m/model.safetensors conv=notrunc oflag=seek_bytes "  \
+	"seek=$(($(stat -c %s $T/m/model.safetensors) - 128)) 2>/dev/null; "
+
 struct bad_input {
 	const char *what, *command;
 	int status;
@@ -52,6 +57,17 @@ static const struct bad_input inputs[] = {
 		"model.safetensors"},
 	{"weights cut inside the header", "truncate -s 100 $T/m/model.safetensors; kvshare-run -m $T/m -p x", 1,
 		"model.safetensors"},
+	{"weights that are not numbers, greedily",
+		LAST_BYTES("\\377\\377") "kvshare-run -m $T/m -p x -n 4 --device host", 1, "logits are not numbers"},
+	{"infinite weights, greedily", LAST_BYTES("\\200\\177") "kvshare-run -m $T/m -p x -n 4 --device host", 1,
+		"logits are not numbers"},
+	{"infinite weights, drawn",
+		LAST_BYTES("\\200\\177") "kvshare-run -m $T/m -p x -n 4 --device host --temperature 1", 1,
+		"logits are not numbers"},
+	{"infinite weights, scored",
+		LAST_BYTES(
+			"\\200\\177") "kvshare-run eval -m $T/m --text $T/m/heldout.txt --max-tokens 40 --device host",
+		1, "the loss is not a number"},
 	{"no weights", "rm $T/m/model.safetensors; kvshare-run -m $T/m -p x", 1, "model.safetensors"},
 	{"a header of 2^63 bytes",
 		"printf '\\377\\377\\377\\377\\377\\377\\377\\177' | dd of=$T/m/model.safetensors conv=notrunc "
@@ -139,6 +155,8 @@ static void check_bad_input(const struct bad_input *input)
 		fail_msg("%s: exit status %d, not %d: %s", input->what, process.status, input->status, process.err);
 	if (!strstr(process.err, input->said))
 		fail_msg("%s: \"%s\" is not in: %s", input->what, input->said, process.err);
+	if (strstr(input->said, "not numbers") && *process.out)
+		fail_msg("%s: output all the same: %s", input->what, process.out);
 	if (process.status == 1 && !strstr(process.err, "kvshare-run: "))
 		fail_msg("%s: no line of kvshare-run's own: %s", input->what, process.err);
 	process_free(&process);

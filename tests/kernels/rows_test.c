@@ -117,7 +117,7 @@ static void argmax_finds_the_first_of_the_largest(void **state)
 				logits.value[r * vocab + random_int(0, vocab - 1)] = 6;
 		}
 		for (int c = 0; c < vocab; c++)
-			logits.value[c] = -INFINITY; /* row 0: all are the largest */
+			logits.value[c] = -1e38f; /* row 0: all are the largest */
 		array_write(&logits);
 		must(kvs_argmax(stream, ids.t, logits.t));
 		array_read(&ids);
@@ -129,6 +129,29 @@ static void argmax_finds_the_first_of_the_largest(void **state)
 			}
 			assert_int_equal(ids.id[r], first);
 		}
+		arrays_end();
+	}
+}
+
+/* One NaN or +inf anywhere, or -inf alone: no index is the answer. A -inf beside numbers is one that is never the largest. */
+static void argmax_of_what_are_no_numbers_is_none(void **state)
+{
+	static const float odd[] = {NAN, -NAN, INFINITY, -INFINITY};
+
+	(void)state;
+	for (size_t l = 0; l < COUNT(lengths); l++) {
+		int vocab = lengths[l], rows = COUNT(odd) + 1;
+		struct array logits = array_random(KVS_F32, rows, vocab, 5), ids = array_poisoned(KVS_I32, rows, 1);
+		for (size_t r = 0; r < COUNT(odd); r++)
+			logits.value[r * vocab + random_int(0, vocab - 1)] = odd[r];
+		for (int c = 0; c < vocab; c++)
+			logits.value[COUNT(odd) * vocab + c] = -INFINITY;
+		array_write(&logits);
+		must(kvs_argmax(stream, ids.t, logits.t));
+		array_read(&ids);
+		for (size_t r = 0; r < COUNT(odd); r++)
+			assert_int_equal(ids.id[r] == -1, odd[r] != -INFINITY || vocab == 1);
+		assert_int_equal(ids.id[COUNT(odd)], -1);
 		arrays_end();
 	}
 }
@@ -292,6 +315,7 @@ int main(void)
 		cmocka_unit_test(silu_mul_gates),
 		cmocka_unit_test(add_row_adds_to_every_row),
 		cmocka_unit_test(argmax_finds_the_first_of_the_largest),
+		cmocka_unit_test(argmax_of_what_are_no_numbers_is_none),
 		cmocka_unit_test(nll_is_the_targets_loss),
 		cmocka_unit_test(softmax_gives_probabilities_also_in_place),
 		cmocka_unit_test(checksum_is_the_sum_of_the_words),
