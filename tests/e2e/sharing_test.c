@@ -3,6 +3,7 @@
  * of each other; what an append could not do leaves no trace.
  */
 #include "../../model/model.h"
+#include "../support/faults.h"
 
 #include <errno.h>
 #include <math.h>
@@ -212,6 +213,88 @@ static void what_cannot_be_appended_changes_nothing(void **state)
 	kvs_engine_close(engine);
 }
 
+static size_t kv_bytes(kvs_engine *engine)
+{
+	struct kvs_engine_memory memory;
+
+	assert_int_equal(kvs_engine_memory(engine, &memory), 0);
+	return memory.kv_physical_bytes;
+}
+
+/* The cache grows before anything runs. Where what runs then fails, the cache is what it was. */
+static void an_append_that_fails_gives_its_room_back(void **state)
+{
+	kvs_engine *engine = engine_with((struct kvs_engine_options){.no_premap = true}, NULL);
+	int32_t ids[4] = {5, 6, 7, 8};
+	float nll[4];
+	struct faults faults;
+	size_t before = kv_bytes(engine);
+
+	(void)state;
+	if (faults_open(cu->library, &faults)) {
+		kvs_engine_close(engine);
+		skip(); /* a real driver cannot be told to fail */
+	}
+	faults.fail_nth("cuMemcpyHtoDAsync", 1, CUDA_ERROR_UNKNOWN);
+	assert_int_equal(kvs_engine_append(engine, 0, ids, 4), -EIO);
+	assert_int_equal(kv_bytes(engine), before);
+	faults.fail_nth("cuMemcpyHtoDAsync", 1, CUDA_ERROR_UNKNOWN);
+	assert_int_equal(kvs_engine_score(engine, 0, ids, ids, 4, nll, NULL), -EIO);
+	assert_int_equal(kv_bytes(engine), before);
+	assert_int_equal(kvs_engine_length(engine, 0), 0);
+	faults.fail_nth(NULL, 0, CUDA_SUCCESS);
+	assert_int_equal(kvs_engine_append(engine, 0, ids, 4), 0);
+	assert_true(kv_bytes(engine) > before);
+	kvs_engine_close(engine);
+}
+
+/* What launches move at the least for one token, with layer 1's K, V or both read from layer 0. */
+static uint64_t bytes_of_a_token(int k_owner, int v_owner)
+{
+	const struct kvs_config *config = kvs_checkpoint_config(ckpt);
+	int k[KVS_MAX_LAYERS], v[KVS_MAX_LAYERS];
+	struct kvs_engine_options options = {.ctx_tokens = 64};
+	kvs_engine *engine;
+	kvs_plan *plan;
+	int32_t id = 5;
+
+	for (int l = 0; l < config->layers; l++)
+		k[l] = v[l] = l;
+	k[1] = k_owner;
+	v[1] = v_owner;
+	assert_int_equal(kvs_plan_create(config->layers, k, v, &plan), 0);
+	options.plan = plan;
+	if (kvs_engine_open(cu, ckpt, &options, &engine))
+		fail_msg("%s", kvs_error());
+	assert_int_equal(kvs_engine_append(engine, 0, &id, 1), 0);
+	uint64_t bytes = kvs_engine_bytes_moved(engine);
+	kvs_engine_close(engine);
+	kvs_plan_free(plan);
+	return bytes;
+}
+
+/* The bytes that are saved are the rows of the weights that are not read, and a little beside: nothing is projected in vain. */
+static void what_is_borrowed_is_not_projected(void **state)
+{
+	const struct kvs_config *config = kvs_checkpoint_config(ckpt);
+	kvs_engine *engine = engine_with((struct kvs_engine_options){0}, NULL);
+	enum kvs_dtype type = kvs_gemm_dtype(kvs_engine_stream(engine), config->dtype);
+	uint64_t part = (uint64_t)config->kv_heads * config->head_dim * config->hidden * kvs_dtype_bytes(type);
+	uint64_t full = bytes_of_a_token(1, 1);
+	static const struct {
+		int k_owner, v_owner, parts;
+	} rows[] = {{0, 1, 1}, {1, 0, 1}, {0, 0, 2}};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+		uint64_t saved = full - bytes_of_a_token(rows[i].k_owner, rows[i].v_owner);
+		assert_true(
+			saved > rows[i].parts * part * 9 / 10); /* Q's input is read twice where K alone is left out */
+		assert_true(saved < rows[i].parts * part * 11 / 10);
+	}
+	kvs_engine_close(engine);
+}
+
 static int open_model(void **state)
 {
 	const char *device = getenv("KVS_TEST_DEVICE");
@@ -242,6 +325,8 @@ int main(void)
 		cmocka_unit_test(a_cut_tail_can_be_appended_again),
 		cmocka_unit_test(engines_do_not_disturb_each_other),
 		cmocka_unit_test(what_cannot_be_appended_changes_nothing),
+		cmocka_unit_test(an_append_that_fails_gives_its_room_back),
+		cmocka_unit_test(what_is_borrowed_is_not_projected),
 	};
 
 	return cmocka_run_group_tests(tests, open_model, close_model);
