@@ -64,8 +64,8 @@ static int explain_file(const char *path)
 		return kvs_fail(-EINVAL, "%s is %s", path, kind);
 	if (ends_in(path, ".safetensors") || ends_in(path, ".json"))
 		return kvs_fail(-EINVAL, "%s is one file of a model: give the directory that it lies in", path);
-	return kvs_fail(-EINVAL, "%s is a file: give a directory with config.json, tokenizer.json and model.safetensors",
-		path);
+	return kvs_fail(
+		-EINVAL, "%s is a file: give a directory with config.json, tokenizer.json and model.safetensors", path);
 }
 
 /* As the Hub names models: one slash, and only what may stand in such a name. */
@@ -132,6 +132,5 @@ int ckpt_explain_weights(const char *dir)
 	if (find(dir, "adapter_model.safetensors", path, sizeof(path)))
 		return kvs_fail(-ENOENT,
 			"%s: no model.safetensors; %s is an adapter: merge it into its base model first", dir, path);
-	return kvs_fail(
-		-ENOENT, "%s: neither model.safetensors nor model.safetensors.index.json is there", dir);
+	return kvs_fail(-ENOENT, "%s: neither model.safetensors nor model.safetensors.index.json is there", dir);
 }
