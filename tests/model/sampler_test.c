@@ -80,6 +80,32 @@ static void top_p_works_on_what_top_k_left(void **state)
 	assert_shares(sampler_of(1, 3, 0.5f, 4), expected);
 }
 
+/* 0.40 is more than 45 % of that mass, though less than 45 % of all. */
+static void top_p_is_a_part_of_what_top_k_left(void **state)
+{
+	const double expected[VOCAB] = {0, 1, 0, 0, 0, 0};
+
+	(void)state;
+	assert_shares(sampler_of(1, 3, 0.45f, 4), expected);
+}
+
+/* Where all are alike, those with the smaller ids are kept: as many as hold p together. */
+static void top_p_keeps_some_of_equals(void **state)
+{
+	const float alike[VOCAB] = {1.0f / 6, 1.0f / 6, 1.0f / 6, 1.0f / 6, 1.0f / 6, 1.0f / 6};
+	kvs_sampler *sampler = sampler_of(1, 0, 0.45f, 5);
+	int drawn[VOCAB] = {0};
+
+	(void)state;
+	for (int i = 0; i < 1000; i++) {
+		int32_t id = kvs_sampler_pick(sampler, alike);
+		assert_in_range(id, 0, 2);
+		drawn[id]++;
+	}
+	assert_true(drawn[0] && drawn[1] && drawn[2]);
+	kvs_sampler_free(sampler);
+}
+
 static void a_seed_repeats_its_draws_and_another_does_not(void **state)
 {
 	kvs_sampler *a = sampler_of(1, 0, 1, 9), *b = sampler_of(1, 0, 1, 9), *c = sampler_of(1, 0, 1, 10);
@@ -136,6 +162,8 @@ int main(void)
 		cmocka_unit_test(top_k_keeps_the_k_likeliest),
 		cmocka_unit_test(top_p_keeps_the_smallest_set_that_holds_p),
 		cmocka_unit_test(top_p_works_on_what_top_k_left),
+		cmocka_unit_test(top_p_is_a_part_of_what_top_k_left),
+		cmocka_unit_test(top_p_keeps_some_of_equals),
 		cmocka_unit_test(a_seed_repeats_its_draws_and_another_does_not),
 		cmocka_unit_test(what_is_no_number_is_never_drawn),
 		cmocka_unit_test(options_out_of_range_are_refused_by_name),

@@ -1,5 +1,6 @@
 /*
- * Weights on their way to the device: every 16-bit number and back, and a matrix that takes more than one piece.
+ * Weights on their way to the device: every 16-bit number and back, a matrix that takes more than one piece,
+ * and how far the fingerprint of a checkpoint looks.
  */
 #include "../../model/engine.h"
 
@@ -203,6 +204,49 @@ static void a_long_matrix_is_converted_to_its_end(void **state)
 	kvs_cu_close(cu);
 }
 
+static void print_of(char *print, size_t bytes)
+{
+	kvs_checkpoint *ckpt;
+
+	if (kvs_checkpoint_open(dir, &ckpt))
+		fail_msg("%s", kvs_error());
+	snprintf(print, bytes, "%s", kvs_checkpoint_fingerprint(ckpt));
+	kvs_checkpoint_close(ckpt);
+}
+
+/* One byte of the file is another. */
+static void change(long from_end)
+{
+	char path[256], byte;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "%s/model.safetensors", dir);
+	file = fopen(path, "r+b");
+	assert_non_null(file);
+	assert_int_equal(fseek(file, -from_end, SEEK_END), 0);
+	assert_int_equal(fread(&byte, 1, 1, file), 1);
+	byte ^= 1;
+	assert_int_equal(fseek(file, -from_end, SEEK_END), 0);
+	assert_int_equal(fwrite(&byte, 1, 1, file), 1);
+	assert_int_equal(fclose(file), 0);
+}
+
+/* Models that were trained on from one another differ all over, and begin with the same bytes as likely as not. */
+static void a_fingerprint_looks_at_the_end_of_a_tensor(void **state)
+{
+	char before[64], after[64];
+	size_t small = 0;
+
+	(void)state;
+	for (size_t i = 1; i < TENSORS; i++)
+		small += 2 * elements_of(i);
+	assert_int_equal(write_checkpoint(), 0);
+	print_of(before, sizeof(before));
+	change((long)small + 16); /* near the last byte of the embedding */
+	print_of(after, sizeof(after));
+	assert_string_not_equal(before, after);
+}
+
 static int make_dir(void **state)
 {
 	(void)state;
@@ -227,6 +271,7 @@ int main(void)
 		cmocka_unit_test(every_half_has_its_value_and_comes_back),
 		cmocka_unit_test(numbers_round_to_the_nearest_even),
 		cmocka_unit_test(a_long_matrix_is_converted_to_its_end),
+		cmocka_unit_test(a_fingerprint_looks_at_the_end_of_a_tensor),
 	};
 
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);

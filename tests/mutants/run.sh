@@ -66,11 +66,12 @@ check_program() {
 	(cd "$1" && KVSHARE_SOFTCUDA=$1/build/softcuda/libcuda.so.1 timeout "$3" "$2" </dev/null 2>&1)
 }
 
-# prepare NAME...: the base, from the sources and from what is built of them already. Every test passes in it.
+# prepare NAME...: the base, from the sources, new ones too, and from what is built of them already. Every test passes in it.
 prepare() {
 	rm -rf "$work"
 	mkdir -p "$base/build" || return 1
-	(cd "$root" && git ls-files -z | tar -c --null -T - -f -) | tar -x -C "$base" -f - || return 1
+	(cd "$root" && git ls-files -co --exclude-standard | while read -r file; do [ -f "$file" ] && echo "$file"; done |
+		tar -c -T - -f -) | tar -x -C "$base" -f - || return 1
 	(cd "$build" && find ./*.flags driver vmm attn model calib tools tests softcuda -type f \( -name '*.o' -o -name '*.d' -o \
 		-name '*.so*' -o -name '*.flags' \) -print0 2>/dev/null | tar -c --null -T - -f -) | tar -x -C "$base/build" -f -
 	# shellcheck disable=SC2046 # a list

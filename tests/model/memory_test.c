@@ -1,0 +1,67 @@
+/* What an engine holds: cutting a slot gives its blocks back, the tokens that stay keep theirs, and the rest is used again. */
+#include "../../model/model.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+enum { LAYERS = 2, TOKENS = 96, TOKEN_BYTES = 2 * 32 * 4 }; /* of K or V in a layer: 16 tokens a block of 4 KiB */
+
+static size_t held(kvs_engine *engine)
+{
+	struct kvs_engine_memory memory;
+
+	assert_int_equal(kvs_engine_memory(engine, &memory), 0);
+	return memory.kv_physical_bytes;
+}
+
+static void cutting_gives_memory_back(void **state)
+{
+	static int windows[LAYERS];
+	static const int32_t ids[TOKENS];
+	const struct kvs_config config = {.model_type = "llama",
+		.layers = LAYERS,
+		.hidden = 64,
+		.ff = 64,
+		.heads = 2,
+		.kv_heads = 2,
+		.head_dim = 32,
+		.vocab = 64,
+		.max_positions = 256,
+		.rms_eps = 1e-5f,
+		.dtype = KVS_F32,
+		.rope = {.theta = 10000, .factor = 1},
+		.window = windows};
+	const struct kvs_engine_options options = {.no_premap = true};
+	kvs_engine *engine;
+	kvs_cu *cu;
+
+	(void)state;
+	assert_int_equal(kvs_cu_open("host", &cu), 0);
+	if (kvs_engine_open_random(cu, &config, &options, &engine))
+		fail_msg("%s", kvs_error());
+	assert_int_equal(kvs_engine_append(engine, 0, ids, TOKENS), 0);
+	assert_int_equal(held(engine), 2 * LAYERS * TOKENS * TOKEN_BYTES);
+	assert_int_equal(kvs_engine_truncate(engine, 0, TOKENS / 3), 0);
+	assert_int_equal(kvs_engine_length(engine, 0), TOKENS / 3);
+	assert_int_equal(held(engine), 2 * LAYERS * TOKENS / 3 * TOKEN_BYTES);
+	assert_int_equal(kvs_engine_append(engine, 0, ids, TOKENS / 3), 0);
+	assert_int_equal(held(engine), 2 * LAYERS * TOKENS / 3 * 2 * TOKEN_BYTES);
+	assert_int_equal(kvs_engine_truncate(engine, 0, 0), 0);
+	assert_int_equal(held(engine), 0);
+	kvs_engine_close(engine);
+	kvs_cu_close(cu);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(cutting_gives_memory_back),
+	};
+
+	setenv("SOFTCUDA_GRANULARITY", "4K", 1);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
