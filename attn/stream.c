@@ -184,6 +184,10 @@ static unsigned part_of(enum kvs_kernel kernel)
 	case KERNEL_NLL:
 	case KERNEL_SOFTMAX:
 		return KVS_PART_LOGITS;
+	case KERNEL_GEMV_F32:
+	case KERNEL_GEMV_F16:
+	case KERNEL_GEMV_BF16:
+		return KVS_PART_GEMM;
 	case KERNEL_CHECKSUM:
 		return 0;
 	default:
