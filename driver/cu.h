@@ -175,8 +175,20 @@ int kvs_fail(int err, const char *format, ...) __attribute__((format(printf, 2, 
  */
 int kvs_cu_fail(const kvs_cu *cu, CUresult result, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
-/* This thread's last message; "" before the first. Valid until the next failure on this thread. */
+/*
+ * This thread's last message; "" before the first. Valid until the next failure on this thread. It is one line of valid
+ * UTF-8 without control characters (kvs_visible()), and where it was too long its middle is missing.
+ */
 const char *kvs_error(void);
+
+/*
+ * `text` as it may be shown on a terminal: control characters (C0, DEL, C1, separators, marks that turn the direction of
+ * writing) and bytes that are no UTF-8 as \x1b and the like; nothing else changes, so doing it twice does no harm. At most
+ * `bytes` with the closing 0 go to `out`; where that is too little the end is "...". Gives `out`. For names from files:
+ *   char shown[256];
+ *   printf("%s\n", kvs_visible(name, shown, sizeof shown));
+ */
+char *kvs_visible(const char *text, char *out, size_t bytes);
 
 /* ---- files ---- */
 
