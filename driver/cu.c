@@ -121,13 +121,23 @@ static int device_describe(kvs_cu *cu)
 	return 0;
 }
 
+/* What softcuda found wrong in its settings; "": nothing, or another driver. */
+static const char *problem_of(const kvs_cu *cu)
+{
+	softcuda_problem_fn *problem = (softcuda_problem_fn *)dlsym(cu->library, SOFTCUDA_PROBLEM);
+
+	return problem ? problem() : "";
+}
+
 static int device_open(kvs_cu *cu, int ordinal)
 {
 	int count = 0, err;
 	CUresult result = cu->cuInit(0);
+	const char *problem = result ? problem_of(cu) : "";
 
 	if (result)
-		return kvs_cu_fail(cu, result, "the CUDA driver does not start (cuInit)");
+		return kvs_cu_fail(
+			cu, result, "the CUDA driver does not start (cuInit%s%s)", *problem ? ", " : "", problem);
 	result = cu->cuDriverGetVersion(&cu->driver_version);
 	if (!result)
 		result = cu->cuDeviceGetCount(&count);

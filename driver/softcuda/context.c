@@ -1,5 +1,5 @@
 /*
- * driver/softcuda/context.c: contexts, the primary one and those a program creates, and each thread's stack of them.
+ * driver/softcuda/context.c: contexts, the primary one and those a program creates.
  *
  * A context owns streams, events, modules and allocations; it can be lost (a fault), after which its calls give the
  * fault's error and only what frees and destroys still works. Memory of the VMM family belongs to no context.
@@ -8,52 +8,10 @@
 #include "stream.h"
 
 #include <stdlib.h>
-#include <string.h>
-#include <time.h>
-
-#define STACK_DEPTH 64
-
-static __thread struct {
-	uint64_t keys[STACK_DEPTH]; /* keys[depth - 1] is current; 0 there means none */
-	int depth;
-} stack;
 
 static pthread_mutex_t primary_lock = PTHREAD_MUTEX_INITIALIZER; /* guards these two; taken before any other */
 static struct sc_context *primary;
 static unsigned primary_flags;
-
-uint64_t sc_now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-struct sc_context *sc_context_current(void)
-{
-	struct sc_context *context;
-
-	if (!stack.depth || !stack.keys[stack.depth - 1])
-		return NULL;
-	pthread_mutex_lock(&sc_lock);
-	context = sc_object_find(SC_CONTEXT, stack.keys[stack.depth - 1]);
-	pthread_mutex_unlock(&sc_lock);
-	return context;
-}
-
-CUresult sc_context_error(struct sc_context *context)
-{
-	return (CUresult)atomic_load(&context->lost);
-}
-
-void sc_context_lose(struct sc_context *context, CUresult error)
-{
-	int none = CUDA_SUCCESS;
-
-	sc_fault_count();
-	atomic_compare_exchange_strong(&context->lost, &none, (int)error); /* the first error stays */
-}
 
 static CUresult context_create(unsigned flags, struct sc_context **out)
 {
@@ -140,7 +98,7 @@ void sc_contexts_reset(void)
 	primary = NULL;
 	primary_flags = 0;
 	pthread_mutex_unlock(&primary_lock);
-	memset(&stack, 0, sizeof stack);
+	sc_current_reset();
 }
 
 /* ---- the primary context ---- */
@@ -251,12 +209,13 @@ static CUresult create_and_push(CUcontext *pctx, unsigned flags, CUdevice device
 		return CUDA_ERROR_INVALID_VALUE;
 	if (device != 0)
 		return CUDA_ERROR_INVALID_DEVICE;
-	if (stack.depth == STACK_DEPTH)
-		return CUDA_ERROR_OUT_OF_MEMORY;
 	error = context_create(flags, &context);
 	if (error)
 		return error;
-	stack.keys[stack.depth++] = context->key;
+	if (!sc_current_push(context->key)) {
+		context_forget(context);
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	}
 	*pctx = (CUcontext)(uintptr_t)context->key;
 	return CUDA_SUCCESS;
 }
@@ -307,6 +266,7 @@ CUresult CUDAAPI cuCtxDestroy(CUcontext ctx)
 	CUresult error = sc_enter_initialized(__func__);
 	struct sc_context *context;
 	bool is_primary;
+	uint64_t key;
 
 	if (error)
 		return error;
@@ -320,8 +280,8 @@ CUresult CUDAAPI cuCtxDestroy(CUcontext ctx)
 	pthread_mutex_unlock(&sc_lock);
 	if (!context)
 		return CUDA_ERROR_INVALID_CONTEXT;
-	if (stack.depth && stack.keys[stack.depth - 1] == sc_key(ctx))
-		stack.depth--;
+	if (sc_current_key() == sc_key(ctx))
+		sc_current_pop(&key);
 	context_destroy(context);
 	return CUDA_SUCCESS;
 }
@@ -346,23 +306,20 @@ CUresult CUDAAPI cuCtxPushCurrent(CUcontext ctx)
 		return error;
 	if (!context_exists(ctx))
 		return CUDA_ERROR_INVALID_CONTEXT;
-	if (stack.depth == STACK_DEPTH)
-		return CUDA_ERROR_OUT_OF_MEMORY;
-	stack.keys[stack.depth++] = sc_key(ctx);
-	return CUDA_SUCCESS;
+	return sc_current_push(sc_key(ctx)) ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
 CUresult CUDAAPI cuCtxPopCurrent(CUcontext *pctx)
 {
 	CUresult error = sc_enter_initialized(__func__);
+	uint64_t key;
 
 	if (error)
 		return error;
-	if (!stack.depth)
+	if (!sc_current_pop(&key))
 		return CUDA_ERROR_INVALID_CONTEXT;
-	stack.depth--;
 	if (pctx)
-		*pctx = (CUcontext)(uintptr_t)stack.keys[stack.depth];
+		*pctx = (CUcontext)(uintptr_t)key;
 	return CUDA_SUCCESS;
 }
 
@@ -370,19 +327,17 @@ CUresult CUDAAPI cuCtxPopCurrent(CUcontext *pctx)
 CUresult CUDAAPI cuCtxSetCurrent(CUcontext ctx)
 {
 	CUresult error = sc_enter_initialized(__func__);
+	uint64_t key;
 
 	if (error)
 		return error;
 	if (!ctx) {
-		if (stack.depth)
-			stack.depth--;
+		sc_current_pop(&key);
 		return CUDA_SUCCESS;
 	}
 	if (!context_exists(ctx))
 		return CUDA_ERROR_INVALID_CONTEXT;
-	if (!stack.depth)
-		stack.depth = 1;
-	stack.keys[stack.depth - 1] = sc_key(ctx);
+	sc_current_replace(sc_key(ctx));
 	return CUDA_SUCCESS;
 }
 
@@ -394,7 +349,7 @@ CUresult CUDAAPI cuCtxGetCurrent(CUcontext *pctx)
 		return error;
 	if (!pctx)
 		return CUDA_ERROR_INVALID_VALUE;
-	*pctx = stack.depth ? (CUcontext)(uintptr_t)stack.keys[stack.depth - 1] : NULL;
+	*pctx = (CUcontext)(uintptr_t)sc_current_key();
 	return CUDA_SUCCESS;
 }
 

@@ -14,7 +14,7 @@
 CUresult CUDAAPI cuInit(unsigned int Flags)
 {
 	static pthread_mutex_t starting = PTHREAD_MUTEX_INITIALIZER;
-	static bool settings_read;
+	static bool settings_read, fork_watched;
 	CUresult error = sc_enter(__func__);
 
 	if (error)
@@ -24,6 +24,10 @@ CUresult CUDAAPI cuInit(unsigned int Flags)
 	pthread_mutex_lock(&starting);
 	if (!settings_read) {
 		error = sc_settings_read();
+		if (!error && !fork_watched) {
+			fork_watched = sc_fork_watch();
+			error = fork_watched ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+		}
 		settings_read = !error;
 		sc_initialized_set(!error);
 	}

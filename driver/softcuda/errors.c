@@ -131,7 +131,7 @@ static const struct result *result_find(CUresult code)
 CUresult CUDAAPI cuGetErrorName(CUresult error, const char **pStr)
 {
 	const struct result *result = result_find(error);
-	CUresult failure = sc_enter(__func__);
+	CUresult failure = sc_enter_anywhere(__func__);
 
 	if (failure)
 		return failure;
@@ -144,7 +144,7 @@ CUresult CUDAAPI cuGetErrorName(CUresult error, const char **pStr)
 CUresult CUDAAPI cuGetErrorString(CUresult error, const char **pStr)
 {
 	const struct result *result = result_find(error);
-	CUresult failure = sc_enter(__func__);
+	CUresult failure = sc_enter_anywhere(__func__);
 
 	if (failure)
 		return failure;

@@ -181,13 +181,7 @@ void sc_handlers_install(void)
 
 static void start(void)
 {
-	pthread_attr_t attributes;
-	pthread_t thread;
-
-	pthread_attr_init(&attributes);
-	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-	pthread_create(&thread, &attributes, watchdog, NULL);
-	pthread_attr_destroy(&attributes);
+	sc_thread_start(NULL, watchdog, NULL); /* without it an endless block is not ended, and all else works */
 }
 
 void sc_worker_begin(void)

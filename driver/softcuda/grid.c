@@ -159,14 +159,8 @@ static void *helper_main(void *nothing)
 /* Fewer helpers than asked for is no failure: the blocks run all the same. */
 static void helpers_start(unsigned wanted)
 {
-	pthread_attr_t attributes;
-	pthread_t thread;
-
-	pthread_attr_init(&attributes);
-	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-	while (helper_count < wanted && !pthread_create(&thread, &attributes, helper_main, NULL))
+	while (helper_count < wanted && !sc_thread_start(NULL, helper_main, NULL))
 		helper_count++;
-	pthread_attr_destroy(&attributes);
 }
 
 static void grid_publish(struct sc_grid *grid)
@@ -280,7 +274,7 @@ static void grid_run_together(struct sc_grid *grid)
 	grid->launch.grid_wait = barrier_wait;
 	for (; members && started < grid->blocks; started++) {
 		members[started] = (struct member){.barrier = &barrier, .block = started};
-		if (pthread_create(&members[started].thread, NULL, member_main, &members[started]))
+		if (sc_thread_start(&members[started].thread, member_main, &members[started]))
 			break;
 	}
 	if (started < grid->blocks) {

@@ -55,6 +55,7 @@ size_t sc_page_bytes(void);
 size_t sc_physical_used(void);
 void sc_space_count(struct softcuda_counters *out);
 void sc_space_reset(void);
+void sc_space_abandon(void); /* in a child: unmaps the device's memory */
 
 /* Handles. What create gives has one reference; a handle goes with its last reference and mapping. */
 CUresult sc_handle_create(size_t size, const CUmemAllocationProp *properties, struct sc_handle **out);

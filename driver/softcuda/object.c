@@ -8,6 +8,8 @@
 
 #include <stdlib.h>
 
+pthread_mutex_t sc_lock = PTHREAD_MUTEX_INITIALIZER;
+
 #define INDEX_BITS 24 /* 16 million objects alive; the other bits count generations */
 #define KEY_SHIFT 4
 

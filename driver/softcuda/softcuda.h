@@ -52,9 +52,13 @@ typedef bool softcuda_failed_fn(void);
  */
 typedef void softcuda_reset_fn(void);
 
+/* What the last cuInit or softcuda_reset() could not read in the environment, as a line of text; "": nothing. */
+typedef const char *softcuda_problem_fn(void);
+
 #define SOFTCUDA_GET_COUNTERS "softcuda_get_counters"
 #define SOFTCUDA_FAIL_NTH "softcuda_fail_nth"
 #define SOFTCUDA_FAILED "softcuda_failed"
 #define SOFTCUDA_RESET "softcuda_reset"
+#define SOFTCUDA_PROBLEM "softcuda_problem"
 
 #endif

@@ -228,6 +228,15 @@ void sc_space_reset(void)
 	}
 }
 
+void sc_space_abandon(void)
+{
+	for (size_t i = 0; i < range_count; i++) {
+		if (ranges[i]->kind == SC_RESERVED || ranges[i]->kind == SC_ALLOCATED)
+			munmap((void *)ranges[i]->base, ranges[i]->footprint);
+	}
+	range_count = 0; /* the tables are left as they are: nothing is called here any more */
+}
+
 void sc_space_count(struct softcuda_counters *out)
 {
 	for (size_t i = 0; i < range_count; i++) {

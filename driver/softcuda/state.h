@@ -24,6 +24,7 @@ softcuda_get_counters_fn softcuda_get_counters;
 softcuda_fail_nth_fn softcuda_fail_nth;
 softcuda_failed_fn softcuda_failed;
 softcuda_reset_fn softcuda_reset;
+softcuda_problem_fn softcuda_problem;
 
 struct sc_settings {
 	size_t memory_bytes, granularity;
@@ -31,7 +32,6 @@ struct sc_settings {
 	uint64_t timeout_ns;
 	unsigned workers;
 	bool late_copies;
-	const char *problem; /* a variable that could not be read: cuInit refuses it by name */
 };
 
 extern pthread_mutex_t sc_lock;
@@ -42,6 +42,7 @@ extern struct sc_settings sc_settings;
 struct sc_context;
 
 /* Counts the call, and fails it where that was asked for. Every exported driver function starts with one of these. */
+CUresult sc_enter_anywhere(const char *function); /* only for what explains errors: also in a child of fork() */
 CUresult sc_enter(const char *function);
 CUresult sc_enter_initialized(const char *function); /* also: cuInit was called */
 CUresult sc_enter_alive(const char *function);       /* also: the current context, if there is one, is not lost */
@@ -53,10 +54,15 @@ int sc_base_length(const char *function); /* of a driver function's name without
 void sc_initialized_set(bool initialized);
 void sc_host_function_begin(void); /* driver calls on this thread answer NOT_PERMITTED until the end */
 void sc_host_function_end(void);
-CUresult sc_settings_read(void); /* from the environment */
+bool sc_fork_watch(void); /* from now on a child is refused all calls; false: no memory for that */
 
-void sc_hazard_report(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* ---- settings.c, inject.c, counters.c ---- */
+
+CUresult sc_settings_read(void); /* from the environment */
+CUresult sc_injected_error(const char *function);
+void sc_call_count(void);
 void sc_fault_count(void);
+void sc_hazard_report(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void sc_faults_reset(void); /* hazards, faults and calls start from zero */
 
 /* ---- objects by key (object.c); all but the counting ones want sc_lock held ---- */
@@ -94,10 +100,18 @@ struct sc_context {
 	pthread_cond_t stream_left;
 };
 
-struct sc_context *sc_context_current(void); /* this thread's, or NULL */
+void sc_contexts_reset(void);
+
+/* ---- this thread's contexts, by key (current.c) ---- */
+
+struct sc_context *sc_context_current(void); /* or NULL */
 void sc_context_lose(struct sc_context *context, CUresult error);
 CUresult sc_context_error(struct sc_context *context);
-void sc_contexts_reset(void);
+bool sc_current_push(uint64_t key);    /* false: the stack is full */
+bool sc_current_pop(uint64_t *key);    /* false: it is empty */
+void sc_current_replace(uint64_t key); /* the top, or the first */
+uint64_t sc_current_key(void);         /* 0: none */
+void sc_current_reset(void);
 
 /* What a context takes along when it goes, each where it is at home. All want sc_lock. */
 void sc_events_free_of(struct sc_context *context);
@@ -115,6 +129,9 @@ static inline uint64_t sc_key(const void *program_handle)
 }
 
 uint64_t sc_now_ns(void);
+
+/* As pthread_create(), with a stack that is large enough under any limit; NULL: detached (thread.c). */
+int sc_thread_start(pthread_t *joinable, void *(*body)(void *), void *argument);
 
 /*
  * A descriptor that was just opened, or a negative one: the same, out of the way of 0, 1 and 2. Where the program has closed

@@ -148,16 +148,8 @@ static void wait_release(struct sc_op *op)
 
 static CUresult thread_start(struct sc_stream *stream)
 {
-	pthread_attr_t attributes;
-	pthread_t thread;
-	int err;
-
-	pthread_attr_init(&attributes);
-	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
 	stream_reference(stream);
-	err = pthread_create(&thread, &attributes, stream_main, stream);
-	pthread_attr_destroy(&attributes);
-	if (err) {
+	if (sc_thread_start(NULL, stream_main, stream)) {
 		atomic_fetch_sub(&stream->references, 1);
 		return CUDA_ERROR_OPERATING_SYSTEM;
 	}

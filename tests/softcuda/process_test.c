@@ -1,8 +1,9 @@
 /*
- * softcuda in the processes that people start: with standard streams closed. Each case runs in a child of its own, which has
+ * softcuda in the processes that people start: with closed streams, forks, wrong settings and small stacks. Each case runs in a child of its own, which has
  * not touched softcuda before.
  */
 #include "../../driver/cu.h"
+#include "../support/process.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -113,9 +115,158 @@ static void standard_descriptors_are_left_alone(void **state)
 	close(report);
 }
 
+/* ---- fork ---- */
+
+/*
+ * The parent has a device, work in a stream and memory mapped; its child is refused everything at once, and has none of the
+ * memory.
+ */
+static int child_of_a_user(const kvs_cu *cu, CUdeviceptr memory)
+{
+	pid_t child = fork();
+	int status, count;
+	kvs_cu *again;
+
+	if (!child) {
+		alarm(20);
+		if (cu->cuMemcpyDtoH(&count, memory, sizeof count) != CUDA_ERROR_NOT_INITIALIZED ||
+			cu->cuStreamSynchronize(NULL) != CUDA_ERROR_NOT_INITIALIZED ||
+			cu->cuInit(0) != CUDA_ERROR_NOT_INITIALIZED ||
+			cu->cuDeviceGetCount(&count) != CUDA_ERROR_NOT_INITIALIZED)
+			_exit(2);
+		if (!kvs_cu_open("host", &again) || !strstr(kvs_error(), "NOT_INITIALIZED"))
+			_exit(3);
+		if (!msync((void *)(uintptr_t)(memory / 4096 * 4096), 4096, MS_ASYNC) || errno != ENOMEM)
+			_exit(4); /* something is mapped there */
+		_exit(0);
+	}
+	waitpid(child, &status, 0);
+	if (status)
+		dprintf(report, "child of the child: %#x\n", status);
+	return status ? wrong("a child of a process that uses softcuda") : 0;
+}
+
+static int with_a_child(void)
+{
+	CUdeviceptr memory;
+	kvs_cu *cu;
+	int word = 0;
+
+	if (kvs_cu_open("host", &cu) || cu->cuMemAlloc(&memory, 1 << 20) ||
+		cu->cuMemsetD32Async(memory, 0x5eed, 1 << 18, NULL) || child_of_a_user(cu, memory))
+		return wrong("the parent");
+	/* The parent goes on. */
+	if (cu->cuMemcpyDtoH(&word, memory, sizeof word) || word != 0x5eed || cu->cuMemFree(memory))
+		return wrong("the parent after the fork");
+	kvs_cu_close(cu);
+	return 0;
+}
+
+static void a_child_of_fork_is_refused_and_shares_nothing(void **state)
+{
+	(void)state;
+	report = STDERR_FILENO;
+	assert_int_equal(in_child(with_a_child), 0);
+}
+
+/* ---- settings ---- */
+
+static int with_a_wrong_setting(void)
+{
+	kvs_cu *cu;
+
+	return kvs_cu_open("host", &cu) == -EINVAL && strstr(kvs_error(), "cuInit, ") &&
+			       strstr(kvs_error(), getenv("KVS_TEST_WRONG"))
+		       ? 0
+		       : wrong("a wrong setting");
+}
+
+static void wrong_settings_are_named_at_the_start(void **state)
+{
+	static const char *const rows[][2] = {
+		{"SOFTCUDA_FAIL", "cuMemAlloc"},
+		{"SOFTCUDA_FAIL", "cuMemAlloc:0:2"},
+		{"SOFTCUDA_FAIL", "cuMemAlloc:1:0"},
+		{"SOFTCUDA_FAIL", "cuMemAlloc:1:1000"},
+		{"SOFTCUDA_FAIL", "cuMemAllok:1:2"},
+		{"SOFTCUDA_FAIL", "malloc:1:2"},
+		{"SOFTCUDA_MEMORY", "-1"},
+		{"SOFTCUDA_MEMORY", "1 G"},
+		{"SOFTCUDA_GRANULARITY", "3M"},
+		{"SOFTCUDA_LATE_COPIES", "yes"},
+		{"KVS_SIMT_SCHEDULE", "backwards"},
+		{"KVS_SIMT_SCHEDULE", "random"},
+		{"KVS_SIMT_SCHEDULE", "random:1x"},
+		{"KVS_SIMT_SCHEDULE", ""},
+	};
+
+	(void)state;
+	report = STDERR_FILENO;
+	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+		const char *before = getenv(rows[i][0]);
+		char *kept = before ? strdup(before) : NULL;
+
+		setenv(rows[i][0], rows[i][1], 1);
+		setenv("KVS_TEST_WRONG", rows[i][0], 1);
+		assert_int_equal(in_child(with_a_wrong_setting), 0);
+		unsetenv(rows[i][0]);
+		if (kept)
+			setenv(rows[i][0], kept, 1);
+		free(kept);
+	}
+}
+
+static int with_good_settings(void)
+{
+	kvs_cu *cu;
+
+	return kvs_cu_open("host", &cu) ? wrong("good settings") : 0;
+}
+
+static void versioned_functions_and_all_schedules_are_known(void **state)
+{
+	static const char *const rows[][2] = {
+		{"SOFTCUDA_FAIL", "cuMemAlloc:100000:2"},
+		{"SOFTCUDA_FAIL", "cuMemMap:100000:2"},
+		{"SOFTCUDA_FAIL", "cuCtxCreate:100000:999"},
+		{"SOFTCUDA_FAIL", "*:100000:1"},
+		{"KVS_SIMT_SCHEDULE", "random:17"},
+		{"KVS_SIMT_SCHEDULE", "reverse"},
+	};
+
+	(void)state;
+	report = STDERR_FILENO;
+	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+		setenv(rows[i][0], rows[i][1], 1);
+		assert_int_equal(in_child(with_good_settings), 0);
+		unsetenv(rows[i][0]);
+	}
+}
+
+/* ---- limits ---- */
+
+static void a_small_stack_is_enough(void **state)
+{
+	struct process process;
+	char command[512];
+
+	(void)state;
+	for (int kib = 128; kib <= 256; kib += 64) {
+		snprintf(command, sizeof command, "ulimit -s %d && %s", kib, built("tests/softcuda/softcuda_test"));
+		process = run_shell(command, 300);
+		if (process.status)
+			fail_msg("with a stack of %d KiB: %d: %s", kib, process.status, process.err);
+		process_free(&process);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_child_of_fork_is_refused_and_shares_nothing),
+		cmocka_unit_test(wrong_settings_are_named_at_the_start),
+		cmocka_unit_test(versioned_functions_and_all_schedules_are_known),
+		cmocka_unit_test(a_small_stack_is_enough),
 		cmocka_unit_test(standard_descriptors_are_left_alone),
 	};
 
