@@ -6,12 +6,16 @@ BINDIR = $(PREFIX)/bin
 LIBDIR = $(PREFIX)/lib
 INCLUDEDIR = $(PREFIX)/include/kvshare
 DATADIR = $(PREFIX)/share
+ZSHDIR = $(DATADIR)/zsh/site-functions
+COMPLETIONS = $(if $(wildcard tools/run/completion.c),$(addprefix $(BUILD)/completion/,bash zsh))
 MAN_PAGES = $(wildcard docs/man/*.1)
 LIBKVSHARE_LINKS = $(notdir $(LIBKVSHARE) $(LIBKVSHARE_SONAME))
 INSTALLED = 755:$(RUN):$(BINDIR)/kvshare-run \
 	755:$(SOFTCUDA):$(PREFIX)/lib/kvshare/softcuda/$(notdir $(SOFTCUDA)) \
 	755:$(LIBKVSHARE_FILE):$(LIBDIR)/$(notdir $(LIBKVSHARE_FILE)) \
 	644:$(BUILD)/kvshare.pc:$(LIBDIR)/pkgconfig/kvshare.pc \
+	$(patsubst %/bash,644:%/bash:$(DATADIR)/bash-completion/completions/kvshare-run,\
+		$(patsubst %/zsh,644:%/zsh:$(ZSHDIR)/_kvshare-run,$(COMPLETIONS))) \
 	$(foreach file,vmm/kvshare.h driver/cu.h,644:$(file):$(INCLUDEDIR)/$(notdir $(file))) \
 	$(foreach file,$(MAN_PAGES),644:$(file):$(DATADIR)/man/man1/$(notdir $(file)))
 SOFTCUDA_LINK = $(if $(filter-out $(PREFIX)/lib,$(LIBDIR)),$(LIBDIR)/kvshare)
@@ -22,8 +26,12 @@ $(BUILD)/kvshare.pc: vmm/kvshare.pc.in VERSION FORCE
 	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@LIBDIR@|$(patsubst $(PREFIX)/%,$${prefix}/%,$(LIBDIR))|' \
 		-e 's|@INCLUDEDIR@|$(patsubst $(PREFIX)/%,$${prefix}/%,$(INCLUDEDIR))|' $< >$@
 
+$(COMPLETIONS): $(BUILD)/completion/%: $(RUN)
+	@mkdir -p $(@D)
+	$(Q)$(RUN) completion $* >$@
+
 .PHONY: install uninstall deb dist
-install: build $(BUILD)/kvshare.pc ## put all under PREFIX (/usr/local); honours DESTDIR
+install: build $(BUILD)/kvshare.pc $(COMPLETIONS) ## put all under PREFIX (/usr/local); honours DESTDIR
 	$(Q)for entry in $(INSTALLED); do \
 		to=$${entry#*:}; install -D -m "$${entry%%:*}" "$${to%%:*}" "$(DESTDIR)$${to#*:}" || exit 1; done
 	$(Q)for link in $(LIBKVSHARE_LINKS); do ln -sf $(notdir $(LIBKVSHARE_FILE)) "$(DESTDIR)$(LIBDIR)/$$link" || exit 1; done

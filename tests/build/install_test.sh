@@ -26,11 +26,11 @@ for libdir in lib lib/x86_64-linux-gnu; do
 	places="DESTDIR=$work/root PREFIX=/opt/kvs LIBDIR=/opt/kvs/$libdir"
 	prefix=$work/root/opt/kvs
 	# shellcheck disable=SC2086
-	make -s -o build install $places BUILD="$build"
+	make -s -o build -o "$build/kvshare-run" install $places BUILD="$build"
 
 	cd /
 	"$prefix/bin/kvshare-run" --version | grep -q " $version\$" || die "--version does not say $version"
-	"$prefix/bin/kvshare-run" generate --device host -m "$tree/tests/models/storyworld-3m" -p "Anna put the" -n 2 >"$work/said" ||
+	"$prefix/bin/kvshare-run" generate --device host -m "$tree/tests/models/storyworld-3m" -p "Anna put the" -n 2 >"$work/said" 2>&1 ||
 		die "the installed kvshare-run does not run"
 	cuda=$(cd "$tree" && cd "$(flag_of_build '-isystem ([^ ]*)')" && pwd)
 	package() { # ARGUMENT...
@@ -43,7 +43,11 @@ for libdir in lib lib/x86_64-linux-gnu; do
 	${CC:-cc} "$tree/docs/examples/cache.c" $sanitize $(package --cflags --libs) -o "$work/cache"
 	LD_LIBRARY_PATH=$prefix/$libdir "$work/cache" >"$work/said" || die "the example does not run"
 	grep -q "layer 3 reads 0x5eed" "$work/said" || die "the example says: $(cat "$work/said")"
-	[ -e "$prefix/$libdir/libkvshare.so" ] && [ -e "$prefix/share/man/man1/kvshare-run.1" ] || die "a file is missing"
+	[ -e "$prefix/share/man/man1/kvshare-run.1" ] || die "the manual is missing"
+	if [ -e "$tree/tools/run/completion.c" ]; then
+		bash -n "$prefix/share/bash-completion/completions/kvshare-run" || die "bash cannot read its completion"
+		grep -q '^#compdef kvshare-run' "$prefix/share/zsh/site-functions/_kvshare-run" || die "zsh has no completion"
+	fi
 
 	mkdir -p "$work/alone"
 	cp "$prefix/bin/kvshare-run" "$work/alone"
@@ -62,3 +66,6 @@ done
 # The library can be run against where it was built, too.
 [ "$(readlink "$build/libkvshare.so.${version%%.*}")" = "libkvshare.so.$version" ] || die "$build lacks the library's soname"
 head -n 1 debian/changelog | grep -q "^kvshare ($version-" || die "debian/changelog does not begin with version $version"
+for package in $(sed -n 's/^packages //p' tools/deps.sh | head -n 1 | grep -oE '[^ ]+-dev\b'); do
+	grep -qE "^ $package(,|\$)" debian/control || die "debian/control does not ask for $package"
+done
