@@ -38,7 +38,7 @@ static int check_batch(const kvs_engine *e, const struct kvs_batch *batch)
 			"a batch of %d sequences of %d tokens at token %d: there is room for %d tokens in sequences of "
 			"%d",
 			batch->sequences, batch->tokens, batch->first, e->ctx_tokens, e->positions);
-	return kvs_engine_check_ids(e, batch->ids, (size_t)batch->sequences * batch->tokens, "token");
+	return model_check_ids(e, batch->ids, (size_t)batch->sequences * batch->tokens, "token");
 }
 
 static int make_room(kvs_engine *e, int tokens)
@@ -52,11 +52,12 @@ static int make_room(kvs_engine *e, int tokens)
 
 static int embed(kvs_engine *e, const struct kvs_batch *batch)
 {
-	int rows = batch->sequences * batch->tokens, err = kvs_engine_upload_ids(e, e->ids, batch->ids, rows);
+	int rows = batch->sequences * batch->tokens, err = model_upload_ids(e, e->ids, batch->ids, rows);
 
 	if (err)
 		return err;
-	return kvs_embed(e->stream, kvs_rows(e->residual, 0, rows), e->weights.embedding, kvs_rows(e->ids, 0, rows));
+	return kvs_embed(
+		e->stream, model_rows(e->residual, 0, rows), e->weights.embedding, model_rows(e->ids, 0, rows));
 }
 
 static int check_residuals(
@@ -87,17 +88,17 @@ int kvs_engine_run_batch_from(kvs_engine *e, const struct kvs_batch *batch, cons
 	if (err)
 		return err;
 	e->sequences = 0;
-	kvs_engine_stamp(e, BASE_SLOT, batch->first, rows);
+	model_stamp(e, BASE_SLOT, batch->first, rows);
 	if (!start)
 		err = embed(e, batch);
 	if (!err)
-		err = kvs_run_layers(e, &(struct kvs_pass){.slot = BASE_SLOT,
-						.first = batch->first,
-						.sequences = batch->sequences,
-						.tokens = batch->tokens,
-						.from = start,
-						.keep = keep,
-						.keep_count = keep_count});
+		err = model_run_layers(e, &(struct model_pass){.slot = BASE_SLOT,
+						  .first = batch->first,
+						  .sequences = batch->sequences,
+						  .tokens = batch->tokens,
+						  .from = start,
+						  .keep = keep,
+						  .keep_count = keep_count});
 	if (!err) {
 		e->sequences = batch->sequences;
 		e->sequence_tokens = batch->tokens;
@@ -125,11 +126,11 @@ static int batch_rows(const kvs_engine *e)
 /* Rows f32 of any number, through the pinned buffer. */
 static int download_rows(kvs_engine *e, float *out, kvs_tensor from)
 {
-	int most = (int)(e->pinned_bytes / (from.cols * sizeof(float))), err = 0;
+	int most = (int)(e->pinned_bytes / (from.cols * sizeof(*out))), err = 0;
 
 	for (int row = 0, rows; row < from.rows && !err; row += rows) {
 		rows = from.rows - row < most ? from.rows - row : most;
-		err = kvs_engine_download(e, out + (size_t)row * from.cols, kvs_rows(from, row, rows));
+		err = model_download(e, out + (size_t)row * from.cols, model_rows(from, row, rows));
 	}
 	return err;
 }
@@ -138,7 +139,7 @@ int kvs_engine_batch_residual(kvs_engine *e, float *residual)
 {
 	int err = check_ran(e);
 
-	return err ? err : download_rows(e, residual, kvs_rows(e->residual, 0, batch_rows(e)));
+	return err ? err : download_rows(e, residual, model_rows(e->residual, 0, batch_rows(e)));
 }
 
 int kvs_engine_batch_hidden(kvs_engine *e, float *hidden)
@@ -146,11 +147,11 @@ int kvs_engine_batch_hidden(kvs_engine *e, float *hidden)
 	int rows = batch_rows(e), err = check_ran(e);
 
 	for (int row = 0, now; row < rows && !err; row += now) {
-		now = smaller(rows - row, KVS_SCORE_ROWS);
-		err = kvs_rmsnorm(e->stream, kvs_rows(e->hidden, 0, now), kvs_rows(e->residual, row, now),
+		now = smaller(rows - row, MODEL_SCORE_ROWS);
+		err = kvs_rmsnorm(e->stream, model_rows(e->hidden, 0, now), model_rows(e->residual, row, now),
 			e->weights.final_norm, e->config.rms_eps);
 		if (!err)
-			err = download_rows(e, hidden + (size_t)row * e->config.hidden, kvs_rows(e->hidden, 0, now));
+			err = download_rows(e, hidden + (size_t)row * e->config.hidden, model_rows(e->hidden, 0, now));
 	}
 	return err;
 }
@@ -162,17 +163,17 @@ int kvs_engine_batch_logits(kvs_engine *e, int row, int rows, float *logits)
 	if (!err && (row < 0 || rows < 0 || rows > batch_rows(e) - row))
 		err = kvs_fail(-EINVAL, "logits of %d rows from row %d of a batch of %d", rows, row, batch_rows(e));
 	for (int done = 0, now; done < rows && !err; done += now) {
-		now = smaller(rows - done, KVS_SCORE_ROWS);
-		err = kvs_run_head(e, kvs_rows(e->residual, row + done, now));
+		now = smaller(rows - done, MODEL_SCORE_ROWS);
+		err = model_run_head(e, model_rows(e->residual, row + done, now));
 		if (!err)
-			err = download_rows(e, logits + (size_t)done * e->config.vocab, kvs_rows(e->logits, 0, now));
+			err = download_rows(e, logits + (size_t)done * e->config.vocab, model_rows(e->logits, 0, now));
 	}
 	return err;
 }
 
 static int upload_rows(kvs_engine *e, kvs_tensor to, const float *from)
 {
-	size_t bytes = (size_t)to.rows * to.cols * sizeof(float);
+	size_t bytes = (size_t)to.rows * to.cols * sizeof(*from);
 	CUresult result = e->cu->cuMemcpyHtoD(to.data, from, bytes);
 
 	if (!result)
@@ -185,12 +186,12 @@ int kvs_engine_head(kvs_engine *e, const float *residual, int rows, float *logit
 	int err = kvs_stream_synchronize(e->stream);
 
 	for (int done = 0, now; done < rows && !err; done += now) {
-		now = smaller(rows - done, KVS_SCORE_ROWS);
-		err = upload_rows(e, kvs_rows(e->hidden, 0, now), residual + (size_t)done * e->config.hidden);
+		now = smaller(rows - done, MODEL_SCORE_ROWS);
+		err = upload_rows(e, model_rows(e->hidden, 0, now), residual + (size_t)done * e->config.hidden);
 		if (!err)
-			err = kvs_run_head(e, kvs_rows(e->hidden, 0, now));
+			err = model_run_head(e, model_rows(e->hidden, 0, now));
 		if (!err)
-			err = download_rows(e, logits + (size_t)done * e->config.vocab, kvs_rows(e->logits, 0, now));
+			err = download_rows(e, logits + (size_t)done * e->config.vocab, model_rows(e->logits, 0, now));
 	}
 	return err;
 }
@@ -200,10 +201,10 @@ int kvs_engine_batch_score(kvs_engine *e, const int32_t *targets, float *nll, in
 	int rows = batch_rows(e), err = check_ran(e);
 
 	if (!err)
-		err = kvs_engine_check_ids(e, targets, rows, "target");
+		err = model_check_ids(e, targets, rows, "target");
 	for (int row = 0, now; row < rows && !err; row += now) {
-		now = smaller(rows - row, KVS_SCORE_ROWS);
-		err = kvs_engine_score_rows(e, row, now, targets + row, nll + row, top ? top + row : NULL);
+		now = smaller(rows - row, MODEL_SCORE_ROWS);
+		err = model_score_rows(e, row, now, targets + row, nll + row, top ? top + row : NULL);
 	}
 	return err;
 }
@@ -217,7 +218,7 @@ static void add_elements(double *sum, const void *from, enum kvs_dtype dtype, si
 
 	for (size_t done = 0, now; done < count; done += now) {
 		now = count - done < 256 ? count - done : 256;
-		kvs_to_f32(piece, from, dtype, done, now);
+		model_to_f32(piece, from, dtype, done, now);
 		for (size_t i = 0; i < now; i++)
 			sum[done + i] += piece[i];
 	}
@@ -271,11 +272,11 @@ static int move_row(kvs_engine *e, bool is_k, int layer, int token, float *out, 
 		CUdeviceptr at = base + token * kvs_kv_token_bytes(e->kv) + done * size;
 		now = count - done < most ? count - done : most;
 		if (in) {
-			kvs_from_f32(e->pinned, in + done, e->kv.dtype, now);
+			model_from_f32(e->pinned, in + done, e->kv.dtype, now);
 			result = e->cu->cuMemcpyHtoD(at, e->pinned, now * size);
 		} else {
 			result = e->cu->cuMemcpyDtoH(e->pinned, at, now * size);
-			kvs_to_f32(out + done, e->pinned, e->kv.dtype, 0, now);
+			model_to_f32(out + done, e->pinned, e->kv.dtype, 0, now);
 		}
 	}
 	return result ? kvs_cu_fail(e->cu, result, "moving K or V of layer %d, token %d", layer, token) : 0;
@@ -304,7 +305,7 @@ int kvs_engine_write_kv(kvs_engine *e, int layer, int token, const float *k, con
 
 	if (err)
 		return err;
-	kvs_engine_stamp(e, BASE_SLOT, token, 1);
+	model_stamp(e, BASE_SLOT, token, 1);
 	err = move_row(e, true, layer, token, NULL, k);
 	return err ? err : move_row(e, false, layer, token, NULL, v);
 }

@@ -1,8 +1,8 @@
 /*
  * model/engine.c: an engine's memory, and the timeline of each slot.
  *
- * A prompt is run in chunks. For each chunk the cache gets room first, then every launch is enqueued; nothing waits until
- * a caller asks for a result.
+ * A prompt is run in chunks. The cache gets room for all of it first, then every launch is enqueued; nothing waits until a
+ * caller asks for a result.
  */
 #include "engine.h"
 
@@ -11,13 +11,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DEFAULT_CTX 4096 /* where the caller names none: the KV cache of a long-context model is not reserved unasked */
+#define DEFAULT_CTX 4096 /* without ctx_tokens: not the whole of a long context, whose KV cache is large */
 #define DEFAULT_CHUNK 512
 #define ALIGNMENT 256
 
 /* ---- timelines ---- */
 
-int kvs_engine_check_ids(const kvs_engine *e, const int32_t *ids, size_t count, const char *what)
+int model_check_ids(const kvs_engine *e, const int32_t *ids, size_t count, const char *what)
 {
 	for (size_t i = 0; i < count; i++)
 		if (ids[i] < 0 || ids[i] >= e->config.vocab)
@@ -35,11 +35,11 @@ static int check_append(const kvs_engine *e, unsigned slot, const int32_t *ids, 
 	if (count > (size_t)(e->ctx_tokens - e->lengths[slot]))
 		return kvs_fail(-EINVAL, "%zu tokens behind %d: the context has room for %d (--ctx)", count,
 			e->lengths[slot], e->ctx_tokens);
-	return kvs_engine_check_ids(e, ids, count, "token");
+	return model_check_ids(e, ids, count, "token");
 }
 
 /* The pinned buffer may still be read by the copy before: wait for that first. Every sampled token has waited already. */
-int kvs_engine_upload_ids(kvs_engine *e, kvs_tensor to, const int32_t *ids, size_t count)
+int model_upload_ids(kvs_engine *e, kvs_tensor to, const int32_t *ids, size_t count)
 {
 	int err = kvs_stream_synchronize(e->stream);
 	CUresult result;
@@ -51,7 +51,7 @@ int kvs_engine_upload_ids(kvs_engine *e, kvs_tensor to, const int32_t *ids, size
 	return result ? kvs_cu_fail(e->cu, result, "copying %zu token ids to the device", count) : 0;
 }
 
-int kvs_engine_download(kvs_engine *e, void *out, kvs_tensor from)
+int model_download(kvs_engine *e, void *out, kvs_tensor from)
 {
 	size_t bytes = (size_t)from.rows * from.cols * kvs_dtype_bytes(from.dtype);
 	CUresult result = e->cu->cuMemcpyDtoHAsync(e->pinned, from.data, bytes, kvs_stream_handle(e->stream));
@@ -65,7 +65,7 @@ int kvs_engine_download(kvs_engine *e, void *out, kvs_tensor from)
 	return err;
 }
 
-void kvs_engine_stamp(kvs_engine *e, unsigned slot, int first, int tokens)
+void model_stamp(kvs_engine *e, unsigned slot, int first, int tokens)
 {
 	e->generation++;
 	for (int t = first; slot == 0 && e->generations && t < first + tokens; t++)
@@ -81,8 +81,8 @@ static int begin_append(kvs_engine *e, unsigned slot, const int32_t *ids, size_t
 		err = kvs_cache_resize(e->cache, slot, e->lengths[slot] + count);
 	if (err)
 		return err;
-	kvs_engine_stamp(e, slot, e->lengths[slot], count);
-	return kvs_engine_upload_ids(e, e->ids, ids, count);
+	model_stamp(e, slot, e->lengths[slot], count);
+	return model_upload_ids(e, e->ids, ids, count);
 }
 
 static void give_back_room(kvs_engine *e, unsigned slot)
@@ -94,12 +94,12 @@ static void give_back_room(kvs_engine *e, unsigned slot)
 /* `count` tokens of e->ids from `first`, behind what the slot holds and the chunks before. */
 static int run_chunk(kvs_engine *e, unsigned slot, int first, int count)
 {
-	struct kvs_pass pass = {.slot = slot, .sequences = 1, .tokens = count, .start = e->lengths[slot] + first};
+	struct model_pass pass = {.slot = slot, .sequences = 1, .tokens = count, .start = e->lengths[slot] + first};
 	int err = kvs_embed(
-		e->stream, kvs_rows(e->residual, 0, count), e->weights.embedding, kvs_rows(e->ids, first, count));
+		e->stream, model_rows(e->residual, 0, count), e->weights.embedding, model_rows(e->ids, first, count));
 
 	e->sequences = 0;
-	return err ? err : kvs_run_layers(e, &pass);
+	return err ? err : model_run_layers(e, &pass);
 }
 
 int kvs_engine_append(kvs_engine *e, unsigned slot, const int32_t *ids, size_t count)
@@ -111,7 +111,7 @@ int kvs_engine_append(kvs_engine *e, unsigned slot, const int32_t *ids, size_t c
 		err = run_chunk(e, slot, first, now);
 	}
 	if (!err)
-		err = kvs_run_head(e, kvs_rows(e->residual, now - 1, 1));
+		err = model_run_head(e, model_rows(e->residual, now - 1, 1));
 	if (err) {
 		give_back_room(e, slot);
 		return err;
@@ -129,28 +129,28 @@ static int check_scores(const float *nll, const int32_t *top, int count)
 	return 0;
 }
 
-int kvs_engine_score_rows(kvs_engine *e, int first, int count, const int32_t *targets, float *nll, int32_t *top)
+int model_score_rows(kvs_engine *e, int first, int count, const int32_t *targets, float *nll, int32_t *top)
 {
-	kvs_tensor logits = kvs_rows(e->logits, 0, count);
-	int err = kvs_engine_upload_ids(e, e->targets, targets, count);
+	kvs_tensor logits = model_rows(e->logits, 0, count);
+	int err = model_upload_ids(e, e->targets, targets, count);
 
 	if (!err)
-		err = kvs_run_head(e, kvs_rows(e->residual, first, count));
+		err = model_run_head(e, model_rows(e->residual, first, count));
 	if (!err)
-		err = kvs_nll(e->stream, kvs_rows(e->nll, 0, count), logits, kvs_rows(e->targets, 0, count));
+		err = kvs_nll(e->stream, model_rows(e->nll, 0, count), logits, model_rows(e->targets, 0, count));
 	if (!err && top)
-		err = kvs_argmax(e->stream, kvs_rows(e->top, 0, count), logits);
+		err = kvs_argmax(e->stream, model_rows(e->top, 0, count), logits);
 	if (!err)
-		err = kvs_engine_download(e, nll, kvs_rows(e->nll, 0, count));
+		err = model_download(e, nll, model_rows(e->nll, 0, count));
 	if (!err && top)
-		err = kvs_engine_download(e, top, kvs_rows(e->top, 0, count));
+		err = model_download(e, top, model_rows(e->top, 0, count));
 	return err ? err : check_scores(nll, top, count);
 }
 
 int kvs_engine_score(kvs_engine *e, unsigned slot, const int32_t *ids, const int32_t *targets, size_t count, float *nll,
 	int32_t *top)
 {
-	int err = kvs_engine_check_ids(e, targets, count, "target");
+	int err = model_check_ids(e, targets, count, "target");
 
 	if (!err)
 		err = begin_append(e, slot, ids, count);
@@ -158,8 +158,8 @@ int kvs_engine_score(kvs_engine *e, unsigned slot, const int32_t *ids, const int
 		now = count - first < (size_t)e->chunk_tokens ? count - first : (size_t)e->chunk_tokens;
 		err = run_chunk(e, slot, first, now);
 		for (size_t row = 0, rows; row < now && !err; row += rows) {
-			rows = now - row < KVS_SCORE_ROWS ? now - row : KVS_SCORE_ROWS;
-			err = kvs_engine_score_rows(
+			rows = now - row < MODEL_SCORE_ROWS ? now - row : MODEL_SCORE_ROWS;
+			err = model_score_rows(
 				e, row, rows, targets + first + row, nll + first + row, top ? top + first + row : NULL);
 		}
 	}
@@ -182,7 +182,7 @@ int kvs_engine_truncate(kvs_engine *e, unsigned slot, int length)
 	if (!err)
 		e->lengths[slot] = length;
 	if (!err)
-		kvs_engine_stamp(e, slot, length, e->ctx_tokens - length);
+		model_stamp(e, slot, length, e->ctx_tokens - length);
 	return err;
 }
 
@@ -198,26 +198,26 @@ static int not_numbers(void)
 
 int kvs_engine_argmax(kvs_engine *e, int32_t *id)
 {
-	kvs_tensor top = kvs_rows(e->top, 0, 1);
-	int err = kvs_argmax(e->stream, top, kvs_rows(e->logits, 0, 1));
+	kvs_tensor top = model_rows(e->top, 0, 1);
+	int err = kvs_argmax(e->stream, top, model_rows(e->logits, 0, 1));
 
 	if (!err)
-		err = kvs_engine_download(e, id, top);
+		err = model_download(e, id, top);
 	return err || *id >= 0 ? err : not_numbers();
 }
 
 int kvs_engine_logits(kvs_engine *e, float *logits)
 {
-	return kvs_engine_download(e, logits, kvs_rows(e->logits, 0, 1));
+	return model_download(e, logits, model_rows(e->logits, 0, 1));
 }
 
 int kvs_engine_probabilities(kvs_engine *e, float temperature, float *probs)
 {
-	kvs_tensor out = kvs_rows(e->logits, 1, 1); /* row 0 stays what the append left */
-	int err = kvs_softmax(e->stream, out, kvs_rows(e->logits, 0, 1), temperature);
+	kvs_tensor out = model_rows(e->logits, 1, 1); /* row 0 stays what the append left */
+	int err = kvs_softmax(e->stream, out, model_rows(e->logits, 0, 1), temperature);
 
 	if (!err)
-		err = kvs_engine_download(e, probs, out);
+		err = model_download(e, probs, out);
 	return err || !isnan(probs[0]) ? err : not_numbers(); /* one that is no number makes the sum none, and so all */
 }
 
@@ -324,24 +324,24 @@ static size_t lay_out(kvs_engine *e, CUdeviceptr base)
 	const struct kvs_config *c = &e->config;
 	int q = c->heads * c->head_dim, qkv = q + 2 * c->kv_heads * c->head_dim, chunk = e->chunk_tokens;
 	int parts = (int)kvs_attention_workspace(e->stream, c->heads, c->head_dim);
-	int normed_rows = chunk > KVS_SCORE_ROWS ? chunk : KVS_SCORE_ROWS;
+	int normed_rows = chunk > MODEL_SCORE_ROWS ? chunk : MODEL_SCORE_ROWS;
 	struct {
 		kvs_tensor *tensor;
 		enum kvs_dtype dtype;
 		int rows, cols;
 	} parts_of[] = {
 		{&e->ids, KVS_I32, e->ctx_tokens, 1},
-		{&e->targets, KVS_I32, KVS_SCORE_ROWS, 1},
-		{&e->top, KVS_I32, KVS_SCORE_ROWS, 1},
+		{&e->targets, KVS_I32, MODEL_SCORE_ROWS, 1},
+		{&e->top, KVS_I32, MODEL_SCORE_ROWS, 1},
 		{&e->residual, KVS_F32, chunk, c->hidden},
 		{&e->normed, e->dtype, normed_rows, c->hidden},
 		{&e->qkv, KVS_F32, chunk, qkv},
 		{&e->attended, e->dtype, chunk, q},
 		{&e->gate_up, KVS_F32, chunk, 2 * c->ff},
 		{&e->gated, e->dtype, chunk, c->ff},
-		{&e->hidden, KVS_F32, KVS_SCORE_ROWS, c->hidden},
-		{&e->logits, KVS_F32, KVS_SCORE_ROWS, c->vocab},
-		{&e->nll, KVS_F32, KVS_SCORE_ROWS, 1},
+		{&e->hidden, KVS_F32, MODEL_SCORE_ROWS, c->hidden},
+		{&e->logits, KVS_F32, MODEL_SCORE_ROWS, c->vocab},
+		{&e->nll, KVS_F32, MODEL_SCORE_ROWS, 1},
 		{&e->rope, KVS_F32, e->positions, c->head_dim},
 		{&e->workspace, KVS_F32, 1, parts},
 	};
@@ -372,10 +372,10 @@ static int allocate_activations(kvs_engine *e)
 
 static int upload_rope(kvs_engine *e)
 {
-	size_t bytes = (size_t)e->rope.rows * e->rope.cols * sizeof(float);
 	float *table;
+	size_t bytes = (size_t)e->rope.rows * e->rope.cols * sizeof(*table);
 	CUresult result;
-	int err = kvs_rope_table(&e->config, e->positions, &table);
+	int err = model_rope_table(&e->config, e->positions, &table);
 
 	if (err)
 		return err;
@@ -389,8 +389,8 @@ static int upload_rope(kvs_engine *e)
 static int load_weights(kvs_engine *e, const kvs_checkpoint *ckpt, const struct kvs_engine_options *options)
 {
 	if (!ckpt)
-		return kvs_weights_random(e->cu, &e->config, e->dtype, &e->weights);
-	return kvs_weights_load(e->cu, ckpt, e->dtype, options->progress, options->progress_arg, &e->weights);
+		return model_weights_random(e->cu, &e->config, e->dtype, &e->weights);
+	return model_weights_load(e->cu, ckpt, e->dtype, options->progress, options->progress_arg, &e->weights);
 }
 
 /* `ckpt` is NULL where weights are to be random. */
@@ -466,7 +466,7 @@ void kvs_engine_close(kvs_engine *e)
 	kvs_cache_free(e->cache);
 	kvs_vmm_free(e->vmm);
 	kvs_stream_close(e->stream);
-	kvs_weights_free(e->cu, &e->weights);
+	model_weights_free(e->cu, &e->weights);
 	if (e->memory)
 		KVS_CU_GIVE_BACK(e->cu->cuMemFree(e->memory));
 	if (e->pinned)

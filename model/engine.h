@@ -1,5 +1,5 @@
 /*
- * model/engine.h: what the engine's files share. Private to model/.
+ * model/engine.h: what the engine's files share. Private to model/, as all names with model_ are.
  */
 #ifndef KVS_ENGINE_H
 #define KVS_ENGINE_H
@@ -7,7 +7,7 @@
 #include "model.h"
 
 /* One decoder layer's weights on the device. T is the type that GEMM takes; norms and biases are f32. */
-struct kvs_layer {
+struct model_layer {
 	kvs_tensor attn_norm;             /* f32 [1][hidden] */
 	kvs_tensor qkv;                   /* T [(heads + 2 * kv_heads) * head_dim][hidden]: rows of Q, then K, then V */
 	kvs_tensor qkv_bias;              /* f32 [1][(heads + 2 * kv_heads) * head_dim], or data 0 */
@@ -18,35 +18,35 @@ struct kvs_layer {
 	kvs_tensor down, down_bias;       /* T [hidden][ff]; f32 [1][hidden] or data 0 */
 };
 
-struct kvs_weights {
+struct model_weights {
 	CUdeviceptr memory; /* one allocation */
 	size_t bytes;
-	struct kvs_layer *layers; /* [layers] */
-	kvs_tensor embedding;     /* T [vocab][hidden] */
-	kvs_tensor final_norm;    /* f32 [1][hidden] */
-	kvs_tensor head;          /* T [vocab][hidden]; the embedding itself where tied */
+	struct model_layer *layers; /* [layers] */
+	kvs_tensor embedding;       /* T [vocab][hidden] */
+	kvs_tensor final_norm;      /* f32 [1][hidden] */
+	kvs_tensor head;            /* T [vocab][hidden]; the embedding itself where tied */
 };
 
 /*
  * Allocate and fill the weights with matrices of type `dtype`. -ENOENT (a tensor is missing), -EINVAL (of another shape),
  * -ENOMEM, -EIO. On error nothing is held.
  */
-int kvs_weights_load(kvs_cu *cu, const kvs_checkpoint *ckpt, enum kvs_dtype dtype,
+int model_weights_load(kvs_cu *cu, const kvs_checkpoint *ckpt, enum kvs_dtype dtype,
 	void (*progress)(void *arg, size_t done_bytes, size_t total_bytes), void *progress_arg,
-	struct kvs_weights *out);
+	struct model_weights *out);
 /* The same with random matrices instead of a checkpoint's. */
-int kvs_weights_random(kvs_cu *cu, const struct kvs_config *config, enum kvs_dtype dtype, struct kvs_weights *out);
-void kvs_weights_free(kvs_cu *cu, struct kvs_weights *weights);
+int model_weights_random(kvs_cu *cu, const struct kvs_config *config, enum kvs_dtype dtype, struct model_weights *out);
+void model_weights_free(kvs_cu *cu, struct model_weights *weights);
 
 /* Elements first .. first + count - 1 of `in`, which has any float type and any alignment. */
-void kvs_to_f32(float *out, const void *in, enum kvs_dtype dtype, size_t first, size_t count);
+void model_to_f32(float *out, const void *in, enum kvs_dtype dtype, size_t first, size_t count);
 /* The other way, rounded to the nearest; `out` of any alignment. */
-void kvs_from_f32(void *out, const float *in, enum kvs_dtype dtype, size_t count);
+void model_from_f32(void *out, const float *in, enum kvs_dtype dtype, size_t count);
 
 /* cos and sin, f32 [positions][head_dim] as kvs_rope_append takes them. The caller frees *out. -ENOMEM. */
-int kvs_rope_table(const struct kvs_config *config, int positions, float **out);
+int model_rope_table(const struct kvs_config *config, int positions, float **out);
 
-#define KVS_SCORE_ROWS 64 /* rows of logits at a time: [64][128 Ki] f32 is 32 MiB */
+#define MODEL_SCORE_ROWS 64 /* rows of logits at a time: [64][128 Ki] f32 is 32 MiB */
 
 struct kvs_engine {
 	kvs_cu *cu;
@@ -57,7 +57,7 @@ struct kvs_engine {
 	kvs_plan *plan;
 	char *fingerprint; /* of the checkpoint, for plans that come later */
 	bool share_by_pointer;
-	struct kvs_weights weights;
+	struct model_weights weights;
 	int *lengths; /* [slots] tokens in the cache */
 	unsigned slots;
 	int ctx_tokens, chunk_tokens;
@@ -67,16 +67,16 @@ struct kvs_engine {
 
 	CUdeviceptr memory; /* one allocation behind all that follows */
 	size_t memory_bytes;
-	kvs_tensor ids, targets, top; /* i32 [ctx][1]; [KVS_SCORE_ROWS][1] twice */
+	kvs_tensor ids, targets, top; /* i32 [ctx][1]; [MODEL_SCORE_ROWS][1] twice */
 	kvs_tensor residual;          /* f32 [chunk][hidden] */
 	kvs_tensor normed;            /* T [chunk][hidden] */
 	kvs_tensor qkv;               /* f32 [chunk][(heads + 2 * kv_heads) * head_dim] */
 	kvs_tensor attended;          /* T [chunk][heads * head_dim] */
 	kvs_tensor gate_up;           /* f32 [chunk][2 * ff] */
 	kvs_tensor gated;             /* T [chunk][ff] */
-	kvs_tensor hidden;            /* f32 [KVS_SCORE_ROWS][hidden]: rows on their way to or from the host */
-	kvs_tensor logits;            /* f32 [KVS_SCORE_ROWS][vocab]; an append leaves its own in row 0 */
-	kvs_tensor nll;               /* f32 [KVS_SCORE_ROWS][1] */
+	kvs_tensor hidden;            /* f32 [MODEL_SCORE_ROWS][hidden]: rows on their way to or from the host */
+	kvs_tensor logits;            /* f32 [MODEL_SCORE_ROWS][vocab]; an append leaves its own in row 0 */
+	kvs_tensor nll;               /* f32 [MODEL_SCORE_ROWS][1] */
 	kvs_tensor rope;              /* f32 [positions][head_dim] */
 	kvs_tensor workspace;         /* of attention */
 	void *pinned; /* host memory that the device copies to and from: a context of ids, a row of logits or of the residual */
@@ -88,7 +88,7 @@ struct kvs_engine {
 	uint64_t *generations;          /* [ctx_tokens], of each token of slot 0; NULL without share_by_pointer */
 };
 
-static inline kvs_tensor kvs_rows(kvs_tensor tensor, int first, int count)
+static inline kvs_tensor model_rows(kvs_tensor tensor, int first, int count)
 {
 	tensor.data += (CUdeviceptr)first * tensor.cols * kvs_dtype_bytes(tensor.dtype);
 	tensor.rows = count;
@@ -100,7 +100,7 @@ static inline kvs_tensor kvs_rows(kvs_tensor tensor, int first, int count)
  * sequences lie side by side in their slot too. With `from`, layers from there on are run, on that residual: a pass before
  * has left K and V of those below in the slot. More than one sequence, `first` and `from` need share_by_pointer.
  */
-struct kvs_pass {
+struct model_pass {
 	unsigned slot; /* where K and V are written */
 	int first;     /* token of the slot at which the first sequence starts */
 	int sequences, tokens;
@@ -109,17 +109,17 @@ struct kvs_pass {
 	const struct kvs_residual *keep; /* [keep_count], layers going up, all behind the first that is run */
 	int keep_count;
 };
-int kvs_run_layers(kvs_engine *e, const struct kvs_pass *pass);
+int model_run_layers(kvs_engine *e, const struct model_pass *pass);
 /* The logits of rows of the residual, into the first rows of e->logits. */
-int kvs_run_head(kvs_engine *e, kvs_tensor residual);
+int model_run_head(kvs_engine *e, kvs_tensor residual);
 
 /* What batches and timelines share (engine.c). Download waits; upload waits for what was enqueued before. */
-int kvs_engine_check_ids(const kvs_engine *e, const int32_t *ids, size_t count, const char *what);
-int kvs_engine_upload_ids(kvs_engine *e, kvs_tensor to, const int32_t *ids, size_t count);
-int kvs_engine_download(kvs_engine *e, void *out, kvs_tensor from);
+int model_check_ids(const kvs_engine *e, const int32_t *ids, size_t count, const char *what);
+int model_upload_ids(kvs_engine *e, kvs_tensor to, const int32_t *ids, size_t count);
+int model_download(kvs_engine *e, void *out, kvs_tensor from);
 /* A new generation, and these tokens are of it; only slot 0 is kept book of. */
-void kvs_engine_stamp(kvs_engine *e, unsigned slot, int first, int tokens);
-/* Scores rows first .. first + count - 1 of the residual, at most KVS_SCORE_ROWS. */
-int kvs_engine_score_rows(kvs_engine *e, int first, int count, const int32_t *targets, float *nll, int32_t *top);
+void model_stamp(kvs_engine *e, unsigned slot, int first, int tokens);
+/* Scores rows first .. first + count - 1 of the residual, at most MODEL_SCORE_ROWS. */
+int model_score_rows(kvs_engine *e, int first, int count, const int32_t *targets, float *nll, int32_t *top);
 
 #endif

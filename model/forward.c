@@ -12,23 +12,23 @@
 
 #include <math.h>
 
-static int project_qkv(kvs_engine *e, const struct kvs_layer *layer, kvs_tensor normed, bool own_k, bool own_v)
+static int project_qkv(kvs_engine *e, const struct model_layer *layer, kvs_tensor normed, bool own_k, bool own_v)
 {
 	int q = e->config.heads * e->config.head_dim, kv = e->config.kv_heads * e->config.head_dim;
 	int first = q + (own_k ? kv : 0) +
 		    (own_k && own_v ? kv : 0); /* Q, K and V lie side by side: one GEMM goes as far */
 	kvs_tensor out = {e->qkv.data, KVS_F32, normed.rows, first};
-	int err = kvs_gemm(e->stream, out, e->qkv.cols, normed, kvs_rows(layer->qkv, 0, first), false);
+	int err = kvs_gemm(e->stream, out, e->qkv.cols, normed, model_rows(layer->qkv, 0, first), false);
 
 	if (err || own_k || !own_v)
 		return err;
 	out.data += (CUdeviceptr)(q + kv) * sizeof(float);
 	out.cols = kv;
-	return kvs_gemm(e->stream, out, e->qkv.cols, normed, kvs_rows(layer->qkv, q + kv, kv), false);
+	return kvs_gemm(e->stream, out, e->qkv.cols, normed, model_rows(layer->qkv, q + kv, kv), false);
 }
 
 /* Where `owner`'s K or V of the pass's sequence `s` starts. */
-static CUdeviceptr owner_address(const kvs_engine *e, const struct kvs_pass *pass, int owner, int s, bool is_k)
+static CUdeviceptr owner_address(const kvs_engine *e, const struct model_pass *pass, int owner, int s, bool is_k)
 {
 	size_t token = pass->first + (size_t)s * pass->tokens;
 	CUdeviceptr base = is_k ? kvs_cache_k(e->cache, owner, pass->slot) : kvs_cache_v(e->cache, owner, pass->slot);
@@ -36,7 +36,7 @@ static CUdeviceptr owner_address(const kvs_engine *e, const struct kvs_pass *pas
 	return base + token * kvs_kv_token_bytes(e->kv);
 }
 
-static kvs_kv layer_kv(const kvs_engine *e, int l, const struct kvs_pass *pass, int s)
+static kvs_kv layer_kv(const kvs_engine *e, int l, const struct model_pass *pass, int s)
 {
 	int k = l, v = l;
 
@@ -56,10 +56,10 @@ static int add_bias(kvs_engine *e, kvs_tensor x, kvs_tensor bias)
 }
 
 /* From the projections of sequence `s` to what it attended to. */
-static int attend(kvs_engine *e, int l, const struct kvs_pass *pass, int s, bool own_k, bool own_v)
+static int attend(kvs_engine *e, int l, const struct model_pass *pass, int s, bool own_k, bool own_v)
 {
-	const struct kvs_layer *layer = &e->weights.layers[l];
-	struct kvs_rope_append append = {.qkv = kvs_rows(e->qkv, s * pass->tokens, pass->tokens),
+	const struct model_layer *layer = &e->weights.layers[l];
+	struct kvs_rope_append append = {.qkv = model_rows(e->qkv, s * pass->tokens, pass->tokens),
 		.bias = layer->qkv_bias,
 		.q_gain = layer->q_gain,
 		.k_gain = layer->k_gain,
@@ -70,7 +70,7 @@ static int attend(kvs_engine *e, int l, const struct kvs_pass *pass, int s, bool
 		.eps = e->config.rms_eps,
 		.own_k = own_k,
 		.own_v = own_v};
-	struct kvs_attention attention = {.out = kvs_rows(e->attended, s * pass->tokens, pass->tokens),
+	struct kvs_attention attention = {.out = model_rows(e->attended, s * pass->tokens, pass->tokens),
 		.qkv = append.qkv,
 		.kv = append.kv,
 		.workspace = e->workspace,
@@ -83,12 +83,12 @@ static int attend(kvs_engine *e, int l, const struct kvs_pass *pass, int s, bool
 	return err ? err : kvs_attention(e->stream, &attention);
 }
 
-static int run_attention(kvs_engine *e, int l, const struct kvs_pass *pass, kvs_tensor residual)
+static int run_attention(kvs_engine *e, int l, const struct model_pass *pass, kvs_tensor residual)
 {
-	const struct kvs_layer *layer = &e->weights.layers[l];
+	const struct model_layer *layer = &e->weights.layers[l];
 	bool own_k = !e->plan || kvs_plan_owner(e->plan, l, KVS_K) == l,
 	     own_v = !e->plan || kvs_plan_owner(e->plan, l, KVS_V) == l;
-	kvs_tensor normed = kvs_rows(e->normed, 0, residual.rows);
+	kvs_tensor normed = model_rows(e->normed, 0, residual.rows);
 	int err = kvs_rmsnorm(e->stream, normed, residual, layer->attn_norm, e->config.rms_eps);
 
 	if (!err)
@@ -96,16 +96,16 @@ static int run_attention(kvs_engine *e, int l, const struct kvs_pass *pass, kvs_
 	for (int s = 0; s < pass->sequences && !err; s++)
 		err = attend(e, l, pass, s, own_k, own_v);
 	if (!err)
-		err = kvs_gemm(e->stream, residual, 0, kvs_rows(e->attended, 0, residual.rows), layer->o, true);
+		err = kvs_gemm(e->stream, residual, 0, model_rows(e->attended, 0, residual.rows), layer->o, true);
 	return err ? err : add_bias(e, residual, layer->o_bias);
 }
 
 static int run_mlp(kvs_engine *e, int l, kvs_tensor residual)
 {
-	const struct kvs_layer *layer = &e->weights.layers[l];
+	const struct model_layer *layer = &e->weights.layers[l];
 	int tokens = residual.rows;
-	kvs_tensor normed = kvs_rows(e->normed, 0, tokens), gate_up = kvs_rows(e->gate_up, 0, tokens);
-	kvs_tensor gated = kvs_rows(e->gated, 0, tokens);
+	kvs_tensor normed = model_rows(e->normed, 0, tokens), gate_up = model_rows(e->gate_up, 0, tokens);
+	kvs_tensor gated = model_rows(e->gated, 0, tokens);
 	int err = kvs_rmsnorm(e->stream, normed, residual, layer->ffn_norm, e->config.rms_eps);
 
 	if (!err)
@@ -128,9 +128,9 @@ static int copy_residual(kvs_engine *e, kvs_tensor rows, CUdeviceptr to, CUdevic
 	return result ? kvs_cu_fail(e->cu, result, "copying the residual of %d tokens", rows.rows) : 0;
 }
 
-int kvs_run_layers(kvs_engine *e, const struct kvs_pass *pass)
+int model_run_layers(kvs_engine *e, const struct model_pass *pass)
 {
-	kvs_tensor residual = kvs_rows(e->residual, 0, pass->sequences * pass->tokens);
+	kvs_tensor residual = model_rows(e->residual, 0, pass->sequences * pass->tokens);
 	int first = pass->from ? pass->from->layer : 0, kept = 0;
 	int err = pass->from ? copy_residual(e, residual, residual.data, pass->from->data) : 0;
 
@@ -145,12 +145,12 @@ int kvs_run_layers(kvs_engine *e, const struct kvs_pass *pass)
 	return err;
 }
 
-int kvs_run_head(kvs_engine *e, kvs_tensor residual)
+int model_run_head(kvs_engine *e, kvs_tensor residual)
 {
-	kvs_tensor normed = kvs_rows(e->normed, 0, residual.rows);
+	kvs_tensor normed = model_rows(e->normed, 0, residual.rows);
 	int err = kvs_rmsnorm(e->stream, normed, residual, e->weights.final_norm, e->config.rms_eps);
 
 	if (err)
 		return err;
-	return kvs_gemm(e->stream, kvs_rows(e->logits, 0, residual.rows), 0, normed, e->weights.head, false);
+	return kvs_gemm(e->stream, model_rows(e->logits, 0, residual.rows), 0, normed, e->weights.head, false);
 }

@@ -34,7 +34,7 @@ static int parse(const char *json, size_t bytes, size_t flags, const char *file,
 	return 0;
 }
 
-int kvs_json_parse(const char *json, size_t bytes, const char *file, json_t **out)
+int model_json_parse(const char *json, size_t bytes, const char *file, json_t **out)
 {
 	return parse(json, bytes, JSON_REJECT_DUPLICATES, file, out);
 }
@@ -75,7 +75,7 @@ static size_t quote_odd_numbers(const char *json, size_t bytes, char *out)
 	return length;
 }
 
-int kvs_json_parse_lenient(const char *json, size_t bytes, const char *file, json_t **out)
+int model_json_parse_lenient(const char *json, size_t bytes, const char *file, json_t **out)
 {
 	char *text = malloc(2 * bytes + 1);
 	int err;
@@ -87,7 +87,7 @@ int kvs_json_parse_lenient(const char *json, size_t bytes, const char *file, jso
 	return err;
 }
 
-const json_t *kvs_json_member(const struct kvs_json *from, const char *key)
+const json_t *model_json_member(const struct model_json *from, const char *key)
 {
 	const json_t *member = json_object_get(from->object, key);
 
@@ -116,15 +116,15 @@ static const char *type_name(const json_t *value)
 	return "null";
 }
 
-static int wrong_type(const struct kvs_json *from, const char *key, const json_t *value, const char *expected)
+static int wrong_type(const struct model_json *from, const char *key, const json_t *value, const char *expected)
 {
 	return kvs_fail(
 		-EINVAL, "%s: %s%s is %s, %s is expected", from->file, from->path, key, type_name(value), expected);
 }
 
-int kvs_json_int(const struct kvs_json *from, const char *key, int min, int max, int *out)
+int model_json_int(const struct model_json *from, const char *key, int min, int max, int *out)
 {
-	const json_t *value = kvs_json_member(from, key);
+	const json_t *value = model_json_member(from, key);
 
 	if (!value)
 		return 0;
@@ -138,16 +138,16 @@ int kvs_json_int(const struct kvs_json *from, const char *key, int min, int max,
 	return 0;
 }
 
-int kvs_json_need_int(const struct kvs_json *from, const char *key, int min, int max, int *out)
+int model_json_need_int(const struct model_json *from, const char *key, int min, int max, int *out)
 {
-	if (!kvs_json_member(from, key))
+	if (!model_json_member(from, key))
 		return kvs_fail(-EINVAL, "%s: %s%s is missing", from->file, from->path, key);
-	return kvs_json_int(from, key, min, max, out);
+	return model_json_int(from, key, min, max, out);
 }
 
-int kvs_json_number(const struct kvs_json *from, const char *key, double min, double max, double *out)
+int model_json_number(const struct model_json *from, const char *key, double min, double max, double *out)
 {
-	const json_t *value = kvs_json_member(from, key);
+	const json_t *value = model_json_member(from, key);
 
 	if (!value)
 		return 0;
@@ -161,9 +161,9 @@ int kvs_json_number(const struct kvs_json *from, const char *key, double min, do
 	return 0;
 }
 
-int kvs_json_bool(const struct kvs_json *from, const char *key, bool *out)
+int model_json_bool(const struct model_json *from, const char *key, bool *out)
 {
-	const json_t *value = kvs_json_member(from, key);
+	const json_t *value = model_json_member(from, key);
 
 	if (!value)
 		return 0;
@@ -173,9 +173,9 @@ int kvs_json_bool(const struct kvs_json *from, const char *key, bool *out)
 	return 0;
 }
 
-int kvs_json_string(const struct kvs_json *from, const char *key, const char **out)
+int model_json_string(const struct model_json *from, const char *key, const char **out)
 {
-	const json_t *value = kvs_json_member(from, key);
+	const json_t *value = model_json_member(from, key);
 
 	if (!value)
 		return 0;

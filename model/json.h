@@ -12,7 +12,7 @@
 #include <stddef.h>
 
 /* An object, and how messages call it. */
-struct kvs_json {
+struct model_json {
 	const json_t *object;
 	const char *file; /* "config.json" */
 	const char *path; /* of the object in the file, with its dot: "" or "rope_scaling." */
@@ -22,22 +22,22 @@ struct kvs_json {
  * Parse `bytes` bytes, which must be one object with no member twice. The caller decrefs *out. -EINVAL with line and
  * column, -ENOMEM.
  */
-int kvs_json_parse(const char *json, size_t bytes, const char *file, json_t **out);
+int model_json_parse(const char *json, size_t bytes, const char *file, json_t **out);
 
 /*
  * As Python reads it, for files that it wrote: of a member that is there twice the last counts, and NaN, Infinity and
  * -Infinity are no error. They become strings, which no reader of numbers takes.
  */
-int kvs_json_parse_lenient(const char *json, size_t bytes, const char *file, json_t **out);
+int model_json_parse_lenient(const char *json, size_t bytes, const char *file, json_t **out);
 
-const json_t *kvs_json_member(const struct kvs_json *from, const char *key); /* NULL: absent or null */
+const json_t *model_json_member(const struct model_json *from, const char *key); /* NULL: absent or null */
 
 /* -EINVAL: of another type, or outside min .. max (both allowed). */
-int kvs_json_int(const struct kvs_json *from, const char *key, int min, int max, int *out);
-int kvs_json_need_int(
-	const struct kvs_json *from, const char *key, int min, int max, int *out); /* absent is an error */
-int kvs_json_number(const struct kvs_json *from, const char *key, double min, double max, double *out);
-int kvs_json_bool(const struct kvs_json *from, const char *key, bool *out);
-int kvs_json_string(const struct kvs_json *from, const char *key, const char **out); /* borrowed from the object */
+int model_json_int(const struct model_json *from, const char *key, int min, int max, int *out);
+int model_json_need_int(
+	const struct model_json *from, const char *key, int min, int max, int *out); /* absent is an error */
+int model_json_number(const struct model_json *from, const char *key, double min, double max, double *out);
+int model_json_bool(const struct model_json *from, const char *key, bool *out);
+int model_json_string(const struct model_json *from, const char *key, const char **out); /* borrowed from the object */
 
 #endif

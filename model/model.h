@@ -131,7 +131,7 @@ struct kvs_engine_options {
 	enum kvs_dtype kv_dtype;
 	bool kv_dtype_set; /* false: the checkpoint's */
 	bool no_premap;
-	bool share_by_pointer; /* borrowers read through the owner's addresses, nothing is mapped twice (for tests) */
+	bool share_by_pointer; /* borrowers read through the owner's addresses; plans change without a new cache: calibration */
 	size_t block_bytes, budget_bytes;
 	void (*progress)(void *arg, size_t done_bytes, size_t total_bytes); /* while weights load; NULL: none */
 	void *progress_arg;
@@ -145,27 +145,27 @@ int kvs_engine_open_random(
 void kvs_engine_close(kvs_engine *engine);
 
 const struct kvs_config *kvs_engine_config(const kvs_engine *engine);
-uint64_t kvs_engine_bytes_moved(
-	const kvs_engine *engine); /* what all launches so far had to read and write at the least */
+/* The least that all launches so far had to read and write. */
+uint64_t kvs_engine_bytes_moved(const kvs_engine *engine);
 int kvs_engine_ctx(const kvs_engine *engine);
 int kvs_engine_length(const kvs_engine *engine, unsigned slot); /* tokens in the cache */
 /* Forget all but the first `length` tokens. */
 int kvs_engine_truncate(kvs_engine *engine, unsigned slot, int length);
 
 /*
- * Append `count` tokens to `slot`; afterwards the logits behind the last one are on the device for the calls below.
+ * Append `count` tokens to `slot`; afterwards the logits after the last one are on the device for the calls below.
  * -EINVAL (an id outside the vocabulary, more tokens than ctx has room for), -ENOMEM, -EIO; on error the slot has its old
  * length.
  */
 int kvs_engine_append(kvs_engine *engine, unsigned slot, const int32_t *ids, size_t count);
 int kvs_engine_wait(kvs_engine *engine); /* until everything appended has run; its errors surface here */
-/* The likeliest token behind the last append; waits. -EIO also where the logits are not numbers. */
+/* The likeliest token after the last append; waits. -EIO also where the logits are not numbers. */
 int kvs_engine_argmax(kvs_engine *engine, int32_t *id);
 int kvs_engine_logits(kvs_engine *engine, float *logits /* [vocab] */); /* as they are, also infinite and NaN */
 int kvs_engine_probabilities(kvs_engine *engine, float temperature, float *probs /* [vocab] */); /* -EIO as above */
 
 /*
- * Append `count` tokens and score them: nll[i] of targets[i] behind ids[i] in nats, and the most likely token there.
+ * Append `count` tokens and score them: nll[i] of targets[i] after ids[i] in nats, and the most likely token there.
  * `top` may be NULL. -EIO also where a loss is not a number; an infinite one is a result.
  */
 int kvs_engine_score(kvs_engine *engine, unsigned slot, const int32_t *ids, const int32_t *targets, size_t count,
@@ -184,16 +184,16 @@ kvs_cu *kvs_engine_cu(kvs_engine *engine);
 /* ---- looking inside, for calibration (batch.c) ---- */
 
 /*
- * Run with another plan from now on (NULL: none), without loading weights again. With share_by_pointer the slots keep their
- * tokens; otherwise the cache is made anew and they are empty. -EINVAL (plan of another model), -ENOMEM, -EIO: nothing has
- * changed.
+ * Run with another plan from now on (NULL: none), without loading the weights again. With share_by_pointer the slots keep
+ * their tokens; otherwise a new cache is created and they are empty. -EINVAL (plan of another model), -ENOMEM, -EIO: the
+ * engine is unchanged on failure.
  */
 int kvs_engine_set_plan(kvs_engine *engine, const kvs_plan *plan);
 
 /*
- * A batch: `sequences` sequences of `tokens` tokens each, which lie side by side in slot 0 from token `first` on; each sees
- * itself alone. Their rows go through the layers together: sequences * tokens is at most kvs_engine_batch_rows(). What the
- * slot held there is written over; truncate it to 0 before it is used for appends again.
+ * A batch: `sequences` sequences of `tokens` tokens each, stored one after another in slot 0 from token `first` on; each
+ * sees only itself. Their rows go through the layers together: sequences * tokens is at most kvs_engine_batch_rows(). The
+ * slot's tokens there are overwritten; truncate it to 0 before appending to it again.
  *
  * The engine must have been opened with share_by_pointer, ctx_tokens of room for all batches that are to be rerun, and
  * sequence_tokens as the longest sequence.
@@ -215,20 +215,20 @@ struct kvs_residual {
 
 /*
  * As kvs_engine_run_batch(), from `start` on: the layers below are not run, and their K and V must be in slot 0 already, as
- * the plan of now has them. NULL: all layers. The residual in front of each layer of `keep` is copied to its data; the
+ * the current plan has them. NULL: all layers. The residual in front of each layer of `keep` is copied to its data; the
  * layers go up and lie above start's. -EINVAL, -ENOMEM, -EIO.
  */
 int kvs_engine_run_batch_from(kvs_engine *engine, const struct kvs_batch *batch, const struct kvs_residual *start,
 	const struct kvs_residual *keep, int keep_count);
 
 /*
- * Whether K and V of a token of slot 0 are still those that a caller's run left: everything that writes or cuts slots counts
- * one generation further, and what it touches of slot 0 is of that generation, also where it failed half way. 0: never
+ * Tell whether K and V of a token of slot 0 are still those of a caller's own run: everything that writes or cuts a slot
+ * starts a new generation, and the tokens of slot 0 that it touches get that number, even if it fails half way. 0: never
  * written, or the engine was opened without share_by_pointer.
  */
 uint64_t kvs_engine_generation(const kvs_engine *engine);
 uint64_t kvs_engine_token_generation(const kvs_engine *engine, int token);
-/* The plan of now, valid until another is set; NULL: none. */
+/* The current plan, valid until another is set; NULL: none. */
 const kvs_plan *kvs_engine_plan(const kvs_engine *engine);
 
 /* Of the batch that ran last, before anything else runs. Rows count through its sequences. */
@@ -236,7 +236,7 @@ int kvs_engine_batch_hidden(kvs_engine *engine, float *hidden /* [rows][hidden]:
 int kvs_engine_batch_logits(kvs_engine *engine, int row, int rows, float *logits /* [rows][vocab] */);
 /* As kvs_engine_score(): nll [rows], top [rows] or NULL. */
 int kvs_engine_batch_score(kvs_engine *engine, const int32_t *targets, float *nll, int32_t *top);
-/* What the last layer left, in front of the final norm; and the logits of such rows, of any batch, to the last bit. */
+/* The last layer's output, before the final norm; and the logits of such rows, of any batch, bit for bit. */
 int kvs_engine_batch_residual(kvs_engine *engine, float *residual /* [rows][hidden] */);
 int kvs_engine_head(kvs_engine *engine, const float *residual, int rows, float *logits /* [rows][vocab] */);
 

@@ -101,7 +101,7 @@ static float scaled_frequency(const struct kvs_config *config, double theta, int
 	return frequency;
 }
 
-int kvs_rope_table(const struct kvs_config *config, int positions, float **out)
+int model_rope_table(const struct kvs_config *config, int positions, float **out)
 {
 	int pairs = config->head_dim / 2;
 	double theta = rope_theta(config, positions), amplitude = rope_amplitude(config);

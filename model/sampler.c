@@ -47,8 +47,8 @@ int kvs_sampler_create(const struct kvs_sampling *options, int vocab, kvs_sample
 	*sampler = (kvs_sampler){.options = *options,
 		.vocab = vocab,
 		.state = options->seed,
-		.probs = malloc(sizeof(float) * vocab),
-		.candidates = malloc(sizeof(struct candidate) * vocab)};
+		.probs = malloc(sizeof(*sampler->probs) * vocab),
+		.candidates = malloc(sizeof(*sampler->candidates) * vocab)};
 	if (!sampler->probs || !sampler->candidates) {
 		kvs_sampler_free(sampler);
 		return kvs_fail(-ENOMEM, "no memory to sample from %d tokens", vocab);

@@ -2,8 +2,8 @@
  * model/weights.c: weights from a checkpoint to the device.
  *
  * A list says where each stored tensor goes (Q, K and V into one matrix, gate and up into another); one pass over it
- * sizes a single allocation, a second fills it. What is stored in another type than the device wants is converted on the
- * way, in pieces, so that host memory stays flat.
+ * sizes a single allocation, a second fills it. Tensors are read in pieces, and converted on the way where the device takes
+ * another type, so that host memory stays flat.
  */
 #include "checkpoint/checkpoint.h"
 #include "engine.h"
@@ -94,7 +94,7 @@ static int place_norm(struct loader *loader, int l, const char *name, kvs_tensor
 	return place_vector(loader, tensor, 0, length, full);
 }
 
-static int place_attention(struct loader *loader, int l, struct kvs_layer *layer)
+static int place_attention(struct loader *loader, int l, struct model_layer *layer)
 {
 	const struct kvs_config *config = loader->config;
 	int q = config->heads * config->head_dim, kv = config->kv_heads * config->head_dim, hidden = config->hidden;
@@ -117,7 +117,7 @@ static int place_attention(struct loader *loader, int l, struct kvs_layer *layer
 	return err;
 }
 
-static int place_mlp(struct loader *loader, int l, struct kvs_layer *layer)
+static int place_mlp(struct loader *loader, int l, struct model_layer *layer)
 {
 	const struct kvs_config *config = loader->config;
 	int ff = config->ff, hidden = config->hidden;
@@ -134,7 +134,7 @@ static int place_mlp(struct loader *loader, int l, struct kvs_layer *layer)
 	return err;
 }
 
-static int place_all(struct loader *loader, struct kvs_weights *weights)
+static int place_all(struct loader *loader, struct model_weights *weights)
 {
 	const struct kvs_config *config = loader->config;
 	int err = place(loader, &weights->embedding, 0, config->vocab, config->hidden, "model.embed_tokens.weight");
@@ -206,7 +206,7 @@ static float half_to_float(uint16_t half)
 	return out.value;
 }
 
-void kvs_to_f32(float *out, const void *in, enum kvs_dtype dtype, size_t first, size_t count)
+void model_to_f32(float *out, const void *in, enum kvs_dtype dtype, size_t first, size_t count)
 {
 	for (size_t i = 0; i < count; i++) {
 		if (dtype == KVS_F32) {
@@ -250,7 +250,7 @@ static uint16_t float_to_bfloat(float value)
 	return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
-void kvs_from_f32(void *out, const float *in, enum kvs_dtype dtype, size_t count)
+void model_from_f32(void *out, const float *in, enum kvs_dtype dtype, size_t count)
 {
 	for (size_t i = 0; i < count; i++) {
 		uint16_t raw;
@@ -290,7 +290,7 @@ static int fill(struct loader *loader, const struct placement *item, void *raw, 
 		const void *from = raw;
 		err = kvs_checkpoint_read(loader->ckpt, item->name, first * stored_size, raw, now * stored_size);
 		if (!err && stored.dtype != item->tensor->dtype) {
-			kvs_to_f32(piece, raw, stored.dtype, 0, now);
+			model_to_f32(piece, raw, stored.dtype, 0, now);
 			from = piece;
 		}
 		if (!err)
@@ -331,7 +331,7 @@ static int fill_all(struct loader *loader)
 	return err;
 }
 
-static int allocate(struct loader *loader, struct kvs_weights *weights)
+static int allocate(struct loader *loader, struct model_weights *weights)
 {
 	size_t bytes = lay_out(loader, 0);
 	CUresult result = loader->cu->cuMemAlloc(&weights->memory, bytes);
@@ -344,8 +344,9 @@ static int allocate(struct loader *loader, struct kvs_weights *weights)
 	return 0;
 }
 
-int kvs_weights_load(kvs_cu *cu, const kvs_checkpoint *ckpt, enum kvs_dtype dtype,
-	void (*progress)(void *arg, size_t done_bytes, size_t total_bytes), void *progress_arg, struct kvs_weights *out)
+int model_weights_load(kvs_cu *cu, const kvs_checkpoint *ckpt, enum kvs_dtype dtype,
+	void (*progress)(void *arg, size_t done_bytes, size_t total_bytes), void *progress_arg,
+	struct model_weights *out)
 {
 	struct loader loader = {.cu = cu,
 		.ckpt = ckpt,
@@ -355,7 +356,7 @@ int kvs_weights_load(kvs_cu *cu, const kvs_checkpoint *ckpt, enum kvs_dtype dtyp
 		.progress_arg = progress_arg};
 	int err;
 
-	*out = (struct kvs_weights){.layers = calloc(loader.config->layers, sizeof(*out->layers))};
+	*out = (struct model_weights){.layers = calloc(loader.config->layers, sizeof(*out->layers))};
 	err = out->layers ? 0 : kvs_fail(-ENOMEM, "no memory for %d layers", loader.config->layers);
 	if (!err)
 		err = place_all(&loader, out);
@@ -369,7 +370,7 @@ int kvs_weights_load(kvs_cu *cu, const kvs_checkpoint *ckpt, enum kvs_dtype dtyp
 		out->head = out->embedding;
 	free(loader.items);
 	if (err)
-		kvs_weights_free(cu, out);
+		model_weights_free(cu, out);
 	return err;
 }
 
@@ -389,11 +390,11 @@ static bool is_known_buffer(const char *name)
 	return false;
 }
 
-/* used[i]: stored tensor i is one that kvs_weights_load() takes, or equal to one. */
+/* used[i]: stored tensor i is one that model_weights_load() takes, or equal to one. */
 static int mark_used(const kvs_checkpoint *ckpt, bool *used)
 {
 	struct loader loader = {.ckpt = ckpt, .config = kvs_checkpoint_config(ckpt)};
-	struct kvs_weights weights = {.layers = calloc(loader.config->layers, sizeof(*weights.layers))};
+	struct model_weights weights = {.layers = calloc(loader.config->layers, sizeof(*weights.layers))};
 	int err = weights.layers ? place_all(&loader, &weights)
 				 : kvs_fail(-ENOMEM, "no memory for %d layers", loader.config->layers);
 	size_t index;
@@ -512,14 +513,14 @@ static CUresult fill_random(kvs_cu *cu, const struct placement *item, CUdevicept
 	return result;
 }
 
-int kvs_weights_random(kvs_cu *cu, const struct kvs_config *config, enum kvs_dtype dtype, struct kvs_weights *out)
+int model_weights_random(kvs_cu *cu, const struct kvs_config *config, enum kvs_dtype dtype, struct model_weights *out)
 {
 	struct loader loader = {.cu = cu, .config = config, .dtype = dtype};
 	CUdeviceptr pattern = 0;
 	CUresult result = CUDA_SUCCESS;
 	int err;
 
-	*out = (struct kvs_weights){.layers = calloc(config->layers, sizeof(*out->layers))};
+	*out = (struct model_weights){.layers = calloc(config->layers, sizeof(*out->layers))};
 	err = out->layers ? 0 : kvs_fail(-ENOMEM, "no memory for %d layers", config->layers);
 	if (!err)
 		err = place_all(&loader, out);
@@ -539,14 +540,14 @@ int kvs_weights_random(kvs_cu *cu, const struct kvs_config *config, enum kvs_dty
 		KVS_CU_GIVE_BACK(cu->cuMemFree(pattern));
 	free(loader.items);
 	if (err)
-		kvs_weights_free(cu, out);
+		model_weights_free(cu, out);
 	return err;
 }
 
-void kvs_weights_free(kvs_cu *cu, struct kvs_weights *weights)
+void model_weights_free(kvs_cu *cu, struct model_weights *weights)
 {
 	if (weights->memory)
 		KVS_CU_GIVE_BACK(cu->cuMemFree(weights->memory));
 	free(weights->layers);
-	*weights = (struct kvs_weights){0};
+	*weights = (struct model_weights){0};
 }

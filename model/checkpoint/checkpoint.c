@@ -59,7 +59,7 @@ static int read_configs(kvs_checkpoint *ckpt)
 		err = model_file_load(ckpt->dir, "generation_config.json", &text, &bytes);
 	if (err)
 		return err == -ENOENT ? 0 : err;
-	err = kvs_config_apply_generation(text, bytes, "generation_config.json", &ckpt->config);
+	err = ckpt_apply_generation(text, bytes, "generation_config.json", &ckpt->config);
 	free(text);
 	return err;
 }
@@ -152,8 +152,8 @@ static int build_table(kvs_checkpoint *ckpt)
 		return kvs_fail(-ENOMEM, "%s: no memory for %zu tensors", ckpt->dir, total);
 	for (size_t s = 0; s < ckpt->shard_count; s++) {
 		for (size_t i = 0; i < kvs_safetensors_count(ckpt->shards[s].st); i++) {
-			struct kvs_stored stored;
-			kvs_safetensors_stored(ckpt->shards[s].st, i, &stored);
+			struct ckpt_stored stored;
+			ckpt_safetensors_stored(ckpt->shards[s].st, i, &stored);
 			ckpt->entries[ckpt->entry_count++] = (struct entry){stored.name, &ckpt->shards[s], i};
 		}
 	}
@@ -196,9 +196,9 @@ static int check_index(const kvs_checkpoint *ckpt, const json_t *weight_map, con
 	json_object_foreach((json_t *)weight_map, tensor, file)
 	{
 		const struct entry *entry = find_stored(ckpt, tensor);
-		struct kvs_stored stored = {0};
+		struct ckpt_stored stored = {0};
 		if (entry)
-			kvs_safetensors_stored(entry->shard->st, entry->index, &stored);
+			ckpt_safetensors_stored(entry->shard->st, entry->index, &stored);
 		if (!entry || strcmp(stored.file, json_string_value(file)))
 			return kvs_fail(-EINVAL, "%s: weight_map.%.200s is not in %.64s", index, tensor,
 				json_string_value(file));
@@ -210,7 +210,7 @@ static int open_indexed(kvs_checkpoint *ckpt, const char *text, size_t bytes, co
 {
 	json_t *root;
 	const json_t *weight_map;
-	int err = kvs_json_parse(text, bytes, index, &root);
+	int err = model_json_parse(text, bytes, index, &root);
 
 	if (err)
 		return err;
@@ -297,7 +297,7 @@ static fnv_hash fnv_config(fnv_hash hash, const struct kvs_config *config)
 }
 
 /* Eight runs of 64 bytes, the first and the last among them: a few pages of each tensor, however large it is. */
-static int fnv_data(const struct model_file *file, const struct kvs_stored *tensor, fnv_hash *hash)
+static int fnv_data(const struct model_file *file, const struct ckpt_stored *tensor, fnv_hash *hash)
 {
 	enum { RUNS = 8, RUN_BYTES = 64 };
 	unsigned char run[RUNS * RUN_BYTES];
@@ -318,10 +318,10 @@ static int fnv_data(const struct model_file *file, const struct kvs_stored *tens
 
 static int fnv_tensor(const struct entry *entry, fnv_hash *hash)
 {
-	struct kvs_stored tensor;
+	struct ckpt_stored tensor;
 	char text[32];
 
-	kvs_safetensors_stored(entry->shard->st, entry->index, &tensor);
+	ckpt_safetensors_stored(entry->shard->st, entry->index, &tensor);
 	*hash = fnv_text(fnv_text(*hash, tensor.name), tensor.dtype);
 	for (int i = 0; i < tensor.rank; i++) {
 		snprintf(text, sizeof(text), "%lld", (long long)tensor.shape[i]);
@@ -368,14 +368,14 @@ static int same_bytes(
 static int untie(kvs_checkpoint *ckpt)
 {
 	const struct entry *a = find_entry(ckpt, EMBEDDING), *b = find_entry(ckpt, HEAD);
-	struct kvs_stored embedding, head;
+	struct ckpt_stored embedding, head;
 	bool same;
 	int err;
 
 	if (!ckpt->config.tied_embeddings || !a || !b || a == b)
 		return 0;
-	kvs_safetensors_stored(a->shard->st, a->index, &embedding);
-	kvs_safetensors_stored(b->shard->st, b->index, &head);
+	ckpt_safetensors_stored(a->shard->st, a->index, &embedding);
+	ckpt_safetensors_stored(b->shard->st, b->index, &head);
 	same = !strcmp(embedding.dtype, head.dtype) && embedding.bytes == head.bytes;
 	err = same ? same_bytes(&a->shard->file, embedding.offset, &b->shard->file, head.offset, head.bytes, &same) : 0;
 	ckpt->untied = !err && !same;
@@ -467,11 +467,11 @@ int kvs_checkpoint_weight(const kvs_checkpoint *ckpt, const char *name, struct k
 int kvs_checkpoint_read(const kvs_checkpoint *ckpt, const char *name, size_t first, void *out, size_t bytes)
 {
 	const struct entry *entry = find_entry(ckpt, name);
-	struct kvs_stored stored;
+	struct ckpt_stored stored;
 
 	if (!entry)
 		return no_tensor(ckpt, name);
-	kvs_safetensors_stored(entry->shard->st, entry->index, &stored);
+	ckpt_safetensors_stored(entry->shard->st, entry->index, &stored);
 	if (first > stored.bytes || bytes > stored.bytes - first)
 		return kvs_fail(
 			-EINVAL, "%s: %zu bytes from byte %zu on, it has %zu", name, bytes, first, stored.bytes);

@@ -8,26 +8,26 @@
 #include "../json.h"
 #include "../model.h"
 
-#define KVS_MAX_POSITIONS (1 << 28) /* that a file may speak of */
+#define CKPT_MAX_POSITIONS (1 << 28) /* that a file may speak of */
 
 /* Fill config->rope from the object of config.json; max_positions must be there. -EINVAL. */
-int kvs_config_read_rope(const struct kvs_json *from, struct kvs_config *config);
+int ckpt_read_rope(const struct model_json *from, struct kvs_config *config);
 
 /* Let generation_config.json's bos_token_id and eos_token_id replace those of `config`. -EINVAL, -ENOMEM. */
-int kvs_config_apply_generation(const char *json, size_t bytes, const char *name, struct kvs_config *config);
+int ckpt_apply_generation(const char *json, size_t bytes, const char *name, struct kvs_config *config);
 
 /*
  * A stored tensor of any type and rank, as the fingerprint wants it. `file` (as the parser was told), `name` and `dtype`
  * (safetensors' own spelling) are borrowed from `st`, `shape` has `rank` entries.
  */
-struct kvs_stored {
+struct ckpt_stored {
 	const char *file, *name, *dtype;
 	const int64_t *shape;
 	int rank;
 	uint64_t offset; /* in the file */
 	size_t bytes;
 };
-void kvs_safetensors_stored(const struct kvs_safetensors *st, size_t index, struct kvs_stored *out);
+void ckpt_safetensors_stored(const struct kvs_safetensors *st, size_t index, struct ckpt_stored *out);
 /* As kvs_safetensors_parse(), of an open file of which only the header is read. -EIO too. */
 int ckpt_safetensors_open(const struct model_file *file, const char *name, struct kvs_safetensors **out);
 

@@ -66,10 +66,10 @@ static const struct family families[] = {
 		.window_switch = true},
 };
 
-static int read_family(const struct kvs_json *from, const struct family **out)
+static int read_family(const struct model_json *from, const struct family **out)
 {
 	const char *type = NULL;
-	int err = kvs_json_string(from, "model_type", &type);
+	int err = model_json_string(from, "model_type", &type);
 
 	if (err)
 		return err;
@@ -89,9 +89,9 @@ static int read_family(const struct kvs_json *from, const struct family **out)
  * A classifier of a known family has no language-model head, or other names for its weights. A base model ("LlamaModel") can
  * be run where its head is the embedding.
  */
-static int check_architecture(const struct kvs_json *from, const struct family *family)
+static int check_architecture(const struct model_json *from, const struct family *family)
 {
-	const json_t *list = kvs_json_member(from, "architectures");
+	const json_t *list = model_json_member(from, "architectures");
 	const json_t *first = json_array_get(list, 0);
 	const char *name = json_string_value(first);
 	size_t base = strlen(family->architecture) - strlen("ForCausalLM");
@@ -107,9 +107,9 @@ static int check_architecture(const struct kvs_json *from, const struct family *
 		name, family->type, family->architecture);
 }
 
-static int check_quantization(const struct kvs_json *from)
+static int check_quantization(const struct model_json *from)
 {
-	const json_t *found = kvs_json_member(from, "quantization_config");
+	const json_t *found = model_json_member(from, "quantization_config");
 	const json_t *method = json_object_get(found, "quant_method");
 
 	if (!found)
@@ -118,17 +118,17 @@ static int check_quantization(const struct kvs_json *from)
 		from->file, json_is_string(method) ? json_string_value(method) : "unknown");
 }
 
-static int check_activation(const struct kvs_json *from)
+static int check_activation(const struct model_json *from)
 {
 	const char *name = "silu";
-	int err = kvs_json_string(from, "hidden_act", &name);
+	int err = model_json_string(from, "hidden_act", &name);
 
 	if (err || !strcmp(name, "silu"))
 		return err;
 	return kvs_fail(-EINVAL, "%s: hidden_act is \"%.64s\", only silu is supported", from->file, name);
 }
 
-static int check_head_dim(const struct kvs_json *from, int head_dim)
+static int check_head_dim(const struct model_json *from, int head_dim)
 {
 	static const int supported[] = {32, 64, 80, 96, 128, 256}; /* what the attention kernels are built for */
 
@@ -139,16 +139,16 @@ static int check_head_dim(const struct kvs_json *from, int head_dim)
 	return kvs_fail(-EINVAL, "%s: head_dim is %d, supported are 32, 64, 80, 96, 128 and 256", from->file, head_dim);
 }
 
-static int read_heads(const struct kvs_json *from, const struct family *family, struct kvs_config *config)
+static int read_heads(const struct model_json *from, const struct family *family, struct kvs_config *config)
 {
-	int err = kvs_json_need_int(from, "num_attention_heads", 1, MAX_HEADS, &config->heads);
+	int err = model_json_need_int(from, "num_attention_heads", 1, MAX_HEADS, &config->heads);
 
 	if (err)
 		return err;
 	/* null says "as many as heads" to every class; only an absent one takes the class's default. */
 	config->kv_heads = family->kv_heads && !json_object_get(from->object, "num_key_value_heads") ? family->kv_heads
 												     : config->heads;
-	err = kvs_json_int(from, "num_key_value_heads", 1, MAX_HEADS, &config->kv_heads);
+	err = model_json_int(from, "num_key_value_heads", 1, MAX_HEADS, &config->kv_heads);
 	if (err)
 		return err;
 	if (config->heads % config->kv_heads)
@@ -156,7 +156,7 @@ static int read_heads(const struct kvs_json *from, const struct family *family, 
 			"%s: num_attention_heads is %d, not a multiple of num_key_value_heads, which is %d", from->file,
 			config->heads, config->kv_heads);
 	config->head_dim = family->head_dim;
-	err = kvs_json_int(from, "head_dim", 1, MAX_HEAD_DIM, &config->head_dim);
+	err = model_json_int(from, "head_dim", 1, MAX_HEAD_DIM, &config->head_dim);
 	if (err)
 		return err;
 	if (!config->head_dim && config->hidden % config->heads)
@@ -167,35 +167,35 @@ static int read_heads(const struct kvs_json *from, const struct family *family, 
 	return check_head_dim(from, config->head_dim);
 }
 
-static int read_sizes(const struct kvs_json *from, const struct family *family, struct kvs_config *config)
+static int read_sizes(const struct model_json *from, const struct family *family, struct kvs_config *config)
 {
 	double eps = 1e-6;
-	int err = kvs_json_need_int(from, "num_hidden_layers", 1, KVS_MAX_LAYERS, &config->layers);
+	int err = model_json_need_int(from, "num_hidden_layers", 1, KVS_MAX_LAYERS, &config->layers);
 
 	config->max_positions = family->max_positions;
 	if (!err)
-		err = kvs_json_need_int(from, "hidden_size", 1, MAX_HIDDEN, &config->hidden);
+		err = model_json_need_int(from, "hidden_size", 1, MAX_HIDDEN, &config->hidden);
 	if (!err)
-		err = kvs_json_need_int(from, "intermediate_size", 1, MAX_FF, &config->ff);
+		err = model_json_need_int(from, "intermediate_size", 1, MAX_FF, &config->ff);
 	if (!err)
-		err = kvs_json_need_int(from, "vocab_size", 1, MAX_VOCAB, &config->vocab);
+		err = model_json_need_int(from, "vocab_size", 1, MAX_VOCAB, &config->vocab);
 	if (!err)
-		err = kvs_json_int(from, "max_position_embeddings", 1, KVS_MAX_POSITIONS, &config->max_positions);
+		err = model_json_int(from, "max_position_embeddings", 1, CKPT_MAX_POSITIONS, &config->max_positions);
 	if (!err)
-		err = kvs_json_number(from, "rms_norm_eps", 1e-20, 1, &eps);
+		err = model_json_number(from, "rms_norm_eps", 1e-20, 1, &eps);
 	config->rms_eps = (float)eps;
 	return err ? err : read_heads(from, family, config);
 }
 
-static int read_biases(const struct kvs_json *from, const struct family *family, struct kvs_config *config)
+static int read_biases(const struct model_json *from, const struct family *family, struct kvs_config *config)
 {
 	bool attention_bias = false;
-	int err = kvs_json_bool(from, "tie_word_embeddings", &config->tied_embeddings);
+	int err = model_json_bool(from, "tie_word_embeddings", &config->tied_embeddings);
 
 	if (!err && family->attention_bias_key)
-		err = kvs_json_bool(from, "attention_bias", &attention_bias);
+		err = model_json_bool(from, "attention_bias", &attention_bias);
 	if (!err && family->mlp_bias_key)
-		err = kvs_json_bool(from, "mlp_bias", &config->mlp_bias);
+		err = model_json_bool(from, "mlp_bias", &config->mlp_bias);
 	config->qk_norm = family->qk_norm;
 	config->qkv_bias = family->qkv_bias || attention_bias;
 	config->o_bias = attention_bias;
@@ -206,10 +206,10 @@ static int read_biases(const struct kvs_json *from, const struct family *family,
  * transformers 5 writes "dtype", older versions "torch_dtype"; where neither is, PyTorch's default. With "auto" the weights
  * decide, which they do anyway where there are any.
  */
-static int read_dtype(const struct kvs_json *from, struct kvs_config *config)
+static int read_dtype(const struct model_json *from, struct kvs_config *config)
 {
-	const char *key = kvs_json_member(from, "dtype") ? "dtype" : "torch_dtype", *name = "float32";
-	int err = kvs_json_string(from, key, &name);
+	const char *key = model_json_member(from, "dtype") ? "dtype" : "torch_dtype", *name = "float32";
+	int err = model_json_string(from, key, &name);
 
 	if (!err && !strcmp(name, "auto"))
 		name = "float32";
@@ -223,10 +223,10 @@ static int read_dtype(const struct kvs_json *from, struct kvs_config *config)
 
 /* ---- sliding windows ---- */
 
-static int read_window_size(const struct kvs_json *from, const struct family *family, int *out)
+static int read_window_size(const struct model_json *from, const struct family *family, int *out)
 {
 	bool used = !family->window_switch;
-	int err = family->window_switch ? kvs_json_bool(from, "use_sliding_window", &used) : 0;
+	int err = family->window_switch ? model_json_bool(from, "use_sliding_window", &used) : 0;
 
 	*out = 0;
 	if (err || !family->window || !used)
@@ -234,7 +234,7 @@ static int read_window_size(const struct kvs_json *from, const struct family *fa
 	/* null says "no window"; only an absent one takes the class's default. */
 	if (!json_object_get(from->object, "sliding_window"))
 		*out = family->window;
-	return kvs_json_int(from, "sliding_window", 1, KVS_MAX_POSITIONS, out);
+	return model_json_int(from, "sliding_window", 1, CKPT_MAX_POSITIONS, out);
 }
 
 static bool all_full(const json_t *types)
@@ -253,9 +253,9 @@ static bool all_full(const json_t *types)
  * agree, or be full_attention throughout, which many tools write and transformers passes over.
  */
 static int apply_layer_types(
-	const struct kvs_json *from, const struct family *family, int window, struct kvs_config *config)
+	const struct model_json *from, const struct family *family, int window, struct kvs_config *config)
 {
-	const json_t *types = kvs_json_member(from, "layer_types");
+	const json_t *types = model_json_member(from, "layer_types");
 
 	if (!types || (!family->window_switch && all_full(types)))
 		return 0;
@@ -282,13 +282,13 @@ static int apply_layer_types(
 	return 0;
 }
 
-static int read_windows(const struct kvs_json *from, const struct family *family, struct kvs_config *config)
+static int read_windows(const struct model_json *from, const struct family *family, struct kvs_config *config)
 {
 	int window, first = family->window_switch ? 28 : 0; /* max_window_layers: 28 in Qwen's classes */
 	int err = read_window_size(from, family, &window);
 
 	if (!err && family->window_switch)
-		err = kvs_json_int(from, "max_window_layers", 0, KVS_MAX_POSITIONS, &first);
+		err = model_json_int(from, "max_window_layers", 0, CKPT_MAX_POSITIONS, &first);
 	if (err)
 		return err;
 	config->window = calloc(config->layers, sizeof(*config->window));
@@ -302,7 +302,7 @@ static int read_windows(const struct kvs_json *from, const struct family *family
 /* ---- special tokens ---- */
 
 /* An id outside the vocabulary never comes up, so it does no harm; -1 is how some write "none". False: it is left out. */
-static bool can_come_up(const struct kvs_json *from, const char *key, json_int_t id, struct kvs_config *config)
+static bool can_come_up(const struct model_json *from, const char *key, json_int_t id, struct kvs_config *config)
 {
 	if (id >= 0 && id < config->vocab)
 		return true;
@@ -313,7 +313,7 @@ static bool can_come_up(const struct kvs_json *from, const char *key, json_int_t
 	return false;
 }
 
-static int append_eos(const struct kvs_json *from, const json_t *value, struct kvs_config *config)
+static int append_eos(const struct model_json *from, const json_t *value, struct kvs_config *config)
 {
 	int most = (int)(sizeof(config->eos) / sizeof(config->eos[0]));
 
@@ -327,18 +327,18 @@ static int append_eos(const struct kvs_json *from, const json_t *value, struct k
 	return 0;
 }
 
-static int read_bos(const struct kvs_json *from, struct kvs_config *config)
+static int read_bos(const struct model_json *from, struct kvs_config *config)
 {
-	int bos = config->bos, err = kvs_json_int(from, "bos_token_id", INT_MIN, INT_MAX, &bos);
+	int bos = config->bos, err = model_json_int(from, "bos_token_id", INT_MIN, INT_MAX, &bos);
 
-	if (!err && kvs_json_member(from, "bos_token_id"))
+	if (!err && model_json_member(from, "bos_token_id"))
 		config->bos = can_come_up(from, "bos_token_id", bos, config) ? bos : -1;
 	return err;
 }
 
-static int read_special(const struct kvs_json *from, struct kvs_config *config)
+static int read_special(const struct model_json *from, struct kvs_config *config)
 {
-	const json_t *eos = kvs_json_member(from, "eos_token_id");
+	const json_t *eos = model_json_member(from, "eos_token_id");
 	int err = read_bos(from, config);
 
 	if (err || !eos)
@@ -352,7 +352,7 @@ static int read_special(const struct kvs_json *from, struct kvs_config *config)
 }
 
 /* An absent id takes the class's default, null says that there is none. */
-static void default_special(const struct kvs_json *from, const struct family *family, struct kvs_config *config)
+static void default_special(const struct model_json *from, const struct family *family, struct kvs_config *config)
 {
 	config->bos = -1;
 	if (family->bos < config->vocab && !json_object_get(from->object, "bos_token_id"))
@@ -363,7 +363,7 @@ static void default_special(const struct kvs_json *from, const struct family *fa
 
 /* ---- the whole ---- */
 
-static int read_config(const struct kvs_json *from, struct kvs_config *config)
+static int read_config(const struct model_json *from, struct kvs_config *config)
 {
 	const struct family *family = NULL;
 	int err = read_family(from, &family);
@@ -383,7 +383,7 @@ static int read_config(const struct kvs_json *from, struct kvs_config *config)
 	if (!err)
 		err = read_dtype(from, config);
 	if (!err)
-		err = kvs_config_read_rope(from, config);
+		err = ckpt_read_rope(from, config);
 	if (!err)
 		err = read_windows(from, family, config);
 	if (err)
@@ -395,26 +395,26 @@ static int read_config(const struct kvs_json *from, struct kvs_config *config)
 int kvs_config_parse(const char *json, size_t bytes, const char *name, struct kvs_config *out)
 {
 	json_t *root;
-	int err = kvs_json_parse_lenient(json, bytes, name, &root);
+	int err = model_json_parse_lenient(json, bytes, name, &root);
 
 	*out = (struct kvs_config){0};
 	if (err)
 		return err;
-	err = read_config(&(struct kvs_json){root, name, ""}, out);
+	err = read_config(&(struct model_json){root, name, ""}, out);
 	json_decref(root);
 	if (err)
 		kvs_config_clear(out);
 	return err;
 }
 
-int kvs_config_apply_generation(const char *json, size_t bytes, const char *name, struct kvs_config *config)
+int ckpt_apply_generation(const char *json, size_t bytes, const char *name, struct kvs_config *config)
 {
 	json_t *root;
-	int err = kvs_json_parse_lenient(json, bytes, name, &root);
+	int err = model_json_parse_lenient(json, bytes, name, &root);
 
 	if (err)
 		return err;
-	err = read_special(&(struct kvs_json){root, name, ""}, config);
+	err = read_special(&(struct model_json){root, name, ""}, config);
 	json_decref(root);
 	return err;
 }

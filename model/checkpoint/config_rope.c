@@ -12,15 +12,15 @@
 #define MIN_SCALE 1e-6 /* of the factors: none divides by zero */
 #define MAX_SCALE 1e6
 
-static int read_rope_type(const struct kvs_json *from, enum kvs_rope_type *out)
+static int read_rope_type(const struct model_json *from, enum kvs_rope_type *out)
 {
 	static const char *const names[] = {[KVS_ROPE_DEFAULT] = "default",
 		[KVS_ROPE_LINEAR] = "linear",
 		[KVS_ROPE_DYNAMIC] = "dynamic",
 		[KVS_ROPE_YARN] = "yarn",
 		[KVS_ROPE_LLAMA3] = "llama3"};
-	const char *key = kvs_json_member(from, "rope_type") ? "rope_type" : "type", *name = "default";
-	int err = kvs_json_string(from, key, &name);
+	const char *key = model_json_member(from, "rope_type") ? "rope_type" : "type", *name = "default";
+	int err = model_json_string(from, key, &name);
 
 	if (err)
 		return err;
@@ -34,14 +34,14 @@ static int read_rope_type(const struct kvs_json *from, enum kvs_rope_type *out)
 		from->file, from->path, key, name);
 }
 
-static int need_number(const struct kvs_json *from, const char *key, double min, double max, double *out)
+static int need_number(const struct model_json *from, const char *key, double min, double max, double *out)
 {
-	if (!kvs_json_member(from, key))
+	if (!model_json_member(from, key))
 		return kvs_fail(-EINVAL, "%s: %s%s is missing", from->file, from->path, key);
-	return kvs_json_number(from, key, min, max, out);
+	return model_json_number(from, key, min, max, out);
 }
 
-static int read_llama3(const struct kvs_json *from, struct kvs_config *config)
+static int read_llama3(const struct model_json *from, struct kvs_config *config)
 {
 	int err = need_number(from, "low_freq_factor", MIN_SCALE, MAX_SCALE, &config->rope.low_freq_factor);
 
@@ -53,34 +53,34 @@ static int read_llama3(const struct kvs_json *from, struct kvs_config *config)
 	return err;
 }
 
-static int read_yarn(const struct kvs_json *from, struct kvs_config *config)
+static int read_yarn(const struct model_json *from, struct kvs_config *config)
 {
-	int err = kvs_json_number(from, "beta_fast", MIN_SCALE, MAX_SCALE, &config->rope.beta_fast);
+	int err = model_json_number(from, "beta_fast", MIN_SCALE, MAX_SCALE, &config->rope.beta_fast);
 
 	if (!err)
-		err = kvs_json_number(from, "beta_slow", MIN_SCALE, MAX_SCALE, &config->rope.beta_slow);
+		err = model_json_number(from, "beta_slow", MIN_SCALE, MAX_SCALE, &config->rope.beta_slow);
 	if (!err && config->rope.beta_fast < config->rope.beta_slow)
 		err = kvs_fail(-EINVAL, "%s: %sbeta_fast is %g, below beta_slow, which is %g", from->file, from->path,
 			config->rope.beta_fast, config->rope.beta_slow);
 	if (!err)
-		err = kvs_json_number(from, "attention_factor", MIN_SCALE, MAX_SCALE, &config->rope.attention_factor);
+		err = model_json_number(from, "attention_factor", MIN_SCALE, MAX_SCALE, &config->rope.attention_factor);
 	if (!err)
-		err = kvs_json_number(from, "mscale", 0, MAX_SCALE, &config->rope.mscale);
+		err = model_json_number(from, "mscale", 0, MAX_SCALE, &config->rope.mscale);
 	if (!err)
-		err = kvs_json_number(from, "mscale_all_dim", 0, MAX_SCALE, &config->rope.mscale_all_dim);
+		err = model_json_number(from, "mscale_all_dim", 0, MAX_SCALE, &config->rope.mscale_all_dim);
 	if (!err)
-		err = kvs_json_bool(from, "truncate", &config->rope.truncate);
+		err = model_json_bool(from, "truncate", &config->rope.truncate);
 	return err;
 }
 
 /* What RoPE may say inside its own object and beside it. */
-static int read_rope_base(const struct kvs_json *from, struct kvs_config *config)
+static int read_rope_base(const struct model_json *from, struct kvs_config *config)
 {
 	double rotary = 1;
-	int err = kvs_json_number(from, "rope_theta", 2, 1e15, &config->rope.theta);
+	int err = model_json_number(from, "rope_theta", 2, 1e15, &config->rope.theta);
 
 	if (!err)
-		err = kvs_json_number(from, "partial_rotary_factor", 0, 1, &rotary);
+		err = model_json_number(from, "partial_rotary_factor", 0, 1, &rotary);
 	if (!err && rotary != 1)
 		err = kvs_fail(-EINVAL, "%s: %spartial_rotary_factor is %g, only 1 is supported", from->file,
 			from->path, rotary);
@@ -88,17 +88,18 @@ static int read_rope_base(const struct kvs_json *from, struct kvs_config *config
 }
 
 /* Only yarn and llama3 have a length of their own; for them one in the outer object goes before one in the inner. */
-static int read_original_positions(const struct kvs_json *outer, const struct kvs_json *from, struct kvs_config *config)
+static int read_original_positions(
+	const struct model_json *outer, const struct model_json *from, struct kvs_config *config)
 {
 	static const char key[] = "original_max_position_embeddings";
 	int *positions = &config->rope.original_positions;
 
 	if (config->rope.type != KVS_ROPE_YARN && config->rope.type != KVS_ROPE_LLAMA3)
 		return 0;
-	return kvs_json_int(kvs_json_member(outer, key) ? outer : from, key, 1, KVS_MAX_POSITIONS, positions);
+	return model_json_int(model_json_member(outer, key) ? outer : from, key, 1, CKPT_MAX_POSITIONS, positions);
 }
 
-static int read_rope_scaling(const struct kvs_json *outer, const struct kvs_json *from, struct kvs_config *config)
+static int read_rope_scaling(const struct model_json *outer, const struct model_json *from, struct kvs_config *config)
 {
 	int err = read_rope_type(from, &config->rope.type);
 
@@ -110,7 +111,7 @@ static int read_rope_scaling(const struct kvs_json *outer, const struct kvs_json
 		return err;
 	config->rope.factor = (double)config->max_positions / config->rope.original_positions;
 	err = config->rope.type == KVS_ROPE_YARN
-		      ? kvs_json_number(from, "factor", MIN_SCALE, MAX_SCALE, &config->rope.factor)
+		      ? model_json_number(from, "factor", MIN_SCALE, MAX_SCALE, &config->rope.factor)
 		      : need_number(from, "factor", MIN_SCALE, MAX_SCALE, &config->rope.factor);
 	if (!err && config->rope.type == KVS_ROPE_LLAMA3)
 		err = read_llama3(from, config);
@@ -120,7 +121,7 @@ static int read_rope_scaling(const struct kvs_json *outer, const struct kvs_json
 }
 
 /* One dictionary for each kind of layer, as Gemma has it: the engine keeps one table of angles. */
-static int check_rope_flat(const struct kvs_json *from)
+static int check_rope_flat(const struct model_json *from)
 {
 	const char *key;
 	json_t *value;
@@ -138,11 +139,12 @@ static int check_rope_flat(const struct kvs_json *from)
  * transformers 5 has "rope_parameters", with rope_theta inside; before it was "rope_scaling", with rope_theta beside. As in
  * RotaryEmbeddingConfigMixin: an old one that is not empty goes first, and a theta inside goes before one beside.
  */
-int kvs_config_read_rope(const struct kvs_json *from, struct kvs_config *config)
+int ckpt_read_rope(const struct model_json *from, struct kvs_config *config)
 {
-	const char *key = json_object_size(kvs_json_member(from, "rope_scaling")) ? "rope_scaling" : "rope_parameters";
-	const json_t *old = kvs_json_member(from, "rope_scaling"), *object = kvs_json_member(from, key);
-	struct kvs_json scaling = {
+	const char *key =
+		json_object_size(model_json_member(from, "rope_scaling")) ? "rope_scaling" : "rope_parameters";
+	const json_t *old = model_json_member(from, "rope_scaling"), *object = model_json_member(from, key);
+	struct model_json scaling = {
 		object, from->file, strcmp(key, "rope_scaling") ? "rope_parameters." : "rope_scaling."};
 	int err;
 

@@ -61,12 +61,12 @@ struct kvs_safetensors {
 	size_t count;
 };
 
-static int bad_tensor(const struct kvs_json *from, const char *what)
+static int bad_tensor(const struct model_json *from, const char *what)
 {
 	return kvs_fail(-EINVAL, "%s: %.200s: %s", from->file, from->path, what);
 }
 
-static int read_element(const struct kvs_json *from, const struct element **out)
+static int read_element(const struct model_json *from, const struct element **out)
 {
 	const char *name = json_string_value(json_object_get(from->object, "dtype"));
 
@@ -81,7 +81,7 @@ static int read_element(const struct kvs_json *from, const struct element **out)
 	return kvs_fail(-EINVAL, "%s: %.200s: dtype \"%.32s\" is not one of safetensors", from->file, from->path, name);
 }
 
-static int read_shape(const struct kvs_json *from, struct tensor *tensor)
+static int read_shape(const struct model_json *from, struct tensor *tensor)
 {
 	const json_t *shape = json_object_get(from->object, "shape");
 	size_t rank = json_array_size(shape);
@@ -101,7 +101,7 @@ static int read_shape(const struct kvs_json *from, struct tensor *tensor)
 	return 0;
 }
 
-static int read_offsets(const struct kvs_json *from, struct tensor *tensor)
+static int read_offsets(const struct model_json *from, struct tensor *tensor)
 {
 	const json_t *offsets = json_object_get(from->object, "data_offsets");
 	const json_t *begin = json_array_get(offsets, 0), *end = json_array_get(offsets, 1);
@@ -115,7 +115,7 @@ static int read_offsets(const struct kvs_json *from, struct tensor *tensor)
 	return 0;
 }
 
-static int check_size(const struct kvs_json *from, const struct tensor *tensor)
+static int check_size(const struct model_json *from, const struct tensor *tensor)
 {
 	uint64_t bits = tensor->element->bits;
 
@@ -132,7 +132,7 @@ static int check_size(const struct kvs_json *from, const struct tensor *tensor)
 	return 0;
 }
 
-static int read_tensor(const struct kvs_json *from, struct tensor *tensor)
+static int read_tensor(const struct model_json *from, struct tensor *tensor)
 {
 	int err;
 
@@ -159,7 +159,7 @@ static int read_tensors(struct kvs_safetensors *st)
 	{
 		if (!strcmp(name, "__metadata__"))
 			continue;
-		int err = read_tensor(&(struct kvs_json){description, st->file, name}, &st->tensors[st->count++]);
+		int err = read_tensor(&(struct model_json){description, st->file, name}, &st->tensors[st->count++]);
 		if (err)
 			return err;
 	}
@@ -231,7 +231,7 @@ static int check_length(const char *name, const unsigned char *start, uint64_t f
 
 static int read_header(struct kvs_safetensors *st, const char *json, uint64_t length, uint64_t file_bytes)
 {
-	int err = kvs_json_parse(json, length, st->file, &st->header);
+	int err = model_json_parse(json, length, st->file, &st->header);
 
 	st->data = LENGTH_BYTES + length;
 	if (!err)
@@ -325,11 +325,11 @@ int kvs_safetensors_get(const struct kvs_safetensors *st, size_t index, const ch
 	return 0;
 }
 
-void kvs_safetensors_stored(const struct kvs_safetensors *st, size_t index, struct kvs_stored *out)
+void ckpt_safetensors_stored(const struct kvs_safetensors *st, size_t index, struct ckpt_stored *out)
 {
 	const struct tensor *tensor = &st->tensors[index];
 
-	*out = (struct kvs_stored){.file = st->file,
+	*out = (struct ckpt_stored){.file = st->file,
 		.name = tensor->name,
 		.dtype = tensor->element->name,
 		.shape = tensor->shape,

@@ -15,14 +15,14 @@
 #include <string.h>
 
 /* Options of HF's BPE that change ids and that no model we run sets. */
-static int refuse_options(const struct kvs_json *model)
+static int refuse_options(const struct model_json *model)
 {
 	static const char *const empty[] = {"continuing_subword_prefix", "end_of_word_suffix"};
-	const json_t *dropout = kvs_json_member(model, "dropout");
+	const json_t *dropout = model_json_member(model, "dropout");
 
 	for (size_t i = 0; i < 2; i++) {
 		const char *text = "";
-		int err = kvs_json_string(model, empty[i], &text);
+		int err = model_json_string(model, empty[i], &text);
 
 		if (err)
 			return err;
@@ -53,9 +53,9 @@ static int check_ids(const json_t *vocab, const char *file, int32_t *ids)
 	return 0;
 }
 
-static int load_vocab(struct kvs_tokenizer *tok, const struct kvs_json *model)
+static int load_vocab(struct kvs_tokenizer *tok, const struct model_json *model)
 {
-	const json_t *vocab = kvs_json_member(model, "vocab");
+	const json_t *vocab = model_json_member(model, "vocab");
 	const char *text;
 	json_t *value;
 	int32_t ids;
@@ -127,9 +127,9 @@ static int load_merge(struct kvs_tokenizer *tok, const json_t *merge, size_t ind
 	return 0;
 }
 
-static int load_merges(struct kvs_tokenizer *tok, const struct kvs_json *model)
+static int load_merges(struct kvs_tokenizer *tok, const struct model_json *model)
 {
-	const json_t *merges = kvs_json_member(model, "merges");
+	const json_t *merges = model_json_member(model, "merges");
 	uint32_t rank = 0;
 	int err = 0;
 
@@ -146,10 +146,10 @@ static int load_merges(struct kvs_tokenizer *tok, const struct kvs_json *model)
 	return err;
 }
 
-static int load_unknowns(struct kvs_tokenizer *tok, const struct kvs_json *model)
+static int load_unknowns(struct kvs_tokenizer *tok, const struct model_json *model)
 {
 	const char *unk = NULL;
-	int err = kvs_json_string(model, "unk_token", &unk);
+	int err = model_json_string(model, "unk_token", &unk);
 
 	for (int byte = 0; byte < 256; byte++) {
 		char text[8];
@@ -163,25 +163,25 @@ static int load_unknowns(struct kvs_tokenizer *tok, const struct kvs_json *model
 	return err;
 }
 
-int tok_load_model(struct kvs_tokenizer *tok, const struct kvs_json *root)
+int tok_load_model(struct kvs_tokenizer *tok, const struct model_json *root)
 {
-	struct kvs_json model = {kvs_json_member(root, "model"), tok->file, "model."};
+	struct model_json model = {model_json_member(root, "model"), tok->file, "model."};
 	const char *type = "BPE"; /* files of 2020 do not say */
 	int err;
 
 	if (!json_is_object(model.object))
 		return kvs_fail(-EINVAL, "%s: model must be an object", tok->file);
-	err = kvs_json_string(&model, "type", &type);
+	err = model_json_string(&model, "type", &type);
 	if (!err && strcmp(type, "BPE"))
 		return kvs_fail(-EINVAL, "%s: model.type is \"%.40s\": not supported", tok->file, type);
 	if (!err)
 		err = refuse_options(&model);
 	if (!err)
-		err = kvs_json_bool(&model, "ignore_merges", &tok->ignore_merges);
+		err = model_json_bool(&model, "ignore_merges", &tok->ignore_merges);
 	if (!err)
-		err = kvs_json_bool(&model, "fuse_unk", &tok->fuse_unk);
+		err = model_json_bool(&model, "fuse_unk", &tok->fuse_unk);
 	if (!err)
-		err = kvs_json_bool(&model, "byte_fallback", &tok->byte_fallback);
+		err = model_json_bool(&model, "byte_fallback", &tok->byte_fallback);
 	if (!err)
 		err = load_vocab(tok, &model);
 	if (!err)

@@ -20,8 +20,8 @@
 
 /* One part: an object with a type, and how messages call it. */
 struct part {
-	struct kvs_json json;
-	char path[96]; /* with the dot at its end, as struct kvs_json has it */
+	struct model_json json;
+	char path[96]; /* with the dot at its end, as struct model_json has it */
 	char name[96]; /* without */
 	const char *type;
 };
@@ -30,11 +30,11 @@ static int part_open(const json_t *object, const char *file, const char *path, s
 {
 	snprintf(part->path, sizeof(part->path), "%s.", path);
 	snprintf(part->name, sizeof(part->name), "%s", path);
-	part->json = (struct kvs_json){object, file, part->path};
+	part->json = (struct model_json){object, file, part->path};
 	part->type = NULL;
 	if (!json_is_object(object))
 		return kvs_fail(-EINVAL, "%s: %s must be an object", file, path);
-	int err = kvs_json_string(&part->json, "type", &part->type);
+	int err = model_json_string(&part->json, "type", &part->type);
 	if (!err && !part->type)
 		err = kvs_fail(-EINVAL, "%s: %s.type is missing", file, path);
 	return err;
@@ -54,7 +54,7 @@ static int no_memory(const struct kvs_tokenizer *tok)
 static int take_string(const struct part *part, const char *key, char **out)
 {
 	const char *text = NULL;
-	int err = kvs_json_string(&part->json, key, &text);
+	int err = model_json_string(&part->json, key, &text);
 
 	if (!err && !text)
 		err = kvs_fail(-EINVAL, "%s: %s%s is missing", part->json.file, part->path, key);
@@ -79,7 +79,7 @@ static int part_each(struct kvs_tokenizer *tok, const json_t *object, const char
 		return err;
 	if (strcmp(part.type, "Sequence"))
 		return each(tok, &part);
-	list = kvs_json_member(&part.json, members);
+	list = model_json_member(&part.json, members);
 	if (!json_is_array(list) || depth > 3)
 		return kvs_fail(
 			-EINVAL, "%s: %s%s must be a list, and not too deep a one", tok->file, part.path, members);
@@ -113,7 +113,7 @@ static struct tok_stage *add_stage(struct kvs_tokenizer *tok, enum tok_stage_kin
 /* {"String": text} or {"Regex": text}. */
 static int take_pattern(const struct part *part, struct tok_stage *stage)
 {
-	const json_t *pattern = kvs_json_member(&part->json, "pattern");
+	const json_t *pattern = model_json_member(&part->json, "pattern");
 	const char *literal = json_string_value(json_object_get(pattern, "String"));
 	const char *regex = json_string_value(json_object_get(pattern, "Regex"));
 	char where[128];
@@ -152,9 +152,9 @@ static int add_split(struct kvs_tokenizer *tok, const struct part *part)
 	int err = stage ? take_pattern(part, stage) : -ENOMEM;
 
 	if (!err)
-		err = kvs_json_string(&part->json, "behavior", &behavior);
+		err = model_json_string(&part->json, "behavior", &behavior);
 	if (!err)
-		err = kvs_json_bool(&part->json, "invert", &stage->invert);
+		err = model_json_bool(&part->json, "invert", &stage->invert);
 	for (int i = 0; i < 4 && !err; i++) {
 		if (!strcmp(behavior, behaviors[i])) {
 			stage->behavior = (enum tok_behavior)i;
@@ -182,10 +182,10 @@ static int add_byte_level(struct kvs_tokenizer *tok, const struct part *part)
 	/* The pattern of GPT-2's encoder.py, which HF has built in. */
 	static const char gpt2[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 	bool prefix = true, regex = true;
-	int err = kvs_json_bool(&part->json, "add_prefix_space", &prefix);
+	int err = model_json_bool(&part->json, "add_prefix_space", &prefix);
 
 	if (!err)
-		err = kvs_json_bool(&part->json, "use_regex", &regex);
+		err = model_json_bool(&part->json, "use_regex", &regex);
 	if (!err && prefix)
 		err = add_stage(tok, TOK_STAGE_SPACE) ? 0 : -ENOMEM;
 	if (!err && regex)
@@ -211,14 +211,14 @@ static int read_metaspace(const struct part *part, struct metaspace *out)
 	size_t len = 0;
 
 	*out = (struct metaspace){.split = true};
-	err = kvs_json_string(&part->json, "prepend_scheme", &scheme);
+	err = model_json_string(&part->json, "prepend_scheme", &scheme);
 	if (!err)
-		err = kvs_json_bool(&part->json, "add_prefix_space", &prefix);
+		err = model_json_bool(&part->json, "add_prefix_space", &prefix);
 	if (!err)
-		err = kvs_json_bool(&part->json, "split", &out->split);
+		err = model_json_bool(&part->json, "split", &out->split);
 	while (i < 3 && strcmp(scheme, schemes[i]))
 		i++;
-	if (!err && (i == 3 || (!prefix && i && kvs_json_member(&part->json, "prepend_scheme"))))
+	if (!err && (i == 3 || (!prefix && i && model_json_member(&part->json, "prepend_scheme"))))
 		err = kvs_fail(-EINVAL, "%s: %sprepend_scheme is \"%.40s\"%s: not supported", part->json.file,
 			part->path, scheme, prefix ? "" : " with add_prefix_space false");
 	out->prepend = prefix ? (enum tok_prepend)i : TOK_PREPEND_NEVER;
@@ -266,7 +266,7 @@ static int add_pre_tokenizer(struct kvs_tokenizer *tok, const struct part *part)
 		return add_metaspace(tok, part);
 	if (strcmp(part->type, "Digits"))
 		return refuse_type(part);
-	err = kvs_json_bool(&part->json, "individual_digits", &individual);
+	err = model_json_bool(&part->json, "individual_digits", &individual);
 	return err ? err
 		   : add_own_split(
 			     tok, individual ? "\\p{N}" : "\\p{N}+", TOK_PATTERN_NUMBERS, TOK_ISOLATED, part->name);
@@ -282,10 +282,10 @@ static int add_added(struct kvs_tokenizer *tok, bool normalized)
 	return 0;
 }
 
-int tok_load_stages(struct kvs_tokenizer *tok, const struct kvs_json *root)
+int tok_load_stages(struct kvs_tokenizer *tok, const struct model_json *root)
 {
-	const json_t *normalizer = kvs_json_member(root, "normalizer");
-	const json_t *pre_tokenizer = kvs_json_member(root, "pre_tokenizer");
+	const json_t *normalizer = model_json_member(root, "normalizer");
+	const json_t *pre_tokenizer = model_json_member(root, "pre_tokenizer");
 	int err = add_added(tok, false);
 
 	tok->normalizer_first = tok->stage_count;
@@ -304,7 +304,7 @@ int tok_load_stages(struct kvs_tokenizer *tok, const struct kvs_json *root)
 static int add_special(struct kvs_tokenizer *tok, const struct part *part, const char *name, struct tok_ids *to)
 {
 	const json_t *ids =
-		json_object_get(json_object_get(kvs_json_member(&part->json, "special_tokens"), name), "ids");
+		json_object_get(json_object_get(model_json_member(&part->json, "special_tokens"), name), "ids");
 
 	if (!json_is_array(ids))
 		return kvs_fail(-EINVAL, "%s: %sspecial_tokens lacks ids for \"%.40s\"", tok->file, part->path, name);
@@ -324,7 +324,7 @@ static int add_special(struct kvs_tokenizer *tok, const struct part *part, const
 
 static int add_template(struct kvs_tokenizer *tok, const struct part *part)
 {
-	const json_t *single = kvs_json_member(&part->json, "single");
+	const json_t *single = model_json_member(&part->json, "single");
 	bool text_seen = false;
 	int err = 0;
 
@@ -357,9 +357,9 @@ static int add_post_processor(struct kvs_tokenizer *tok, const struct part *part
 	return strcmp(part->type, "TemplateProcessing") ? refuse_type(part) : add_template(tok, part);
 }
 
-int tok_load_template(struct kvs_tokenizer *tok, const struct kvs_json *root)
+int tok_load_template(struct kvs_tokenizer *tok, const struct model_json *root)
 {
-	const json_t *object = kvs_json_member(root, "post_processor");
+	const json_t *object = model_json_member(root, "post_processor");
 
 	return object ? part_each(tok, object, "post_processor", "processors", 0, add_post_processor) : 0;
 }
@@ -368,7 +368,7 @@ int tok_load_template(struct kvs_tokenizer *tok, const struct kvs_json *root)
 
 static int read_replace(const struct part *part, struct tok_step *step)
 {
-	const json_t *pattern = kvs_json_member(&part->json, "pattern");
+	const json_t *pattern = model_json_member(&part->json, "pattern");
 	const char *literal = json_string_value(json_object_get(pattern, "String"));
 
 	if (!literal || !*literal)
@@ -383,10 +383,10 @@ static int read_replace(const struct part *part, struct tok_step *step)
 /* Cutting at the end would need text that has been handed out already when it turns out to be the end. */
 static int read_strip(const struct part *part, struct tok_step *step)
 {
-	int stop = 0, err = kvs_json_int(&part->json, "start", 0, 1 << 20, &step->start);
+	int stop = 0, err = model_json_int(&part->json, "start", 0, 1 << 20, &step->start);
 
 	if (!err)
-		err = kvs_json_int(&part->json, "stop", 0, 1 << 20, &stop);
+		err = model_json_int(&part->json, "stop", 0, 1 << 20, &stop);
 	if (!err && stop)
 		err = kvs_fail(-EINVAL, "%s: %sstop is %d: not supported", part->json.file, part->path, stop);
 	return err ? err : take_string(part, "content", &step->pattern);
@@ -448,9 +448,9 @@ static int add_decoder(struct kvs_tokenizer *tok, const struct part *part)
 	return read_step(part, &tok->steps[tok->step_count++]);
 }
 
-int tok_load_decoder(struct kvs_tokenizer *tok, const struct kvs_json *root)
+int tok_load_decoder(struct kvs_tokenizer *tok, const struct model_json *root)
 {
-	const json_t *object = kvs_json_member(root, "decoder");
+	const json_t *object = model_json_member(root, "decoder");
 
 	tok->decoder = object != NULL;
 	return object ? part_each(tok, object, "decoder", "decoders", 0, add_decoder) : 0;

@@ -19,25 +19,25 @@
 
 /* ---- added tokens ---- */
 
-static int read_added(struct kvs_tokenizer *tok, const struct kvs_json *from, struct tok_added *added)
+static int read_added(struct kvs_tokenizer *tok, const struct model_json *from, struct tok_added *added)
 {
 	const char *content = NULL;
 	int id, err;
 
 	added->normalized = true;
-	err = kvs_json_need_int(from, "id", 0, TOK_MAX_TOKEN_ID, &id);
+	err = model_json_need_int(from, "id", 0, TOK_MAX_TOKEN_ID, &id);
 	if (!err)
-		err = kvs_json_string(from, "content", &content);
+		err = model_json_string(from, "content", &content);
 	if (!err)
-		err = kvs_json_bool(from, "single_word", &added->single_word);
+		err = model_json_bool(from, "single_word", &added->single_word);
 	if (!err)
-		err = kvs_json_bool(from, "lstrip", &added->lstrip);
+		err = model_json_bool(from, "lstrip", &added->lstrip);
 	if (!err)
-		err = kvs_json_bool(from, "rstrip", &added->rstrip);
+		err = model_json_bool(from, "rstrip", &added->rstrip);
 	if (!err)
-		err = kvs_json_bool(from, "normalized", &added->normalized);
+		err = model_json_bool(from, "normalized", &added->normalized);
 	if (!err)
-		err = kvs_json_bool(from, "special", &added->special);
+		err = model_json_bool(from, "special", &added->special);
 	if (err)
 		return err;
 	if (!content || !*content || strlen(content) > MAX_ADDED_BYTES)
@@ -53,7 +53,7 @@ static int read_added(struct kvs_tokenizer *tok, const struct kvs_json *from, st
  * would give one set of ids there and another here.
  */
 static int check_added_id(
-	const struct kvs_tokenizer *tok, const struct kvs_json *from, const struct tok_added *added, int32_t *next)
+	const struct kvs_tokenizer *tok, const struct model_json *from, const struct tok_added *added, int32_t *next)
 {
 	int32_t id = tok_vocab_find(&tok->vocab, added->content, strlen(added->content));
 
@@ -68,7 +68,7 @@ static int check_added_id(
 }
 
 static int add_to_trie(
-	struct kvs_tokenizer *tok, const struct kvs_json *from, size_t index, const char *text, size_t len)
+	struct kvs_tokenizer *tok, const struct model_json *from, size_t index, const char *text, size_t len)
 {
 	int err = len ? tok_trie_add(&tok->tries[tok->added[index].normalized], text, len, (int32_t)index) : 0;
 
@@ -79,7 +79,7 @@ static int add_to_trie(
 }
 
 /* Decode shows a normalised token in its normal form. */
-static int add_one(struct kvs_tokenizer *tok, const struct kvs_json *from, size_t index)
+static int add_one(struct kvs_tokenizer *tok, const struct model_json *from, size_t index)
 {
 	const struct tok_added *added = &tok->added[index];
 	struct tok_pieces pieces = {0};
@@ -111,7 +111,7 @@ static int load_added_list(struct kvs_tokenizer *tok, const json_t *list)
 		next += tok->vocab.tokens[id].at != TOK_NO_TOKEN;
 	for (size_t i = 0; i < json_array_size(list) && !err; i++) {
 		char path[48];
-		struct kvs_json from = {json_array_get(list, i), tok->file, path};
+		struct model_json from = {json_array_get(list, i), tok->file, path};
 
 		snprintf(path, sizeof(path), "added_tokens[%zu].", i);
 		if (!json_is_object(from.object))
@@ -140,9 +140,9 @@ static int32_t count_ids(const json_t *list)
 	return (int32_t)ids;
 }
 
-static int load_added(struct kvs_tokenizer *tok, const struct kvs_json *root)
+static int load_added(struct kvs_tokenizer *tok, const struct model_json *root)
 {
-	const json_t *list = kvs_json_member(root, "added_tokens");
+	const json_t *list = model_json_member(root, "added_tokens");
 	size_t count = json_array_size(list);
 
 	if (list && !json_is_array(list))
@@ -158,8 +158,8 @@ static int load_added(struct kvs_tokenizer *tok, const struct kvs_json *root)
 static int load(struct kvs_tokenizer *tok, const char *json, size_t bytes)
 {
 	json_t *object;
-	int err = kvs_json_parse(json, bytes, tok->file, &object);
-	struct kvs_json root = {NULL, tok->file, ""};
+	int err = model_json_parse(json, bytes, tok->file, &object);
+	struct model_json root = {NULL, tok->file, ""};
 
 	if (err)
 		return err;

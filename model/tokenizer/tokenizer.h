@@ -218,11 +218,11 @@ struct kvs_tokenizer {
 };
 
 /* The loader's parts, in the order in which they need each other; each leaves a message. */
-struct kvs_json;
-int tok_load_model(struct kvs_tokenizer *tok, const struct kvs_json *root);
-int tok_load_stages(struct kvs_tokenizer *tok, const struct kvs_json *root);
-int tok_load_template(struct kvs_tokenizer *tok, const struct kvs_json *root);
-int tok_load_decoder(struct kvs_tokenizer *tok, const struct kvs_json *root);
+struct model_json;
+int tok_load_model(struct kvs_tokenizer *tok, const struct model_json *root);
+int tok_load_stages(struct kvs_tokenizer *tok, const struct model_json *root);
+int tok_load_template(struct kvs_tokenizer *tok, const struct model_json *root);
+int tok_load_decoder(struct kvs_tokenizer *tok, const struct model_json *root);
 
 /* Run stages first .. end-1 over what is in `pieces`. */
 int tok_stages_run(const struct kvs_tokenizer *tok, size_t first, size_t end, struct tok_pieces *pieces);

@@ -281,20 +281,19 @@ static void generation_config_goes_before_config(void **state)
 	struct kvs_config config = parsed("llama", "{}");
 
 	(void)state;
-	assert_int_equal(kvs_config_apply_generation(silent, strlen(silent), "generation_config.json", &config), 0);
+	assert_int_equal(ckpt_apply_generation(silent, strlen(silent), "generation_config.json", &config), 0);
 	assert_int_equal(config.bos, 1);
 	assert_int_equal(config.eos[0], 2);
-	assert_int_equal(
-		kvs_config_apply_generation(generation, strlen(generation), "generation_config.json", &config), 0);
+	assert_int_equal(ckpt_apply_generation(generation, strlen(generation), "generation_config.json", &config), 0);
 	assert_int_equal(config.bos, 7);
 	assert_int_equal(config.eos_count, 2);
 	assert_int_equal(config.eos[1], 11);
-	assert_int_equal(kvs_config_apply_generation(far, strlen(far), "generation_config.json", &config), 0);
+	assert_int_equal(ckpt_apply_generation(far, strlen(far), "generation_config.json", &config), 0);
 	assert_int_equal(config.bos, -1);
 	assert_int_equal(config.eos_count, 1);
 	assert_string_equal(config.ignored, "generation_config.json: eos_token_id 1000 is outside the vocabulary of "
 					    "1000 tokens, and never comes up");
-	assert_int_equal(kvs_config_apply_generation(wrong, strlen(wrong), "generation_config.json", &config), -EINVAL);
+	assert_int_equal(ckpt_apply_generation(wrong, strlen(wrong), "generation_config.json", &config), -EINVAL);
 	assert_non_null(strstr(kvs_error(), "generation_config.json: eos_token_id"));
 	kvs_config_clear(&config);
 }

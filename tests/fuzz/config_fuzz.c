@@ -35,7 +35,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (kvs_config_parse((const char *)data, size, "fuzz", &config))
 		return 0;
 	check(&config);
-	kvs_config_apply_generation((const char *)data, size, "fuzz", &config);
+	ckpt_apply_generation((const char *)data, size, "fuzz", &config);
 	check(&config);
 	kvs_config_clear(&config);
 	return 0;

@@ -34,8 +34,8 @@ static void every_half_has_its_value_and_comes_back(void **state)
 		double expected = value_of_half(bits);
 		float value;
 
-		kvs_to_f32(&value, &half, KVS_F16, 0, 1);
-		kvs_from_f32(&back, &value, KVS_F16, 1);
+		model_to_f32(&value, &half, KVS_F16, 0, 1);
+		model_from_f32(&back, &value, KVS_F16, 1);
 		if (isnan(expected)) {
 			assert_true(isnan(value));
 			assert_true(isnan(value_of_half(back)));
@@ -52,11 +52,11 @@ static void assert_rounds(enum kvs_dtype dtype, uint16_t low)
 	uint16_t neighbours[2] = {low, low + 1}, rounded[3];
 	float ends[2], between[3];
 
-	kvs_to_f32(ends, neighbours, dtype, 0, 2);
+	model_to_f32(ends, neighbours, dtype, 0, 2);
 	between[1] = ends[0] + (ends[1] - ends[0]) / 2;
 	between[0] = nextafterf(between[1], ends[0]);
 	between[2] = nextafterf(between[1], ends[1]);
-	kvs_from_f32(rounded, between, dtype, 3);
+	model_from_f32(rounded, between, dtype, 3);
 	assert_int_equal(rounded[0], low);
 	assert_int_equal(rounded[1], low + low % 2);
 	assert_int_equal(rounded[2], low + 1);
