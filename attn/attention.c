@@ -74,8 +74,10 @@ int kvs_rope_append(kvs_stream *s, const struct kvs_rope_append *args)
 		.q_gain = (const float *)args->q_gain.data,
 		.k_gain = (const float *)args->k_gain.data,
 		.rope = (const float *)args->rope.data,
-		.k = args->own_k ? (void *)kv->k : NULL,
-		.v = args->own_v ? (void *)kv->v : NULL,
+		.k = args->own_k ? (char *)kv->k : NULL,
+		.v = args->own_v ? (char *)kv->v : NULL,
+		.token_bytes = (int)kvs_kv_token_bytes(kv->format),
+		.head_bytes = (int)kvs_kv_head_bytes(kv->format),
 		.kv_dtype = kv->format.dtype,
 		.heads = args->heads,
 		.kv_heads = kv->format.kv_heads,
@@ -235,6 +237,8 @@ static int check_attention(const kvs_stream *s, const struct kvs_attention *args
 	if ((size_t)args->workspace.cols < needed)
 		return kvs_fail(-EINVAL, "attention: workspace has %d elements, %d heads of %d need %zu",
 			args->workspace.cols, args->heads, dim, needed);
+	if (!(args->scale > 0))
+		return kvs_fail(-EINVAL, "attention: scale is %g, not above 0", args->scale);
 	if (args->window < 0)
 		return kvs_fail(-EINVAL, "attention: window is %d", args->window);
 	return 0;

@@ -7,7 +7,7 @@
  * time can be set against the device's bandwidth.
  *
  * Types. The residual stream, GEMM outputs, logits and norms are f32. What feeds a GEMM (its `x` and `w`) has the weights'
- * type. K and V have a type of their own. Matrices are row-major and dense.
+ * type. K and V have a type of their own. Matrices are row-major and dense, and begin at multiples of 16 bytes.
  */
 #ifndef KVS_ATTN_H
 #define KVS_ATTN_H

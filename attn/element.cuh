@@ -111,6 +111,28 @@ __device__ inline float warp_max(float value)
 	return value;
 }
 
+/*
+ * take(c, from[c]) for the thread's columns of a row in turn, from `first` on every blockDim.x-th. BATCH of them are loaded
+ * before the first is taken: a compiler does not move loads over the end of a loop's turn.
+ */
+template <int BATCH, typename Take>
+__device__ inline void for_each_column(const float *__restrict__ from, int first, int cols, Take take)
+{
+	int step = blockDim.x, c = first;
+
+	for (; c + (BATCH - 1) * step < cols; c += BATCH * step) {
+		float loaded[BATCH];
+#pragma unroll
+		for (int i = 0; i < BATCH; i++)
+			loaded[i] = from[c + i * step];
+#pragma unroll
+		for (int i = 0; i < BATCH; i++)
+			take(c + i * step, loaded[i]);
+	}
+	for (; c < cols; c += step)
+		take(c, from[c]);
+}
+
 /* Over a block of whole warps; `scratch` holds a float for each warp. Every thread gets the result. */
 __device__ inline float block_sum(float value, float *scratch)
 {

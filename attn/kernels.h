@@ -8,15 +8,18 @@
 
 #include "attn.h"
 
-#define KVS_ROW_THREADS_MAX 512 /* of a kernel that has a block for each row */
+#define KVS_ROW_THREADS_MAX 512     /* of a kernel that has a block for each row */
+#define KVS_ROW_TURNS 4             /* elements that a thread loads before it stores the first */
+#define KVS_ARGMAX_THREADS_MAX 1024 /* a vocabulary is a long row, and no sum's order rests on the number of threads */
 
 struct kvs_rope_params {
-	float *qkv;          /* [tokens][(heads + 2 * kv_heads) * head_dim] */
-	const float *bias;   /* [(heads + 2 * kv_heads) * head_dim] or NULL */
-	const float *q_gain; /* [head_dim] or NULL */
-	const float *k_gain; /* [head_dim] or NULL */
-	const float *rope;   /* [positions][head_dim] */
-	void *k, *v;         /* [token][kv_heads][head_dim] of kv_dtype; NULL: borrowed */
+	float *qkv;                  /* [tokens][(heads + 2 * kv_heads) * head_dim] */
+	const float *bias;           /* [(heads + 2 * kv_heads) * head_dim] or NULL */
+	const float *q_gain;         /* [head_dim] or NULL */
+	const float *k_gain;         /* [head_dim] or NULL */
+	const float *rope;           /* [positions][head_dim] */
+	char *k, *v;                 /* [token][kv_heads][head_dim] of kv_dtype; NULL: borrowed */
+	int token_bytes, head_bytes; /* of K, and of V: from one token, and one head, to the next */
 	int kv_dtype, heads, kv_heads, head_dim, start;
 	float eps;
 };

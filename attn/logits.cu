@@ -13,21 +13,21 @@ __device__ inline bool is_ahead(float value, int index, float best, int best_ind
 }
 
 /* ids[r] = the first index of the largest logit, or -1 where that is infinite or one of the logits is NaN. */
-KVS_KERNEL(kvs_argmax_kernel, int *ids, const float *logits, int vocab)
+KVS_KERNEL(kvs_argmax_kernel, int *ids, const float *__restrict__ logits, int vocab)
 {
-	KVS_SHARED(float, values, KVS_ROW_THREADS_MAX);
-	KVS_SHARED(int, indices, KVS_ROW_THREADS_MAX);
+	KVS_SHARED(float, values, KVS_ARGMAX_THREADS_MAX);
+	KVS_SHARED(int, indices, KVS_ARGMAX_THREADS_MAX);
 	const float *row = logits + (size_t)blockIdx.x * vocab;
 	float best = -INFINITY;
 	int best_index = 0;
 
-	for (int c = threadIdx.x; c < vocab; c += blockDim.x) {
-		float value = row[c] == row[c] ? row[c] : INFINITY; /* so that a NaN is seen at the end */
+	for_each_column<16>(row, threadIdx.x, vocab, [&](int c, float logit) {
+		float value = logit == logit ? logit : INFINITY; /* so that a NaN is seen at the end */
 		if (value > best) {
 			best = value;
 			best_index = c;
 		}
-	}
+	});
 	values[threadIdx.x] = best;
 	indices[threadIdx.x] = best_index;
 	for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
@@ -49,8 +49,7 @@ __device__ inline float row_max(const float *row, int cols, float *scratch)
 {
 	float largest = -INFINITY;
 
-	for (int c = threadIdx.x; c < cols; c += blockDim.x)
-		largest = fmaxf(largest, row[c]);
+	for_each_column<8>(row, threadIdx.x, cols, [&](int, float value) { largest = fmaxf(largest, value); });
 	return block_max(largest, scratch);
 }
 
@@ -62,8 +61,7 @@ KVS_KERNEL(kvs_nll_kernel, float *nll, const float *logits, const int *targets, 
 	float largest = row_max(row, vocab, scratch);
 	float sum = 0;
 
-	for (int c = threadIdx.x; c < vocab; c += blockDim.x)
-		sum += expf(row[c] - largest);
+	for_each_column<8>(row, threadIdx.x, vocab, [&](int, float value) { sum += expf(value - largest); });
 	sum = block_sum(sum, scratch);
 	if (threadIdx.x == 0)
 		nll[blockIdx.x] = logf(sum) + (largest - row[targets[blockIdx.x]]);
@@ -78,8 +76,8 @@ KVS_KERNEL(kvs_softmax_kernel, float *probs, const float *logits, int vocab, flo
 	float largest = row_max(row, vocab, scratch);
 	float sum = 0;
 
-	for (int c = threadIdx.x; c < vocab; c += blockDim.x)
-		sum += expf((row[c] - largest) * inverse_temperature);
+	for_each_column<8>(row, threadIdx.x, vocab,
+		[&](int, float value) { sum += expf((value - largest) * inverse_temperature); });
 	float scale = 1.0f / block_sum(sum, scratch);
 	for (int c = threadIdx.x; c < vocab; c += blockDim.x)
 		out[c] = expf((row[c] - largest) * inverse_temperature) * scale;

@@ -72,34 +72,48 @@ __device__ inline void mma_scores(
 	}
 }
 
-/* Scores to weights 2^(score - largest), zero for keys that the row does not see; moves largest, total and sum along. */
+/* Takes keys that a row does not see out of its scores. */
 template <int DIM, int TILES>
-__device__ inline void mma_softmax(
-	struct mma_rows<DIM> &rows, float (&score)[TILES][4], int key, int window, float scale_log2)
+__device__ inline void mma_hide_unseen(const struct mma_rows<DIM> &rows, float (&score)[TILES][4], int key, int window)
 {
 	int column = threadIdx.x % 4 * 2;
 
 #pragma unroll
 	for (int half = 0; half < 2; half++) {
 		int last = rows.position[half], first = first_key(last, window);
-		float highest = rows.largest[half];
 #pragma unroll
 		for (int i = 0; i < TILES * 2; i++) {
 			int at = key + i / 2 * 8 + column + i % 2;
-			float &s = score[i / 2][half * 2 + i % 2];
-			s = at >= first && at <= last ? s * scale_log2 : -INFINITY;
-			highest = fmaxf(highest, s);
+			if (at < first || at > last)
+				score[i / 2][half * 2 + i % 2] = -INFINITY;
 		}
+	}
+}
+
+/*
+ * Scores to weights 2^(scale * score - largest), scale above 0; moves largest, total and sum along. A GPU takes scale and
+ * largest in one multiply-add.
+ */
+template <int DIM, int TILES>
+__device__ inline void mma_softmax(struct mma_rows<DIM> &rows, float (&score)[TILES][4], float scale_log2)
+{
+#pragma unroll
+	for (int half = 0; half < 2; half++) {
+		float highest = -INFINITY;
+#pragma unroll
+		for (int i = 0; i < TILES * 2; i++)
+			highest = fmaxf(highest, score[i / 2][half * 2 + i % 2]);
 		highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
 		highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
+		highest = fmaxf(highest * scale_log2, rows.largest[half]);
 		float base = highest == -INFINITY ? 0.0f : highest; /* nothing seen so far: all weights are 2^-inf */
-		float rescale = exp2f(rows.largest[half] - base);
+		float rescale = kvs_exp2(rows.largest[half] - base);
 		rows.largest[half] = highest;
 		rows.total[half] *= rescale;
 #pragma unroll
 		for (int i = 0; i < TILES * 2; i++) {
 			float &s = score[i / 2][half * 2 + i % 2];
-			s = exp2f(s - base);
+			s = kvs_exp2(s * scale_log2 - base);
 			rows.total[half] += s;
 		}
 #pragma unroll
@@ -153,8 +167,8 @@ __device__ inline void mma_store(
 		size_t at = ((size_t)row * p.heads + head) * DIM + lane % 4 * 2;
 #pragma unroll
 		for (int n = 0; n < DIM / 8; n++) {
-			store_element(p.out, at + n * 8, p.out_dtype, rows.sum[n][half * 2] / total);
-			store_element(p.out, at + n * 8 + 1, p.out_dtype, rows.sum[n][half * 2 + 1] / total);
+			store_element(p.out, at + n * 8, p.out_dtype, __fdividef(rows.sum[n][half * 2], total));
+			store_element(p.out, at + n * 8 + 1, p.out_dtype, __fdividef(rows.sum[n][half * 2 + 1], total));
 		}
 	}
 }
@@ -172,9 +186,10 @@ __device__ inline void mma_attention(const struct kvs_attention_params &p, unsig
 	struct mma_rows<DIM> rows = {
 	};
 
+	int warp_position = p.start + block_row + warp_row;
 	for (int half = 0; half < 2; half++) {
 		rows.largest[half] = -INFINITY;
-		rows.position[half] = p.start + block_row + warp_row + lane / 4 + half * 8;
+		rows.position[half] = warp_position + lane / 4 + half * 8;
 	}
 	int key = range.first / shape::KEYS * shape::KEYS;
 	load_tile<T, DIM, shape::KEYS, KVS_MMA_THREADS>(k, p.k, p.kv_heads, kv_head, key, range);
@@ -192,7 +207,10 @@ __device__ inline void mma_attention(const struct kvs_attention_params &p, unsig
 			load_tile<T, DIM, shape::KEYS, KVS_MMA_THREADS>(
 				k, p.k, p.kv_heads, kv_head, key + shape::KEYS, range);
 		kvs_cp_async_commit();
-		mma_softmax<DIM, shape::KEYS / 8>(rows, score, key, p.window, p.scale_log2);
+		/* Most tiles are seen by all rows of the warp, from the first to the last. */
+		if (key + shape::KEYS - 1 > warp_position || key < first_key(warp_position + 15, p.window))
+			mma_hide_unseen<DIM, shape::KEYS / 8>(rows, score, key, p.window);
+		mma_softmax<DIM, shape::KEYS / 8>(rows, score, p.scale_log2);
 		kvs_cp_async_wait<1>(); /* V is there, the next K may be under way */
 		__syncthreads();
 		mma_sums<T, DIM>(rows, v, score);
@@ -202,8 +220,8 @@ __device__ inline void mma_attention(const struct kvs_attention_params &p, unsig
 }
 
 #define KVS_PREFILL_MMA_KERNEL(type, type_name, dim)                                                                   \
-	KVS_KERNEL_BOUNDS(                                                                                             \
-		KVS_MMA_THREADS, 1, kvs_attention_prefill_##type_name##_##dim, struct kvs_attention_params p)          \
+	KVS_KERNEL_BOUNDS(KVS_MMA_THREADS, (dim) > 128 ? 1 : 3, kvs_attention_prefill_##type_name##_##dim,             \
+		struct kvs_attention_params p)                                                                         \
 	{                                                                                                              \
 		KVS_DYNAMIC_SHARED(unsigned char, tiles);                                                              \
 		mma_attention<type, dim>(p, tiles);                                                                    \

@@ -18,22 +18,50 @@ __device__ inline float inverse_rms(const float *x, const float *bias, int head_
 	return 1.0f / sqrtf(warp_sum(squares) / head_dim + eps);
 }
 
-/* Q (in place) or K (to the cache): bias, norm where there is a gain, rotation. */
+/* Two elements from an even index on, of any type. */
+__device__ inline void store_pair(void *data, int index, int dtype, float first, float second)
+{
+	if (dtype == KVS_F32)
+		*(float2 *)((float *)data + index) = make_float2(first, second);
+	else if (dtype == KVS_F16)
+		*(unsigned *)((__half *)data + index) = pack_pair(first, second, (const __half *)NULL);
+	else
+		*(unsigned *)((__nv_bfloat16 *)data + index) = pack_pair(first, second, (const __nv_bfloat16 *)NULL);
+}
+
+/* x[at] and x[at + 1], biased. */
+__device__ inline float2 load_biased(const float *x, const float *bias, int at)
+{
+	float2 two = *(const float2 *)(x + at);
+
+	if (bias) {
+		two.x += bias[at];
+		two.y += bias[at + 1];
+	}
+	return two;
+}
+
+/*
+ * Q (in place) or K (to the cache): bias, norm where there is a gain, rotation. A lane has two pairs beside each other, so
+ * that a head of 128 takes one turn of the loop.
+ */
 __device__ inline void rotate_head(const struct kvs_rope_params &p, const float *x, const float *bias,
-	const float *gain, const float *turns, void *to, size_t to_index, int to_dtype)
+	const float *gain, const float *turns, void *to, int to_dtype)
 {
 	int half = p.head_dim / 2;
 	float scale = gain ? inverse_rms(x, bias, p.head_dim, p.eps) : 1.0f;
 
-	for (int i = threadIdx.x % 32; i < half; i += 32) {
-		float a = x[i] + (bias ? bias[i] : 0.0f), b = x[i + half] + (bias ? bias[i + half] : 0.0f);
-		float cosine = turns[2 * i], sine = turns[2 * i + 1];
+	for (int i = threadIdx.x % 32 * 2; i < half; i += 64) {
+		float2 a = load_biased(x, bias, i), b = load_biased(x, bias, i + half);
+		float4 turn = *(const float4 *)(turns + 2 * i); /* cos, sin of pair i, cos, sin of pair i + 1 */
 		if (gain) {
-			a *= scale * gain[i];
-			b *= scale * gain[i + half];
+			a.x *= scale * gain[i];
+			a.y *= scale * gain[i + 1];
+			b.x *= scale * gain[i + half];
+			b.y *= scale * gain[i + half + 1];
 		}
-		store_element(to, to_index + i, to_dtype, a * cosine - b * sine);
-		store_element(to, to_index + i + half, to_dtype, b * cosine + a * sine);
+		store_pair(to, i, to_dtype, a.x * turn.x - b.x * turn.y, a.y * turn.z - b.y * turn.w);
+		store_pair(to, i + half, to_dtype, b.x * turn.x + a.x * turn.y, b.y * turn.z + a.y * turn.w);
 	}
 }
 
@@ -45,25 +73,26 @@ KVS_KERNEL(kvs_rope_append_kernel, struct kvs_rope_params p)
 
 	if (head >= total)
 		return;
-	size_t at = (token * total + head) * p.head_dim;
-	float *x = p.qkv + at;
+	float *x = p.qkv + (token * total + head) * p.head_dim;
 	const float *bias = p.bias ? p.bias + (size_t)head * p.head_dim : NULL;
 	const float *turns = p.rope + position * p.head_dim;
 	int kv_head = head - p.heads;
 
 	if (kv_head < 0) {
-		rotate_head(p, x, bias, p.q_gain, turns, p.qkv, at, KVS_F32);
+		rotate_head(p, x, bias, p.q_gain, turns, x, KVS_F32);
 		return;
 	}
 	if (kv_head < p.kv_heads) {
 		if (p.k)
-			rotate_head(p, x, bias, p.k_gain, turns, p.k, (position * p.kv_heads + kv_head) * p.head_dim,
-				p.kv_dtype);
+			rotate_head(p, x, bias, p.k_gain, turns,
+				p.k + position * p.token_bytes + kv_head * p.head_bytes, p.kv_dtype);
 		return;
 	}
 	if (!p.v)
 		return;
-	size_t to = (position * p.kv_heads + kv_head - p.kv_heads) * p.head_dim;
-	for (int d = threadIdx.x % 32; d < p.head_dim; d += 32)
-		store_element(p.v, to + d, p.kv_dtype, x[d] + (bias ? bias[d] : 0.0f));
+	char *to = p.v + position * p.token_bytes + (kv_head - p.kv_heads) * p.head_bytes;
+	for (int d = threadIdx.x % 32 * 2; d < p.head_dim; d += 64) {
+		float2 two = load_biased(x, bias, d);
+		store_pair(to, d, p.kv_dtype, two.x, two.y);
+	}
 }

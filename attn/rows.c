@@ -6,19 +6,21 @@
 #include <math.h>
 
 /* A power of two, as argmax wants it: about four elements a thread, at least a warp. */
-static unsigned threads_for(int cols)
+static unsigned threads_for(int cols, unsigned most)
 {
 	unsigned threads = 32;
 
-	while (threads < KVS_ROW_THREADS_MAX && threads * 4 < (unsigned)cols)
+	while (threads < most && threads * 4 < (unsigned)cols)
 		threads *= 2;
 	return threads;
 }
 
 static int launch_rows(kvs_stream *s, enum kvs_kernel kernel, int rows, int cols, uint64_t bytes, void **params)
 {
-	struct kvs_launch launch = {
-		.kernel = kernel, .grid = {rows, 1, 1}, .threads = threads_for(cols), .bytes = bytes};
+	struct kvs_launch launch = {.kernel = kernel,
+		.grid = {rows, 1, 1},
+		.threads = threads_for(cols, KVS_ROW_THREADS_MAX),
+		.bytes = bytes};
 
 	return kvs_launch(s, &launch, params);
 }
@@ -61,7 +63,7 @@ int kvs_silu_mul(kvs_stream *s, kvs_tensor out, kvs_tensor gate_up)
 		err = kvs_tensor_check("silu_mul: gate_up", gate_up, KVS_F32, out.rows, 2 * out.cols);
 	if (err)
 		return err;
-	unsigned threads = threads_for(out.cols), per_block = 4 * threads;
+	unsigned threads = threads_for(out.cols, KVS_ROW_THREADS_MAX), per_block = KVS_ROW_TURNS * threads;
 	struct kvs_launch launch = {.kernel = KERNEL_SILU_MUL,
 		.grid = {out.rows, (out.cols + per_block - 1) / per_block, 1},
 		.threads = threads,
@@ -89,8 +91,11 @@ int kvs_argmax(kvs_stream *s, kvs_tensor ids, kvs_tensor logits)
 		err = kvs_tensor_check("argmax: ids", ids, KVS_I32, logits.rows, 1);
 	if (err)
 		return err;
-	return launch_rows(s, KERNEL_ARGMAX, logits.rows, logits.cols, kvs_tensor_bytes(logits) + kvs_tensor_bytes(ids),
-		(void *[]){&ids.data, &logits.data, &logits.cols});
+	struct kvs_launch launch = {.kernel = KERNEL_ARGMAX,
+		.grid = {logits.rows, 1, 1},
+		.threads = threads_for(logits.cols, KVS_ARGMAX_THREADS_MAX),
+		.bytes = kvs_tensor_bytes(logits) + kvs_tensor_bytes(ids)};
+	return kvs_launch(s, &launch, (void *[]){&ids.data, &logits.data, &logits.cols});
 }
 
 int kvs_nll(kvs_stream *s, kvs_tensor nll, kvs_tensor logits, kvs_tensor targets)

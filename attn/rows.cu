@@ -1,43 +1,86 @@
 /*
  * attn/rows.cu: what a forward pass does row by row around GEMM and attention: embedding, RMSNorm, SiLU, bias.
  *
- * Each is bound by memory. A row has a block of threads; the launchers choose its size by the row's length.
+ * Each is bound by memory, and for a single row by the time that one load takes: a thread loads several elements before it
+ * stores the first. A row has a block of threads; the launchers choose its size by the row's length. Threads take every
+ * blockDim-th element in turn: the order of sums, and with it their bits, rests on that.
  */
 #include "element.cuh"
 #include "kernels.h"
+
+#define TURNS KVS_ROW_TURNS
 
 /* out[t][c] = table[ids[t]][c] */
 KVS_KERNEL(kvs_embed_kernel, float *out, const void *table, const int *ids, int hidden, int table_dtype)
 {
 	size_t row = blockIdx.x;
 	size_t id = ids[row];
+	int step = blockDim.x;
 
-	for (int c = threadIdx.x; c < hidden; c += blockDim.x)
-		out[row * hidden + c] = load_element(table, id * hidden + c, table_dtype);
+	for (int first = threadIdx.x; first < hidden; first += TURNS * step) {
+		float value[TURNS];
+#pragma unroll
+		for (int i = 0, c = first; i < TURNS; i++, c += step)
+			value[i] = c < hidden ? load_element(table, id * hidden + c, table_dtype) : 0.0f;
+#pragma unroll
+		for (int i = 0, c = first; i < TURNS; i++, c += step) {
+			if (c < hidden)
+				out[row * hidden + c] = value[i];
+		}
+	}
 }
 
-/* out[r][c] = x[r][c] / sqrt(mean(x[r]²) + eps) * gain[c] */
+#define HELD 8 /* elements of x and gain that a thread keeps: all, up to 4096 columns */
+
+/*
+ * out[r][c] = x[r][c] / sqrt(mean(x[r]²) + eps) * gain[c]; the gain, which lies in device memory where x is in a cache, is
+ * fetched before the sum is known.
+ */
 KVS_KERNEL(kvs_rmsnorm_kernel, void *out, const float *x, const float *gain, int cols, float eps, int out_dtype)
 {
 	KVS_SHARED(float, scratch, KVS_ROW_THREADS_MAX / 32);
 	size_t row = (size_t)blockIdx.x * cols;
-	float squares = 0;
+	float squares = 0, held[HELD], gains[HELD];
+	int step = blockDim.x, rest = threadIdx.x + HELD * step;
 
-	for (int c = threadIdx.x; c < cols; c += blockDim.x)
-		squares += x[row + c] * x[row + c];
+#pragma unroll
+	for (int i = 0, c = threadIdx.x; i < HELD; i++, c += step) {
+		held[i] = c < cols ? x[row + c] : 0.0f;
+		gains[i] = c < cols ? gain[c] : 0.0f;
+	}
+#pragma unroll
+	for (int i = 0; i < HELD; i++)
+		squares += held[i] * held[i];
+	for_each_column<HELD>(x + row, rest, cols, [&](int, float value) { squares += value * value; });
 	float scale = 1.0f / sqrtf(block_sum(squares, scratch) / cols + eps);
-	for (int c = threadIdx.x; c < cols; c += blockDim.x)
-		store_element(out, row + c, out_dtype, x[row + c] * scale * gain[c]);
+#pragma unroll
+	for (int i = 0, c = threadIdx.x; i < HELD; i++, c += step) {
+		if (c < cols)
+			store_element(out, row + c, out_dtype, held[i] * scale * gains[i]);
+	}
+	for_each_column<HELD>(x + row, rest, cols,
+		[&](int c, float value) { store_element(out, row + c, out_dtype, value * scale * gain[c]); });
 }
 
-/* out[t][i] = silu(gate_up[t][i]) * gate_up[t][ff + i]; blocks along y share a row. */
+/* out[t][i] = silu(gate_up[t][i]) * gate_up[t][ff + i]; blocks along y share a row, TURNS elements a thread. */
 KVS_KERNEL(kvs_silu_mul_kernel, void *out, const float *gate_up, int ff, int out_dtype)
 {
 	size_t row = blockIdx.x;
-	const float *gate = gate_up + row * 2 * ff, *up = gate + ff;
+	const float *gates = gate_up + row * 2 * ff, *ups = gates + ff;
+	int step = blockDim.x, first = blockIdx.y * TURNS * step + threadIdx.x;
+	float gate[TURNS], up[TURNS];
 
-	for (int i = blockIdx.y * blockDim.x + threadIdx.x; i < ff; i += gridDim.y * blockDim.x)
-		store_element(out, row * ff + i, out_dtype, gate[i] / (1.0f + expf(-gate[i])) * up[i]);
+#pragma unroll
+	for (int turn = 0, i = first; turn < TURNS; turn++, i += step) {
+		gate[turn] = i < ff ? gates[i] : 0.0f;
+		up[turn] = i < ff ? ups[i] : 0.0f;
+	}
+#pragma unroll
+	for (int turn = 0, i = first; turn < TURNS; turn++, i += step) {
+		if (i < ff)
+			store_element(out, row * ff + i, out_dtype,
+				__fdividef(gate[turn], 1.0f + expf(-gate[turn])) * up[turn]);
+	}
 }
 
 /* x[r][c] += row[c] */
@@ -45,6 +88,5 @@ KVS_KERNEL(kvs_add_row_kernel, float *x, const float *row, int cols)
 {
 	float *here = x + (size_t)blockIdx.x * cols;
 
-	for (int c = threadIdx.x; c < cols; c += blockDim.x)
-		here[c] += row[c];
+	for_each_column<TURNS>(row, threadIdx.x, cols, [&](int c, float value) { here[c] += value; });
 }

@@ -301,6 +301,9 @@ static void shapes_that_do_not_fit_are_refused(void **state)
 	args.workspace.cols = 10;
 	must_refuse(kvs_attention(stream, &args), "workspace has 10 elements");
 	args = o.args;
+	args.scale = 0;
+	must_refuse(kvs_attention(stream, &args), "scale is 0, not above 0");
+	args = o.args;
 	args.window = -1;
 	must_refuse(kvs_attention(stream, &args), "window is -1");
 	args = o.args;
