@@ -261,7 +261,7 @@ static const struct bad_input {
 	{"no calibration text", "kvshare-run study -m $T/m --text x -o $T/s", 2, "--calib FILE"},
 	{"no output", "kvshare-run study -m $T/m --text x --calib x", 2, "-o DIR"},
 	{"an unknown method", "$S --methods nll,luck", 2, "luck"},
-	{"a rate of all", "$S --rates 1", 2, "--rates has 1"},
+	{"a rate of all", "$S --rates 1", 2, "--rates is \"1\""},
 	{"a rate of nothing", "$S --rates 0.01", 1, "less than one layer"},
 	{"a rate of nearly all", "$S --rates 0.99", 1, "16 layers are to share"},
 	{"too many rates", "$S --rates .1,.2,.3,.4,.5,.6,.7,.8,.9", 2, "8 are the most"},

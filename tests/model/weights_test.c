@@ -77,7 +77,7 @@ static void numbers_round_to_the_nearest_even(void **state)
 
 /* ---- a checkpoint of one layer that does nothing: the logits of a token are its row against all rows ---- */
 
-enum { DIM = 32, VOCAB = 140000 }; /* more than the 4 Mi elements that are converted at a time */
+enum { DIM = 32, VOCAB = 140000 }; /* more elements than are converted at a time */
 
 static const char config[] =
 	"{\"model_type\": \"llama\", \"architectures\": [\"LlamaForCausalLM\"], \"num_hidden_layers\": 1, "
