@@ -391,9 +391,8 @@ static int take_dtype(kvs_checkpoint *ckpt)
 	struct kvs_weight embedding;
 	int err;
 
-	ckpt->bare = !find_stored(ckpt, EMBEDDING) && find_stored(ckpt, EMBEDDING + 6);
+	ckpt->bare = !find_stored(ckpt, EMBEDDING) && find_stored(ckpt, &EMBEDDING[strlen("model.")]);
 	err = kvs_checkpoint_weight(ckpt, EMBEDDING, &embedding);
-
 	if (!err)
 		ckpt->config.dtype = embedding.dtype;
 	return err;

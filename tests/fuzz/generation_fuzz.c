@@ -23,7 +23,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (kvs_config_parse(config_json, strlen(config_json), "config.json", &config))
 		abort();
-	if (kvs_config_apply_generation((const char *)data, size, "generation_config.json", &config) &&
+	if (ckpt_apply_generation((const char *)data, size, "generation_config.json", &config) &&
 		!strstr(kvs_error(), "generation_config.json"))
 		abort();
 	for (int i = 0; i < config.eos_count; i++)
