@@ -57,7 +57,8 @@ for libdir in lib lib/x86_64-linux-gnu; do
 	grep -q "softcuda is not beside $work/alone" "$work/said" || die "a program without softcuda says: $(cat "$work/said")"
 	cd "$tree"
 
-	! grep -rl -e "$tree" "$work/root" || die "these files name $tree"
+	# Where it begins a path: a tree may lie in /kvshare.
+	! LC_ALL=C grep -arlE "(^|[^[:alnum:]_.}-])$tree(/|[^[:alnum:]_.-]|\$)" "$work/root" || die "these files name $tree"
 	# shellcheck disable=SC2086
 	make -s uninstall $places BUILD="$build"
 	left=$(find "$work/root" ! -type d -o -name '*kvshare*' -o -name softcuda)
