@@ -102,7 +102,7 @@ int kvs_cu_adopt(const struct kvs_cu_driver *driver, CUcontext context, CUdevice
 void kvs_cu_close(kvs_cu *cu);
 
 /*
- * Make the context current on the calling thread for as long as the thread pleases: for threads of one's own. An adopted
+ * Make the context current on the calling thread, until something else is made current: for a caller's own threads. An adopted
  * context never replaces another: where the thread has one current, the answer is -EBUSY, and nothing has changed.
  */
 int kvs_cu_bind(const kvs_cu *cu);
@@ -157,14 +157,14 @@ const char *kvs_cu_function_name(enum kvs_cu_function function);
 
 /*
  * Make a driver call that gives something back. Such a call may answer with the error of earlier, asynchronous work (cuda.h
- * says so at cuMemFree and others) and is then made once more; whoever gives back has no use for its error. `call` is
+ * says so at cuMemFree and others) and is then made once more; a caller that gives back has no use for its error. `call` is
  * evaluated up to twice.
  */
 #define KVS_CU_GIVE_BACK(call) ((void)((call) && (call)))
 
 /*
  * Leave a message for kvs_error() on this thread and return `err` (a negative errno), so that a caller can write
- * `return kvs_fail(-EINVAL, "...")`. The message says what was asked, what was there and what to do.
+ * `return kvs_fail(-EINVAL, "...")`. The message says what was asked, what was found and what to do.
  */
 int kvs_fail(int err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

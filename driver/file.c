@@ -3,7 +3,7 @@
  *
  * The data is written to a file without a name (O_TMPFILE) in the folder where it belongs, and gets the name when it is
  * whole; so whatever ends the process on the way, nothing of it stays. A name that is taken can only be replaced by rename(),
- * which wants a name to rename: for these two system calls signals wait, on this thread. (They can't be made to wait on a
+ * which needs a name to rename: for these two system calls signals wait, on this thread. (They can't be made to wait on a
  * program's other threads; one that ends the program there, in between, leaves a whole file under a temporary name.) File
  * systems without O_TMPFILE get a named file from the start, with signals held back as long as it takes.
  */

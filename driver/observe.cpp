@@ -7,7 +7,7 @@
  * templates. C++ for that alone: no exceptions, no RTTI, nothing that needs libstdc++ or runs before main.
  *
  * Callers take no lock. An observer has a generation, odd while it lives, and counts the callbacks that run. A caller counts
- * itself in, looks whether the generation is still the one that it saw, and only then touches the rest; whoever removes
+ * itself in, looks whether the generation is still the one that it saw, and only then touches the rest; removal
  * makes the generation even first and then waits for the count to fall to zero.
  */
 #include "internal.h"
@@ -66,7 +66,7 @@ uint64_t now_ns()
 
 /* ---- what a thunk does ---- */
 
-/* Who was told of a call's beginning: the generations then, 0 for who was not. */
+/* The observers that heard a call begin: their generations then, 0 for the others. */
 struct told {
 	unsigned long generation[KVS_CU_MAX_OBSERVERS];
 };

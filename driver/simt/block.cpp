@@ -11,7 +11,7 @@
 namespace simt
 {
 
-/* Room for `thread_count` threads of a block; what was there is dropped only when all of it has been had. */
+/* Room for `thread_count` threads of a block; the old room is freed only once all of the new one is allocated. */
 bool scheduler::reserve(size_t thread_count)
 {
 	size_t capacity = 32;

@@ -44,7 +44,7 @@ stack_pool::~stack_pool()
 			__tsan_destroy_fiber(groups_[group][i].tsan_fiber);
 #endif
 #ifdef __SANITIZE_ADDRESS__
-		/* Whoever gets these addresses next must not find the red zones of frames that nobody returned from. */
+		/* The next user of these addresses must not run into red zones of frames that never returned. */
 		__asan_unpoison_memory_region(mappings_[group], GROUP * stack_stride());
 #endif
 		munmap(mappings_[group], GROUP * stack_stride());

@@ -1,8 +1,8 @@
 /*
  * driver/softcuda/alloc.c: allocations of device and host memory, and memory pools.
  *
- * A pool is a name that allocations carry: memory is had at the call and given back when the stream comes to the free, so
- * what a pool would keep for later it never holds.
+ * A pool is a name that allocations carry: memory is taken at the call and given back when the stream comes to the free,
+ * so a pool never holds anything for later.
  */
 #include "memory.h"
 #include "stream.h"

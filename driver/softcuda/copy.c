@@ -25,7 +25,7 @@ struct copy_op {
 /* Where a copy reads when it runs. */
 enum source {
 	IN_PLACE, /* the program's memory */
-	STAGED,   /* what was there at the call */
+	STAGED,   /* a copy of it, made at the call */
 	LATE      /* the same, and no sooner than anybody waits for it */
 };
 
@@ -186,7 +186,7 @@ static CUresult op_submit(
 	op->op.what = what;
 	op->op.run = copy_run;
 	op->op.release = copy_release;
-	/* Whoever frees the memory waits for a late copy, and is right to; whoever unmaps it meets the check in copy_run(). */
+	/* A free waits for a late copy, so it is no hazard; an unmap is noticed by the check in copy_run(). */
 	op->op.touches = source == LATE ? NULL : copy_touches;
 	op->copy = *copy;
 	op->late = source == LATE;

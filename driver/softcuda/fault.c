@@ -48,7 +48,7 @@ static pthread_cond_t workers_came = PTHREAD_COND_INITIALIZER;
 static struct worker *workers;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-/* A program's handler may hand back to us what we handed to it: then nobody wants it, and the process ends by it. */
+/* A program's handler may hand back to us what we handed to it: then nobody handles it, and it ends the process. */
 static void chain(int number, siginfo_t *info, void *machine)
 {
 	const struct sigaction *before = number == SIGSEGV ? &before_segv : &before_bus;
@@ -217,7 +217,7 @@ void sc_worker_end(void)
 	pthread_mutex_unlock(&workers_lock);
 	sigaltstack(&off, NULL);
 #ifdef __SANITIZE_ADDRESS__
-	/* Frames that were jumped out of have left their marks, which whoever maps this address next would meet. */
+	/* Frames that a jump left behind are still marked; the next mapping at this address would run into the marks. */
 	if (self->signal_stack != MAP_FAILED)
 		__asan_unpoison_memory_region(self->signal_stack, SIGNAL_STACK_BYTES);
 #endif

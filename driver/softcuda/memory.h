@@ -3,8 +3,8 @@
  *
  * Physical memory is pages of memfds. An address range is what one call gave out (a reservation, an allocation of device
  * or host memory); a mapping puts a handle's pages at a part of a range. cuMemAlloc's memory is a range with a single
- * mapping of a handle that no program sees, so that every look-up has one form. All functions want sc_lock held, but
- * for sc_space_check and sc_address_explain, which take it.
+ * mapping of a handle that no program sees, so that every look-up has one form. All functions need sc_lock held,
+ * except sc_space_check and sc_address_explain, which take it.
  */
 #ifndef SOFTCUDA_MEMORY_H
 #define SOFTCUDA_MEMORY_H

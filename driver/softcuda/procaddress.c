@@ -222,7 +222,7 @@ CUresult CUDAAPI cuGetProcAddress_v2(
 	return error ? error : address_get(symbol, pfn, cudaVersion, flags, symbolStatus);
 }
 
-/* The tables behind this call are undocumented; whoever needs one, as the CUDA runtime does, cannot run here. */
+/* The tables behind this call are undocumented; programs that need one, as the CUDA runtime does, cannot run here. */
 CUresult CUDAAPI cuGetExportTable(const void **ppExportTable, const CUuuid *pExportTableId)
 {
 	CUresult error = sc_enter(__func__);

@@ -65,7 +65,7 @@ void sc_fault_count(void);
 void sc_hazard_report(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void sc_faults_reset(void); /* hazards, faults and calls start from zero */
 
-/* ---- objects by key (object.c); all but the counting ones want sc_lock held ---- */
+/* ---- objects by key (object.c); all but the counting ones need sc_lock held ---- */
 
 enum sc_kind {
 	SC_NONE,
@@ -113,7 +113,7 @@ void sc_current_replace(uint64_t key); /* the top, or the first */
 uint64_t sc_current_key(void);         /* 0: none */
 void sc_current_reset(void);
 
-/* What a context takes along when it goes, each where it is at home. All want sc_lock. */
+/* What a context takes along when it goes, each where it is at home. All need sc_lock held. */
 void sc_events_free_of(struct sc_context *context);
 void sc_modules_free_of(struct sc_context *context);
 void sc_libraries_reset(void);

@@ -58,7 +58,7 @@ bool sc_stream_is_idle(struct sc_stream *stream); /* of the legacy stream: and e
 CUresult sc_stream_synchronize(struct sc_stream *stream);
 void sc_context_drain(struct sc_context *context); /* waits for all its streams */
 
-/* Report pending work that may use this memory, which `call` is about to take away. Wants sc_lock not held. */
+/* Report pending work that may use this memory, which `call` is about to take away. sc_lock must not be held. */
 void sc_hazards_check(uintptr_t base, size_t size, const char *call);
 
 #endif

@@ -56,7 +56,7 @@ CUresult CUDAAPI cuMemAddressReserve(
 
 	if (error)
 		return error;
-	/* cuda.h asks for whole host pages only; the driver wants whole granules. */
+	/* cuda.h asks for whole host pages only; the driver takes whole granules only. */
 	if (!ptr || !size || !is_multiple(size, sc_settings.granularity) ||
 		(alignment && !is_power_of_two(alignment)) || flags)
 		return CUDA_ERROR_INVALID_VALUE;

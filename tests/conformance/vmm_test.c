@@ -325,7 +325,7 @@ static void map_refuses_a_range_that_is_mapped_wholly_or_in_part(void **state)
 
 /*
  * "This range must be an address reservation previously reserved with cuMemAddressReserve". An H200 maps past the end of one;
- * what lies there then belongs to whoever reserves that address next, and keeps it from being freed. So nothing may be
+ * the mapping then lies in the next reservation of that address, and keeps it from being freed. So nothing may be
  * left mapped here: neither test nor program can rely on a refusal.
  */
 static void map_refuses_or_lets_pass_addresses_that_are_not_reserved(void **state)

@@ -1,5 +1,5 @@
 /*
- * How many handles and mappings a driver takes, and whether the calls grow dearer on the way.
+ * How many handles and mappings a driver takes, and whether the calls become more expensive on the way.
  *
  * Handles are one granule each and stop at a quarter of the free memory; mappings are of one handle over and over and cost
  * no memory. Both stop at 200,000, at the first refusal, and when time runs short. A row is one stretch of the way; the last
@@ -157,7 +157,8 @@ static void run(void)
 static const char *const columns[] = {"what", "count", "us_each", "memory_mib", "ended_by", NULL};
 static const struct probe probe = {
 	.name = "limits",
-	.question = "How many handles, reservations and mappings does the driver take, and do they grow dearer?",
+	.question =
+		"How many handles, reservations and mappings does the driver take, and do they become more expensive?",
 	.columns = columns,
 	.run = run,
 	.run_case = run_case,
