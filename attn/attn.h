@@ -36,7 +36,12 @@ typedef struct kvs_stream kvs_stream;
 int kvs_stream_open(kvs_cu *cu, kvs_stream **out);
 void kvs_stream_close(kvs_stream *s); /* waits for the stream; NULL is fine */
 CUstream kvs_stream_handle(const kvs_stream *s);
-int kvs_stream_synchronize(kvs_stream *s);            /* errors of earlier launches surface here */
+int kvs_stream_synchronize(kvs_stream *s); /* errors of earlier launches surface here */
+/*
+ * From now on kvs_stream_synchronize() asks `stop` while it waits, at least every 20 ms, and ends with -ECANCELED when it says
+ * true. What was launched goes on: nothing that it uses may be freed before a wait without `stop` (NULL), as closing is.
+ */
+void kvs_stream_stop_when(kvs_stream *s, bool (*stop)(void));
 uint64_t kvs_stream_bytes_moved(const kvs_stream *s); /* by all launches so far */
 
 /*

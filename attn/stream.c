@@ -10,6 +10,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+#define LEAST_PAUSE_NS 20000 /* sleeping takes longer than it is asked to, by about as much */
+#define MOST_PAUSE_NS 20000000
 
 extern const unsigned char kvs_image_host[], kvs_image_host_end[];
 extern const unsigned char kvs_image_gpu[], kvs_image_gpu_end[];
@@ -148,10 +152,42 @@ CUstream kvs_stream_handle(const kvs_stream *s)
 	return s->handle;
 }
 
+void kvs_stream_stop_when(kvs_stream *s, bool (*stop)(void))
+{
+	s->stop = stop;
+}
+
+static int64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
+/* Looks again after a 32nd of the time that it has waited so far: the wait is at most that much longer than the work. */
+static int wait_or_stop(kvs_stream *s)
+{
+	int64_t start = now_ns(), pause;
+
+	while (s->cu->cuStreamQuery(s->handle) == CUDA_ERROR_NOT_READY) {
+		if (s->stop())
+			return kvs_fail(-ECANCELED, "stopped while the device was at work");
+		pause = (now_ns() - start) / 32;
+		pause = pause < LEAST_PAUSE_NS ? LEAST_PAUSE_NS : pause > MOST_PAUSE_NS ? MOST_PAUSE_NS : pause;
+		nanosleep(&(struct timespec){.tv_nsec = pause}, NULL);
+	}
+	return 0; /* what went wrong, if anything, is told to the wait that follows */
+}
+
 int kvs_stream_synchronize(kvs_stream *s)
 {
-	CUresult result = s->cu->cuStreamSynchronize(s->handle);
+	int err = s->stop ? wait_or_stop(s) : 0;
+	CUresult result;
 
+	if (err)
+		return err;
+	result = s->cu->cuStreamSynchronize(s->handle);
 	return result == CUDA_SUCCESS ? 0 : kvs_cu_fail(s->cu, result, "waiting for the stream");
 }
 

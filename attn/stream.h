@@ -59,6 +59,7 @@ struct kvs_stream {
 	unsigned left_out; /* enum kvs_part */
 	bool decode_mma;
 	CUdeviceptr counters; /* u32 [KVS_DECODE_COUNTERS], 0 between launches */
+	bool (*stop)(void); /* NULL: waits end with the work alone */
 	struct {
 		CUfunction function;
 		char name[40];

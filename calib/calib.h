@@ -302,8 +302,8 @@ struct kvs_search_result {
  * (lazy evaluation as in accelerated greedy, Minoux 1978; sharing is not submodular, so here it is a heuristic), and a trial
  * runs the layers from the pair's own up, and of those below no more than it must.
  *
- * -EINVAL (share out of range; options; a model of one layer), -ECANCELED never: a stop ends in
- * KVS_SEARCH_STOPPED with a valid best plan.
+ * -EINVAL (share out of range; options; a model of one layer), -ECANCELED where it is stopped before the first walk. Later a
+ * stop ends in KVS_SEARCH_STOPPED with a valid best plan, whose figures are NAN where they were not measured yet.
  */
 int kvs_search_run(kvs_engine *engine, const struct kvs_calib_text *text, struct kvs_capture *capture,
 	const struct kvs_search_options *options, struct kvs_search_result *out);

@@ -4,7 +4,7 @@
  * K and V are summed in double straight from the cache's regions, a batch at a time: what is held is the sum, whatever the
  * number of samples. Hidden states are kept of every sample, since each trial is held against them.
  */
-#include "calib.h"
+#include "measure.h"
 
 #include <errno.h>
 #include <math.h>
@@ -70,9 +70,9 @@ static int run_samples(kvs_engine *engine, const struct kvs_calib_text *text, co
 		size_t row = (size_t)s * text->sample_tokens;
 		batch.sequences = text->samples - s < together ? text->samples - s : together;
 		batch.ids = text->ids + row;
-		if (progress && progress->step && !progress->step(progress->arg, "capturing", s, text->samples))
-			return kvs_fail(-ECANCELED, "stopped while capturing, before there was a plan");
-		err = kvs_engine_run_batch(engine, &batch);
+		err = kvs_tell(progress, "capturing", s, text->samples);
+		if (!err)
+			err = kvs_engine_run_batch(engine, &batch);
 		if (!err)
 			err = kvs_engine_batch_hidden(engine, capture->hidden + row * capture->hidden_size);
 		if (!err)
@@ -100,6 +100,8 @@ int kvs_capture_run(kvs_engine *engine, const struct kvs_calib_text *text, const
 		err = run_samples(engine, text, progress, out);
 	if (!err)
 		err = finish_means(out);
+	if (err == -ECANCELED)
+		kvs_fail(err, "stopped while capturing, before there was a plan");
 	if (err)
 		kvs_capture_clear(out);
 	return err;

@@ -91,7 +91,7 @@ static int measure_point(struct kvs_search *search, struct kvs_search_point *poi
 	double start = now_s();
 	int err;
 
-	if (!isnan(point->nll) || search->options->plans_alone)
+	if (!isnan(point->nll) || search->options->plans_alone || search->result->end == KVS_SEARCH_STOPPED)
 		return 0;
 	err = point_plan(point, search->result->layers, &plan);
 	if (err)
@@ -271,7 +271,7 @@ static int find_cosine(struct kvs_search *search)
 	for (size_t i = 0; i < result->trial_count; i++)
 		if (result->trials[i].walk == result->best.walk && result->trials[i].accepted)
 			result->cosine = result->trials[i].cosine;
-	if (!isnan(result->cosine) || search->options->plans_alone)
+	if (!isnan(result->cosine) || search->options->plans_alone || result->end == KVS_SEARCH_STOPPED)
 		return 0;
 	err = point_plan(&result->best, result->layers, &plan);
 	if (err)
@@ -340,8 +340,9 @@ static int run_search(struct kvs_search *search)
 	if (!search->options->plans_alone || search->options->method == KVS_METHOD_NLL) /* which starts from it */
 		err = kvs_measure_nll(search->engine, search->text, NULL, NULL, &result->full_nll);
 	result->measure_s = now_s() - start;
-	if (!err)
-		err = run_walks(search);
+	if (err)
+		return err == -ECANCELED ? kvs_fail(err, "stopped before there was a plan") : err;
+	err = run_walks(search);
 	result->search_s = now_s() - start - result->measure_s;
 	if (err && err != -ECANCELED)
 		return err;

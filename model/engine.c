@@ -420,7 +420,10 @@ static int set_up(kvs_engine *e, const struct kvs_config *config, const kvs_chec
 		err = allocate_activations(e);
 	if (!err)
 		err = upload_rope(e);
-	return err ? err : load_weights(e, ckpt, options);
+	if (!err)
+		err = load_weights(e, ckpt, options);
+	kvs_stream_stop_when(e->stream, options->stop);
+	return err;
 }
 
 static int open_engine(kvs_cu *cu, const struct kvs_config *config, const kvs_checkpoint *ckpt,
@@ -461,6 +464,8 @@ void kvs_engine_close(kvs_engine *e)
 {
 	if (!e)
 		return;
+	if (e->stream)
+		kvs_stream_stop_when(e->stream, NULL);
 	if (e->vmm && e->stream)
 		kvs_stream_synchronize(e->stream);
 	kvs_cache_free(e->cache);

@@ -135,6 +135,11 @@ struct kvs_engine_options {
 	size_t block_bytes, budget_bytes;
 	void (*progress)(void *arg, size_t done_bytes, size_t total_bytes); /* while weights load; NULL: none */
 	void *progress_arg;
+	/*
+	 * Asked while the host waits for the device, NULL: never. Where it says true, the call that waits returns -ECANCELED, and
+	 * from then on the engine is good for closing alone, which waits.
+	 */
+	bool (*stop)(void);
 };
 
 /* -EINVAL (plan of another model, options), -ENOMEM, -EIO and what the parts return. `ckpt` is not needed afterwards. */

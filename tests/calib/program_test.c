@@ -82,7 +82,7 @@ static void batch_schedule_threads_and_blocks_change_no_plan(void **state)
 
 	(void)state;
 	assert_same_plan("--method kvsharer --share 3", ways, sizeof(ways) / sizeof(*ways));
-	assert_same_plan("--method nll --share 2", ways + 2, 4); /* dear: a trial for each pair */
+	assert_same_plan("--method nll --share 2", ways + 2, 4); /* expensive: a trial for each pair */
 }
 
 /* ---- bad input ---- */
@@ -198,20 +198,19 @@ static void pairs_that_run_out_leave_a_partial_plan(void **state)
 }
 
 /* The text comes through a pipe, so that the signal finds the program at work; where it was still capturing, a longer wait. */
-static void interrupting_leaves_a_plan_that_runs(void **state)
+static void assert_leaves_a_plan(const char *signal)
 {
 	struct process process = {0};
 	char command[1024];
 
-	(void)state;
 	for (int wait = 2; wait <= 32; wait *= 2) {
 		snprintf(command, sizeof(command),
 			"T=$(mktemp -d); mkfifo $T/f; kvshare-run calibrate -m " MODEL " --text $T/f " SMALL
 			"--held-tokens 2000 --method nll --share 9 -o $T/p & pid=$!; cat " TEXT
-			" >$T/f; sleep %d; kill -INT $pid; wait $pid; status=$?; "
+			" >$T/f; sleep %d; kill -%s $pid; wait $pid; status=$?; "
 			"[ ! -e $T/p ] || kvshare-run -m " MODEL " -p Anna -n 2 --plan $T/p -q || status=1; "
 			"rm -r $T; exit $status",
-			wait);
+			wait, signal);
 		process = run_shell(command, 120);
 		assert_int_equal(process.status, 130);
 		if (strstr(process.err, "--resume"))
@@ -221,6 +220,72 @@ static void interrupting_leaves_a_plan_that_runs(void **state)
 	assert_non_null(process.err);
 	assert_non_null(strstr(process.err, "stopped after"));
 	process_free(&process);
+}
+
+static void interrupting_leaves_a_plan_that_runs(void **state)
+{
+	(void)state;
+	assert_leaves_a_plan("INT");
+	assert_leaves_a_plan("TERM");
+	assert_leaves_a_plan("HUP");
+}
+
+/* One sample takes many seconds on one thread: the wait for it ends with the signal. Bounds are wide, for busy machines. */
+static void an_interrupt_does_not_wait_for_a_long_pass(void **state)
+{
+	struct process process = run_shell(
+		"T=$(mktemp -d); SOFTCUDA_WORKERS=1 OPENBLAS_NUM_THREADS=1 kvshare-run calibrate -m " MODEL
+		" --text " MODEL
+		"/calib.txt --samples 1 --sample-tokens 6000 --method kvsharer --share 1 -o $T/p & pid=$!; sleep 4; "
+		"kill -INT $pid; start=$(date +%s); wait $pid; status=$?; [ $(($(date +%s) - start)) -le 3 ] || "
+		"status=1; "
+		"rm -r $T; exit $status",
+		120);
+
+	(void)state;
+	if (process.status != 130 || !strstr(process.err, "stopped while capturing"))
+		fail_msg("status %d: %s", process.status, process.err);
+	process_free(&process);
+}
+
+/* nohup has the hangup ignored, and that holds. */
+static void a_hangup_under_nohup_stops_nothing(void **state)
+{
+	struct process process = run_shell(
+		"T=$(mktemp -d); mkfifo $T/f; trap '' HUP; kvshare-run calibrate -m " MODEL " --text $T/f " SMALL
+		"--method kvsharer --share 1 -o $T/p >/dev/null 2>&1 & pid=$!; cat " TEXT
+		" >$T/f; while kill -HUP $pid 2>/dev/null; do sleep 0.1; done; wait $pid; status=$?; rm -r $T; "
+		"exit $status",
+		60);
+
+	(void)state;
+	assert_int_equal(process.status, 0);
+	process_free(&process);
+}
+
+/* As soon as a row is done: its report is there too, and the same command goes on. */
+static void a_study_that_is_stopped_leaves_its_report(void **state)
+{
+	static const char *const signals[] = {"INT", "TERM", "HUP"};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++) {
+		char command[1024];
+		struct process process;
+		snprintf(command, sizeof(command),
+			"T=$(mktemp -d); kvshare-run study -m " MODEL " --calib " TEXT " --text " MODEL
+			"/heldout.txt --samples 4 --sample-tokens 16 --held-tokens 512 --ctx 256 --max-tokens 64 "
+			"--rates 0.5 "
+			"--methods adjacent,nll -o $T/s >/dev/null & pid=$!; "
+			"while [ ! -e $T/s/study.json ]; do sleep 0.1; done; kill -%s $pid; wait $pid; status=$?; "
+			"ls $T/s; rm -r $T; exit $status",
+			signals[i]);
+		process = run_shell(command, 120);
+		if (process.status != 130 || !strstr(process.out, "study.json\nstudy.md\n") ||
+			!strstr(process.err, "the same command goes on from here"))
+			fail_msg("%s: status %d: %s%s", signals[i], process.status, process.out, process.err);
+		process_free(&process);
+	}
 }
 
 static void a_sweep_writes_plans_and_a_curve(void **state)
@@ -281,6 +346,9 @@ int main(void)
 		cmocka_unit_test(bad_input_is_named_and_leaves_nothing),
 		cmocka_unit_test(pairs_that_run_out_leave_a_partial_plan),
 		cmocka_unit_test(interrupting_leaves_a_plan_that_runs),
+		cmocka_unit_test(an_interrupt_does_not_wait_for_a_long_pass),
+		cmocka_unit_test(a_hangup_under_nohup_stops_nothing),
+		cmocka_unit_test(a_study_that_is_stopped_leaves_its_report),
 		cmocka_unit_test(a_sweep_writes_plans_and_a_curve),
 		cmocka_unit_test(the_report_and_the_plan_agree),
 	};

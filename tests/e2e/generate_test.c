@@ -6,6 +6,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,6 +58,64 @@ static void report_has_what_its_contract_names(void **state)
 	for (size_t i = 0; i < sizeof(latency) / sizeof(*latency); i++)
 		assert_non_null(json_object_get(times, latency[i]));
 	json_decref(report);
+}
+
+static void a_run_says_why_it_ended(void **state)
+{
+	static const struct {
+		const char *options, *stop;
+	} runs[] = {
+		{"-n 4", "length"}, {"-n 0", "length"}, {"-n 100 --ctx 20", "context"},
+		{"-n 4 --ctx 9", "length"}, /* both at once: as many as asked for is no shortage */
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(runs) / sizeof(*runs); i++) {
+		char command[256];
+		json_t *report;
+		snprintf(command, sizeof(command),
+			"kvshare-run -m " MODEL " -p 'Anna put the red key' --ignore-eos --json %s", runs[i].options);
+		report = run_json(command);
+		assert_string_equal(json_string_value(json_object_get(report, "stop")), runs[i].stop);
+		json_decref(report);
+	}
+}
+
+/* Whatever comes first is made the end of text. */
+static void a_run_ends_with_the_text(void **state)
+{
+	json_t *report = run_json(
+		"T=$(mktemp -d); cp -r " MODEL " $T/m; kvshare-run -m " MODEL " -p 'Anna put' -n 1 --json >$T/j; "
+		"id=$(tr -d '\\n ' <$T/j | sed 's/.*\"tokens\":\\[\\([0-9]*\\).*/\\1/'); "
+		"sed -i \"s/\\\"eos_token_id\\\": *[0-9]*/\\\"eos_token_id\\\": $id/\" $T/m/*config.json; "
+		"kvshare-run -m $T/m -p 'Anna put' -n 5 --json; rm -r $T");
+
+	(void)state;
+	assert_string_equal(json_string_value(json_object_get(report, "stop")), "eos");
+	assert_int_equal(json_array_size(json_object_get(report, "tokens")), 0);
+	json_decref(report);
+}
+
+static void a_context_past_the_trained_positions_is_warned_of(void **state)
+{
+	static const struct {
+		const char *command;
+		bool warned;
+	} runs[] = {
+		{"kvshare-run -m " MODEL " -p Anna -n 1 -q --ctx 100000", true},
+		{"kvshare-run -m " MODEL " -p Anna -n 1 -q --ctx 64", false},
+		{"kvshare-run -m " MODEL " -p Anna -n 1 -q", false},
+		{"kvshare-run eval -m " MODEL " --text " MODEL "/heldout.txt --max-tokens 20 -q --ctx 100000", true},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(runs) / sizeof(*runs); i++) {
+		struct process process = run_shell(runs[i].command, 60);
+		assert_int_equal(process.status, 0);
+		if (!!strstr(process.err, "max_position_embeddings") != runs[i].warned)
+			fail_msg("%s: %s", runs[i].command, process.err);
+		process_free(&process);
+	}
 }
 
 static void text_goes_to_stdout_and_the_summary_to_stderr(void **state)
@@ -135,6 +194,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(sharing_saves_exactly_its_part),
 		cmocka_unit_test(report_has_what_its_contract_names),
+		cmocka_unit_test(a_run_says_why_it_ended),
+		cmocka_unit_test(a_run_ends_with_the_text),
+		cmocka_unit_test(a_context_past_the_trained_positions_is_warned_of),
 		cmocka_unit_test(text_goes_to_stdout_and_the_summary_to_stderr),
 		cmocka_unit_test(tokens_do_not_depend_on_how_memory_is_managed),
 		cmocka_unit_test(a_seed_gives_the_same_text_again),

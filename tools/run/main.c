@@ -5,6 +5,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 const char *argp_program_version = "kvshare-run " KVS_VERSION;
 
@@ -145,5 +146,9 @@ int main(int argc, char **argv)
 	if (open_streams())
 		return complain();
 	status = run(argc, argv);
-	return flush_stdout() ? complain() : status;
+	if (flush_stdout())
+		status = complain();
+	if (status == EXIT_INTERRUPTED)
+		_exit(status); /* the device may still be at work: nothing here waits for that */
+	return status;
 }

@@ -109,8 +109,12 @@ struct watch {
 	size_t first, done, total; /* of the phase */
 	double start;
 };
-/* From now on the first SIGINT or SIGTERM asks work to stop, the second ends the program. */
+/*
+ * From now on the first SIGINT, SIGTERM or SIGHUP asks work to stop, the second ends the program. Until there is something
+ * to lose they end it at once.
+ */
 void watch_signals(void);
+bool watch_stopped(void); /* asked to stop; as struct kvs_engine_options wants it */
 /* As struct kvs_calib_progress calls it, with a struct watch: false when work shall stop. */
 bool watch_step(void *watch, const char *what, size_t done, size_t total);
 

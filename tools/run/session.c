@@ -48,6 +48,16 @@ static void warn_of(const kvs_checkpoint *ckpt)
 	free(text);
 }
 
+/* It works, and what it works out to is anyone's guess. */
+static void warn_of_context(const struct model_options *options, const struct kvs_config *config)
+{
+	if (options->ctx_tokens > config->max_positions)
+		fprintf(stderr,
+			"kvshare-run: warning: --ctx %d goes past the %d positions that the model was trained for "
+			"(config.json: max_position_embeddings); what it says beyond them may make no sense\n",
+			options->ctx_tokens, config->max_positions);
+}
+
 int session_open_model(const struct model_options *options, struct session *session)
 {
 	int err;
@@ -56,6 +66,8 @@ int session_open_model(const struct model_options *options, struct session *sess
 	err = load_plan(options, &session->plan);
 	if (!err)
 		err = kvs_checkpoint_open(options->dir, &session->ckpt);
+	if (!err)
+		warn_of_context(options, kvs_checkpoint_config(session->ckpt));
 	if (!err)
 		err = kvs_tokenizer_open(options->dir, &session->tokenizer);
 	if (!err)

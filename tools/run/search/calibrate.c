@@ -245,6 +245,7 @@ static int open_engine(struct calibrate *env, struct session *session)
 		.kv_dtype_set = env->model.kv_dtype_set,
 		.chunk_tokens = env->batch ? env->batch * env->text.sample_tokens : env->model.chunk_tokens,
 		.no_premap = env->model.no_premap,
+		.stop = watch_stopped,
 		.progress = env->model.quiet ? NULL : show_load};
 	int err = kvs_calib_open_engine(session->cu, session->ckpt, &engine, &env->text, 1, &session->engine);
 
@@ -272,6 +273,7 @@ static int search(struct calibrate *env, struct session *session, struct kvs_sea
 	struct kvs_capture capture = {0};
 	int err;
 
+	watch_signals();
 	env->watch.quiet = env->model.quiet;
 	env->search.progress = (struct kvs_calib_progress){watch_step, &env->watch};
 	err = kvs_capture_run(session->engine, &env->text, &env->search.progress, &capture);
@@ -318,9 +320,9 @@ static int run_calibrate(struct calibrate *env)
 		err = session_open_model(&env->model, &session);
 	if (err)
 		return err;
-	watch_signals();
 	err = run_in_session(env, &session);
-	session_close(&session);
+	if (!watch_stopped()) /* closing would wait for what still runs */
+		session_close(&session);
 	kvs_calib_text_clear(&env->text);
 	free(env->replay);
 	return err;

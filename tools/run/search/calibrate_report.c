@@ -135,6 +135,10 @@ static void print_loss(const struct calibrate *env, const struct kvs_search_resu
 {
 	double full = result->full_nll, shared = result->best.nll;
 
+	if (isnan(shared)) {
+		printf("loss not measured, without sharing %.4f nats a token\n", full);
+		return;
+	}
 	printf("loss %.4f, without sharing %.4f: %+.4f nats a token (perplexity %.4g, was %.4g), on %d tokens %s\n",
 		shared, full, shared - full, exp(shared), exp(full), env->text.windows * env->text.window_tokens,
 		env->text.held_back ? "behind the samples" : "of the samples themselves: the text has no others");
@@ -145,7 +149,7 @@ static void print_choice(const struct kvs_search_result *result)
 	printf("auto: %s is best", kvs_walk_name(result->best.walk));
 	for (int walk = 0; walk < KVS_WALK_COUNT; walk++) {
 		const struct kvs_search_point *point = &result->walks[walk];
-		if (!point->k_owners || point->walk == result->best.walk)
+		if (!point->k_owners || point->walk == result->best.walk || isnan(point->nll))
 			continue;
 		if (point->tensors == result->best.tensors)
 			printf("; %s loses %.4f nats more", kvs_walk_name(walk), point->nll - result->best.nll);
@@ -170,7 +174,7 @@ static void print_summary(const struct calibrate *env, const struct kvs_search_r
 	printf("%s: %g of %d layers share, %.1f %% less KV memory\n", env->output, result->best.tensors / 2.0,
 		result->layers, 100 * result->best.tensors / (2.0 * result->layers));
 	print_loss(env, result);
-	if (env->search.method == KVS_METHOD_AUTO)
+	if (env->search.method == KVS_METHOD_AUTO && result->end != KVS_SEARCH_STOPPED)
 		print_choice(result);
 	if (env->search.sweep)
 		print_sweep(result);

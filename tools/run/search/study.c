@@ -224,6 +224,7 @@ static int run_rows(struct env *env, struct session *session, kvs_study *study, 
 	if (!err && kvs_study_left(study, &rows)) {
 		err = kvs_study_open_engine(session->cu, session->ckpt, study, &session->engine);
 		progress_clear();
+		watch_signals();
 		if (!err)
 			err = kvs_study_run(study, session->engine, path, &progress);
 		progress_clear();
@@ -278,6 +279,7 @@ static int run_in_session(struct env *env, struct session *session)
 		.kv_dtype_set = true,
 		.chunk_tokens = env->model.chunk_tokens,
 		.no_premap = env->model.no_premap,
+		.stop = watch_stopped,
 		.progress = env->model.quiet ? NULL : show_load};
 	err = kvs_study_create(session->ckpt, session->tokenizer, &env->study, &study);
 	if (err)
@@ -295,10 +297,10 @@ static int run(struct env *env)
 	if (!err)
 		err = session_open_model(&env->model, &session);
 	if (!err) {
-		watch_signals();
 		env->watch.quiet = env->model.quiet;
 		err = run_in_session(env, &session);
-		session_close(&session);
+		if (!watch_stopped()) /* closing would wait for what still runs */
+			session_close(&session);
 	}
 	free_sources(&env->study);
 	return err;

@@ -15,12 +15,19 @@ static void want_stop(int signal)
 	stop_wanted = 1;
 }
 
+bool watch_stopped(void)
+{
+	return stop_wanted;
+}
+
 void watch_signals(void)
 {
-	struct sigaction action = {.sa_handler = want_stop, .sa_flags = SA_RESETHAND | SA_RESTART};
+	struct sigaction action = {.sa_handler = want_stop, .sa_flags = SA_RESETHAND | SA_RESTART}, hangup;
 
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
+	if (!sigaction(SIGHUP, NULL, &hangup) && hangup.sa_handler != SIG_IGN) /* nohup has it ignored */
+		sigaction(SIGHUP, &action, NULL);
 }
 
 static void format_left(double seconds, char *text, size_t size)

@@ -31,6 +31,7 @@ struct run {
 	size_t text_bytes;
 	double *token_s; /* [env->count] time between one token and the next */
 	double prefill_s, decode_s;
+	enum stop { STOP_LENGTH, STOP_EOS, STOP_CONTEXT } stop; /* why it ended */
 };
 
 static const struct argp_option options[] = {
@@ -171,7 +172,9 @@ static int decode(struct run *run, kvs_sampler *sampler, kvs_text_stream *stream
 	while (!err && run->count < run->env->count) {
 		int32_t id;
 		err = kvs_sampler_next(sampler, engine, &id);
-		if (err || is_eos(run, id))
+		if (!err && is_eos(run, id))
+			run->stop = STOP_EOS;
+		if (err || run->stop == STOP_EOS)
 			break;
 		run->ids[run->count] = id;
 		run->token_s[run->count++] = now_s() - last;
@@ -179,8 +182,12 @@ static int decode(struct run *run, kvs_sampler *sampler, kvs_text_stream *stream
 		err = kvs_text_stream_push(stream, id, &text, &bytes);
 		if (!err)
 			err = keep_text(run, text, bytes);
-		if (run->count == run->env->count || kvs_engine_length(engine, 0) == kvs_engine_ctx(engine))
+		if (run->count == run->env->count)
 			break;
+		if (kvs_engine_length(engine, 0) == kvs_engine_ctx(engine)) {
+			run->stop = STOP_CONTEXT;
+			break;
+		}
 		if (!err)
 			err = kvs_engine_append(engine, 0, &id, 1);
 	}
@@ -244,22 +251,27 @@ static json_t *json_latency(struct run *run)
 
 static int report_json(struct run *run, const struct kvs_engine_memory *memory)
 {
+	static const char *const stops[] = {"length", "eos", "context"};
 	json_t *tokens = json_array();
 
 	for (int i = 0; i < run->count; i++)
 		json_array_append_new(tokens, json_integer(run->ids[i]));
-	return print_json(json_pack("{s:o,s:o,s:I,s:o,s:s%,s:o,s:o}", "device", json_device(run->session.cu), "model",
-		json_model(kvs_engine_config(run->session.engine)), "prompt_tokens", (json_int_t)run->prompt_count,
-		"tokens", tokens, "text", run->text, run->text_bytes, "memory", json_memory(memory), "latency",
-		json_latency(run)));
+	return print_json(json_pack("{s:o,s:o,s:I,s:o,s:s%,s:s,s:o,s:o}", "device", json_device(run->session.cu),
+		"model", json_model(kvs_engine_config(run->session.engine)), "prompt_tokens",
+		(json_int_t)run->prompt_count, "tokens", tokens, "text", run->text, run->text_bytes, "stop",
+		stops[run->stop], "memory", json_memory(memory), "latency", json_latency(run)));
 }
 
 static void report_summary(const struct run *run, const struct kvs_engine_memory *memory)
 {
+	static const char *const stops[] = {
+		"as many as -n asked for", "the model ended the text", "the context is full (--ctx)"};
+
 	fprintf(stderr, "\ndevice    %s\n", run->session.cu->name);
 	fprintf(stderr, "prompt    %zu tokens, %.1f tokens/s\n", run->prompt_count,
 		rate(run->prompt_count, run->prefill_s));
-	fprintf(stderr, "decode    %d tokens, %.1f tokens/s\n", run->count, rate(run->count, run->decode_s));
+	fprintf(stderr, "decode    %d tokens, %.1f tokens/s; %s\n", run->count, rate(run->count, run->decode_s),
+		stops[run->stop]);
 	print_memory_summary(memory);
 }
 
