@@ -57,6 +57,12 @@ enum kvs_part {
 };
 void kvs_stream_leave_out(kvs_stream *s, unsigned parts);
 
+/*
+ * Whether OpenBLAS can be loaded and used with that many threads: without the address space or the threads that it takes it
+ * hangs, or ends the program (openblas_room.c). -ENOMEM, -EAGAIN. kvs_stream_open() asks by itself.
+ */
+int kvs_openblas_check_room(int threads);
+
 /* The type in which GEMM on this stream takes weights that a checkpoint stores as `stored`: OpenBLAS has f32 alone. */
 enum kvs_dtype kvs_gemm_dtype(const kvs_stream *s, enum kvs_dtype stored);
 

@@ -155,6 +155,24 @@ static int find_functions(struct openblas *library)
 }
 #endif
 
+/* A product that keeps every thread busy: from now on OpenBLAS has the memory that kvs_openblas_check_room() saw. */
+static int take_room(const struct openblas *library)
+{
+	int side = 32 * library->threads;
+	float *zeros = calloc((size_t)side * side + 2 * (size_t)side * 32, sizeof(*zeros)),
+	      *x = zeros + (size_t)side * side;
+
+	if (!zeros)
+		return kvs_fail(-ENOMEM, "no memory for OpenBLAS");
+	pthread_mutex_lock(&turn);
+	library->set_threads(library->threads);
+	library->sgemm(CBLAS_ROW_MAJOR, CBLAS_NO_TRANS, CBLAS_TRANS, side, side, 32, 1, x, 32, x + (size_t)side * 32,
+		32, 0, zeros, side);
+	pthread_mutex_unlock(&turn);
+	free(zeros);
+	return 0;
+}
+
 int kvs_gemm_open_openblas(kvs_stream *s, struct kvs_gemm_library **out)
 {
 	struct openblas *library = calloc(1, sizeof(*library));
@@ -166,7 +184,11 @@ int kvs_gemm_open_openblas(kvs_stream *s, struct kvs_gemm_library **out)
 	library->base = (struct kvs_gemm_library){.run = run, .close = close_library};
 	library->threads = (int)sysconf(_SC_NPROCESSORS_ONLN);
 	pthread_mutex_init(&library->lock, NULL);
-	err = find_functions(library);
+	err = kvs_openblas_check_room(library->threads);
+	if (!err)
+		err = find_functions(library);
+	if (!err)
+		err = take_room(library);
 	if (err) {
 		close_library(&library->base);
 		return err;

@@ -50,7 +50,7 @@ demo: deps ## build, let the small model in tests/models write, and show what sh
 	$(AND_THEN) build
 	$(Q)$(MAKE) --no-print-directory run-demo
 run-demo:
-	$(BUILD)/kvshare-run generate -m tests/models/storyworld-3m -p "Anna put the red key" -n 64 --owners 0,1,2,3,4,5,2,7,8,3,10,11,1,13,5,15
+	$(BUILD)/kvshare-run generate -m tests/models/storyworld-3m -p "It had rained all night." -n 64 --temperature 0.7 --seed 1 --owners 0,1,2,3,4,5,2,7,8,3,10,11,1,13,5,15
 
 .PHONY: mutants check-mutants
 mutants: build ## put small faults into the code, one at a time, and fail for each that the tests let live

@@ -135,6 +135,49 @@ static void closed_streams_stay_closed(void **state)
 	}
 }
 
+/* ---- -o ---- */
+
+#define CONVERT "kvshare-run plan convert --owners 0,1,1 --to lckv "
+#define CALIBRATE                                                                                                      \
+	"kvshare-run calibrate -m " MODEL " --text " MODEL                                                             \
+	"/calib.txt --samples 2 --sample-tokens 8 --held-tokens 16 "                                                   \
+	"--method kvsharer --share 1 "
+
+/* Each prints what `-o` led to: the notation, then what is said of the file. */
+static void output_goes_where_o_leads(void **state)
+{
+	static const struct {
+		const char *command, *out;
+	} rows[] = {
+		{CONVERT "-o -", "0_1_1\n"},
+		{CONVERT "-o /dev/stdout", "0_1_1\n"},
+		{CONVERT "-o $T/new; cat $T/new", "0_1_1\n"},
+		{"echo old >$T/f; chmod 640 $T/f; " CONVERT "-o $T/f; cat $T/f; stat -c %a $T/f", "0_1_1\n640\n"},
+		{"echo old >$T/f; ln -s f $T/l; " CONVERT "-o $T/l; cat $T/f; stat -c %F $T/l",
+			"0_1_1\nsymbolic link\n"},
+		{"mkfifo $T/p; cat $T/p & " CONVERT "-o $T/p; wait; stat -c %F $T/p", "0_1_1\nfifo\n"},
+		{CALIBRATE "-o $T/f -q >/dev/null; grep -c kvshare_plan $T/f", "1\n"},
+		{CALIBRATE "-o - 2>/dev/null | grep -c 'kvshare_plan\\|layers share'", "1\n"},
+		{CALIBRATE "-o /dev/stdout -q >$T/f; grep -c kvshare_plan $T/f", "1\n"},
+		{"mkfifo $T/p; grep -c kvshare_plan $T/p & " CALIBRATE "-o $T/p -q >/dev/null; wait; stat -c %F $T/p",
+			"1\nfifo\n"},
+		{"mkdir $T/s; echo old >$T/f; ln -s ../f $T/s/plan.json; " CALIBRATE
+		 "--sweep -o $T/s -q >/dev/null; grep -c kvshare_plan $T/f",
+			"1\n"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+		char command[1024];
+		struct process process;
+		snprintf(command, sizeof(command), "T=$(mktemp -d); %s; rm -r $T", rows[i].command);
+		process = run_shell(command, 60);
+		if (strcmp(process.out, rows[i].out) || process.err[0])
+			fail_msg("%s: \"%s\", %s", rows[i].command, process.out, process.err);
+		process_free(&process);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -143,6 +186,7 @@ int main(void)
 		cmocka_unit_test(a_full_disk_is_an_error_of_every_command),
 		cmocka_unit_test(a_closed_stdout_is_an_error_of_every_command),
 		cmocka_unit_test(closed_streams_stay_closed),
+		cmocka_unit_test(output_goes_where_o_leads),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

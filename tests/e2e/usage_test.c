@@ -15,6 +15,7 @@
 #include <cmocka.h>
 
 #define HELP_COLUMNS 79
+#define MODEL "tests/models/storyworld-3m"
 
 static const char *const commands[] = {
 	"generate", "eval", "calibrate", "study", "plan show", "plan check", "plan convert", "bench", "doctor"};
@@ -125,6 +126,61 @@ static void every_command_tells_the_version_of_the_file(void **state)
 	process_free(&file);
 }
 
+/* ---- completion ---- */
+
+/* What is offered for the last word of `line`, by the function that `complete` names. */
+static void assert_completes(const char *line, const char *expected)
+{
+	char command[1024];
+	struct process process;
+
+	snprintf(command, sizeof(command),
+		"bash -c 'source <(kvshare-run completion bash); COMP_WORDS=(%s); COMP_CWORD=$((${#COMP_WORDS[@]} - "
+		"1)); "
+		"_kvshare_run; echo ${COMPREPLY[@]}'",
+		line);
+	process = run_shell(command, 60);
+	if (strcmp(process.out, expected) || process.err[0])
+		fail_msg("%s: \"%s\", not \"%s\": %s", line, process.out, expected, process.err);
+	process_free(&process);
+}
+
+static void bash_completes_commands_options_and_words(void **state)
+{
+	(void)state;
+	assert_completes("kvshare-run st", "study\n");
+	assert_completes("kvshare-run help ca", "calibrate\n");
+	assert_completes("kvshare-run plan c", "check convert\n");
+	assert_completes("kvshare-run plan convert --t", "--to\n");
+	assert_completes("kvshare-run plan convert --to l", "lckv\n");
+	assert_completes("kvshare-run eval --own", "--owners\n");
+	assert_completes("kvshare-run calibrate --own", "\n");
+	assert_completes("kvshare-run calibrate --method = k", "kvsharer\n");
+	assert_completes("kvshare-run generate --kv-dtype \"\"", "f16 bf16 f32\n");
+	assert_completes("kvshare-run -m tests/models/story", MODEL "\n");
+	assert_completes("kvshare-run generate -f READ", "README.md\n");
+}
+
+/* zsh need not be there: the text must at least have every option, and quotes that close. */
+static void zsh_has_every_option(void **state)
+{
+	struct process bash = run_ok("kvshare-run completion %s", "bash"),
+		       zsh = run_ok("kvshare-run completion %s", "zsh");
+	size_t quotes = 0;
+
+	(void)state;
+	assert_non_null(strstr(zsh.out, "'--method=[kvsharer\\: the paper'\\''s walk; nll\\: greedy"));
+	assert_non_null(strstr(zsh.out, ":value:(f16 bf16 f32)'"));
+	assert_non_null(strstr(zsh.out, "'plan convert')"));
+	assert_null(strstr(bash.out, "(null)"));
+	assert_null(strstr(zsh.out, "(null)"));
+	for (const char *c = zsh.out; *c; c++)
+		quotes += *c == '\'';
+	assert_int_equal(quotes % 2, 0);
+	process_free(&bash);
+	process_free(&zsh);
+}
+
 /* ---- wrong usage ---- */
 
 /* Nothing of it exists: it ends before anything is looked at. */
@@ -157,6 +213,9 @@ static const struct {
 	{CALIBRATE "--share 1 --rate 0.2", "give one of them"},
 	{CALIBRATE "--method luck", "kvsharer, nll or auto"},
 	{CALIBRATE "--device gpu", "cuda:N"},
+	{"kvshare-run calibrate -m /nowhere --text /nowhere --sweep -o -", "--sweep writes a directory"},
+	{"kvshare-run calibrate -m /nowhere --text /nowhere --json -o -", "both write to standard output"},
+	{"kvshare-run study -m /nowhere --text a --calib b -o -", "a study writes a directory"},
 	{CALIBRATE "--plan p", "--plan and --owners belong to generate and eval"},
 	{"kvshare-run study -m /nowhere --text a --calib b -o /nowhere/s --rates 0.1,2", "between 0 and 1"},
 	{"kvshare-run study -m /nowhere --text a --calib b -o /nowhere/s --owners 0", "belong to generate and eval"},
@@ -170,6 +229,7 @@ static const struct {
 	{"kvshare-run plan convert /nowhere", "--to"},
 	{"kvshare-run plan check /nowhere", "-m DIR"},
 	{"kvshare-run plan draw", "no \"draw\""},
+	{"kvshare-run completion fish", "bash and zsh"},
 	{"kvshare-run help draw", "no command \"draw\""},
 };
 
@@ -208,6 +268,8 @@ int main(void)
 		cmocka_unit_test(help_shows_a_commands_own_options_first),
 		cmocka_unit_test(options_that_are_refused_are_not_shown),
 		cmocka_unit_test(every_command_tells_the_version_of_the_file),
+		cmocka_unit_test(bash_completes_commands_options_and_words),
+		cmocka_unit_test(zsh_has_every_option),
 		cmocka_unit_test(wrong_usage_ends_in_2_with_what_is_right),
 		cmocka_unit_test(messages_name_the_program_not_its_path),
 	};

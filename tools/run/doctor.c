@@ -109,8 +109,11 @@ static void check_libraries(struct findings *all)
 
 	check_library(all, "cuBLAS", cublas, STATE_OPTIONAL,
 		"--device cuda needs it: install the CUDA libraries, or put them on LD_LIBRARY_PATH");
-	check_library(
-		all, "OpenBLAS", openblas, STATE_OPTIONAL, "--device host needs it: apt-get install libopenblas0");
+	if (kvs_openblas_check_room((int)sysconf(_SC_NPROCESSORS_ONLN))) /* loading it could hang */
+		snprintf(add(all, "OpenBLAS", STATE_OPTIONAL)->found, sizeof(all->items->found), "%s", kvs_error());
+	else
+		check_library(all, "OpenBLAS", openblas, STATE_OPTIONAL,
+			"--device host needs it: apt-get install libopenblas0");
 	check_library(all, "CUPTI", cupti, STATE_OPTIONAL,
 		"profiling kernels needs it: it comes with the CUDA toolkit (extras/CUPTI)");
 }

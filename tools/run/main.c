@@ -10,9 +10,7 @@
 const char *argp_program_version = "kvshare-run " KVS_VERSION;
 
 static const struct command *const commands[] = {&generate_command, &eval_command, &calibrate_command, &study_command,
-	&plan_command, &bench_command, &doctor_command};
-
-#define COMMAND_COUNT (sizeof(commands) / sizeof(*commands))
+	&plan_command, &bench_command, &doctor_command, NULL};
 
 static void print_help(FILE *out)
 {
@@ -21,7 +19,7 @@ static void print_help(FILE *out)
 	      "Runs Llama-family checkpoints with a KV cache whose layers share physical memory.\n\n"
 	      "Commands:\n",
 		out);
-	for (size_t i = 0; i < COMMAND_COUNT; i++)
+	for (size_t i = 0; commands[i]; i++)
 		fprintf(out, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
 	fputs("\n`kvshare-run help COMMAND` explains each; --version prints the version. Start with:\n\n"
 	      "  kvshare-run doctor\n"
@@ -40,7 +38,7 @@ static void print_verbs(FILE *out, const struct command *command)
 
 static const struct command *find_command(const char *name)
 {
-	for (size_t i = 0; i < COMMAND_COUNT; i++)
+	for (size_t i = 0; commands[i]; i++)
 		if (!strcmp(commands[i]->name, name))
 			return commands[i];
 	return NULL;
@@ -133,6 +131,8 @@ static int run(int argc, char **argv)
 		puts(argp_program_version);
 		return EXIT_SUCCESS;
 	}
+	if (!strcmp(argv[1], "completion"))
+		return print_completion(commands, argv[2]);
 	if (argv[1][0] == '-')
 		return run_as(&generate_command, name, argc, argv);
 	return run_command(argc - 1, argv + 1);

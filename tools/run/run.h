@@ -23,6 +23,9 @@ struct command {
 extern const struct command bench_command, generate_command, eval_command, calibrate_command, study_command,
 	plan_command, doctor_command;
 
+/* `kvshare-run completion SHELL`, of commands up to NULL (completion.c). Returns the exit status. */
+int print_completion(const struct command *const *commands, const char *shell);
+
 /* ---- options that all model commands share (options.c) ---- */
 
 struct model_options {
@@ -96,6 +99,9 @@ void progress_clear(void);
 
 /* ---- standard streams (streams.c) ---- */
 
+/* -o of every command that writes one file: "-" is standard output. What kvs_file_write() and flush_stdout() return. */
+int write_output(const char *path, const char *text);
+bool is_stdout(const char *path);
 /* At the start, once: descriptors 0 to 2 are there, and what stdout did not take ends the program with EXIT_FAILURE. */
 int open_streams(void);
 /* -EIO with a message where stdout does not take all that was written. */

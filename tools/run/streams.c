@@ -28,6 +28,19 @@ int flush_stdout(void)
 	return kvs_fail(-EIO, "writing to stdout: %s", reason ? strerror(reason) : "a part of it was lost");
 }
 
+bool is_stdout(const char *path)
+{
+	return !strcmp(path, "-");
+}
+
+int write_output(const char *path, const char *text)
+{
+	if (!is_stdout(path))
+		return kvs_file_write(path, text, strlen(text));
+	fputs(text, stdout);
+	return flush_stdout();
+}
+
 static void check_at_exit(void)
 {
 	int err = flush_stdout();

@@ -119,7 +119,7 @@ static const struct argp_option convert_options[] = {
 		"that runs the plan on a Hugging Face model (required)",
 		0},
 	{"from", OPTION_FROM, "json|lckv", 0, "what PLAN is: a file (json, default), or LCKV's notation itself", 0},
-	{"output", 'o', "FILE", 0, "write there, whole or not at all (default: standard output)", 0},
+	{"output", 'o', "FILE", 0, "write there (default: -, standard output)", 0},
 	{0},
 };
 
@@ -205,10 +205,7 @@ static int convert(const struct env *env, const kvs_plan *plan)
 
 	if (err)
 		return err;
-	if (env->output)
-		err = kvs_file_write(env->output, text, strlen(text));
-	else
-		fputs(text, stdout);
+	err = write_output(env->output ? env->output : "-", text);
 	free(text);
 	return err;
 }

@@ -35,7 +35,7 @@ enum {
 
 static const struct argp_option options[] = {
 	{"text", OPTION_TEXT, "FILE", 0, "the text to search with (- for standard input; required)", 0},
-	{"output", 'o', "PLAN", 0, "the plan to write; with --sweep a directory (required)", 0},
+	{"output", 'o', "PLAN", 0, "the plan to write (-: standard output); with --sweep a directory (required)", 0},
 	{"share", OPTION_SHARE, "N", 0, "how many layers shall share", 0},
 	{"rate", OPTION_RATE, "R", 0, "or what part of the layers, as in 0.25 (default 0.125)", 0},
 	{"method", OPTION_METHOD, "kvsharer|nll|auto", 0,
@@ -84,6 +84,10 @@ static void check(struct argp_state *state, struct calibrate *env)
 		argp_error(state, "which text? Name it with --text FILE");
 	if (!env->output)
 		argp_error(state, "where to? Name the plan to write with -o PLAN");
+	if (is_stdout(env->output) && (env->search.sweep || env->resume))
+		argp_error(state, "-o - is standard output: --sweep writes a directory, --resume reads a plan's file");
+	if (is_stdout(env->output) && env->model.json)
+		argp_error(state, "-o - and --json both write to standard output: name a file with -o");
 	if (env->share && env->rate > 0)
 		argp_error(state, "--share and --rate both say how many: give one of them");
 	if (env->order_set && env->search.method != KVS_METHOD_KVSHARER)
@@ -179,25 +183,34 @@ static const char doc[] =
 
 /* ---- running ---- */
 
-/* Said before the search, not after it. Without --sweep the plan's directory must be there. */
-static int check_output(const struct calibrate *env)
+/* What is there must be writable; where there is nothing, its directory. */
+static int check_writable(const char *path)
 {
-	const char *slash = strrchr(env->output, '/');
+	const char *slash = strrchr(path, '/');
 	char *dir;
-	struct stat info;
 	int err = 0;
 
-	if (env->search.sweep)
-		return make_directory(env->output);
-	if (!stat(env->output, &info) && S_ISDIR(info.st_mode))
-		return kvs_fail(-EISDIR, "%s: is a directory, -o wants a file", env->output);
-	dir = slash ? strndup(env->output, slash - env->output + 1) : strdup(".");
+	dir = !access(path, F_OK) ? strdup(path) : slash ? strndup(path, slash - path + 1) : strdup(".");
 	if (!dir)
 		return kvs_fail(-ENOMEM, "no memory for a path");
 	if (access(dir, W_OK))
-		err = kvs_fail(-errno, "%s: cannot write there: %s", env->output, strerror(errno));
+		err = kvs_fail(-errno, "%s: cannot write there: %s", path, strerror(errno));
 	free(dir);
 	return err;
+}
+
+/* Said before the search, not after it. */
+static int check_output(const struct calibrate *env)
+{
+	struct stat info;
+
+	if (env->search.sweep)
+		return make_directory(env->output);
+	if (is_stdout(env->output))
+		return 0;
+	if (!stat(env->output, &info) && S_ISDIR(info.st_mode))
+		return kvs_fail(-EISDIR, "%s: is a directory, -o takes a file", env->output);
+	return check_writable(env->output);
 }
 
 static int set_share(struct calibrate *env, const struct kvs_config *config)

@@ -14,12 +14,17 @@ static int save_point(const struct calibrate *env, const struct kvs_search_resul
 	const struct kvs_search_point *point, bool with_trials, const char *path)
 {
 	kvs_plan *plan;
+	char *text;
 	int err = kvs_search_plan(result, point, &env->search, &env->text, &env->plan_model, with_trials, &plan);
 
 	if (err)
 		return err;
-	err = kvs_plan_save(plan, path);
+	err = kvs_plan_text(plan, &text);
 	kvs_plan_free(plan);
+	if (err)
+		return err;
+	err = write_output(path, text);
+	free(text);
 	return err;
 }
 
@@ -131,53 +136,58 @@ static int print_result(const struct calibrate *env, const struct session *sessi
 
 /* ---- words ---- */
 
-static void print_loss(const struct calibrate *env, const struct kvs_search_result *result)
+static void print_loss(FILE *out, const struct calibrate *env, const struct kvs_search_result *result)
 {
 	double full = result->full_nll, shared = result->best.nll;
 
 	if (isnan(shared)) {
-		printf("loss not measured, without sharing %.4f nats a token\n", full);
+		fprintf(out, "loss not measured, without sharing %.4f nats a token\n", full);
 		return;
 	}
-	printf("loss %.4f, without sharing %.4f: %+.4f nats a token (perplexity %.4g, was %.4g), on %d tokens %s\n",
+	fprintf(out,
+		"loss %.4f, without sharing %.4f: %+.4f nats a token (perplexity %.4g, was %.4g), on %d tokens %s\n",
 		shared, full, shared - full, exp(shared), exp(full), env->text.windows * env->text.window_tokens,
 		env->text.held_back ? "behind the samples" : "of the samples themselves: the text has no others");
 }
 
-static void print_choice(const struct kvs_search_result *result)
+static void print_choice(FILE *out, const struct kvs_search_result *result)
 {
-	printf("auto: %s is best", kvs_walk_name(result->best.walk));
+	fprintf(out, "auto: %s is best", kvs_walk_name(result->best.walk));
 	for (int walk = 0; walk < KVS_WALK_COUNT; walk++) {
 		const struct kvs_search_point *point = &result->walks[walk];
 		if (!point->k_owners || point->walk == result->best.walk || isnan(point->nll))
 			continue;
 		if (point->tensors == result->best.tensors)
-			printf("; %s loses %.4f nats more", kvs_walk_name(walk), point->nll - result->best.nll);
+			fprintf(out, "; %s loses %.4f nats more", kvs_walk_name(walk), point->nll - result->best.nll);
 		else
-			printf("; %s came only to %g layers", kvs_walk_name(walk), point->tensors / 2.0);
+			fprintf(out, "; %s came only to %g layers", kvs_walk_name(walk), point->tensors / 2.0);
 	}
-	putchar('\n');
+	fputc('\n', out);
 }
 
-static void print_sweep(const struct kvs_search_result *result)
+static void print_sweep(FILE *out, const struct kvs_search_result *result)
 {
-	printf("%6s  %9s  %8s  %s\n", "layers", "KV memory", "loss", "found by");
-	printf("%6d  %7.1f %%  %8.4f  (no sharing)\n", 0, 100.0, result->full_nll);
+	fprintf(out, "%6s  %9s  %8s  %s\n", "layers", "KV memory", "loss", "found by");
+	fprintf(out, "%6d  %7.1f %%  %8.4f  (no sharing)\n", 0, 100.0, result->full_nll);
 	for (size_t i = 0; i < result->sweep_count; i++)
-		printf("%6d  %7.1f %%  %8.4f  %s\n", result->sweep[i].tensors / 2,
+		fprintf(out, "%6d  %7.1f %%  %8.4f  %s\n", result->sweep[i].tensors / 2,
 			100 * (1 - result->sweep[i].tensors / (2.0 * result->layers)), result->sweep[i].nll,
 			kvs_walk_name(result->sweep[i].walk));
 }
 
 static void print_summary(const struct calibrate *env, const struct kvs_search_result *result, double seconds)
 {
-	printf("%s: %g of %d layers share, %.1f %% less KV memory\n", env->output, result->best.tensors / 2.0,
+	FILE *out = is_stdout(env->output) ? stderr : stdout; /* the plan is there alone */
+
+	if (out == stderr && env->model.quiet)
+		return;
+	fprintf(out, "%s: %g of %d layers share, %.1f %% less KV memory\n", env->output, result->best.tensors / 2.0,
 		result->layers, 100 * result->best.tensors / (2.0 * result->layers));
-	print_loss(env, result);
+	print_loss(out, env, result);
 	if (env->search.method == KVS_METHOD_AUTO && result->end != KVS_SEARCH_STOPPED)
-		print_choice(result);
+		print_choice(out, result);
 	if (env->search.sweep)
-		print_sweep(result);
+		print_sweep(out, result);
 	if (env->model.quiet)
 		return;
 	fprintf(stderr, "%zu trials in %.1f s", result->trial_count, seconds);
@@ -190,17 +200,19 @@ static void print_summary(const struct calibrate *env, const struct kvs_search_r
 
 static void print_end(const struct calibrate *env, const struct kvs_search_result *result)
 {
+	const char *where = is_stdout(env->output) ? "the plan" : env->output;
+
 	if (result->end == KVS_SEARCH_EXHAUSTED && !env->search.sweep)
 		fprintf(stderr,
 			"kvshare-run: the pairs ran out: %g layers share, %d were wanted; %s holds those (a lower "
 			"--threshold, a smaller --share or --method nll go further)\n",
-			result->best.tensors / 2.0, env->search.share, env->output);
+			result->best.tensors / 2.0, env->search.share, where);
 	if (result->end == KVS_SEARCH_STOPPED)
 		fprintf(stderr,
 			"kvshare-run: stopped after %zu trials: %g layers share, %d were wanted; %s holds those; the "
 			"same "
 			"command with --resume goes on from here\n",
-			result->trial_count, result->best.tensors / 2.0, env->search.share, env->output);
+			result->trial_count, result->best.tensors / 2.0, env->search.share, where);
 }
 
 int calibrate_report(

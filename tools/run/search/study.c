@@ -95,6 +95,8 @@ static void check(struct argp_state *state, const struct env *env)
 		argp_error(state, "one text alone can come from standard input");
 	if (!env->output || !*env->output)
 		argp_error(state, "where to? Name a directory with -o DIR");
+	if (is_stdout(env->output))
+		argp_error(state, "-o - is standard output: a study writes a directory");
 }
 
 static error_t parse(int key, char *text, struct argp_state *state)
