@@ -24,6 +24,8 @@ typedef void sgemm_fn(int order, int trans_a, int trans_b, int m, int n, int k, 
 typedef void sgemv_fn(int order, int trans, int m, int n, float alpha, const float *a, int lda, const float *x,
 	int incx, float beta, float *y, int incy);
 typedef void set_threads_fn(int threads);
+typedef void *take_buffer_fn(int position); /* of the pool that its threads work in; 0: any */
+typedef void give_buffer_fn(void *buffer);
 
 /* Below this many multiply-adds a call runs on one thread: waking others costs more than they help. */
 #define ONE_THREAD_WORK (1 << 18)
@@ -39,6 +41,8 @@ struct openblas {
 	sgemm_fn *sgemm;
 	sgemv_fn *sgemv;
 	set_threads_fn *set_threads;
+	take_buffer_fn *take_buffer;
+	give_buffer_fn *give_buffer;
 	int threads;
 	void *handle;
 	pthread_mutex_t lock; /* guards free_list */
@@ -132,12 +136,16 @@ static void close_library(struct kvs_gemm_library *base)
 extern sgemm_fn cblas_sgemm;
 extern sgemv_fn cblas_sgemv;
 extern set_threads_fn openblas_set_num_threads;
+extern take_buffer_fn blas_memory_alloc;
+extern give_buffer_fn blas_memory_free;
 
 static int find_functions(struct openblas *library)
 {
 	library->sgemm = cblas_sgemm;
 	library->sgemv = cblas_sgemv;
 	library->set_threads = openblas_set_num_threads;
+	library->take_buffer = blas_memory_alloc;
+	library->give_buffer = blas_memory_free;
 	return 0;
 }
 #else
@@ -149,29 +157,14 @@ static int find_functions(struct openblas *library)
 	library->sgemm = (sgemm_fn *)dlsym(library->handle, "cblas_sgemm");
 	library->sgemv = (sgemv_fn *)dlsym(library->handle, "cblas_sgemv");
 	library->set_threads = (set_threads_fn *)dlsym(library->handle, "openblas_set_num_threads");
-	if (!library->sgemm || !library->sgemv || !library->set_threads)
+	library->take_buffer = (take_buffer_fn *)dlsym(library->handle, "blas_memory_alloc");
+	library->give_buffer = (give_buffer_fn *)dlsym(library->handle, "blas_memory_free");
+	if (!library->sgemm || !library->sgemv || !library->set_threads || !library->take_buffer ||
+		!library->give_buffer)
 		return kvs_fail(-ENODEV, "libopenblas.so.0 has no cblas_sgemm: another library has taken its name");
 	return 0;
 }
 #endif
-
-/* A product that keeps every thread busy: from now on OpenBLAS has the memory that kvs_openblas_check_room() saw. */
-static int take_room(const struct openblas *library)
-{
-	int side = 32 * library->threads;
-	float *zeros = calloc((size_t)side * side + 2 * (size_t)side * 32, sizeof(*zeros)),
-	      *x = zeros + (size_t)side * side;
-
-	if (!zeros)
-		return kvs_fail(-ENOMEM, "no memory for OpenBLAS");
-	pthread_mutex_lock(&turn);
-	library->set_threads(library->threads);
-	library->sgemm(CBLAS_ROW_MAJOR, CBLAS_NO_TRANS, CBLAS_TRANS, side, side, 32, 1, x, 32, x + (size_t)side * 32,
-		32, 0, zeros, side);
-	pthread_mutex_unlock(&turn);
-	free(zeros);
-	return 0;
-}
 
 int kvs_gemm_open_openblas(kvs_stream *s, struct kvs_gemm_library **out)
 {
@@ -188,7 +181,7 @@ int kvs_gemm_open_openblas(kvs_stream *s, struct kvs_gemm_library **out)
 	if (!err)
 		err = find_functions(library);
 	if (!err)
-		err = take_room(library);
+		err = kvs_openblas_fill_pool(library->threads, library->take_buffer, library->give_buffer);
 	if (err) {
 		close_library(&library->base);
 		return err;

@@ -13,7 +13,8 @@
 #include <sys/mman.h>
 
 #define LIBRARY_BYTES ((size_t)64 << 20)
-#define THREAD_BYTES ((size_t)136 << 20) /* a buffer of 128 MiB (BUFFER_SIZE of its x86-64 build), and a stack */
+#define BUFFER_BYTES ((size_t)130 << 20) /* BUFFER_SIZE of its x86-64 build, 128 MiB, and what it aligns by */
+#define STACK_BYTES ((size_t)8 << 20)
 
 struct crowd {
 	pthread_mutex_t lock;
@@ -55,17 +56,36 @@ static int try_threads(int count)
 		     : 0;
 }
 
-int kvs_openblas_check_room(int threads)
+static int try_space(size_t bytes)
 {
-	size_t bytes = LIBRARY_BYTES + THREAD_BYTES * threads;
 	void *room = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (room == MAP_FAILED)
-		return kvs_fail(-ENOMEM,
-			"OpenBLAS takes %zu MiB of address space for %d threads, and they are not to be had: %s "
-			"(ulimit "
-			"-v?)",
-			bytes >> 20, threads, strerror(errno));
+		return kvs_fail(-ENOMEM, "OpenBLAS takes %zu MiB of address space, and there is less: %s (ulimit -v?)",
+			bytes >> 20, strerror(errno));
 	munmap(room, bytes);
-	return try_threads(threads - 1);
+	return 0;
+}
+
+int kvs_openblas_check_room(int threads)
+{
+	int err = try_space(LIBRARY_BYTES + (BUFFER_BYTES + STACK_BYTES) * threads);
+
+	return err ? err : try_threads(threads - 1);
+}
+
+int kvs_openblas_fill_pool(int threads, void *(*take)(int), void (*give)(void *))
+{
+	void **buffers = calloc(threads, sizeof(*buffers));
+	int taken = 0, err = buffers ? 0 : kvs_fail(-ENOMEM, "no memory for OpenBLAS");
+
+	while (taken < threads && !err) {
+		err = try_space(BUFFER_BYTES);
+		if (!err)
+			buffers[taken++] = take(0);
+	}
+	while (taken)
+		give(buffers[--taken]);
+	free(buffers);
+	return err;
 }

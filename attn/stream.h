@@ -49,6 +49,11 @@ struct kvs_gemm_library {
 
 int kvs_gemm_open_cublas(kvs_stream *s, struct kvs_gemm_library **out);
 int kvs_gemm_open_openblas(kvs_stream *s, struct kvs_gemm_library **out);
+/*
+ * `take`s as many buffers as threads can work in at once and `give`s them back: OpenBLAS keeps them and maps no more later,
+ * where it could not be told that there is no room. -ENOMEM (openblas_room.c).
+ */
+int kvs_openblas_fill_pool(int threads, void *(*take)(int), void (*give)(void *));
 
 struct kvs_stream {
 	kvs_cu *cu;
@@ -59,7 +64,7 @@ struct kvs_stream {
 	unsigned left_out; /* enum kvs_part */
 	bool decode_mma;
 	CUdeviceptr counters; /* u32 [KVS_DECODE_COUNTERS], 0 between launches */
-	bool (*stop)(void); /* NULL: waits end with the work alone */
+	bool (*stop)(void);   /* NULL: waits end with the work alone */
 	struct {
 		CUfunction function;
 		char name[40];

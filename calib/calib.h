@@ -251,11 +251,11 @@ struct kvs_trial {
 
 struct kvs_search_options {
 	enum kvs_method method;
-	int share;                     /* layers that shall share; with split_kv twice as many tensors, K or V */
+	int share;                     /* layers that should share; with split_kv twice as many tensors, K or V */
 	struct kvs_pair_options pairs; /* its order counts for KVS_METHOD_KVSHARER alone */
 	enum kvs_cosine cosine;
 	double threshold; /* a pair stays while the cosine is above; code and paper: 0.5 */
-	bool plans_alone; /* losses and cosines of whole plans are not measured, and NAN: with one walk, for who measures them */
+	bool plans_alone; /* losses and cosines of whole plans are not measured, and NAN: for callers that measure them, with one walk */
 	bool sweep; /* go on as far as it goes, and measure the plan for every number of layers up to `share` */
 	/* Free the capture's means when pairs are ordered: they are most of what is held. nll keeps residuals in their room. */
 	bool drop_means;

@@ -17,7 +17,7 @@ struct kvs_search {
 	const struct kvs_search_options *options;
 	struct kvs_search_result *result;
 	size_t replay_at, trial_room;
-	int target;                     /* tensors that shall share */
+	int target;                     /* tensors that should share */
 	struct kvs_search_point *swept; /* [walk * options->share + layers that share - 1], with options->sweep */
 };
 

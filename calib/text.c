@@ -100,7 +100,7 @@ static int cut_lines(const kvs_tokenizer *tok, const char *text, size_t bytes, s
 	}
 	if (found < out->samples)
 		return kvs_fail(-EINVAL,
-			"the text has %d lines of at least %d tokens (%d were shorter), %d are wanted: give more text, "
+			"the text has %d lines of at least %d tokens (%d were shorter), %d are needed: give more text, "
 			"or "
 			"--samples or --sample-tokens",
 			found, out->sample_tokens, out->skipped_lines, out->samples);

@@ -122,7 +122,7 @@ static const struct bad_input inputs[] = {
 	{"an empty text", "kvshare-run calibrate -m $T/m --text /dev/null -o $T/p", 1, "0 tokens"},
 	{"a directory that is not there", "$C -o $T/none/p", 1, "none/p"},
 	{"a directory for a plan", "mkdir $T/d; $C -o $T/d", 1, "is a directory"},
-	{"a file for a sweep", "echo >$T/f; $C --sweep -o $T/f", 1, "is no directory"},
+	{"a file for a sweep", "echo >$T/f; $C --sweep -o $T/f", 1, "is not a directory"},
 	{"nothing to go on from", "$C --resume -o $T/p", 1, "/p"},
 	{"a plan by hand to go on from",
 		"echo '{\"kvshare_plan\":1,\"layers\":16,\"k_owners\":[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15],"
@@ -193,7 +193,7 @@ static void pairs_that_run_out_leave_a_partial_plan(void **state)
 	(void)state;
 	assert_int_equal(process.status, 3);
 	assert_non_null(strstr(process.out, "\n1\n"));
-	assert_non_null(strstr(process.err, "the pairs ran out: 0 layers share, 3 were wanted"));
+	assert_non_null(strstr(process.err, "the pairs ran out: 0 layers share, 3 were asked for"));
 	process_free(&process);
 }
 

@@ -150,7 +150,7 @@ static void output_goes_where_o_leads(void **state)
 		const char *command, *out;
 	} rows[] = {
 		{CONVERT "-o -", "0_1_1\n"},
-		{CONVERT "-o /dev/stdout", "0_1_1\n"},
+		{CONVERT "-o /proc/self/fd/1", "0_1_1\n"},
 		{CONVERT "-o $T/new; cat $T/new", "0_1_1\n"},
 		{"echo old >$T/f; chmod 640 $T/f; " CONVERT "-o $T/f; cat $T/f; stat -c %a $T/f", "0_1_1\n640\n"},
 		{"echo old >$T/f; ln -s f $T/l; " CONVERT "-o $T/l; cat $T/f; stat -c %F $T/l",
@@ -158,7 +158,7 @@ static void output_goes_where_o_leads(void **state)
 		{"mkfifo $T/p; cat $T/p & " CONVERT "-o $T/p; wait; stat -c %F $T/p", "0_1_1\nfifo\n"},
 		{CALIBRATE "-o $T/f -q >/dev/null; grep -c kvshare_plan $T/f", "1\n"},
 		{CALIBRATE "-o - 2>/dev/null | grep -c 'kvshare_plan\\|layers share'", "1\n"},
-		{CALIBRATE "-o /dev/stdout -q >$T/f; grep -c kvshare_plan $T/f", "1\n"},
+		{CALIBRATE "-o /proc/self/fd/1 -q >$T/f; grep -c kvshare_plan $T/f", "1\n"},
 		{"mkfifo $T/p; grep -c kvshare_plan $T/p & " CALIBRATE "-o $T/p -q >/dev/null; wait; stat -c %F $T/p",
 			"1\nfifo\n"},
 		{"mkdir $T/s; echo old >$T/f; ln -s ../f $T/s/plan.json; " CALIBRATE

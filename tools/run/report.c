@@ -80,7 +80,7 @@ int make_directory(const char *path)
 	if (mkdir(path, 0777) && errno != EEXIST)
 		return kvs_fail(-errno, "%s: %s", path, strerror(errno));
 	if (stat(path, &info) || !S_ISDIR(info.st_mode))
-		return kvs_fail(-ENOTDIR, "%s is no directory, and one is wanted", path);
+		return kvs_fail(-ENOTDIR, "%s is not a directory, and one is expected", path);
 	if (access(path, W_OK))
 		return kvs_fail(-errno, "%s: cannot write there: %s", path, strerror(errno));
 	return 0;

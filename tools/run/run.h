@@ -68,7 +68,7 @@ struct session {
 
 /* Opens all of it and shows a bar while weights load; on error what was opened is closed again. */
 int session_open(const struct model_options *options, struct session *session);
-/* All but the engine, for who opens one of another shape. */
+/* All but the engine, for callers that open one of another shape. */
 int session_open_model(const struct model_options *options, struct session *session);
 void session_close(struct session *session);
 /* A bar while weights load, as struct kvs_engine_options calls it; `arg` is not looked at. */
@@ -121,7 +121,7 @@ struct watch {
  */
 void watch_signals(void);
 bool watch_stopped(void); /* asked to stop; as struct kvs_engine_options wants it */
-/* As struct kvs_calib_progress calls it, with a struct watch: false when work shall stop. */
+/* As struct kvs_calib_progress calls it, with a struct watch: false when work should stop. */
 bool watch_step(void *watch, const char *what, size_t done, size_t total);
 
 #endif

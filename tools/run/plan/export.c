@@ -100,7 +100,8 @@ int plan_from_lckv(const char *notation, kvs_plan **out)
 			owners[i] = ','; /* from here on it is a list as --owners takes it */
 		else if (!isdigit((unsigned char)owners[i]))
 			err = kvs_fail(-EINVAL,
-				"\"%s\", character %zu: layer numbers with _ between them are wanted, as in 0_1_2_1%s",
+				"\"%s\", character %zu: layer numbers with _ between them are expected, as in "
+				"0_1_2_1%s",
 				notation, i + 1,
 				owners[i] == 's' ? "; a plan says nothing of sliding windows (s)" : "");
 	}

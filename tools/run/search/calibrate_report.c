@@ -204,12 +204,13 @@ static void print_end(const struct calibrate *env, const struct kvs_search_resul
 
 	if (result->end == KVS_SEARCH_EXHAUSTED && !env->search.sweep)
 		fprintf(stderr,
-			"kvshare-run: the pairs ran out: %g layers share, %d were wanted; %s holds those (a lower "
+			"kvshare-run: the pairs ran out: %g layers share, %d were asked for; %s holds those (a lower "
 			"--threshold, a smaller --share or --method nll go further)\n",
 			result->best.tensors / 2.0, env->search.share, where);
 	if (result->end == KVS_SEARCH_STOPPED)
 		fprintf(stderr,
-			"kvshare-run: stopped after %zu trials: %g layers share, %d were wanted; %s holds those; the "
+			"kvshare-run: stopped after %zu trials: %g layers share, %d were asked for; %s holds those; "
+			"the "
 			"same "
 			"command with --resume goes on from here\n",
 			result->trial_count, result->best.tensors / 2.0, env->search.share, where);
