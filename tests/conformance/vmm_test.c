@@ -440,21 +440,25 @@ static void set_access_covers_several_mappings_and_leaves_their_neighbour(void *
 	must(cu->cuMemRelease(handle));
 }
 
-/* The same sentence: "a fully mapped address range". Where nothing is mapped it is refused; holes an H200 skips. */
-static void set_access_refuses_a_range_without_a_mapping_and_refuses_or_skips_holes(void **state)
+/*
+ * The same sentence: "a fully mapped address range". Where nothing is mapped it is refused. Over a hole an H200 answers success, and
+ * yet not every mapping has the access: so that answer is worth nothing, and what it did is recorded alone.
+ */
+static void set_access_refuses_a_range_without_a_mapping_and_may_refuse_holes(void **state)
 {
 	CUdeviceptr at = reservation_new(4 * granule);
 	CUmemGenericAllocationHandle handle = handle_new(granule);
-	CUmemAccess_flags then = NONE;
-
 	(void)state;
 	must_refuse(set_access(at, granule, RW));
 	map(at, granule, handle);
 	map(at + 2 * granule, granule, handle);
-	if (passes_or_refused("set access over a hole", set_access(at, 3 * granule, RW)))
-		then = RW;
-	assert_int_equal(access_of(at), then); /* a refusal changes nothing */
-	assert_int_equal(access_of(at + 2 * granule), then);
+	if (passes_or_refused("set access over a hole", set_access(at, 3 * granule, RW))) {
+		printf("recorded: access before and behind the hole: %d, %d\n", access_of(at),
+			access_of(at + 2 * granule));
+	} else { /* a refusal changes nothing */
+		assert_int_equal(access_of(at), NONE);
+		assert_int_equal(access_of(at + 2 * granule), NONE);
+	}
 	passes_or_refused("set access on a mapping and what follows it", set_access(at + 2 * granule, 2 * granule, RW));
 	must(cu->cuMemUnmap(at, granule));
 	must(cu->cuMemUnmap(at + 2 * granule, granule));
@@ -525,25 +529,23 @@ static void unmap_takes_several_whole_mappings_in_one_call(void **state)
 }
 
 /*
- * The same sentence, and "the address range is converted to an address reservation" once unmapped. Where nothing is mapped
- * it is refused; over a hole an H200 unmaps what lies on both sides.
+ * The same sentence, and "the address range is converted to an address reservation" once unmapped. An H200 answers success where nothing is
+ * mapped too; softcuda refuses it, as an unmap of nothing is a mistake.
  */
-static void unmap_refuses_a_range_without_a_mapping_and_refuses_or_skips_holes(void **state)
+static void unmap_of_a_hole_and_of_nothing_is_recorded(void **state)
 {
 	CUdeviceptr at = reservation_new(3 * granule);
 	CUmemGenericAllocationHandle handle = handle_new(granule);
 
 	(void)state;
-	must_refuse(cu->cuMemUnmap(at, granule));
+	passes_or_refused("unmap where nothing is mapped", cu->cuMemUnmap(at, granule));
 	map(at, granule, handle);
 	map(at + 2 * granule, granule, handle);
 	if (!passes_or_refused("unmap over a hole", cu->cuMemUnmap(at, 3 * granule))) {
 		must(cu->cuMemUnmap(at, granule));
 		must(cu->cuMemUnmap(at + 2 * granule, granule));
 	}
-	must_refuse(cu->cuMemUnmap(at, granule));
-	must_refuse(cu->cuMemUnmap(at + 2 * granule, granule));
-	must(cu->cuMemAddressFree(at, 3 * granule));
+	must(cu->cuMemAddressFree(at, 3 * granule)); /* refused while anything is mapped */
 	must(cu->cuMemRelease(handle));
 }
 
@@ -672,12 +674,12 @@ int main(int argc, char **argv)
 		conformance_test(mappings_start_without_access),
 		conformance_test(set_access_may_be_changed_and_get_access_tells_the_last),
 		conformance_test(set_access_covers_several_mappings_and_leaves_their_neighbour),
-		conformance_test(set_access_refuses_a_range_without_a_mapping_and_refuses_or_skips_holes),
+		conformance_test(set_access_refuses_a_range_without_a_mapping_and_may_refuse_holes),
 		conformance_test(set_access_and_get_access_refuse_an_unknown_device),
 		conformance_test(set_access_refuses_a_part_of_a_mapping),
 		conformance_test(unmap_refuses_a_part_of_a_mapping),
 		conformance_test(unmap_takes_several_whole_mappings_in_one_call),
-		conformance_test(unmap_refuses_a_range_without_a_mapping_and_refuses_or_skips_holes),
+		conformance_test(unmap_of_a_hole_and_of_nothing_is_recorded),
 		conformance_test(unmap_leaves_a_reservation_whose_next_mapping_needs_access_again),
 		conformance_test(contents_survive_unmapping_while_the_handle_is_held),
 		conformance_test(release_while_mapped_leaves_the_memory_to_its_mappings),

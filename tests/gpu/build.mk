@@ -49,6 +49,7 @@ $(GPU_OPENBLAS): | deps-present
 $(GPU_RUN): $(RUN_OBJS)
 $(filter $(GPU_PARTS)/tests/conformance/%,$(GPU_TESTS)): $(BUILD)/tests/conformance/conformance.o
 $(filter $(GPU_PARTS)/tests/kernels/%,$(GPU_TESTS)): $(BUILD)/tests/kernels/device.o
+$(filter $(GPU_PARTS)/tests/e2e/%,$(GPU_TESTS)): $(TEST_SUPPORT)
 $(GPU_TESTS): $(GPU_PARTS)/%: $(BUILD)/%.o
 $(GPU_RUN) $(GPU_TESTS): $(GPU_ENGINE) $(GPU_IMAGES)
 	@mkdir -p $(@D)
