@@ -7,15 +7,15 @@ LIBDIR = $(PREFIX)/lib
 INCLUDEDIR = $(PREFIX)/include/kvshare
 DATADIR = $(PREFIX)/share
 ZSHDIR = $(DATADIR)/zsh/site-functions
-COMPLETIONS = $(if $(wildcard tools/run/completion.c),$(addprefix $(BUILD)/completion/,bash zsh))
+COMPLETIONS = $(addprefix $(BUILD)/completion/,bash zsh)
 MAN_PAGES = $(wildcard docs/man/*.1)
 LIBKVSHARE_LINKS = $(notdir $(LIBKVSHARE) $(LIBKVSHARE_SONAME))
 INSTALLED = 755:$(RUN):$(BINDIR)/kvshare-run \
 	755:$(SOFTCUDA):$(PREFIX)/lib/kvshare/softcuda/$(notdir $(SOFTCUDA)) \
 	755:$(LIBKVSHARE_FILE):$(LIBDIR)/$(notdir $(LIBKVSHARE_FILE)) \
 	644:$(BUILD)/kvshare.pc:$(LIBDIR)/pkgconfig/kvshare.pc \
-	$(patsubst %/bash,644:%/bash:$(DATADIR)/bash-completion/completions/kvshare-run,\
-		$(patsubst %/zsh,644:%/zsh:$(ZSHDIR)/_kvshare-run,$(COMPLETIONS))) \
+	644:$(BUILD)/completion/bash:$(DATADIR)/bash-completion/completions/kvshare-run \
+	644:$(BUILD)/completion/zsh:$(ZSHDIR)/_kvshare-run \
 	$(foreach file,vmm/kvshare.h driver/cu.h,644:$(file):$(INCLUDEDIR)/$(notdir $(file))) \
 	$(foreach file,$(MAN_PAGES),644:$(file):$(DATADIR)/man/man1/$(notdir $(file)))
 SOFTCUDA_LINK = $(if $(filter-out $(PREFIX)/lib,$(LIBDIR)),$(LIBDIR)/kvshare)

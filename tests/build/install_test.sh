@@ -44,10 +44,8 @@ for libdir in lib lib/x86_64-linux-gnu; do
 	LD_LIBRARY_PATH=$prefix/$libdir "$work/cache" >"$work/said" || die "the example does not run"
 	grep -q "layer 3 reads 0x5eed" "$work/said" || die "the example says: $(cat "$work/said")"
 	[ -e "$prefix/share/man/man1/kvshare-run.1" ] || die "the manual is missing"
-	if [ -e "$tree/tools/run/completion.c" ]; then
-		bash -n "$prefix/share/bash-completion/completions/kvshare-run" || die "bash cannot read its completion"
-		grep -q '^#compdef kvshare-run' "$prefix/share/zsh/site-functions/_kvshare-run" || die "zsh has no completion"
-	fi
+	bash -n "$prefix/share/bash-completion/completions/kvshare-run" || die "bash cannot read its completion"
+	grep -q '^#compdef kvshare-run' "$prefix/share/zsh/site-functions/_kvshare-run" || die "zsh has no completion"
 
 	mkdir -p "$work/alone"
 	cp "$prefix/bin/kvshare-run" "$work/alone"
