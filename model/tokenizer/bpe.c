@@ -4,12 +4,17 @@
  * The word is a linked list of symbols; a heap holds every adjacent pair that can merge, the lowest rank first and the
  * leftmost of equals. A merge pushes the two pairs it makes, and an entry that a merge overtook is dropped when it
  * surfaces: O(n log n) for any word. Unknown characters go as in HF tokenizers: to byte tokens, else to unk.
+ *
+ * Where a whole text is one word, as SentencePiece has it, the heap would be as large as the text and out of every cache.
+ * So the word is cut between characters that stand side by side in no token that merges make: no merge reaches over such a
+ * place (in English, each is before a space), and the parts are merged one after another.
  */
 #include "tokenizer.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct tok_symbol {
 	int32_t id; /* -1: merged into the one before */
@@ -162,6 +167,83 @@ static int merge_at(struct tok_bpe *bpe, const struct tok_candidate *top)
 	return err;
 }
 
+/* ---- parts ---- */
+
+/* The token of a character at the start of `text`, or at its end. */
+static int32_t end_character(const struct kvs_tokenizer *tok, int32_t id, bool last)
+{
+	size_t len = 0, at = 0, bytes = 0;
+	const char *text = tok_vocab_text(&tok->vocab, id, &len);
+
+	if (!text || !len)
+		return -1;
+	do {
+		at += bytes;
+		tok_utf8_look(text + at, len - at, &bytes);
+	} while (last && at + bytes < len);
+	return tok_vocab_find(&tok->vocab, text + at, bytes);
+}
+
+/* Symbols that stand for characters which are not those of their text. */
+static bool stands_for_unknown(const struct kvs_tokenizer *tok, int32_t id)
+{
+	size_t len;
+	const char *text = tok_vocab_text(&tok->vocab, id, &len);
+
+	return id == tok->unk || (text && len == 6 && tok->byte_fallback && !memcmp(text, "<0x", 3));
+}
+
+int tok_bpe_find_joints(struct kvs_tokenizer *tok)
+{
+	for (size_t i = 0; i < tok->merges.slot_count; i++) {
+		const struct tok_pair_slot *merge = &tok->merges.slots[i];
+		int32_t left = (int32_t)(merge->key >> 32), right = (int32_t)(merge->key & UINT32_MAX);
+
+		if (merge->id < 0)
+			continue;
+		if (stands_for_unknown(tok, left) || stands_for_unknown(tok, right))
+			return 0;
+		left = end_character(tok, left, true);
+		right = end_character(tok, right, false);
+		/* a character without a token is never merged */
+		if (left >= 0 && right >= 0 && tok_pair_map_put(&tok->joints, (uint32_t)left, (uint32_t)right, 0, 0))
+			return -ENOMEM;
+	}
+	tok->has_joints = true;
+	return 0;
+}
+
+/* The first place behind `start` that no merge reaches over, where the list of symbols is cut. */
+static size_t cut_part(struct tok_bpe *bpe, size_t start)
+{
+	const struct kvs_tokenizer *tok = bpe->tok;
+	struct tok_symbol *symbols = bpe->symbols;
+	size_t end = start + 1;
+
+	while (end < bpe->symbol_count &&
+		(!tok->has_joints ||
+			tok_pair_map_find(&tok->joints, (uint32_t)symbols[end - 1].id, (uint32_t)symbols[end].id)))
+		end++;
+	symbols[end - 1].next = NOWHERE;
+	if (end < bpe->symbol_count)
+		symbols[end].prev = NOWHERE;
+	return end;
+}
+
+static int merge_part(struct tok_bpe *bpe, size_t start, size_t end)
+{
+	int err = 0;
+
+	for (size_t i = start; i + 1 < end && !err; i++)
+		err = push_candidate(bpe, (uint32_t)i);
+	while (bpe->heap_count && !err) {
+		struct tok_candidate top = pop_candidate(bpe);
+
+		err = merge_at(bpe, &top);
+	}
+	return err;
+}
+
 int tok_bpe_word(struct tok_bpe *bpe, const char *word, size_t len, struct tok_ids *out)
 {
 	int32_t whole = bpe->tok->ignore_merges ? tok_vocab_find(&bpe->tok->vocab, word, len) : -1;
@@ -173,12 +255,9 @@ int tok_bpe_word(struct tok_bpe *bpe, const char *word, size_t len, struct tok_i
 		return -ENOMEM;
 	bpe->symbol_count = bpe->heap_count = 0;
 	err = push_characters(bpe, word, len);
-	for (size_t i = 0; i + 1 < bpe->symbol_count && !err; i++)
-		err = push_candidate(bpe, (uint32_t)i);
-	while (bpe->heap_count && !err) {
-		struct tok_candidate top = pop_candidate(bpe);
-
-		err = merge_at(bpe, &top);
+	for (size_t start = 0, end; start < bpe->symbol_count && !err; start = end) {
+		end = cut_part(bpe, start);
+		err = merge_part(bpe, start, end);
 	}
 	for (size_t i = 0; i < bpe->symbol_count && !err; i++)
 		if (bpe->symbols[i].id >= 0)

@@ -100,24 +100,23 @@ static bool split_merge(const json_t *merge, const char *part[2], size_t len[2])
 	return true;
 }
 
-static int load_merge(struct kvs_tokenizer *tok, const json_t *merge, size_t index, uint32_t rank)
+/* `whole` is room for a text, kept from merge to merge. */
+static int load_merge(
+	struct kvs_tokenizer *tok, const json_t *merge, size_t index, uint32_t rank, struct tok_text *whole)
 {
 	const char *part[2];
 	size_t len[2];
-	struct tok_text whole = {0};
 	int32_t left, right, id = -1;
 
 	if (!split_merge(merge, part, len))
 		return kvs_fail(-EINVAL, "%s: model.merges[%zu] is no pair of tokens", tok->file, index);
 	left = tok_vocab_find(&tok->vocab, part[0], len[0]);
 	right = tok_vocab_find(&tok->vocab, part[1], len[1]);
-	if (tok_text_append(&whole, part[0], len[0]) || tok_text_append(&whole, part[1], len[1])) {
-		free(whole.data);
+	whole->len = 0;
+	if (tok_text_append(whole, part[0], len[0]) || tok_text_append(whole, part[1], len[1]))
 		return kvs_fail(-ENOMEM, "%s: no memory for merges", tok->file);
-	}
-	if (whole.len)
-		id = tok_vocab_find(&tok->vocab, whole.data, whole.len);
-	free(whole.data);
+	if (whole->len)
+		id = tok_vocab_find(&tok->vocab, whole->data, whole->len);
 	if (left < 0 || right < 0 || id < 0)
 		return kvs_fail(-EINVAL,
 			"%s: model.merges[%zu]: \"%.*s\" + \"%.*s\" names a token that the vocabulary lacks", tok->file,
@@ -130,6 +129,7 @@ static int load_merge(struct kvs_tokenizer *tok, const json_t *merge, size_t ind
 static int load_merges(struct kvs_tokenizer *tok, const struct model_json *model)
 {
 	const json_t *merges = model_json_member(model, "merges");
+	struct tok_text whole = {0};
 	uint32_t rank = 0;
 	int err = 0;
 
@@ -141,8 +141,9 @@ static int load_merges(struct kvs_tokenizer *tok, const struct model_json *model
 		if (json_is_string(merge) &&
 			!strncmp(json_string_value(merge), "#version", 8)) /* a line of old merges.txt */
 			continue;
-		err = load_merge(tok, merge, i, rank++);
+		err = load_merge(tok, merge, i, rank++, &whole);
 	}
+	free(whole.data);
 	return err;
 }
 

@@ -155,6 +155,18 @@ static int load_added(struct kvs_tokenizer *tok, const struct model_json *root)
 
 /* ---- the file ---- */
 
+/* Words of what is byte-level are cut before they are merged, where there is a pattern to cut them by. */
+static bool has_long_words(const struct kvs_tokenizer *tok)
+{
+	bool cuts = false, bytes = false;
+
+	for (size_t i = 0; i < tok->stage_count; i++) {
+		cuts |= tok->stages[i].kind == TOK_STAGE_SPLIT;
+		bytes |= tok->stages[i].kind == TOK_STAGE_BYTES;
+	}
+	return !cuts || !bytes;
+}
+
 static int load(struct kvs_tokenizer *tok, const char *json, size_t bytes)
 {
 	json_t *object;
@@ -173,6 +185,8 @@ static int load(struct kvs_tokenizer *tok, const char *json, size_t bytes)
 		err = tok_load_template(tok, &root);
 	if (!err)
 		err = tok_load_decoder(tok, &root);
+	if (!err && has_long_words(tok) && tok_bpe_find_joints(tok))
+		err = kvs_fail(-ENOMEM, "%s: no memory for merges", tok->file);
 	json_decref(object);
 	return err;
 }
@@ -256,6 +270,7 @@ void kvs_tokenizer_close(kvs_tokenizer *tok)
 	tok_trie_clear(&tok->tries[0]);
 	tok_trie_clear(&tok->tries[1]);
 	free(tok->merges.slots);
+	free(tok->joints.slots);
 	free(tok->added);
 	free(tok->stages);
 	free(tok->before.list);

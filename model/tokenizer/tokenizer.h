@@ -199,6 +199,9 @@ struct kvs_tokenizer {
 	char *file; /* as messages call it */
 	struct tok_vocab vocab;
 	struct tok_pair_map merges;
+	struct tok_pair_map
+		joints; /* (character, character) that some merge may join; of all there are if has_joints */
+	bool has_joints;
 	bool ignore_merges, fuse_unk, byte_fallback;
 	int32_t unk;              /* -1: none */
 	int32_t byte_tokens[256]; /* of <0x00> .. <0xFF>; -1: none */
@@ -238,6 +241,7 @@ struct tok_bpe {
 	struct tok_candidate *heap;
 	size_t heap_count, heap_cap;
 };
+int tok_bpe_find_joints(struct kvs_tokenizer *tok); /* for texts that are one word; -ENOMEM without a message */
 int tok_bpe_word(struct tok_bpe *bpe, const char *word, size_t len, struct tok_ids *out); /* -ENOMEM */
 void tok_bpe_clear(struct tok_bpe *bpe);
 
