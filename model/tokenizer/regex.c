@@ -159,12 +159,15 @@ static int rewrite_group(struct rewrite *re)
 	return put(re, "(");
 }
 
-/* {n}, {n,} and {n,m}: Ruby repeats a group that a + follows, where PCRE2 would make it possessive. */
+/*
+ * {n}, {n,} and {n,m}. With a + behind, Ruby repeats the group, where PCRE2 would make it possessive; {n}? is one or none
+ * in Ruby; and PCRE2 10.42 misses matches of a lazy count of \P{...} where the text is not ASCII.
+ */
 static int rewrite_brace(struct rewrite *re)
 {
 	size_t len = 1 + strspn(re->in + 1, "0123456789,");
 
-	if (re->in[1] == ',' || (re->in[len] == '}' && re->in[len + 1] == '+'))
+	if (re->in[1] == ',' || (re->in[len] == '}' && (re->in[len + 1] == '+' || re->in[len + 1] == '?')))
 		return refuse(re, len + 2);
 	re->in++;
 	return put(re, "{");

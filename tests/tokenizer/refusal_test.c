@@ -74,6 +74,8 @@ static const struct row {
 	{SPLIT("(?m:a)"), "\"(?m:\""},
 	{SPLIT("(*FAIL)"), "\"(*\""},
 	{SPLIT("a{2}+"), "\"{2}+\""},
+	{SPLIT("a{2}?"), "\"{2}?\""},
+	{SPLIT("\\\\P{M}{2,}?b"), "\"{2,}?\""},
 	{SPLIT("(a"), "pre_tokenizer.pattern is no regular expression"},
 	{SPLIT("\\\\p{Klingon}"), "pre_tokenizer.pattern is no regular expression"},
 	{SPLIT("((a{1,999}){1,999}){1,999}"), "pre_tokenizer.pattern is no regular expression"},
