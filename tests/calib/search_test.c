@@ -674,7 +674,9 @@ static void a_stopped_search_goes_on_where_it_was(void **state)
 			kvs_search_result_clear(&part);
 			break;
 		}
-		assert_true(isfinite(part.best.nll) && isfinite(part.full_nll));
+		assert_true(isfinite(part.full_nll));
+		/* A stop is answered at once: nothing is measured any more, and nll alone has measured on the way. */
+		assert_true(isfinite(part.best.nll) || part.best.walk != KVS_WALK_NLL);
 		trials = save_and_load(&f, &part, &options, &resumed.replay_count);
 		assert_int_equal(resumed.replay_count, part.trial_count);
 		resumed.replay = trials;

@@ -267,7 +267,7 @@ static const struct bad_input {
 	{"too many rates", "$S --rates .1,.2,.3,.4,.5,.6,.7,.8,.9", 2, "8 are the most"},
 	{"no seeds", "$S --seeds 0", 2, "--seeds"},
 	{"a plan", "$S --owners 0", 2, "--owners"},
-	{"a file for a directory", "echo >$T/s; $S", 1, "is no directory"},
+	{"a file for a directory", "echo >$T/s; $S", 1, "is not a directory"},
 	{"a directory that cannot be made", "$S -o $T/no/s", 1, "no/s"},
 	{"a model that is not there",
 		"kvshare-run study -m $T/no --text $T/text --calib $T/calib -o $T/s; ls $T/s 2>/dev/null; false", 1,
