@@ -5,6 +5,8 @@
  */
 #include "conformance.h"
 
+#include <stdio.h>
+
 #define RW CU_MEM_ACCESS_FLAGS_PROT_READWRITE
 #define RO CU_MEM_ACCESS_FLAGS_PROT_READ
 #define NONE CU_MEM_ACCESS_FLAGS_PROT_NONE
