@@ -10,7 +10,8 @@ GPU_IMAGES = $(GPU_PARTS)/lib/libkvshare-images.so
 GPU_ENGINE = $(GPU_PARTS)/engine.a
 GPU_OPENBLAS = $(GPU_PARTS)/lib/libopenblas.so.0
 GPU_RUN = $(GPU_PARTS)/bin/kvshare-run
-GPU_TESTS = $(patsubst %.c,$(GPU_PARTS)/%,$(wildcard tests/conformance/*_test.c tests/kernels/*_test.c tests/gpu/*_test.c) \
+GPU_TESTS = $(patsubst %.c,$(GPU_PARTS)/%,$(filter-out %/cublas_test.c, \
+	$(wildcard tests/conformance/*_test.c tests/kernels/*_test.c tests/gpu/*_test.c)) \
 	tests/e2e/sharing_test.c tests/e2e/eval_golden_test.c tests/bench/vmm_bench.c tests/bench/calib_bench.c)
 # What is copied as the ordinary build leaves it; the probes carry their libraries themselves.
 GPU_AS_BUILT = $(addprefix $(BUILD)/,softcuda/libcuda.so.1 tests/conformance/conformance_kernels.so \
