@@ -14,12 +14,6 @@ static int ceil_div(int a, int b)
 	return (a + b - 1) / b;
 }
 
-/*
- * The largest matrix that one row is multiplied with by our own kernel. On an H200 it is faster than cuBLAS up to 117 MB (llama3-8b:
- * down 30.8 us against 31.8, qkv 15.1 against 16.9, o 11.1 against 13.8) and slower at 235 MB (gate and up, 58.6 against 56.8).
- */
-#define GEMV_MOST_BYTES ((uint64_t)160 << 20)
-
 /* Whether rows of this start at whole pieces of 16 bytes. */
 static bool takes_pieces(kvs_tensor x, kvs_tensor w)
 {
@@ -70,7 +64,7 @@ int kvs_gemm(kvs_stream *s, kvs_tensor out, int out_stride, kvs_tensor x, kvs_te
 		err = kvs_fail(-EINVAL, "gemm: out has %d columns in rows of %d", out.cols, out_stride);
 	if (err || s->left_out & KVS_PART_GEMM)
 		return err;
-	if (x.rows == 1 && s->gemm->leaves_rows && takes_pieces(x, w) && kvs_tensor_bytes(w) <= GEMV_MOST_BYTES)
+	if (x.rows == 1 && s->gemm->leaves_rows && takes_pieces(x, w))
 		return gemv(s, out, x, w, accumulate);
 	struct kvs_gemm_call call = {
 		.out = out.data,
