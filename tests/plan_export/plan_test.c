@@ -410,6 +410,31 @@ static void bad_plans_are_refused_with_the_place(void **state)
 	assert_fails("show --owners 0,2", 2, "owners[1] is 2");
 }
 
+/* What a plan says of itself comes from a file: nothing of it may steer the terminal. */
+static void escape_sequences_of_a_plan_are_made_visible(void **state)
+{
+	char path[] = "/tmp/kvs-plan-XXXXXX", command[128];
+	int fd = mkstemp(path);
+	FILE *file = fdopen(fd, "w");
+
+	(void)state;
+	assert_non_null(file);
+	fprintf(file,
+		"{\"kvshare_plan\": 1, \"layers\": 2, \"k_owners\": [0, 0], \"v_owners\": [0, 0], "
+		"\"model\": {\"architecture\": \"\\u001b[31mllama\", \"layers\": 2, \"kv_heads\": 1, \"head_dim\": 8}, "
+		"\"calibration\": {\"method\": \"\\u001b]0;title\\u0007nll\"}}");
+	fclose(file);
+	snprintf(command, sizeof(command), "kvshare-run plan show %s", path);
+	struct process process = run_shell(command, SECONDS);
+	unlink(path);
+	assert_int_equal(process.status, 0);
+	assert_null(strchr(process.out, '\x1b'));
+	assert_null(strchr(process.out, '\a'));
+	assert_non_null(strstr(process.out, "\\x1b[31mllama"));
+	assert_non_null(strstr(process.out, "\\x1b]0;title\\x07nll"));
+	process_free(&process);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -430,6 +455,7 @@ int main(void)
 		cmocka_unit_test(full_stdout_is_an_error),
 		cmocka_unit_test(wrong_usage_says_what_is_wanted),
 		cmocka_unit_test(bad_plans_are_refused_with_the_place),
+		cmocka_unit_test(escape_sequences_of_a_plan_are_made_visible),
 	};
 
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);

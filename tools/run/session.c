@@ -39,12 +39,12 @@ static int open_engine(const struct model_options *options, struct session *sess
 
 static void warn_of(const kvs_checkpoint *ckpt)
 {
-	char *text, *line, *rest;
+	char *text, *line, *rest, shown[1024];
 
 	if (kvs_checkpoint_warnings(ckpt, &text))
 		return; /* no memory: what follows says so */
 	for (rest = text; (line = strsep(&rest, "\n")) && *line;)
-		fprintf(stderr, "kvshare-run: warning: %s\n", line);
+		fprintf(stderr, "kvshare-run: warning: %s\n", kvs_visible(line, shown, sizeof(shown)));
 	free(text);
 }
 

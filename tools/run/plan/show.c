@@ -176,7 +176,9 @@ static int put_table(const struct map *k, const struct map *v)
 
 static void put_heading(const char *name, const struct map *k, const struct map *v)
 {
-	printf("%s: %d layers\n", name, k->layers);
+	char shown[512];
+
+	printf("%s: %d layers\n", kvs_visible(name, shown, sizeof(shown)), k->layers);
 	printf("  K          %d of %d layers own theirs\n", owned_by(k), k->layers);
 	printf("  V          %d of %d\n", owned_by(v), v->layers);
 	printf("  KV memory  %.1f %% of what it is without sharing\n", 100 * kv_fraction(k, v));
@@ -184,15 +186,20 @@ static void put_heading(const char *name, const struct map *k, const struct map 
 
 /* ---- how it was found ---- */
 
-static const char *text_of(const json_t *object, const char *key)
+/* A text of the file, as a terminal may show it; NULL where it has none. */
+static const char *text_of(const json_t *object, const char *key, char shown[static 256])
 {
-	return json_string_value(json_object_get(object, key));
+	const char *text = json_string_value(json_object_get(object, key));
+
+	return text ? kvs_visible(text, shown, 256) : NULL;
 }
 
 static void put_model(const json_t *model)
 {
-	if (text_of(model, "architecture"))
-		printf("  made for   %s, %lld KV heads of %lld dimensions\n", text_of(model, "architecture"),
+	char shown[256];
+
+	if (text_of(model, "architecture", shown))
+		printf("  made for   %s, %lld KV heads of %lld dimensions\n", shown,
 			(long long)json_integer_value(json_object_get(model, "kv_heads")),
 			(long long)json_integer_value(json_object_get(model, "head_dim")));
 }
@@ -216,10 +223,11 @@ static void put_calibration(const json_t *calibration)
 		{"  best walk  %s\n", "walk"}, {"  ended      %s\n", "end"}};
 	static const char *const numbers[][2] = {{"  threshold  %.4g\n", "threshold"},
 		{"  cosine     %.4f to the full model's hidden states\n", "hidden_cosine"}};
+	char shown[256];
 
 	for (size_t i = 0; i < sizeof(words) / sizeof(*words); i++)
-		if (text_of(calibration, words[i][1]))
-			printf(words[i][0], text_of(calibration, words[i][1]));
+		if (text_of(calibration, words[i][1], shown))
+			printf(words[i][0], shown);
 	for (size_t i = 0; i < sizeof(numbers) / sizeof(*numbers); i++) {
 		const json_t *number = json_object_get(calibration, numbers[i][1]);
 		if (json_is_number(number))
