@@ -139,8 +139,7 @@ int kvs_gemm_open_cublas(kvs_stream *s, struct kvs_gemm_library **out)
 
 	if (!cublas)
 		return kvs_fail(-ENOMEM, "no memory for cuBLAS");
-	cublas->base =
-		(struct kvs_gemm_library){.run = run, .close = close_library, .takes_f16 = true, .leaves_rows = true};
+	cublas->base = (struct kvs_gemm_library){.run = run, .close = close_library, .takes_f16 = true};
 	cublas->cu = s->cu;
 	err = find_functions(&cublas->functions);
 	if (!err)

@@ -44,7 +44,6 @@ struct kvs_gemm_library {
 	int (*run)(struct kvs_gemm_library *library, kvs_stream *s, const struct kvs_gemm_call *call);
 	void (*close)(struct kvs_gemm_library *library); /* the stream has nothing under way */
 	bool takes_f16;                                  /* and bf16; else f32 alone */
-	bool leaves_rows; /* one row is multiplied by kvs_gemv(), with which a decode step is faster */
 };
 
 int kvs_gemm_open_cublas(kvs_stream *s, struct kvs_gemm_library **out);

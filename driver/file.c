@@ -156,10 +156,10 @@ static int place_find(const char *asked, struct place *place)
 
 /* ---- not a regular file, or one whose place cannot be taken ---- */
 
-static int through_descriptor(int number, struct data data)
+/* `fd` negative: opening it failed, and errno says why. */
+static int write_and_close(int fd, struct data data)
 {
-	/* A copy, so that a descriptor that is not open is told from one that takes no data. */
-	int fd = fcntl(number, F_DUPFD_CLOEXEC, STDERR_FILENO + 1), err;
+	int err;
 
 	if (fd < 0)
 		return -errno;
@@ -169,16 +169,15 @@ static int through_descriptor(int number, struct data data)
 	return err;
 }
 
+static int through_descriptor(int number, struct data data)
+{
+	/* A copy, so that a descriptor that is not open is told from one that takes no data. */
+	return write_and_close(fcntl(number, F_DUPFD_CLOEXEC, STDERR_FILENO + 1), data);
+}
+
 static int through_path(const char *path, int more_flags, struct data data)
 {
-	int fd = descriptor(open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY | more_flags)), err;
-
-	if (fd < 0)
-		return -errno;
-	err = write_all(fd, data);
-	if (close(fd) && !err)
-		err = -errno;
-	return err;
+	return write_and_close(descriptor(open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY | more_flags)), data);
 }
 
 static int write_in_place(const char *path, struct data data)
