@@ -71,7 +71,8 @@ typedef struct kvs_cu {
  * primary context and makes it current on the calling thread; another thread calls kvs_cu_bind() before it uses the
  * table. softcuda is $KVSHARE_SOFTCUDA (a path with a slash), or is looked for beside the program or library that holds
  * this code (softcuda/, ../softcuda/, ../lib/kvshare/softcuda/ and kvshare/softcuda/), never in the working directory.
- * Returns 0; -EINVAL (no such device string, a bare name in $KVSHARE_SOFTCUDA), -ENODEV (no driver or no such device; the message says what to install),
+ * Returns 0; -EINVAL (no such device string, a bare name in $KVSHARE_SOFTCUDA), -ENODEV (no driver or no such device; the
+ * message says what to install),
  * or what kvs_cu_fail() makes of the driver's error. On success the caller owes kvs_cu_close().
  */
 int kvs_cu_open(const char *device, kvs_cu **out);
