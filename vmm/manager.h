@@ -249,8 +249,6 @@ void vmm_retire_free(kvs_vmm *vmm);
 
 /* Give up the surplus that has retired. Returns how many blocks went back. */
 size_t vmm_trim_retired(kvs_vmm *vmm);
-/* Give up blocks that were mapped ahead, of every slot. Returns how many went back. */
-size_t vmm_trim_premapped(kvs_vmm *vmm);
 /* vmm_block_take(), but gives back what has retired and what was mapped ahead where memory is short. */
 int vmm_block_acquire(struct vmm_slot *slot, size_t index, struct vmm_block **out);
 

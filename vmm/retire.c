@@ -254,7 +254,8 @@ static size_t trim_region(kvs_region *region)
 	return freed;
 }
 
-size_t vmm_trim_premapped(kvs_vmm *vmm)
+/* Give up blocks that were mapped ahead, of every slot. Returns how many went back. */
+static size_t trim_premapped(kvs_vmm *vmm)
 {
 	size_t freed = 0;
 
@@ -274,7 +275,7 @@ int vmm_block_acquire(struct vmm_slot *slot, size_t index, struct vmm_block **ou
 		if (err != -ENOMEM)
 			return err;
 		vmm_retire_poll(vmm);
-		if (!vmm_trim_retired(vmm) && !vmm_trim_premapped(vmm))
+		if (!vmm_trim_retired(vmm) && !trim_premapped(vmm))
 			return err;
 	}
 }

@@ -41,7 +41,8 @@ static void put_python(FILE *out, const kvs_plan *plan, const char *python)
 	}
 }
 
-int plan_need_same_owners(const kvs_plan *plan, const char *who)
+/* Where K and V have the same owners; otherwise -EINVAL naming the first layer that differs, and who needs it so. */
+static int need_same_owners(const kvs_plan *plan, const char *who)
 {
 	for (int layer = 0; layer < kvs_plan_layers(plan); layer++) {
 		int k = kvs_plan_owner(plan, layer, KVS_K), v = kvs_plan_owner(plan, layer, KVS_V);
@@ -58,9 +59,9 @@ int plan_need_same_owners(const kvs_plan *plan, const char *who)
 static int need_sayable(const kvs_plan *plan, enum plan_format format)
 {
 	if (format == PLAN_LCKV)
-		return plan_need_same_owners(plan, "LCKV's notation");
+		return need_same_owners(plan, "LCKV's notation");
 	if (format == PLAN_VLLM)
-		return plan_need_same_owners(plan, "vLLM");
+		return need_same_owners(plan, "vLLM");
 	return 0;
 }
 

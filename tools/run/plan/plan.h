@@ -14,7 +14,4 @@ int plan_export(const kvs_plan *plan, enum plan_format format, char **text);
 /* From LCKV's notation, 0_1_2_1. -EINVAL with the place and the reason. */
 int plan_from_lckv(const char *notation, kvs_plan **out);
 
-/* Where K and V have the same owners; otherwise -EINVAL naming the first layer that differs, and who needs it so. */
-int plan_need_same_owners(const kvs_plan *plan, const char *who);
-
 #endif
