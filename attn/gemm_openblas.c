@@ -181,7 +181,7 @@ int kvs_gemm_open_openblas(kvs_stream *s, struct kvs_gemm_library **out)
 	if (!err)
 		err = find_functions(library);
 	if (!err)
-		err = kvs_openblas_fill_pool(library->threads, library->take_buffer, library->give_buffer);
+		err = kvs_openblas_take_buffer(library->take_buffer, library->give_buffer);
 	if (err) {
 		close_library(&library->base);
 		return err;

@@ -2,7 +2,9 @@
  * attn/openblas_room.c: whether this process has the address space and the threads that OpenBLAS takes.
  *
  * OpenBLAS itself can't be told no: it repeats a map that fails for ever (OpenBLAS#5289), and a thread that it can't create
- * ends the program with SIGINT. So both are tried here first, all at once, as it will take them, and given back.
+ * ends the program with SIGINT. So both are tried here first, all at once, as it will take them, and given back. Its threads map
+ * their buffers while it is being loaded, beside threads of softcuda that may call malloc for the first time, so room is asked
+ * for these too: what they took in between would leave a thread of OpenBLAS in its loop, and whoever unloads it waiting.
  */
 #include "stream.h"
 
@@ -15,6 +17,8 @@
 #define LIBRARY_BYTES ((size_t)64 << 20)
 #define BUFFER_BYTES ((size_t)130 << 20) /* BUFFER_SIZE of its x86-64 build, 128 MiB, and what it aligns by */
 #define STACK_BYTES ((size_t)8 << 20)
+/* What malloc reserves for a moment when a thread first calls it: OpenBLAS's, softcuda's one a processor, and two streams'. */
+#define ARENA_BYTES ((size_t)128 << 20)
 
 struct crowd {
 	pthread_mutex_t lock;
@@ -69,23 +73,16 @@ static int try_space(size_t bytes)
 
 int kvs_openblas_check_room(int threads)
 {
-	int err = try_space(LIBRARY_BYTES + (BUFFER_BYTES + STACK_BYTES) * threads);
+	int err = try_space(LIBRARY_BYTES + (BUFFER_BYTES + STACK_BYTES) * threads + ARENA_BYTES * (2 * threads + 2));
 
 	return err ? err : try_threads(threads - 1);
 }
 
-int kvs_openblas_fill_pool(int threads, void *(*take)(int), void (*give)(void *))
+int kvs_openblas_take_buffer(void *(*take)(int), void (*give)(void *))
 {
-	void **buffers = calloc(threads, sizeof(*buffers));
-	int taken = 0, err = buffers ? 0 : kvs_fail(-ENOMEM, "no memory for OpenBLAS");
+	int err = try_space(BUFFER_BYTES);
 
-	while (taken < threads && !err) {
-		err = try_space(BUFFER_BYTES);
-		if (!err)
-			buffers[taken++] = take(0);
-	}
-	while (taken)
-		give(buffers[--taken]);
-	free(buffers);
+	if (!err)
+		give(take(0));
 	return err;
 }

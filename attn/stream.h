@@ -49,10 +49,10 @@ struct kvs_gemm_library {
 int kvs_gemm_open_cublas(kvs_stream *s, struct kvs_gemm_library **out);
 int kvs_gemm_open_openblas(kvs_stream *s, struct kvs_gemm_library **out);
 /*
- * `take`s as many buffers as threads can work in at once and `give`s them back: OpenBLAS keeps them and maps no more later,
- * where it could not be told that there is no room. -ENOMEM (openblas_room.c).
+ * `take`s the buffer that the calling thread works in and `give`s it back: OpenBLAS keeps it, as its own threads keep theirs, and maps no
+ * more later, where it could not be told that there is no room. -ENOMEM (openblas_room.c).
  */
-int kvs_openblas_fill_pool(int threads, void *(*take)(int), void (*give)(void *));
+int kvs_openblas_take_buffer(void *(*take)(int), void (*give)(void *));
 
 struct kvs_stream {
 	kvs_cu *cu;

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -38,7 +39,8 @@ static bool works_or_says_why(const char *command)
 
 static void address_space_runs_out_with_a_message(void **state)
 {
-	static const int kilobytes[] = {100000, 200000, 300000, 400000, 500000, 600000, 700000, 1000000};
+	static const int kilobytes[] = {
+		100000, 200000, 300000, 400000, 500000, 600000, 700000, 1000000, 1300000, 2000000};
 	char command[256];
 
 	(void)state;
@@ -51,6 +53,8 @@ static void address_space_runs_out_with_a_message(void **state)
 			kilobytes[i]);
 		works_or_says_why(command);
 	}
+	snprintf(command, sizeof(command), "ulimit -v %ld; " GENERATE, 1000000 * (1 + sysconf(_SC_NPROCESSORS_ONLN)));
+	assert_true(works_or_says_why(command)); /* there is room, and it is not refused */
 }
 
 /* Blocks of 512 bytes, as sh counts. Device memory is a file, too. */
