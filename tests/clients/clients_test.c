@@ -24,12 +24,12 @@ static void a_plain_program_finds_softcuda_by_the_library_path(void **state)
 	FILE *output;
 
 	(void)state;
-	snprintf(command, sizeof command,
+	snprintf(command, sizeof(command),
 		"LD_LIBRARY_PATH=%s/softcuda %s/tests/clients/vector_add %s/tests/softcuda/softcuda_kernels.so",
 		build(), build(), build());
 	output = popen(command, "r");
 	assert_non_null(output);
-	assert_non_null(fgets(line, sizeof line, output));
+	assert_non_null(fgets(line, sizeof(line), output));
 	assert_int_equal(pclose(output), 0);
 	assert_string_equal(line, "PASS on softcuda (host memory)\n");
 }

@@ -63,15 +63,21 @@ static int run_once(int32_t *tokens)
 	return err;
 }
 
-/* Later and later calls, until none is left to fail; sanitizers, which are slow, go on in strides behind the first. */
+/* Sanitizers are slow: after the first calls they go on in strides that grow. */
+static size_t stride(size_t nth)
+{
 #ifdef __SANITIZE_ADDRESS__
-#define STRIDE(nth) ((nth) < 24 ? 1 : 1 + (nth) / 16)
+	return nth < 24 ? 1 : 1 + nth / 16;
 #else
-#define STRIDE(nth) 1
+	(void)nth;
+	return 1;
 #endif
+}
+
+/* Fails a later call each time, until there is none left to fail. */
 static size_t fail_each_call(const char *name)
 {
-	for (size_t nth = 1, failures = 0;; nth += STRIDE(nth)) {
+	for (size_t nth = 1, failures = 0;; nth += stride(nth)) {
 		int32_t tokens[STEPS] = {0};
 		faults.fail_nth(name, nth, CUDA_ERROR_OUT_OF_MEMORY);
 		int err = run_once(tokens);

@@ -28,8 +28,8 @@ static void try_file(const uint8_t *data, size_t size)
 
 	if (fd < 0 || write(fd, data, size) != (ssize_t)size)
 		abort();
-	snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-	snprintf(saved, sizeof saved, "/dev/shm/kvs-plan-fuzz-%d", (int)getpid());
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	snprintf(saved, sizeof(saved), "/dev/shm/kvs-plan-fuzz-%d", (int)getpid());
 	if (!kvs_plan_load(path, &plan)) {
 		check(plan);
 		assert(!kvs_plan_save(plan, saved));

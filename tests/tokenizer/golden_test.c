@@ -174,7 +174,7 @@ static void check_string(const kvs_tokenizer *tok, int line, struct frame *frame
 	struct bytes skipped = strcmp(want[2], "=") ? from_hex(want[2]) : whole;
 	size_t count = read_ids(want[0], frame->ids + frame->before, 2000);
 
-	memcpy(frame->ids + frame->before + count, frame->after_ids, frame->after * sizeof(int32_t));
+	memcpy(frame->ids + frame->before + count, frame->after_ids, frame->after * sizeof(*frame->ids));
 	expect_ids(tok, line, raw, false, frame->ids + frame->before, count);
 	expect_ids(tok, line, raw, true, frame->ids, frame->before + count + frame->after);
 	expect_ids(tok, line, text, false, frame->ids + frame->before, count);

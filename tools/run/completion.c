@@ -75,13 +75,13 @@ static void put_bash_command(const char *name, const struct argp *argp)
 	fputs(" --help --version' ;;\n", stdout);
 }
 
-static void put_names(const struct command *const *commands)
+static void put_names(const struct run_subcommand *const *commands)
 {
 	for (; *commands; commands++)
 		printf("%s ", (*commands)->name);
 }
 
-static void print_bash(const struct command *const *commands)
+static void print_bash(const struct run_subcommand *const *commands)
 {
 	fputs("# bash completion of kvshare-run; made by `kvshare-run completion bash`\n"
 	      "_kvshare_run()\n{\n"
@@ -98,20 +98,20 @@ static void print_bash(const struct command *const *commands)
 	fputs("help --help --version' -- \"$word\"))\n\t\treturn\n\tfi\n"
 	      "\tcase $command in\n",
 		stdout);
-	for (const struct command *const *c = commands; *c; c++) {
+	for (const struct run_subcommand *const *c = commands; *c; c++) {
 		if (!(*c)->verbs)
 			continue;
 		printf("\t%s)\n\t\tif [ \"$COMP_CWORD\" -eq 2 ]; then COMPREPLY=($(compgen -W '", (*c)->name);
-		for (const struct command *verb = (*c)->verbs; verb->name; verb++)
+		for (const struct run_subcommand *verb = (*c)->verbs; verb->name; verb++)
 			printf("%s ", verb->name);
 		fputs("' -- \"$word\")); return; fi\n\t\tcommand+=\" ${COMP_WORDS[2]}\" ;;\n", stdout);
 	}
 	fputs("\t-*) command=generate ;;\n\tesac\n\tcase $command in\n", stdout);
-	for (const struct command *const *c = commands; *c; c++) {
+	for (const struct run_subcommand *const *c = commands; *c; c++) {
 		char name[64];
 		if ((*c)->argp)
 			put_bash_command((*c)->name, (*c)->argp);
-		for (const struct command *verb = (*c)->verbs; verb && verb->name; verb++) {
+		for (const struct run_subcommand *verb = (*c)->verbs; verb && verb->name; verb++) {
 			snprintf(name, sizeof(name), "%s %s", (*c)->name, verb->name);
 			put_bash_command(name, verb->argp);
 		}
@@ -178,13 +178,13 @@ static void put_zsh_command(const char *name, const struct argp *argp)
 	fputs("\t\t\t'--help[explain the command]' '*:file:_files' ;;\n", stdout);
 }
 
-static void print_zsh(const struct command *const *commands)
+static void print_zsh(const struct run_subcommand *const *commands)
 {
 	fputs("#compdef kvshare-run\n# zsh completion of kvshare-run; made by `kvshare-run completion zsh`\n"
 	      "local command=$words[2]\n"
 	      "if (( CURRENT == 2 )) || [[ $command == help && CURRENT -eq 3 ]]; then\n\tlocal -a names=(\n",
 		stdout);
-	for (const struct command *const *c = commands; *c; c++) {
+	for (const struct run_subcommand *const *c = commands; *c; c++) {
 		printf("\t\t'%s:", (*c)->name);
 		put_zsh_text((*c)->summary);
 		fputs("'\n", stdout);
@@ -192,22 +192,22 @@ static void print_zsh(const struct command *const *commands)
 	fputs("\t\t'help:explain a command'\n\t)\n\t_describe command names\n\treturn\nfi\n"
 	      "case $command in\n",
 		stdout);
-	for (const struct command *const *c = commands; *c; c++) {
+	for (const struct run_subcommand *const *c = commands; *c; c++) {
 		if (!(*c)->verbs)
 			continue;
 		printf("\t%s)\n\t\tif (( CURRENT == 3 )); then compadd --", (*c)->name);
-		for (const struct command *verb = (*c)->verbs; verb->name; verb++)
+		for (const struct run_subcommand *verb = (*c)->verbs; verb->name; verb++)
 			printf(" %s", verb->name);
 		fputs("; return; fi\n\t\tcommand+=\" $words[3]\"; shift words; (( CURRENT-- )) ;;\n", stdout);
 	}
 	fputs("\t-*) command=generate; words=(kvshare-run $words); (( CURRENT++ )) ;;\nesac\n"
 	      "shift words; (( CURRENT-- ))\ncase $command in\n",
 		stdout);
-	for (const struct command *const *c = commands; *c; c++) {
+	for (const struct run_subcommand *const *c = commands; *c; c++) {
 		char name[64];
 		if ((*c)->argp)
 			put_zsh_command((*c)->name, (*c)->argp);
-		for (const struct command *verb = (*c)->verbs; verb && verb->name; verb++) {
+		for (const struct run_subcommand *verb = (*c)->verbs; verb && verb->name; verb++) {
 			snprintf(name, sizeof(name), "%s %s", (*c)->name, verb->name);
 			put_zsh_command(name, verb->argp);
 		}
@@ -215,7 +215,7 @@ static void print_zsh(const struct command *const *commands)
 	fputs("esac\n", stdout);
 }
 
-int print_completion(const struct command *const *commands, const char *shell)
+int run_print_completion(const struct run_subcommand *const *commands, const char *shell)
 {
 	if (shell && !strcmp(shell, "bash"))
 		print_bash(commands);
@@ -223,7 +223,7 @@ int print_completion(const struct command *const *commands, const char *shell)
 		print_zsh(commands);
 	else {
 		fputs("kvshare-run completion: for which shell? bash and zsh are known\n", stderr);
-		return EXIT_USAGE;
+		return RUN_EXIT_USAGE;
 	}
 	return EXIT_SUCCESS;
 }

@@ -160,7 +160,7 @@ static int print_findings_json(const struct findings *all)
 		json_array_append_new(list, json_pack("{s:s,s:s,s:s,s:s}", "what", item->what, "state",
 						    states[item->state], "found", item->found, "advice", item->advice));
 	}
-	return print_json(json_pack("{s:o}", "checks", list));
+	return run_print_json(json_pack("{s:o}", "checks", list));
 }
 
 static void print_findings(const struct findings *all)
@@ -207,11 +207,11 @@ static int run_command(int argc, char **argv)
 	for (size_t i = 0; i < all.count; i++)
 		complete &= all.items[i].state != STATE_MISSING;
 	if (json && print_findings_json(&all))
-		return complain();
+		return run_complain();
 	if (!json)
 		print_findings(&all);
 	return complete ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
-const struct command doctor_command = {
+const struct run_subcommand run_doctor_command = {
 	"doctor", "what this machine has for kvshare, and what to do about what it lacks", &argp, run_command, NULL};

@@ -9,8 +9,8 @@
 
 const char *argp_program_version = "kvshare-run " KVS_VERSION;
 
-static const struct command *const commands[] = {&generate_command, &eval_command, &calibrate_command, &study_command,
-	&plan_command, &bench_command, &doctor_command, NULL};
+static const struct run_subcommand *const commands[] = {&run_generate_command, &run_eval_command,
+	&run_calibrate_command, &run_study_command, &run_plan_command, &run_bench_command, &run_doctor_command, NULL};
 
 static void print_help(FILE *out)
 {
@@ -28,15 +28,15 @@ static void print_help(FILE *out)
 		out);
 }
 
-static void print_verbs(FILE *out, const struct command *command)
+static void print_verbs(FILE *out, const struct run_subcommand *command)
 {
 	fprintf(out, "Usage: kvshare-run %s VERB [OPTION...]\n\n", command->name);
-	for (const struct command *verb = command->verbs; verb->name; verb++)
+	for (const struct run_subcommand *verb = command->verbs; verb->name; verb++)
 		fprintf(out, "  %-10s %s\n", verb->name, verb->summary);
 	fprintf(out, "\n`kvshare-run help %s VERB` explains each.\n", command->name);
 }
 
-static const struct command *find_command(const char *name)
+static const struct run_subcommand *find_command(const char *name)
 {
 	for (size_t i = 0; commands[i]; i++)
 		if (!strcmp(commands[i]->name, name))
@@ -44,9 +44,9 @@ static const struct command *find_command(const char *name)
 	return NULL;
 }
 
-static const struct command *find_verb(const struct command *command, const char *name)
+static const struct run_subcommand *find_verb(const struct run_subcommand *command, const char *name)
 {
-	for (const struct command *verb = command->verbs; verb->name; verb++)
+	for (const struct run_subcommand *verb = command->verbs; verb->name; verb++)
 		if (!strcmp(verb->name, name))
 			return verb;
 	return NULL;
@@ -58,16 +58,16 @@ static bool is_help(const char *word)
 }
 
 /* argp and getopt take the program's name for their messages from argv[0]. */
-static int run_as(const struct command *command, char *name, int argc, char **argv)
+static int run_as(const struct run_subcommand *command, char *name, int argc, char **argv)
 {
 	argv[0] = name;
 	return command->run(argc, argv);
 }
 
 /* `argv` begins with the command's name. */
-static int run_verb(const struct command *command, int argc, char **argv)
+static int run_verb(const struct run_subcommand *command, int argc, char **argv)
 {
-	const struct command *verb = argc > 1 ? find_verb(command, argv[1]) : NULL;
+	const struct run_subcommand *verb = argc > 1 ? find_verb(command, argv[1]) : NULL;
 	bool help = argc > 1 && is_help(argv[1]);
 	char name[64];
 
@@ -75,7 +75,7 @@ static int run_verb(const struct command *command, int argc, char **argv)
 		fprintf(stderr, "kvshare-run %s: there is no \"%s\"\n", command->name, argv[1]);
 	if (!verb) {
 		print_verbs(help ? stdout : stderr, command);
-		return help ? EXIT_SUCCESS : EXIT_USAGE;
+		return help ? EXIT_SUCCESS : RUN_EXIT_USAGE;
 	}
 	snprintf(name, sizeof(name), "kvshare-run %s %s", command->name, verb->name);
 	return run_as(verb, name, argc - 1, argv + 1);
@@ -84,12 +84,12 @@ static int run_verb(const struct command *command, int argc, char **argv)
 /* `argv` begins with the command's name. */
 static int run_command(int argc, char **argv)
 {
-	const struct command *command = find_command(argv[0]);
+	const struct run_subcommand *command = find_command(argv[0]);
 	char name[64];
 
 	if (!command) {
 		fprintf(stderr, "kvshare-run: no command \"%s\": `kvshare-run --help` lists them\n", argv[0]);
-		return EXIT_USAGE;
+		return RUN_EXIT_USAGE;
 	}
 	if (command->verbs)
 		return run_verb(command, argc, argv);
@@ -108,7 +108,7 @@ static int run_help(int argc, char **argv)
 	}
 	if (argc > 2) {
 		fputs("kvshare-run: help takes the name of one command\n", stderr);
-		return EXIT_USAGE;
+		return RUN_EXIT_USAGE;
 	}
 	memcpy(words, argv, sizeof(*argv) * argc);
 	words[argc] = help;
@@ -121,7 +121,7 @@ static int run(int argc, char **argv)
 
 	if (argc < 2) {
 		print_help(stderr);
-		return EXIT_USAGE;
+		return RUN_EXIT_USAGE;
 	}
 	if (is_help(argv[1]))
 		return run_help(0, NULL);
@@ -132,9 +132,9 @@ static int run(int argc, char **argv)
 		return EXIT_SUCCESS;
 	}
 	if (!strcmp(argv[1], "completion"))
-		return print_completion(commands, argv[2]);
+		return run_print_completion(commands, argv[2]);
 	if (argv[1][0] == '-')
-		return run_as(&generate_command, name, argc, argv);
+		return run_as(&run_generate_command, name, argc, argv);
 	return run_command(argc - 1, argv + 1);
 }
 
@@ -142,13 +142,13 @@ int main(int argc, char **argv)
 {
 	int status;
 
-	argp_err_exit_status = EXIT_USAGE;
-	if (open_streams())
-		return complain();
+	argp_err_exit_status = RUN_EXIT_USAGE;
+	if (run_open_streams())
+		return run_complain();
 	status = run(argc, argv);
-	if (flush_stdout())
-		status = complain();
-	if (status == EXIT_INTERRUPTED)
+	if (run_flush_stdout())
+		status = run_complain();
+	if (status == RUN_EXIT_INTERRUPTED)
 		_exit(status); /* the device may still be at work: nothing here waits for that */
 	return status;
 }

@@ -25,7 +25,7 @@ enum { SHARING_GROUP = 10, MODEL_GROUP };
 static const struct argp_option options[] = {
 	{NULL, 0, NULL, 0, "Model and device:", MODEL_GROUP},
 	{"model", 'm', "DIR", 0, "Hugging Face checkpoint directory (required)", MODEL_GROUP},
-	{"device", OPTION_DEVICE, DEVICE_WORDS, 0, DEVICE_HELP, MODEL_GROUP},
+	{"device", OPTION_DEVICE, RUN_DEVICE_WORDS, 0, RUN_DEVICE_HELP, MODEL_GROUP},
 	{"ctx", OPTION_CTX, "TOKENS", 0, "room of the context (default: the model's, at most 4096)", MODEL_GROUP},
 	{"kv-dtype", OPTION_KV_DTYPE, "f16|bf16|f32", 0, "type of K and V (default: the checkpoint's)", MODEL_GROUP},
 	{"chunk", OPTION_CHUNK, "TOKENS", 0,
@@ -44,7 +44,7 @@ static const struct argp_option sharing_options[] = {
 	{0},
 };
 
-long parse_number(struct argp_state *state, const char *option, const char *text, long low, long high)
+long run_parse_number(struct argp_state *state, const char *option, const char *text, long low, long high)
 {
 	char *end;
 	long value;
@@ -56,7 +56,7 @@ long parse_number(struct argp_state *state, const char *option, const char *text
 	return value;
 }
 
-double parse_real(
+double run_parse_real(
 	struct argp_state *state, const char *option, const char *text, double low, double high, const char *legal)
 {
 	char *end;
@@ -77,7 +77,7 @@ static void list_words(const char *const *words, char *out, size_t bytes)
 		used += snprintf(out + used, bytes - used, "%s%s", !i ? "" : words[i + 1] ? ", " : " or ", words[i]);
 }
 
-int parse_word(struct argp_state *state, const char *option, const char *text, const char *const *words)
+int run_parse_word(struct argp_state *state, const char *option, const char *text, const char *const *words)
 {
 	char list[256];
 	int i = 0;
@@ -90,7 +90,7 @@ int parse_word(struct argp_state *state, const char *option, const char *text, c
 	return i;
 }
 
-const char *parse_device(struct argp_state *state, const char *text)
+const char *run_parse_device(struct argp_state *state, const char *text)
 {
 	const char *number = text + strlen("cuda:");
 
@@ -100,7 +100,7 @@ const char *parse_device(struct argp_state *state, const char *text)
 	return text;
 }
 
-const char *parse_owners(struct argp_state *state, const char *text)
+const char *run_parse_owners(struct argp_state *state, const char *text)
 {
 	kvs_plan *plan;
 	int err = kvs_plan_parse(text, &plan);
@@ -112,25 +112,25 @@ const char *parse_owners(struct argp_state *state, const char *text)
 	return text; /* where there is no memory now, using it will say so */
 }
 
-enum kvs_dtype parse_dtype(struct argp_state *state, const char *option, const char *text)
+enum kvs_dtype run_parse_dtype(struct argp_state *state, const char *option, const char *text)
 {
 	static const char *const words[] = {"f16", "bf16", "f32", NULL};
 	enum kvs_dtype dtype = KVS_F32;
 
-	parse_word(state, option, text, words);
+	run_parse_word(state, option, text, words);
 	kvs_dtype_parse(text, &dtype);
 	return dtype;
 }
 
-static void parse_kv_dtype(struct argp_state *state, struct model_options *model, const char *text)
+static void parse_kv_dtype(struct argp_state *state, struct run_model_options *model, const char *text)
 {
-	model->kv_dtype = parse_dtype(state, "--kv-dtype", text);
+	model->kv_dtype = run_parse_dtype(state, "--kv-dtype", text);
 	model->kv_dtype_set = true;
 }
 
 static error_t parse(int key, char *text, struct argp_state *state)
 {
-	struct model_options *model = state->input;
+	struct run_model_options *model = state->input;
 
 	switch (key) {
 	case 'm':
@@ -140,13 +140,13 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		model->quiet = true;
 		return 0;
 	case OPTION_DEVICE:
-		model->device = parse_device(state, text);
+		model->device = run_parse_device(state, text);
 		return 0;
 	case OPTION_CTX:
-		model->ctx_tokens = parse_number(state, "--ctx", text, 1, INT_MAX / 1024);
+		model->ctx_tokens = run_parse_number(state, "--ctx", text, 1, INT_MAX / 1024);
 		return 0;
 	case OPTION_CHUNK:
-		model->chunk_tokens = parse_number(state, "--chunk", text, 1, 1 << 16);
+		model->chunk_tokens = run_parse_number(state, "--chunk", text, 1, 1 << 16);
 		return 0;
 	case OPTION_KV_DTYPE:
 		parse_kv_dtype(state, model, text);
@@ -165,18 +165,18 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	return ARGP_ERR_UNKNOWN;
 }
 
-const struct argp model_argp = {options, parse, NULL, NULL, NULL, NULL, NULL};
+const struct argp run_model_argp = {options, parse, NULL, NULL, NULL, NULL, NULL};
 
 static error_t parse_sharing(int key, char *text, struct argp_state *state)
 {
-	struct model_options *model = state->input;
+	struct run_model_options *model = state->input;
 
 	switch (key) {
 	case OPTION_PLAN:
 		model->plan_path = text;
 		return 0;
 	case OPTION_OWNERS:
-		model->owners = parse_owners(state, text);
+		model->owners = run_parse_owners(state, text);
 		return 0;
 	case ARGP_KEY_END:
 		if (model->plan_path && model->owners)
@@ -186,4 +186,4 @@ static error_t parse_sharing(int key, char *text, struct argp_state *state)
 	return ARGP_ERR_UNKNOWN;
 }
 
-const struct argp sharing_argp = {sharing_options, parse_sharing, NULL, NULL, NULL, NULL, NULL};
+const struct argp run_sharing_argp = {sharing_options, parse_sharing, NULL, NULL, NULL, NULL, NULL};

@@ -13,7 +13,7 @@
 
 #define TEXT_LIMIT ((size_t)1 << 30) /* a text is held in memory; more than this is a mistake */
 
-double now_s(void)
+double run_now_s(void)
 {
 	struct timespec now;
 
@@ -21,7 +21,7 @@ double now_s(void)
 	return now.tv_sec + now.tv_nsec * 1e-9;
 }
 
-int complain(void)
+int run_complain(void)
 {
 	fprintf(stderr, "kvshare-run: %s\n", kvs_error());
 	return EXIT_FAILURE;
@@ -58,7 +58,7 @@ static int read_stream(FILE *file, const char *path, char **text, size_t *bytes)
 	return 0;
 }
 
-int read_text(const char *path, char **text, size_t *bytes)
+int run_read_text(const char *path, char **text, size_t *bytes)
 {
 	FILE *file;
 	int err;
@@ -73,7 +73,7 @@ int read_text(const char *path, char **text, size_t *bytes)
 	return err;
 }
 
-int make_directory(const char *path)
+int run_make_directory(const char *path)
 {
 	struct stat info;
 
@@ -86,26 +86,26 @@ int make_directory(const char *path)
 	return 0;
 }
 
-json_t *json_number(double value)
+json_t *run_json_number(double value)
 {
 	return isfinite(value) ? json_real(value) : json_null();
 }
 
-json_t *json_device(const kvs_cu *cu)
+json_t *run_json_device(const kvs_cu *cu)
 {
 	return json_pack("{s:s,s:s,s:i,s:i,s:I}", "kind", cu->kind == KVS_DEVICE_CUDA ? "cuda" : "host", "name",
 		cu->name, "compute_capability", cu->compute_capability, "driver_version", cu->driver_version,
 		"memory_bytes", (json_int_t)cu->memory_bytes);
 }
 
-json_t *json_model(const struct kvs_config *config)
+json_t *run_json_model(const struct kvs_config *config)
 {
 	return json_pack("{s:s,s:i,s:i,s:i,s:i,s:i,s:i,s:s}", "architecture", config->model_type, "layers",
 		config->layers, "hidden", config->hidden, "heads", config->heads, "kv_heads", config->kv_heads,
 		"head_dim", config->head_dim, "vocab", config->vocab, "dtype", kvs_dtype_name(config->dtype));
 }
 
-json_t *json_memory(const struct kvs_engine_memory *memory)
+json_t *run_json_memory(const struct kvs_engine_memory *memory)
 {
 	return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "granule_bytes", (json_int_t)memory->granule_bytes,
 		"weights_bytes", (json_int_t)memory->weights_bytes, "workspace_bytes",
@@ -114,7 +114,7 @@ json_t *json_memory(const struct kvs_engine_memory *memory)
 		(json_int_t)memory->kv_unshared_bytes, "kv_row_bytes", (json_int_t)memory->kv_row_bytes);
 }
 
-int print_json(json_t *object)
+int run_print_json(json_t *object)
 {
 	char *text = object ? json_dumps(object, JSON_INDENT(2)) : NULL;
 
@@ -123,10 +123,10 @@ int print_json(json_t *object)
 		return kvs_fail(-ENOMEM, "no memory for the JSON report");
 	puts(text);
 	free(text);
-	return flush_stdout();
+	return run_flush_stdout();
 }
 
-void print_memory_summary(const struct kvs_engine_memory *memory)
+void run_print_memory_summary(const struct kvs_engine_memory *memory)
 {
 	double physical = memory->kv_physical_bytes / 1048576.0, unshared = memory->kv_unshared_bytes / 1048576.0;
 
@@ -135,10 +135,10 @@ void print_memory_summary(const struct kvs_engine_memory *memory)
 		unshared > 0 ? 100 * (unshared - physical) / unshared : 0.0);
 }
 
-void progress_show(const char *what, size_t done, size_t total)
+void run_progress_show(const char *what, size_t done, size_t total)
 {
 	static double shown;
-	double now = now_s();
+	double now = run_now_s();
 	int filled = total ? (int)(30 * done / total) : 0;
 
 	if (!isatty(STDERR_FILENO) || (now - shown < 0.05 && done < total))
@@ -148,7 +148,7 @@ void progress_show(const char *what, size_t done, size_t total)
 		total ? (int)(100 * done / total) : 0);
 }
 
-void progress_clear(void)
+void run_progress_clear(void)
 {
 	if (isatty(STDERR_FILENO))
 		fputs("\r\033[K", stderr);

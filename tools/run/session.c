@@ -7,13 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-void show_load(void *arg, size_t done_bytes, size_t total_bytes)
+void run_show_load(void *arg, size_t done_bytes, size_t total_bytes)
 {
 	(void)arg;
-	progress_show("loading weights", done_bytes, total_bytes);
+	run_progress_show("loading weights", done_bytes, total_bytes);
 }
 
-static int load_plan(const struct model_options *options, kvs_plan **plan)
+static int load_plan(const struct run_model_options *options, kvs_plan **plan)
 {
 	if (options->plan_path)
 		return kvs_plan_load(options->plan_path, plan);
@@ -22,7 +22,7 @@ static int load_plan(const struct model_options *options, kvs_plan **plan)
 	return 0;
 }
 
-static int open_engine(const struct model_options *options, struct session *session)
+static int open_engine(const struct run_model_options *options, struct run_session *session)
 {
 	struct kvs_engine_options engine = {.plan = session->plan,
 		.ctx_tokens = options->ctx_tokens,
@@ -30,10 +30,10 @@ static int open_engine(const struct model_options *options, struct session *sess
 		.kv_dtype = options->kv_dtype,
 		.kv_dtype_set = options->kv_dtype_set,
 		.no_premap = options->no_premap,
-		.progress = options->quiet ? NULL : show_load};
+		.progress = options->quiet ? NULL : run_show_load};
 	int err = kvs_engine_open(session->cu, session->ckpt, &engine, &session->engine);
 
-	progress_clear();
+	run_progress_clear();
 	return err;
 }
 
@@ -49,7 +49,7 @@ static void warn_of(const kvs_checkpoint *ckpt)
 }
 
 /* It works, and what it works out to is anyone's guess. */
-static void warn_of_context(const struct model_options *options, const struct kvs_config *config)
+static void warn_of_context(const struct run_model_options *options, const struct kvs_config *config)
 {
 	if (options->ctx_tokens > config->max_positions)
 		fprintf(stderr,
@@ -58,11 +58,11 @@ static void warn_of_context(const struct model_options *options, const struct kv
 			options->ctx_tokens, config->max_positions);
 }
 
-int session_open_model(const struct model_options *options, struct session *session)
+int run_session_open_model(const struct run_model_options *options, struct run_session *session)
 {
 	int err;
 
-	*session = (struct session){0};
+	*session = (struct run_session){0};
 	err = load_plan(options, &session->plan);
 	if (!err)
 		err = kvs_checkpoint_open(options->dir, &session->ckpt);
@@ -73,32 +73,32 @@ int session_open_model(const struct model_options *options, struct session *sess
 	if (!err)
 		err = kvs_cu_open(options->device ? options->device : "auto", &session->cu);
 	if (err)
-		session_close(session);
+		run_session_close(session);
 	else
 		warn_of(session->ckpt);
 	return err;
 }
 
-int session_open(const struct model_options *options, struct session *session)
+int run_session_open(const struct run_model_options *options, struct run_session *session)
 {
-	double start = now_s();
-	int err = session_open_model(options, session);
+	double start = run_now_s();
+	int err = run_session_open_model(options, session);
 
 	if (err)
 		return err;
 	err = open_engine(options, session);
 	if (err)
-		session_close(session);
-	session->load_s = now_s() - start;
+		run_session_close(session);
+	session->load_s = run_now_s() - start;
 	return err;
 }
 
-void session_close(struct session *session)
+void run_session_close(struct run_session *session)
 {
 	kvs_engine_close(session->engine);
 	kvs_cu_close(session->cu);
 	kvs_tokenizer_close(session->tokenizer);
 	kvs_checkpoint_close(session->ckpt);
 	kvs_plan_free(session->plan);
-	*session = (struct session){0};
+	*session = (struct run_session){0};
 }

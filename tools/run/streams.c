@@ -14,7 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
-int flush_stdout(void)
+int run_flush_stdout(void)
 {
 	bool failed_before = ferror(stdout);
 	int reason;
@@ -28,28 +28,28 @@ int flush_stdout(void)
 	return kvs_fail(-EIO, "writing to stdout: %s", reason ? strerror(reason) : "a part of it was lost");
 }
 
-bool is_stdout(const char *path)
+bool run_is_stdout(const char *path)
 {
 	return !strcmp(path, "-");
 }
 
-int write_output(const char *path, const char *text)
+int run_write_output(const char *path, const char *text)
 {
-	if (!is_stdout(path))
+	if (!run_is_stdout(path))
 		return kvs_file_write(path, text, strlen(text));
 	fputs(text, stdout);
-	return flush_stdout();
+	return run_flush_stdout();
 }
 
 static void check_at_exit(void)
 {
-	int err = flush_stdout();
+	int err = run_flush_stdout();
 
 	if (!err && fclose(stdout)) /* some file systems say only now that there is no room */
 		err = kvs_fail(-EIO, "writing to stdout: %s", strerror(errno));
 	if (!err)
 		return;
-	complain();
+	run_complain();
 	_exit(EXIT_FAILURE);
 }
 
@@ -66,7 +66,7 @@ static int fill_descriptors(void)
 	return 0;
 }
 
-int open_streams(void)
+int run_open_streams(void)
 {
 	int err = fill_descriptors();
 

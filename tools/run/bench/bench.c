@@ -45,7 +45,7 @@ static const struct argp_option options[] = {
 	{"layers", OPTION_LAYERS, "N", 0, "that many layers instead of the shape's", 0},
 	{"ctx", OPTION_CTX, "TOKENS", 0, "longest context (default 8192, on the host 512)", 0},
 	{"dtype", OPTION_DTYPE, "f16|bf16|f32", 0, "of weights, K and V (default: bf16)", 0},
-	{"device", OPTION_DEVICE, DEVICE_WORDS, 0, DEVICE_HELP, 0},
+	{"device", OPTION_DEVICE, RUN_DEVICE_WORDS, 0, RUN_DEVICE_HELP, 0},
 	{"json", OPTION_JSON, NULL, 0, "print one JSON object on stdout, and nothing else there", 0},
 	{0},
 };
@@ -88,16 +88,16 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		env->shape = text;
 		return 0;
 	case OPTION_LAYERS:
-		env->layers = parse_number(state, "--layers", text, 1, KVS_PLAN_MAX_LAYERS);
+		env->layers = run_parse_number(state, "--layers", text, 1, KVS_PLAN_MAX_LAYERS);
 		return 0;
 	case OPTION_CTX:
-		env->ctx_tokens = parse_number(state, "--ctx", text, 64, 1 << 20);
+		env->ctx_tokens = run_parse_number(state, "--ctx", text, 64, 1 << 20);
 		return 0;
 	case OPTION_DTYPE:
-		env->dtype = parse_dtype(state, "--dtype", text);
+		env->dtype = run_parse_dtype(state, "--dtype", text);
 		return 0;
 	case OPTION_DEVICE:
-		env->device = parse_device(state, text);
+		env->device = run_parse_device(state, text);
 		return 0;
 	case OPTION_JSON:
 		env->json = true;
@@ -176,8 +176,8 @@ int bench_time(struct bench *bench, CUstream stream, int (*run)(void *arg), void
 		runs = 1; /* there is no launch to hide, and a run is long */
 	for (int warm = 0; warm < 3 && !err; warm++)
 		err = time_runs(&timer, run, arg, 1, &samples[0]);
-	begun = now_s();
-	while (!err && count < 1000 && (count < 5 || now_s() - begun < 0.5))
+	begun = run_now_s();
+	while (!err && count < 1000 && (count < 5 || run_now_s() - begun < 0.5))
 		err = time_runs(&timer, run, arg, runs, &samples[count++]);
 	close_timer(&timer);
 	if (!err)
@@ -259,7 +259,7 @@ static void choose_shape(const struct env *env, struct bench *bench)
 static int run_suites(const struct env *env, struct bench *bench)
 {
 	const struct bench_shape *shape = &bench->shape;
-	json_t *report = json_pack("{s:o,s:{s:s,s:i,s:i,s:i,s:i,s:i},s:s,s:i}", "device", json_device(bench->cu),
+	json_t *report = json_pack("{s:o,s:{s:s,s:i,s:i,s:i,s:i,s:i},s:s,s:i}", "device", run_json_device(bench->cu),
 		"shape", "name", shape->name, "layers", shape->layers, "hidden", shape->hidden, "heads", shape->heads,
 		"kv_heads", shape->kv_heads, "head_dim", shape->head_dim, "dtype", kvs_dtype_name(bench->dtype), "ctx",
 		bench->ctx_tokens);
@@ -275,7 +275,7 @@ static int run_suites(const struct env *env, struct bench *bench)
 		json_decref(report);
 		return err;
 	}
-	return print_json(report);
+	return run_print_json(report);
 }
 
 static const struct argp argp = {options, parse, NULL,
@@ -299,7 +299,7 @@ static int run_command(int argc, char **argv)
 		err = run_suites(&env, &bench);
 	}
 	if (err)
-		complain();
+		run_complain();
 	if (bench.to)
 		KVS_CU_GIVE_BACK(bench.cu->cuMemFree(bench.to));
 	if (bench.from)
@@ -308,5 +308,5 @@ static int run_command(int argc, char **argv)
 	return err ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
-const struct command bench_command = {"bench",
+const struct run_subcommand run_bench_command = {"bench",
 	"kernels and engine on a model's shape, against the device's copy bandwidth", &argp, run_command, NULL};

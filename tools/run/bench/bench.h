@@ -1,8 +1,8 @@
 /*
  * tools/run/bench/bench.h: what the suites of `kvshare-run bench` share.
  */
-#ifndef KVS_BENCH_H
-#define KVS_BENCH_H
+#ifndef KVS_RUN_BENCH_H
+#define KVS_RUN_BENCH_H
 
 #include "../run.h"
 

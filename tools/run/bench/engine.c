@@ -70,12 +70,12 @@ static int measure_steps(kvs_engine *engine, int prompt, double *step_s, double 
 	int err = kvs_engine_argmax(engine, &id);
 
 	for (int step = 0; step < DECODE_STEPS && !err; step++) {
-		double start = now_s();
+		double start = run_now_s();
 		err = kvs_engine_append(engine, 0, &id, 1);
-		enqueued[step] = now_s() - start;
+		enqueued[step] = run_now_s() - start;
 		if (!err)
 			err = kvs_engine_argmax(engine, &id);
-		steps[step] = now_s() - start;
+		steps[step] = run_now_s() - start;
 	}
 	if (err)
 		return err;
@@ -101,14 +101,14 @@ static int measure_parts(kvs_engine *engine, struct speed *speed)
 static int measure_prompt(kvs_engine *engine, const int32_t *ids, struct speed *speed)
 {
 	uint64_t before = kvs_engine_bytes_moved(engine);
-	double start = now_s();
+	double start = run_now_s();
 	int err = kvs_engine_truncate(engine, 0, 0);
 
 	if (!err)
 		err = kvs_engine_append(engine, 0, ids, speed->prompt);
 	if (!err)
 		err = kvs_engine_wait(engine);
-	speed->prefill_s = now_s() - start;
+	speed->prefill_s = run_now_s() - start;
 	speed->prefill_bytes = kvs_engine_bytes_moved(engine) - before;
 	return err;
 }
@@ -197,7 +197,7 @@ static json_t *json_speed(const struct bench *bench, const struct speed *speed)
 		bench_percent(bench, speed->prefill_bytes, speed->prefill_s), "step_ms", 1000 * speed->step_s,
 		"enqueue_ms", 1000 * speed->enqueue_s, "decode_tokens_per_s", 1 / speed->step_s, "step_percent_of_copy",
 		bench_percent(bench, speed->step_bytes, speed->step_s), "parts_ms", json_parts(speed), "memory",
-		json_memory(&speed->memory));
+		run_json_memory(&speed->memory));
 }
 
 static void print_speed(const struct bench *bench, const char *name, const struct speed *speed)

@@ -33,9 +33,9 @@ static int measure_growth(struct bench *bench, bool premap, bool ahead, struct g
 		err = kvs_cache_resize(cache, 0, bench->ctx_tokens);
 	*growth = (struct growth){0};
 	for (int tokens = 1; tokens <= bench->ctx_tokens && !err; tokens++) {
-		double start = now_s(), took;
+		double start = run_now_s(), took;
 		err = kvs_cache_resize(cache, 0, ahead ? bench->ctx_tokens : tokens);
-		took = now_s() - start;
+		took = run_now_s() - start;
 		growth->mean_s += took / bench->ctx_tokens;
 		growth->worst_s = took > growth->worst_s ? took : growth->worst_s;
 	}
@@ -66,11 +66,11 @@ static int measure_decode(struct bench *bench, const struct way *way, struct gro
 	if (!err)
 		err = kvs_engine_append(engine, 0, ids, prompt);
 	for (int step = -3; step < steps && !err; step++) { /* the first three warm up */
-		double start = now_s(), took;
+		double start = run_now_s(), took;
 		err = kvs_engine_append(engine, 0, &id, 1);
 		if (!err)
 			err = kvs_engine_argmax(engine, &id);
-		took = now_s() - start;
+		took = run_now_s() - start;
 		if (step < 0)
 			continue;
 		growth->mean_s += took / steps;

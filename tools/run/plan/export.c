@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-extern const char export_transformers[], export_vllm[]; /* exports.S */
+extern const char plan_export_transformers[], plan_export_vllm[]; /* exports.S */
 
 static void put_owners(FILE *out, const kvs_plan *plan, enum kvs_k_or_v which, const char *separator)
 {
@@ -83,7 +83,7 @@ int plan_export(const kvs_plan *plan, enum plan_format format, char **text)
 		put_owners(out, plan, KVS_K, "_");
 		fputc('\n', out);
 	} else {
-		put_python(out, plan, format == PLAN_VLLM ? export_vllm : export_transformers);
+		put_python(out, plan, format == PLAN_VLLM ? plan_export_vllm : plan_export_transformers);
 	}
 	if (!fclose(out))
 		return 0;

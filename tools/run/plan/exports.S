@@ -1,8 +1,8 @@
 /* tools/run/plan/exports.S: the Python that `plan convert` fills a plan into, as text inside the program. */
 	.section .rodata
 	.macro export name, file
-	.global export_\name
-export_\name:
+	.global plan_export_\name
+plan_export_\name:
 	.incbin "\file" /* the macro took the quotes off */
 	.byte 0
 	.endm

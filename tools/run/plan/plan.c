@@ -24,7 +24,7 @@ static void parse_to(struct argp_state *state, struct env *env, const char *text
 {
 	static const char *const formats[] = {"json", "lckv", "vllm", "transformers", NULL}; /* enum plan_format */
 
-	env->to = parse_word(state, "--to", text, formats);
+	env->to = run_parse_word(state, "--to", text, formats);
 	env->to_set = true;
 }
 
@@ -32,7 +32,7 @@ static void parse_from(struct argp_state *state, struct env *env, const char *te
 {
 	static const char *const formats[] = {"json", "lckv", NULL};
 
-	env->from_lckv = parse_word(state, "--from", text, formats);
+	env->from_lckv = run_parse_word(state, "--from", text, formats);
 }
 
 static void parse_path(struct argp_state *state, struct env *env, const char *text)
@@ -74,7 +74,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		env->output = text;
 		return 0;
 	case OPTION_OWNERS:
-		env->owners = parse_owners(state, text);
+		env->owners = run_parse_owners(state, text);
 		return 0;
 	case OPTION_JSON:
 		env->json = true;
@@ -205,7 +205,7 @@ static int convert(const struct env *env, const kvs_plan *plan)
 
 	if (err)
 		return err;
-	err = write_output(env->output ? env->output : "-", text);
+	err = run_write_output(env->output ? env->output : "-", text);
 	free(text);
 	return err;
 }
@@ -224,7 +224,7 @@ static int run_verb(const struct argp *argp, int argc, char **argv, int (*run)(c
 		err = run(&env, plan);
 		kvs_plan_free(plan);
 	}
-	return err ? complain() : EXIT_SUCCESS;
+	return err ? run_complain() : EXIT_SUCCESS;
 }
 
 static const struct argp show_argp = {show_options, parse, "[PLAN]",
@@ -265,12 +265,12 @@ static int run_convert(int argc, char **argv)
 	return run_verb(&convert_argp, argc, argv, convert);
 }
 
-static const struct command verbs[] = {
+static const struct run_subcommand verbs[] = {
 	{"show", "who shares with whom, as a table with a map", &show_argp, run_show, NULL},
 	{"check", "whether a plan fits a model", &check_argp, run_check, NULL},
 	{"convert", "a plan for vLLM or transformers, in LCKV's notation, or back", &convert_argp, run_convert, NULL},
 	{0},
 };
 
-const struct command plan_command = {
+const struct run_subcommand run_plan_command = {
 	"plan", "look at a plan, check it against a model, or hand it to other programs", NULL, NULL, verbs};

@@ -246,7 +246,7 @@ static int put_json(json_t *document, const struct map *k, const struct map *v)
 		json_object_set_new(document, "v_owned", json_integer(owned_by(v))) ||
 		json_object_set_new(document, "kv_fraction", json_real(kv_fraction(k, v))))
 		return kvs_fail(-ENOMEM, "no memory for the JSON report");
-	return print_json(json_incref(document));
+	return run_print_json(json_incref(document));
 }
 
 static int put_text(const char *name, const json_t *document, const struct map *k, const struct map *v)

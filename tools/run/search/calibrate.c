@@ -68,7 +68,7 @@ static void parse_order(struct argp_state *state, struct kvs_pair_options *pairs
 	char *end;
 
 	if (strncmp(text, "random:", 7)) {
-		pairs->order = parse_word(state, "--order", text, orders);
+		pairs->order = run_parse_word(state, "--order", text, orders);
 		return;
 	}
 	errno = 0;
@@ -78,15 +78,15 @@ static void parse_order(struct argp_state *state, struct kvs_pair_options *pairs
 		argp_error(state, "--order is \"%s\": a seed is a whole number, as in random:7", text);
 }
 
-static void check(struct argp_state *state, struct calibrate *env)
+static void check(struct argp_state *state, struct run_calibrate *env)
 {
 	if (!env->text_path)
 		argp_error(state, "which text? Name it with --text FILE");
 	if (!env->output)
 		argp_error(state, "where to? Name the plan to write with -o PLAN");
-	if (is_stdout(env->output) && (env->search.sweep || env->resume))
+	if (run_is_stdout(env->output) && (env->search.sweep || env->resume))
 		argp_error(state, "-o - is standard output: --sweep writes a directory, --resume reads a plan's file");
-	if (is_stdout(env->output) && env->model.json)
+	if (run_is_stdout(env->output) && env->model.json)
 		argp_error(state, "-o - and --json both write to standard output: name a file with -o");
 	if (env->share && env->rate > 0)
 		argp_error(state, "--share and --rate both say how many: give one of them");
@@ -96,34 +96,36 @@ static void check(struct argp_state *state, struct calibrate *env)
 		argp_error(state, "--threshold belongs to kvsharer and auto: nll takes the least loss");
 }
 
-static error_t parse_search(int key, char *text, struct argp_state *state, struct calibrate *env)
+static error_t parse_search(int key, char *text, struct argp_state *state, struct run_calibrate *env)
 {
 	static const char *const methods[] = {"kvsharer", "nll", "auto", NULL}, *const kinds[] = {
 											"code", "paper", NULL};
 
 	switch (key) {
 	case OPTION_METHOD:
-		env->search.method = parse_word(state, "--method", text, methods);
+		env->search.method = run_parse_word(state, "--method", text, methods);
 		return 0;
 	case OPTION_DISTANCE:
-		env->search.pairs.distance = parse_word(state, "--distance", text, kinds);
+		env->search.pairs.distance = run_parse_word(state, "--distance", text, kinds);
 		return 0;
 	case OPTION_COSINE:
-		env->search.cosine = parse_word(state, "--cosine", text, kinds);
+		env->search.cosine = run_parse_word(state, "--cosine", text, kinds);
 		return 0;
 	case OPTION_ORDER:
 		parse_order(state, &env->search.pairs, text);
 		env->order_set = true;
 		return 0;
 	case OPTION_THRESHOLD:
-		env->search.threshold = parse_real(state, "--threshold", text, -1, 1, "from -1 to 1, as a cosine is,");
+		env->search.threshold =
+			run_parse_real(state, "--threshold", text, -1, 1, "from -1 to 1, as a cosine is,");
 		env->threshold_set = true;
 		return 0;
 	case OPTION_SPLIT_KV:
 		env->search.pairs.split = true;
 		return 0;
 	case OPTION_PROTECT_LAST:
-		env->search.pairs.protect_last = parse_number(state, "--protect-last", text, 0, KVS_PLAN_MAX_LAYERS);
+		env->search.pairs.protect_last =
+			run_parse_number(state, "--protect-last", text, 0, KVS_PLAN_MAX_LAYERS);
 		return 0;
 	case OPTION_SWEEP:
 		env->search.sweep = true;
@@ -134,7 +136,7 @@ static error_t parse_search(int key, char *text, struct argp_state *state, struc
 
 static error_t parse(int key, char *text, struct argp_state *state)
 {
-	struct calibrate *env = state->input;
+	struct run_calibrate *env = state->input;
 
 	switch (key) {
 	case ARGP_KEY_INIT:
@@ -148,13 +150,13 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		env->output = text;
 		return 0;
 	case OPTION_SHARE:
-		env->share = parse_number(state, "--share", text, 1, KVS_PLAN_MAX_LAYERS);
+		env->share = run_parse_number(state, "--share", text, 1, KVS_PLAN_MAX_LAYERS);
 		return 0;
 	case OPTION_RATE:
-		env->rate = parse_real(state, "--rate", text, DBL_MIN, 1 - DBL_EPSILON, "between 0 and 1");
+		env->rate = run_parse_real(state, "--rate", text, DBL_MIN, 1 - DBL_EPSILON, "between 0 and 1");
 		return 0;
 	case OPTION_BATCH:
-		env->batch = parse_number(state, "--batch", text, 1, 1 << 12);
+		env->batch = run_parse_number(state, "--batch", text, 1, 1 << 12);
 		return 0;
 	case OPTION_RESUME:
 		env->resume = true;
@@ -200,20 +202,20 @@ static int check_writable(const char *path)
 }
 
 /* Said before the search, not after it. */
-static int check_output(const struct calibrate *env)
+static int check_output(const struct run_calibrate *env)
 {
 	struct stat info;
 
 	if (env->search.sweep)
-		return make_directory(env->output);
-	if (is_stdout(env->output))
+		return run_make_directory(env->output);
+	if (run_is_stdout(env->output))
 		return 0;
 	if (!stat(env->output, &info) && S_ISDIR(info.st_mode))
 		return kvs_fail(-EISDIR, "%s: is a directory, -o takes a file", env->output);
 	return check_writable(env->output);
 }
 
-static int set_share(struct calibrate *env, const struct kvs_config *config)
+static int set_share(struct run_calibrate *env, const struct kvs_config *config)
 {
 	double rate = env->rate > 0 ? env->rate : DEFAULT_RATE;
 
@@ -230,7 +232,7 @@ static int set_share(struct calibrate *env, const struct kvs_config *config)
 	return 0;
 }
 
-static int load_replay(struct calibrate *env)
+static int load_replay(struct run_calibrate *env)
 {
 	char *path = NULL;
 	kvs_plan *plan;
@@ -238,7 +240,7 @@ static int load_replay(struct calibrate *env)
 
 	if (!env->resume)
 		return 0;
-	if (asprintf(&path, env->search.sweep ? "%s/" SWEEP_PLAN : "%s", env->output) < 0)
+	if (asprintf(&path, env->search.sweep ? "%s/" RUN_SWEEP_PLAN : "%s", env->output) < 0)
 		return kvs_fail(-ENOMEM, "no memory for a path");
 	err = kvs_plan_load(path, &plan);
 	free(path);
@@ -252,25 +254,25 @@ static int load_replay(struct calibrate *env)
 	return err;
 }
 
-static int open_engine(struct calibrate *env, struct session *session)
+static int open_engine(struct run_calibrate *env, struct run_session *session)
 {
 	struct kvs_engine_options engine = {.kv_dtype = env->model.kv_dtype,
 		.kv_dtype_set = env->model.kv_dtype_set,
 		.chunk_tokens = env->batch ? env->batch * env->text.sample_tokens : env->model.chunk_tokens,
 		.no_premap = env->model.no_premap,
-		.stop = watch_stopped,
-		.progress = env->model.quiet ? NULL : show_load};
+		.stop = run_watch_stopped,
+		.progress = env->model.quiet ? NULL : run_show_load};
 	int err = kvs_calib_open_engine(session->cu, session->ckpt, &engine, &env->text, 1, &session->engine);
 
-	progress_clear();
+	run_progress_clear();
 	return err;
 }
 
-static int cut_text(struct calibrate *env, const struct session *session)
+static int cut_text(struct run_calibrate *env, const struct run_session *session)
 {
 	char *text;
 	size_t bytes;
-	int err = read_text(env->text_path, &text, &bytes);
+	int err = run_read_text(env->text_path, &text, &bytes);
 
 	if (err)
 		return err;
@@ -281,27 +283,27 @@ static int cut_text(struct calibrate *env, const struct session *session)
 	return err;
 }
 
-static int search(struct calibrate *env, struct session *session, struct kvs_search_result *result)
+static int search(struct run_calibrate *env, struct run_session *session, struct kvs_search_result *result)
 {
 	struct kvs_capture capture = {0};
 	int err;
 
-	watch_signals();
+	run_watch_signals();
 	env->watch.quiet = env->model.quiet;
-	env->search.progress = (struct kvs_calib_progress){watch_step, &env->watch};
+	env->search.progress = (struct kvs_calib_progress){run_watch_step, &env->watch};
 	err = kvs_capture_run(session->engine, &env->text, &env->search.progress, &capture);
 	if (!err)
 		err = kvs_search_run(session->engine, &env->text, &capture, &env->search, result);
-	progress_clear();
+	run_progress_clear();
 	kvs_capture_clear(&capture);
 	return err;
 }
 
-static int run_in_session(struct calibrate *env, struct session *session)
+static int run_in_session(struct run_calibrate *env, struct run_session *session)
 {
 	const struct kvs_config *config = kvs_checkpoint_config(session->ckpt);
 	struct kvs_search_result result;
-	double start = now_s();
+	double start = run_now_s();
 	int err;
 
 	env->plan_model = (struct kvs_plan_model){config->model_type, config->layers, config->kv_heads,
@@ -319,44 +321,46 @@ static int run_in_session(struct calibrate *env, struct session *session)
 		err = search(env, session, &result);
 	if (err)
 		return err;
-	err = calibrate_report(env, session, &result, now_s() - start);
+	err = run_calibrate_report(env, session, &result, run_now_s() - start);
 	kvs_search_result_clear(&result);
 	return err;
 }
 
-static int run_calibrate(struct calibrate *env)
+static int calibrate(struct run_calibrate *env)
 {
-	struct session session;
+	struct run_session session;
 	int err = check_output(env);
 
 	if (!err)
-		err = session_open_model(&env->model, &session);
+		err = run_session_open_model(&env->model, &session);
 	if (err)
 		return err;
 	err = run_in_session(env, &session);
-	if (!watch_stopped()) /* closing would wait for what still runs */
-		session_close(&session);
+	if (!run_watch_stopped()) /* closing would wait for what still runs */
+		run_session_close(&session);
 	kvs_calib_text_clear(&env->text);
 	free(env->replay);
 	return err;
 }
 
-static const struct argp_child children[] = {{&model_argp, 0, NULL, 0}, {&text_argp, 0, NULL, 0}, {0}};
+static const struct argp_child children[] = {{&run_model_argp, 0, NULL, 0}, {&run_text_argp, 0, NULL, 0}, {0}};
 static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
 
 static int run_command(int argc, char **argv)
 {
-	struct calibrate env = {.search = {.method = KVS_METHOD_AUTO, .threshold = 0.5, .drop_means = true}};
+	struct run_calibrate env = {.search = {.method = KVS_METHOD_AUTO, .threshold = 0.5, .drop_means = true}};
 	int err;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &env);
-	err = run_calibrate(&env);
+	err = calibrate(&env);
 	if (err) {
-		complain();
-		return err == -ECANCELED ? EXIT_INTERRUPTED : EXIT_FAILURE;
+		run_complain();
+		return err == -ECANCELED ? RUN_EXIT_INTERRUPTED : EXIT_FAILURE;
 	}
-	return env.end == KVS_SEARCH_EXHAUSTED ? EXIT_EXHAUSTED : env.end == KVS_SEARCH_STOPPED ? EXIT_INTERRUPTED : 0;
+	return env.end == KVS_SEARCH_EXHAUSTED ? RUN_EXIT_EXHAUSTED
+	       : env.end == KVS_SEARCH_STOPPED ? RUN_EXIT_INTERRUPTED
+					       : 0;
 }
 
-const struct command calibrate_command = {
+const struct run_subcommand run_calibrate_command = {
 	"calibrate", "find a plan: which layers can share, and what it costs", &argp, run_command, NULL};

@@ -5,11 +5,11 @@
 #include "../../../calib/calib.h"
 #include "../run.h"
 
-#define EXIT_EXHAUSTED 3       /* fewer layers share than wanted */
-#define SWEEP_PLAN "plan.json" /* in a sweep's directory: the plan with all trials */
+#define RUN_EXIT_EXHAUSTED 3       /* fewer layers share than wanted */
+#define RUN_SWEEP_PLAN "plan.json" /* in a sweep's directory: the plan with all trials */
 
-struct calibrate {
-	struct model_options model;
+struct run_calibrate {
+	struct run_model_options model;
 	struct kvs_text_options text_options;
 	struct kvs_search_options search;
 	const char *text_path, *output;
@@ -22,12 +22,12 @@ struct calibrate {
 	struct kvs_calib_text text;
 	struct kvs_plan_model plan_model;
 	struct kvs_trial *replay;
-	struct watch watch;
+	struct run_watch watch;
 	enum kvs_search_end end;
 };
 
 /* Writes the plan or plans, and says what was found. */
-int calibrate_report(
-	struct calibrate *env, const struct session *session, const struct kvs_search_result *result, double seconds);
+int run_calibrate_report(struct run_calibrate *env, const struct run_session *session,
+	const struct kvs_search_result *result, double seconds);
 
 #endif

@@ -10,7 +10,7 @@
 
 /* ---- files ---- */
 
-static int save_point(const struct calibrate *env, const struct kvs_search_result *result,
+static int save_point(const struct run_calibrate *env, const struct kvs_search_result *result,
 	const struct kvs_search_point *point, bool with_trials, const char *path)
 {
 	kvs_plan *plan;
@@ -23,7 +23,7 @@ static int save_point(const struct calibrate *env, const struct kvs_search_resul
 	kvs_plan_free(plan);
 	if (err)
 		return err;
-	err = write_output(path, text);
+	err = run_write_output(path, text);
 	free(text);
 	return err;
 }
@@ -33,7 +33,7 @@ static int in_directory(const char *dir, const char *name, char **path)
 	return asprintf(path, "%s/%s", dir, name) < 0 ? kvs_fail(-ENOMEM, "no memory for a path") : 0;
 }
 
-static int save_sweep_plan(const struct calibrate *env, const struct kvs_search_result *result, size_t i)
+static int save_sweep_plan(const struct run_calibrate *env, const struct kvs_search_result *result, size_t i)
 {
 	char name[32], *path;
 	int err;
@@ -47,10 +47,10 @@ static int save_sweep_plan(const struct calibrate *env, const struct kvs_search_
 	return err;
 }
 
-static int save_sweep(const struct calibrate *env, const struct kvs_search_result *result)
+static int save_sweep(const struct run_calibrate *env, const struct kvs_search_result *result)
 {
 	char *plan = NULL, *json = NULL, *svg = NULL;
-	int err = in_directory(env->output, SWEEP_PLAN, &plan);
+	int err = in_directory(env->output, RUN_SWEEP_PLAN, &plan);
 
 	if (!err)
 		err = in_directory(env->output, "sweep.json", &json);
@@ -87,12 +87,12 @@ static json_t *walks_json(const struct kvs_search_result *result)
 		if (result->walks[walk].k_owners)
 			json_object_set_new(object, kvs_walk_name(walk),
 				json_pack("{s:i,s:o}", "shared_tensors", result->walks[walk].tensors, "nll",
-					json_number(result->walks[walk].nll)));
+					run_json_number(result->walks[walk].nll)));
 	return object;
 }
 
 /* The plan's own record has the trials: they are said here as they are written there. */
-static int trials_json(const struct calibrate *env, const struct kvs_search_result *result, json_t **out)
+static int trials_json(const struct run_calibrate *env, const struct kvs_search_result *result, json_t **out)
 {
 	kvs_plan *plan;
 	json_t *calibration;
@@ -110,33 +110,34 @@ static int trials_json(const struct calibrate *env, const struct kvs_search_resu
 	return err;
 }
 
-static int print_result(const struct calibrate *env, const struct session *session,
+static int print_result(const struct run_calibrate *env, const struct run_session *session,
 	const struct kvs_search_result *result, double seconds)
 {
 	static const char *const ends[] = {"complete", "exhausted", "stopped"};
 	const struct kvs_search_point *best = &result->best;
-	bool same = !memcmp(best->k_owners, best->v_owners, sizeof(int) * result->layers);
+	bool same = !memcmp(best->k_owners, best->v_owners, sizeof(*best->k_owners) * result->layers);
 	json_t *trials;
 	int err = trials_json(env, result, &trials);
 
 	if (err)
 		return err;
-	return print_json(json_pack(
-		"{s:o,s:o,s:o,s:o,s:o,s:f,s:s,s:s,s:i,s:i,s:o,s:o,s:i,s:b,s:i,s:I,s:o,s:f,s:f,s:o,s:o}", "owners",
-		same ? ints_json(best->k_owners, result->layers) : json_null(), "k_owners",
-		ints_json(best->k_owners, result->layers), "v_owners", ints_json(best->v_owners, result->layers),
-		"cosine", json_number(result->cosine), "trials", trials, "seconds", seconds, "end", ends[result->end],
-		"walk", kvs_walk_name(best->walk), "wanted_tensors", 2 * env->search.share, "shared_tensors",
-		best->tensors, "nll", json_number(best->nll), "full_nll", json_number(result->full_nll), "nll_tokens",
-		env->text.windows * env->text.window_tokens, "held_back", env->text.held_back, "skipped_lines",
-		env->text.skipped_lines, "replayed", (json_int_t)result->replayed, "walks", walks_json(result),
-		"search_s", result->search_s, "measure_s", result->measure_s, "device", json_device(session->cu),
-		"model", json_model(kvs_engine_config(session->engine))));
+	return run_print_json(
+		json_pack("{s:o,s:o,s:o,s:o,s:o,s:f,s:s,s:s,s:i,s:i,s:o,s:o,s:i,s:b,s:i,s:I,s:o,s:f,s:f,s:o,s:o}",
+			"owners", same ? ints_json(best->k_owners, result->layers) : json_null(), "k_owners",
+			ints_json(best->k_owners, result->layers), "v_owners",
+			ints_json(best->v_owners, result->layers), "cosine", run_json_number(result->cosine), "trials",
+			trials, "seconds", seconds, "end", ends[result->end], "walk", kvs_walk_name(best->walk),
+			"wanted_tensors", 2 * env->search.share, "shared_tensors", best->tensors, "nll",
+			run_json_number(best->nll), "full_nll", run_json_number(result->full_nll), "nll_tokens",
+			env->text.windows * env->text.window_tokens, "held_back", env->text.held_back, "skipped_lines",
+			env->text.skipped_lines, "replayed", (json_int_t)result->replayed, "walks", walks_json(result),
+			"search_s", result->search_s, "measure_s", result->measure_s, "device",
+			run_json_device(session->cu), "model", run_json_model(kvs_engine_config(session->engine))));
 }
 
 /* ---- words ---- */
 
-static void print_loss(FILE *out, const struct calibrate *env, const struct kvs_search_result *result)
+static void print_loss(FILE *out, const struct run_calibrate *env, const struct kvs_search_result *result)
 {
 	double full = result->full_nll, shared = result->best.nll;
 
@@ -175,9 +176,9 @@ static void print_sweep(FILE *out, const struct kvs_search_result *result)
 			kvs_walk_name(result->sweep[i].walk));
 }
 
-static void print_summary(const struct calibrate *env, const struct kvs_search_result *result, double seconds)
+static void print_summary(const struct run_calibrate *env, const struct kvs_search_result *result, double seconds)
 {
-	FILE *out = is_stdout(env->output) ? stderr : stdout; /* the plan is there alone */
+	FILE *out = run_is_stdout(env->output) ? stderr : stdout; /* the plan is there alone */
 
 	if (out == stderr && env->model.quiet)
 		return;
@@ -198,9 +199,9 @@ static void print_summary(const struct calibrate *env, const struct kvs_search_r
 	fputc('\n', stderr);
 }
 
-static void print_end(const struct calibrate *env, const struct kvs_search_result *result)
+static void print_end(const struct run_calibrate *env, const struct kvs_search_result *result)
 {
-	const char *where = is_stdout(env->output) ? "the plan" : env->output;
+	const char *where = run_is_stdout(env->output) ? "the plan" : env->output;
 
 	if (result->end == KVS_SEARCH_EXHAUSTED && !env->search.sweep)
 		fprintf(stderr,
@@ -216,8 +217,8 @@ static void print_end(const struct calibrate *env, const struct kvs_search_resul
 			result->trial_count, result->best.tensors / 2.0, env->search.share, where);
 }
 
-int calibrate_report(
-	struct calibrate *env, const struct session *session, const struct kvs_search_result *result, double seconds)
+int run_calibrate_report(struct run_calibrate *env, const struct run_session *session,
+	const struct kvs_search_result *result, double seconds)
 {
 	int err =
 		env->search.sweep ? save_sweep(env, result) : save_point(env, result, &result->best, true, env->output);

@@ -46,10 +46,10 @@ static const struct argp_option options[] = {
 };
 
 struct env {
-	struct model_options model;
+	struct run_model_options model;
 	struct kvs_study_options study;
 	const char *output;
-	struct watch watch;
+	struct run_watch watch;
 };
 
 /* ---- options ---- */
@@ -61,13 +61,13 @@ static void parse_methods(struct argp_state *state, struct kvs_study_options *st
 	for (int m = 0; m < KVS_STUDY_METHODS; m++)
 		names[m] = kvs_study_method_name(m);
 	for (char *name, *rest = list; (name = strsep(&rest, ","));)
-		study->methods |= 1u << parse_word(state, "--methods", name, names);
+		study->methods |= 1u << run_parse_word(state, "--methods", name, names);
 }
 
 static void parse_rates(struct argp_state *state, struct kvs_study_options *study, char *list)
 {
 	for (char *rate, *rest = list; (rate = strsep(&rest, ","));) {
-		double value = parse_real(state, "--rates", rate, DBL_MIN, 1 - DBL_EPSILON, "between 0 and 1");
+		double value = run_parse_real(state, "--rates", rate, DBL_MIN, 1 - DBL_EPSILON, "between 0 and 1");
 		if (study->rate_count == KVS_STUDY_MOST_RATES)
 			argp_error(state, "--rates: %d are the most", KVS_STUDY_MOST_RATES);
 		study->rates[study->rate_count++] = value;
@@ -95,7 +95,7 @@ static void check(struct argp_state *state, const struct env *env)
 		argp_error(state, "one text alone can come from standard input");
 	if (!env->output || !*env->output)
 		argp_error(state, "where to? Name a directory with -o DIR");
-	if (is_stdout(env->output))
+	if (run_is_stdout(env->output))
 		argp_error(state, "-o - is standard output: a study writes a directory");
 }
 
@@ -124,13 +124,14 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		parse_rates(state, &env->study, text);
 		return 0;
 	case OPTION_SEEDS:
-		env->study.seeds = parse_number(state, "--seeds", text, 1, 1000);
+		env->study.seeds = run_parse_number(state, "--seeds", text, 1, 1000);
 		return 0;
 	case OPTION_MAX_TOKENS:
-		env->study.text_tokens = parse_number(state, "--max-tokens", text, 16, 1 << 24);
+		env->study.text_tokens = run_parse_number(state, "--max-tokens", text, 16, 1 << 24);
 		return 0;
 	case OPTION_THRESHOLD:
-		env->study.threshold = parse_real(state, "--threshold", text, -1, 1, "from -1 to 1, as a cosine is,");
+		env->study.threshold =
+			run_parse_real(state, "--threshold", text, -1, 1, "from -1 to 1, as a cosine is,");
 		return 0;
 	case ARGP_KEY_ARG:
 		argp_error(state, "what is \"%s\"? The texts go behind --text and --calib", text);
@@ -160,7 +161,7 @@ static const char doc[] =
 static int read_source(struct kvs_source *source)
 {
 	char *text;
-	int err = read_text(source->name, &text, &source->count);
+	int err = run_read_text(source->name, &text, &source->count);
 
 	if (!err)
 		source->bytes = text;
@@ -192,7 +193,7 @@ static int say(const struct env *env, const kvs_study *study)
 		return err;
 	fputs(text, stdout);
 	free(text);
-	return flush_stdout();
+	return run_flush_stdout();
 }
 
 /* What a run that was stopped has found is written and said all the same. */
@@ -211,25 +212,25 @@ static int finish(const struct env *env, const kvs_study *study, int run_err)
 	if (!run_err)
 		return err;
 	if (err)
-		complain();
+		run_complain();
 	return kvs_fail(run_err,
 		"stopped after %zu of %zu rows; %s/study.json holds those; the same command goes on from here",
 		rows - left, rows, env->output);
 }
 
-static int run_rows(struct env *env, struct session *session, kvs_study *study, const char *path)
+static int run_rows(struct env *env, struct run_session *session, kvs_study *study, const char *path)
 {
-	struct kvs_calib_progress progress = {watch_step, &env->watch};
+	struct kvs_calib_progress progress = {run_watch_step, &env->watch};
 	size_t rows;
 	int err = kvs_study_resume(study, path);
 
 	if (!err && kvs_study_left(study, &rows)) {
 		err = kvs_study_open_engine(session->cu, session->ckpt, study, &session->engine);
-		progress_clear();
-		watch_signals();
+		run_progress_clear();
+		run_watch_signals();
 		if (!err)
 			err = kvs_study_run(study, session->engine, path, &progress);
-		progress_clear();
+		run_progress_clear();
 	}
 	return err && err != -ECANCELED ? err : finish(env, study, err);
 }
@@ -237,7 +238,7 @@ static int run_rows(struct env *env, struct session *session, kvs_study *study, 
 /* The directory is ours while we run: two studies in one would write over each other. */
 static int lock_directory(const char *path, int *lock)
 {
-	int err = make_directory(path);
+	int err = run_make_directory(path);
 
 	if (err)
 		return err;
@@ -252,7 +253,7 @@ static int lock_directory(const char *path, int *lock)
 	return err;
 }
 
-static int run_in_directory(struct env *env, struct session *session, kvs_study *study)
+static int run_in_directory(struct env *env, struct run_session *session, kvs_study *study)
 {
 	char *path;
 	int lock, err;
@@ -269,7 +270,7 @@ static int run_in_directory(struct env *env, struct session *session, kvs_study 
 }
 
 /* The directory is made last: until then bad input leaves nothing behind. */
-static int run_in_session(struct env *env, struct session *session)
+static int run_in_session(struct env *env, struct run_session *session)
 {
 	kvs_study *study;
 	int err;
@@ -281,8 +282,8 @@ static int run_in_session(struct env *env, struct session *session)
 		.kv_dtype_set = true,
 		.chunk_tokens = env->model.chunk_tokens,
 		.no_premap = env->model.no_premap,
-		.stop = watch_stopped,
-		.progress = env->model.quiet ? NULL : show_load};
+		.stop = run_watch_stopped,
+		.progress = env->model.quiet ? NULL : run_show_load};
 	err = kvs_study_create(session->ckpt, session->tokenizer, &env->study, &study);
 	if (err)
 		return err;
@@ -293,22 +294,22 @@ static int run_in_session(struct env *env, struct session *session)
 
 static int run(struct env *env)
 {
-	struct session session;
+	struct run_session session;
 	int err = read_sources(&env->study);
 
 	if (!err)
-		err = session_open_model(&env->model, &session);
+		err = run_session_open_model(&env->model, &session);
 	if (!err) {
 		env->watch.quiet = env->model.quiet;
 		err = run_in_session(env, &session);
-		if (!watch_stopped()) /* closing would wait for what still runs */
-			session_close(&session);
+		if (!run_watch_stopped()) /* closing would wait for what still runs */
+			run_session_close(&session);
 	}
 	free_sources(&env->study);
 	return err;
 }
 
-static const struct argp_child children[] = {{&model_argp, 0, NULL, 0}, {&text_argp, 0, NULL, 0}, {0}};
+static const struct argp_child children[] = {{&run_model_argp, 0, NULL, 0}, {&run_text_argp, 0, NULL, 0}, {0}};
 static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
 
 static int run_command(int argc, char **argv)
@@ -320,9 +321,9 @@ static int run_command(int argc, char **argv)
 	err = run(&env);
 	if (!err)
 		return EXIT_SUCCESS;
-	complain();
-	return err == -ECANCELED ? EXIT_INTERRUPTED : EXIT_FAILURE;
+	run_complain();
+	return err == -ECANCELED ? RUN_EXIT_INTERRUPTED : EXIT_FAILURE;
 }
 
-const struct command study_command = {
+const struct run_subcommand run_study_command = {
 	"study", "compare ways to share on a model: loss against memory, tables and charts", &argp, run_command, NULL};

@@ -27,23 +27,23 @@ static error_t parse(int key, char *text, struct argp_state *state)
 
 	switch (key) {
 	case OPTION_SAMPLES:
-		cut->samples = parse_number(state, "--samples", text, 1, 1 << 20);
+		cut->samples = run_parse_number(state, "--samples", text, 1, 1 << 20);
 		return 0;
 	case OPTION_SAMPLE_TOKENS:
-		cut->sample_tokens = parse_number(state, "--sample-tokens", text, 2, 1 << 16);
+		cut->sample_tokens = run_parse_number(state, "--sample-tokens", text, 2, 1 << 16);
 		return 0;
 	case OPTION_SAMPLE_BY:
-		cut->by = parse_word(state, "--sample-by", text, units);
+		cut->by = run_parse_word(state, "--sample-by", text, units);
 		return 0;
 	case OPTION_PLAN:
 	case OPTION_OWNERS:
 		argp_error(state, "plans are found here, not given: --plan and --owners belong to generate and eval");
 		return 0;
 	case OPTION_HELD_TOKENS:
-		cut->held_tokens = parse_number(state, "--held-tokens", text, 16, 1 << 24);
+		cut->held_tokens = run_parse_number(state, "--held-tokens", text, 16, 1 << 24);
 		return 0;
 	}
 	return ARGP_ERR_UNKNOWN;
 }
 
-const struct argp text_argp = {options, parse, NULL, NULL, NULL, NULL, NULL};
+const struct argp run_text_argp = {options, parse, NULL, NULL, NULL, NULL, NULL};

@@ -15,12 +15,12 @@ static void want_stop(int signal)
 	stop_wanted = 1;
 }
 
-bool watch_stopped(void)
+bool run_watch_stopped(void)
 {
 	return stop_wanted;
 }
 
-void watch_signals(void)
+void run_watch_signals(void)
 {
 	struct sigaction action = {.sa_handler = want_stop, .sa_flags = SA_RESETHAND | SA_RESTART}, hangup;
 
@@ -38,22 +38,22 @@ static void format_left(double seconds, char *text, size_t size)
 		snprintf(text, size, "%.0f min left", seconds / 60);
 }
 
-bool watch_step(void *arg, const char *what, size_t done, size_t total)
+bool run_watch_step(void *arg, const char *what, size_t done, size_t total)
 {
-	struct watch *watch = arg;
+	struct run_watch *watch = arg;
 	char label[96], left[32] = "";
 
 	if (total != watch->total || done < watch->done || !watch->started) {
 		watch->total = total;
 		watch->first = done;
-		watch->start = now_s();
+		watch->start = run_now_s();
 		watch->started = true;
 	}
 	watch->done = done;
 	if (done > watch->first && done < total)
-		format_left((now_s() - watch->start) * (total - done) / (done - watch->first), left, sizeof(left));
+		format_left((run_now_s() - watch->start) * (total - done) / (done - watch->first), left, sizeof(left));
 	snprintf(label, sizeof(label), "%-20s %11s", what, left);
 	if (!watch->quiet)
-		progress_show(label, done, total);
+		run_progress_show(label, done, total);
 	return !stop_wanted;
 }

@@ -16,7 +16,7 @@ enum { OPTION_TEXT = 512, OPTION_MAX_TOKENS };
 #define DEFAULT_WINDOW 1024
 
 struct env {
-	struct model_options model;
+	struct run_model_options model;
 	const char *text;
 	long max_tokens; /* 0: all */
 };
@@ -44,7 +44,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		env->text = text;
 		return 0;
 	case OPTION_MAX_TOKENS:
-		env->max_tokens = parse_number(state, "--max-tokens", text, 2, LONG_MAX);
+		env->max_tokens = run_parse_number(state, "--max-tokens", text, 2, LONG_MAX);
 		return 0;
 	case ARGP_KEY_ARG:
 		argp_error(state, "what is \"%s\"? The text goes behind --text", text);
@@ -66,7 +66,8 @@ static const char doc[] =
 	"  kvshare-run eval -m DIR --text heldout.txt --ctx 256\n"
 	"  kvshare-run eval -m DIR --text heldout.txt --ctx 256 --owners 0,1,2,1\n";
 
-static int score_windows(struct session *session, const int32_t *ids, size_t count, bool quiet, struct result *result)
+static int score_windows(
+	struct run_session *session, const int32_t *ids, size_t count, bool quiet, struct result *result)
 {
 	size_t ctx = kvs_engine_ctx(session->engine);
 	float *nll = malloc(sizeof(*nll) * ctx);
@@ -81,16 +82,16 @@ static int score_windows(struct session *session, const int32_t *ids, size_t cou
 			result->nll_sum += nll[i];
 		result->predicted += now;
 		if (!quiet)
-			progress_show("evaluating", first + now, count - 1);
+			run_progress_show("evaluating", first + now, count - 1);
 	}
-	progress_clear();
+	run_progress_clear();
 	free(nll);
 	if (!err && !isfinite(result->nll_sum))
 		err = kvs_fail(-EIO, "the loss is not a number: the model's weights may be damaged");
 	return err;
 }
 
-static int report(const struct env *env, struct session *session, const struct result *result, double seconds)
+static int report(const struct env *env, struct run_session *session, const struct result *result, double seconds)
 {
 	struct kvs_engine_memory memory;
 	double nll = result->nll_sum / result->predicted;
@@ -99,25 +100,26 @@ static int report(const struct env *env, struct session *session, const struct r
 	if (err)
 		return err;
 	if (env->model.json)
-		return print_json(json_pack("{s:f,s:o,s:I,s:i,s:f,s:o,s:o,s:o}", "nll", nll, "ppl",
-			json_number(exp(nll)), "tokens", (json_int_t)result->predicted, "ctx",
-			kvs_engine_ctx(session->engine), "seconds", seconds, "device", json_device(session->cu),
-			"model", json_model(kvs_engine_config(session->engine)), "memory", json_memory(&memory)));
+		return run_print_json(json_pack("{s:f,s:o,s:I,s:i,s:f,s:o,s:o,s:o}", "nll", nll, "ppl",
+			run_json_number(exp(nll)), "tokens", (json_int_t)result->predicted, "ctx",
+			kvs_engine_ctx(session->engine), "seconds", seconds, "device", run_json_device(session->cu),
+			"model", run_json_model(kvs_engine_config(session->engine)), "memory",
+			run_json_memory(&memory)));
 	printf("nll %.6f  ppl %.4f  tokens %zu\n", nll, exp(nll), result->predicted);
 	if (!env->model.quiet) {
 		fprintf(stderr, "device    %s\n", session->cu->name);
 		fprintf(stderr, "speed     %.1f tokens/s\n", result->predicted / seconds);
-		print_memory_summary(&memory);
+		run_print_memory_summary(&memory);
 	}
 	return 0;
 }
 
-static int evaluate(const struct env *env, struct session *session, const char *text, size_t bytes)
+static int evaluate(const struct env *env, struct run_session *session, const char *text, size_t bytes)
 {
 	int32_t *ids;
 	size_t count;
 	struct result result = {0};
-	double start = now_s();
+	double start = run_now_s();
 	int err = kvs_tokenizer_encode(session->tokenizer, text, bytes, true, &ids, &count);
 
 	if (err)
@@ -129,11 +131,11 @@ static int evaluate(const struct env *env, struct session *session, const char *
 	if (!err)
 		err = score_windows(session, ids, count, env->model.quiet, &result);
 	free(ids);
-	return err ? err : report(env, session, &result, now_s() - start);
+	return err ? err : report(env, session, &result, run_now_s() - start);
 }
 
 /* A window is a context: without --ctx it is the model's, but no more than what people use to compare perplexities. */
-static int default_window(struct model_options *model)
+static int default_window(struct run_model_options *model)
 {
 	kvs_checkpoint *ckpt;
 	int err;
@@ -152,25 +154,25 @@ static int default_window(struct model_options *model)
 
 static int run_eval(struct env *env)
 {
-	struct session session;
+	struct run_session session;
 	char *text;
 	size_t bytes;
-	int err = read_text(env->text, &text, &bytes);
+	int err = run_read_text(env->text, &text, &bytes);
 
 	if (err)
 		return err;
 	err = default_window(&env->model);
 	if (!err)
-		err = session_open(&env->model, &session);
+		err = run_session_open(&env->model, &session);
 	if (!err) {
 		err = evaluate(env, &session, text, bytes);
-		session_close(&session);
+		run_session_close(&session);
 	}
 	free(text);
 	return err;
 }
 
-static const struct argp_child children[] = {{&sharing_argp, 0, NULL, 0}, {&model_argp, 0, NULL, 0}, {0}};
+static const struct argp_child children[] = {{&run_sharing_argp, 0, NULL, 0}, {&run_model_argp, 0, NULL, 0}, {0}};
 static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
 
 static int run_command(int argc, char **argv)
@@ -178,7 +180,8 @@ static int run_command(int argc, char **argv)
 	struct env env = {0};
 
 	argp_parse(&argp, argc, argv, 0, NULL, &env);
-	return run_eval(&env) ? complain() : EXIT_SUCCESS;
+	return run_eval(&env) ? run_complain() : EXIT_SUCCESS;
 }
 
-const struct command eval_command = {"eval", "mean next-token loss and perplexity on a text", &argp, run_command, NULL};
+const struct run_subcommand run_eval_command = {
+	"eval", "mean next-token loss and perplexity on a text", &argp, run_command, NULL};

@@ -12,7 +12,7 @@
 enum { OPTION_TEMPERATURE = 512, OPTION_TOP_K, OPTION_TOP_P, OPTION_SEED, OPTION_IGNORE_EOS };
 
 struct env {
-	struct model_options model;
+	struct run_model_options model;
 	const char *prompt, *prompt_file;
 	int count; /* tokens to generate at most */
 	bool ignore_eos;
@@ -22,7 +22,7 @@ struct env {
 /* What one run has: the ids, what was made of them, and when. */
 struct run {
 	const struct env *env;
-	struct session session;
+	struct run_session session;
 	int32_t *prompt;
 	size_t prompt_count;
 	int32_t *ids; /* [env->count] */
@@ -62,21 +62,21 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		env->prompt_file = text;
 		return 0;
 	case 'n':
-		env->count = parse_number(state, "-n", text, 0, INT_MAX / 64);
+		env->count = run_parse_number(state, "-n", text, 0, INT_MAX / 64);
 		return 0;
 	case OPTION_TEMPERATURE:
 		env->sampling.temperature =
-			parse_real(state, "--temperature", text, 0, 1000, "from 0 (the likeliest token) to 1000");
+			run_parse_real(state, "--temperature", text, 0, 1000, "from 0 (the likeliest token) to 1000");
 		return 0;
 	case OPTION_TOP_K:
-		env->sampling.top_k = parse_number(state, "--top-k", text, 0, INT_MAX);
+		env->sampling.top_k = run_parse_number(state, "--top-k", text, 0, INT_MAX);
 		return 0;
 	case OPTION_TOP_P:
 		env->sampling.top_p =
-			parse_real(state, "--top-p", text, DBL_MIN, 1, "above 0 and at most 1 (all tokens)");
+			run_parse_real(state, "--top-p", text, DBL_MIN, 1, "above 0 and at most 1 (all tokens)");
 		return 0;
 	case OPTION_SEED:
-		env->sampling.seed = parse_number(state, "--seed", text, 0, LONG_MAX);
+		env->sampling.seed = run_parse_number(state, "--seed", text, 0, LONG_MAX);
 		return 0;
 	case OPTION_IGNORE_EOS:
 		env->ignore_eos = true;
@@ -109,7 +109,7 @@ static int encode_prompt(struct run *run)
 	int err;
 
 	if (run->env->prompt_file) {
-		err = read_text(run->env->prompt_file, &text, &bytes);
+		err = run_read_text(run->env->prompt_file, &text, &bytes);
 		if (err)
 			return err;
 	} else {
@@ -157,7 +157,7 @@ static int keep_text(struct run *run, const char *text, size_t bytes)
 	if (run->env->model.json || !bytes)
 		return 0;
 	fwrite(text, 1, bytes, stdout);
-	return flush_stdout();
+	return run_flush_stdout();
 }
 
 /* One token after the other until the count, an end-of-text token or the context's end. */
@@ -166,7 +166,7 @@ static int decode(struct run *run, kvs_sampler *sampler, kvs_text_stream *stream
 	kvs_engine *engine = run->session.engine;
 	const char *text;
 	size_t bytes;
-	double last = now_s();
+	double last = run_now_s();
 	int err = 0;
 
 	while (!err && run->count < run->env->count) {
@@ -177,8 +177,8 @@ static int decode(struct run *run, kvs_sampler *sampler, kvs_text_stream *stream
 		if (err || run->stop == STOP_EOS)
 			break;
 		run->ids[run->count] = id;
-		run->token_s[run->count++] = now_s() - last;
-		last = now_s();
+		run->token_s[run->count++] = run_now_s() - last;
+		last = run_now_s();
 		err = kvs_text_stream_push(stream, id, &text, &bytes);
 		if (!err)
 			err = keep_text(run, text, bytes);
@@ -200,7 +200,7 @@ static int generate(struct run *run)
 {
 	kvs_sampler *sampler = NULL;
 	kvs_text_stream *stream = NULL;
-	double start = now_s();
+	double start = run_now_s();
 	int err = kvs_sampler_create(&run->env->sampling, kvs_engine_config(run->session.engine)->vocab, &sampler);
 
 	if (!err)
@@ -209,11 +209,11 @@ static int generate(struct run *run)
 		err = kvs_engine_append(run->session.engine, 0, run->prompt, run->prompt_count);
 	if (!err)
 		err = kvs_engine_wait(run->session.engine);
-	run->prefill_s = now_s() - start;
-	start = now_s();
+	run->prefill_s = run_now_s() - start;
+	start = run_now_s();
 	if (!err)
 		err = decode(run, sampler, stream);
-	run->decode_s = now_s() - start;
+	run->decode_s = run_now_s() - start;
 	kvs_text_stream_free(stream);
 	kvs_sampler_free(sampler);
 	return err;
@@ -256,10 +256,10 @@ static int report_json(struct run *run, const struct kvs_engine_memory *memory)
 
 	for (int i = 0; i < run->count; i++)
 		json_array_append_new(tokens, json_integer(run->ids[i]));
-	return print_json(json_pack("{s:o,s:o,s:I,s:o,s:s%,s:s,s:o,s:o}", "device", json_device(run->session.cu),
-		"model", json_model(kvs_engine_config(run->session.engine)), "prompt_tokens",
-		(json_int_t)run->prompt_count, "tokens", tokens, "text", run->text, run->text_bytes, "stop",
-		stops[run->stop], "memory", json_memory(memory), "latency", json_latency(run)));
+	return run_print_json(json_pack("{s:o,s:o,s:I,s:o,s:s%,s:s,s:o,s:o}", "device",
+		run_json_device(run->session.cu), "model", run_json_model(kvs_engine_config(run->session.engine)),
+		"prompt_tokens", (json_int_t)run->prompt_count, "tokens", tokens, "text", run->text, run->text_bytes,
+		"stop", stops[run->stop], "memory", run_json_memory(memory), "latency", json_latency(run)));
 }
 
 static void report_summary(const struct run *run, const struct kvs_engine_memory *memory)
@@ -272,7 +272,7 @@ static void report_summary(const struct run *run, const struct kvs_engine_memory
 		rate(run->prompt_count, run->prefill_s));
 	fprintf(stderr, "decode    %d tokens, %.1f tokens/s; %s\n", run->count, rate(run->count, run->decode_s),
 		stops[run->stop]);
-	print_memory_summary(memory);
+	run_print_memory_summary(memory);
 }
 
 static int report(struct run *run)
@@ -285,7 +285,7 @@ static int report(struct run *run)
 	if (run->env->model.json)
 		return report_json(run, &memory);
 	putchar('\n');
-	err = flush_stdout();
+	err = run_flush_stdout();
 	if (!err && !run->env->model.quiet)
 		report_summary(run, &memory);
 	return err;
@@ -293,7 +293,7 @@ static int report(struct run *run)
 
 static int run_generate(struct run *run)
 {
-	int err = session_open(&run->env->model, &run->session);
+	int err = run_session_open(&run->env->model, &run->session);
 
 	if (!err)
 		err = encode_prompt(run);
@@ -309,7 +309,7 @@ static int run_generate(struct run *run)
 	return err ? err : report(run);
 }
 
-static const struct argp_child children[] = {{&sharing_argp, 0, NULL, 0}, {&model_argp, 0, NULL, 0}, {0}};
+static const struct argp_child children[] = {{&run_sharing_argp, 0, NULL, 0}, {&run_model_argp, 0, NULL, 0}, {0}};
 static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
 
 static int run_command(int argc, char **argv)
@@ -321,8 +321,8 @@ static int run_command(int argc, char **argv)
 	argp_parse(&argp, argc, argv, 0, NULL, &env);
 	err = run_generate(&run);
 	if (err)
-		complain();
-	session_close(&run.session);
+		run_complain();
+	run_session_close(&run.session);
 	free(run.prompt);
 	free(run.ids);
 	free(run.token_s);
@@ -330,5 +330,5 @@ static int run_command(int argc, char **argv)
 	return err ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
-const struct command generate_command = {
+const struct run_subcommand run_generate_command = {
 	"generate", "continue a text with a model whose layers share KV memory", &argp, run_command, NULL};
