@@ -37,7 +37,7 @@ CFLAGS_ALL = -std=gnu11 -Wmissing-prototypes -Wstrict-prototypes $(BASE_FLAGS) $
 CXXFLAGS_ALL = -std=c++17 $(BASE_FLAGS) $(CPPFLAGS) $(CXXFLAGS)
 # What every link takes, and what the programs that stand on the engine take.
 LINK_FLAGS = $(SAN_FLAGS) -pthread $(LDFLAGS)
-LDLIBS_ALL = $(LINK_FLAGS) -ljansson -lpcre2-8 -lutf8proc -lm -ldl
+LDLIBS_ALL = $(LINK_FLAGS) -ljansson -lpcre2-8 -lutf8proc -lz -lm -ldl
 
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -47,7 +47,7 @@ LDLIBS_ALL = $(LINK_FLAGS) -ljansson -lpcre2-8 -lutf8proc -lm -ldl
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-include driver/build.mk driver/softcuda/build.mk driver/simt/build.mk vmm/build.mk attn/build.mk model/build.mk calib/build.mk
+include driver/build.mk driver/softcuda/build.mk driver/simt/build.mk profiler/build.mk vmm/build.mk attn/build.mk model/build.mk calib/build.mk
 include tools/build.mk tools/install.mk tests/build.mk tests/fuzz/build.mk
 
 comma := ,

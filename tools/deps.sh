@@ -46,7 +46,7 @@ from_pypi() { # NAME...
 	cp -R "$work"/to/nvidia/cu*/. "$cuda"
 }
 
-packages gcc g++ make pkg-config libjansson-dev libpcre2-dev libutf8proc-dev libopenblas-dev libboost-context-dev libcmocka-dev
+packages gcc g++ make pkg-config libjansson-dev libpcre2-dev libutf8proc-dev libopenblas-dev libboost-context-dev libcmocka-dev zlib1g-dev
 [ "${DEV:-0}" != 1 ] || packages clang clang-format libclang-rt-dev debhelper lintian
 headers="nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl"
 if [ -n "${CUDA:-}" ] && [ ! -e "$CUDA/include/cuda.h" ]; then

@@ -8,7 +8,7 @@ FUZZ_CXX ?= $(FUZZ_CC)++
 FUZZ_FLAGS = -O1 -g $(WARN) -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -pthread -D_GNU_SOURCE -Idriver $(CUDA_FLAGS) -MMD -MP
 FUZZ_LINK_FLAGS = -fsanitize=fuzzer,address,undefined -pthread
 # An archive, so that a target links what it calls; what is made of kernels is left out.
-FUZZ_OBJS = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(wildcard driver/*.c attn/*.c vmm/*.c model/*.c model/*/*.c calib/*.c calib/*/*.c tests/fuzz/no_images.c)) \
+FUZZ_OBJS = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(wildcard driver/*.c profiler/*.c attn/*.c vmm/*.c model/*.c model/*/*.c calib/*.c calib/*/*.c tests/fuzz/no_images.c)) \
 	$(patsubst %.cpp,$(BUILD)/fuzz/%.o,$(wildcard driver/*.cpp))
 FUZZ_ARCHIVE = $(BUILD)/fuzz/kvshare.a
 
@@ -29,7 +29,7 @@ $(FUZZ_ARCHIVE): $(FUZZ_OBJS)
 
 $(BUILD)/fuzz/%_fuzz: $(BUILD)/fuzz/tests/fuzz/%_fuzz.o $(FUZZ_ARCHIVE)
 	$(call say,LD,$@)
-	$(Q)$(FUZZ_CC) $(FUZZ_LINK_FLAGS) -o $@ $^ -ljansson -lpcre2-8 -lutf8proc -lm -ldl
+	$(Q)$(FUZZ_CC) $(FUZZ_LINK_FLAGS) -o $@ $^ -ljansson -lpcre2-8 -lutf8proc -lz -lm -ldl
 
 # One target at a time for each job that make may run (-j), so that two cores give each its seconds in half the time.
 FUZZ_RUNS = $(FUZZ_NAMES:%=fuzz-run-%)

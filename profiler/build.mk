@@ -1,0 +1,1 @@
+PROFILER_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard profiler/*.c))

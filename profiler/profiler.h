@@ -1,0 +1,170 @@
+/*
+ * profiler/profiler.h: where the memory and the time of a GPU went.
+ *
+ * Whoever watches a process (our own programs from inside, eBPF or CUPTI from outside) writes events into a trace, a file
+ * that several processes may share and that stays readable when they are killed. A report is made from a trace: it follows
+ * the life of each physical handle and each mapping, so it tells physical memory from virtual, and what sharing saved.
+ *
+ * profiler/ stands on driver/ alone, for messages and files (cu.h); it never calls CUDA. docs/trace.md has the file format.
+ * Functions that return int return 0 or a negative errno, with a message in kvs_error().
+ */
+#ifndef KVS_PROFILER_H
+#define KVS_PROFILER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- events ---- */
+
+/* Who saw it. Several may watch one process; a report counts each call once (docs/trace.md). */
+enum kvs_source { KVS_SOURCE_OURS = 1, KVS_SOURCE_EBPF, KVS_SOURCE_CUPTI };
+
+/* What memory is for. */
+enum kvs_memory_kind {
+	KVS_MEMORY_UNKNOWN,
+	KVS_MEMORY_WEIGHTS,
+	KVS_MEMORY_K,
+	KVS_MEMORY_V,
+	KVS_MEMORY_WORKSPACE,
+	KVS_MEMORY_ACTIVATIONS,
+	KVS_MEMORY_SINK,
+	KVS_MEMORY_PROFILER, /* what the profiler itself takes, such as CUPTI's buffers */
+	KVS_MEMORY_KINDS
+};
+const char *kvs_memory_kind_name(enum kvs_memory_kind kind); /* "weights" */
+
+enum kvs_event_type {
+	KVS_EVENT_PROCESS = 1, /* a process came to be watched; before anything else of it */
+	KVS_EVENT_CALL,        /* a call of the driver returned */
+	KVS_EVENT_CALLS,       /* many calls of one function, counted and timed where they happened */
+	KVS_EVENT_KERNEL,      /* a kernel ran on the device */
+	KVS_EVENT_LABEL,       /* what a range of addresses is for, until it is freed or labelled again */
+	KVS_EVENT_PHASE,       /* the process does something else from now on: load, prefill, decode */
+	KVS_EVENT_DEVICE,      /* what the driver (cuMemGetInfo) or NVML says of the device's memory */
+	KVS_EVENT_EXIT,        /* the process was seen to end, or is not watched any more */
+	KVS_EVENT_TYPES
+};
+
+#define KVS_EVENT_NONE UINT64_MAX /* of an address, a number of bytes or a handle: the call has none */
+#define KVS_LATENCIES 64          /* [b]: calls that took 2^b to 2^(b+1)-1 ns; [0] also 0 ns */
+#define KVS_MAX_FRAMES 48
+
+/* Where a call came from, the innermost frame first. */
+struct kvs_frame {
+	const char *module; /* path of the program or library, "" where it is not known */
+	uint64_t offset;    /* in that file; the address where there is no module */
+};
+
+struct kvs_event {
+	enum kvs_event_type type;
+	uint32_t pid, tid; /* of the process and the thread; tid 0 where it is not known */
+	uint64_t time_ns;  /* CLOCK_MONOTONIC; of a call and a kernel when it began */
+	union {
+		struct {
+			enum kvs_source source;
+			const char *command;     /* arguments, separated by spaces */
+			const char *device;      /* its name; "" where it is not known */
+			uint32_t parent;         /* pid, 0: not known */
+			uint32_t driver_version; /* 1000 * major + 10 * minor, 0: not known */
+			uint64_t device_bytes;   /* memory of the device, 0: not known */
+			uint64_t wall_ns;        /* CLOCK_REALTIME at time_ns */
+		} process;
+		struct {
+			const char *function; /* as the driver exports it: "cuMemAlloc_v2" */
+			uint64_t duration_ns;
+			int32_t result;                  /* CUresult */
+			uint64_t address, bytes, handle; /* of what it made, used or freed; KVS_EVENT_NONE */
+			const struct kvs_frame *frames;
+			unsigned frame_count; /* 0: no stack was taken */
+		} call;
+		struct {
+			const char *function;
+			uint64_t failures, total_ns;
+			uint64_t latency[KVS_LATENCIES];
+		} calls;
+		struct {
+			const char *name;
+			uint64_t duration_ns;
+			uint32_t stream;
+			int32_t layer; /* -1: not known */
+		} kernel;
+		struct {
+			uint64_t address, bytes;
+			enum kvs_memory_kind kind;
+			int32_t layer, owner; /* of K and V; owner: the layer whose memory is mapped here; -1: none */
+		} label;
+		struct {
+			const char *name; /* "": none of those that are named */
+			uint64_t tokens;  /* of a prefill or a decode step */
+		} phase;
+		struct {
+			uint64_t free_bytes, total_bytes;
+		} device;
+		struct {
+			int32_t status; /* as waitpid() gives it; -1: not known */
+		} exit;
+	};
+};
+
+/* ---- writing a trace ---- */
+
+typedef struct kvs_trace kvs_trace;
+
+struct kvs_trace_options {
+	uint64_t max_bytes; /* the file gets no longer; what comes later is counted as lost. 0: no limit */
+	unsigned flush_ms;  /* an event reaches the file after this time at most; 0: 200 */
+	bool append;        /* the file is another process's trace too: add to it; false: begin a new one */
+};
+
+/*
+ * Open `path` for writing. Events are gathered in two buffers of 256 KiB and written by a thread of the trace's own, so that
+ * a caller waits for no disk; where both are full, events are lost and counted. A file that is there must be a trace, or
+ * empty. -EINVAL (it is something else, or not a regular file), -ENOMEM, -EAGAIN (no thread), or what opening it answers.
+ */
+int kvs_trace_open(const char *path, const struct kvs_trace_options *options, kvs_trace **out);
+/*
+ * Add an event; strings and frames are copied. Any thread; never fails, never waits for the file. In a child after fork() it
+ * does nothing: the trace stays its parent's.
+ */
+void kvs_trace_add(kvs_trace *trace, const struct kvs_event *event);
+/* Count events that somebody else lost on their way here. */
+void kvs_trace_lost(kvs_trace *trace, uint64_t events);
+uint64_t kvs_trace_lost_so_far(const kvs_trace *trace);
+/* Everything added so far is in the file afterwards. Gives the first error that writing met: -ENOSPC, -EFBIG, -EIO, ... */
+int kvs_trace_flush(kvs_trace *trace);
+/* Flush and close; NULL is fine. Gives what kvs_trace_flush() gives. */
+int kvs_trace_close(kvs_trace *trace);
+
+/* ---- reading a trace ---- */
+
+typedef struct kvs_trace_reader kvs_trace_reader;
+
+struct kvs_trace_health {
+	uint64_t events, lost_events; /* read so far; lost by those who wrote */
+	uint64_t damaged_bytes;       /* that are no part of a whole chunk, a torn end included */
+	uint64_t missing_chunks;      /* numbers of chunks that are not there */
+	uint64_t file_bytes;
+};
+
+/* -ENOENT, -EINVAL (no trace; a version that is not known), -ENOMEM, -EIO. */
+int kvs_trace_read(const char *path, kvs_trace_reader **out);
+void kvs_trace_reader_close(kvs_trace_reader *reader);
+/*
+ * The next event: 1; 0 at the end; -ENOMEM, -EIO. Damage is skipped and counted, never an error. Strings are valid until the
+ * reader is rewound or closed, frames until the next call. `writer` (may be NULL) tells apart who wrote: events of one
+ * writer come as it added them, those of different ones in no particular order.
+ */
+int kvs_trace_next(kvs_trace_reader *reader, struct kvs_event *out, uint32_t *writer);
+/* From the start again. */
+int kvs_trace_rewind(kvs_trace_reader *reader);
+void kvs_trace_get_health(const kvs_trace_reader *reader, struct kvs_trace_health *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
