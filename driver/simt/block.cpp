@@ -94,11 +94,11 @@ enum simt_outcome scheduler::run(const simt_launch *launch, simt_dim3 index, cha
 	message_bytes_ = message_bytes;
 	outcome_ = SIMT_DONE;
 	if (!prepare(launch, index)) {
-		report(SIMT_NO_MEMORY, "no memory for %zu threads and their shared memory", thread_count_);
+		fail(SIMT_NO_MEMORY, "no memory for %zu threads and their shared memory", thread_count_);
 		return outcome_;
 	}
 	if (!the_schedule.is_valid) {
-		report(SIMT_TRAP, "KVS_SIMT_SCHEDULE=%s: must be forward, reverse or random:SEED (a number)",
+		fail(SIMT_TRAP, "KVS_SIMT_SCHEDULE=%s: must be forward, reverse or random:SEED (a number)",
 			the_schedule.setting);
 		return outcome_;
 	}
@@ -108,14 +108,14 @@ enum simt_outcome scheduler::run(const simt_launch *launch, simt_dim3 index, cha
 		go_on(&home_, first);
 	self = nullptr;
 	if (outcome_ == SIMT_DONE && finished_ < thread_count_)
-		report_deadlock();
+		fail_deadlocked();
 	if (outcome_ != SIMT_DONE) {
 		abandon();
 		return outcome_;
 	}
 	const char *array = shared_.damaged(&how);
 	if (array)
-		report(SIMT_SHARED_OVERRUN, "%s was written %s", array, how);
+		fail(SIMT_SHARED_OVERRUN, "%s was written %s", array, how);
 	return outcome_;
 }
 
@@ -140,7 +140,7 @@ const char *scheduler::explain(const void *address) const
 	return nullptr;
 }
 
-void scheduler::report(enum simt_outcome outcome, const char *format, ...)
+void scheduler::fail(enum simt_outcome outcome, const char *format, ...)
 {
 	int length = snprintf(message_, message_bytes_, "%s, block (%u,%u,%u): ", launch_->kernel->name, view_.index.x,
 		view_.index.y, view_.index.z);
@@ -160,7 +160,7 @@ void scheduler::end(const char *format, va_list values)
 	char text[256];
 
 	vsnprintf(text, sizeof(text), format, values);
-	report(SIMT_TRAP, "thread (%u,%u,%u): %s", me->index.x, me->index.y, me->index.z, text);
+	fail(SIMT_TRAP, "thread (%u,%u,%u): %s", me->index.x, me->index.y, me->index.z, text);
 	go_home();
 }
 
@@ -171,7 +171,7 @@ static bool waits_alike(const thread &a, const thread &b)
 }
 
 /* "32 of 64 threads wait at __syncthreads (rows.cu:12), 1 at __shfl_sync of lanes 0xffffffff (rows.cu:20), 31 have left" */
-void scheduler::report_deadlock()
+void scheduler::fail_deadlocked()
 {
 	char text[512];
 	size_t length = 0;
@@ -197,7 +197,7 @@ void scheduler::report_deadlock()
 			length += snprintf(text + length, sizeof(text) - length, " (%s:%d)", first.waits.where.file,
 				first.waits.where.line);
 	}
-	report(SIMT_BARRIER_DEADLOCK, "of %zu threads %s, %zu have left the kernel", thread_count_, text, finished_);
+	fail(SIMT_BARRIER_DEADLOCK, "of %zu threads %s, %zu have left the kernel", thread_count_, text, finished_);
 }
 
 } // namespace simt

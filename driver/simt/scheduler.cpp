@@ -87,7 +87,7 @@ bool scheduler::make_ready(thread *thread)
 		return true;
 	thread->stack = stacks_.take();
 	if (!thread->stack) {
-		report(SIMT_NO_MEMORY, "no memory for the stacks of %zu threads", thread_count_);
+		fail(SIMT_NO_MEMORY, "no memory for the stacks of %zu threads", thread_count_);
 		return false;
 	}
 	thread->context = fiber_create(thread->stack, fiber_main);

@@ -79,8 +79,8 @@ class scheduler
 	bool prepare(const simt_launch *launch, simt_dim3 index);
 	bool reserve(size_t thread_count);
 	void place_threads();
-	void report(enum simt_outcome outcome, const char *format, ...) __attribute__((format(printf, 3, 4)));
-	void report_deadlock();
+	void fail(enum simt_outcome outcome, const char *format, ...) __attribute__((format(printf, 3, 4)));
+	void fail_deadlocked();
 
 	void order_anew();
 	void enqueue_all();

@@ -55,7 +55,7 @@ inline void *shared_address(shared_slot &slot)
 	return block->static_shared + slot.offset;
 }
 
-/* Where in the source a thread waits, for the report of a deadlock. */
+/* Where in the source a thread waits, for the message of a deadlock. */
 struct place {
 	const char *file;
 	int line;

@@ -20,7 +20,7 @@ void sc_fault_count(void)
 	atomic_fetch_add(&faults, 1);
 }
 
-void sc_hazard_report(const char *format, ...)
+void sc_hazard_raise(const char *format, ...)
 {
 	char line[512];
 	va_list args;

@@ -1,8 +1,8 @@
 /*
  * driver/softcuda/launch.c: the driver's calls that launch a kernel, and what they check before.
  *
- * A launch copies its arguments at the call. Its parameter table tells which of them may be addresses, for the report of
- * memory that is taken away under it.
+ * A launch copies its arguments at the call. Its parameter table tells which of them may be addresses, so
+ * that memory taken away under a launch is noticed.
  */
 #include "device.h"
 #include "grid.h"

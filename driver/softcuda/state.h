@@ -62,7 +62,7 @@ CUresult sc_settings_read(void); /* from the environment */
 CUresult sc_injected_error(const char *function);
 void sc_call_count(void);
 void sc_fault_count(void);
-void sc_hazard_report(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void sc_hazard_raise(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void sc_faults_reset(void); /* hazards, faults and calls start from zero */
 
 /* ---- objects by key (object.c); all but the counting ones need sc_lock held ---- */

@@ -427,6 +427,6 @@ void sc_hazards_check(uintptr_t base, size_t size, const char *call)
 	const char *what = context ? pending_user_in(context, base, size, &stream_id) : NULL;
 
 	if (what)
-		sc_hazard_report("%s of %zu bytes at %#zx, which %.*s in stream %llu may still use", call, size,
+		sc_hazard_raise("%s of %zu bytes at %#zx, which %.*s in stream %llu may still use", call, size,
 			(size_t)base, sc_base_length(what), what, (unsigned long long)stream_id);
 }

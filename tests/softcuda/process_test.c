@@ -19,7 +19,7 @@
 
 #include <cmocka.h>
 
-static int report; /* the child's way to speak where stderr is closed */
+static int messages; /* the child's way to speak where stderr is closed */
 
 /* Runs `body` in a child; its exit status, or 256 + the signal that ended it. */
 static int in_child(int (*body)(void))
@@ -37,7 +37,7 @@ static int in_child(int (*body)(void))
 
 static int wrong(const char *what)
 {
-	dprintf(report, "in the child: %s: %s\n", what, kvs_error());
+	dprintf(messages, "in the child: %s: %s\n", what, kvs_error());
 	return 1;
 }
 
@@ -109,10 +109,10 @@ static int with_closed_streams(void)
 static void standard_descriptors_are_left_alone(void **state)
 {
 	(void)state;
-	report = fcntl(STDERR_FILENO, F_DUPFD, 10);
-	assert_true(report >= 0);
+	messages = fcntl(STDERR_FILENO, F_DUPFD, 10);
+	assert_true(messages >= 0);
 	assert_int_equal(in_child(with_closed_streams), 0);
-	close(report);
+	close(messages);
 }
 
 /* ---- fork ---- */
@@ -142,7 +142,7 @@ static int child_of_a_user(const kvs_cu *cu, CUdeviceptr memory)
 	}
 	waitpid(child, &status, 0);
 	if (status)
-		dprintf(report, "child of the child: %#x\n", status);
+		dprintf(messages, "child of the child: %#x\n", status);
 	return status ? wrong("a child of a process that uses softcuda") : 0;
 }
 
@@ -165,7 +165,7 @@ static int with_a_child(void)
 static void a_child_of_fork_is_refused_and_shares_nothing(void **state)
 {
 	(void)state;
-	report = STDERR_FILENO;
+	messages = STDERR_FILENO;
 	assert_int_equal(in_child(with_a_child), 0);
 }
 
@@ -201,7 +201,7 @@ static void wrong_settings_are_named_at_the_start(void **state)
 	};
 
 	(void)state;
-	report = STDERR_FILENO;
+	messages = STDERR_FILENO;
 	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
 		const char *before = getenv(rows[i][0]);
 		char *kept = before ? strdup(before) : NULL;
@@ -235,7 +235,7 @@ static void versioned_functions_and_all_schedules_are_known(void **state)
 	};
 
 	(void)state;
-	report = STDERR_FILENO;
+	messages = STDERR_FILENO;
 	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
 		setenv(rows[i][0], rows[i][1], 1);
 		assert_int_equal(in_child(with_good_settings), 0);
