@@ -32,7 +32,7 @@ static int block_create(kvs_vmm *vmm, struct vmm_block **out)
 
 	if (err)
 		return err;
-	block = calloc(1, sizeof *block);
+	block = calloc(1, sizeof(*block));
 	if (!block)
 		return kvs_fail(-ENOMEM, "no host memory for a block of device memory");
 	result = vmm_call_create(vmm, &block->handle);

@@ -101,13 +101,13 @@ static void cache_unlink(kvs_cache *cache)
 /* With zeros in it, so that kvs_cache_free() can take it from here. */
 static int cache_alloc(kvs_vmm *vmm, const struct kvs_cache_shape *shape, kvs_cache **out)
 {
-	kvs_cache *cache = calloc(1, sizeof *cache);
+	kvs_cache *cache = calloc(1, sizeof(*cache));
 
 	if (cache) {
 		cache->vmm = vmm;
 		cache->shape = *shape;
-		cache->regions = calloc(region_count(cache), sizeof *cache->regions);
-		cache->tokens = calloc(shape->slots, sizeof *cache->tokens);
+		cache->regions = calloc(region_count(cache), sizeof(*cache->regions));
+		cache->tokens = calloc(shape->slots, sizeof(*cache->tokens));
 	}
 	*out = cache;
 	if (cache && cache->regions && cache->tokens)

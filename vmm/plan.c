@@ -37,12 +37,12 @@ static int check_layers(int layers)
 
 static int plan_alloc(int layers, kvs_plan **out)
 {
-	kvs_plan *plan = calloc(1, sizeof *plan);
+	kvs_plan *plan = calloc(1, sizeof(*plan));
 
 	if (plan) {
 		plan->layers = layers;
-		plan->k_owners = calloc((size_t)layers, sizeof *plan->k_owners);
-		plan->v_owners = calloc((size_t)layers, sizeof *plan->v_owners);
+		plan->k_owners = calloc((size_t)layers, sizeof(*plan->k_owners));
+		plan->v_owners = calloc((size_t)layers, sizeof(*plan->v_owners));
 	}
 	if (!plan || !plan->k_owners || !plan->v_owners) {
 		kvs_plan_free(plan);
@@ -64,8 +64,8 @@ int kvs_plan_create(int layers, const int *k_owners, const int *v_owners, kvs_pl
 		err = plan_alloc(layers, out);
 	if (err)
 		return err;
-	memcpy((*out)->k_owners, k_owners, (size_t)layers * sizeof *k_owners);
-	memcpy((*out)->v_owners, v_owners, (size_t)layers * sizeof *v_owners);
+	memcpy((*out)->k_owners, k_owners, (size_t)layers * sizeof(*k_owners));
+	memcpy((*out)->v_owners, v_owners, (size_t)layers * sizeof(*v_owners));
 	return 0;
 }
 
@@ -121,7 +121,7 @@ static int parse_owners(const char *text, int *owners, int *layers)
 
 int kvs_plan_parse(const char *owners, kvs_plan **out)
 {
-	int *map = calloc(KVS_PLAN_MAX_LAYERS, sizeof *map);
+	int *map = calloc(KVS_PLAN_MAX_LAYERS, sizeof(*map));
 	int layers, err;
 
 	if (!map)

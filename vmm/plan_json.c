@@ -71,7 +71,7 @@ static int read_owners(const char *path, const json_t *root, const char *key, in
 				(long long)owner, layers - 1);
 		owners[layer] = (int)owner;
 	}
-	snprintf(name, sizeof name, "%s: %s", path, key);
+	snprintf(name, sizeof(name), "%s: %s", path, key);
 	return vmm_plan_check_owners(name, layers, owners);
 }
 

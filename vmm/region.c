@@ -13,14 +13,14 @@
 int vmm_region_alloc(kvs_vmm *vmm, size_t stride, unsigned slots, kvs_region **out)
 {
 	size_t slot_blocks = stride / vmm->block_bytes;
-	kvs_region *region = calloc(1, sizeof *region);
+	kvs_region *region = calloc(1, sizeof(*region));
 
 	if (!region)
 		goto out_fail;
-	region->slots = calloc(slots, sizeof *region->slots);
+	region->slots = calloc(slots, sizeof(*region->slots));
 	if (!region->slots)
 		goto out_free_region;
-	region->blocks = calloc(slots * slot_blocks, sizeof *region->blocks);
+	region->blocks = calloc(slots * slot_blocks, sizeof(*region->blocks));
 	if (!region->blocks)
 		goto out_free_slots;
 	region->vmm = vmm;
@@ -77,7 +77,7 @@ int kvs_region_reserve(kvs_vmm *vmm, size_t slot_bytes, unsigned slots, kvs_regi
 
 	if (err)
 		return err;
-	space = calloc(1, sizeof *space);
+	space = calloc(1, sizeof(*space));
 	err = space ? vmm_region_alloc(vmm, stride, slots, &region) : kvs_fail(-ENOMEM, "no host memory for a space");
 	if (err)
 		goto out_free;

@@ -23,7 +23,7 @@ static void retirement_destroy(kvs_vmm *vmm, struct vmm_retirement *retirement)
 /* Without the lock. */
 static int retirement_create(kvs_vmm *vmm, size_t count, struct vmm_retirement **out)
 {
-	struct vmm_retirement *retirement = calloc(1, sizeof *retirement + count * sizeof retirement->events[0]);
+	struct vmm_retirement *retirement = calloc(1, sizeof(*retirement) + count * sizeof(retirement->events[0]));
 
 	if (!retirement)
 		return kvs_fail(-ENOMEM, "no host memory for %zu events", count);

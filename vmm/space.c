@@ -46,7 +46,7 @@ int kvs_space_reserve(kvs_vmm *vmm, size_t bytes, kvs_space **out)
 
 	if (!bytes || __builtin_add_overflow(bytes, granule - 1, &rounded))
 		return kvs_fail(-EINVAL, "a space of %zu bytes: none, or more than an address can say", bytes);
-	space = calloc(1, sizeof *space);
+	space = calloc(1, sizeof(*space));
 	if (!space)
 		return kvs_fail(-ENOMEM, "no host memory for a space");
 	vmm_begin(vmm);

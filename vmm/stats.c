@@ -63,7 +63,7 @@ static void observe(void *arg, const struct kvs_cu_call *call)
 /* With the lock of the watches. */
 static int watch_create(kvs_cu *cu, struct watch **out)
 {
-	struct watch *watch = calloc(1, sizeof *watch);
+	struct watch *watch = calloc(1, sizeof(*watch));
 	int err = watch ? kvs_cu_observe(cu, functions, KVS_CALL_COUNT, observe, NULL, &watch->observer)
 			: kvs_fail(-ENOMEM, "no host memory to watch the driver's calls");
 

@@ -46,7 +46,7 @@ static int read_granule(kvs_vmm *vmm)
 int kvs_vmm_create(kvs_cu *cu, const struct kvs_vmm_options *options, kvs_vmm **out)
 {
 	static const struct kvs_vmm_options defaults;
-	kvs_vmm *vmm = calloc(1, sizeof *vmm);
+	kvs_vmm *vmm = calloc(1, sizeof(*vmm));
 	int err;
 
 	if (!vmm)
@@ -119,7 +119,7 @@ int kvs_vmm_attach_stream(kvs_vmm *vmm, CUstream stream)
 	int err = 0;
 
 	vmm_begin(vmm);
-	streams = realloc(vmm->streams, (vmm->stream_count + 1) * sizeof *streams);
+	streams = realloc(vmm->streams, (vmm->stream_count + 1) * sizeof(*streams));
 	if (streams) {
 		vmm->streams = streams;
 		vmm->streams[vmm->stream_count++] = stream;

@@ -41,7 +41,7 @@ static int compare(const void *a, const void *b)
 
 static double median(double *samples, size_t count)
 {
-	qsort(samples, count, sizeof *samples, compare);
+	qsort(samples, count, sizeof(*samples), compare);
 	return samples[count / 2];
 }
 
@@ -166,7 +166,7 @@ static void put_growth(const char *name, kvs_cache *cache, bool with_steps)
 		if (with_steps)
 			step();
 	}
-	qsort(samples, TOKENS, sizeof *samples, compare);
+	qsort(samples, TOKENS, sizeof(*samples), compare);
 	printf("  %-28s mean %8.2f us, median %6.2f us, worst %9.1f us\n", name, sum / TOKENS, samples[TOKENS / 2],
 		samples[TOKENS - 1]);
 }

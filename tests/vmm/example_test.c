@@ -7,16 +7,16 @@
 static void run_example(const char *name, const char *expected)
 {
 	char self[PATH_MAX], command[PATH_MAX + 64], line[256] = "";
-	ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+	ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
 	FILE *output;
 
 	assert_true(length > 0);
 	self[length] = '\0';
 	*strrchr(self, '/') = '\0';
-	snprintf(command, sizeof command, "'%s/../../docs/examples/%s'", self, name);
+	snprintf(command, sizeof(command), "'%s/../../docs/examples/%s'", self, name);
 	output = popen(command, "r");
 	assert_non_null(output);
-	assert_non_null(fgets(line, sizeof line, output));
+	assert_non_null(fgets(line, sizeof(line), output));
 	assert_int_equal(pclose(output), 0);
 	assert_non_null(strstr(line, expected));
 }

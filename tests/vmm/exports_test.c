@@ -38,7 +38,7 @@ static void read_header(const char *path, struct names *names)
 	char line[512], name[NAME_BYTES];
 
 	assert_non_null(file);
-	while (fgets(line, sizeof line, file)) {
+	while (fgets(line, sizeof(line), file)) {
 		char *at = strstr(line, "kvs_");
 		size_t length;
 
@@ -48,7 +48,7 @@ static void read_header(const char *path, struct names *names)
 			length = strspn(at, "abcdefghijklmnopqrstuvwxyz0123456789_");
 			if (at[length] != '(')
 				continue;
-			snprintf(name, sizeof name, "%.*s", (int)length, at);
+			snprintf(name, sizeof(name), "%.*s", (int)length, at);
 			add(names, name);
 			break;
 		}
@@ -60,16 +60,16 @@ static void read_header(const char *path, struct names *names)
 static void read_symbols(const char *options, const char *files, struct names *names)
 {
 	char self[PATH_MAX], command[PATH_MAX + 128], line[512], name[256];
-	ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+	ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
 	FILE *output;
 
 	assert_true(length > 0);
 	self[length] = '\0';
 	*strrchr(self, '/') = '\0';
-	snprintf(command, sizeof command, "cd '%s/../..' && nm %s --defined-only %s", self, options, files);
+	snprintf(command, sizeof(command), "cd '%s/../..' && nm %s --defined-only %s", self, options, files);
 	output = popen(command, "r");
 	assert_non_null(output);
-	while (fgets(line, sizeof line, output)) {
+	while (fgets(line, sizeof(line), output)) {
 		char kind;
 
 		if (sscanf(line, "%*s %c %255[^@\n]", &kind, name) == 2 && strchr("TDBRW", kind) &&

@@ -216,7 +216,7 @@ static void fail_everywhere(scene_operation *operation)
 		"cuMemUnmap", "cuMemRelease", "cuMemAddressFree", "cuEventCreate", "cuEventRecord", "cuEventQuery",
 		"cuEventSynchronize", "cuCtxSynchronize"};
 
-	for (size_t i = 0; i < sizeof functions / sizeof *functions; i++)
+	for (size_t i = 0; i < sizeof(functions) / sizeof(*functions); i++)
 		for (size_t nth = 1; fail_once(operation, functions[i], nth); nth++)
 			;
 }

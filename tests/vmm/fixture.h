@@ -93,14 +93,14 @@ static inline void fixture_close(struct fixture *f)
 
 static inline void fixture_write(const struct fixture *f, CUdeviceptr address, uint32_t value)
 {
-	assert_int_equal(f->cu->cuMemcpyHtoD(address, &value, sizeof value), CUDA_SUCCESS);
+	assert_int_equal(f->cu->cuMemcpyHtoD(address, &value, sizeof(value)), CUDA_SUCCESS);
 }
 
 static inline uint32_t fixture_read(const struct fixture *f, CUdeviceptr address)
 {
 	uint32_t value = 0;
 
-	assert_int_equal(f->cu->cuMemcpyDtoH(&value, address, sizeof value), CUDA_SUCCESS);
+	assert_int_equal(f->cu->cuMemcpyDtoH(&value, address, sizeof(value)), CUDA_SUCCESS);
 	return value;
 }
 

@@ -88,7 +88,7 @@ static void a_bad_list_is_refused_with_the_place(void **state)
 	kvs_plan *plan;
 
 	(void)state;
-	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
 		assert_int_equal(kvs_plan_parse(cases[i].owners, &plan), -EINVAL);
 		if (!strstr(kvs_error(), cases[i].message))
 			fail_msg("\"%s\": %s", cases[i].owners, kvs_error());
@@ -130,7 +130,7 @@ static void a_damaged_file_is_refused_with_file_and_field(void **state)
 	kvs_plan *plan;
 
 	(void)state;
-	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
 		write_text(cases[i].text);
 		assert_int_equal(kvs_plan_load(path, &plan), -EINVAL);
 		if (!strstr(kvs_error(), cases[i].message) || !strstr(kvs_error(), path))
@@ -162,7 +162,7 @@ static void saving_keeps_what_it_does_not_know(void **state)
 	kvs_plan_free(plan);
 	file = fopen(path, "r");
 	assert_non_null(file);
-	assert_true(fread(text, 1, sizeof text - 1, file) > 0);
+	assert_true(fread(text, 1, sizeof(text) - 1, file) > 0);
 	fclose(file);
 	assert_non_null(strstr(text, "\"mood\": [1]"));
 	assert_non_null(strstr(text, "\"cosine\": 0.5"));
@@ -222,6 +222,6 @@ int main(void)
 		cmocka_unit_test(a_plan_for_another_model_is_refused_with_both_sides),
 	};
 
-	snprintf(path, sizeof path, "/tmp/kvs-plan-test-%d.json", (int)getpid());
+	snprintf(path, sizeof(path), "/tmp/kvs-plan-test-%d.json", (int)getpid());
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,7 +12,7 @@ static size_t process_pss_bytes(void)
 
 	if (!file)
 		return 0;
-	while (fgets(line, sizeof line, file) && sscanf(line, "Pss: %zu", &kib) != 1)
+	while (fgets(line, sizeof(line), file) && sscanf(line, "Pss: %zu", &kib) != 1)
 		;
 	fclose(file);
 	return kib * 1024;

@@ -157,7 +157,7 @@ static void make_cache(struct model *m)
 	fixture_check(kvs_plan_create(LAYERS, k_owners, v_owners, &plan));
 	fixture_check(kvs_cache_create(m->f.vmm, &shape, plan, &m->cache.cache));
 	kvs_plan_free(plan);
-	memset(m->cache.tokens, 0, sizeof m->cache.tokens);
+	memset(m->cache.tokens, 0, sizeof(m->cache.tokens));
 }
 
 static CUdeviceptr cache_address(const struct model *m, int layer, int which, unsigned slot)
