@@ -40,7 +40,7 @@ enum kvs_sample_by {
 	KVS_SAMPLE_LINE /* the first tokens of lines; lines with fewer are skipped. The code's, whose tokenizer cuts lines */
 };
 
-struct kvs_text_options {
+struct kvs_calib_text_options {
 	enum kvs_sample_by by;
 	int samples, sample_tokens;     /* 0: 30 and 64, as paper and code have it */
 	int held_tokens, window_tokens; /* most to measure on, and how many see each other; 0: 1024 and 256 */
@@ -61,8 +61,8 @@ struct kvs_calib_text {
  * Cut a text. The windows begin where the samples end; where fewer than 17 tokens are left there, they are the samples
  * themselves, unless need_held. -EINVAL (too few tokens or lines, with how many there are; options), -ENOMEM.
  */
-int kvs_calib_text_cut(const kvs_tokenizer *tok, const char *text, size_t bytes, const struct kvs_text_options *options,
-	struct kvs_calib_text *out);
+int kvs_calib_text_cut(const kvs_tokenizer *tok, const char *text, size_t bytes,
+	const struct kvs_calib_text_options *options, struct kvs_calib_text *out);
 /*
  * Windows alone: of the first `tokens` tokens of a text (fewer where it ends; 0: 1024), whole windows of `window_tokens`
  * (0: 256). -EINVAL (the text is too short), -ENOMEM.
@@ -360,7 +360,7 @@ struct kvs_study_options {
 	/* Searches look at the first; at the others to see whether it matters which. */
 	struct kvs_source calib[KVS_STUDY_MOST_SOURCES];
 	int calib_count;
-	struct kvs_text_options cut;        /* of each `calib`: samples, their tokens, and what nll chooses by */
+	struct kvs_calib_text_options cut;  /* of each `calib`: samples, their tokens, and what nll chooses by */
 	int text_tokens;                    /* of `text`, in windows of cut.window_tokens; 0: 2048 */
 	unsigned methods;                   /* bit 1 << method; 0: all */
 	double rates[KVS_STUDY_MOST_RATES]; /* parts of the layers that share */

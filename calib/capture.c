@@ -70,7 +70,7 @@ static int run_samples(kvs_engine *engine, const struct kvs_calib_text *text, co
 		size_t row = (size_t)s * text->sample_tokens;
 		batch.sequences = text->samples - s < together ? text->samples - s : together;
 		batch.ids = text->ids + row;
-		err = kvs_tell(progress, "capturing", s, text->samples);
+		err = calib_tell(progress, "capturing", s, text->samples);
 		if (!err)
 			err = kvs_engine_run_batch(engine, &batch);
 		if (!err)

@@ -1,5 +1,5 @@
 /*
- * calib/maps.c: the pair of owner maps, for K and for V, that a search changes step by step.
+ * calib/maps.c: the two owner maps, for K and for V, that a search changes step by step.
  */
 #include "search.h"
 
@@ -7,25 +7,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-int kvs_maps_create(int layers, struct kvs_maps *out)
+int calib_maps_create(int layers, struct calib_maps *out)
 {
 	int *owners = malloc(sizeof(*owners) * 2 * layers);
 
 	if (!owners)
 		return kvs_fail(-ENOMEM, "no memory for the owners of %d layers", layers);
-	*out = (struct kvs_maps){.layers = layers, .k = owners, .v = owners + layers};
+	*out = (struct calib_maps){.layers = layers, .k = owners, .v = owners + layers};
 	for (int l = 0; l < layers; l++)
 		out->k[l] = out->v[l] = l;
 	return 0;
 }
 
-void kvs_maps_clear(struct kvs_maps *maps)
+void calib_maps_clear(struct calib_maps *maps)
 {
 	free(maps->k);
-	*maps = (struct kvs_maps){0};
+	*maps = (struct calib_maps){0};
 }
 
-void kvs_maps_apply(const struct kvs_maps *from, const struct kvs_pair *pair, struct kvs_maps *to)
+void calib_maps_apply(const struct calib_maps *from, const struct kvs_pair *pair, struct calib_maps *to)
 {
 	memcpy(to->k, from->k, sizeof(*to->k) * 2 * from->layers);
 	if (pair->what != KVS_SHARE_V)
@@ -35,20 +35,20 @@ void kvs_maps_apply(const struct kvs_maps *from, const struct kvs_pair *pair, st
 	to->tensors = from->tensors + (pair->what == KVS_SHARE_KV ? 2 : 1);
 }
 
-bool kvs_maps_borrows(const struct kvs_maps *maps, const struct kvs_pair *pair)
+bool calib_maps_borrows(const struct calib_maps *maps, const struct kvs_pair *pair)
 {
 	return (pair->what == KVS_SHARE_V ? maps->v : maps->k)[pair->layer] != pair->layer;
 }
 
-void kvs_maps_swap(struct kvs_maps *a, struct kvs_maps *b)
+void calib_maps_swap(struct calib_maps *a, struct calib_maps *b)
 {
-	struct kvs_maps swapped = *a;
+	struct calib_maps swapped = *a;
 
 	*a = *b;
 	*b = swapped;
 }
 
-int kvs_maps_plan(const struct kvs_maps *maps, kvs_plan **out)
+int calib_maps_plan(const struct calib_maps *maps, kvs_plan **out)
 {
 	return kvs_plan_create(maps->layers, maps->k, maps->v, out);
 }

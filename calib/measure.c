@@ -9,14 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-int kvs_tell(const struct kvs_calib_progress *progress, const char *what, size_t done, size_t total)
+int calib_tell(const struct kvs_calib_progress *progress, const char *what, size_t done, size_t total)
 {
 	if (!progress || !progress->step || progress->step(progress->arg, what, done, total))
 		return 0;
 	return kvs_fail(-ECANCELED, "stopped while %s", what);
 }
 
-int kvs_not_a_number(const char *what)
+int calib_not_a_number(const char *what)
 {
 	return kvs_fail(-EIO, "the %s is not a number: the model's weights may be damaged", what);
 }
@@ -120,7 +120,7 @@ int kvs_measure_cosine(kvs_engine *engine, const struct kvs_calib_text *text, co
 	if (!err)
 		*cosine = finish(&sum, text->samples);
 	if (!err && !isfinite(*cosine))
-		err = kvs_not_a_number("cosine of the hidden states");
+		err = calib_not_a_number("cosine of the hidden states");
 	free(hidden);
 	free(means);
 	return err;
@@ -128,7 +128,7 @@ int kvs_measure_cosine(kvs_engine *engine, const struct kvs_calib_text *text, co
 
 /* ---- loss ---- */
 
-struct kvs_batch kvs_window_batch(const kvs_engine *engine, const struct kvs_calib_text *text, int first)
+struct kvs_batch calib_window_batch(const kvs_engine *engine, const struct kvs_calib_text *text, int first)
 {
 	return (struct kvs_batch){.ids = text->window_ids + (size_t)first * text->window_tokens,
 		.sequences = sequences_at(engine, first, text->windows, text->window_tokens),
@@ -148,7 +148,7 @@ int kvs_measure_nll(
 		err = kvs_engine_set_plan(engine, plan);
 	for (int w = 0; w < text->windows && !err; w += batch.sequences) {
 		size_t at = (size_t)w * text->window_tokens;
-		batch = kvs_window_batch(engine, text, w);
+		batch = calib_window_batch(engine, text, w);
 		err = kvs_engine_run_batch(engine, &batch);
 		if (!err)
 			err = kvs_engine_batch_score(engine, text->window_targets + at, losses + at, NULL);
@@ -158,7 +158,7 @@ int kvs_measure_nll(
 	if (!nll_of)
 		free(losses);
 	if (!err && !isfinite(sum))
-		err = kvs_not_a_number("loss");
+		err = calib_not_a_number("loss");
 	*nll = sum / count;
 	return err;
 }

@@ -81,7 +81,7 @@ static int decode_token(kvs_engine *engine, int32_t id, const int *owners, struc
 	return err;
 }
 
-static int decode_windows(struct kvs_comparison *c, const int *owners, struct rows *rows)
+static int decode_windows(struct calib_comparison *c, const int *owners, struct rows *rows)
 {
 	int vocab = kvs_engine_config(c->engine)->vocab, count = c->text->windows * c->text->window_tokens, held = 0;
 	int err = 0;
@@ -92,8 +92,8 @@ static int decode_windows(struct kvs_comparison *c, const int *owners, struct ro
 		if (!err)
 			err = decode_token(
 				c->engine, c->text->window_ids[t], owners, rows, c->changed + (size_t)held++ * vocab);
-		if (!err && (held == KVS_COMPARED_ROWS || t + 1 == count)) {
-			err = kvs_comparison_add(c, held);
+		if (!err && (held == CALIB_COMPARED_ROWS || t + 1 == count)) {
+			err = calib_comparison_add(c, held);
 			held = 0;
 		}
 	}
@@ -107,8 +107,8 @@ int kvs_measure_merged(kvs_engine *engine, const struct kvs_calib_text *text, co
 	size_t size = (size_t)config->kv_heads * config->head_dim;
 	float *room = malloc(sizeof(*room) * 4 * size);
 	struct rows rows = {.heads = config->kv_heads, .dim = config->head_dim};
-	struct kvs_comparison comparison;
-	int err = kvs_comparison_begin(engine, text, reference, progress, &comparison);
+	struct calib_comparison comparison;
+	int err = calib_comparison_begin(engine, text, reference, progress, &comparison);
 
 	if (!err && !room)
 		err = kvs_fail(-ENOMEM, "no memory for K and V of a token");
@@ -119,5 +119,5 @@ int kvs_measure_merged(kvs_engine *engine, const struct kvs_calib_text *text, co
 	if (!err)
 		err = decode_windows(&comparison, owners, &rows);
 	free(room);
-	return kvs_comparison_end(&comparison, err, out);
+	return calib_comparison_end(&comparison, err, out);
 }

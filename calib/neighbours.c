@@ -110,7 +110,7 @@ static void fill_least(const struct kvs_capture *c, const struct kvs_config *con
 	}
 }
 
-static void trace_pairs(const int *row, int layers, int share, const double *least, int *owners)
+static void trace_back(const int *row, int layers, int share, const double *least, int *owners)
 {
 	size_t width = share + 1;
 
@@ -144,7 +144,7 @@ int kvs_neighbours_similar(const struct kvs_capture *capture, const struct kvs_c
 	if (most < share)
 		err = too_many(share, most, "in pairs of neighbours");
 	else
-		trace_pairs(row, config->layers, share, least, owners);
+		trace_back(row, config->layers, share, least, owners);
 out:
 	free(least);
 	free(row);

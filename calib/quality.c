@@ -37,8 +37,8 @@ static int fill_reference(kvs_engine *engine, const struct kvs_calib_text *text,
 
 	for (int w = 0; w < text->windows && !err; w += batch.sequences) {
 		size_t at = (size_t)w * text->window_tokens;
-		batch = kvs_window_batch(engine, text, w);
-		err = kvs_tell(progress, "measuring", at, reference->rows);
+		batch = calib_window_batch(engine, text, w);
+		err = calib_tell(progress, "measuring", at, reference->rows);
 		if (!err)
 			err = kvs_engine_run_batch(engine, &batch);
 		if (!err)
@@ -49,7 +49,7 @@ static int fill_reference(kvs_engine *engine, const struct kvs_calib_text *text,
 	for (size_t i = 0; i < reference->rows && !err; i++)
 		sum += nll[i];
 	reference->nll = sum / reference->rows;
-	return err || isfinite(sum) ? err : kvs_not_a_number("loss");
+	return err || isfinite(sum) ? err : calib_not_a_number("loss");
 }
 
 int kvs_reference_create(kvs_engine *engine, const struct kvs_calib_text *text,
@@ -61,7 +61,7 @@ int kvs_reference_create(kvs_engine *engine, const struct kvs_calib_text *text,
 	int err = 0;
 
 	if (reference)
-		reference->residual = malloc(sizeof(float) * rows * kvs_engine_config(engine)->hidden);
+		reference->residual = malloc(sizeof(*reference->residual) * rows * kvs_engine_config(engine)->hidden);
 	if (!reference || !nll || !reference->residual) {
 		err = kvs_fail(-ENOMEM, "no memory for the hidden states of %zu tokens", rows);
 	} else {
@@ -103,7 +103,8 @@ static struct likely look_at(const float *logits, int vocab)
 	return out;
 }
 
-static void compare_token(struct kvs_comparison *c, const float *full, const float *changed, int vocab, int32_t target)
+static void compare_token(
+	struct calib_comparison *c, const float *full, const float *changed, int vocab, int32_t target)
 {
 	struct likely a = look_at(full, vocab), b = look_at(changed, vocab);
 
@@ -115,12 +116,12 @@ static void compare_token(struct kvs_comparison *c, const float *full, const flo
 	c->nll += b.log_sum - changed[target];
 }
 
-int kvs_comparison_begin(kvs_engine *engine, const struct kvs_calib_text *text, const kvs_reference *reference,
-	const struct kvs_calib_progress *progress, struct kvs_comparison *out)
+int calib_comparison_begin(kvs_engine *engine, const struct kvs_calib_text *text, const kvs_reference *reference,
+	const struct kvs_calib_progress *progress, struct calib_comparison *out)
 {
-	size_t size = (size_t)KVS_COMPARED_ROWS * kvs_engine_config(engine)->vocab;
+	size_t size = (size_t)CALIB_COMPARED_ROWS * kvs_engine_config(engine)->vocab;
 
-	*out = (struct kvs_comparison){.engine = engine, .text = text, .reference = reference, .progress = progress};
+	*out = (struct calib_comparison){.engine = engine, .text = text, .reference = reference, .progress = progress};
 	out->full = malloc(sizeof(*out->full) * 2 * size);
 	if (!out->full)
 		return kvs_fail(-ENOMEM, "no memory for logits");
@@ -128,7 +129,7 @@ int kvs_comparison_begin(kvs_engine *engine, const struct kvs_calib_text *text, 
 	return 0;
 }
 
-int kvs_comparison_add(struct kvs_comparison *c, int rows)
+int calib_comparison_add(struct calib_comparison *c, int rows)
 {
 	const struct kvs_config *config = kvs_engine_config(c->engine);
 	const float *residual = c->reference->residual + c->tokens * config->hidden;
@@ -138,14 +139,14 @@ int kvs_comparison_add(struct kvs_comparison *c, int rows)
 		compare_token(c, c->full + (size_t)i * config->vocab, c->changed + (size_t)i * config->vocab,
 			config->vocab, c->text->window_targets[c->tokens + i]);
 	c->tokens += rows;
-	return err ? err : kvs_tell(c->progress, "measuring", c->tokens, c->reference->rows);
+	return err ? err : calib_tell(c->progress, "measuring", c->tokens, c->reference->rows);
 }
 
-int kvs_comparison_end(struct kvs_comparison *c, int err, struct kvs_quality *out)
+int calib_comparison_end(struct calib_comparison *c, int err, struct kvs_quality *out)
 {
 	free(c->full);
 	if (!err && !isfinite(c->nll + c->kl))
-		err = kvs_not_a_number("loss");
+		err = calib_not_a_number("loss");
 	if (err)
 		return err;
 	*out = (struct kvs_quality){.nll = c->nll / c->tokens,
@@ -158,15 +159,15 @@ int kvs_comparison_end(struct kvs_comparison *c, int err, struct kvs_quality *ou
 
 /* ---- a plan ---- */
 
-static int compare_batch(struct kvs_comparison *c, const struct kvs_batch *batch)
+static int compare_batch(struct calib_comparison *c, const struct kvs_batch *batch)
 {
 	int rows = batch->sequences * batch->tokens, err = 0;
 
 	for (int row = 0, now; row < rows && !err; row += now) {
-		now = rows - row < KVS_COMPARED_ROWS ? rows - row : KVS_COMPARED_ROWS;
+		now = rows - row < CALIB_COMPARED_ROWS ? rows - row : CALIB_COMPARED_ROWS;
 		err = kvs_engine_batch_logits(c->engine, row, now, c->changed);
 		if (!err)
-			err = kvs_comparison_add(c, now);
+			err = calib_comparison_add(c, now);
 	}
 	return err;
 }
@@ -174,17 +175,17 @@ static int compare_batch(struct kvs_comparison *c, const struct kvs_batch *batch
 int kvs_measure_quality(kvs_engine *engine, const struct kvs_calib_text *text, const kvs_reference *reference,
 	const kvs_plan *plan, const struct kvs_calib_progress *progress, struct kvs_quality *out)
 {
-	struct kvs_comparison comparison;
+	struct calib_comparison comparison;
 	struct kvs_batch batch;
-	int err = kvs_comparison_begin(engine, text, reference, progress, &comparison);
+	int err = calib_comparison_begin(engine, text, reference, progress, &comparison);
 
 	if (!err)
 		err = kvs_engine_set_plan(engine, plan);
 	for (int w = 0; w < text->windows && !err; w += batch.sequences) {
-		batch = kvs_window_batch(engine, text, w);
+		batch = calib_window_batch(engine, text, w);
 		err = kvs_engine_run_batch(engine, &batch);
 		if (!err)
 			err = compare_batch(&comparison, &batch);
 	}
-	return kvs_comparison_end(&comparison, err, out);
+	return calib_comparison_end(&comparison, err, out);
 }

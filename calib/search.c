@@ -30,12 +30,12 @@ static double now_s(void)
 
 /* ---- what walks share ---- */
 
-int kvs_search_tell(struct kvs_search *search, const char *what, size_t done, size_t total)
+int calib_search_tell(struct calib_search *search, const char *what, size_t done, size_t total)
 {
-	return kvs_tell(&search->options->progress, what, done, total);
+	return calib_tell(&search->options->progress, what, done, total);
 }
 
-bool kvs_search_recall(struct kvs_search *search, struct kvs_trial *trial)
+bool calib_search_recall(struct calib_search *search, struct kvs_trial *trial)
 {
 	const struct kvs_trial *old = search->options->replay + search->replay_at;
 
@@ -50,7 +50,7 @@ bool kvs_search_recall(struct kvs_search *search, struct kvs_trial *trial)
 	return true;
 }
 
-int kvs_search_record(struct kvs_search *search, const struct kvs_trial *trial)
+int calib_search_record(struct calib_search *search, const struct kvs_trial *trial)
 {
 	struct kvs_search_result *result = search->result;
 
@@ -66,7 +66,7 @@ int kvs_search_record(struct kvs_search *search, const struct kvs_trial *trial)
 	return 0;
 }
 
-static int point_set(struct kvs_search_point *point, enum kvs_walk walk, const struct kvs_maps *maps, double nll)
+static int point_set(struct kvs_search_point *point, enum kvs_walk walk, const struct calib_maps *maps, double nll)
 {
 	if (!point->k_owners)
 		point->k_owners = malloc(sizeof(*point->k_owners) * 2 * maps->layers);
@@ -85,7 +85,7 @@ static int point_plan(const struct kvs_search_point *point, int layers, kvs_plan
 	return kvs_plan_create(layers, point->k_owners, point->v_owners, out);
 }
 
-static int measure_point(struct kvs_search *search, struct kvs_search_point *point)
+static int measure_point(struct calib_search *search, struct kvs_search_point *point)
 {
 	kvs_plan *plan;
 	double start = now_s();
@@ -102,7 +102,7 @@ static int measure_point(struct kvs_search *search, struct kvs_search_point *poi
 	return err;
 }
 
-int kvs_search_accept(struct kvs_search *search, enum kvs_walk walk, const struct kvs_maps *maps, double nll)
+int calib_search_accept(struct calib_search *search, enum kvs_walk walk, const struct calib_maps *maps, double nll)
 {
 	struct kvs_search_point *reached = &search->result->walks[walk], *swept;
 	int err = point_set(reached, walk, maps, nll);
@@ -117,16 +117,16 @@ int kvs_search_accept(struct kvs_search *search, enum kvs_walk walk, const struc
 /* ---- the paper's walk ---- */
 
 /* Fills in the trial's cosine: recalled, or of the samples run with `maps`. */
-static int try_maps(struct kvs_search *search, const struct kvs_maps *maps, struct kvs_trial *trial)
+static int try_maps(struct calib_search *search, const struct calib_maps *maps, struct kvs_trial *trial)
 {
 	kvs_plan *plan;
 	int err;
 
-	if (kvs_search_recall(search, trial)) {
+	if (calib_search_recall(search, trial)) {
 		search->result->replayed++;
 		return 0;
 	}
-	err = kvs_maps_plan(maps, &plan);
+	err = calib_maps_plan(maps, &plan);
 	if (err)
 		return err;
 	err = kvs_measure_cosine(
@@ -135,8 +135,8 @@ static int try_maps(struct kvs_search *search, const struct kvs_maps *maps, stru
 	return err;
 }
 
-static int walk_pairs(struct kvs_search *search, enum kvs_walk walk, const struct kvs_pair *pairs, size_t count,
-	struct kvs_maps *maps, struct kvs_maps *candidate)
+static int walk_pairs(struct calib_search *search, enum kvs_walk walk, const struct kvs_pair *pairs, size_t count,
+	struct calib_maps *maps, struct calib_maps *candidate)
 {
 	int err = 0;
 
@@ -144,18 +144,18 @@ static int walk_pairs(struct kvs_search *search, enum kvs_walk walk, const struc
 		struct kvs_trial trial = {
 			walk, pairs[i].what, pairs[i].layer, pairs[i].owner, pairs[i].distance, NAN, NAN, false};
 
-		if (kvs_maps_borrows(maps, &pairs[i]))
+		if (calib_maps_borrows(maps, &pairs[i]))
 			continue;
-		err = kvs_search_tell(search, walk_names[walk], maps->tensors, search->target);
-		kvs_maps_apply(maps, &pairs[i], candidate);
+		err = calib_search_tell(search, walk_names[walk], maps->tensors, search->target);
+		calib_maps_apply(maps, &pairs[i], candidate);
 		if (!err)
 			err = try_maps(search, candidate, &trial);
 		trial.accepted = trial.cosine > search->options->threshold;
 		if (!err)
-			err = kvs_search_record(search, &trial);
+			err = calib_search_record(search, &trial);
 		if (!err && trial.accepted) {
-			kvs_maps_swap(maps, candidate);
-			err = kvs_search_accept(search, walk, maps, NAN);
+			calib_maps_swap(maps, candidate);
+			err = calib_search_accept(search, walk, maps, NAN);
 		}
 	}
 	return err;
@@ -174,21 +174,21 @@ static enum kvs_order order_of(enum kvs_walk walk)
 	}
 }
 
-static int run_walk(struct kvs_search *search, enum kvs_walk walk, const struct kvs_pair *pairs, size_t count)
+static int run_walk(struct calib_search *search, enum kvs_walk walk, const struct kvs_pair *pairs, size_t count)
 {
 	int layers = search->result->layers, err;
-	struct kvs_maps maps = {0}, candidate = {0};
+	struct calib_maps maps = {0}, candidate = {0};
 
-	err = kvs_maps_create(layers, &maps);
+	err = calib_maps_create(layers, &maps);
 	if (!err)
-		err = kvs_maps_create(layers, &candidate);
+		err = calib_maps_create(layers, &candidate);
 	if (!err)
 		err = point_set(&search->result->walks[walk], walk, &maps, search->result->full_nll);
 	if (!err)
-		err = walk == KVS_WALK_NLL ? kvs_search_greedy(search, pairs, count, &maps)
+		err = walk == KVS_WALK_NLL ? calib_search_greedy(search, pairs, count, &maps)
 					   : walk_pairs(search, walk, pairs, count, &maps, &candidate);
-	kvs_maps_clear(&candidate);
-	kvs_maps_clear(&maps);
+	calib_maps_clear(&candidate);
+	calib_maps_clear(&maps);
 	return err;
 }
 
@@ -206,7 +206,7 @@ static bool walk_is_wanted(const struct kvs_search_options *options, enum kvs_wa
 	}
 }
 
-static int run_walks(struct kvs_search *search)
+static int run_walks(struct calib_search *search)
 {
 	const struct kvs_config *config = kvs_engine_config(search->engine);
 	struct kvs_pair *pairs[KVS_WALK_COUNT] = {0};
@@ -237,11 +237,11 @@ static bool is_better(const struct kvs_search_point *a, const struct kvs_search_
 	return a->nll < b->nll;
 }
 
-static int choose_best(struct kvs_search *search)
+static int choose_best(struct calib_search *search)
 {
 	struct kvs_search_result *result = search->result;
 	const struct kvs_search_point *best = NULL;
-	struct kvs_maps maps = {.layers = result->layers};
+	struct calib_maps maps = {.layers = result->layers};
 	int err = 0;
 
 	for (int walk = 0; walk < KVS_WALK_COUNT && !err; walk++) {
@@ -261,7 +261,7 @@ static int choose_best(struct kvs_search *search)
 }
 
 /* The last accepted trial of the walk had it; nll did not look at the samples. */
-static int find_cosine(struct kvs_search *search)
+static int find_cosine(struct calib_search *search)
 {
 	struct kvs_search_result *result = search->result;
 	kvs_plan *plan;
@@ -283,7 +283,7 @@ static int find_cosine(struct kvs_search *search)
 }
 
 /* For each number of layers the best of the walks that came so far. */
-static int collect_sweep(struct kvs_search *search)
+static int collect_sweep(struct calib_search *search)
 {
 	struct kvs_search_result *result = search->result;
 	int share = search->options->share;
@@ -330,7 +330,7 @@ int kvs_search_check(const struct kvs_search_options *options, const struct kvs_
 	return 0;
 }
 
-static int run_search(struct kvs_search *search)
+static int run_search(struct calib_search *search)
 {
 	struct kvs_search_result *result = search->result;
 	double start = now_s();
@@ -360,7 +360,7 @@ static int run_search(struct kvs_search *search)
 int kvs_search_run(kvs_engine *engine, const struct kvs_calib_text *text, struct kvs_capture *capture,
 	const struct kvs_search_options *options, struct kvs_search_result *out)
 {
-	struct kvs_search search = {.engine = engine,
+	struct calib_search search = {.engine = engine,
 		.text = text,
 		.capture = capture,
 		.options = options,

@@ -20,18 +20,18 @@ struct candidate {
 };
 
 struct greedy {
-	struct kvs_search *search;
+	struct calib_search *search;
 	kvs_rerun *rerun;
 	struct candidate *candidates;
 	size_t count, alive;
-	struct kvs_maps *maps, candidate_maps;
+	struct calib_maps *maps, candidate_maps;
 	double nll;    /* of maps */
 	float *losses; /* [windows * window_tokens] */
 };
 
 /* ---- running ---- */
 
-static struct kvs_batch batch_at(const struct kvs_search *search, int window)
+static struct kvs_batch batch_at(const struct calib_search *search, int window)
 {
 	const struct kvs_calib_text *text = search->text;
 	int together = kvs_engine_batch_rows(search->engine) / text->window_tokens, left = text->windows - window;
@@ -57,15 +57,15 @@ static int copies_that_fit(const struct greedy *greedy)
 }
 
 /* The loss with `maps`, in which another pair of layer `layer` may come next. */
-static int try_maps(struct greedy *greedy, const struct kvs_maps *maps, int layer, double *nll)
+static int try_maps(struct greedy *greedy, const struct calib_maps *maps, int layer, double *nll)
 {
-	struct kvs_search *search = greedy->search;
+	struct calib_search *search = greedy->search;
 	const struct kvs_calib_text *text = search->text;
 	size_t count = (size_t)text->windows * text->window_tokens;
 	struct kvs_batch batch;
 	double sum = 0;
 	kvs_plan *plan;
-	int err = kvs_maps_plan(maps, &plan);
+	int err = calib_maps_plan(maps, &plan);
 
 	if (err)
 		return err;
@@ -95,7 +95,7 @@ static void bury(struct greedy *greedy)
 	for (size_t i = 0; i < greedy->count; i++) {
 		struct candidate *c = &greedy->candidates[i];
 		struct kvs_pair owner = {c->pair.what, c->pair.owner, 0, 0};
-		c->dead = kvs_maps_borrows(greedy->maps, &c->pair) || kvs_maps_borrows(greedy->maps, &owner);
+		c->dead = calib_maps_borrows(greedy->maps, &c->pair) || calib_maps_borrows(greedy->maps, &owner);
 		greedy->alive += !c->dead;
 	}
 }
@@ -123,17 +123,17 @@ static int try_candidate(struct greedy *greedy, struct candidate *c)
 	struct kvs_trial trial = trial_of(c);
 	int err = 0;
 
-	if (kvs_search_recall(greedy->search, &trial)) {
+	if (calib_search_recall(greedy->search, &trial)) {
 		greedy->search->result->replayed++;
 	} else {
-		kvs_maps_apply(greedy->maps, &c->pair, &greedy->candidate_maps);
+		calib_maps_apply(greedy->maps, &c->pair, &greedy->candidate_maps);
 		err = try_maps(greedy, &greedy->candidate_maps, c->pair.layer, &trial.nll);
 	}
 	if (err)
 		return err;
 	c->cost = trial.nll - greedy->nll;
 	c->tried_at = greedy->maps->tensors;
-	return kvs_search_record(greedy->search, &trial);
+	return calib_search_record(greedy->search, &trial);
 }
 
 /* The trial that measured it is the last of its pair: that is the one that was accepted. */
@@ -151,12 +151,12 @@ static void mark_accepted(struct kvs_search_result *result, const struct kvs_pai
 
 static int take(struct greedy *greedy, struct candidate *c)
 {
-	kvs_maps_apply(greedy->maps, &c->pair, &greedy->candidate_maps);
-	kvs_maps_swap(greedy->maps, &greedy->candidate_maps);
+	calib_maps_apply(greedy->maps, &c->pair, &greedy->candidate_maps);
+	calib_maps_swap(greedy->maps, &greedy->candidate_maps);
 	greedy->nll += c->cost;
 	mark_accepted(greedy->search->result, &c->pair);
 	bury(greedy);
-	return kvs_search_accept(greedy->search, KVS_WALK_NLL, greedy->maps, greedy->nll);
+	return calib_search_accept(greedy->search, KVS_WALK_NLL, greedy->maps, greedy->nll);
 }
 
 static int try_layer(struct greedy *greedy, int layer, size_t *done)
@@ -167,7 +167,7 @@ static int try_layer(struct greedy *greedy, int layer, size_t *done)
 		struct candidate *c = &greedy->candidates[i];
 		if (c->pair.layer != layer)
 			continue;
-		err = kvs_search_tell(greedy->search, "nll: every pair", (*done)++, greedy->count);
+		err = calib_search_tell(greedy->search, "nll: every pair", (*done)++, greedy->count);
 		if (!err)
 			err = try_candidate(greedy, c);
 	}
@@ -186,12 +186,12 @@ static int try_all(struct greedy *greedy)
 
 static int take_cheapest(struct greedy *greedy)
 {
-	struct kvs_search *search = greedy->search;
+	struct calib_search *search = greedy->search;
 	int err = 0;
 
 	while (!err && greedy->maps->tensors < search->target && greedy->alive) {
 		struct candidate *c = cheapest(greedy);
-		err = kvs_search_tell(search, "nll: greedy", greedy->maps->tensors, search->target);
+		err = calib_search_tell(search, "nll: greedy", greedy->maps->tensors, search->target);
 		if (!err)
 			err = c->tried_at == greedy->maps->tensors ? take(greedy, c) : try_candidate(greedy, c);
 	}
@@ -201,7 +201,7 @@ static int take_cheapest(struct greedy *greedy)
 static int prepare(struct greedy *greedy, const struct kvs_pair *pairs)
 {
 	const struct kvs_calib_text *text = greedy->search->text;
-	int err = kvs_maps_create(greedy->maps->layers, &greedy->candidate_maps);
+	int err = calib_maps_create(greedy->maps->layers, &greedy->candidate_maps);
 
 	greedy->candidates = calloc(greedy->count, sizeof(*greedy->candidates));
 	greedy->losses = malloc(sizeof(*greedy->losses) * text->windows * text->window_tokens);
@@ -212,7 +212,8 @@ static int prepare(struct greedy *greedy, const struct kvs_pair *pairs)
 	return err;
 }
 
-int kvs_search_greedy(struct kvs_search *search, const struct kvs_pair *pairs, size_t count, struct kvs_maps *maps)
+int calib_search_greedy(
+	struct calib_search *search, const struct kvs_pair *pairs, size_t count, struct calib_maps *maps)
 {
 	struct greedy greedy = {
 		.search = search, .count = count, .alive = count, .maps = maps, .nll = search->result->full_nll};
@@ -226,7 +227,7 @@ int kvs_search_greedy(struct kvs_search *search, const struct kvs_pair *pairs, s
 	if (!err)
 		err = take_cheapest(&greedy);
 	kvs_rerun_free(greedy.rerun);
-	kvs_maps_clear(&greedy.candidate_maps);
+	calib_maps_clear(&greedy.candidate_maps);
 	free(greedy.candidates);
 	free(greedy.losses);
 	return err;

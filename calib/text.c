@@ -44,7 +44,7 @@ static void digest_of(const char *text, size_t bytes, char *digest)
 	digest[16] = 0;
 }
 
-static int check_options(const struct kvs_text_options *options)
+static int check_options(const struct kvs_calib_text_options *options)
 {
 	if (options->samples < 0 || options->sample_tokens < 0 || options->held_tokens < 0 ||
 		options->window_tokens < 0)
@@ -119,7 +119,7 @@ static int allocate_windows(struct kvs_calib_text *out)
 
 /* Windows over the `count` tokens behind the samples. */
 static int cut_held(
-	const int32_t *ids, size_t count, const struct kvs_text_options *options, struct kvs_calib_text *out)
+	const int32_t *ids, size_t count, const struct kvs_calib_text_options *options, struct kvs_calib_text *out)
 {
 	int most = smaller(
 		int_or(options->held_tokens, DEFAULT_HELD_TOKENS), count - 1 < 1 << 24 ? (int)(count - 1) : 1 << 24);
@@ -153,7 +153,7 @@ static int cut_samples_again(struct kvs_calib_text *out)
 }
 
 static int cut_windows(
-	const int32_t *ids, size_t count, const struct kvs_text_options *options, struct kvs_calib_text *out)
+	const int32_t *ids, size_t count, const struct kvs_calib_text_options *options, struct kvs_calib_text *out)
 {
 	if (count > LEAST_WINDOW_TOKENS)
 		return cut_held(ids, count, options, out);
@@ -165,8 +165,8 @@ static int cut_windows(
 	return cut_samples_again(out);
 }
 
-static int cut_by_run(const kvs_tokenizer *tok, const char *text, size_t bytes, const struct kvs_text_options *options,
-	struct kvs_calib_text *out)
+static int cut_by_run(const kvs_tokenizer *tok, const char *text, size_t bytes,
+	const struct kvs_calib_text_options *options, struct kvs_calib_text *out)
 {
 	int32_t *ids;
 	size_t count, rest = 0;
@@ -181,8 +181,8 @@ static int cut_by_run(const kvs_tokenizer *tok, const char *text, size_t bytes, 
 	return err;
 }
 
-static int cut_by_line(const kvs_tokenizer *tok, const char *text, size_t bytes, const struct kvs_text_options *options,
-	struct kvs_calib_text *out)
+static int cut_by_line(const kvs_tokenizer *tok, const char *text, size_t bytes,
+	const struct kvs_calib_text_options *options, struct kvs_calib_text *out)
 {
 	int32_t *ids;
 	size_t count, rest = 0;
@@ -197,8 +197,8 @@ static int cut_by_line(const kvs_tokenizer *tok, const char *text, size_t bytes,
 	return err;
 }
 
-int kvs_calib_text_cut(const kvs_tokenizer *tok, const char *text, size_t bytes, const struct kvs_text_options *options,
-	struct kvs_calib_text *out)
+int kvs_calib_text_cut(const kvs_tokenizer *tok, const char *text, size_t bytes,
+	const struct kvs_calib_text_options *options, struct kvs_calib_text *out)
 {
 	int err = check_options(options);
 
@@ -219,7 +219,7 @@ int kvs_calib_text_cut(const kvs_tokenizer *tok, const char *text, size_t bytes,
 int kvs_calib_windows_cut(const kvs_tokenizer *tok, const char *text, size_t bytes, int tokens, int window_tokens,
 	struct kvs_calib_text *out)
 {
-	struct kvs_text_options options = {.held_tokens = tokens, .window_tokens = window_tokens};
+	struct kvs_calib_text_options options = {.held_tokens = tokens, .window_tokens = window_tokens};
 	int32_t *ids;
 	size_t count;
 	int err = kvs_tokenizer_encode(tok, text, bytes, true, &ids, &count);

@@ -27,7 +27,7 @@ static const struct figure {
 	{"texts.svg", "By the text that was searched with", "text", LOSS_LABEL, OVER_SOURCES, OF_LOSS},
 };
 
-#define MOST_POINTS (KVS_STUDY_MOST_RATES > KVS_STUDY_CUTS ? KVS_STUDY_MOST_RATES : KVS_STUDY_CUTS)
+#define MOST_POINTS (KVS_STUDY_MOST_RATES > STUDY_CUTS ? KVS_STUDY_MOST_RATES : STUDY_CUTS)
 
 /* A line for each method that has points; colours go by method, so that they are the same in all charts. */
 struct lines {
@@ -38,7 +38,7 @@ struct lines {
 
 static void add_line(struct lines *lines, enum kvs_study_method m, size_t points, bool spread)
 {
-	lines->series[m] = (struct kvs_series){.name = kvs_study_titles[m],
+	lines->series[m] = (struct kvs_series){.name = study_titles[m],
 		.x = lines->x[m],
 		.y = lines->y[m],
 		.count = points,
@@ -46,7 +46,7 @@ static void add_line(struct lines *lines, enum kvs_study_method m, size_t points
 		.high = spread ? lines->high[m] : NULL};
 }
 
-static double value_of(const struct kvs_study *study, const struct kvs_study_mean *mean, enum measure measure)
+static double value_of(const struct kvs_study *study, const struct study_mean *mean, enum measure measure)
 {
 	switch (measure) {
 	case OF_KL:
@@ -54,7 +54,7 @@ static double value_of(const struct kvs_study *study, const struct kvs_study_mea
 	case OF_TOP1:
 		return 100 * mean->top1_agreement;
 	default:
-		return kvs_study_cost(study, mean);
+		return study_cost(study, mean);
 	}
 }
 
@@ -64,8 +64,8 @@ static bool says_more(const struct kvs_study *study, enum kvs_study_method m)
 	if (m != KVS_STUDY_THRESHOLD)
 		return true;
 	for (int p = 0; p < study->share_count; p++) {
-		struct kvs_study_mean with = kvs_study_mean(study, KVS_STUDY_THRESHOLD, 0, p),
-				      without = kvs_study_mean(study, KVS_STUDY_RANDOM, 0, p);
+		struct study_mean with = study_mean(study, KVS_STUDY_THRESHOLD, 0, p),
+				  without = study_mean(study, KVS_STUDY_RANDOM, 0, p);
 		if (with.count && (with.nll != without.nll || with.most != without.most))
 			return true;
 	}
@@ -76,11 +76,11 @@ static void draw_over_memory(const struct kvs_study *study, enum measure measure
 {
 	for (int m = 0; m < KVS_STUDY_METHODS; m++) {
 		bool spread = false;
-		if (!kvs_study_has(study, m, 0) || !says_more(study, m))
+		if (!study_has(study, m, 0) || !says_more(study, m))
 			continue;
 		for (int p = 0; p < study->share_count; p++) {
-			struct kvs_study_mean mean = kvs_study_mean(study, m, 0, p);
-			lines->x[m][p] = 100.0 * mean.token_bytes / kvs_study_token_bytes(study, 0, false);
+			struct study_mean mean = study_mean(study, m, 0, p);
+			lines->x[m][p] = 100.0 * mean.token_bytes / study_token_bytes(study, 0, false);
 			lines->y[m][p] = value_of(study, &mean, measure);
 			lines->low[m][p] = mean.least - study->full_nll;
 			lines->high[m][p] = mean.most - study->full_nll;
@@ -93,15 +93,15 @@ static void draw_over_memory(const struct kvs_study *study, enum measure measure
 /* At the middle number of layers. */
 static void draw_over_cuts(const struct kvs_study *study, bool by_source, struct lines *lines)
 {
-	int cuts[KVS_STUDY_CUTS], count = kvs_study_series(study, by_source, cuts);
+	int cuts[STUDY_CUTS], count = study_series(study, by_source, cuts);
 
 	for (int m = 0; m < KVS_STUDY_METHODS; m++) {
-		if (!kvs_study_runs(m, 1) || !kvs_study_has(study, m, 0))
+		if (!study_runs(m, 1) || !study_has(study, m, 0))
 			continue;
 		for (int i = 0; i < count; i++) {
-			struct kvs_study_mean mean = kvs_study_mean(study, m, cuts[i], study->share_count / 2);
+			struct study_mean mean = study_mean(study, m, cuts[i], study->share_count / 2);
 			lines->x[m][i] = by_source ? study->cuts[cuts[i]].source + 1 : study->cuts[cuts[i]].samples;
-			lines->y[m][i] = kvs_study_cost(study, &mean);
+			lines->y[m][i] = study_cost(study, &mean);
 		}
 		add_line(lines, m, count, false);
 	}
@@ -150,7 +150,7 @@ static int draw(const struct kvs_study *study, const struct figure *figure, cons
 	return err;
 }
 
-int kvs_study_draw(const struct kvs_study *study, const char *dir)
+int study_draw(const struct kvs_study *study, const char *dir)
 {
 	int err = 0;
 

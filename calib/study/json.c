@@ -32,7 +32,7 @@ static json_t *ints_json(const int *values, int count)
 	return NULL;
 }
 
-int kvs_study_describe(struct kvs_study *study, const kvs_checkpoint *ckpt, const struct kvs_study_options *options)
+int study_describe(struct kvs_study *study, const kvs_checkpoint *ckpt, const struct kvs_study_options *options)
 {
 	const struct kvs_config *config = kvs_checkpoint_config(ckpt);
 	const struct kvs_calib_text *calib = &study->cuts[0].text, *measured = &study->measured;
@@ -51,7 +51,7 @@ int kvs_study_describe(struct kvs_study *study, const kvs_checkpoint *ckpt, cons
 
 /* ---- out ---- */
 
-static json_t *point_json(const struct kvs_study *study, const struct kvs_study_point *point, int share)
+static json_t *point_json(const struct kvs_study *study, const struct study_point *point, int share)
 {
 	const struct kvs_quality *q = &point->quality;
 
@@ -60,14 +60,14 @@ static json_t *point_json(const struct kvs_study *study, const struct kvs_study_
 	return json_pack("{s:i,s:f,s:f,s:o,s:f,s:f,s:I,s:f,s:o,s:o}", "share", share, "shared", point->tensors / 2.0,
 		"nll", q->nll, "ppl", calib_json_number(exp(q->nll)), "top1_agreement", q->top1_agreement, "kl", q->kl,
 		"kv_token_bytes", (json_int_t)point->token_bytes, "kv_fraction",
-		(double)point->token_bytes / kvs_study_token_bytes(study, 0, false), "k_owners",
+		(double)point->token_bytes / study_token_bytes(study, 0, false), "k_owners",
 		ints_json(point->owners, study->layers), "v_owners",
 		ints_json(point->owners + study->layers, study->layers));
 }
 
-static json_t *row_json(const struct kvs_study *study, const struct kvs_study_row *row)
+static json_t *row_json(const struct kvs_study *study, const struct study_row *row)
 {
-	const struct kvs_study_cut *cut = &study->cuts[row->cut];
+	const struct study_cut *cut = &study->cuts[row->cut];
 	json_t *points = json_array();
 	int failed = points ? 0 : -1;
 
@@ -108,7 +108,7 @@ static json_t *full_json(const struct kvs_study *study)
 	if (!isfinite(study->full_nll))
 		return json_null();
 	return json_pack("{s:f,s:o,s:I}", "nll", study->full_nll, "ppl", calib_json_number(exp(study->full_nll)),
-		"kv_token_bytes", (json_int_t)kvs_study_token_bytes(study, 0, false));
+		"kv_token_bytes", (json_int_t)study_token_bytes(study, 0, false));
 }
 
 int kvs_study_json(const struct kvs_study *study, char **json)
@@ -130,7 +130,7 @@ int kvs_study_json(const struct kvs_study *study, char **json)
 	return err;
 }
 
-int kvs_study_save(const struct kvs_study *study, const char *path)
+int study_save(const struct kvs_study *study, const char *path)
 {
 	char *json;
 	int err = kvs_study_json(study, &json);
@@ -201,8 +201,7 @@ static int read_owners(const json_t *object, int layers, int tensors, int *owner
 	return err || borrowers == tensors ? err : -EINVAL;
 }
 
-static int read_point(
-	const json_t *object, struct kvs_study *study, bool merged, int share, struct kvs_study_point *point)
+static int read_point(const json_t *object, struct kvs_study *study, bool merged, int share, struct study_point *point)
 {
 	double shared = number_at(object, "shared");
 	int err;
@@ -210,7 +209,7 @@ static int read_point(
 	if (json_integer_value(json_object_get(object, "share")) != share || !(shared >= 0 && shared <= share))
 		return -EINVAL;
 	point->tensors = (int)lround(2 * shared);
-	point->token_bytes = kvs_study_token_bytes(study, point->tensors, merged);
+	point->token_bytes = study_token_bytes(study, point->tensors, merged);
 	if (point->tensors < 2 * share)
 		return 0;
 	point->owners = malloc(sizeof(*point->owners) * 2 * study->layers);
@@ -235,7 +234,7 @@ static int find_cut(const struct kvs_study *study, const json_t *row)
 	return -1;
 }
 
-static int read_points(const json_t *points, struct kvs_study *study, struct kvs_study_row *row)
+static int read_points(const json_t *points, struct kvs_study *study, struct study_row *row)
 {
 	int err = json_array_size(points) == (size_t)study->share_count ? 0 : -EINVAL;
 
@@ -249,15 +248,15 @@ static int read_row(const json_t *object, struct kvs_study *study)
 {
 	const char *name = json_string_value(json_object_get(object, "method"));
 	json_int_t seed = json_integer_value(json_object_get(object, "seed"));
-	struct kvs_study_row *row;
+	struct study_row *row;
 	int cut = find_cut(study, object), method = 0, err;
 
 	while (method < KVS_STUDY_METHODS && name && strcmp(name, kvs_study_method_name(method)))
 		method++;
-	if (!name || method == KVS_STUDY_METHODS || cut < 0 || !kvs_study_runs(method, cut) || seed < 0 ||
-		(seed > 0) != kvs_study_is_random(method))
+	if (!name || method == KVS_STUDY_METHODS || cut < 0 || !study_runs(method, cut) || seed < 0 ||
+		(seed > 0) != study_is_random(method))
 		return -EINVAL;
-	row = kvs_study_row(study, method, seed, cut);
+	row = study_row(study, method, seed, cut);
 	if (!row)
 		return -ENOMEM;
 	if (row->done) /* twice */
@@ -306,6 +305,6 @@ int kvs_study_resume(kvs_study *study, const char *path)
 		return kvs_fail(-EINVAL, "%s: %s (line %d)", path, error.text, error.line);
 	err = read_study(root, study, path);
 	json_decref(root);
-	kvs_study_sort(study);
+	study_sort(study);
 	return err;
 }

@@ -20,7 +20,7 @@ struct run {
 	kvs_reference *reference;
 	struct kvs_capture capture;
 	int captured; /* which cut; -1: none */
-	struct kvs_study_row *row;
+	struct study_row *row;
 	char label[64];                  /* of the row */
 	double done, total;              /* tokens that go through the model: an estimate, for the bar */
 	double in_row, part;             /* of the row: what is done, and what is being done */
@@ -57,7 +57,7 @@ static void end_part(struct run *run)
 }
 
 /* Tokens that go through the model for a search, about. */
-static double search_cost(const struct kvs_study *study, const struct kvs_study_row *row)
+static double search_cost(const struct kvs_study *study, const struct study_row *row)
 {
 	const struct kvs_calib_text *text = &study->cuts[row->cut].text;
 	double most = study->shares[study->share_count - 1], pairs = study->layers * (study->layers - 1) / 2.0;
@@ -84,19 +84,19 @@ static double measured_tokens(const struct kvs_study *study)
 	return (double)study->measured.windows * study->measured.window_tokens;
 }
 
-static double measure_cost(const struct kvs_study *study, const struct kvs_study_row *row)
+static double measure_cost(const struct kvs_study *study, const struct study_row *row)
 {
 	return measured_tokens(study) * (row->method == KVS_STUDY_MERGE ? 6 : 1); /* merging decodes token by token */
 }
 
-static double row_cost(const struct kvs_study *study, const struct kvs_study_row *row)
+static double row_cost(const struct kvs_study *study, const struct study_row *row)
 {
 	return search_cost(study, row) + study->share_count * measure_cost(study, row);
 }
 
 /* ---- one row: plans ---- */
 
-static int set_owners(struct kvs_study_point *point, int tensors, int layers, const int *k, const int *v)
+static int set_owners(struct study_point *point, int tensors, int layers, const int *k, const int *v)
 {
 	point->tensors = tensors;
 	point->owners = malloc(sizeof(*point->owners) * 2 * layers);
@@ -109,7 +109,7 @@ static int set_owners(struct kvs_study_point *point, int tensors, int layers, co
 
 /* Applies pairs one by one and keeps what there is whenever a wanted number of layers shares. */
 struct collector {
-	struct kvs_maps maps, next;
+	struct calib_maps maps, next;
 	int at; /* point that comes next */
 };
 
@@ -120,8 +120,8 @@ static int collect(struct run *run, struct collector *c, const struct kvs_pair *
 
 	if (c->at == study->share_count)
 		return 0;
-	kvs_maps_apply(&c->maps, pair, &c->next);
-	kvs_maps_swap(&c->maps, &c->next);
+	calib_maps_apply(&c->maps, pair, &c->next);
+	calib_maps_swap(&c->maps, &c->next);
 	if (c->maps.tensors == 2 * study->shares[c->at])
 		err = set_owners(&run->row->points[c->at++], c->maps.tensors, study->layers, c->maps.k, c->maps.v);
 	return err;
@@ -129,30 +129,30 @@ static int collect(struct run *run, struct collector *c, const struct kvs_pair *
 
 static int collector_open(struct collector *c, int layers)
 {
-	int err = kvs_maps_create(layers, &c->maps);
+	int err = calib_maps_create(layers, &c->maps);
 
 	c->at = 0;
-	return err ? err : kvs_maps_create(layers, &c->next);
+	return err ? err : calib_maps_create(layers, &c->next);
 }
 
 static void collector_close(struct run *run, struct collector *c)
 {
 	for (int p = c->at; p < run->study->share_count; p++)
 		run->row->points[p].tensors = c->maps.tensors; /* as far as it came */
-	kvs_maps_clear(&c->maps);
-	kvs_maps_clear(&c->next);
+	calib_maps_clear(&c->maps);
+	calib_maps_clear(&c->next);
 }
 
 static struct kvs_search_options search_options(struct run *run)
 {
-	const struct kvs_study_row *row = run->row;
+	const struct study_row *row = run->row;
 	enum kvs_study_method method = row->method;
 
 	return (struct kvs_search_options){.method = method == KVS_STUDY_NLL || method == KVS_STUDY_NLL_SPLIT
 							     ? KVS_METHOD_NLL
 							     : KVS_METHOD_KVSHARER,
 		.share = run->study->shares[run->study->share_count - 1],
-		.pairs = {.order = kvs_study_is_random(method)   ? KVS_ORDER_RANDOM
+		.pairs = {.order = study_is_random(method)       ? KVS_ORDER_RANDOM
 				   : method == KVS_STUDY_SIMILAR ? KVS_ORDER_SIMILAR
 								 : KVS_ORDER_DISSIMILAR,
 			.seed = row->seed,
@@ -192,7 +192,7 @@ static int draw_plans(struct run *run, struct collector *collector)
 	if (err)
 		return err;
 	for (size_t i = 0; i < count && !err; i++)
-		if (!kvs_maps_borrows(&collector->maps, &pairs[i]))
+		if (!calib_maps_borrows(&collector->maps, &pairs[i]))
 			err = collect(run, collector, &pairs[i]);
 	free(pairs);
 	return err;
@@ -206,7 +206,7 @@ static int neighbour_plans(struct run *run)
 	int err = owners ? 0 : kvs_fail(-ENOMEM, "no memory for a plan of %d layers", study->layers);
 
 	for (int p = 0; p < study->share_count && !err; p++) {
-		struct kvs_study_point *point = &run->row->points[p];
+		struct study_point *point = &run->row->points[p];
 		int share = study->shares[p];
 		err = run->row->method == KVS_STUDY_MERGE ? kvs_neighbours_similar(&run->capture, config, share, owners)
 							  : kvs_neighbours_spread(config, share, owners);
@@ -234,21 +234,21 @@ static int find_plans(struct run *run)
 /* ---- one row: measures ---- */
 
 /* Two rows may come to one plan: it is measured once. */
-static const struct kvs_quality *measured_before(const struct run *run, const struct kvs_study_point *point)
+static const struct kvs_quality *measured_before(const struct run *run, const struct study_point *point)
 {
 	const struct kvs_study *study = run->study;
 
 	for (size_t i = 0; i < study->row_count; i++) {
-		const struct kvs_study_row *row = &study->rows[i];
+		const struct study_row *row = &study->rows[i];
 		for (int p = 0; p < study->share_count && row->done && row->method != KVS_STUDY_MERGE; p++)
-			if (row->points[p].owners &&
-				!memcmp(row->points[p].owners, point->owners, sizeof(int) * 2 * study->layers))
+			if (row->points[p].owners && !memcmp(row->points[p].owners, point->owners,
+							     sizeof(*point->owners) * 2 * study->layers))
 				return &row->points[p].quality;
 	}
 	return NULL;
 }
 
-static int measure_plan(struct run *run, struct kvs_study_point *point)
+static int measure_plan(struct run *run, struct study_point *point)
 {
 	const struct kvs_quality *before = measured_before(run, point);
 	kvs_plan *plan;
@@ -273,8 +273,8 @@ static int measure_row(struct run *run)
 	int err = 0;
 
 	for (int p = 0; p < run->study->share_count && !err; p++) {
-		struct kvs_study_point *point = &run->row->points[p];
-		point->token_bytes = kvs_study_token_bytes(run->study, point->tensors, merged);
+		struct study_point *point = &run->row->points[p];
+		point->token_bytes = study_token_bytes(run->study, point->tensors, merged);
 		begin_part(run, measure_cost(run->study, run->row));
 		if (point->owners && merged)
 			err = kvs_measure_merged(run->engine, &run->study->measured, run->reference, point->owners,
@@ -303,7 +303,7 @@ static int capture_cut(struct run *run, int cut)
 }
 
 /* A row that fails half way is as if it had not begun. */
-static void forget_row(struct kvs_study_row *row)
+static void forget_row(struct study_row *row)
 {
 	for (int p = 0; p < KVS_STUDY_MOST_RATES; p++)
 		free(row->points[p].owners);
@@ -313,8 +313,8 @@ static void forget_row(struct kvs_study_row *row)
 /* "random:2", "nll, text 2", "similar, 50 samples". */
 static void label_row(struct run *run)
 {
-	const struct kvs_study_row *row = run->row;
-	const struct kvs_study_cut *cut = &run->study->cuts[row->cut];
+	const struct study_row *row = run->row;
+	const struct study_cut *cut = &run->study->cuts[row->cut];
 	const char *name = kvs_study_method_name(row->method);
 
 	if (row->seed)
@@ -329,7 +329,7 @@ static void label_row(struct run *run)
 
 static int run_row(struct run *run)
 {
-	struct kvs_study_row *row = run->row;
+	struct study_row *row = run->row;
 	int err = 0;
 
 	label_row(run);
@@ -386,7 +386,7 @@ static int run_rows(struct run *run, const char *path)
 			continue;
 		err = run_row(run);
 		if (!err)
-			err = kvs_study_save(study, path);
+			err = study_save(study, path);
 	}
 	kvs_capture_clear(&run->capture);
 	kvs_reference_free(run->reference);

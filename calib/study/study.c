@@ -26,19 +26,19 @@ const char *kvs_study_method_name(enum kvs_study_method method)
 
 /* ---- what is to be done ---- */
 
-bool kvs_study_is_random(enum kvs_study_method method)
+bool study_is_random(enum kvs_study_method method)
 {
 	return method == KVS_STUDY_RANDOM || method == KVS_STUDY_THRESHOLD;
 }
 
-bool kvs_study_runs(enum kvs_study_method method, int cut)
+bool study_runs(enum kvs_study_method method, int cut)
 {
 	return cut == 0 || method == KVS_STUDY_DISSIMILAR || method == KVS_STUDY_SIMILAR || method == KVS_STUDY_NLL;
 }
 
 static int by_place(const void *a, const void *b)
 {
-	const struct kvs_study_row *x = a, *y = b;
+	const struct study_row *x = a, *y = b;
 
 	if (x->cut != y->cut)
 		return x->cut < y->cut ? -1 : 1;
@@ -47,22 +47,22 @@ static int by_place(const void *a, const void *b)
 	return (x->seed > y->seed) - (x->seed < y->seed);
 }
 
-void kvs_study_sort(struct kvs_study *study)
+void study_sort(struct kvs_study *study)
 {
 	if (study->row_count)
 		qsort(study->rows, study->row_count, sizeof(*study->rows), by_place);
 }
 
-struct kvs_study_row *kvs_study_row(struct kvs_study *study, enum kvs_study_method method, uint64_t seed, int cut)
+struct study_row *study_row(struct kvs_study *study, enum kvs_study_method method, uint64_t seed, int cut)
 {
-	struct kvs_study_row row = {.method = method, .seed = seed, .cut = cut};
+	struct study_row row = {.method = method, .seed = seed, .cut = cut};
 
 	for (size_t i = 0; i < study->row_count; i++)
 		if (!by_place(&study->rows[i], &row))
 			return &study->rows[i];
 	if (study->row_count == study->row_room) {
 		size_t room = study->row_room ? 2 * study->row_room : 32;
-		struct kvs_study_row *larger = realloc(study->rows, sizeof(*larger) * room);
+		struct study_row *larger = realloc(study->rows, sizeof(*larger) * room);
 		if (!larger)
 			return NULL;
 		study->rows = larger;
@@ -76,11 +76,11 @@ static int list_rows(struct kvs_study *study, unsigned methods, int seeds)
 {
 	for (int cut = 0; cut < study->cut_count; cut++) {
 		for (int method = 0; method < KVS_STUDY_METHODS; method++) {
-			bool random = kvs_study_is_random(method);
-			if (!(methods >> method & 1) || study->cuts[cut].missing || !kvs_study_runs(method, cut))
+			bool random = study_is_random(method);
+			if (!(methods >> method & 1) || study->cuts[cut].missing || !study_runs(method, cut))
 				continue;
 			for (int seed = random ? 1 : 0; seed <= (random ? seeds : 0); seed++)
-				if (!kvs_study_row(study, method, seed, cut))
+				if (!study_row(study, method, seed, cut))
 					return kvs_fail(-ENOMEM, "no memory for a study");
 		}
 	}
@@ -104,14 +104,14 @@ static int blame(const struct kvs_source *source, int err)
  * must succeed, and those of other texts too, since they were given for it.
  */
 static int cut_one(struct kvs_study *study, const kvs_tokenizer *tok, const struct kvs_study_options *options,
-	struct kvs_text_options how, int source)
+	struct kvs_calib_text_options how, int source)
 {
-	struct kvs_study_cut *cut = &study->cuts[study->cut_count++];
+	struct study_cut *cut = &study->cuts[study->cut_count++];
 	const struct kvs_calib_text *first = &study->cuts[0].text;
 	bool varied = source == 0 && cut != study->cuts;
 	int err;
 
-	*cut = (struct kvs_study_cut){.source = source, .samples = how.samples};
+	*cut = (struct study_cut){.source = source, .samples = how.samples};
 	how.need_held = true;
 	err = kvs_calib_text_cut(tok, options->calib[source].bytes, options->calib[source].count, &how, &cut->text);
 	if (!err && varied && how.samples > first->samples &&
@@ -130,7 +130,7 @@ static int cut_one(struct kvs_study *study, const kvs_tokenizer *tok, const stru
 static int check_sources(const struct kvs_study *study, const struct kvs_study_options *options)
 {
 	for (int i = 0; i < study->cut_count; i++) {
-		const struct kvs_study_cut *cut = &study->cuts[i];
+		const struct study_cut *cut = &study->cuts[i];
 		if (!cut->missing && !strcmp(cut->text.digest, study->measured.digest))
 			return kvs_fail(-EINVAL,
 				"%s is searched with and measured on: plans would be measured on what they were made "
@@ -147,18 +147,18 @@ static int check_sources(const struct kvs_study *study, const struct kvs_study_o
 
 static int cut_texts(struct kvs_study *study, const kvs_tokenizer *tok, const struct kvs_study_options *options)
 {
-	static const int thirds[KVS_STUDY_AMOUNTS] = {3, 1, 5};
+	static const int thirds[STUDY_AMOUNTS] = {3, 1, 5};
 	int samples = options->cut.samples ? options->cut.samples : DEFAULT_SAMPLES, held, err = 0;
 
-	for (int i = 0; i < KVS_STUDY_AMOUNTS && !err; i++) {
-		struct kvs_text_options how = options->cut;
+	for (int i = 0; i < STUDY_AMOUNTS && !err; i++) {
+		struct kvs_calib_text_options how = options->cut;
 		held = i ? study->cuts[0].text.windows * study->cuts[0].text.window_tokens : 0;
 		how.samples = (thirds[i] * samples + 2) / 3;
 		how.held_tokens = i ? (thirds[i] * held + 2) / 3 : how.held_tokens;
 		err = cut_one(study, tok, options, how, 0);
 	}
 	for (int source = 1; source < options->calib_count && !err; source++) {
-		struct kvs_text_options how = options->cut;
+		struct kvs_calib_text_options how = options->cut;
 		how.samples = samples;
 		err = cut_one(study, tok, options, how, source);
 	}
@@ -226,7 +226,7 @@ int kvs_study_create(
 	if (!err)
 		err = cut_texts(study, tok, options);
 	if (!err)
-		err = kvs_study_describe(study, ckpt, options);
+		err = study_describe(study, ckpt, options);
 	if (!err)
 		err = list_rows(study, methods, options->seeds ? options->seeds : DEFAULT_SEEDS);
 	if (err) {
@@ -256,7 +256,7 @@ void kvs_study_free(kvs_study *study)
 
 int kvs_study_open_engine(kvs_cu *cu, const kvs_checkpoint *ckpt, const kvs_study *study, kvs_engine **out)
 {
-	struct kvs_calib_text texts[KVS_STUDY_CUTS + 1];
+	struct kvs_calib_text texts[STUDY_CUTS + 1];
 
 	for (int i = 0; i < study->cut_count; i++)
 		texts[i] = study->cuts[i].text;
@@ -277,7 +277,7 @@ size_t kvs_study_left(const kvs_study *study, size_t *rows)
 /* ---- what was found ---- */
 
 /* What the unshared model needs for a token in a sharing layer is gone; merged layers keep a length each for their vectors. */
-size_t kvs_study_token_bytes(const struct kvs_study *study, int tensors, bool merged)
+size_t study_token_bytes(const struct kvs_study *study, int tensors, bool merged)
 {
 	size_t element = kvs_dtype_bytes(study->engine.kv_dtype), vectors = (size_t)study->kv_heads * element;
 	size_t kept = vectors * study->head_dim * (2 * study->layers - tensors);
@@ -285,7 +285,7 @@ size_t kvs_study_token_bytes(const struct kvs_study *study, int tensors, bool me
 	return kept + (merged ? 2 * vectors * tensors : 0);
 }
 
-bool kvs_study_has(const struct kvs_study *study, enum kvs_study_method method, int cut)
+bool study_has(const struct kvs_study *study, enum kvs_study_method method, int cut)
 {
 	for (size_t i = 0; i < study->row_count; i++)
 		if (study->rows[i].done && study->rows[i].method == method && study->rows[i].cut == cut)
@@ -293,14 +293,14 @@ bool kvs_study_has(const struct kvs_study *study, enum kvs_study_method method, 
 	return false;
 }
 
-struct kvs_study_mean kvs_study_mean(const struct kvs_study *study, enum kvs_study_method method, int cut, int share)
+struct study_mean study_mean(const struct kvs_study *study, enum kvs_study_method method, int cut, int share)
 {
-	struct kvs_study_mean mean = {.least = INFINITY, .most = -INFINITY};
+	struct study_mean mean = {.least = INFINITY, .most = -INFINITY};
 	double squares = 0;
 
 	for (size_t i = 0; i < study->row_count; i++) {
-		const struct kvs_study_row *row = &study->rows[i];
-		const struct kvs_study_point *point = &row->points[share];
+		const struct study_row *row = &study->rows[i];
+		const struct study_point *point = &row->points[share];
 		if (!row->done || row->method != method || row->cut != cut)
 			continue;
 		mean.rows++;
@@ -316,7 +316,7 @@ struct kvs_study_mean kvs_study_mean(const struct kvs_study *study, enum kvs_stu
 		mean.token_bytes = point->token_bytes;
 	}
 	if (!mean.count)
-		return (struct kvs_study_mean){0, mean.rows, NAN, NAN, NAN, NAN, NAN, NAN, 0};
+		return (struct study_mean){0, mean.rows, NAN, NAN, NAN, NAN, NAN, NAN, 0};
 	mean.nll /= mean.count;
 	mean.top1_agreement /= mean.count;
 	mean.kl /= mean.count;
@@ -325,12 +325,12 @@ struct kvs_study_mean kvs_study_mean(const struct kvs_study *study, enum kvs_stu
 	return mean;
 }
 
-int kvs_study_series(const struct kvs_study *study, bool by_source, int cuts[KVS_STUDY_CUTS])
+int study_series(const struct kvs_study *study, bool by_source, int cuts[STUDY_CUTS])
 {
 	int count = 0;
 
 	for (int c = 0; c < study->cut_count; c++) {
-		const struct kvs_study_cut *cut = &study->cuts[c];
+		const struct study_cut *cut = &study->cuts[c];
 		int at = count;
 		if (cut->missing || (by_source ? c > 0 && cut->source == 0 : cut->source > 0))
 			continue;

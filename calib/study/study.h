@@ -1,14 +1,14 @@
 /* calib/study/study.h: a study as its files share it. Private to calib/. */
-#ifndef KVS_CALIB_STUDY_H
-#define KVS_CALIB_STUDY_H
+#ifndef CALIB_STUDY_H
+#define CALIB_STUDY_H
 
 #include "../measure.h"
 
-#define KVS_STUDY_AMOUNTS 3 /* of the first text: as asked for, a third, five thirds */
-#define KVS_STUDY_CUTS (KVS_STUDY_AMOUNTS + KVS_STUDY_MOST_SOURCES - 1)
+#define STUDY_AMOUNTS 3 /* of the first text: as asked for, a third, five thirds */
+#define STUDY_CUTS (STUDY_AMOUNTS + KVS_STUDY_MOST_SOURCES - 1)
 
 /* One way to cut one calibration text. The first is what everything is searched on. */
-struct kvs_study_cut {
+struct study_cut {
 	int source; /* index of the text */
 	int samples;
 	char *missing; /* why it could not be cut so; NULL: it was */
@@ -16,7 +16,7 @@ struct kvs_study_cut {
 };
 
 /* What a row came to for one number of layers. */
-struct kvs_study_point {
+struct study_point {
 	int tensors;        /* that share; fewer than wanted: the method goes no further, and there is no more to say */
 	int *owners;        /* [2][layers]: of K, of V; NULL where too few share */
 	size_t token_bytes; /* of K and V in all layers, for one token */
@@ -24,12 +24,12 @@ struct kvs_study_point {
 };
 
 /* One method with one seed on one cut. */
-struct kvs_study_row {
+struct study_row {
 	enum kvs_study_method method;
 	uint64_t seed; /* of random orders; 0 elsewhere */
 	int cut;
 	bool done;
-	struct kvs_study_point points[KVS_STUDY_MOST_RATES];
+	struct study_point points[KVS_STUDY_MOST_RATES];
 };
 
 struct kvs_study {
@@ -37,47 +37,47 @@ struct kvs_study {
 	struct kvs_engine_options engine;
 	double threshold;        /* of walks */
 	struct json_t *settings; /* studies that agree in it can be one */
-	struct kvs_study_cut cuts[KVS_STUDY_CUTS];
+	struct study_cut cuts[STUDY_CUTS];
 	int cut_count;
 	struct kvs_calib_text measured;                /* the windows that every plan is measured on */
 	int shares[KVS_STUDY_MOST_RATES], share_count; /* ascending numbers of layers */
 	double full_nll;                               /* NAN: not measured yet */
-	struct kvs_study_row *rows;                    /* by cut, method and seed */
+	struct study_row *rows;                        /* by cut, method and seed */
 	size_t row_count, row_room;
 };
 
-bool kvs_study_is_random(enum kvs_study_method method); /* it has seeds */
+bool study_is_random(enum kvs_study_method method); /* it has seeds */
 /* Whether a method is run on a cut: all on the first, on others those that depend on it most. */
-bool kvs_study_runs(enum kvs_study_method method, int cut);
+bool study_runs(enum kvs_study_method method, int cut);
 /* The row of that method, seed and cut, made where there is none; NULL: no memory. */
-struct kvs_study_row *kvs_study_row(struct kvs_study *study, enum kvs_study_method method, uint64_t seed, int cut);
-void kvs_study_sort(struct kvs_study *study);
+struct study_row *study_row(struct kvs_study *study, enum kvs_study_method method, uint64_t seed, int cut);
+void study_sort(struct kvs_study *study);
 /* Fills in the settings (json.c): the whole of what was asked for, but rows, which are told apart by themselves. */
-int kvs_study_describe(struct kvs_study *study, const kvs_checkpoint *ckpt, const struct kvs_study_options *options);
+int study_describe(struct kvs_study *study, const kvs_checkpoint *ckpt, const struct kvs_study_options *options);
 /* K and V of one token, all layers: of a plan where `tensors` borrow, or where as many are merged. */
-size_t kvs_study_token_bytes(const struct kvs_study *study, int tensors, bool merged);
+size_t study_token_bytes(const struct kvs_study *study, int tensors, bool merged);
 /* The study as it is now, written aside and renamed. */
-int kvs_study_save(const struct kvs_study *study, const char *path);
+int study_save(const struct kvs_study *study, const char *path);
 
 /* Of all done rows of a method on a cut, for one number of layers (index `share`). */
-struct kvs_study_mean {
+struct study_mean {
 	size_t count, rows;                 /* that came so far; 0: the rest is NAN; and rows in all */
 	double nll, deviation, least, most; /* loss, its standard deviation over seeds (0 of one) */
 	double top1_agreement, kl;          /* means */
 	size_t token_bytes;
 };
-struct kvs_study_mean kvs_study_mean(const struct kvs_study *study, enum kvs_study_method method, int cut, int share);
+struct study_mean study_mean(const struct kvs_study *study, enum kvs_study_method method, int cut, int share);
 /* Loss above the unshared model's. */
-static inline double kvs_study_cost(const struct kvs_study *study, const struct kvs_study_mean *mean)
+static inline double study_cost(const struct kvs_study *study, const struct study_mean *mean)
 {
 	return mean->nll - study->full_nll;
 }
-bool kvs_study_has(const struct kvs_study *study, enum kvs_study_method method, int cut); /* a row that is done */
+bool study_has(const struct kvs_study *study, enum kvs_study_method method, int cut); /* a row that is done */
 
 /* Indices of the cuts of the first text by amount, ascending, or of the first cut of each text; returns how many. */
-int kvs_study_series(const struct kvs_study *study, bool by_source, int cuts[KVS_STUDY_CUTS]);
+int study_series(const struct kvs_study *study, bool by_source, int cuts[STUDY_CUTS]);
 
-extern const char *const kvs_study_titles[KVS_STUDY_METHODS];       /* for people (report.c) */
-int kvs_study_draw(const struct kvs_study *study, const char *dir); /* charts (charts.c) */
+extern const char *const study_titles[KVS_STUDY_METHODS];       /* for people (markdown.c) */
+int study_draw(const struct kvs_study *study, const char *dir); /* charts (charts.c) */
 
 #endif

@@ -154,7 +154,7 @@ static int open_bench(struct bench *bench, const char *device)
 	static char story[1 << 20];
 	FILE *file = fopen(TEXT, "rb");
 	size_t bytes = file ? fread(story, 1, sizeof(story), file) : 0;
-	struct kvs_text_options options = {0}; /* what calibrate takes unless it is told otherwise */
+	struct kvs_calib_text_options options = {0}; /* what calibrate takes unless it is told otherwise */
 	int err = file ? 0 : kvs_fail(-ENOENT, TEXT " is not there");
 
 	if (file)

@@ -83,8 +83,8 @@ static struct kvs_capture random_capture(unsigned *seed)
 	struct kvs_capture capture = {.layers = LAYERS, .samples = 1, .tokens = 3, .kv_heads = 2, .head_dim = 4};
 	size_t size = (size_t)capture.tokens * capture.kv_heads * capture.head_dim;
 
-	capture.k = calloc(LAYERS * size, sizeof(double));
-	capture.v = calloc(LAYERS * size, sizeof(double));
+	capture.k = calloc(LAYERS * size, sizeof(*capture.k));
+	capture.v = calloc(LAYERS * size, sizeof(*capture.v));
 	assert_true(capture.k && capture.v);
 	for (int l = 0; l < LAYERS; l++) {
 		double likeness = rand_r(seed) / (double)RAND_MAX;
@@ -187,8 +187,8 @@ static struct kvs_calib_text random_text(int vocab)
 	struct kvs_calib_text text = {.windows = 3, .window_tokens = 24};
 	unsigned seed = 5;
 
-	text.window_ids = malloc(sizeof(int32_t) * 72);
-	text.window_targets = malloc(sizeof(int32_t) * 72);
+	text.window_ids = malloc(sizeof(*text.window_ids) * 72);
+	text.window_targets = malloc(sizeof(*text.window_targets) * 72);
 	assert_true(text.window_ids && text.window_targets);
 	for (int i = 0; i < 72; i++) {
 		text.window_ids[i] = rand_r(&seed) % vocab;

@@ -51,7 +51,7 @@ static const char *word(const json_t *object, const char *key)
 
 static void open_group(struct group *group, size_t index)
 {
-	struct kvs_text_options text = {.held_tokens = 16, .window_tokens = 16};
+	struct kvs_calib_text_options text = {.held_tokens = 16, .window_tokens = 16};
 	struct kvs_engine_options engine = {.kv_dtype = KVS_F32, .kv_dtype_set = true};
 
 	group->json = json_array_get(json_object_get(golden, "groups"), index);

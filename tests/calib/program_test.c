@@ -263,8 +263,8 @@ static void a_hangup_under_nohup_stops_nothing(void **state)
 	process_free(&process);
 }
 
-/* As soon as a row is done: its report is there too, and the same command goes on. */
-static void a_study_that_is_stopped_leaves_its_report(void **state)
+/* As soon as a row is done: its study.md is there too, and the same command goes on. */
+static void a_study_that_is_stopped_leaves_its_study_md(void **state)
 {
 	static const char *const signals[] = {"INT", "TERM", "HUP"};
 
@@ -348,7 +348,7 @@ int main(void)
 		cmocka_unit_test(interrupting_leaves_a_plan_that_runs),
 		cmocka_unit_test(an_interrupt_does_not_wait_for_a_long_pass),
 		cmocka_unit_test(a_hangup_under_nohup_stops_nothing),
-		cmocka_unit_test(a_study_that_is_stopped_leaves_its_report),
+		cmocka_unit_test(a_study_that_is_stopped_leaves_its_study_md),
 		cmocka_unit_test(a_sweep_writes_plans_and_a_curve),
 		cmocka_unit_test(the_report_and_the_plan_agree),
 	};

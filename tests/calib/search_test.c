@@ -599,7 +599,8 @@ static void a_sweep_is_the_search_for_every_number(void **state)
 	for (int n = 1; n < f.layers; n++) {
 		struct kvs_search_options one = {.method = KVS_METHOD_AUTO, .share = n, .threshold = -1};
 		struct kvs_search_result result = search(&f, &one);
-		assert_memory_equal(result.best.k_owners, sweep.sweep[n - 1].k_owners, sizeof(int) * f.layers);
+		assert_memory_equal(
+			result.best.k_owners, sweep.sweep[n - 1].k_owners, sizeof(*result.best.k_owners) * f.layers);
 		assert_true(fabs(result.best.nll - sweep.sweep[n - 1].nll) < 1e-6);
 		kvs_search_result_clear(&result);
 	}
@@ -683,7 +684,7 @@ static void a_stopped_search_goes_on_where_it_was(void **state)
 		rest = search(&f, &resumed);
 		assert_int_equal(rest.replayed, part.trial_count);
 		assert_same_trials(&rest, &whole);
-		assert_memory_equal(rest.best.k_owners, whole.best.k_owners, sizeof(int) * f.layers);
+		assert_memory_equal(rest.best.k_owners, whole.best.k_owners, sizeof(*rest.best.k_owners) * f.layers);
 		free(trials);
 		kvs_search_result_clear(&part);
 		kvs_search_result_clear(&rest);

@@ -319,7 +319,7 @@ static void check_input(const struct bad_input *input, const char *study)
 		"cp -r " MODEL " $T/m; head -c 400 " MODEL "/heldout.txt >$T/text; head -c 200 " MODEL
 		"/calib.txt >$T/calib; cp %s $T/study.json; "
 		"S=\"kvshare-run study -m $T/m --text $T/text --calib $T/calib -o $T/s -q " SMALL
-		"--methods adjacent\"; (%s); status=$?; [ -e $T/s/study.md ] && echo a report; "
+		"--methods adjacent\"; (%s); status=$?; [ -e $T/s/study.md ] && echo study.md; "
 		"ls $T/s 2>/dev/null | grep 'json\\.'; exit $status",
 		study, input->command);
 	process = run_in_directory(command, 60);

@@ -47,12 +47,12 @@ static int close_text(void **state)
 
 static void windows_begin_where_samples_end(void **state)
 {
-	const struct kvs_text_options options = {.samples = SAMPLES,
+	const struct kvs_calib_text_options options = {.samples = SAMPLES,
 		.sample_tokens = SAMPLE_TOKENS,
 		.held_tokens = HELD,
 		.window_tokens = WINDOW_TOKENS};
 	const int32_t *held = on.ids + SAMPLES * SAMPLE_TOKENS;
-	const size_t windows = HELD / WINDOW_TOKENS * WINDOW_TOKENS * sizeof(int32_t);
+	const size_t windows = HELD / WINDOW_TOKENS * WINDOW_TOKENS * sizeof(*held);
 	struct kvs_calib_text text;
 
 	(void)state;
@@ -60,7 +60,7 @@ static void windows_begin_where_samples_end(void **state)
 	assert_true(text.held_back);
 	assert_int_equal(text.windows, HELD / WINDOW_TOKENS);
 	assert_int_equal(text.window_tokens, WINDOW_TOKENS);
-	assert_memory_equal(text.ids, on.ids, SAMPLES * SAMPLE_TOKENS * sizeof(int32_t));
+	assert_memory_equal(text.ids, on.ids, SAMPLES * SAMPLE_TOKENS * sizeof(*on.ids));
 	assert_memory_equal(text.window_ids, held, windows);
 	assert_memory_equal(text.window_targets, held + 1, windows);
 	kvs_calib_text_clear(&text);
@@ -69,7 +69,7 @@ static void windows_begin_where_samples_end(void **state)
 /* Where too little is left behind them, the samples are measured on themselves, and that is said. */
 static void samples_stand_in_where_nothing_is_left(void **state)
 {
-	struct kvs_text_options options = {.sample_tokens = SAMPLE_TOKENS};
+	struct kvs_calib_text_options options = {.sample_tokens = SAMPLE_TOKENS};
 	struct kvs_calib_text text;
 
 	(void)state;
@@ -80,7 +80,7 @@ static void samples_stand_in_where_nothing_is_left(void **state)
 	assert_int_equal(text.window_tokens, SAMPLE_TOKENS - 1);
 	for (int s = 0; s < text.windows; s++) {
 		const int32_t *sample = on.ids + s * SAMPLE_TOKENS;
-		const size_t bytes = (SAMPLE_TOKENS - 1) * sizeof(int32_t);
+		const size_t bytes = (SAMPLE_TOKENS - 1) * sizeof(*sample);
 
 		assert_memory_equal(text.window_ids + s * text.window_tokens, sample, bytes);
 		assert_memory_equal(text.window_targets + s * text.window_tokens, sample + 1, bytes);

@@ -38,7 +38,7 @@ struct run_model_options {
 /* Argp children; a command's parser passes their inputs on, as child_inputs, at ARGP_KEY_INIT. */
 extern const struct argp run_model_argp;   /* struct run_model_options */
 extern const struct argp run_sharing_argp; /* struct run_model_options: its plan_path and owners */
-extern const struct argp run_text_argp;    /* struct kvs_text_options: how a text is cut (text_options.c) */
+extern const struct argp run_text_argp;    /* struct kvs_calib_text_options: how a text is cut (text_options.c) */
 
 #define RUN_DEVICE_WORDS "auto|cuda|cuda:N|host"
 #define RUN_DEVICE_HELP "auto (default): a GPU where there is one; host: the same kernels on the CPU"

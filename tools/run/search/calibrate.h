@@ -10,7 +10,7 @@
 
 struct run_calibrate {
 	struct run_model_options model;
-	struct kvs_text_options text_options;
+	struct kvs_calib_text_options text_options;
 	struct kvs_search_options search;
 	const char *text_path, *output;
 	int share;   /* 0: by rate */

@@ -23,7 +23,7 @@ static const struct argp_option options[] = {
 static error_t parse(int key, char *text, struct argp_state *state)
 {
 	static const char *const units[] = {"run", "line", NULL};
-	struct kvs_text_options *cut = state->input;
+	struct kvs_calib_text_options *cut = state->input;
 
 	switch (key) {
 	case OPTION_SAMPLES:

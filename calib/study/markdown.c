@@ -1,7 +1,7 @@
 /*
- * calib/study/report.c: what a study found, for people: study.md.
+ * calib/study/markdown.c: what a study found, for people: study.md.
  *
- * Everything is said as loss above the unshared model's, in nats a token, since that is what sharing costs. What the report
+ * Everything is said as loss above the unshared model's, in nats a token, since that is what sharing costs. What it
  * says in words follows from the figures alone.
  */
 #include "study.h"
@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const kvs_study_titles[KVS_STUDY_METHODS] = {
+const char *const study_titles[KVS_STUDY_METHODS] = {
 	[KVS_STUDY_DISSIMILAR] = "dissimilar first (KVSharer)",
 	[KVS_STUDY_SIMILAR] = "similar first",
 	[KVS_STUDY_RANDOM] = "random",
@@ -38,7 +38,7 @@ static void print_least(FILE *out, const struct kvs_study *study, int p)
 	double least = INFINITY;
 
 	for (int m = 0; m < KVS_STUDY_METHODS; m++) {
-		struct kvs_study_mean mean = kvs_study_mean(study, m, 0, p);
+		struct study_mean mean = study_mean(study, m, 0, p);
 		if (!mean.count || m == KVS_STUDY_MERGE)
 			continue;
 		plans++;
@@ -56,8 +56,7 @@ static void print_least(FILE *out, const struct kvs_study *study, int p)
 static void print_against(
 	FILE *out, const struct kvs_study *study, int p, enum kvs_study_method other, const char *name)
 {
-	struct kvs_study_mean x = kvs_study_mean(study, KVS_STUDY_DISSIMILAR, 0, p),
-			      y = kvs_study_mean(study, other, 0, p);
+	struct study_mean x = study_mean(study, KVS_STUDY_DISSIMILAR, 0, p), y = study_mean(study, other, 0, p);
 
 	if (!x.count || !y.count)
 		return;
@@ -65,7 +64,7 @@ static void print_against(
 		x.nll > y.nll   ? "more than"
 		: x.nll < y.nll ? "less than"
 				: "as much as",
-		name, kvs_study_cost(study, &x), kvs_study_cost(study, &y));
+		name, study_cost(study, &x), study_cost(study, &y));
 	if (y.count > 1)
 		fprintf(out, " on average of %zu seeds, which lie from %+.4f to %+.4f", y.count,
 			y.least - study->full_nll, y.most - study->full_nll);
@@ -75,8 +74,8 @@ static void print_against(
 /* The filter rejects nothing where both come to the same plans. */
 static void print_filter(FILE *out, const struct kvs_study *study, int p)
 {
-	struct kvs_study_mean with = kvs_study_mean(study, KVS_STUDY_THRESHOLD, 0, p),
-			      without = kvs_study_mean(study, KVS_STUDY_RANDOM, 0, p);
+	struct study_mean with = study_mean(study, KVS_STUDY_THRESHOLD, 0, p),
+			  without = study_mean(study, KVS_STUDY_RANDOM, 0, p);
 
 	if (!with.count || with.count != without.count)
 		return;
@@ -84,7 +83,7 @@ static void print_filter(FILE *out, const struct kvs_study *study, int p)
 		fprintf(out, " The filter of hidden states changes nothing about random plans.");
 	else
 		fprintf(out, " The filter of hidden states takes random plans from %+.4f to %+.4f on average.",
-			kvs_study_cost(study, &without), kvs_study_cost(study, &with));
+			study_cost(study, &without), study_cost(study, &with));
 }
 
 static void print_words(FILE *out, const struct kvs_study *study)
@@ -106,21 +105,21 @@ static void print_words(FILE *out, const struct kvs_study *study)
 
 /* ---- tables ---- */
 
-static void print_table_row(FILE *out, const struct kvs_study *study, const char *name, const struct kvs_study_mean *m)
+static void print_table_row(FILE *out, const struct kvs_study *study, const char *name, const struct study_mean *m)
 {
-	double full_bytes = kvs_study_token_bytes(study, 0, false);
+	double full_bytes = study_token_bytes(study, 0, false);
 
 	fprintf(out, "| %s | %.4f", name, m->nll);
 	if (m->count > 1)
 		fprintf(out, " ± %.4f", m->deviation);
-	fprintf(out, " | %+.4f | %.4f | %.2f %% | %.4f | %zu | %.1f %% |\n", kvs_study_cost(study, m), exp(m->nll),
+	fprintf(out, " | %+.4f | %.4f | %.2f %% | %.4f | %zu | %.1f %% |\n", study_cost(study, m), exp(m->nll),
 		100 * m->top1_agreement, m->kl, m->token_bytes, 100 * m->token_bytes / full_bytes);
 }
 
 /* "similar first: `similar`"; with seeds: how many, and of how many. */
-static void name_row(const struct kvs_study_mean *mean, enum kvs_study_method m, char *name, size_t size)
+static void name_row(const struct study_mean *mean, enum kvs_study_method m, char *name, size_t size)
 {
-	int used = snprintf(name, size, "%s: `%s`", kvs_study_titles[m], kvs_study_method_name(m));
+	int used = snprintf(name, size, "%s: `%s`", study_titles[m], kvs_study_method_name(m));
 
 	if (mean->rows > 1 && mean->count == mean->rows)
 		snprintf(name + used, size - used, ", %zu seeds", mean->count);
@@ -130,10 +129,10 @@ static void name_row(const struct kvs_study_mean *mean, enum kvs_study_method m,
 
 static void print_results(FILE *out, const struct kvs_study *study, int p)
 {
-	struct kvs_study_mean full = {.count = 1,
+	struct study_mean full = {.count = 1,
 		.nll = study->full_nll,
 		.top1_agreement = 1,
-		.token_bytes = kvs_study_token_bytes(study, 0, false)};
+		.token_bytes = study_token_bytes(study, 0, false)};
 	char name[128];
 
 	fprintf(out, "### %d of %d layers share\n\n", study->shares[p], study->layers);
@@ -143,7 +142,7 @@ static void print_results(FILE *out, const struct kvs_study *study, int p)
 		out);
 	print_table_row(out, study, "no sharing", &full);
 	for (int m = 0; m < KVS_STUDY_METHODS; m++) {
-		struct kvs_study_mean mean = kvs_study_mean(study, m, 0, p);
+		struct study_mean mean = study_mean(study, m, 0, p);
 		if (!mean.count)
 			continue;
 		name_row(&mean, m, name, sizeof(name));
@@ -152,9 +151,9 @@ static void print_results(FILE *out, const struct kvs_study *study, int p)
 	fputc('\n', out);
 }
 
-static void print_row_name(FILE *out, const struct kvs_study *study, const struct kvs_study_row *row)
+static void print_row_name(FILE *out, const struct kvs_study *study, const struct study_row *row)
 {
-	const struct kvs_study_cut *cut = &study->cuts[row->cut];
+	const struct study_cut *cut = &study->cuts[row->cut];
 
 	fprintf(out, "`%s`", kvs_study_method_name(row->method));
 	if (row->seed)
@@ -171,7 +170,7 @@ static void print_short(FILE *out, const struct kvs_study *study)
 	bool any = false;
 
 	for (size_t i = 0; i < study->row_count; i++) {
-		const struct kvs_study_row *row = &study->rows[i];
+		const struct study_row *row = &study->rows[i];
 		int p = 0;
 		while (p < study->share_count && row->points[p].owners)
 			p++;
@@ -201,7 +200,7 @@ static void print_head_of_shares(FILE *out, const struct kvs_study *study, const
 	fputc('\n', out);
 }
 
-static void print_costs(FILE *out, const struct kvs_study *study, const struct kvs_study_point *points)
+static void print_costs(FILE *out, const struct kvs_study *study, const struct study_point *points)
 {
 	for (int p = 0; p < study->share_count; p++) {
 		if (points[p].owners)
@@ -217,12 +216,12 @@ static bool varies(const struct kvs_study *study, const int *cuts, int count)
 {
 	for (int i = 0; i < count; i++)
 		for (int m = 0; m < KVS_STUDY_METHODS; m++)
-			if (cuts[i] && kvs_study_has(study, m, cuts[i]))
+			if (cuts[i] && study_has(study, m, cuts[i]))
 				return true;
 	return false;
 }
 
-static const struct kvs_study_row *find_row(const struct kvs_study *study, enum kvs_study_method method, int cut)
+static const struct study_row *find_row(const struct kvs_study *study, enum kvs_study_method method, int cut)
 {
 	for (size_t i = 0; i < study->row_count; i++)
 		if (study->rows[i].done && study->rows[i].method == method && study->rows[i].cut == cut)
@@ -232,7 +231,7 @@ static const struct kvs_study_row *find_row(const struct kvs_study *study, enum 
 
 static void print_sensitivity(FILE *out, const struct kvs_study *study, bool by_source)
 {
-	int cuts[KVS_STUDY_CUTS], count = kvs_study_series(study, by_source, cuts);
+	int cuts[STUDY_CUTS], count = study_series(study, by_source, cuts);
 
 	if (!varies(study, cuts, count))
 		return;
@@ -242,9 +241,9 @@ static void print_sensitivity(FILE *out, const struct kvs_study *study, bool by_
 	print_head_of_shares(out, study, "search");
 	for (int m = 0; m < KVS_STUDY_METHODS; m++) {
 		for (int i = 0; i < count; i++) {
-			const struct kvs_study_row *row = find_row(study, m, cuts[i]);
-			const struct kvs_study_cut *cut = &study->cuts[cuts[i]];
-			if (!row || !kvs_study_runs(m, 1))
+			const struct study_row *row = find_row(study, m, cuts[i]);
+			const struct study_cut *cut = &study->cuts[cuts[i]];
+			if (!row || !study_runs(m, 1))
 				continue;
 			if (by_source)
 				fprintf(out, "| `%s`, text %d |", kvs_study_method_name(m), cut->source + 1);
@@ -262,12 +261,12 @@ static void print_sensitivity(FILE *out, const struct kvs_study *study, bool by_
 
 static void print_seeds(FILE *out, const struct kvs_study *study)
 {
-	if (!kvs_study_has(study, KVS_STUDY_RANDOM, 0) && !kvs_study_has(study, KVS_STUDY_THRESHOLD, 0))
+	if (!study_has(study, KVS_STUDY_RANDOM, 0) && !study_has(study, KVS_STUDY_THRESHOLD, 0))
 		return;
 	fputs("### The seed\n\n", out);
 	print_head_of_shares(out, study, "order");
 	for (size_t i = 0; i < study->row_count; i++) {
-		const struct kvs_study_row *row = &study->rows[i];
+		const struct study_row *row = &study->rows[i];
 		if (!row->done || !row->seed)
 			continue;
 		fputs("| ", out);
@@ -311,7 +310,7 @@ static void print_left_out(FILE *out, const struct kvs_study *study)
 			fprintf(out, "\nNot run: %d samples: %s.\n", study->cuts[c].samples, study->cuts[c].missing);
 }
 
-static void print_report(FILE *out, const struct kvs_study *study)
+static void print_study(FILE *out, const struct kvs_study *study)
 {
 	fprintf(out, "# What sharing KV caches between layers costs: a study of %s, %d layers\n\n",
 		json_string_value(json_object_get(study->settings, "architecture")), study->layers);
@@ -334,12 +333,12 @@ int kvs_study_markdown(const kvs_study *study, char **markdown)
 	FILE *out = open_memstream(markdown, &bytes);
 
 	if (!out)
-		return kvs_fail(-ENOMEM, "no memory for a report");
-	print_report(out, study);
+		return kvs_fail(-ENOMEM, "no memory for study.md");
+	print_study(out, study);
 	if (!fclose(out))
 		return 0;
 	free(*markdown);
-	return kvs_fail(-ENOMEM, "no memory for a report");
+	return kvs_fail(-ENOMEM, "no memory for study.md");
 }
 
 static int write_markdown(const struct kvs_study *study, const char *dir)
@@ -363,5 +362,5 @@ int kvs_study_write(const kvs_study *study, const char *dir)
 {
 	int err = write_markdown(study, dir);
 
-	return err ? err : kvs_study_draw(study, dir);
+	return err ? err : study_draw(study, dir);
 }
