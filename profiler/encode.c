@@ -133,6 +133,7 @@ static void add_process(struct prof_chunk *chunk, struct prof_told *told, const 
 	put(chunk, event->process.driver_version);
 	put(chunk, event->process.device_bytes);
 	put(chunk, event->process.wall_ns);
+	put(chunk, event->process.unit_bytes);
 }
 
 static void add_call(struct prof_chunk *chunk, struct prof_told *told, const struct kvs_event *event)

@@ -73,6 +73,7 @@ struct kvs_event {
 			uint32_t driver_version; /* 1000 * major + 10 * minor, 0: not known */
 			uint64_t device_bytes;   /* memory of the device, 0: not known */
 			uint64_t wall_ns;        /* CLOCK_REALTIME at time_ns */
+			uint64_t unit_bytes;     /* what cuMemAlloc takes memory in; 0: not known */
 		} process;
 		struct {
 			const char *function; /* as the driver exports it: "cuMemAlloc_v2" */

@@ -159,6 +159,7 @@ static void read_process(const kvs_trace_reader *reader, struct cursor *c, struc
 	out->process.driver_version = get(c);
 	out->process.device_bytes = get(c);
 	out->process.wall_ns = get(c);
+	out->process.unit_bytes = get(c);
 }
 
 static void read_call(kvs_trace_reader *reader, struct cursor *c, struct kvs_event *out)

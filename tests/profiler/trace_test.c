@@ -98,7 +98,7 @@ static void every_kind_of_event_comes_back(void **state)
 			.pid = 7,
 			.tid = 7,
 			.time_ns = 1000,
-			.process = {KVS_SOURCE_OURS, "program -x", "softcuda", 6, 13000, UINT64_MAX, 1}},
+			.process = {KVS_SOURCE_OURS, "program -x", "softcuda", 6, 13000, UINT64_MAX, 1, 4096}},
 		{.type = KVS_EVENT_CALL,
 			.pid = 7,
 			.tid = UINT32_MAX,
