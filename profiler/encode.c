@@ -98,6 +98,9 @@ static size_t room_for(const struct kvs_event *event)
 	case KVS_EVENT_PHASE:
 		room += length_of(event->phase.name);
 		break;
+	case KVS_EVENT_SPAN:
+		room += length_of(event->span.name);
+		break;
 	default:
 		break;
 	}
@@ -208,6 +211,25 @@ static void add_phase(struct prof_chunk *chunk, struct prof_told *told, const st
 	put(chunk, event->phase.tokens);
 }
 
+static void add_copy(struct prof_chunk *chunk, const struct kvs_event *event)
+{
+	put_head(chunk, event);
+	put(chunk, event->copy.kind);
+	put(chunk, event->copy.bytes);
+	put(chunk, event->copy.duration_ns);
+	put(chunk, event->copy.stream);
+}
+
+static void add_span(struct prof_chunk *chunk, struct prof_told *told, const struct kvs_event *event)
+{
+	uint32_t name = tell_string(chunk, told, event->span.name);
+
+	put_head(chunk, event);
+	put(chunk, event->span.kind);
+	put(chunk, name);
+	put(chunk, event->span.duration_ns);
+}
+
 void prof_chunk_begin(struct prof_chunk *chunk)
 {
 	chunk->used = 0;
@@ -248,6 +270,12 @@ bool prof_chunk_add(struct prof_chunk *chunk, struct prof_told *told, const stru
 	case KVS_EVENT_EXIT:
 		put_head(chunk, event);
 		put_signed(chunk, event->exit.status);
+		break;
+	case KVS_EVENT_COPY:
+		add_copy(chunk, event);
+		break;
+	case KVS_EVENT_SPAN:
+		add_span(chunk, told, event);
 		break;
 	default:
 		return true; /* no event of ours */

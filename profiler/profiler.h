@@ -47,7 +47,26 @@ enum kvs_event_type {
 	KVS_EVENT_PHASE,       /* the process does something else from now on: load, prefill, decode */
 	KVS_EVENT_DEVICE,      /* what the driver (cuMemGetInfo) or NVML says of the device's memory */
 	KVS_EVENT_EXIT,        /* the process was seen to end, or is not watched any more */
+	KVS_EVENT_COPY,        /* the device copied or filled memory */
+	KVS_EVENT_SPAN, /* a thread was in something that has a name, and is no call: a range of NVTX, an overhead */
 	KVS_EVENT_TYPES
+};
+
+enum kvs_copy_kind {
+	KVS_COPY_OTHER,
+	KVS_COPY_HTOD, /* host to device */
+	KVS_COPY_DTOH,
+	KVS_COPY_DTOD, /* within a device */
+	KVS_COPY_PTOP, /* between devices */
+	KVS_COPY_FILL, /* a memset */
+	KVS_COPY_KINDS
+};
+
+enum kvs_span_kind {
+	KVS_SPAN_OTHER,
+	KVS_SPAN_RANGE,    /* the program named it (NVTX) */
+	KVS_SPAN_OVERHEAD, /* the driver or the profiler did something that the program did not ask for */
+	KVS_SPAN_KINDS
 };
 
 #define KVS_EVENT_NONE UINT64_MAX /* of an address, a number of bytes or a handle: the call has none */
@@ -63,7 +82,7 @@ struct kvs_frame {
 struct kvs_event {
 	enum kvs_event_type type;
 	uint32_t pid, tid; /* of the process and the thread; tid 0 where it is not known */
-	uint64_t time_ns;  /* CLOCK_MONOTONIC; of a call and a kernel when it began */
+	uint64_t time_ns;  /* CLOCK_MONOTONIC; of what has a duration, when it began */
 	union {
 		struct {
 			enum kvs_source source;
@@ -109,6 +128,16 @@ struct kvs_event {
 		struct {
 			int32_t status; /* as waitpid() gives it; -1: not known */
 		} exit;
+		struct {
+			enum kvs_copy_kind kind;
+			uint64_t bytes, duration_ns;
+			uint32_t stream;
+		} copy;
+		struct {
+			enum kvs_span_kind kind;
+			const char *name;
+			uint64_t duration_ns; /* 0: a moment */
+		} span;
 	};
 };
 

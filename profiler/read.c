@@ -215,6 +215,25 @@ static void read_label(struct cursor *c, struct kvs_event *out)
 	out->label.owner = get_signed(c);
 }
 
+static void read_copy(struct cursor *c, struct kvs_event *out)
+{
+	uint64_t kind = get(c);
+
+	out->copy.kind = kind < KVS_COPY_KINDS ? kind : KVS_COPY_OTHER;
+	out->copy.bytes = get(c);
+	out->copy.duration_ns = get(c);
+	out->copy.stream = get(c);
+}
+
+static void read_span(const kvs_trace_reader *reader, struct cursor *c, struct kvs_event *out)
+{
+	uint64_t kind = get(c);
+
+	out->span.kind = kind < KVS_SPAN_KINDS ? kind : KVS_SPAN_OTHER;
+	out->span.name = get_string(c, reader);
+	out->span.duration_ns = get(c);
+}
+
 /* The event of `tag`, read behind its tag. */
 static void read_event(kvs_trace_reader *reader, struct cursor *c, uint8_t tag, struct kvs_event *out)
 {
@@ -246,6 +265,12 @@ static void read_event(kvs_trace_reader *reader, struct cursor *c, uint8_t tag, 
 		break;
 	case KVS_EVENT_EXIT:
 		out->exit.status = get_signed(c);
+		break;
+	case KVS_EVENT_COPY:
+		read_copy(c, out);
+		break;
+	case KVS_EVENT_SPAN:
+		read_span(reader, c, out);
 		break;
 	default:
 		c->bad = true;

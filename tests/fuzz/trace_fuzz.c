@@ -54,6 +54,12 @@ static uint64_t read_all(kvs_trace_reader *reader, uint64_t *sum)
 				*sum += strlen(event.call.frames[i].module) + event.call.frames[i].offset;
 		} else if (event.type == KVS_EVENT_PROCESS) {
 			*sum += strlen(event.process.command);
+		} else if (event.type == KVS_EVENT_COPY) {
+			require(event.copy.kind < KVS_COPY_KINDS);
+			*sum += event.copy.bytes;
+		} else if (event.type == KVS_EVENT_SPAN) {
+			require(event.span.kind < KVS_SPAN_KINDS);
+			*sum += strlen(event.span.name) + event.span.duration_ns;
 		}
 	}
 	require(got == 0);

@@ -119,6 +119,8 @@ static void every_kind_of_event_comes_back(void **state)
 		{.type = KVS_EVENT_PHASE, .pid = 7, .time_ns = 7, .phase = {"prefill", 512}},
 		{.type = KVS_EVENT_DEVICE, .pid = 7, .time_ns = 8, .device = {1, 2}},
 		{.type = KVS_EVENT_EXIT, .pid = 7, .time_ns = 9, .exit = {-1}},
+		{.type = KVS_EVENT_COPY, .pid = 7, .time_ns = 10, .copy = {KVS_COPY_FILL, UINT64_MAX, 11, UINT32_MAX}},
+		{.type = KVS_EVENT_SPAN, .pid = 7, .tid = 9, .time_ns = 11, .span = {KVS_SPAN_RANGE, "forward", 77}},
 	};
 	const size_t count = sizeof(events) / sizeof(events[0]);
 	kvs_trace *trace = open_trace(NULL);
@@ -182,6 +184,17 @@ static void every_kind_of_event_comes_back(void **state)
 				break;
 			case KVS_EVENT_DEVICE:
 				assert_memory_equal(&got.device, &want->device, sizeof(got.device));
+				break;
+			case KVS_EVENT_COPY:
+				assert_int_equal(got.copy.kind, want->copy.kind);
+				assert_true(got.copy.bytes == want->copy.bytes);
+				assert_true(got.copy.duration_ns == want->copy.duration_ns);
+				assert_int_equal(got.copy.stream, want->copy.stream);
+				break;
+			case KVS_EVENT_SPAN:
+				assert_int_equal(got.span.kind, want->span.kind);
+				assert_string_equal(got.span.name, want->span.name);
+				assert_true(got.span.duration_ns == want->span.duration_ns);
 				break;
 			default:
 				assert_int_equal(got.exit.status, want->exit.status);
