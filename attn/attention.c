@@ -28,7 +28,7 @@ static int check_kv(const char *what, const kvs_kv *kv, bool own_k, bool own_v, 
 	if (format->dtype > KVS_BF16)
 		return kvs_fail(-EINVAL, "%s: K and V cannot be of type %s", what,
 			format->dtype == KVS_I32 ? kvs_dtype_name(format->dtype) : "unknown");
-	if (kvs_head_dim_index(format->head_dim) < 0)
+	if (attn_head_dim_index(format->head_dim) < 0)
 		return kvs_fail(
 			-EINVAL, "%s: head_dim %d is not one of 32, 64, 80, 96, 128, 256", what, format->head_dim);
 	if (format->kv_heads <= 0 || heads <= 0 || heads % format->kv_heads != 0)
@@ -43,7 +43,7 @@ static int check_kv(const char *what, const kvs_kv *kv, bool own_k, bool own_v, 
 
 static int optional_row(const char *what, kvs_tensor t, int cols)
 {
-	return t.data ? kvs_tensor_check(what, t, KVS_F32, 1, cols) : 0;
+	return t.data ? attn_tensor_check(what, t, KVS_F32, 1, cols) : 0;
 }
 
 int kvs_rope_append(kvs_stream *s, const struct kvs_rope_append *args)
@@ -53,7 +53,7 @@ int kvs_rope_append(kvs_stream *s, const struct kvs_rope_append *args)
 	int err = check_kv("rope_append", kv, args->own_k, args->own_v, args->heads, args->start, tokens);
 
 	if (!err)
-		err = kvs_tensor_check("rope_append: qkv", args->qkv, KVS_F32, 0, heads * dim);
+		err = attn_tensor_check("rope_append: qkv", args->qkv, KVS_F32, 0, heads * dim);
 	if (!err)
 		err = optional_row("rope_append: bias", args->bias, heads * dim);
 	if (!err)
@@ -61,14 +61,14 @@ int kvs_rope_append(kvs_stream *s, const struct kvs_rope_append *args)
 	if (!err)
 		err = optional_row("rope_append: k_gain", args->k_gain, dim);
 	if (!err)
-		err = kvs_tensor_check("rope_append: rope", args->rope, KVS_F32, 0, dim);
+		err = attn_tensor_check("rope_append: rope", args->rope, KVS_F32, 0, dim);
 	if (!err && args->start + tokens > args->rope.rows)
 		err = kvs_fail(-EINVAL, "rope_append: positions up to %d, but the table has %d",
 			args->start + tokens - 1, args->rope.rows);
 	if (err)
 		return err;
 
-	struct kvs_rope_params params = {
+	struct attn_rope_params params = {
 		.qkv = (float *)args->qkv.data,
 		.bias = (const float *)args->bias.data,
 		.q_gain = (const float *)args->q_gain.data,
@@ -87,14 +87,14 @@ int kvs_rope_append(kvs_stream *s, const struct kvs_rope_append *args)
 	};
 	uint64_t kv_rows = (uint64_t)tokens * (args->own_k + args->own_v);
 	uint64_t q_bytes = (uint64_t)tokens * args->heads * dim * sizeof(float);
-	struct kvs_launch launch = {
-		.kernel = KERNEL_ROPE_APPEND,
-		.grid = {tokens, ceil_div(heads, KVS_ROPE_WARPS), 1},
-		.threads = 32 * KVS_ROPE_WARPS,
+	struct attn_launch launch = {
+		.kernel = ATTN_KERNEL_ROPE_APPEND,
+		.grid = {tokens, ceil_div(heads, ATTN_ROPE_WARPS), 1},
+		.threads = 32 * ATTN_ROPE_WARPS,
 		.bytes = 2 * q_bytes +
 			 kv_rows * (kvs_kv_elements(kv->format) * sizeof(float) + kvs_kv_token_bytes(kv->format)),
 	};
-	return kvs_launch(s, &launch, (void *[]){&params});
+	return attn_launch(s, &launch, (void *[]){&params});
 }
 
 /* Blocks that decode aims at: two for each multiprocessor. */
@@ -104,12 +104,12 @@ static int decode_blocks(const kvs_stream *s)
 }
 
 /*
- * A split has at least one of kv_heads * groups >= heads / KVS_DECODE_GROUP blocks beside it, so no shape is cut into more
+ * A split has at least one of kv_heads * groups >= heads / ATTN_DECODE_GROUP blocks beside it, so no shape is cut into more
  * splits than this.
  */
 static int max_splits(const kvs_stream *s, int heads)
 {
-	return ceil_div(decode_blocks(s) * KVS_DECODE_GROUP, heads);
+	return ceil_div(decode_blocks(s) * ATTN_DECODE_GROUP, heads);
 }
 
 size_t kvs_attention_workspace(const kvs_stream *s, int heads, int head_dim)
@@ -117,24 +117,24 @@ size_t kvs_attention_workspace(const kvs_stream *s, int heads, int head_dim)
 	return (size_t)heads * max_splits(s, heads) * (head_dim + 2);
 }
 
-static int combine(kvs_stream *s, struct kvs_attention_params *params, int head_dim)
+static int combine(kvs_stream *s, struct attn_attention_params *params, int head_dim)
 {
-	struct kvs_launch launch = {
-		.kernel = KERNEL_COMBINE,
+	struct attn_launch launch = {
+		.kernel = ATTN_KERNEL_COMBINE,
 		.grid = {params->heads, 1, 1},
 		.threads = head_dim > 128 ? 128 : (head_dim + 31) / 32 * 32,
 		.bytes = (uint64_t)params->heads * (params->splits * (head_dim + 2) * sizeof(float) +
 							   head_dim * kvs_dtype_bytes(params->out_dtype)),
 	};
 
-	return kvs_launch(s, &launch, (void *[]){params, &head_dim});
+	return attn_launch(s, &launch, (void *[]){params, &head_dim});
 }
 
 /*
  * Cuts what position `start` sees, in tiles of `keys` keys, into about `aim` splits of at least `least` tiles. Tiles lie at
  * multiples of their height from position 0.
  */
-static void split_keys(struct kvs_attention_params *params, int keys, int aim, int least)
+static void split_keys(struct attn_attention_params *params, int keys, int aim, int least)
 {
 	int first = params->window > 0 && params->start >= params->window ? params->start - params->window + 1 : 0;
 	int tiles = params->start / keys + 1 - first / keys, splits = ceil_div(tiles, least);
@@ -145,74 +145,75 @@ static void split_keys(struct kvs_attention_params *params, int keys, int aim, i
 	params->splits = ceil_div(tiles, params->tiles_per_split);
 }
 
-static int decode_fma(kvs_stream *s, struct kvs_attention_params *params, struct kvs_kv_format format, uint64_t bytes)
+static int decode_fma(kvs_stream *s, struct attn_attention_params *params, struct kvs_kv_format format, uint64_t bytes)
 {
-	int head_dim = format.head_dim, row_bytes = (int)kvs_kv_head_bytes(format), keys = KVS_DECODE_KEYS(row_bytes);
-	int groups = ceil_div(params->heads / params->kv_heads, KVS_DECODE_GROUP);
+	int head_dim = format.head_dim, row_bytes = (int)kvs_kv_head_bytes(format), keys = attn_decode_keys(row_bytes);
+	int groups = ceil_div(params->heads / params->kv_heads, ATTN_DECODE_GROUP);
 
-	split_keys(params, keys, ceil_div(decode_blocks(s), params->kv_heads * groups), KVS_DECODE_MIN_TILES);
-	size_t slices = KVS_DECODE_THREADS / (row_bytes / 16);
-	struct kvs_launch launch = {
-		.kernel = KERNEL_DECODE + KVS_HEAD_DIMS * format.dtype + kvs_head_dim_index(head_dim),
+	split_keys(params, keys, ceil_div(decode_blocks(s), params->kv_heads * groups), ATTN_DECODE_MIN_TILES);
+	size_t slices = ATTN_DECODE_THREADS / (row_bytes / 16);
+	struct attn_launch launch = {
+		.kernel = ATTN_KERNEL_DECODE + ATTN_HEAD_DIMS * format.dtype + attn_head_dim_index(head_dim),
 		.grid = {params->splits, params->kv_heads, groups},
-		.threads = KVS_DECODE_THREADS,
+		.threads = ATTN_DECODE_THREADS,
 		.shared_bytes = max_size(
-			4 * keys * KVS_TILE_STRIDE(row_bytes), slices * KVS_DECODE_GROUP * head_dim * sizeof(float)),
+			4 * keys * attn_tile_stride(row_bytes), slices * ATTN_DECODE_GROUP * head_dim * sizeof(float)),
 		.bytes = bytes,
 	};
-	int err = kvs_launch(s, &launch, (void *[]){params});
+	int err = attn_launch(s, &launch, (void *[]){params});
 	if (err || params->splits == 1)
 		return err;
 	return combine(s, params, head_dim);
 }
 
 /* As many blocks as run at once, if there are keys enough: a block more would be a second wave for itself. */
-static int decode_mma(kvs_stream *s, struct kvs_attention_params *params, struct kvs_kv_format format, uint64_t bytes)
+static int decode_mma(kvs_stream *s, struct attn_attention_params *params, struct kvs_kv_format format, uint64_t bytes)
 {
-	int head_dim = format.head_dim, groups = ceil_div(params->heads / params->kv_heads, KVS_DECODE_GROUP);
-	int aim = decode_blocks(s) / (params->kv_heads * groups), warps = KVS_STEP_WARPS(head_dim);
-	size_t stage_bytes = warps * 2 * KVS_STEP_KEYS * KVS_TILE_STRIDE(kvs_kv_head_bytes(format));
+	int head_dim = format.head_dim, groups = ceil_div(params->heads / params->kv_heads, ATTN_DECODE_GROUP);
+	int aim = decode_blocks(s) / (params->kv_heads * groups), warps = attn_step_warps(head_dim);
+	size_t stage_bytes = warps * 2 * ATTN_STEP_KEYS * attn_tile_stride(kvs_kv_head_bytes(format));
 
-	if (params->kv_heads * groups > KVS_DECODE_COUNTERS)
+	if (params->kv_heads * groups > ATTN_DECODE_COUNTERS)
 		return kvs_fail(-EINVAL, "attention: %d heads on %d KV heads are more than decode can count",
 			params->heads, params->kv_heads);
-	split_keys(params, KVS_STEP_KEYS, aim > 0 ? aim : 1, KVS_STEP_MIN);
+	split_keys(params, ATTN_STEP_KEYS, aim > 0 ? aim : 1, ATTN_STEP_MIN);
 	/* Three stages where two such blocks fit a multiprocessor. */
 	params->stages = 2 * 3 * stage_bytes <= (size_t)s->cu->max_shared_bytes ? 3 : 2;
 	params->arrived = (unsigned *)s->counters;
-	struct kvs_launch launch = {
-		.kernel = KERNEL_DECODE_MMA + KVS_HEAD_DIMS * (format.dtype - KVS_F16) + kvs_head_dim_index(head_dim),
+	struct attn_launch launch = {
+		.kernel = ATTN_KERNEL_DECODE_MMA + ATTN_HEAD_DIMS * (format.dtype - KVS_F16) +
+			  attn_head_dim_index(head_dim),
 		.grid = {params->splits, params->kv_heads, groups},
 		.threads = 32 * warps,
 		.shared_bytes = params->stages * stage_bytes,
 		.bytes = bytes,
 	};
-	return kvs_launch(s, &launch, (void *[]){params});
+	return attn_launch(s, &launch, (void *[]){params});
 }
 
-static int decode(kvs_stream *s, struct kvs_attention_params *params, struct kvs_kv_format format, uint64_t bytes)
+static int decode(kvs_stream *s, struct attn_attention_params *params, struct kvs_kv_format format, uint64_t bytes)
 {
 	bool mma = s->decode_mma && format.dtype != KVS_F32;
 
 	return mma ? decode_mma(s, params, format, bytes) : decode_fma(s, params, format, bytes);
 }
 
-static int prefill(kvs_stream *s, struct kvs_attention_params *params, struct kvs_kv_format format, uint64_t bytes)
+static int prefill(kvs_stream *s, struct attn_attention_params *params, struct kvs_kv_format format, uint64_t bytes)
 {
-	size_t stride = KVS_TILE_STRIDE(kvs_kv_head_bytes(format));
+	size_t stride = attn_tile_stride(kvs_kv_head_bytes(format));
 	int head_dim = format.head_dim;
 	bool mma = format.dtype != KVS_F32;
-	int rows = mma ? KVS_MMA_ROWS : KVS_FMA_ROWS(head_dim), keys = mma ? KVS_MMA_KEYS(head_dim) : KVS_FMA_KEYS;
-	size_t weights = mma ? 0 : rows * KVS_FMA_WEIGHT_STRIDE * sizeof(float);
-	struct kvs_launch launch = {
-		.kernel = KERNEL_PREFILL + KVS_HEAD_DIMS * format.dtype + kvs_head_dim_index(head_dim),
+	int rows = mma ? ATTN_MMA_ROWS : attn_fma_rows(head_dim), keys = mma ? attn_mma_keys(head_dim) : ATTN_FMA_KEYS;
+	size_t weights = mma ? 0 : rows * ATTN_FMA_WEIGHT_STRIDE * sizeof(float);
+	struct attn_launch launch = {
+		.kernel = ATTN_KERNEL_PREFILL + ATTN_HEAD_DIMS * format.dtype + attn_head_dim_index(head_dim),
 		.grid = {ceil_div(params->tokens, rows), params->heads, 1},
-		.threads = mma ? KVS_MMA_THREADS : KVS_FMA_THREADS,
+		.threads = mma ? ATTN_MMA_THREADS : ATTN_FMA_THREADS,
 		.shared_bytes = (rows + 2 * keys) * stride + weights,
 		.bytes = bytes,
 	};
 
-	return kvs_launch(s, &launch, (void *[]){params});
+	return attn_launch(s, &launch, (void *[]){params});
 }
 
 static int check_attention(const kvs_stream *s, const struct kvs_attention *args)
@@ -222,12 +223,12 @@ static int check_attention(const kvs_stream *s, const struct kvs_attention *args
 	int err = check_kv("attention", kv, true, true, args->heads, args->start, tokens);
 
 	if (!err)
-		err = kvs_tensor_check(
+		err = attn_tensor_check(
 			"attention: qkv", args->qkv, KVS_F32, 0, (args->heads + 2 * kv->format.kv_heads) * dim);
 	if (!err)
-		err = kvs_tensor_check("attention: out", args->out, KVS_ANY_FLOAT, tokens, args->heads * dim);
+		err = attn_tensor_check("attention: out", args->out, ATTN_ANY_FLOAT, tokens, args->heads * dim);
 	if (!err)
-		err = kvs_tensor_check("attention: workspace", args->workspace, KVS_F32, 1, 0);
+		err = attn_tensor_check("attention: workspace", args->workspace, KVS_F32, 1, 0);
 	if (err)
 		return err;
 	if (args->workspace.data % 16)
@@ -252,7 +253,7 @@ int kvs_attention(kvs_stream *s, const struct kvs_attention *args)
 
 	if (err)
 		return err;
-	struct kvs_attention_params params = {
+	struct attn_attention_params params = {
 		.q = (const float *)args->qkv.data,
 		.k = (const void *)kv->k,
 		.v = (const void *)kv->v,
@@ -271,6 +272,6 @@ int kvs_attention(kvs_stream *s, const struct kvs_attention *args)
 	int first = args->window > 0 && args->start >= args->window ? args->start - args->window + 1 : 0;
 	uint64_t kv_bytes = 2ull * (args->start + tokens - first) * kvs_kv_token_bytes(kv->format);
 	uint64_t q_bytes = (uint64_t)tokens * args->heads * kv->format.head_dim * sizeof(float);
-	uint64_t bytes = kv_bytes + q_bytes + kvs_tensor_bytes(args->out);
+	uint64_t bytes = kv_bytes + q_bytes + attn_tensor_bytes(args->out);
 	return tokens == 1 ? decode(s, &params, kv->format, bytes) : prefill(s, &params, kv->format, bytes);
 }

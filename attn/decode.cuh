@@ -15,24 +15,24 @@
 template <typename T, int DIM>
 struct decode_tile {
 	static constexpr int ROW_BYTES = DIM * (int)sizeof(T);
-	static constexpr int STRIDE = KVS_TILE_STRIDE(ROW_BYTES);
-	static constexpr int KEYS = KVS_DECODE_KEYS(ROW_BYTES);
+	static constexpr int STRIDE = attn_tile_stride(ROW_BYTES);
+	static constexpr int KEYS = attn_decode_keys(ROW_BYTES);
 	static constexpr int BYTES = KEYS * STRIDE;
 	static constexpr int WIDTH = 16 / (int)sizeof(T); /* elements of 16 bytes */
 	static constexpr int CHUNKS = ROW_BYTES / 16;
-	static constexpr int PARTS = KVS_DECODE_THREADS / KEYS;    /* threads that share a key's dot products */
-	static constexpr int SLICES = KVS_DECODE_THREADS / CHUNKS; /* threads that share a column of V */
+	static constexpr int PARTS = ATTN_DECODE_THREADS / KEYS;    /* threads that share a key's dot products */
+	static constexpr int SLICES = ATTN_DECODE_THREADS / CHUNKS; /* threads that share a column of V */
 	static_assert(CHUNKS % PARTS == 0, "a key's parts are equal");
 };
 
 /* What a block keeps in shared memory beside the tiles. */
 template <typename T, int DIM>
 struct decode_scratch {
-	float query[KVS_DECODE_GROUP][DIM];
-	float score[KVS_DECODE_GROUP][KVS_DECODE_THREADS]; /* [head][part][key] */
-	float weight[KVS_DECODE_GROUP][decode_tile<T, DIM>::KEYS];
-	float rescale[KVS_DECODE_GROUP]; /* of sums so far, as the maximum moves */
-	float largest[KVS_DECODE_GROUP], total[KVS_DECODE_GROUP];
+	float query[ATTN_DECODE_GROUP][DIM];
+	float score[ATTN_DECODE_GROUP][ATTN_DECODE_THREADS]; /* [head][part][key] */
+	float weight[ATTN_DECODE_GROUP][decode_tile<T, DIM>::KEYS];
+	float rescale[ATTN_DECODE_GROUP]; /* of sums so far, as the maximum moves */
+	float largest[ATTN_DECODE_GROUP], total[ATTN_DECODE_GROUP];
 };
 
 /* score[head][part][key] = the part's share of query[head] · K[key], for all heads of the group. */
@@ -43,14 +43,14 @@ __device__ inline void decode_scores(decode_scratch<T, DIM> &shared, const unsig
 	constexpr int SPAN = shape::CHUNKS / shape::PARTS;
 	int key = threadIdx.x % shape::KEYS, part = threadIdx.x / shape::KEYS;
 	const unsigned char *row = tile + key * shape::STRIDE + part * SPAN * 16;
-	float sum[KVS_DECODE_GROUP] = {};
+	float sum[ATTN_DECODE_GROUP] = {};
 
 #pragma unroll
 	for (int chunk = 0; chunk < SPAN; chunk++) {
 		float k[shape::WIDTH];
 		unpack((const T *)(row + chunk * 16), k);
 #pragma unroll
-		for (int h = 0; h < KVS_DECODE_GROUP; h++) {
+		for (int h = 0; h < ATTN_DECODE_GROUP; h++) {
 			if (h >= heads)
 				break;
 			const float *q = &shared.query[h][(part * SPAN + chunk) * shape::WIDTH];
@@ -60,7 +60,7 @@ __device__ inline void decode_scores(decode_scratch<T, DIM> &shared, const unsig
 		}
 	}
 #pragma unroll
-	for (int h = 0; h < KVS_DECODE_GROUP; h++) {
+	for (int h = 0; h < ATTN_DECODE_GROUP; h++) {
 		if (h < heads)
 			shared.score[h][threadIdx.x] = sum[h];
 	}
@@ -104,7 +104,7 @@ __device__ inline void decode_weights(decode_scratch<T, DIM> &shared, int head, 
 /* sum[head][i] += the weighted V of this thread's keys in its column. */
 template <typename T, int DIM>
 __device__ inline void decode_sums(const decode_scratch<T, DIM> &shared, const unsigned char *tile, int heads,
-	float (&sum)[KVS_DECODE_GROUP][decode_tile<T, DIM>::WIDTH])
+	float (&sum)[ATTN_DECODE_GROUP][decode_tile<T, DIM>::WIDTH])
 {
 	using shape = decode_tile<T, DIM>;
 	int column = threadIdx.x % shape::CHUNKS, slice = threadIdx.x / shape::CHUNKS;
@@ -112,7 +112,7 @@ __device__ inline void decode_sums(const decode_scratch<T, DIM> &shared, const u
 	if (slice >= shape::SLICES)
 		return;
 #pragma unroll
-	for (int h = 0; h < KVS_DECODE_GROUP; h++) {
+	for (int h = 0; h < ATTN_DECODE_GROUP; h++) {
 		if (h >= heads)
 			break;
 #pragma unroll
@@ -123,7 +123,7 @@ __device__ inline void decode_sums(const decode_scratch<T, DIM> &shared, const u
 		float v[shape::WIDTH];
 		unpack((const T *)(tile + key * shape::STRIDE + column * 16), v);
 #pragma unroll
-		for (int h = 0; h < KVS_DECODE_GROUP; h++) {
+		for (int h = 0; h < ATTN_DECODE_GROUP; h++) {
 			if (h >= heads)
 				break;
 			float weight = shared.weight[h][key];
@@ -136,16 +136,16 @@ __device__ inline void decode_sums(const decode_scratch<T, DIM> &shared, const u
 
 /* Adds the slices up in `sums` (shared memory that held the tiles) and writes the split's part, or the result. */
 template <typename T, int DIM>
-__device__ inline void decode_finish(const struct kvs_attention_params &p, const decode_scratch<T, DIM> &shared,
-	float *sums, int first_head, int heads, float (&sum)[KVS_DECODE_GROUP][decode_tile<T, DIM>::WIDTH])
+__device__ inline void decode_finish(const struct attn_attention_params &p, const decode_scratch<T, DIM> &shared,
+	float *sums, int first_head, int heads, float (&sum)[ATTN_DECODE_GROUP][decode_tile<T, DIM>::WIDTH])
 {
 	using shape = decode_tile<T, DIM>;
-	constexpr int SLICE = KVS_DECODE_GROUP * DIM;
+	constexpr int SLICE = ATTN_DECODE_GROUP * DIM;
 	int column = threadIdx.x % shape::CHUNKS, slice = threadIdx.x / shape::CHUNKS;
 
 	if (slice < shape::SLICES) {
 #pragma unroll
-		for (int h = 0; h < KVS_DECODE_GROUP; h++) {
+		for (int h = 0; h < ATTN_DECODE_GROUP; h++) {
 #pragma unroll
 			for (int i = 0; i < shape::WIDTH; i++) {
 				if (h < heads)
@@ -154,7 +154,7 @@ __device__ inline void decode_finish(const struct kvs_attention_params &p, const
 		}
 	}
 	__syncthreads();
-	for (int i = threadIdx.x; i < heads * DIM; i += KVS_DECODE_THREADS) {
+	for (int i = threadIdx.x; i < heads * DIM; i += ATTN_DECODE_THREADS) {
 		int head = first_head + i / DIM, dim = i % DIM;
 		float value = 0;
 		for (int s = 0; s < shape::SLICES; s++)
@@ -174,30 +174,30 @@ __device__ inline void decode_finish(const struct kvs_attention_params &p, const
 
 template <typename T, int DIM>
 __device__ inline void decode_fetch(
-	const struct kvs_attention_params &p, unsigned char *tiles, int tile, struct key_range range)
+	const struct attn_attention_params &p, unsigned char *tiles, int tile, struct key_range range)
 {
 	using shape = decode_tile<T, DIM>;
 	unsigned char *k = tiles + tile % 2 * 2 * shape::BYTES;
 
-	load_tile<T, DIM, shape::KEYS, KVS_DECODE_THREADS>(k, p.k, p.kv_heads, blockIdx.y, tile * shape::KEYS, range);
-	load_tile<T, DIM, shape::KEYS, KVS_DECODE_THREADS>(
+	load_tile<T, DIM, shape::KEYS, ATTN_DECODE_THREADS>(k, p.k, p.kv_heads, blockIdx.y, tile * shape::KEYS, range);
+	load_tile<T, DIM, shape::KEYS, ATTN_DECODE_THREADS>(
 		k + shape::BYTES, p.v, p.kv_heads, blockIdx.y, tile * shape::KEYS, range);
 }
 
-/* Grid: x split, y KV head, z group of KVS_DECODE_GROUP query heads of that KV head. */
+/* Grid: x split, y KV head, z group of ATTN_DECODE_GROUP query heads of that KV head. */
 template <typename T, int DIM>
 __device__ inline void decode_attention(
-	const struct kvs_attention_params &p, unsigned char *tiles, decode_scratch<T, DIM> &shared)
+	const struct attn_attention_params &p, unsigned char *tiles, decode_scratch<T, DIM> &shared)
 {
 	using shape = decode_tile<T, DIM>;
-	constexpr int WARPS = KVS_DECODE_THREADS / 32, PER_WARP = KVS_DECODE_GROUP / WARPS;
-	int per_kv = p.heads / p.kv_heads, group = blockIdx.z * KVS_DECODE_GROUP;
-	int first_head = blockIdx.y * per_kv + group, heads = min(per_kv - group, KVS_DECODE_GROUP);
+	constexpr int WARPS = ATTN_DECODE_THREADS / 32, PER_WARP = ATTN_DECODE_GROUP / WARPS;
+	int per_kv = p.heads / p.kv_heads, group = blockIdx.z * ATTN_DECODE_GROUP;
+	int first_head = blockIdx.y * per_kv + group, heads = min(per_kv - group, ATTN_DECODE_GROUP);
 	int warp = threadIdx.x / 32;
 	struct key_range range = {first_key(p.start, p.window), p.start + 1};
 	int tile = range.first / shape::KEYS + blockIdx.x * p.tiles_per_split;
 	int end = min(tile + p.tiles_per_split, (range.end + shape::KEYS - 1) / shape::KEYS);
-	float sum[KVS_DECODE_GROUP][shape::WIDTH] = {};
+	float sum[ATTN_DECODE_GROUP][shape::WIDTH] = {};
 	float largest[PER_WARP], total[PER_WARP]; /* of heads warp, warp + WARPS */
 
 	for (int i = 0; i < PER_WARP; i++) {
@@ -206,7 +206,7 @@ __device__ inline void decode_attention(
 	}
 	decode_fetch<T, DIM>(p, tiles, tile, range);
 	kvs_cp_async_commit();
-	for (int i = threadIdx.x; i < heads * DIM; i += KVS_DECODE_THREADS)
+	for (int i = threadIdx.x; i < heads * DIM; i += ATTN_DECODE_THREADS)
 		shared.query[i / DIM][i % DIM] = p.q[(size_t)first_head * DIM + i];
 	for (; tile < end; tile++) {
 		const unsigned char *k = tiles + tile % 2 * 2 * shape::BYTES;
@@ -242,9 +242,9 @@ __device__ inline void decode_attention(
 	decode_finish<T, DIM>(p, shared, (float *)tiles, first_head, heads, sum);
 }
 
-#define KVS_DECODE_KERNEL(type, type_name, dim)                                                                        \
+#define ATTN_DECODE_KERNEL(type, type_name, dim)                                                                       \
 	KVS_KERNEL_BOUNDS(                                                                                             \
-		KVS_DECODE_THREADS, 1, kvs_attention_decode_##type_name##_##dim, struct kvs_attention_params p)        \
+		ATTN_DECODE_THREADS, 1, kvs_attention_decode_##type_name##_##dim, struct attn_attention_params p)      \
 	{                                                                                                              \
 		KVS_DYNAMIC_SHARED(unsigned char, tiles);                                                              \
 		typedef decode_scratch<type, dim> scratch;                                                             \
@@ -252,12 +252,12 @@ __device__ inline void decode_attention(
 		decode_attention<type, dim>(p, tiles, shared[0]);                                                      \
 	}
 
-#define KVS_DECODE_KERNELS(type, type_name)                                                                            \
-	KVS_DECODE_KERNEL(type, type_name, 32)                                                                         \
-	KVS_DECODE_KERNEL(type, type_name, 64)                                                                         \
-	KVS_DECODE_KERNEL(type, type_name, 80)                                                                         \
-	KVS_DECODE_KERNEL(type, type_name, 96)                                                                         \
-	KVS_DECODE_KERNEL(type, type_name, 128)                                                                        \
-	KVS_DECODE_KERNEL(type, type_name, 256)
+#define ATTN_DECODE_KERNELS(type, type_name)                                                                           \
+	ATTN_DECODE_KERNEL(type, type_name, 32)                                                                        \
+	ATTN_DECODE_KERNEL(type, type_name, 64)                                                                        \
+	ATTN_DECODE_KERNEL(type, type_name, 80)                                                                        \
+	ATTN_DECODE_KERNEL(type, type_name, 96)                                                                        \
+	ATTN_DECODE_KERNEL(type, type_name, 128)                                                                       \
+	ATTN_DECODE_KERNEL(type, type_name, 256)
 
 #endif

@@ -1,4 +1,4 @@
 /* attn/decode_bf16.cu: decode attention over K and V in bf16 (decode.cuh). */
 #include "decode.cuh"
 
-KVS_DECODE_KERNELS(__nv_bfloat16, bf16)
+ATTN_DECODE_KERNELS(__nv_bfloat16, bf16)

@@ -6,7 +6,7 @@
 #include "kernels.h"
 
 /* out[head] = Σ 2^(m_s - m) sum_s / Σ 2^(m_s - m) total_s; a block has a head. */
-KVS_KERNEL(kvs_attention_combine, struct kvs_attention_params p, int head_dim)
+KVS_KERNEL(kvs_attention_combine, struct attn_attention_params p, int head_dim)
 {
 	const float *parts = p.parts + (size_t)blockIdx.x * p.splits * (head_dim + 2);
 	float largest = -INFINITY, total = 0;

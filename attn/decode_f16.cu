@@ -1,4 +1,4 @@
 /* attn/decode_f16.cu: decode attention over K and V in f16 (decode.cuh). */
 #include "decode.cuh"
 
-KVS_DECODE_KERNELS(__half, f16)
+ATTN_DECODE_KERNELS(__half, f16)

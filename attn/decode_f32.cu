@@ -1,4 +1,4 @@
 /* attn/decode_f32.cu: decode attention over K and V in f32 (decode.cuh). */
 #include "decode.cuh"
 
-KVS_DECODE_KERNELS(float, f32)
+ATTN_DECODE_KERNELS(float, f32)

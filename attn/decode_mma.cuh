@@ -15,9 +15,9 @@
 
 template <typename T, int DIM>
 struct step_shape {
-	static constexpr int KEYS = KVS_STEP_KEYS, WARPS = KVS_STEP_WARPS(DIM), THREADS = 32 * WARPS;
+	static constexpr int KEYS = ATTN_STEP_KEYS, WARPS = attn_step_warps(DIM), THREADS = 32 * WARPS;
 	static constexpr int CHUNKS = DIM * (int)sizeof(T) / 16; /* 16-byte pieces of a row */
-	static constexpr int STRIDE = KVS_TILE_STRIDE(DIM * (int)sizeof(T));
+	static constexpr int STRIDE = attn_tile_stride(DIM * (int)sizeof(T));
 	static constexpr int K_BYTES = KEYS * STRIDE;     /* of a step's K, which its V follows */
 	static constexpr int COPIES = KEYS * CHUNKS / 32; /* of a lane, for a step's K */
 	static constexpr int SUM_STRIDE = DIM + 8; /* floats between heads: eight rows fall on banks of their own */
@@ -27,8 +27,8 @@ struct step_shape {
 /* What a block keeps in shared memory beside the rings. */
 template <int DIM>
 struct step_scratch {
-	uint4 query[DIM / 16][32];                                      /* fragments of Q, as lanes hold them */
-	float largest[4][KVS_DECODE_GROUP], total[4][KVS_DECODE_GROUP]; /* [warp][head] */
+	uint4 query[DIM / 16][32];                                        /* fragments of Q, as lanes hold them */
+	float largest[4][ATTN_DECODE_GROUP], total[4][ATTN_DECODE_GROUP]; /* [warp][head] */
 	bool last;
 };
 
@@ -53,7 +53,7 @@ __device__ inline void split_pair(float first, float second, unsigned &rounded, 
 /* The scaled Q of `heads` heads as fragments, zero for the heads that are not there; all threads share the work. */
 template <typename T, int DIM>
 __device__ inline void split_queries(
-	const struct kvs_attention_params &p, step_scratch<DIM> &shared, int first_head, int heads)
+	const struct attn_attention_params &p, step_scratch<DIM> &shared, int first_head, int heads)
 {
 	int lane = threadIdx.x % 32, head = lane / 4, column = lane % 4 * 2;
 
@@ -112,7 +112,7 @@ template <typename T, int DIM>
 __device__ inline void copy_step(unsigned char *stage, const unsigned char *k, const unsigned char *v, int token_bytes,
 	int key, struct key_range range)
 {
-	if (key >= range.first && key + KVS_STEP_KEYS <= range.end)
+	if (key >= range.first && key + ATTN_STEP_KEYS <= range.end)
 		copy_rows<T, DIM, true>(stage, k, v, token_bytes, key, range);
 	else
 		copy_rows<T, DIM, false>(stage, k, v, token_bytes, key, range);
@@ -163,7 +163,7 @@ __device__ inline void step_softmax(step_sums<DIM> &sums, float (&score)[4])
 	highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
 	if (__any_sync(0xffffffffu, highest > sums.largest)) {
 		highest = fmaxf(highest, sums.largest); /* finite: every step has a key in range */
-		float rescale = kvs_exp2(sums.largest - highest);
+		float rescale = fast_exp2(sums.largest - highest);
 		sums.largest = highest;
 		sums.total *= rescale;
 #pragma unroll
@@ -175,7 +175,7 @@ __device__ inline void step_softmax(step_sums<DIM> &sums, float (&score)[4])
 	}
 #pragma unroll
 	for (int i = 0; i < 4; i++) {
-		score[i] = kvs_exp2(score[i] - sums.largest);
+		score[i] = fast_exp2(score[i] - sums.largest);
 		sums.total += score[i];
 	}
 }
@@ -205,7 +205,7 @@ __device__ inline void add_step(step_sums<DIM> &sums, const unsigned char *v, co
  * of them are on their way.
  */
 template <typename T, int DIM>
-__device__ inline void walk_steps(const struct kvs_attention_params &p, unsigned char *ring, step_scratch<DIM> &shared,
+__device__ inline void walk_steps(const struct attn_attention_params &p, unsigned char *ring, step_scratch<DIM> &shared,
 	int first_head, int heads, int first, int end, struct key_range range, step_sums<DIM> &sums)
 {
 	using shape = step_shape<T, DIM>;
@@ -286,19 +286,19 @@ __device__ inline void store_four(void *out, size_t index, int dtype, float4 val
 }
 
 /* Where a split leaves what is to be combined: its sums, and behind all sums its largest score and sum of weights. */
-__device__ inline float4 *sums_of_split(const struct kvs_attention_params &p, int dim, int head, int split)
+__device__ inline float4 *sums_of_split(const struct attn_attention_params &p, int dim, int head, int split)
 {
 	return (float4 *)(p.parts + ((size_t)head * p.splits + split) * dim);
 }
 
-__device__ inline float2 *scale_of_split(const struct kvs_attention_params &p, int dim, int head, int split)
+__device__ inline float2 *scale_of_split(const struct attn_attention_params &p, int dim, int head, int split)
 {
 	return (float2 *)(p.parts + (size_t)p.heads * p.splits * dim) + (size_t)head * p.splits + split;
 }
 
 /* Adds the warps' sums up and writes the split's part, or the result where there is one split. */
 template <typename T, int DIM>
-__device__ inline void finish_split(const struct kvs_attention_params &p, const step_scratch<DIM> &shared,
+__device__ inline void finish_split(const struct attn_attention_params &p, const step_scratch<DIM> &shared,
 	const float *sums, int first_head, int heads)
 {
 	using shape = step_shape<T, DIM>;
@@ -310,8 +310,8 @@ __device__ inline void finish_split(const struct kvs_attention_params &p, const 
 		for (int warp = 1; warp < shape::WARPS; warp++)
 			largest = fmaxf(largest, shared.largest[warp][row]);
 		for (int warp = 0; warp < shape::WARPS; warp++) {
-			float scale = kvs_exp2(shared.largest[warp][row] - largest); /* 0 for a warp without steps */
-			const float *of = sums + (warp * KVS_DECODE_GROUP + row) * shape::SUM_STRIDE;
+			float scale = fast_exp2(shared.largest[warp][row] - largest); /* 0 for a warp without steps */
+			const float *of = sums + (warp * ATTN_DECODE_GROUP + row) * shape::SUM_STRIDE;
 			total += scale * shared.total[warp][row];
 			add_scaled(sum, scale, *(const float4 *)(of + four * 4));
 		}
@@ -327,7 +327,7 @@ __device__ inline void finish_split(const struct kvs_attention_params &p, const 
 
 /* One head's result from its splits, whose parts other blocks have written: a warp's work. */
 template <int DIM>
-__device__ inline void combine_splits(const struct kvs_attention_params &p, int head)
+__device__ inline void combine_splits(const struct attn_attention_params &p, int head)
 {
 	constexpr int PER_LANE = (DIM / 4 + 31) / 32;
 	int lane = threadIdx.x % 32;
@@ -342,7 +342,7 @@ __device__ inline void combine_splits(const struct kvs_attention_params &p, int 
 		float2 mine = make_float2(-INFINITY, 0);
 		if (lane < count)
 			mine = __ldcg(scale_of_split(p, DIM, head, first + lane));
-		float scale = kvs_exp2(mine.x - largest);
+		float scale = fast_exp2(mine.x - largest);
 		total += scale * mine.y;
 #pragma unroll 8
 		for (int i = 0; i < count; i++) {
@@ -364,7 +364,7 @@ __device__ inline void combine_splits(const struct kvs_attention_params &p, int 
 }
 
 /* Is this the last block of its heads to get here? Then it sees what the others wrote before. All threads call it. */
-__device__ inline bool is_last_block(const struct kvs_attention_params &p, bool &last)
+__device__ inline bool is_last_block(const struct attn_attention_params &p, bool &last)
 {
 	__threadfence();
 	__syncthreads();
@@ -379,14 +379,14 @@ __device__ inline bool is_last_block(const struct kvs_attention_params &p, bool 
 	return last;
 }
 
-/* Grid: x split, y KV head, z group of KVS_DECODE_GROUP query heads of that KV head. */
+/* Grid: x split, y KV head, z group of ATTN_DECODE_GROUP query heads of that KV head. */
 template <typename T, int DIM>
 __device__ inline void step_attention(
-	const struct kvs_attention_params &p, unsigned char *rings, step_scratch<DIM> &shared)
+	const struct attn_attention_params &p, unsigned char *rings, step_scratch<DIM> &shared)
 {
 	using shape = step_shape<T, DIM>;
-	int per_kv = p.heads / p.kv_heads, group = blockIdx.z * KVS_DECODE_GROUP, warp = threadIdx.x / 32;
-	int first_head = blockIdx.y * per_kv + group, heads = min(per_kv - group, KVS_DECODE_GROUP);
+	int per_kv = p.heads / p.kv_heads, group = blockIdx.z * ATTN_DECODE_GROUP, warp = threadIdx.x / 32;
+	int first_head = blockIdx.y * per_kv + group, heads = min(per_kv - group, ATTN_DECODE_GROUP);
 	struct key_range range = {first_key(p.start, p.window), p.start + 1};
 	int first = range.first / shape::KEYS + blockIdx.x * p.tiles_per_split;
 	int end = min(first + p.tiles_per_split, (range.end + shape::KEYS - 1) / shape::KEYS);
@@ -397,7 +397,7 @@ __device__ inline void step_attention(
 	walk_steps<T, DIM>(p, rings + warp * p.stages * 2 * shape::K_BYTES, shared, first_head, heads, first + warp,
 		end, range, sums);
 	__syncthreads(); /* the rings are free */
-	leave_sums<T, DIM>(sums, shared, (float *)rings + warp * KVS_DECODE_GROUP * shape::SUM_STRIDE);
+	leave_sums<T, DIM>(sums, shared, (float *)rings + warp * ATTN_DECODE_GROUP * shape::SUM_STRIDE);
 	__syncthreads();
 	finish_split<T, DIM>(p, shared, (const float *)rings, first_head, heads);
 	if (p.splits == 1 || !is_last_block(p, shared.last))
@@ -406,21 +406,21 @@ __device__ inline void step_attention(
 		combine_splits<DIM>(p, first_head + head);
 }
 
-#define KVS_DECODE_MMA_KERNEL(type, type_name, dim)                                                                    \
-	KVS_KERNEL_BOUNDS(32 * KVS_STEP_WARPS(dim), 2, kvs_attention_decode_mma_##type_name##_##dim,                   \
-		struct kvs_attention_params p)                                                                         \
+#define ATTN_DECODE_MMA_KERNEL(type, type_name, dim)                                                                   \
+	KVS_KERNEL_BOUNDS(32 * attn_step_warps(dim), 2, kvs_attention_decode_mma_##type_name##_##dim,                  \
+		struct attn_attention_params p)                                                                        \
 	{                                                                                                              \
 		KVS_DYNAMIC_SHARED(unsigned char, rings);                                                              \
 		KVS_SHARED(step_scratch<dim>, shared, 1);                                                              \
 		step_attention<type, dim>(p, rings, shared[0]);                                                        \
 	}
 
-#define KVS_DECODE_MMA_KERNELS(type, type_name)                                                                        \
-	KVS_DECODE_MMA_KERNEL(type, type_name, 32)                                                                     \
-	KVS_DECODE_MMA_KERNEL(type, type_name, 64)                                                                     \
-	KVS_DECODE_MMA_KERNEL(type, type_name, 80)                                                                     \
-	KVS_DECODE_MMA_KERNEL(type, type_name, 96)                                                                     \
-	KVS_DECODE_MMA_KERNEL(type, type_name, 128)                                                                    \
-	KVS_DECODE_MMA_KERNEL(type, type_name, 256)
+#define ATTN_DECODE_MMA_KERNELS(type, type_name)                                                                       \
+	ATTN_DECODE_MMA_KERNEL(type, type_name, 32)                                                                    \
+	ATTN_DECODE_MMA_KERNEL(type, type_name, 64)                                                                    \
+	ATTN_DECODE_MMA_KERNEL(type, type_name, 80)                                                                    \
+	ATTN_DECODE_MMA_KERNEL(type, type_name, 96)                                                                    \
+	ATTN_DECODE_MMA_KERNEL(type, type_name, 128)                                                                   \
+	ATTN_DECODE_MMA_KERNEL(type, type_name, 256)
 
 #endif

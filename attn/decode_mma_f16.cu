@@ -1,4 +1,4 @@
 /* attn/decode_mma_f16.cu: decode attention over K and V in f16, on tensor cores (decode_mma.cuh). */
 #include "decode_mma.cuh"
 
-KVS_DECODE_MMA_KERNELS(__half, f16)
+ATTN_DECODE_MMA_KERNELS(__half, f16)

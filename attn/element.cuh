@@ -86,7 +86,7 @@ __device__ inline unsigned pack_pair(float first, float second, const __nv_bfloa
 }
 
 /* 2^x: on a GPU to 2 ulp, results below the normal range are 0. */
-__device__ inline float kvs_exp2(float x)
+__device__ inline float fast_exp2(float x)
 {
 #ifdef __CUDACC__
 	float power;

@@ -53,19 +53,19 @@ size_t kvs_kv_token_bytes(struct kvs_kv_format format)
 	return format.kv_heads * kvs_kv_head_bytes(format);
 }
 
-uint64_t kvs_tensor_bytes(kvs_tensor t)
+uint64_t attn_tensor_bytes(kvs_tensor t)
 {
 	return (uint64_t)t.rows * t.cols * kvs_dtype_bytes(t.dtype);
 }
 
-int kvs_tensor_check(const char *what, kvs_tensor t, enum kvs_dtype dtype, int rows, int cols)
+int attn_tensor_check(const char *what, kvs_tensor t, enum kvs_dtype dtype, int rows, int cols)
 {
 	if (!t.data)
 		return kvs_fail(-EINVAL, "%s has no data", what);
-	if (dtype == KVS_ANY_FLOAT ? t.dtype > KVS_BF16 : t.dtype != dtype)
+	if (dtype == ATTN_ANY_FLOAT ? t.dtype > KVS_BF16 : t.dtype != dtype)
 		return kvs_fail(-EINVAL, "%s is of type %s, not %s", what,
 			t.dtype <= KVS_I32 ? kvs_dtype_name(t.dtype) : "unknown",
-			dtype == KVS_ANY_FLOAT ? "a float type" : kvs_dtype_name(dtype));
+			dtype == ATTN_ANY_FLOAT ? "a float type" : kvs_dtype_name(dtype));
 	if (t.rows <= 0 || t.cols <= 0)
 		return kvs_fail(
 			-EINVAL, "%s is [%d][%d]: a tensor has at least one row and column", what, t.rows, t.cols);

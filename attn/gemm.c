@@ -22,28 +22,28 @@ static bool takes_pieces(kvs_tensor x, kvs_tensor w)
 
 static int gemv(kvs_stream *s, kvs_tensor out, kvs_tensor x, kvs_tensor w, bool accumulate)
 {
-	struct kvs_gemv_params params = {.out = (float *)out.data,
+	struct attn_gemv_params params = {.out = (float *)out.data,
 		.x = (const void *)x.data,
 		.w = (const void *)w.data,
 		.n = w.rows,
 		.k = w.cols,
 		.accumulate = accumulate};
-	struct kvs_launch launch = {.kernel = KERNEL_GEMV_F32 + x.dtype,
-		.grid = {ceil_div(w.rows, KVS_GEMV_THREADS / 32 * KVS_GEMV_ROWS), 1, 1},
-		.threads = KVS_GEMV_THREADS,
-		.bytes = kvs_tensor_bytes(x) + kvs_tensor_bytes(w) + kvs_tensor_bytes(out) * (1 + accumulate)};
+	struct attn_launch launch = {.kernel = ATTN_KERNEL_GEMV_F32 + x.dtype,
+		.grid = {ceil_div(w.rows, ATTN_GEMV_THREADS / 32 * ATTN_GEMV_ROWS), 1, 1},
+		.threads = ATTN_GEMV_THREADS,
+		.bytes = attn_tensor_bytes(x) + attn_tensor_bytes(w) + attn_tensor_bytes(out) * (1 + accumulate)};
 
-	return kvs_launch(s, &launch, (void *[]){&params});
+	return attn_launch(s, &launch, (void *[]){&params});
 }
 
 int kvs_gemv(kvs_stream *s, kvs_tensor out, kvs_tensor x, kvs_tensor w, bool accumulate)
 {
-	int err = kvs_tensor_check("gemv: x", x, KVS_ANY_FLOAT, 1, 0);
+	int err = attn_tensor_check("gemv: x", x, ATTN_ANY_FLOAT, 1, 0);
 
 	if (!err)
-		err = kvs_tensor_check("gemv: w", w, x.dtype, 0, x.cols);
+		err = attn_tensor_check("gemv: w", w, x.dtype, 0, x.cols);
 	if (!err)
-		err = kvs_tensor_check("gemv: out", out, KVS_F32, 1, w.rows);
+		err = attn_tensor_check("gemv: out", out, KVS_F32, 1, w.rows);
 	if (!err && !takes_pieces(x, w))
 		err = kvs_fail(-EINVAL, "gemv: rows of %d %s elements are not whole pieces of 16 bytes", x.cols,
 			kvs_dtype_name(x.dtype));
@@ -52,12 +52,12 @@ int kvs_gemv(kvs_stream *s, kvs_tensor out, kvs_tensor x, kvs_tensor w, bool acc
 
 int kvs_gemm(kvs_stream *s, kvs_tensor out, int out_stride, kvs_tensor x, kvs_tensor w, bool accumulate)
 {
-	int err = kvs_tensor_check("gemm: x", x, KVS_ANY_FLOAT, 0, 0);
+	int err = attn_tensor_check("gemm: x", x, ATTN_ANY_FLOAT, 0, 0);
 
 	if (!err)
-		err = kvs_tensor_check("gemm: w", w, x.dtype, 0, x.cols);
+		err = attn_tensor_check("gemm: w", w, x.dtype, 0, x.cols);
 	if (!err)
-		err = kvs_tensor_check("gemm: out", out, KVS_F32, x.rows, w.rows);
+		err = attn_tensor_check("gemm: out", out, KVS_F32, x.rows, w.rows);
 	if (!err && kvs_gemm_dtype(s, x.dtype) != x.dtype)
 		err = kvs_fail(-EINVAL, "gemm: x and w are %s, but OpenBLAS takes f32 alone", kvs_dtype_name(x.dtype));
 	if (!err && out_stride != 0 && out_stride < out.cols)
@@ -66,7 +66,7 @@ int kvs_gemm(kvs_stream *s, kvs_tensor out, int out_stride, kvs_tensor x, kvs_te
 		return err;
 	if (x.rows == 1 && s->cu->kind == KVS_DEVICE_CUDA && takes_pieces(x, w)) /* a decode step is faster so */
 		return gemv(s, out, x, w, accumulate);
-	struct kvs_gemm_call call = {
+	struct attn_gemm_call call = {
 		.out = out.data,
 		.x = x.data,
 		.w = w.data,
@@ -79,6 +79,7 @@ int kvs_gemm(kvs_stream *s, kvs_tensor out, int out_stride, kvs_tensor x, kvs_te
 	};
 	err = s->gemm->run(s->gemm, s, &call);
 	if (!err)
-		s->bytes_moved += kvs_tensor_bytes(x) + kvs_tensor_bytes(w) + kvs_tensor_bytes(out) * (1 + accumulate);
+		s->bytes_moved +=
+			attn_tensor_bytes(x) + attn_tensor_bytes(w) + attn_tensor_bytes(out) * (1 + accumulate);
 	return err;
 }

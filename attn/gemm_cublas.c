@@ -27,7 +27,7 @@ struct functions {
 };
 
 struct cublas {
-	struct kvs_gemm_library base;
+	struct attn_gemm_library base;
 	const struct functions *functions;
 	kvs_cu *cu;
 	cublas_context *context;
@@ -39,7 +39,7 @@ static int type_of(enum kvs_dtype dtype)
 	return dtype == KVS_F32 ? CUBLAS_TYPE_F32 : dtype == KVS_F16 ? CUBLAS_TYPE_F16 : CUBLAS_TYPE_BF16;
 }
 
-static int run(struct kvs_gemm_library *base, kvs_stream *s, const struct kvs_gemm_call *call)
+static int run(struct attn_gemm_library *base, kvs_stream *s, const struct attn_gemm_call *call)
 {
 	struct cublas *cublas = (struct cublas *)base;
 	int type = type_of(call->dtype), compute = call->dtype == KVS_F32 ? CUBLAS_IN_F32_PEDANTIC : CUBLAS_IN_F32;
@@ -55,7 +55,7 @@ static int run(struct kvs_gemm_library *base, kvs_stream *s, const struct kvs_ge
 		call->tokens, call->k, call->n, call->k, cublas->functions->status_string(status), status);
 }
 
-static void close_library(struct kvs_gemm_library *base)
+static void close_library(struct attn_gemm_library *base)
 {
 	struct cublas *cublas = (struct cublas *)base;
 
@@ -131,7 +131,7 @@ static int bind_stream(struct cublas *cublas, CUstream stream, size_t workspace_
 	return kvs_fail(-EIO, "binding cuBLAS to the stream: %s (%d)", functions->status_string(status), status);
 }
 
-int kvs_gemm_open_cublas(kvs_stream *s, struct kvs_gemm_library **out)
+int attn_gemm_open_cublas(kvs_stream *s, struct attn_gemm_library **out)
 {
 	struct cublas *cublas = calloc(1, sizeof(*cublas));
 	size_t workspace_bytes = s->cu->compute_capability >= 90 ? WORKSPACE_BYTES : OLDER_WORKSPACE_BYTES;
@@ -139,7 +139,7 @@ int kvs_gemm_open_cublas(kvs_stream *s, struct kvs_gemm_library **out)
 
 	if (!cublas)
 		return kvs_fail(-ENOMEM, "no memory for cuBLAS");
-	cublas->base = (struct kvs_gemm_library){.run = run, .close = close_library, .takes_f16 = true};
+	cublas->base = (struct attn_gemm_library){.run = run, .close = close_library, .takes_f16 = true};
 	cublas->cu = s->cu;
 	err = find_functions(&cublas->functions);
 	if (!err)

@@ -31,13 +31,13 @@ typedef void give_buffer_fn(void *buffer);
 #define ONE_THREAD_WORK (1 << 18)
 
 struct record {
-	struct kvs_gemm_call call;
+	struct attn_gemm_call call;
 	struct openblas *library;
 	struct record *next_free, *next_all;
 };
 
 struct openblas {
-	struct kvs_gemm_library base;
+	struct attn_gemm_library base;
 	sgemm_fn *sgemm;
 	sgemv_fn *sgemv;
 	set_threads_fn *set_threads;
@@ -51,7 +51,7 @@ struct openblas {
 
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
 
-static void multiply(const struct openblas *library, const struct kvs_gemm_call *call)
+static void multiply(const struct openblas *library, const struct attn_gemm_call *call)
 {
 	const float *x = (const float *)call->x, *w = (const float *)call->w;
 	float *out = (float *)call->out, beta = call->accumulate ? 1 : 0;
@@ -98,7 +98,7 @@ static struct record *take_record(struct openblas *library)
 	return record;
 }
 
-static int run(struct kvs_gemm_library *base, kvs_stream *s, const struct kvs_gemm_call *call)
+static int run(struct attn_gemm_library *base, kvs_stream *s, const struct attn_gemm_call *call)
 {
 	struct openblas *library = (struct openblas *)base;
 	struct record *record = take_record(library);
@@ -117,7 +117,7 @@ static int run(struct kvs_gemm_library *base, kvs_stream *s, const struct kvs_ge
 		s->cu, result, "gemm: enqueueing [%d][%d] x [%d][%d]", call->tokens, call->k, call->n, call->k);
 }
 
-static void close_library(struct kvs_gemm_library *base)
+static void close_library(struct attn_gemm_library *base)
 {
 	struct openblas *library = (struct openblas *)base;
 
@@ -166,7 +166,7 @@ static int find_functions(struct openblas *library)
 }
 #endif
 
-int kvs_gemm_open_openblas(kvs_stream *s, struct kvs_gemm_library **out)
+int attn_gemm_open_openblas(kvs_stream *s, struct attn_gemm_library **out)
 {
 	struct openblas *library = calloc(1, sizeof(*library));
 	int err;
@@ -174,14 +174,14 @@ int kvs_gemm_open_openblas(kvs_stream *s, struct kvs_gemm_library **out)
 	(void)s;
 	if (!library)
 		return kvs_fail(-ENOMEM, "no memory for OpenBLAS");
-	library->base = (struct kvs_gemm_library){.run = run, .close = close_library};
+	library->base = (struct attn_gemm_library){.run = run, .close = close_library};
 	library->threads = (int)sysconf(_SC_NPROCESSORS_ONLN);
 	pthread_mutex_init(&library->lock, NULL);
 	err = kvs_openblas_check_room(library->threads);
 	if (!err)
 		err = find_functions(library);
 	if (!err)
-		err = kvs_openblas_take_buffer(library->take_buffer, library->give_buffer);
+		err = attn_openblas_take_buffer(library->take_buffer, library->give_buffer);
 	if (err) {
 		close_library(&library->base);
 		return err;

@@ -42,10 +42,10 @@ __device__ inline void unpack_piece(const uint4 &piece, float (&to)[8], const T 
 }
 
 template <typename T>
-__device__ void gemv(const kvs_gemv_params &p)
+__device__ void gemv(const attn_gemv_params &p)
 {
-	constexpr int WIDTH = 16 / sizeof(T), STEP = 32 * WIDTH, AHEAD = 4, ROWS = KVS_GEMV_ROWS;
-	int lane = threadIdx.x % 32, warp = blockIdx.x * (KVS_GEMV_THREADS / 32) + threadIdx.x / 32;
+	constexpr int WIDTH = 16 / sizeof(T), STEP = 32 * WIDTH, AHEAD = 4, ROWS = ATTN_GEMV_ROWS;
+	int lane = threadIdx.x % 32, warp = blockIdx.x * (ATTN_GEMV_THREADS / 32) + threadIdx.x / 32;
 	const T *x = (const T *)p.x, *row[ROWS];
 	float sum[ROWS] = {};
 
@@ -83,17 +83,17 @@ __device__ void gemv(const kvs_gemv_params &p)
 }
 } // namespace
 
-KVS_KERNEL_BOUNDS(KVS_GEMV_THREADS, 6, kvs_gemv_f32, kvs_gemv_params p)
+KVS_KERNEL_BOUNDS(ATTN_GEMV_THREADS, 6, kvs_gemv_f32, attn_gemv_params p)
 {
 	gemv<float>(p);
 }
 
-KVS_KERNEL_BOUNDS(KVS_GEMV_THREADS, 6, kvs_gemv_f16, kvs_gemv_params p)
+KVS_KERNEL_BOUNDS(ATTN_GEMV_THREADS, 6, kvs_gemv_f16, attn_gemv_params p)
 {
 	gemv<__half>(p);
 }
 
-KVS_KERNEL_BOUNDS(KVS_GEMV_THREADS, 6, kvs_gemv_bf16, kvs_gemv_params p)
+KVS_KERNEL_BOUNDS(ATTN_GEMV_THREADS, 6, kvs_gemv_bf16, attn_gemv_params p)
 {
 	gemv<__nv_bfloat16>(p);
 }

@@ -1,18 +1,25 @@
 /*
  * attn/kernels.h: what launchers and kernels must agree on: arguments and tile sizes. Private to attn/.
  *
- * Tile sizes are macros, since C and the kernels' templates both need them as constants.
+ * Launchers compute tile sizes at run time and the kernels' templates at compile time, so those that depend on a head's
+ * size are functions that are constant expressions in C++. A kernel's own name keeps kvs_: profilers show it.
  */
 #ifndef KVS_ATTN_KERNELS_H
 #define KVS_ATTN_KERNELS_H
 
 #include "attn.h"
 
-#define KVS_ROW_THREADS_MAX 512     /* of a kernel that has a block for each row */
-#define KVS_ROW_TURNS 4             /* elements that a thread loads before it stores the first */
-#define KVS_ARGMAX_THREADS_MAX 1024 /* a vocabulary is a long row, and no sum's order rests on the number of threads */
+#ifdef __cplusplus
+#define ATTN_CONSTANT __host__ __device__ constexpr
+#else
+#define ATTN_CONSTANT static inline
+#endif
 
-struct kvs_rope_params {
+#define ATTN_ROW_THREADS_MAX 512     /* of a kernel that has a block for each row */
+#define ATTN_ROW_TURNS 4             /* elements that a thread loads before it stores the first */
+#define ATTN_ARGMAX_THREADS_MAX 1024 /* a vocabulary is a long row, and no sum's order rests on the number of threads */
+
+struct attn_rope_params {
 	float *qkv;                  /* [tokens][(heads + 2 * kv_heads) * head_dim] */
 	const float *bias;           /* [(heads + 2 * kv_heads) * head_dim] or NULL */
 	const float *q_gain;         /* [head_dim] or NULL */
@@ -23,9 +30,9 @@ struct kvs_rope_params {
 	int kv_dtype, heads, kv_heads, head_dim, start;
 	float eps;
 };
-#define KVS_ROPE_WARPS 4 /* heads that a block of kvs_rope_append serves, a warp each */
+#define ATTN_ROPE_WARPS 4 /* heads that a block of kvs_rope_append serves, a warp each */
 
-struct kvs_attention_params {
+struct attn_attention_params {
 	const float *q; /* [tokens][q_stride], the heads' dims first */
 	const void *k;  /* [token][kv_heads][head_dim] of the kernel's type */
 	const void *v;  /* the same */
@@ -40,45 +47,60 @@ struct kvs_attention_params {
 	float scale_log2;            /* scale * log2(e): weights are powers of two */
 };
 
-struct kvs_gemv_params {
+struct attn_gemv_params {
 	float *out;    /* [n] */
 	const void *x; /* [k] of the kernel's type */
 	const void *w; /* [n][k] of the same */
 	int n, k;      /* a row of w is whole pieces of 16 bytes */
 	int accumulate;
 };
-#define KVS_GEMV_THREADS 128
-#define KVS_GEMV_ROWS 2 /* of w, that a warp holds */
+#define ATTN_GEMV_THREADS 128
+#define ATTN_GEMV_ROWS 2 /* of w, that a warp holds */
 
 /* Tiles are in shared memory with rows 16 bytes longer than they are, so that eight 16-byte reads hit all banks once. */
-#define KVS_TILE_STRIDE(row_bytes) ((row_bytes) + 16)
+ATTN_CONSTANT int attn_tile_stride(int row_bytes)
+{
+	return row_bytes + 16;
+}
 
 /*
- * Decode: a block serves up to KVS_DECODE_GROUP query heads of one KV head. A tile of keys is 4 to 16 KiB of K: small
+ * Decode: a block serves up to ATTN_DECODE_GROUP query heads of one KV head. A tile of keys is 4 to 16 KiB of K: small
  * enough for two of K and two of V beside each other on every GPU, large enough to hide the barriers.
  */
-#define KVS_DECODE_THREADS 128
-#define KVS_DECODE_GROUP 8
-#define KVS_DECODE_KEYS(row_bytes) ((row_bytes) >= 512 ? 16 : (row_bytes) >= 256 ? 32 : 64)
-#define KVS_DECODE_MIN_TILES 4 /* of a split: fewer do not pay for the combine */
+#define ATTN_DECODE_THREADS 128
+#define ATTN_DECODE_GROUP 8
+ATTN_CONSTANT int attn_decode_keys(int row_bytes)
+{
+	return row_bytes >= 512 ? 16 : row_bytes >= 256 ? 32 : 64;
+}
+#define ATTN_DECODE_MIN_TILES 4 /* of a split: fewer do not pay for the combine */
 
 /*
  * Decode with mma: a warp's ring has stages of 16 keys' K and V. With the sums and a fragment of Q in registers a lane can
  * hold head_dim 128; of 256 two warps fill the shared memory that four do of 128.
  */
-#define KVS_STEP_KEYS 16
-#define KVS_STEP_WARPS(head_dim) ((head_dim) > 128 ? 2 : 4)
-#define KVS_STEP_MIN 4 /* steps of a split: one for each warp */
+#define ATTN_STEP_KEYS 16
+ATTN_CONSTANT int attn_step_warps(int head_dim)
+{
+	return head_dim > 128 ? 2 : 4;
+}
+#define ATTN_STEP_MIN 4 /* steps of a split: one for each warp */
 
 /* Prefill with mma: four warps of 16 query rows. Accumulators of head_dim 256 leave registers for 32 keys only. */
-#define KVS_MMA_THREADS 128
-#define KVS_MMA_ROWS 64
-#define KVS_MMA_KEYS(head_dim) ((head_dim) > 128 ? 32 : 64)
+#define ATTN_MMA_THREADS 128
+#define ATTN_MMA_ROWS 64
+ATTN_CONSTANT int attn_mma_keys(int head_dim)
+{
+	return head_dim > 128 ? 32 : 64;
+}
 
 /* Prefill in f32: as many query rows as fit beside K, V and the weights in 96 KiB. */
-#define KVS_FMA_THREADS 128
-#define KVS_FMA_ROWS(head_dim) ((head_dim) > 128 ? 16 : 32)
-#define KVS_FMA_KEYS 32
-#define KVS_FMA_WEIGHT_STRIDE (KVS_FMA_KEYS + 4) /* the four rows of a warp fall on banks of their own */
+#define ATTN_FMA_THREADS 128
+ATTN_CONSTANT int attn_fma_rows(int head_dim)
+{
+	return head_dim > 128 ? 16 : 32;
+}
+#define ATTN_FMA_KEYS 32
+#define ATTN_FMA_WEIGHT_STRIDE (ATTN_FMA_KEYS + 4) /* the four rows of a warp fall on banks of their own */
 
 #endif

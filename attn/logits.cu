@@ -15,8 +15,8 @@ __device__ inline bool is_ahead(float value, int index, float best, int best_ind
 /* ids[r] = the first index of the largest logit, or -1 where that is infinite or one of the logits is NaN. */
 KVS_KERNEL(kvs_argmax_kernel, int *ids, const float *__restrict__ logits, int vocab)
 {
-	KVS_SHARED(float, values, KVS_ARGMAX_THREADS_MAX);
-	KVS_SHARED(int, indices, KVS_ARGMAX_THREADS_MAX);
+	KVS_SHARED(float, values, ATTN_ARGMAX_THREADS_MAX);
+	KVS_SHARED(int, indices, ATTN_ARGMAX_THREADS_MAX);
 	const float *row = logits + (size_t)blockIdx.x * vocab;
 	float best = -INFINITY;
 	int best_index = 0;
@@ -56,7 +56,7 @@ __device__ inline float row_max(const float *row, int cols, float *scratch)
 /* nll[r] = log(sum(exp(logits[r]))) - logits[r][targets[r]] */
 KVS_KERNEL(kvs_nll_kernel, float *nll, const float *logits, const int *targets, int vocab)
 {
-	KVS_SHARED(float, scratch, KVS_ROW_THREADS_MAX / 32);
+	KVS_SHARED(float, scratch, ATTN_ROW_THREADS_MAX / 32);
 	const float *row = logits + (size_t)blockIdx.x * vocab;
 	float largest = row_max(row, vocab, scratch);
 	float sum = 0;
@@ -70,7 +70,7 @@ KVS_KERNEL(kvs_nll_kernel, float *nll, const float *logits, const int *targets, 
 /* probs[r] = softmax(logits[r] * inverse_temperature); each element is read and written by one thread, so in place is fine. */
 KVS_KERNEL(kvs_softmax_kernel, float *probs, const float *logits, int vocab, float inverse_temperature)
 {
-	KVS_SHARED(float, scratch, KVS_ROW_THREADS_MAX / 32);
+	KVS_SHARED(float, scratch, ATTN_ROW_THREADS_MAX / 32);
 	const float *row = logits + (size_t)blockIdx.x * vocab;
 	float *out = probs + (size_t)blockIdx.x * vocab;
 	float largest = row_max(row, vocab, scratch);

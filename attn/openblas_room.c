@@ -78,7 +78,7 @@ int kvs_openblas_check_room(int threads)
 	return err ? err : try_threads(threads - 1);
 }
 
-int kvs_openblas_take_buffer(void *(*take)(int), void (*give)(void *))
+int attn_openblas_take_buffer(void *(*take)(int), void (*give)(void *))
 {
 	int err = try_space(BUFFER_BYTES);
 

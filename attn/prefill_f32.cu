@@ -9,10 +9,10 @@
 
 template <int DIM>
 struct fma_tile {
-	static constexpr int STRIDE = KVS_TILE_STRIDE(DIM * (int)sizeof(float));
-	static constexpr int KEYS = KVS_FMA_KEYS;
+	static constexpr int STRIDE = attn_tile_stride(DIM * (int)sizeof(float));
+	static constexpr int KEYS = ATTN_FMA_KEYS;
 	static constexpr int KV_BYTES = KEYS * STRIDE;
-	static constexpr int ROWS = KVS_FMA_ROWS(DIM);
+	static constexpr int ROWS = attn_fma_rows(DIM);
 	static constexpr int PER_THREAD = ROWS / 16;   /* query rows of a thread: 16 apart */
 	static constexpr int SCORES = KEYS / 8;        /* of a row, for each of its eight threads */
 	static constexpr int GROUPS = (DIM + 31) / 32; /* of four dims, 32 dims apart */
@@ -26,9 +26,9 @@ struct fma_rows {
 
 template <int DIM>
 __device__ inline void fma_load_queries(
-	const struct kvs_attention_params &p, unsigned char *tile, int first_row, int head)
+	const struct attn_attention_params &p, unsigned char *tile, int first_row, int head)
 {
-	for (int i = threadIdx.x; i < fma_tile<DIM>::ROWS * DIM / 4; i += KVS_FMA_THREADS) {
+	for (int i = threadIdx.x; i < fma_tile<DIM>::ROWS * DIM / 4; i += ATTN_FMA_THREADS) {
 		int row = i / (DIM / 4), dim = i % (DIM / 4) * 4;
 		float4 four = make_float4(0, 0, 0, 0);
 		if (first_row + row < p.tokens)
@@ -70,7 +70,7 @@ __device__ inline void fma_scores(const unsigned char *q, const unsigned char *k
 /* One row's scores to weights in shared memory; moves largest, total and sum along. `weights` is the row's. */
 template <int DIM>
 __device__ inline void fma_softmax(struct fma_rows<DIM> &rows, int r, float (&score)[fma_tile<DIM>::SCORES],
-	float *weights, int key, int position, const struct kvs_attention_params &p)
+	float *weights, int key, int position, const struct attn_attention_params &p)
 {
 	using shape = fma_tile<DIM>;
 	int column = threadIdx.x % 8, first = first_key(position, p.window);
@@ -115,7 +115,7 @@ __device__ inline void fma_sums(struct fma_rows<DIM> &rows, const unsigned char 
 			unpack((const float *)(v + key * shape::STRIDE) + dim, values);
 #pragma unroll
 			for (int r = 0; r < shape::PER_THREAD; r++) {
-				float weight = weights[(row + 16 * r) * KVS_FMA_WEIGHT_STRIDE + key];
+				float weight = weights[(row + 16 * r) * ATTN_FMA_WEIGHT_STRIDE + key];
 #pragma unroll
 				for (int i = 0; i < 4; i++)
 					rows.sum[r][g][i] += weight * values[i];
@@ -126,7 +126,7 @@ __device__ inline void fma_sums(struct fma_rows<DIM> &rows, const unsigned char 
 
 template <int DIM>
 __device__ inline void fma_store(
-	const struct kvs_attention_params &p, const struct fma_rows<DIM> &rows, int first_row, int head)
+	const struct attn_attention_params &p, const struct fma_rows<DIM> &rows, int first_row, int head)
 {
 	using shape = fma_tile<DIM>;
 
@@ -148,7 +148,7 @@ __device__ inline void fma_store(
 
 /* Grid: x tile of query rows, the last (longest) first; y head. */
 template <int DIM>
-__device__ inline void fma_attention(const struct kvs_attention_params &p, unsigned char *tiles)
+__device__ inline void fma_attention(const struct attn_attention_params &p, unsigned char *tiles)
 {
 	using shape = fma_tile<DIM>;
 	int block_row = (gridDim.x - 1 - blockIdx.x) * shape::ROWS, row = threadIdx.x / 8;
@@ -163,24 +163,24 @@ __device__ inline void fma_attention(const struct kvs_attention_params &p, unsig
 	for (int r = 0; r < shape::PER_THREAD; r++)
 		rows.largest[r] = -INFINITY;
 	int key = range.first / shape::KEYS * shape::KEYS;
-	load_tile<float, DIM, shape::KEYS, KVS_FMA_THREADS>(k, p.k, p.kv_heads, kv_head, key, range);
+	load_tile<float, DIM, shape::KEYS, ATTN_FMA_THREADS>(k, p.k, p.kv_heads, kv_head, key, range);
 	kvs_cp_async_commit();
 	fma_load_queries<DIM>(p, q, block_row, head);
 	for (; key < range.end; key += shape::KEYS) {
 		float score[shape::PER_THREAD][shape::SCORES];
-		load_tile<float, DIM, shape::KEYS, KVS_FMA_THREADS>(v, p.v, p.kv_heads, kv_head, key, range);
+		load_tile<float, DIM, shape::KEYS, ATTN_FMA_THREADS>(v, p.v, p.kv_heads, kv_head, key, range);
 		kvs_cp_async_commit();
 		kvs_cp_async_wait<1>(); /* K is there, V may be under way */
 		__syncthreads();
 		fma_scores<DIM>(q, k, score);
 		__syncthreads();
 		if (key + shape::KEYS < range.end)
-			load_tile<float, DIM, shape::KEYS, KVS_FMA_THREADS>(
+			load_tile<float, DIM, shape::KEYS, ATTN_FMA_THREADS>(
 				k, p.k, p.kv_heads, kv_head, key + shape::KEYS, range);
 		kvs_cp_async_commit();
 #pragma unroll
 		for (int r = 0; r < shape::PER_THREAD; r++)
-			fma_softmax<DIM>(rows, r, score[r], weights + (row + 16 * r) * KVS_FMA_WEIGHT_STRIDE, key,
+			fma_softmax<DIM>(rows, r, score[r], weights + (row + 16 * r) * ATTN_FMA_WEIGHT_STRIDE, key,
 				p.start + block_row + row + 16 * r, p);
 		kvs_cp_async_wait<1>(); /* V is there, the next K may be under way */
 		__syncthreads();        /* the weights too */
@@ -190,16 +190,16 @@ __device__ inline void fma_attention(const struct kvs_attention_params &p, unsig
 	fma_store<DIM>(p, rows, block_row, head);
 }
 
-#define KVS_PREFILL_FMA_KERNEL(dim)                                                                                    \
-	KVS_KERNEL_BOUNDS(KVS_FMA_THREADS, 1, kvs_attention_prefill_f32_##dim, struct kvs_attention_params p)          \
+#define ATTN_PREFILL_FMA_KERNEL(dim)                                                                                   \
+	KVS_KERNEL_BOUNDS(ATTN_FMA_THREADS, 1, kvs_attention_prefill_f32_##dim, struct attn_attention_params p)        \
 	{                                                                                                              \
 		KVS_DYNAMIC_SHARED(unsigned char, tiles);                                                              \
 		fma_attention<dim>(p, tiles);                                                                          \
 	}
 
-KVS_PREFILL_FMA_KERNEL(32)
-KVS_PREFILL_FMA_KERNEL(64)
-KVS_PREFILL_FMA_KERNEL(80)
-KVS_PREFILL_FMA_KERNEL(96)
-KVS_PREFILL_FMA_KERNEL(128)
-KVS_PREFILL_FMA_KERNEL(256)
+ATTN_PREFILL_FMA_KERNEL(32)
+ATTN_PREFILL_FMA_KERNEL(64)
+ATTN_PREFILL_FMA_KERNEL(80)
+ATTN_PREFILL_FMA_KERNEL(96)
+ATTN_PREFILL_FMA_KERNEL(128)
+ATTN_PREFILL_FMA_KERNEL(256)

@@ -1,7 +1,7 @@
 /*
  * attn/prefill_mma.cuh: attention for several tokens over K and V in f16 or bf16, on tensor cores.
  *
- * A block has KVS_MMA_ROWS query rows of one head, a warp 16 of them, and walks the tiles of keys that they see with an
+ * A block has ATTN_MMA_ROWS query rows of one head, a warp 16 of them, and walks the tiles of keys that they see with an
  * online softmax (FlashAttention-2, arXiv 2307.08691, section 3.1). V is fetched while Q Kᵀ is computed, the next K while
  * P V is. Fragments of mma.m16n8k16 (PTX ISA, "Matrix Fragments for mma.m16n8k16"): lane holds rows lane / 4 and lane / 4
  * + 8, columns 2 * (lane % 4) and the next of each 8-wide tile; scores come out as the A operand of P V wants them.
@@ -16,9 +16,9 @@
 
 template <typename T, int DIM>
 struct mma_tile {
-	static constexpr int STRIDE = KVS_TILE_STRIDE(DIM * (int)sizeof(T));
-	static constexpr int KEYS = KVS_MMA_KEYS(DIM);
-	static constexpr int Q_BYTES = KVS_MMA_ROWS * STRIDE;
+	static constexpr int STRIDE = attn_tile_stride(DIM * (int)sizeof(T));
+	static constexpr int KEYS = attn_mma_keys(DIM);
+	static constexpr int Q_BYTES = ATTN_MMA_ROWS * STRIDE;
 	static constexpr int KV_BYTES = KEYS * STRIDE;
 };
 
@@ -33,9 +33,9 @@ struct mma_rows {
 /* Q of the block's rows, rounded to T; rows past the last token are zero. */
 template <typename T, int DIM>
 __device__ inline void mma_load_queries(
-	const struct kvs_attention_params &p, unsigned char *tile, int first_row, int head)
+	const struct attn_attention_params &p, unsigned char *tile, int first_row, int head)
 {
-	for (int i = threadIdx.x; i < KVS_MMA_ROWS * DIM / 2; i += KVS_MMA_THREADS) {
+	for (int i = threadIdx.x; i < ATTN_MMA_ROWS * DIM / 2; i += ATTN_MMA_THREADS) {
 		int row = i / (DIM / 2), dim = i % (DIM / 2) * 2;
 		float2 two = make_float2(0, 0);
 		if (first_row + row < p.tokens)
@@ -107,13 +107,13 @@ __device__ inline void mma_softmax(struct mma_rows<DIM> &rows, float (&score)[TI
 		highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
 		highest = fmaxf(highest * scale_log2, rows.largest[half]);
 		float base = highest == -INFINITY ? 0.0f : highest; /* nothing seen so far: all weights are 2^-inf */
-		float rescale = kvs_exp2(rows.largest[half] - base);
+		float rescale = fast_exp2(rows.largest[half] - base);
 		rows.largest[half] = highest;
 		rows.total[half] *= rescale;
 #pragma unroll
 		for (int i = 0; i < TILES * 2; i++) {
 			float &s = score[i / 2][half * 2 + i % 2];
-			s = kvs_exp2(s * scale_log2 - base);
+			s = fast_exp2(s * scale_log2 - base);
 			rows.total[half] += s;
 		}
 #pragma unroll
@@ -152,7 +152,7 @@ __device__ inline void mma_sums(
 
 template <int DIM>
 __device__ inline void mma_store(
-	const struct kvs_attention_params &p, const struct mma_rows<DIM> &rows, int first_row, int head)
+	const struct attn_attention_params &p, const struct mma_rows<DIM> &rows, int first_row, int head)
 {
 	int lane = threadIdx.x % 32;
 
@@ -175,12 +175,12 @@ __device__ inline void mma_store(
 
 /* Grid: x tile of query rows, the last (longest) first; y head. */
 template <typename T, int DIM>
-__device__ inline void mma_attention(const struct kvs_attention_params &p, unsigned char *tiles)
+__device__ inline void mma_attention(const struct attn_attention_params &p, unsigned char *tiles)
 {
 	using shape = mma_tile<T, DIM>;
-	int block_row = (gridDim.x - 1 - blockIdx.x) * KVS_MMA_ROWS, warp_row = threadIdx.x / 32 * 16;
+	int block_row = (gridDim.x - 1 - blockIdx.x) * ATTN_MMA_ROWS, warp_row = threadIdx.x / 32 * 16;
 	int head = blockIdx.y, kv_head = head / (p.heads / p.kv_heads), lane = threadIdx.x % 32;
-	int last = p.start + min(block_row + KVS_MMA_ROWS, p.tokens) - 1;
+	int last = p.start + min(block_row + ATTN_MMA_ROWS, p.tokens) - 1;
 	struct key_range range = {first_key(p.start + block_row, p.window), last + 1};
 	unsigned char *q = tiles, *k = q + shape::Q_BYTES, *v = k + shape::KV_BYTES;
 	struct mma_rows<DIM> rows = {
@@ -192,19 +192,19 @@ __device__ inline void mma_attention(const struct kvs_attention_params &p, unsig
 		rows.position[half] = warp_position + lane / 4 + half * 8;
 	}
 	int key = range.first / shape::KEYS * shape::KEYS;
-	load_tile<T, DIM, shape::KEYS, KVS_MMA_THREADS>(k, p.k, p.kv_heads, kv_head, key, range);
+	load_tile<T, DIM, shape::KEYS, ATTN_MMA_THREADS>(k, p.k, p.kv_heads, kv_head, key, range);
 	kvs_cp_async_commit();
 	mma_load_queries<T, DIM>(p, q, block_row, head);
 	for (; key < range.end; key += shape::KEYS) {
 		float score[shape::KEYS / 8][4];
-		load_tile<T, DIM, shape::KEYS, KVS_MMA_THREADS>(v, p.v, p.kv_heads, kv_head, key, range);
+		load_tile<T, DIM, shape::KEYS, ATTN_MMA_THREADS>(v, p.v, p.kv_heads, kv_head, key, range);
 		kvs_cp_async_commit();
 		kvs_cp_async_wait<1>(); /* K is there, V may be under way */
 		__syncthreads();
 		mma_scores<T, DIM>(q + warp_row * shape::STRIDE, k, score);
 		__syncthreads();
 		if (key + shape::KEYS < range.end)
-			load_tile<T, DIM, shape::KEYS, KVS_MMA_THREADS>(
+			load_tile<T, DIM, shape::KEYS, ATTN_MMA_THREADS>(
 				k, p.k, p.kv_heads, kv_head, key + shape::KEYS, range);
 		kvs_cp_async_commit();
 		/* Most tiles are seen by all rows of the warp, from the first to the last. */
@@ -219,20 +219,20 @@ __device__ inline void mma_attention(const struct kvs_attention_params &p, unsig
 	mma_store<DIM>(p, rows, block_row + warp_row, head);
 }
 
-#define KVS_PREFILL_MMA_KERNEL(type, type_name, dim)                                                                   \
-	KVS_KERNEL_BOUNDS(KVS_MMA_THREADS, (dim) > 128 ? 1 : 3, kvs_attention_prefill_##type_name##_##dim,             \
-		struct kvs_attention_params p)                                                                         \
+#define ATTN_PREFILL_MMA_KERNEL(type, type_name, dim)                                                                  \
+	KVS_KERNEL_BOUNDS(ATTN_MMA_THREADS, (dim) > 128 ? 1 : 3, kvs_attention_prefill_##type_name##_##dim,            \
+		struct attn_attention_params p)                                                                        \
 	{                                                                                                              \
 		KVS_DYNAMIC_SHARED(unsigned char, tiles);                                                              \
 		mma_attention<type, dim>(p, tiles);                                                                    \
 	}
 
-#define KVS_PREFILL_MMA_KERNELS(type, type_name)                                                                       \
-	KVS_PREFILL_MMA_KERNEL(type, type_name, 32)                                                                    \
-	KVS_PREFILL_MMA_KERNEL(type, type_name, 64)                                                                    \
-	KVS_PREFILL_MMA_KERNEL(type, type_name, 80)                                                                    \
-	KVS_PREFILL_MMA_KERNEL(type, type_name, 96)                                                                    \
-	KVS_PREFILL_MMA_KERNEL(type, type_name, 128)                                                                   \
-	KVS_PREFILL_MMA_KERNEL(type, type_name, 256)
+#define ATTN_PREFILL_MMA_KERNELS(type, type_name)                                                                      \
+	ATTN_PREFILL_MMA_KERNEL(type, type_name, 32)                                                                   \
+	ATTN_PREFILL_MMA_KERNEL(type, type_name, 64)                                                                   \
+	ATTN_PREFILL_MMA_KERNEL(type, type_name, 80)                                                                   \
+	ATTN_PREFILL_MMA_KERNEL(type, type_name, 96)                                                                   \
+	ATTN_PREFILL_MMA_KERNEL(type, type_name, 128)                                                                  \
+	ATTN_PREFILL_MMA_KERNEL(type, type_name, 256)
 
 #endif

@@ -45,7 +45,7 @@ __device__ inline float2 load_biased(const float *x, const float *bias, int at)
  * Q (in place) or K (to the cache): bias, norm where there is a gain, rotation. A lane has two pairs beside each other, so
  * that a head of 128 takes one turn of the loop.
  */
-__device__ inline void rotate_head(const struct kvs_rope_params &p, const float *x, const float *bias,
+__device__ inline void rotate_head(const struct attn_rope_params &p, const float *x, const float *bias,
 	const float *gain, const float *turns, void *to, int to_dtype)
 {
 	int half = p.head_dim / 2;
@@ -65,10 +65,10 @@ __device__ inline void rotate_head(const struct kvs_rope_params &p, const float 
 	}
 }
 
-KVS_KERNEL(kvs_rope_append_kernel, struct kvs_rope_params p)
+KVS_KERNEL(kvs_rope_append_kernel, struct attn_rope_params p)
 {
 	int total = p.heads + 2 * p.kv_heads;
-	int head = blockIdx.y * KVS_ROPE_WARPS + threadIdx.x / 32; /* of Q, then K, then V */
+	int head = blockIdx.y * ATTN_ROPE_WARPS + threadIdx.x / 32; /* of Q, then K, then V */
 	size_t token = blockIdx.x, position = p.start + token;
 
 	if (head >= total)

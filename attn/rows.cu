@@ -8,7 +8,7 @@
 #include "element.cuh"
 #include "kernels.h"
 
-#define TURNS KVS_ROW_TURNS
+#define TURNS ATTN_ROW_TURNS
 
 /* out[t][c] = table[ids[t]][c] */
 KVS_KERNEL(kvs_embed_kernel, float *out, const void *table, const int *ids, int hidden, int table_dtype)
@@ -38,7 +38,7 @@ KVS_KERNEL(kvs_embed_kernel, float *out, const void *table, const int *ids, int 
  */
 KVS_KERNEL(kvs_rmsnorm_kernel, void *out, const float *x, const float *gain, int cols, float eps, int out_dtype)
 {
-	KVS_SHARED(float, scratch, KVS_ROW_THREADS_MAX / 32);
+	KVS_SHARED(float, scratch, ATTN_ROW_THREADS_MAX / 32);
 	size_t row = (size_t)blockIdx.x * cols;
 	float squares = 0, held[HELD], gains[HELD];
 	int step = blockDim.x, rest = threadIdx.x + HELD * step;

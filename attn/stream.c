@@ -15,60 +15,60 @@
 #define LEAST_PAUSE_NS 20000 /* sleeping takes longer than it is asked to, by about as much */
 #define MOST_PAUSE_NS 20000000
 
-extern const unsigned char kvs_image_host[], kvs_image_host_end[];
-extern const unsigned char kvs_image_gpu[], kvs_image_gpu_end[];
+extern const unsigned char attn_image_host[], attn_image_host_end[];
+extern const unsigned char attn_image_gpu[], attn_image_gpu_end[];
 
-static const int head_dims[KVS_HEAD_DIMS] = {32, 64, 80, 96, 128, 256};
+static const int head_dims[ATTN_HEAD_DIMS] = {32, 64, 80, 96, 128, 256};
 
-int kvs_head_dim_index(int head_dim)
+int attn_head_dim_index(int head_dim)
 {
-	for (int i = 0; i < KVS_HEAD_DIMS; i++) {
+	for (int i = 0; i < ATTN_HEAD_DIMS; i++) {
 		if (head_dims[i] == head_dim)
 			return i;
 	}
 	return -1;
 }
 
-static void kernel_name(enum kvs_kernel kernel, char *name, size_t bytes)
+static void kernel_name(enum attn_kernel kernel, char *name, size_t bytes)
 {
-	static const char *const names[KERNEL_DECODE] = {
-		[KERNEL_EMBED] = "kvs_embed_kernel",
-		[KERNEL_RMSNORM] = "kvs_rmsnorm_kernel",
-		[KERNEL_SILU_MUL] = "kvs_silu_mul_kernel",
-		[KERNEL_ADD_ROW] = "kvs_add_row_kernel",
-		[KERNEL_ROPE_APPEND] = "kvs_rope_append_kernel",
-		[KERNEL_ARGMAX] = "kvs_argmax_kernel",
-		[KERNEL_NLL] = "kvs_nll_kernel",
-		[KERNEL_SOFTMAX] = "kvs_softmax_kernel",
-		[KERNEL_CHECKSUM] = "kvs_checksum_kernel",
-		[KERNEL_COMBINE] = "kvs_attention_combine",
-		[KERNEL_GEMV_F32] = "kvs_gemv_f32",
-		[KERNEL_GEMV_F16] = "kvs_gemv_f16",
-		[KERNEL_GEMV_BF16] = "kvs_gemv_bf16",
+	static const char *const names[ATTN_KERNEL_DECODE] = {
+		[ATTN_KERNEL_EMBED] = "kvs_embed_kernel",
+		[ATTN_KERNEL_RMSNORM] = "kvs_rmsnorm_kernel",
+		[ATTN_KERNEL_SILU_MUL] = "kvs_silu_mul_kernel",
+		[ATTN_KERNEL_ADD_ROW] = "kvs_add_row_kernel",
+		[ATTN_KERNEL_ROPE_APPEND] = "kvs_rope_append_kernel",
+		[ATTN_KERNEL_ARGMAX] = "kvs_argmax_kernel",
+		[ATTN_KERNEL_NLL] = "kvs_nll_kernel",
+		[ATTN_KERNEL_SOFTMAX] = "kvs_softmax_kernel",
+		[ATTN_KERNEL_CHECKSUM] = "kvs_checksum_kernel",
+		[ATTN_KERNEL_COMBINE] = "kvs_attention_combine",
+		[ATTN_KERNEL_GEMV_F32] = "kvs_gemv_f32",
+		[ATTN_KERNEL_GEMV_F16] = "kvs_gemv_f16",
+		[ATTN_KERNEL_GEMV_BF16] = "kvs_gemv_bf16",
 	};
 
-	if (kernel < KERNEL_DECODE) {
+	if (kernel < ATTN_KERNEL_DECODE) {
 		snprintf(name, bytes, "%s", names[kernel]);
 		return;
 	}
 	const char *family = "prefill";
-	int member = kernel - KERNEL_PREFILL;
-	if (kernel < KERNEL_DECODE_MMA) {
+	int member = kernel - ATTN_KERNEL_PREFILL;
+	if (kernel < ATTN_KERNEL_DECODE_MMA) {
 		family = "decode";
-		member = kernel - KERNEL_DECODE;
-	} else if (kernel < KERNEL_PREFILL) {
+		member = kernel - ATTN_KERNEL_DECODE;
+	} else if (kernel < ATTN_KERNEL_PREFILL) {
 		family = "decode_mma";
-		member = kernel - KERNEL_DECODE_MMA + KVS_F16 * KVS_HEAD_DIMS;
+		member = kernel - ATTN_KERNEL_DECODE_MMA + KVS_F16 * ATTN_HEAD_DIMS;
 	}
-	snprintf(name, bytes, "kvs_attention_%s_%s_%d", family, kvs_dtype_name(member / KVS_HEAD_DIMS),
-		head_dims[member % KVS_HEAD_DIMS]);
+	snprintf(name, bytes, "kvs_attention_%s_%s_%d", family, kvs_dtype_name(member / ATTN_HEAD_DIMS),
+		head_dims[member % ATTN_HEAD_DIMS]);
 }
 
 static int load_kernels(kvs_stream *s)
 {
 	bool gpu = s->cu->kind == KVS_DEVICE_CUDA;
-	const unsigned char *image = gpu ? kvs_image_gpu : kvs_image_host;
-	size_t bytes = gpu ? kvs_image_gpu_end - kvs_image_gpu : kvs_image_host_end - kvs_image_host;
+	const unsigned char *image = gpu ? attn_image_gpu : attn_image_host;
+	size_t bytes = gpu ? attn_image_gpu_end - attn_image_gpu : attn_image_host_end - attn_image_host;
 
 	s->decode_mma = gpu; /* the image for the host emulates mma, which takes longer than it saves */
 	if (bytes == 0)
@@ -79,7 +79,7 @@ static int load_kernels(kvs_stream *s)
 	CUresult result = s->cu->cuModuleLoadData(&s->module, image);
 	if (result != CUDA_SUCCESS)
 		return kvs_cu_fail(s->cu, result, "loading the kernels (%zu bytes) on %s", bytes, s->cu->name);
-	for (int k = 0; k < KERNEL_COUNT; k++) {
+	for (int k = 0; k < ATTN_KERNEL_COUNT; k++) {
 		kernel_name(k, s->kernels[k].name, sizeof(s->kernels[k].name));
 		result = s->cu->cuModuleGetFunction(&s->kernels[k].function, s->module, s->kernels[k].name);
 		if (result != CUDA_SUCCESS)
@@ -90,7 +90,7 @@ static int load_kernels(kvs_stream *s)
 
 static int clear_counters(kvs_stream *s)
 {
-	size_t count = KVS_DECODE_COUNTERS;
+	size_t count = ATTN_DECODE_COUNTERS;
 	CUresult result = s->cu->cuMemAlloc(&s->counters, count * sizeof(unsigned));
 
 	if (!result)
@@ -129,8 +129,8 @@ int kvs_stream_open(kvs_cu *cu, kvs_stream **out)
 	if (!err)
 		err = clear_counters(s);
 	if (!err)
-		err = cu->kind == KVS_DEVICE_CUDA ? kvs_gemm_open_cublas(s, &s->gemm)
-						  : kvs_gemm_open_openblas(s, &s->gemm);
+		err = cu->kind == KVS_DEVICE_CUDA ? attn_gemm_open_cublas(s, &s->gemm)
+						  : attn_gemm_open_openblas(s, &s->gemm);
 	if (err) {
 		tear_down(s);
 		return err;
@@ -206,32 +206,32 @@ void kvs_stream_leave_out(kvs_stream *s, unsigned parts)
 	s->left_out = parts;
 }
 
-static unsigned part_of(enum kvs_kernel kernel)
+static unsigned part_of(enum attn_kernel kernel)
 {
 	switch (kernel) {
-	case KERNEL_EMBED:
-	case KERNEL_RMSNORM:
-	case KERNEL_SILU_MUL:
-	case KERNEL_ADD_ROW:
+	case ATTN_KERNEL_EMBED:
+	case ATTN_KERNEL_RMSNORM:
+	case ATTN_KERNEL_SILU_MUL:
+	case ATTN_KERNEL_ADD_ROW:
 		return KVS_PART_ROWS;
-	case KERNEL_ROPE_APPEND:
+	case ATTN_KERNEL_ROPE_APPEND:
 		return KVS_PART_ROPE_APPEND;
-	case KERNEL_ARGMAX:
-	case KERNEL_NLL:
-	case KERNEL_SOFTMAX:
+	case ATTN_KERNEL_ARGMAX:
+	case ATTN_KERNEL_NLL:
+	case ATTN_KERNEL_SOFTMAX:
 		return KVS_PART_LOGITS;
-	case KERNEL_GEMV_F32:
-	case KERNEL_GEMV_F16:
-	case KERNEL_GEMV_BF16:
+	case ATTN_KERNEL_GEMV_F32:
+	case ATTN_KERNEL_GEMV_F16:
+	case ATTN_KERNEL_GEMV_BF16:
 		return KVS_PART_GEMM;
-	case KERNEL_CHECKSUM:
+	case ATTN_KERNEL_CHECKSUM:
 		return 0;
 	default:
 		return KVS_PART_ATTENTION;
 	}
 }
 
-int kvs_launch(kvs_stream *s, const struct kvs_launch *launch, void **params)
+int attn_launch(kvs_stream *s, const struct attn_launch *launch, void **params)
 {
 	const char *name = s->kernels[launch->kernel].name;
 	CUfunction function = s->kernels[launch->kernel].function;

@@ -7,32 +7,32 @@
 #include "attn.h"
 
 /* Decode and prefill attention are families of kernels: [type][head_dim]. Decode has two: with FMA and with mma. */
-#define KVS_HEAD_DIMS 6
-#define KVS_KV_DTYPES 3 /* KVS_F32, KVS_F16, KVS_BF16 */
+#define ATTN_HEAD_DIMS 6
+#define ATTN_KV_DTYPES 3 /* KVS_F32, KVS_F16, KVS_BF16 */
 
-enum kvs_kernel {
-	KERNEL_EMBED,
-	KERNEL_RMSNORM,
-	KERNEL_SILU_MUL,
-	KERNEL_ADD_ROW,
-	KERNEL_ROPE_APPEND,
-	KERNEL_ARGMAX,
-	KERNEL_NLL,
-	KERNEL_SOFTMAX,
-	KERNEL_CHECKSUM,
-	KERNEL_COMBINE,
-	KERNEL_GEMV_F32, /* + dtype */
-	KERNEL_GEMV_F16,
-	KERNEL_GEMV_BF16,
-	KERNEL_DECODE, /* + KVS_HEAD_DIMS * dtype + index of head_dim */
-	KERNEL_DECODE_MMA = KERNEL_DECODE + KVS_KV_DTYPES * KVS_HEAD_DIMS, /* without f32 */
-	KERNEL_PREFILL = KERNEL_DECODE_MMA + (KVS_KV_DTYPES - 1) * KVS_HEAD_DIMS,
-	KERNEL_COUNT = KERNEL_PREFILL + KVS_KV_DTYPES * KVS_HEAD_DIMS,
+enum attn_kernel {
+	ATTN_KERNEL_EMBED,
+	ATTN_KERNEL_RMSNORM,
+	ATTN_KERNEL_SILU_MUL,
+	ATTN_KERNEL_ADD_ROW,
+	ATTN_KERNEL_ROPE_APPEND,
+	ATTN_KERNEL_ARGMAX,
+	ATTN_KERNEL_NLL,
+	ATTN_KERNEL_SOFTMAX,
+	ATTN_KERNEL_CHECKSUM,
+	ATTN_KERNEL_COMBINE,
+	ATTN_KERNEL_GEMV_F32, /* + dtype */
+	ATTN_KERNEL_GEMV_F16,
+	ATTN_KERNEL_GEMV_BF16,
+	ATTN_KERNEL_DECODE, /* + ATTN_HEAD_DIMS * dtype + index of head_dim */
+	ATTN_KERNEL_DECODE_MMA = ATTN_KERNEL_DECODE + ATTN_KV_DTYPES * ATTN_HEAD_DIMS, /* without f32 */
+	ATTN_KERNEL_PREFILL = ATTN_KERNEL_DECODE_MMA + (ATTN_KV_DTYPES - 1) * ATTN_HEAD_DIMS,
+	ATTN_KERNEL_COUNT = ATTN_KERNEL_PREFILL + ATTN_KV_DTYPES * ATTN_HEAD_DIMS,
 };
 
-#define KVS_DECODE_COUNTERS 4096 /* one for each group of heads that share K and V: as many as heads can be */
+#define ATTN_DECODE_COUNTERS 4096 /* one for each group of heads that share K and V: as many as heads can be */
 
-struct kvs_gemm_call {
+struct attn_gemm_call {
 	CUdeviceptr out, x, w;
 	enum kvs_dtype dtype; /* of x and w */
 	int tokens, n, k, out_stride;
@@ -40,39 +40,39 @@ struct kvs_gemm_call {
 };
 
 /* A GEMM library that has been bound to a stream. */
-struct kvs_gemm_library {
-	int (*run)(struct kvs_gemm_library *library, kvs_stream *s, const struct kvs_gemm_call *call);
-	void (*close)(struct kvs_gemm_library *library); /* the stream has nothing under way */
-	bool takes_f16;                                  /* and bf16; else f32 alone */
+struct attn_gemm_library {
+	int (*run)(struct attn_gemm_library *library, kvs_stream *s, const struct attn_gemm_call *call);
+	void (*close)(struct attn_gemm_library *library); /* the stream has nothing under way */
+	bool takes_f16;                                   /* and bf16; else f32 alone */
 };
 
-int kvs_gemm_open_cublas(kvs_stream *s, struct kvs_gemm_library **out);
-int kvs_gemm_open_openblas(kvs_stream *s, struct kvs_gemm_library **out);
+int attn_gemm_open_cublas(kvs_stream *s, struct attn_gemm_library **out);
+int attn_gemm_open_openblas(kvs_stream *s, struct attn_gemm_library **out);
 /*
  * `take`s the buffer that the calling thread works in and `give`s it back: OpenBLAS keeps it, as its own threads keep theirs, and maps no
  * more later, where it could not be told that there is no room. -ENOMEM (openblas_room.c).
  */
-int kvs_openblas_take_buffer(void *(*take)(int), void (*give)(void *));
+int attn_openblas_take_buffer(void *(*take)(int), void (*give)(void *));
 
 struct kvs_stream {
 	kvs_cu *cu;
 	CUstream handle;
 	CUmodule module;
-	struct kvs_gemm_library *gemm;
+	struct attn_gemm_library *gemm;
 	uint64_t bytes_moved;
 	unsigned left_out; /* enum kvs_part */
 	bool decode_mma;
-	CUdeviceptr counters; /* u32 [KVS_DECODE_COUNTERS], 0 between launches */
+	CUdeviceptr counters; /* u32 [ATTN_DECODE_COUNTERS], 0 between launches */
 	bool (*stop)(void);   /* NULL: waits end with the work alone */
 	struct {
 		CUfunction function;
 		char name[40];
 		size_t shared_bytes; /* dynamic shared memory that it has opted in to */
-	} kernels[KERNEL_COUNT];
+	} kernels[ATTN_KERNEL_COUNT];
 };
 
-struct kvs_launch {
-	enum kvs_kernel kernel;
+struct attn_launch {
+	enum attn_kernel kernel;
 	unsigned grid[3];
 	unsigned threads;
 	size_t shared_bytes; /* dynamic */
@@ -80,17 +80,17 @@ struct kvs_launch {
 };
 
 /* Enqueue; `params` holds a pointer to each argument. -EINVAL (a grid of nothing is the caller's bug), or the driver's error. */
-int kvs_launch(kvs_stream *s, const struct kvs_launch *launch, void **params);
+int attn_launch(kvs_stream *s, const struct attn_launch *launch, void **params);
 
 /* -1 if no kernel has it. */
-int kvs_head_dim_index(int head_dim);
+int attn_head_dim_index(int head_dim);
 
 /*
  * -EINVAL unless `t` has data, type and shape as said; 0 rows or cols: any positive number. `what` names the launcher and
- * the operand: "rmsnorm: gain". KVS_ANY_FLOAT takes f32, f16 and bf16.
+ * the operand: "rmsnorm: gain". ATTN_ANY_FLOAT takes f32, f16 and bf16.
  */
-#define KVS_ANY_FLOAT ((enum kvs_dtype) - 1)
-int kvs_tensor_check(const char *what, kvs_tensor t, enum kvs_dtype dtype, int rows, int cols);
-uint64_t kvs_tensor_bytes(kvs_tensor t);
+#define ATTN_ANY_FLOAT ((enum kvs_dtype) - 1)
+int attn_tensor_check(const char *what, kvs_tensor t, enum kvs_dtype dtype, int rows, int cols);
+uint64_t attn_tensor_bytes(kvs_tensor t);
 
 #endif

@@ -22,7 +22,7 @@ __device__ inline int first_key(int position, int window)
 }
 
 /*
- * tile[row][DIM] = kv[key + row][kv_head], rows KVS_TILE_STRIDE apart. All THREADS threads call it; the caller commits,
+ * tile[row][DIM] = kv[key + row][kv_head], rows attn_tile_stride apart. All THREADS threads call it; the caller commits,
  * waits and synchronises.
  */
 template <typename T, int DIM, int ROWS, int THREADS>
@@ -30,7 +30,7 @@ __device__ inline void load_tile(
 	unsigned char *tile, const void *kv, int kv_heads, int kv_head, int key, struct key_range range)
 {
 	constexpr int CHUNKS = DIM * (int)sizeof(T) / 16;
-	constexpr int STRIDE = KVS_TILE_STRIDE(DIM * (int)sizeof(T));
+	constexpr int STRIDE = attn_tile_stride(DIM * (int)sizeof(T));
 	const unsigned char *from = (const unsigned char *)kv + (size_t)kv_head * DIM * sizeof(T);
 	size_t token_bytes = (size_t)kv_heads * DIM * sizeof(T);
 
