@@ -147,7 +147,8 @@ static void split_keys(struct attn_attention_params *params, int keys, int aim, 
 
 static int decode_fma(kvs_stream *s, struct attn_attention_params *params, struct kvs_kv_format format, uint64_t bytes)
 {
-	int head_dim = format.head_dim, row_bytes = (int)kvs_kv_head_bytes(format), keys = attn_decode_keys(row_bytes);
+	int head_dim = format.head_dim, row_bytes = (int)kvs_kv_head_bytes(format);
+	int keys = attn_decode_keys(row_bytes), stride = attn_tile_stride(row_bytes);
 	int groups = ceil_div(params->heads / params->kv_heads, ATTN_DECODE_GROUP);
 
 	split_keys(params, keys, ceil_div(decode_blocks(s), params->kv_heads * groups), ATTN_DECODE_MIN_TILES);
@@ -156,8 +157,7 @@ static int decode_fma(kvs_stream *s, struct attn_attention_params *params, struc
 		.kernel = ATTN_KERNEL_DECODE + ATTN_HEAD_DIMS * format.dtype + attn_head_dim_index(head_dim),
 		.grid = {params->splits, params->kv_heads, groups},
 		.threads = ATTN_DECODE_THREADS,
-		.shared_bytes = max_size(
-			4 * keys * attn_tile_stride(row_bytes), slices * ATTN_DECODE_GROUP * head_dim * sizeof(float)),
+		.shared_bytes = max_size(4 * keys * stride, slices * ATTN_DECODE_GROUP * head_dim * sizeof(float)),
 		.bytes = bytes,
 	};
 	int err = attn_launch(s, &launch, (void *[]){params});
@@ -171,7 +171,7 @@ static int decode_mma(kvs_stream *s, struct attn_attention_params *params, struc
 {
 	int head_dim = format.head_dim, groups = ceil_div(params->heads / params->kv_heads, ATTN_DECODE_GROUP);
 	int aim = decode_blocks(s) / (params->kv_heads * groups), warps = attn_step_warps(head_dim);
-	size_t stage_bytes = warps * 2 * ATTN_STEP_KEYS * attn_tile_stride(kvs_kv_head_bytes(format));
+	size_t stage_bytes = warps * 2 * ATTN_STEP_KEYS * attn_tile_stride((int)kvs_kv_head_bytes(format));
 
 	if (params->kv_heads * groups > ATTN_DECODE_COUNTERS)
 		return kvs_fail(-EINVAL, "attention: %d heads on %d KV heads are more than decode can count",
@@ -200,7 +200,7 @@ static int decode(kvs_stream *s, struct attn_attention_params *params, struct kv
 
 static int prefill(kvs_stream *s, struct attn_attention_params *params, struct kvs_kv_format format, uint64_t bytes)
 {
-	size_t stride = attn_tile_stride(kvs_kv_head_bytes(format));
+	size_t stride = attn_tile_stride((int)kvs_kv_head_bytes(format));
 	int head_dim = format.head_dim;
 	bool mma = format.dtype != KVS_F32;
 	int rows = mma ? ATTN_MMA_ROWS : attn_fma_rows(head_dim), keys = mma ? attn_mma_keys(head_dim) : ATTN_FMA_KEYS;
@@ -265,6 +265,7 @@ int kvs_attention(kvs_stream *s, const struct kvs_attention *args)
 		.kv_heads = kv->format.kv_heads,
 		.tokens = tokens,
 		.token_bytes = (int)kvs_kv_token_bytes(kv->format),
+		.head_bytes = (int)kvs_kv_head_bytes(kv->format),
 		.start = args->start,
 		.window = args->window,
 		.scale_log2 = args->scale * (float)M_LOG2E,

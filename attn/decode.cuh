@@ -179,9 +179,10 @@ __device__ inline void decode_fetch(
 	using shape = decode_tile<T, DIM>;
 	unsigned char *k = tiles + tile % 2 * 2 * shape::BYTES;
 
-	load_tile<T, DIM, shape::KEYS, ATTN_DECODE_THREADS>(k, p.k, p.kv_heads, blockIdx.y, tile * shape::KEYS, range);
 	load_tile<T, DIM, shape::KEYS, ATTN_DECODE_THREADS>(
-		k + shape::BYTES, p.v, p.kv_heads, blockIdx.y, tile * shape::KEYS, range);
+		k, head_of(p, p.k, blockIdx.y), p.token_bytes, tile * shape::KEYS, range);
+	load_tile<T, DIM, shape::KEYS, ATTN_DECODE_THREADS>(
+		k + shape::BYTES, head_of(p, p.v, blockIdx.y), p.token_bytes, tile * shape::KEYS, range);
 }
 
 /* Grid: x split, y KV head, z group of ATTN_DECODE_GROUP query heads of that KV head. */

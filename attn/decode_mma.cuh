@@ -210,9 +210,9 @@ __device__ inline void walk_steps(const struct attn_attention_params &p, unsigne
 {
 	using shape = step_shape<T, DIM>;
 	constexpr int STAGE_BYTES = 2 * shape::K_BYTES;
-	size_t at = (size_t)first * shape::KEYS * p.token_bytes + (size_t)blockIdx.y * DIM * sizeof(T);
+	size_t at = (size_t)first * shape::KEYS * p.token_bytes;
 	size_t stride = (size_t)shape::WARPS * shape::KEYS * p.token_bytes;
-	const unsigned char *k = (const unsigned char *)p.k + at, *v = (const unsigned char *)p.v + at;
+	const unsigned char *k = head_of(p, p.k, blockIdx.y) + at, *v = head_of(p, p.v, blockIdx.y) + at;
 	unsigned char *stage = ring, *ring_end = ring + p.stages * STAGE_BYTES;
 	int ahead = first; /* the step that is copied next */
 

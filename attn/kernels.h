@@ -40,7 +40,7 @@ struct attn_attention_params {
 	float *parts; /* decode: [heads][splits][head_dim + 2]: weighted sum of V, then largest score, sum of weights */
 	int out_dtype, q_stride, heads, kv_heads;
 	int tokens, start, window;
-	int token_bytes;             /* of K, and of V, from one token to the next */
+	int token_bytes, head_bytes; /* of K, and of V: from one token, and one head, to the next */
 	int splits, tiles_per_split; /* decode */
 	int stages;                  /* decode with mma: of each warp's ring, 2 or 3 */
 	unsigned *arrived;           /* the same: [kv_heads * groups] blocks that have ended, 0 between launches */

@@ -153,6 +153,7 @@ __device__ inline void fma_attention(const struct attn_attention_params &p, unsi
 	using shape = fma_tile<DIM>;
 	int block_row = (gridDim.x - 1 - blockIdx.x) * shape::ROWS, row = threadIdx.x / 8;
 	int head = blockIdx.y, kv_head = head / (p.heads / p.kv_heads);
+	const unsigned char *k_head = head_of(p, p.k, kv_head), *v_head = head_of(p, p.v, kv_head);
 	int last = p.start + min(block_row + shape::ROWS, p.tokens) - 1;
 	struct key_range range = {first_key(p.start + block_row, p.window), last + 1};
 	unsigned char *q = tiles, *k = q + shape::ROWS * shape::STRIDE, *v = k + shape::KV_BYTES;
@@ -163,12 +164,12 @@ __device__ inline void fma_attention(const struct attn_attention_params &p, unsi
 	for (int r = 0; r < shape::PER_THREAD; r++)
 		rows.largest[r] = -INFINITY;
 	int key = range.first / shape::KEYS * shape::KEYS;
-	load_tile<float, DIM, shape::KEYS, ATTN_FMA_THREADS>(k, p.k, p.kv_heads, kv_head, key, range);
+	load_tile<float, DIM, shape::KEYS, ATTN_FMA_THREADS>(k, k_head, p.token_bytes, key, range);
 	kvs_cp_async_commit();
 	fma_load_queries<DIM>(p, q, block_row, head);
 	for (; key < range.end; key += shape::KEYS) {
 		float score[shape::PER_THREAD][shape::SCORES];
-		load_tile<float, DIM, shape::KEYS, ATTN_FMA_THREADS>(v, p.v, p.kv_heads, kv_head, key, range);
+		load_tile<float, DIM, shape::KEYS, ATTN_FMA_THREADS>(v, v_head, p.token_bytes, key, range);
 		kvs_cp_async_commit();
 		kvs_cp_async_wait<1>(); /* K is there, V may be under way */
 		__syncthreads();
@@ -176,7 +177,7 @@ __device__ inline void fma_attention(const struct attn_attention_params &p, unsi
 		__syncthreads();
 		if (key + shape::KEYS < range.end)
 			load_tile<float, DIM, shape::KEYS, ATTN_FMA_THREADS>(
-				k, p.k, p.kv_heads, kv_head, key + shape::KEYS, range);
+				k, k_head, p.token_bytes, key + shape::KEYS, range);
 		kvs_cp_async_commit();
 #pragma unroll
 		for (int r = 0; r < shape::PER_THREAD; r++)

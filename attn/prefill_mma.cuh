@@ -180,6 +180,7 @@ __device__ inline void mma_attention(const struct attn_attention_params &p, unsi
 	using shape = mma_tile<T, DIM>;
 	int block_row = (gridDim.x - 1 - blockIdx.x) * ATTN_MMA_ROWS, warp_row = threadIdx.x / 32 * 16;
 	int head = blockIdx.y, kv_head = head / (p.heads / p.kv_heads), lane = threadIdx.x % 32;
+	const unsigned char *k_head = head_of(p, p.k, kv_head), *v_head = head_of(p, p.v, kv_head);
 	int last = p.start + min(block_row + ATTN_MMA_ROWS, p.tokens) - 1;
 	struct key_range range = {first_key(p.start + block_row, p.window), last + 1};
 	unsigned char *q = tiles, *k = q + shape::Q_BYTES, *v = k + shape::KV_BYTES;
@@ -192,12 +193,12 @@ __device__ inline void mma_attention(const struct attn_attention_params &p, unsi
 		rows.position[half] = warp_position + lane / 4 + half * 8;
 	}
 	int key = range.first / shape::KEYS * shape::KEYS;
-	load_tile<T, DIM, shape::KEYS, ATTN_MMA_THREADS>(k, p.k, p.kv_heads, kv_head, key, range);
+	load_tile<T, DIM, shape::KEYS, ATTN_MMA_THREADS>(k, k_head, p.token_bytes, key, range);
 	kvs_cp_async_commit();
 	mma_load_queries<T, DIM>(p, q, block_row, head);
 	for (; key < range.end; key += shape::KEYS) {
 		float score[shape::KEYS / 8][4];
-		load_tile<T, DIM, shape::KEYS, ATTN_MMA_THREADS>(v, p.v, p.kv_heads, kv_head, key, range);
+		load_tile<T, DIM, shape::KEYS, ATTN_MMA_THREADS>(v, v_head, p.token_bytes, key, range);
 		kvs_cp_async_commit();
 		kvs_cp_async_wait<1>(); /* K is there, V may be under way */
 		__syncthreads();
@@ -205,7 +206,7 @@ __device__ inline void mma_attention(const struct attn_attention_params &p, unsi
 		__syncthreads();
 		if (key + shape::KEYS < range.end)
 			load_tile<T, DIM, shape::KEYS, ATTN_MMA_THREADS>(
-				k, p.k, p.kv_heads, kv_head, key + shape::KEYS, range);
+				k, k_head, p.token_bytes, key + shape::KEYS, range);
 		kvs_cp_async_commit();
 		/* Most tiles are seen by all rows of the warp, from the first to the last. */
 		if (key + shape::KEYS - 1 > warp_position || key < first_key(warp_position + 15, p.window))

@@ -21,23 +21,29 @@ __device__ inline int first_key(int position, int window)
 	return window > 0 && position >= window ? position - window + 1 : 0;
 }
 
+/* Where KV head `kv_head` of K, or of V, begins: its row of token 0. */
+__device__ inline const unsigned char *head_of(const struct attn_attention_params &p, const void *kv, unsigned kv_head)
+{
+	return (const unsigned char *)kv + (size_t)kv_head * (unsigned)p.head_bytes;
+}
+
 /*
- * tile[row][DIM] = kv[key + row][kv_head], rows attn_tile_stride apart. All THREADS threads call it; the caller commits,
- * waits and synchronises.
+ * tile[row][DIM] = token key + row of `head` (head_of()), rows attn_tile_stride() apart. All THREADS threads call it; the
+ * caller commits, waits and synchronises.
  */
 template <typename T, int DIM, int ROWS, int THREADS>
 __device__ inline void load_tile(
-	unsigned char *tile, const void *kv, int kv_heads, int kv_head, int key, struct key_range range)
+	unsigned char *tile, const unsigned char *head, unsigned token_bytes, int key, struct key_range range)
 {
 	constexpr int CHUNKS = DIM * (int)sizeof(T) / 16;
 	constexpr int STRIDE = attn_tile_stride(DIM * (int)sizeof(T));
-	const unsigned char *from = (const unsigned char *)kv + (size_t)kv_head * DIM * sizeof(T);
-	size_t token_bytes = (size_t)kv_heads * DIM * sizeof(T);
 
+	head += (size_t)(unsigned)key * token_bytes;
 	for (int i = threadIdx.x; i < ROWS * CHUNKS; i += THREADS) {
 		int row = i / CHUNKS, chunk = i % CHUNKS;
 		bool seen = key + row >= range.first && key + row < range.end;
-		kvs_cp_async16(tile + row * STRIDE + chunk * 16, from + (key + row) * token_bytes + chunk * 16, seen);
+		unsigned offset = row * token_bytes + chunk * 16; /* a tile of 65535 heads is below 4 GiB */
+		kvs_cp_async16(tile + row * STRIDE + chunk * 16, head + offset, seen);
 	}
 }
 
