@@ -62,7 +62,7 @@ static void close_library(struct attn_gemm_library *base)
 	if (cublas->context)
 		cublas->functions->destroy(cublas->context);
 	if (cublas->workspace)
-		KVS_CU_GIVE_BACK(cublas->cu->cuMemFree(cublas->workspace));
+		KVS_CU_GIVE_BACK(cublas->cu->cuMemFree, cublas->workspace);
 	free(cublas);
 }
 

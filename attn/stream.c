@@ -104,10 +104,10 @@ static void tear_down(kvs_stream *s)
 	if (s->gemm)
 		s->gemm->close(s->gemm);
 	if (s->counters)
-		KVS_CU_GIVE_BACK(s->cu->cuMemFree(s->counters));
+		KVS_CU_GIVE_BACK(s->cu->cuMemFree, s->counters);
 	if (s->module)
-		KVS_CU_GIVE_BACK(s->cu->cuModuleUnload(s->module));
-	KVS_CU_GIVE_BACK(s->cu->cuStreamDestroy(s->handle));
+		KVS_CU_GIVE_BACK(s->cu->cuModuleUnload, s->module);
+	KVS_CU_GIVE_BACK(s->cu->cuStreamDestroy, s->handle);
 	free(s);
 }
 

@@ -211,7 +211,7 @@ void kvs_rerun_free(kvs_rerun *rerun)
 		return;
 	/* Where the wait was stopped the device still uses it, and it goes with the context. */
 	if (rerun->kept && kvs_engine_wait(rerun->engine) != -ECANCELED)
-		KVS_CU_GIVE_BACK(kvs_engine_cu(rerun->engine)->cuMemFree(rerun->kept));
+		KVS_CU_GIVE_BACK(kvs_engine_cu(rerun->engine)->cuMemFree, rerun->kept);
 	free(rerun->starts);
 	free(rerun->k_owners);
 	free(rerun);

@@ -159,7 +159,7 @@ static int device_open(kvs_cu *cu, int ordinal)
 	if (!result)
 		return 0;
 	err = kvs_cu_fail(cu, result, "cannot make the primary context of device %d current", ordinal);
-	KVS_CU_GIVE_BACK(cu->cuDevicePrimaryCtxRelease(cu->device));
+	KVS_CU_GIVE_BACK(cu->cuDevicePrimaryCtxRelease, cu->device);
 	return err;
 }
 
@@ -256,7 +256,7 @@ static void context_give_back(kvs_cu *cu)
 
 	if (!cu->cuCtxGetCurrent(&current) && current == cu->context)
 		cu->cuCtxSetCurrent(NULL);
-	KVS_CU_GIVE_BACK(cu->cuDevicePrimaryCtxRelease(cu->device));
+	KVS_CU_GIVE_BACK(cu->cuDevicePrimaryCtxRelease, cu->device);
 	dlclose(cu->library);
 }
 

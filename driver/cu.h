@@ -157,11 +157,17 @@ const char *kvs_cu_function_name(enum kvs_cu_function function);
 /* ---- giving back, and errors ---- */
 
 /*
- * Make a driver call that gives something back. Such a call may answer with the error of earlier, asynchronous work (cuda.h
- * says so at cuMemFree and others) and is then made once more; a caller that gives back has no use for its error. `call` is
- * evaluated up to twice.
+ * Give `object` back by `function`, a driver function of that one argument. Such a call may answer with the error of earlier,
+ * asynchronous work (cuda.h says so at cuMemFree and others), so it is made once more if it fails; after that its error is
+ * dropped, as the caller could do nothing about it.
  */
-#define KVS_CU_GIVE_BACK(call) ((void)((call) && (call)))
+#define KVS_CU_GIVE_BACK(function, object)                                                                             \
+	do {                                                                                                           \
+		__typeof__(function) kvs_give_back_function = (function);                                              \
+		__typeof__(object) kvs_give_back_object = (object);                                                    \
+		if (kvs_give_back_function(kvs_give_back_object) != CUDA_SUCCESS)                                      \
+			(void)kvs_give_back_function(kvs_give_back_object);                                            \
+	} while (0)
 
 /*
  * Leave a message for kvs_error() on this thread and return `err` (a negative errno), so that a caller can write

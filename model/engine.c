@@ -473,9 +473,9 @@ void kvs_engine_close(kvs_engine *e)
 	kvs_stream_close(e->stream);
 	model_weights_free(e->cu, &e->weights);
 	if (e->memory)
-		KVS_CU_GIVE_BACK(e->cu->cuMemFree(e->memory));
+		KVS_CU_GIVE_BACK(e->cu->cuMemFree, e->memory);
 	if (e->pinned)
-		KVS_CU_GIVE_BACK(e->cu->cuMemFreeHost(e->pinned));
+		KVS_CU_GIVE_BACK(e->cu->cuMemFreeHost, e->pinned);
 	kvs_plan_free(e->plan);
 	free(e->fingerprint);
 	free(e->config.window);

@@ -537,7 +537,7 @@ int model_weights_random(kvs_cu *cu, const struct kvs_config *config, enum kvs_d
 	if (config->tied_embeddings)
 		out->head = out->embedding;
 	if (pattern)
-		KVS_CU_GIVE_BACK(cu->cuMemFree(pattern));
+		KVS_CU_GIVE_BACK(cu->cuMemFree, pattern);
 	free(loader.items);
 	if (err)
 		model_weights_free(cu, out);
@@ -547,7 +547,7 @@ int model_weights_random(kvs_cu *cu, const struct kvs_config *config, enum kvs_d
 void model_weights_free(kvs_cu *cu, struct model_weights *weights)
 {
 	if (weights->memory)
-		KVS_CU_GIVE_BACK(cu->cuMemFree(weights->memory));
+		KVS_CU_GIVE_BACK(cu->cuMemFree, weights->memory);
 	free(weights->layers);
 	*weights = (struct model_weights){0};
 }

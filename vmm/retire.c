@@ -16,7 +16,7 @@
 static void retirement_destroy(kvs_vmm *vmm, struct vmm_retirement *retirement)
 {
 	for (size_t i = 0; i < retirement->capacity; i++)
-		KVS_CU_GIVE_BACK(vmm->cu->cuEventDestroy(retirement->events[i]));
+		KVS_CU_GIVE_BACK(vmm->cu->cuEventDestroy, retirement->events[i]);
 	free(retirement);
 }
 

@@ -118,6 +118,6 @@ int bench_attention(struct bench *bench, json_t *report)
 	json_object_set_new(report, "prefill_attention", prefill);
 	kvs_stream_close(a.stream);
 	if (a.args.qkv.data)
-		KVS_CU_GIVE_BACK(bench->cu->cuMemFree(a.args.qkv.data));
+		KVS_CU_GIVE_BACK(bench->cu->cuMemFree, a.args.qkv.data);
 	return err;
 }

@@ -137,9 +137,9 @@ static int open_timer(struct bench *bench, CUstream stream, struct timer *timer)
 static void close_timer(struct timer *timer)
 {
 	if (timer->end)
-		KVS_CU_GIVE_BACK(timer->bench->cu->cuEventDestroy(timer->end));
+		KVS_CU_GIVE_BACK(timer->bench->cu->cuEventDestroy, timer->end);
 	if (timer->start)
-		KVS_CU_GIVE_BACK(timer->bench->cu->cuEventDestroy(timer->start));
+		KVS_CU_GIVE_BACK(timer->bench->cu->cuEventDestroy, timer->start);
 }
 
 static int time_runs(struct timer *timer, int (*run)(void *arg), void *arg, int runs, double *seconds)
@@ -301,9 +301,9 @@ static int run_command(int argc, char **argv)
 	if (err)
 		run_complain();
 	if (bench.to)
-		KVS_CU_GIVE_BACK(bench.cu->cuMemFree(bench.to));
+		KVS_CU_GIVE_BACK(bench.cu->cuMemFree, bench.to);
 	if (bench.from)
-		KVS_CU_GIVE_BACK(bench.cu->cuMemFree(bench.from));
+		KVS_CU_GIVE_BACK(bench.cu->cuMemFree, bench.from);
 	kvs_cu_close(bench.cu);
 	return err ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -95,7 +95,7 @@ int bench_gemm(struct bench *bench, json_t *report)
 	json_object_set_new(report, "gemm", rows);
 	kvs_stream_close(g.stream);
 	if (g.weights)
-		KVS_CU_GIVE_BACK(bench->cu->cuMemFree(g.weights));
+		KVS_CU_GIVE_BACK(bench->cu->cuMemFree, g.weights);
 	return err;
 }
 
