@@ -64,14 +64,14 @@ static int version_of(const struct kvs_cu_driver *driver)
 static int table_fill(kvs_cu *cu, const struct kvs_cu_driver *driver, const char *name)
 {
 	cu->driver_version = version_of(driver);
-	for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
+	for (size_t i = 0; i < sizeof(functions) / sizeof(*functions); i++) {
 		void *found = symbol_find(driver, functions[i].base, functions[i].symbol);
 
 		if (!found)
 			return kvs_fail(-ENODEV,
 				"%s (driver version %d.%d) has no %s; kvshare needs the driver of CUDA 12.4 or newer",
 				name, cu->driver_version / 1000, cu->driver_version % 1000 / 10, functions[i].symbol);
-		memcpy((char *)cu + functions[i].offset, &found, sizeof found);
+		memcpy((char *)cu + functions[i].offset, &found, sizeof(found));
 	}
 	return 0;
 }
@@ -101,7 +101,7 @@ static int library_open(kvs_cu *cu, const char *path)
 static int device_describe(kvs_cu *cu)
 {
 	int major = 0, minor = 0;
-	CUresult result = cu->cuDeviceGetName(cu->name, sizeof cu->name, cu->device);
+	CUresult result = cu->cuDeviceGetName(cu->name, sizeof(cu->name), cu->device);
 
 	if (!result)
 		result = cu->cuDeviceTotalMem(&cu->memory_bytes, cu->device);
@@ -166,13 +166,13 @@ static int device_open(kvs_cu *cu, int ordinal)
 static int kind_open(enum kvs_device_kind kind, int ordinal, kvs_cu **out)
 {
 	char path[PATH_MAX] = GPU_DRIVER;
-	kvs_cu *cu = calloc(1, sizeof *cu);
+	kvs_cu *cu = calloc(1, sizeof(*cu));
 	int err;
 
 	if (!cu)
 		return kvs_fail(-ENOMEM, "no memory for a device's table");
 	cu->kind = kind;
-	err = kind == KVS_DEVICE_HOST ? kvs_softcuda_find(path, sizeof path) : 0;
+	err = kind == KVS_DEVICE_HOST ? kvs_softcuda_find(path, sizeof(path)) : 0;
 	if (err)
 		goto out_free;
 	err = library_open(cu, path);
@@ -232,7 +232,7 @@ int kvs_cu_adopt(const struct kvs_cu_driver *driver, CUcontext context, CUdevice
 	*out = NULL;
 	if (!context)
 		return kvs_fail(-EINVAL, "no context was given to adopt (NULL)");
-	cu = calloc(1, sizeof *cu);
+	cu = calloc(1, sizeof(*cu));
 	if (!cu)
 		return kvs_fail(-ENOMEM, "no memory for a device's table");
 	cu->adopted = true;

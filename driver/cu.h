@@ -193,7 +193,7 @@ const char *kvs_error(void);
  * writing) and bytes that are no UTF-8 as \x1b and the like; nothing else changes, so doing it twice does no harm. At most
  * `bytes` with the closing 0 go to `out`; where that is too little the end is "...". Gives `out`. For names from files:
  *   char shown[256];
- *   printf("%s\n", kvs_visible(name, shown, sizeof shown));
+ *   printf("%s\n", kvs_visible(name, shown, sizeof(shown)));
  */
 char *kvs_visible(const char *text, char *out, size_t bytes);
 

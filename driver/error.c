@@ -46,7 +46,7 @@ static size_t sequence_bytes(const unsigned char *text)
 		return 1;
 	if (*text < 0xc2 || *text > 0xf4)
 		return 0;
-	for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+	for (size_t i = 0; i < sizeof(forms) / sizeof(*forms); i++) {
 		if ((*text & forms[i].mask) != forms[i].lead)
 			continue;
 		if (text[1] < forms[i].least_second || text[1] > forms[i].most_second)
@@ -95,7 +95,7 @@ char *kvs_visible(const char *text, char *out, size_t bytes)
 		}
 		memcpy(out + length, shown, width);
 		length += width;
-		if (length + sizeof more <= bytes)
+		if (length + sizeof(more) <= bytes)
 			fitting = length;
 		from += taken;
 	}
@@ -115,7 +115,7 @@ static bool is_continuation(char byte)
 static void shorten(char *text)
 {
 	static const char gap[] = " ... ";
-	size_t length = strlen(text), head = TEXT_BYTES / 2 - sizeof gap, tail = length - TEXT_BYTES / 2;
+	size_t length = strlen(text), head = TEXT_BYTES / 2 - sizeof(gap), tail = length - TEXT_BYTES / 2;
 
 	if (length < TEXT_BYTES)
 		return;
@@ -123,8 +123,8 @@ static void shorten(char *text)
 		head--;
 	while (is_continuation(text[tail]))
 		tail++;
-	memcpy(text + head, gap, sizeof gap - 1);
-	memmove(text + head + sizeof gap - 1, text + tail, length - tail + 1);
+	memcpy(text + head, gap, sizeof(gap) - 1);
+	memmove(text + head + sizeof(gap) - 1, text + tail, length - tail + 1);
 }
 
 /* The arguments may point into the old message (a caller that adds context to it), so it is written aside first. */
@@ -135,14 +135,14 @@ static void message_set(const char *format, va_list args)
 	int length;
 
 	va_copy(again, args);
-	length = vsnprintf(text, sizeof text, format, args);
-	if (length >= (int)sizeof text && (all = malloc((size_t)length + 1)))
+	length = vsnprintf(text, sizeof(text), format, args);
+	if (length >= (int)sizeof(text) && (all = malloc((size_t)length + 1)))
 		vsnprintf(all, (size_t)length + 1, format, again);
 	va_end(again);
 	if (!all)
 		all = text; /* without memory, the beginning is what there is */
 	shorten(all);
-	kvs_visible(all, message, sizeof message);
+	kvs_visible(all, message, sizeof(message));
 	if (all != text)
 		free(all);
 }

@@ -74,7 +74,7 @@ static bool is_own_descriptors(const char *folder)
 {
 	char own[64];
 
-	snprintf(own, sizeof own, "/proc/%d/", (int)getpid());
+	snprintf(own, sizeof(own), "/proc/%d/", (int)getpid());
 	if (strncmp(folder, own, strlen(own)))
 		return false;
 	folder += strlen(own);
@@ -97,7 +97,7 @@ static int path_split(const char *path, struct place *place)
 	if (strlen(name) > NAME_MAX || length >= PATH_MAX)
 		return -ENAMETOOLONG;
 	strcpy(place->name, name);
-	snprintf(folder, sizeof folder, "%.*s", slash == path ? 1 : length, slash ? path : ".");
+	snprintf(folder, sizeof(folder), "%.*s", slash == path ? 1 : length, slash ? path : ".");
 	return realpath(folder, place->folder) ? 0 : -errno;
 }
 
@@ -117,7 +117,7 @@ static int link_follow(const struct place *place, char *path)
 
 	if (err)
 		return err;
-	length = readlink(path, target, sizeof target - 1);
+	length = readlink(path, target, sizeof(target) - 1);
 	if (length < 0)
 		return errno == EINVAL || errno == ENOENT ? 0 : -errno;
 	target[length] = '\0';
@@ -134,7 +134,7 @@ static int place_find(const char *asked, struct place *place)
 	int links = 0, err;
 
 	place->descriptor = -1;
-	if (snprintf(path, sizeof path, "%s", asked) >= (int)sizeof path)
+	if (snprintf(path, sizeof(path), "%s", asked) >= (int)sizeof(path))
 		return -ENAMETOOLONG;
 	do {
 		err = path_split(path, place);
@@ -209,7 +209,7 @@ static void name_aside(const struct place *place, char *aside)
 	char name[64];
 
 	clock_gettime(CLOCK_REALTIME, &now);
-	snprintf(name, sizeof name, ".kvshare-%d-%u-%lx", (int)getpid(),
+	snprintf(name, sizeof(name), ".kvshare-%d-%u-%lx", (int)getpid(),
 		__atomic_fetch_add(&count, 1, __ATOMIC_RELAXED), now.tv_nsec);
 	if (place_join(place, name, aside))
 		*aside = '\0';
@@ -227,7 +227,7 @@ static int give_name(int fd, const char *name)
 {
 	char source[64];
 
-	snprintf(source, sizeof source, "/proc/self/fd/%d", fd);
+	snprintf(source, sizeof(source), "/proc/self/fd/%d", fd);
 	return linkat(AT_FDCWD, source, AT_FDCWD, name, AT_SYMLINK_FOLLOW) ? -errno : 0;
 }
 

@@ -46,7 +46,7 @@ static int file_of_this_code(char *file, size_t bytes)
 
 	if (!maps)
 		return -errno;
-	while (err == -ENOENT && fgets(line, sizeof line, maps)) {
+	while (err == -ENOENT && fgets(line, sizeof(line), maps)) {
 		const char *path = path_of_mapping(line, (uintptr_t)kvs_softcuda_find);
 
 		if (path)
@@ -60,12 +60,12 @@ static int find_beside_this_code(char *path, size_t bytes)
 {
 	char directory[PATH_MAX];
 
-	if (file_of_this_code(directory, sizeof directory))
+	if (file_of_this_code(directory, sizeof(directory)))
 		return kvs_fail(-ENODEV,
 			"cannot tell where this program lies (/proc/self/maps); set KVSHARE_SOFTCUDA to softcuda's "
 			"libcuda.so.1");
 	*strrchr(directory, '/') = '\0';
-	for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+	for (size_t i = 0; i < sizeof(places) / sizeof(*places); i++) {
 		if (snprintf(path, bytes, "%s/%s", directory, places[i]) < (int)bytes && !access(path, R_OK))
 			return 0;
 	}

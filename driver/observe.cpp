@@ -163,7 +163,7 @@ void *thunk_of(unsigned function)
 
 constexpr void *(*const thunks[])(unsigned) = {
 	thunk_of<0>, thunk_of<1>, thunk_of<2>, thunk_of<3>, thunk_of<4>, thunk_of<5>, thunk_of<6>, thunk_of<7>};
-static_assert(sizeof thunks / sizeof *thunks == KVS_CU_MAX_OBSERVED, "a maker of thunks for each slot");
+static_assert(sizeof(thunks) / sizeof(*thunks) == KVS_CU_MAX_OBSERVED, "a maker of thunks for each slot");
 
 /* ---- coming and going; all under `lock` ---- */
 
@@ -229,7 +229,7 @@ int observer_add(kvs_cu *cu, const kvs_cu_observer &wanted, kvs_cu_observer **ou
 	observer = unused_observer(tables[slot]);
 	if (!observer)
 		return kvs_fail(-ENOSPC, "the table has %d observers already; remove one first", KVS_CU_MAX_OBSERVERS);
-	memcpy(observer->wants, wanted.wants, sizeof wanted.wants);
+	memcpy(observer->wants, wanted.wants, sizeof(wanted.wants));
 	observer->callback = wanted.callback;
 	observer->arg = wanted.arg;
 	observer->slot = unsigned(slot);
@@ -255,7 +255,7 @@ int kvs_cu_observe(kvs_cu *cu, const enum kvs_cu_function *functions, size_t cou
 		wanted.wants[functions[i]] = true;
 	}
 	if (!functions)
-		memset(wanted.wants, true, sizeof wanted.wants);
+		memset(wanted.wants, true, sizeof(wanted.wants));
 	wanted.callback = callback;
 	wanted.arg = arg;
 	pthread_mutex_lock(&lock);

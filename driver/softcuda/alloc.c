@@ -282,7 +282,7 @@ CUresult CUDAAPI cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
 	stream = sc_stream_get(context, hStream);
 	if (!stream)
 		return CUDA_ERROR_INVALID_HANDLE;
-	op = calloc(1, sizeof *op);
+	op = calloc(1, sizeof(*op));
 	if (op) {
 		op->op.what = "cuMemFreeAsync";
 		op->op.run = free_run;
@@ -305,7 +305,7 @@ static struct pool *default_pool; /* guarded by sc_lock */
 
 static struct pool *pool_create(void)
 {
-	struct pool *pool = calloc(1, sizeof *pool);
+	struct pool *pool = calloc(1, sizeof(*pool));
 
 	if (!pool)
 		return NULL;

@@ -15,7 +15,7 @@ static unsigned primary_flags;
 
 static CUresult context_create(unsigned flags, struct sc_context **out)
 {
-	struct sc_context *context = calloc(1, sizeof *context);
+	struct sc_context *context = calloc(1, sizeof(*context));
 	CUresult error;
 
 	if (!context)

@@ -101,7 +101,7 @@ static bool rows_move_guarded(const struct sc_copy *copy, char *why, size_t byte
 		sc_guard_clear();
 		return true;
 	}
-	sc_address_explain(guard.address, 0, text, sizeof text);
+	sc_address_explain(guard.address, 0, text, sizeof(text));
 	snprintf(why, bytes, "access at %#zx: %s", (size_t)guard.address, text);
 	return false;
 }
@@ -130,7 +130,7 @@ static void copy_run(struct sc_op *op, struct sc_stream *stream)
 		hold_back(op, stream);
 	if (sc_context_error(stream->context))
 		return;
-	if (sides_check(copy, why, sizeof why) && rows_move_guarded(copy, why, sizeof why))
+	if (sides_check(copy, why, sizeof(why)) && rows_move_guarded(copy, why, sizeof(why)))
 		return;
 	fprintf(stderr, "softcuda: %.*s of %zu bytes in stream %llu: illegal %s\n", sc_base_length(op->what), op->what,
 		copy->width * copy->height, (unsigned long long)stream->id, why);
@@ -178,7 +178,7 @@ static bool must_wait(const struct sc_copy *copy, bool asynchronous)
 static CUresult op_submit(
 	const char *what, struct sc_stream *stream, const struct sc_copy *copy, enum source source, uint64_t *ticket)
 {
-	struct copy_op *op = calloc(1, sizeof *op);
+	struct copy_op *op = calloc(1, sizeof(*op));
 	CUresult error;
 
 	if (!op)
@@ -231,7 +231,7 @@ CUresult sc_copy_submit(const char *what, struct sc_stream *stream, const struct
 
 	if (!copy->width || !copy->height)
 		return CUDA_SUCCESS;
-	if (!sides_check(copy, why, sizeof why)) {
+	if (!sides_check(copy, why, sizeof(why))) {
 		fprintf(stderr, "softcuda: %.*s of %zu bytes is refused: %s\n", sc_base_length(what), what,
 			copy->width * copy->height, why);
 		return CUDA_ERROR_INVALID_VALUE;

@@ -29,7 +29,7 @@ void sc_hazard_raise(const char *format, ...)
 	if (sc_settings.strictness == 0)
 		return;
 	va_start(args, format);
-	vsnprintf(line, sizeof line, format, args);
+	vsnprintf(line, sizeof(line), format, args);
 	va_end(args);
 	fprintf(stderr, "softcuda: %s\n", line);
 	if (sc_settings.strictness == 2)
@@ -45,7 +45,7 @@ void sc_faults_reset(void)
 
 void softcuda_get_counters(struct softcuda_counters *out)
 {
-	memset(out, 0, sizeof *out);
+	memset(out, 0, sizeof(*out));
 	pthread_mutex_lock(&sc_lock);
 	sc_space_count(out);
 	out->handles = sc_object_count(SC_HANDLE);

@@ -44,7 +44,7 @@ uint64_t sc_current_key(void)
 
 void sc_current_reset(void)
 {
-	memset(&stack, 0, sizeof stack);
+	memset(&stack, 0, sizeof(stack));
 }
 
 struct sc_context *sc_context_current(void)

@@ -110,7 +110,7 @@ CUresult CUDAAPI cuDeviceGetUuid(CUuuid *uuid, CUdevice dev)
 		return CUDA_ERROR_INVALID_VALUE;
 	if (dev != 0)
 		return CUDA_ERROR_INVALID_DEVICE;
-	memcpy(uuid->bytes, "softcuda-device0", sizeof uuid->bytes);
+	memcpy(uuid->bytes, "softcuda-device0", sizeof(uuid->bytes));
 	return CUDA_SUCCESS;
 }
 
@@ -230,7 +230,7 @@ CUresult CUDAAPI cuDeviceGetAttribute(int *pi, CUdevice_attribute attrib, CUdevi
 	if (dev != 0)
 		return CUDA_ERROR_INVALID_DEVICE;
 	*pi = 0;
-	for (size_t i = 0; i < sizeof attributes / sizeof *attributes; i++) {
+	for (size_t i = 0; i < sizeof(attributes) / sizeof(*attributes); i++) {
 		if (attributes[i].attribute == attrib)
 			*pi = attributes[i].value;
 	}

@@ -125,7 +125,7 @@ static const struct result *result_find(CUresult code)
 {
 	int key = (int)code;
 
-	return bsearch(&key, results, sizeof results / sizeof *results, sizeof *results, compare);
+	return bsearch(&key, results, sizeof(results) / sizeof(*results), sizeof(*results), compare);
 }
 
 CUresult CUDAAPI cuGetErrorName(CUresult error, const char **pStr)

@@ -80,7 +80,7 @@ CUresult CUDAAPI cuEventCreate(CUevent *phEvent, unsigned int Flags)
 		return CUDA_ERROR_INVALID_VALUE;
 	if (Flags & CU_EVENT_INTERPROCESS)
 		return CUDA_ERROR_NOT_SUPPORTED;
-	event = calloc(1, sizeof *event);
+	event = calloc(1, sizeof(*event));
 	if (!event)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	event->flags = Flags;
@@ -129,8 +129,8 @@ void sc_events_free_of(struct sc_context *context)
 
 static CUresult event_record(CUevent handle, struct sc_stream *stream)
 {
-	struct recording *recording = calloc(1, sizeof *recording), *older = NULL;
-	struct record_op *op = calloc(1, sizeof *op);
+	struct recording *recording = calloc(1, sizeof(*recording)), *older = NULL;
+	struct record_op *op = calloc(1, sizeof(*op));
 	struct event *event;
 	CUresult error;
 

@@ -186,7 +186,7 @@ static void start(void)
 
 void sc_worker_begin(void)
 {
-	struct worker *worker = calloc(1, sizeof *worker);
+	struct worker *worker = calloc(1, sizeof(*worker));
 	stack_t stack = {.ss_size = SIGNAL_STACK_BYTES};
 
 	pthread_once(&once, start);

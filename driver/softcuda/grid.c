@@ -61,15 +61,15 @@ static void guard_fail(struct sc_grid *grid, struct simt_dim3 at, const struct s
 	char message[320], what[200];
 
 	if (guard->reason == SC_TIMEOUT) {
-		snprintf(message, sizeof message, "ended after %llu s (SOFTCUDA_TIMEOUT)",
+		snprintf(message, sizeof(message), "ended after %llu s (SOFTCUDA_TIMEOUT)",
 			(unsigned long long)(sc_settings.timeout_ns / 1000000000u));
 		block_fail(grid, at, CUDA_ERROR_LAUNCH_TIMEOUT, message);
 	} else if (guard->reason == SC_FAULT) {
 		if (guard->what)
-			snprintf(what, sizeof what, "%s", guard->what);
+			snprintf(what, sizeof(what), "%s", guard->what);
 		else
-			sc_address_explain(guard->address, grid->unmap_serial, what, sizeof what);
-		snprintf(message, sizeof message, "illegal access at %#zx: %s", (size_t)guard->address, what);
+			sc_address_explain(guard->address, grid->unmap_serial, what, sizeof(what));
+		snprintf(message, sizeof(message), "illegal access at %#zx: %s", (size_t)guard->address, what);
 		block_fail(grid, at, CUDA_ERROR_ILLEGAL_ADDRESS, message);
 	}
 }
@@ -83,7 +83,7 @@ static void block_run(struct sc_grid *grid, uint64_t block)
 
 	if (sigsetjmp(guard.back, 0) == 0) {
 		sc_guard_set(&guard);
-		outcome = grid->image->simt->run_block(&grid->launch, at, message, sizeof message);
+		outcome = grid->image->simt->run_block(&grid->launch, at, message, sizeof(message));
 		sc_guard_clear();
 		if (outcome != SIMT_DONE)
 			block_fail(grid, at, error_of(outcome), message);
@@ -267,7 +267,7 @@ static void *member_main(void *argument)
 static void grid_run_together(struct sc_grid *grid)
 {
 	struct barrier barrier = {.grid = grid, .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
-	struct member *members = calloc(grid->blocks, sizeof *members);
+	struct member *members = calloc(grid->blocks, sizeof(*members));
 	uint64_t started = 0;
 
 	grid->launch.grid_barrier = &barrier;

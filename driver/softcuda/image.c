@@ -20,7 +20,7 @@ static CUresult foreign_image(const void *bytes)
 {
 	uint32_t magic;
 
-	memcpy(&magic, bytes, sizeof magic);
+	memcpy(&magic, bytes, sizeof(magic));
 	if (magic == FATBIN_MAGIC || magic == FATBIN_WRAPPER_MAGIC || !strncmp(bytes, ".version", 8) ||
 		!strncmp(bytes, "//", 2))
 		return CUDA_ERROR_NO_BINARY_FOR_GPU;
@@ -57,7 +57,7 @@ static CUresult library_open(struct sc_image *image)
 {
 	char path[64];
 
-	snprintf(path, sizeof path, "/proc/self/fd/%d", image->fd);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", image->fd);
 	image->library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
 	if (!image->library) {
 		fprintf(stderr, "softcuda: a module does not load: %s\n", dlerror());
@@ -78,7 +78,7 @@ CUresult sc_image_load(const void *bytes, struct sc_image **out)
 
 	if (error)
 		return error;
-	image = calloc(1, sizeof *image);
+	image = calloc(1, sizeof(*image));
 	if (!image)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	atomic_init(&image->references, 1);
@@ -128,7 +128,7 @@ void sc_image_enter(struct sc_image *image)
 			return;
 	}
 	sc_images_leave(true);
-	entry = malloc(sizeof *entry);
+	entry = malloc(sizeof(*entry));
 	if (!entry)
 		return; /* the image then outlives what this thread keeps in it only as long as the launch itself */
 	atomic_fetch_add(&image->references, 1);

@@ -48,7 +48,7 @@ CUresult sc_injected_error(const char *function)
 void softcuda_fail_nth(const char *name, size_t nth, CUresult error)
 {
 	pthread_mutex_lock(&lock);
-	snprintf(failure.name, sizeof failure.name, "%s", name ? name : "*");
+	snprintf(failure.name, sizeof(failure.name), "%s", name ? name : "*");
 	failure.left = nth;
 	failure.error = error;
 	failure.delivered = false;

@@ -40,7 +40,7 @@ static bool launch_touches(const struct sc_op *op, uintptr_t base, size_t size)
 	for (size_t at = 0; at + sizeof(uint64_t) <= launch->argument_bytes; at += sizeof(uint64_t)) {
 		uint64_t value;
 
-		memcpy(&value, launch->arguments + at, sizeof value);
+		memcpy(&value, launch->arguments + at, sizeof(value));
 		if (value - base < size)
 			return true;
 	}

@@ -71,7 +71,7 @@ static CUresult module_load(enum sc_kind kind, struct sc_context *context, const
 	if (error)
 		return error;
 	count = image->simt->kernel_count;
-	module = calloc(1, sizeof *module + count * sizeof *module->functions);
+	module = calloc(1, sizeof(*module) + count * sizeof(*module->functions));
 	if (!module) {
 		sc_image_put(image);
 		return CUDA_ERROR_OUT_OF_MEMORY;

@@ -30,7 +30,7 @@ static bool slots_grow(void)
 
 	if (capacity > (size_t)1 << INDEX_BITS)
 		return false;
-	grown = realloc(slots, capacity * sizeof *slots);
+	grown = realloc(slots, capacity * sizeof(*slots));
 	if (!grown)
 		return false;
 	slots = grown;

@@ -79,7 +79,7 @@ CUresult sc_handle_create(size_t size, const CUmemAllocationProp *properties, st
 
 	if (size > sc_settings.memory_bytes || used_bytes > sc_settings.memory_bytes - size)
 		return CUDA_ERROR_OUT_OF_MEMORY;
-	handle = calloc(1, sizeof *handle);
+	handle = calloc(1, sizeof(*handle));
 	if (!handle)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	handle->properties = *properties;
@@ -131,8 +131,8 @@ static bool is_exported_handle(int fd, const struct stat *file)
 	char link[64], name[256];
 	ssize_t length;
 
-	snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-	length = readlink(link, name, sizeof name - 1);
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	length = readlink(link, name, sizeof(name) - 1);
 	if (length < 0 || file->st_size <= 0 || (size_t)file->st_size % sc_settings.granularity)
 		return false;
 	name[length] = '\0';
@@ -153,7 +153,7 @@ CUresult sc_handle_import(int fd, struct sc_handle **out)
 		*out = handle;
 		return CUDA_SUCCESS;
 	}
-	handle = calloc(1, sizeof *handle);
+	handle = calloc(1, sizeof(*handle));
 	if (!handle)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	handle->fd = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);

@@ -172,7 +172,7 @@ static CUdriverProcAddressQueryResult function_find(const char *base, int versio
 	CUdriverProcAddressQueryResult status = CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
 	int newest = -1;
 
-	for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
+	for (size_t i = 0; i < sizeof(functions) / sizeof(*functions); i++) {
 		const struct function *function = &functions[i];
 
 		if (strcmp(function->base, base))

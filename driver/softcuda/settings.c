@@ -24,8 +24,8 @@ const char *softcuda_problem(void)
 static void problem_set(const char *name, const char *wanted)
 {
 	if (!*problem)
-		snprintf(
-			problem, sizeof problem, "%s=%.80s: must be %s (docs/softcuda.md)", name, getenv(name), wanted);
+		snprintf(problem, sizeof(problem), "%s=%.80s: must be %s (docs/softcuda.md)", name, getenv(name),
+			wanted);
 }
 
 /* A decimal number, with an optional suffix K, M or G. */
@@ -62,7 +62,7 @@ static size_t setting(const char *name, size_t standard, size_t lowest, size_t h
 		return standard;
 	if (number_parse(text, &value) && value >= lowest && value <= highest)
 		return value;
-	snprintf(wanted, sizeof wanted, "a number from %zu to %zu", lowest, highest);
+	snprintf(wanted, sizeof(wanted), "a number from %zu to %zu", lowest, highest);
 	problem_set(name, wanted);
 	return standard;
 }
@@ -81,8 +81,8 @@ static bool is_driver_function(const char *name)
 	self = dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD);
 	if (!self)
 		return true; /* loaded by a name that leads nowhere from here: it cannot be told */
-	for (size_t i = 0; i < sizeof versions / sizeof *versions && !found; i++) {
-		snprintf(symbol, sizeof symbol, "%s%s", name, versions[i]);
+	for (size_t i = 0; i < sizeof(versions) / sizeof(*versions) && !found; i++) {
+		snprintf(symbol, sizeof(symbol), "%s%s", name, versions[i]);
 		found = dlsym(self, symbol) != NULL;
 	}
 	dlclose(self);

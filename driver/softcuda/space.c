@@ -60,19 +60,19 @@ static CUresult range_add(const struct sc_range *what, struct sc_range **out)
 
 	if (range_count == range_capacity) {
 		size_t capacity = range_capacity ? 2 * range_capacity : 64;
-		struct sc_range **grown = realloc(ranges, capacity * sizeof *grown);
+		struct sc_range **grown = realloc(ranges, capacity * sizeof(*grown));
 
 		if (!grown)
 			return CUDA_ERROR_OUT_OF_MEMORY;
 		ranges = grown;
 		range_capacity = capacity;
 	}
-	range = malloc(sizeof *range);
+	range = malloc(sizeof(*range));
 	if (!range)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	*range = *what;
 	range->id = ++last_range_id;
-	memmove(&ranges[index + 1], &ranges[index], (range_count - index) * sizeof *ranges);
+	memmove(&ranges[index + 1], &ranges[index], (range_count - index) * sizeof(*ranges));
 	ranges[index] = range;
 	range_count++;
 	*out = range;
@@ -201,7 +201,7 @@ void sc_range_free(struct sc_range *range)
 	}
 	if (range->footprint)
 		munmap((void *)range->base, range->footprint);
-	memmove(&ranges[index], &ranges[index + 1], (range_count - index - 1) * sizeof *ranges);
+	memmove(&ranges[index], &ranges[index + 1], (range_count - index - 1) * sizeof(*ranges));
 	range_count--;
 	free(range->mappings);
 	free(range);
@@ -283,7 +283,7 @@ CUresult sc_mapping_add(struct sc_range *range, uintptr_t base, size_t size, str
 		return CUDA_ERROR_INVALID_VALUE;
 	if (range->mapping_count == range->mapping_capacity) {
 		size_t capacity = range->mapping_capacity ? 2 * range->mapping_capacity : 1;
-		struct sc_mapping *grown = realloc(range->mappings, capacity * sizeof *grown);
+		struct sc_mapping *grown = realloc(range->mappings, capacity * sizeof(*grown));
 
 		if (!grown)
 			return CUDA_ERROR_OUT_OF_MEMORY;
@@ -293,7 +293,7 @@ CUresult sc_mapping_add(struct sc_range *range, uintptr_t base, size_t size, str
 	if (mmap((void *)base, size, PROT_NONE, MAP_SHARED | MAP_FIXED, handle->fd, handle->offset) == MAP_FAILED)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	memmove(&range->mappings[index + 1], &range->mappings[index],
-		(range->mapping_count - index) * sizeof *range->mappings);
+		(range->mapping_count - index) * sizeof(*range->mappings));
 	range->mappings[index] = (struct sc_mapping){base, size, handle, CU_MEM_ACCESS_FLAGS_PROT_NONE};
 	range->mapping_count++;
 	handle->mappings++;
@@ -328,7 +328,7 @@ CUresult sc_run_unmap(struct sc_range *range, size_t first, size_t count)
 		run[i].handle->mappings--;
 		sc_handle_put(run[i].handle);
 	}
-	memmove(run, run + count, (range->mapping_count - first - count) * sizeof *run);
+	memmove(run, run + count, (range->mapping_count - first - count) * sizeof(*run));
 	range->mapping_count -= count;
 	return CUDA_SUCCESS;
 }
@@ -468,7 +468,7 @@ bool sc_space_check(uintptr_t address, size_t size, bool write, char *why, size_
 	pthread_mutex_lock(&sc_lock);
 	forbidden = first_forbidden(address, address + size, write);
 	if (forbidden != address + size) {
-		explain(forbidden, unmap_serial, text, sizeof text);
+		explain(forbidden, unmap_serial, text, sizeof(text));
 		snprintf(why, why_bytes, "%s at %#zx: %s", write ? "write" : "read", (size_t)forbidden, text);
 	}
 	pthread_mutex_unlock(&sc_lock);

@@ -39,7 +39,7 @@ static inline void spin_pause(void)
 
 CUresult sc_stream_create(struct sc_context *context, unsigned flags, int priority, struct sc_stream **out)
 {
-	struct sc_stream *stream = calloc(1, sizeof *stream);
+	struct sc_stream *stream = calloc(1, sizeof(*stream));
 
 	if (!stream)
 		return CUDA_ERROR_OUT_OF_MEMORY;
@@ -198,7 +198,7 @@ static CUresult wait_append(struct sc_stream *stream, struct sc_stream *other, u
 
 	if (stream == other || sc_stream_reached(other, ticket))
 		return CUDA_SUCCESS;
-	wait = calloc(1, sizeof *wait);
+	wait = calloc(1, sizeof(*wait));
 	if (!wait)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	wait->op.what = "a wait";
@@ -347,7 +347,7 @@ CUresult sc_stream_synchronize(struct sc_stream *stream)
 
 	/* Behind a marker in the legacy stream lies all work of the blocking streams. */
 	if (stream == context->legacy && !sc_context_error(context) && !sc_stream_is_idle(stream)) {
-		struct sc_op *marker = calloc(1, sizeof *marker);
+		struct sc_op *marker = calloc(1, sizeof(*marker));
 		CUresult error;
 
 		if (!marker)

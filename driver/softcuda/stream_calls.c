@@ -72,7 +72,7 @@ static struct sc_stream *thread_stream_get(struct sc_context *context)
 	pthread_once(&thread_stream_once, thread_stream_init);
 	own = pthread_getspecific(thread_stream_key);
 	if (!own) {
-		own = calloc(1, sizeof *own);
+		own = calloc(1, sizeof(*own));
 		if (!own || pthread_setspecific(thread_stream_key, own)) {
 			free(own);
 			return NULL;
@@ -290,7 +290,7 @@ static void host_run(struct sc_op *op, struct sc_stream *stream)
 static CUresult host_submit(
 	CUstream handle, struct sc_stream *stream, CUhostFn function, CUstreamCallback callback, void *data)
 {
-	struct host_op *host = calloc(1, sizeof *host);
+	struct host_op *host = calloc(1, sizeof(*host));
 
 	if (!host)
 		return CUDA_ERROR_OUT_OF_MEMORY;

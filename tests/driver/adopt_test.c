@@ -112,7 +112,7 @@ static void share_a_region(kvs_cu *cu)
 	assert_int_equal(kvs_region_share(borrower, keys), 0);
 	assert_int_equal(cu->cuMemsetD32Async(kvs_region_address(keys, 0), 0x5eed, 4, NULL), 0);
 	assert_int_equal(cu->cuStreamSynchronize(NULL), 0);
-	assert_int_equal(cu->cuMemcpyDtoH(&word, kvs_region_address(borrower, 0), sizeof word), 0);
+	assert_int_equal(cu->cuMemcpyDtoH(&word, kvs_region_address(borrower, 0), sizeof(word)), 0);
 	assert_int_equal(word, 0x5eed);
 	kvs_region_free(borrower);
 	kvs_region_free(keys);

@@ -37,9 +37,9 @@ static void control_characters_are_made_visible(void **state)
 	char shown[128], again[128];
 
 	(void)state;
-	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-		assert_string_equal(kvs_visible(rows[i].text, shown, sizeof shown), rows[i].shown);
-		assert_string_equal(kvs_visible(shown, again, sizeof again), rows[i].shown);
+	for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+		assert_string_equal(kvs_visible(rows[i].text, shown, sizeof(shown)), rows[i].shown);
+		assert_string_equal(kvs_visible(shown, again, sizeof(again)), rows[i].shown);
 		assert_int_equal(kvs_fail(-EINVAL, "%s: no", rows[i].text), -EINVAL);
 		assert_memory_equal(kvs_error(), rows[i].shown, strlen(rows[i].shown));
 	}
@@ -50,16 +50,16 @@ static void what_does_not_fit_is_cut_between_characters(void **state)
 	char shown[10];
 
 	(void)state;
-	assert_string_equal(kvs_visible("123456789", shown, sizeof shown), "123456789");
-	assert_string_equal(kvs_visible("1234567890", shown, sizeof shown), "123456...");
+	assert_string_equal(kvs_visible("123456789", shown, sizeof(shown)), "123456789");
+	assert_string_equal(kvs_visible("1234567890", shown, sizeof(shown)), "123456...");
 	assert_string_equal(kvs_visible("12345\xe2\x82\xac"
 					"90",
-				    shown, sizeof shown),
+				    shown, sizeof(shown)),
 		"12345...");
-	assert_string_equal(kvs_visible("123\x1b\x1b", shown, sizeof shown), "123...");
+	assert_string_equal(kvs_visible("123\x1b\x1b", shown, sizeof(shown)), "123...");
 	assert_string_equal(kvs_visible("123", shown, 3), "..");
 	assert_string_equal(kvs_visible("", shown, 1), "");
-	memset(shown, 'x', sizeof shown);
+	memset(shown, 'x', sizeof(shown));
 	kvs_visible("123", shown, 0);
 	assert_int_equal(*shown, 'x');
 }
@@ -70,7 +70,7 @@ static void a_long_message_keeps_beginning_and_reason(void **state)
 	char path[8192];
 
 	(void)state;
-	for (size_t length = 1; length + 3 < sizeof path; length += length < 900 || length > 1200 ? 97 : 1) {
+	for (size_t length = 1; length + 3 < sizeof(path); length += length < 900 || length > 1200 ? 97 : 1) {
 		char again[8192];
 
 		memset(path, 'p', length);
@@ -82,11 +82,11 @@ static void a_long_message_keeps_beginning_and_reason(void **state)
 		assert_non_null(strstr(kvs_error(), ": cannot write: No space left on device"));
 		assert_null(strstr(kvs_error(), "\\x"));
 		assert_true(strlen(kvs_error()) < 1024);
-		assert_ptr_equal(kvs_visible(kvs_error(), again, sizeof again), again);
+		assert_ptr_equal(kvs_visible(kvs_error(), again, sizeof(again)), again);
 		assert_string_equal(again, kvs_error());
 	}
-	memset(path, 0x1b, sizeof path - 1);
-	path[sizeof path - 1] = '\0';
+	memset(path, 0x1b, sizeof(path) - 1);
+	path[sizeof(path) - 1] = '\0';
 	kvs_fail(-EIO, "%s: the reason", path);
 	assert_string_equal(kvs_error() + strlen(kvs_error()) - strlen(": the reason"), ": the reason");
 }

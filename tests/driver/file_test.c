@@ -56,7 +56,7 @@ static int folder_remove(void **state)
 	char command[128];
 
 	(void)state;
-	snprintf(command, sizeof command, "rm -rf '%s'", folder);
+	snprintf(command, sizeof(command), "rm -rf '%s'", folder);
 	return chdir("/") || system(command);
 }
 
@@ -80,7 +80,7 @@ static void assert_holds(const char *path, const char *text)
 	FILE *file = fopen(path, "r");
 
 	assert_non_null(file);
-	found[fread(found, 1, sizeof found - 1, file)] = '\0';
+	found[fread(found, 1, sizeof(found) - 1, file)] = '\0';
 	fclose(file);
 	assert_string_equal(found, text);
 }
@@ -128,7 +128,7 @@ static bool holds(const char *path, const char *text)
 {
 	char found[256] = "";
 	int fd = open(path, O_RDONLY);
-	ssize_t bytes = fd < 0 ? -1 : read(fd, found, sizeof found - 1);
+	ssize_t bytes = fd < 0 ? -1 : read(fd, found, sizeof(found) - 1);
 
 	if (fd >= 0)
 		close(fd);
@@ -180,7 +180,7 @@ static void links_stay_and_their_targets_are_written(void **state)
 	assert_int_equal(mkdir("deep", 0755), 0);
 	put_old("deep/target", "old");
 	assert_int_equal(symlink("deep/target", "first"), 0);
-	snprintf(absolute, sizeof absolute, "%s/first", folder);
+	snprintf(absolute, sizeof(absolute), "%s/first", folder);
 	assert_int_equal(symlink(absolute, "second"), 0);
 	assert_int_equal(put("second", "new"), 0);
 	assert_true(S_ISLNK(look("first").st_mode) && S_ISLNK(look("second").st_mode));
@@ -226,8 +226,8 @@ static void what_is_no_place_for_a_file_is_an_error(void **state)
 	assert_string_equal(kvs_error(), "nowhere/file: cannot write: No such file or directory");
 	put_old("file", "old");
 	assert_int_equal(put("file/below", "x"), -ENOTDIR);
-	memset(name, 'n', sizeof name);
-	name[sizeof name - 1] = '\0';
+	memset(name, 'n', sizeof(name));
+	name[sizeof(name) - 1] = '\0';
 	assert_int_equal(put(name, "x"), -ENAMETOOLONG);
 	assert_int_equal(entries("."), 2);
 }
@@ -343,7 +343,7 @@ static void a_terminal_is_written_through(void **state)
 		skip();
 	before = look(name);
 	assert_int_equal(put(name, "shown"), 0);
-	assert_int_equal(read(master, text, sizeof text - 1), 5);
+	assert_int_equal(read(master, text, sizeof(text) - 1), 5);
 	assert_string_equal(text, "shown");
 	assert_int_equal(look(name).st_ino, before.st_ino);
 	close(master);
@@ -373,23 +373,23 @@ static void descriptors_are_written_where_they_stand(void **state)
 
 	(void)state;
 	assert_int_equal(pipe(ends), 0);
-	snprintf(path, sizeof path, "/dev/fd/%d", ends[1]);
+	snprintf(path, sizeof(path), "/dev/fd/%d", ends[1]);
 	assert_int_equal(put(path, "pipe"), 0);
-	assert_int_equal(read(ends[0], text, sizeof text), 4);
+	assert_int_equal(read(ends[0], text, sizeof(text)), 4);
 	close(ends[0]);
 	close(ends[1]);
 	assert_int_equal(put(path, "x"), -EBADF);
 
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
-	snprintf(path, sizeof path, "/proc/self/fd/%d", ends[1]);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", ends[1]);
 	assert_int_equal(put(path, "socket"), 0);
-	assert_int_equal(read(ends[0], text, sizeof text), 6);
+	assert_int_equal(read(ends[0], text, sizeof(text)), 6);
 	close(ends[0]);
 	close(ends[1]);
 
 	fd = open("log", O_WRONLY | O_CREAT, 0600);
 	assert_int_equal(write(fd, "head ", 5), 5);
-	snprintf(path, sizeof path, "/proc/%d/task/%d/fd/%d", (int)getpid(), (int)getpid(), fd);
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/fd/%d", (int)getpid(), (int)getpid(), fd);
 	assert_int_equal(put(path, "body"), 0);
 	assert_int_equal(write(fd, " tail", 5), 5);
 	close(fd);
@@ -518,7 +518,7 @@ static bool nameless_files_forbid(void)
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EOPNOTSUPP),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
-	struct sock_fprog program = {.len = sizeof code / sizeof *code, .filter = code};
+	struct sock_fprog program = {.len = sizeof(code) / sizeof(*code), .filter = code};
 
 	return !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) &&
 	       open(".", O_TMPFILE | O_WRONLY, 0600) < 0 && errno == EOPNOTSUPP;

@@ -24,7 +24,7 @@ static void must_run(const char *format, ...)
 	va_list args;
 
 	va_start(args, format);
-	vsnprintf(command, sizeof command, format, args);
+	vsnprintf(command, sizeof(command), format, args);
 	va_end(args);
 	assert_int_equal(system(command), 0);
 }
@@ -34,9 +34,9 @@ static int folder_make(void **state)
 {
 	(void)state;
 	strcpy(folder, "/tmp/kvshare-locate-XXXXXX");
-	if (!getcwd(start, sizeof start) || !mkdtemp(folder) || !realpath(built(""), build))
+	if (!getcwd(start, sizeof(start)) || !mkdtemp(folder) || !realpath(built(""), build))
 		return -1;
-	snprintf(mark, sizeof mark, "%s/mark", folder);
+	snprintf(mark, sizeof(mark), "%s/mark", folder);
 	setenv("KVS_TEST_MARK", mark, 1);
 	must_run("mkdir -p %s/softcuda %s/lib/kvshare/softcuda %s/kvshare/softcuda", folder, folder, folder);
 	must_run("for place in softcuda lib/kvshare/softcuda kvshare/softcuda; do "
@@ -64,7 +64,7 @@ static void a_program_from_path_loads_nothing_from_here(void **state)
 	struct process process;
 
 	(void)state;
-	snprintf(command, sizeof command, "cd %s && PATH=%s:/usr/bin:/bin env -u KVSHARE_SOFTCUDA kvshare-run doctor",
+	snprintf(command, sizeof(command), "cd %s && PATH=%s:/usr/bin:/bin env -u KVSHARE_SOFTCUDA kvshare-run doctor",
 		folder, build);
 	process = run_shell(command, 60);
 	assert_false(is_marked());
@@ -82,7 +82,7 @@ static void a_library_with_a_relative_name_loads_nothing_from_here(void **state)
 	kvs_cu *cu;
 
 	(void)state;
-	snprintf(other, sizeof other, "%s-other", folder);
+	snprintf(other, sizeof(other), "%s-other", folder);
 	must_run("mkdir %s && cp %s/libkvshare.so %s", other, build, other);
 	assert_int_equal(chdir(other), 0);
 	library = dlopen("./libkvshare.so", RTLD_NOW | RTLD_LOCAL);
@@ -122,7 +122,7 @@ static void the_mark_shows(void **state)
 	kvs_cu *cu;
 
 	(void)state;
-	snprintf(planted, sizeof planted, "%s/softcuda/libcuda.so.1", folder);
+	snprintf(planted, sizeof(planted), "%s/softcuda/libcuda.so.1", folder);
 	setenv("KVSHARE_SOFTCUDA", planted, 1);
 	assert_int_equal(kvs_cu_open("host", &cu), -ENODEV);
 	setenv("KVSHARE_SOFTCUDA", softcuda, 1);

@@ -85,14 +85,14 @@ static void only_what_is_observed_is_replaced(void **state)
 	assert_int_equal(kvs_cu_observe(cu, alloc_only, 1, hear_alloc, &heard, &observer), 0);
 	assert_true(cu->cuMemAlloc != plain.cuMemAlloc);
 	plain.cuMemAlloc = cu->cuMemAlloc;
-	assert_memory_equal(&plain, cu, sizeof plain);
+	assert_memory_equal(&plain, cu, sizeof(plain));
 	assert_int_equal(kvs_cu_unobserve(observer), 0);
 	assert_true(cu->cuMemAlloc != plain.cuMemAlloc);
 	plain.cuMemAlloc = cu->cuMemAlloc;
 	assert_int_equal(kvs_cu_observe(cu, NULL, 0, count_calls, (int[2]){0}, &observer), 0);
 	assert_true(cu->cuMemAlloc != plain.cuMemAlloc && cu->cuInit != plain.cuInit);
 	assert_int_equal(kvs_cu_unobserve(observer), 0);
-	assert_memory_equal(&plain, cu, sizeof plain);
+	assert_memory_equal(&plain, cu, sizeof(plain));
 }
 
 /* Each function goes through a thunk of its own type: here those with 64-bit, pointer and many arguments. */
@@ -248,7 +248,7 @@ static void observers_come_and_go_while_threads_call(void **state)
 	for (int i = 0; i < THREADS; i++)
 		assert_int_equal(pthread_create(&threads[i], NULL, call_on, own), 0);
 	for (int i = 0; i < ROUNDS; i++) {
-		struct mark *mark = calloc(1, sizeof *mark);
+		struct mark *mark = calloc(1, sizeof(*mark));
 		kvs_cu_observer *observer;
 
 		mark->alive = 1;
@@ -277,7 +277,7 @@ static void a_c_program_needs_no_libstdcxx(void **state)
 	struct process process;
 
 	(void)state;
-	snprintf(command, sizeof command, "readelf -d %s | grep -c 'NEEDED.*libstdc++'", built("libkvshare.so"));
+	snprintf(command, sizeof(command), "readelf -d %s | grep -c 'NEEDED.*libstdc++'", built("libkvshare.so"));
 	process = run_shell(command, 60);
 	assert_string_equal(process.out, "0\n");
 	process_free(&process);

@@ -68,7 +68,7 @@ static void attend(const struct shape *s, const struct operands *o, int token, i
 	int first = s->window && last >= s->window ? last - s->window + 1 : 0;
 	const double *q = o->qkv.value + ((size_t)token * (s->heads + 2 * s->kv_heads) + head) * dim;
 	bool mma = s->tokens > 1 && s->kv_dtype != KVS_F32;
-	double *weight = calloc(last + 1, sizeof(double)), largest = -INFINITY, total = 0;
+	double *weight = calloc(last + 1, sizeof(*weight)), largest = -INFINITY, total = 0;
 
 	for (int key = first; key <= last; key++) {
 		const double *k = o->k.value + ((size_t)key * s->kv_heads + kv_head) * dim;
@@ -92,7 +92,7 @@ static void attend(const struct shape *s, const struct operands *o, int token, i
 static void check_shape(const struct shape *s)
 {
 	struct operands o = operands_new(s);
-	double *reference = calloc((size_t)s->tokens * s->heads * s->head_dim, sizeof(double));
+	double *reference = calloc((size_t)s->tokens * s->heads * s->head_dim, sizeof(*reference));
 	double rounding = s->tokens > 1 && s->kv_dtype != KVS_F32 ? rounding_of(s->kv_dtype) : 0;
 	char what[160];
 

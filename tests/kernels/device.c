@@ -199,7 +199,7 @@ struct array array_poisoned(enum kvs_dtype dtype, int rows, int cols)
 
 	assert_true(array_count <= ARRAYS_MAX);
 	arrays[index].bytes = bytes;
-	arrays[index].host = calloc(elements(&a), sizeof(double));
+	arrays[index].host = calloc(elements(&a), sizeof(*a.value));
 	if (dtype == KVS_I32)
 		a.id = arrays[index].host;
 	else

@@ -17,7 +17,7 @@ static void check_shape(const struct shape *s, enum kvs_dtype dtype, bool accumu
 {
 	struct array x = array_random(dtype, s->tokens, s->k, 1), w = array_random(dtype, s->n, s->k, 1);
 	struct array wide = array_random(KVS_F32, s->tokens, s->out_cols, 1);
-	double *reference = calloc((size_t)s->tokens * s->out_cols, sizeof(double));
+	double *reference = calloc((size_t)s->tokens * s->out_cols, sizeof(*reference));
 	kvs_tensor out = {wide.t.data + s->first_col * sizeof(float), KVS_F32, s->tokens, s->n};
 
 	for (int i = 0; i < s->tokens * s->out_cols; i++) {
@@ -74,7 +74,7 @@ static void check_row(int n, int k, enum kvs_dtype dtype, bool accumulate)
 {
 	struct array x = array_random(dtype, 1, k, 1), w = array_random(dtype, n, k, 1);
 	struct array out = accumulate ? array_random(KVS_F32, 1, n, 1) : array_poisoned(KVS_F32, 1, n);
-	double *reference = calloc(n, sizeof(double));
+	double *reference = calloc(n, sizeof(*reference));
 
 	for (int i = 0; i < n; i++) {
 		reference[i] = accumulate ? out.value[i] : 0;

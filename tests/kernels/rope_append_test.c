@@ -94,7 +94,7 @@ static void reference(const struct shape *s, const struct operands *o, double *q
 				rotate(x, s->norm ? o->k_gain.value : NULL, turns, dim,
 					k + (t * s->kv_heads + kv_head) * dim);
 			else
-				memcpy(v + (t * s->kv_heads + kv_head - s->kv_heads) * dim, x, dim * sizeof(double));
+				memcpy(v + (t * s->kv_heads + kv_head - s->kv_heads) * dim, x, dim * sizeof(*x));
 		}
 	}
 }
@@ -136,7 +136,7 @@ static void check_shape(const struct shape *s)
 	struct operands o = operands_new(s);
 	int total = s->heads + 2 * s->kv_heads;
 	size_t q_row = (size_t)s->heads * s->head_dim, kv_row = (size_t)s->kv_heads * s->head_dim;
-	double *q = calloc(s->tokens * (q_row + 2 * kv_row), sizeof(double));
+	double *q = calloc(s->tokens * (q_row + 2 * kv_row), sizeof(*q));
 	double *k = q + s->tokens * q_row, *v = k + s->tokens * kv_row;
 
 	reference(s, &o, q, k, v);

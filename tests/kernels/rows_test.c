@@ -46,7 +46,7 @@ static void rmsnorm_divides_by_the_root_of_the_mean_square(void **state)
 			struct array x = array_random(KVS_F32, rows, cols, spread),
 				     gain = array_random(KVS_F32, 1, cols, 2);
 			struct array out = array_poisoned(type, rows, cols);
-			double *reference = calloc((size_t)rows * cols, sizeof(double));
+			double *reference = calloc((size_t)rows * cols, sizeof(*reference));
 			for (int r = 0; r < rows; r++) {
 				double squares = 0;
 				for (int c = 0; c < cols; c++)
@@ -72,7 +72,7 @@ static void silu_mul_gates(void **state)
 			int ff = lengths[l], rows = random_int(1, 3);
 			struct array gate_up = array_random(KVS_F32, rows, 2 * ff, 4);
 			struct array out = array_poisoned(float_types[d], rows, ff);
-			double *reference = calloc((size_t)rows * ff, sizeof(double));
+			double *reference = calloc((size_t)rows * ff, sizeof(*reference));
 			gate_up.value[0] = -200; /* expf overflows: silu is 0 there, not NaN */
 			array_write(&gate_up);
 			for (int i = 0; i < rows * ff; i++) {
@@ -95,7 +95,7 @@ static void add_row_adds_to_every_row(void **state)
 	for (size_t l = 0; l < COUNT(lengths); l++) {
 		int cols = lengths[l], rows = random_int(1, 4);
 		struct array x = array_random(KVS_F32, rows, cols, 3), row = array_random(KVS_F32, 1, cols, 3);
-		double *reference = calloc((size_t)rows * cols, sizeof(double));
+		double *reference = calloc((size_t)rows * cols, sizeof(*reference));
 		for (int i = 0; i < rows * cols; i++)
 			reference[i] = x.value[i] + row.value[i % cols];
 		must(kvs_add_row(stream, x.t, row.t));
@@ -196,7 +196,7 @@ static void softmax_gives_probabilities_also_in_place(void **state)
 			int vocab = lengths[l], rows = 2;
 			struct array logits = array_random(KVS_F32, rows, vocab, 20);
 			struct array probs = array_poisoned(KVS_F32, rows, vocab);
-			double *reference = calloc((size_t)rows * vocab, sizeof(double));
+			double *reference = calloc((size_t)rows * vocab, sizeof(*reference));
 			for (int j = 0; j < rows * vocab; j++) {
 				const double *row = logits.value + (size_t)(j / vocab) * vocab;
 				reference[j] = exp(row[j % vocab] / temperatures[i] -

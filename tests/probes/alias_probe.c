@@ -202,7 +202,7 @@ static void ask_one(const char *how, const char *address, const char *fenced, si
 	if (!result)
 		result = cu->cuStreamSynchronize(stream);
 	if (!result)
-		must(cu->cuMemcpyDtoH(seen, counters, sizeof seen));
+		must(cu->cuMemcpyDtoH(seen, counters, sizeof(seen)));
 	probe_row("%s\t%s\t%s\t%s\t%u\t%zu\t%u\t%s", how, address, fenced, error_name(result), rounds, rounds * reads,
 		seen[STALE], seen[GAVE_UP] ? "blocks did not meet" : "");
 }
@@ -241,7 +241,7 @@ static void ask_ordered(void)
 		{"stream order, written by a copy", write_by_copy},
 	};
 
-	for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+	for (size_t i = 0; i < sizeof(ways) / sizeof(*ways); i++) {
 		writer = ways[i].writer;
 		ask(ways[i].how, "", WORDS, round_in_stream);
 	}
@@ -266,7 +266,7 @@ static void ask_overlapping(bool graphs)
 	char missing[64];
 
 	if (cu->compute_capability < 90) {
-		snprintf(missing, sizeof missing, "not supported here (compute capability %d.%d)",
+		snprintf(missing, sizeof(missing), "not supported here (compute capability %d.%d)",
 			cu->compute_capability / 10, cu->compute_capability % 10);
 		probe_row("programmatic dependent launch\t\t\t%s", missing);
 		return;

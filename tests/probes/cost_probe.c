@@ -77,8 +77,8 @@ static void run(void)
 	size_t most = free_memory() / 4;
 	double budget_us = quick ? 1e4 : 2e5;
 
-	for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
-		for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
+	for (size_t s = 0; s < sizeof(sizes) / sizeof(*sizes); s++) {
+		for (size_t c = 0; c < sizeof(counts) / sizeof(*counts); c++) {
 			struct shape shape = {.block_bytes = sizes[s] << 20, .blocks = counts[c]};
 
 			/* A block is whole granules, and all of them a quarter of the free memory at most. */

@@ -80,7 +80,7 @@ static bool library_open(void)
 		"/usr/local/cuda/extras/CUPTI/lib64/libcupti.so", "/usr/local/cuda/lib64/libcupti.so"};
 	void *library = NULL;
 
-	for (size_t i = 0; i < sizeof names / sizeof *names && !library; i++)
+	for (size_t i = 0; i < sizeof(names) / sizeof(*names) && !library; i++)
 		library = dlopen(names[i], RTLD_NOW | RTLD_NODELETE);
 #define CUPTI_LOAD(name)                                                                                               \
 	p_##name = library ? (__typeof__(name) *)dlsym(library, #name) : NULL;                                         \
@@ -171,7 +171,7 @@ static void run(void)
 {
 	CUpti_SubscriberHandle subscriber;
 	CUfunction fill = probe_kernel("probe_fill");
-	size_t free_before, host_pinned = 1, bytes = sizeof host_pinned;
+	size_t free_before, host_pinned = 1, bytes = sizeof(host_pinned);
 	double us;
 
 	(void)launch_us(fill); /* whatever the first launches set up is not CUPTI's */

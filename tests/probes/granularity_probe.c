@@ -40,7 +40,7 @@ static void ask_locations(void)
 		{"a device that is not there", CU_MEM_LOCATION_TYPE_DEVICE, 4096},
 	};
 
-	for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+	for (size_t i = 0; i < sizeof(places) / sizeof(*places); i++) {
 		CUmemAllocationProp asked = prop;
 
 		asked.location.type = places[i].type;
@@ -62,7 +62,7 @@ static void ask_handle_types(void)
 			CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR | CU_MEM_HANDLE_TYPE_FABRIC},
 	};
 
-	for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++) {
 		CUmemAllocationProp asked = prop;
 
 		asked.requestedHandleTypes = (CUmemAllocationHandleType)kinds[i].types;

@@ -46,7 +46,7 @@ static CUresult launch_and_change(CUstream on, void *change)
 {
 	struct fill fill = fill_of(BEFORE), after = {other_words, AFTER, granule / 4};
 	void *params[] = {&fill.out, &fill.value, &fill.count};
-	size_t bytes = sizeof fill;
+	size_t bytes = sizeof(fill);
 	void *extra[] = {
 		CU_LAUNCH_PARAM_BUFFER_POINTER, &fill, CU_LAUNCH_PARAM_BUFFER_SIZE, &bytes, CU_LAUNCH_PARAM_END};
 	bool by_buffer = *(enum change *)change == CHANGE_BUFFER;

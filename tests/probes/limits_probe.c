@@ -89,7 +89,7 @@ static void ask_handles(size_t most)
 	size_t affordable = free_memory() / 4 / granule;
 	double start;
 
-	handles = calloc(most, sizeof *handles);
+	handles = calloc(most, sizeof(*handles));
 	if (!handles)
 		probe_fail("no memory");
 	climb("handles of one granule", create_one, affordable < most ? affordable : most);
@@ -104,7 +104,7 @@ static void ask_reservations(size_t most)
 {
 	double start;
 
-	reservations = calloc(most, sizeof *reservations);
+	reservations = calloc(most, sizeof(*reservations));
 	if (!reservations)
 		probe_fail("no memory");
 	climb("reservations of one granule", reserve_one, most);

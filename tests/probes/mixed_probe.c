@@ -23,7 +23,7 @@ static void write_and_read(const char *step, unsigned value)
 	if (!result)
 		result = cu->cuCtxSynchronize();
 	if (!result)
-		result = cu->cuMemcpyDtoH(&word, borrower.at, sizeof word);
+		result = cu->cuMemcpyDtoH(&word, borrower.at, sizeof(word));
 	probe_row("%s\t%s\t%s\t%s\t%u\t%u", step, error_name(result), access_name(owner.at), access_name(borrower.at),
 		value, word);
 }

@@ -114,7 +114,7 @@ static void json_write(const char *status)
 		cu->kind == KVS_DEVICE_HOST ? "host" : "cuda", "name", cu->name, "driver_version", cu->driver_version,
 		"compute_capability", cu->compute_capability, "granule_bytes", (json_int_t)granule, "seconds",
 		(now_us() - started_us) * 1e-6, "rows", table_json());
-	snprintf(beside, sizeof beside, "%s.new", json_path);
+	snprintf(beside, sizeof(beside), "%s.new", json_path);
 	if (!root || json_dump_file(root, beside, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) ||
 		rename(beside, json_path)) {
 		fprintf(stderr, "%s_probe: cannot write %s\n", self->name, json_path);
@@ -130,7 +130,7 @@ static void row_add(const char *row)
 		printf("%s\n", row);
 		fflush(stdout);
 	} else {
-		rows = realloc(rows, (row_count + 1) * sizeof *rows);
+		rows = realloc(rows, (row_count + 1) * sizeof(*rows));
 		rows[row_count++] = strdup(row);
 		json_write("running");
 	}
@@ -143,7 +143,7 @@ void probe_row(const char *format, ...)
 	va_list arguments;
 
 	va_start(arguments, format);
-	vsnprintf(row, sizeof row, format, arguments);
+	vsnprintf(row, sizeof(row), format, arguments);
 	va_end(arguments);
 	row_add(row);
 }
@@ -234,7 +234,7 @@ double percentile(double *samples, size_t count, unsigned percent)
 {
 	size_t index = count * percent / 100;
 
-	qsort(samples, count, sizeof *samples, compare);
+	qsort(samples, count, sizeof(*samples), compare);
 	return samples[index < count ? index : count - 1];
 }
 
@@ -248,7 +248,7 @@ static pid_t case_spawn(const char *name, int *from)
 	int ends[2], err;
 	pid_t pid;
 
-	if (readlink("/proc/self/exe", program, sizeof program - 1) < 0 || pipe(ends))
+	if (readlink("/proc/self/exe", program, sizeof(program) - 1) < 0 || pipe(ends))
 		probe_fail("case %s: %s", name, strerror(errno));
 	posix_spawn_file_actions_init(&actions);
 	posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
@@ -270,7 +270,7 @@ void probe_case(const char *name)
 	pid_t pid = case_spawn(name, &from);
 	FILE *rows_in = fdopen(from, "r");
 
-	while (rows_in && fgets(line, sizeof line, rows_in)) {
+	while (rows_in && fgets(line, sizeof(line), rows_in)) {
 		line[strcspn(line, "\n")] = '\0';
 		row_add(line);
 	}

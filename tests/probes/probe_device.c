@@ -94,7 +94,7 @@ unsigned word_at(CUdeviceptr at)
 	unsigned word = 0;
 
 	must(cu->cuCtxSynchronize());
-	must(cu->cuMemcpyDtoH(&word, at, sizeof word));
+	must(cu->cuMemcpyDtoH(&word, at, sizeof(word)));
 	return word;
 }
 
@@ -183,7 +183,7 @@ CUresult gate_launch(const struct gate *gate, CUstream stream, CUdeviceptr word,
 	int how = touch;
 	void *params[] = {&words, &looks, &word, &how};
 
-	memset(words, 0, GATE_WORDS * sizeof *words);
+	memset(words, 0, GATE_WORDS * sizeof(*words));
 	return launch(probe_kernel("probe_gate"), 1, 1, stream, params);
 }
 
@@ -235,7 +235,7 @@ static void *timer_run(void *argument)
 
 struct gate_timer *gate_open_later(const struct gate *gate, unsigned ms)
 {
-	struct gate_timer *timer = calloc(1, sizeof *timer);
+	struct gate_timer *timer = calloc(1, sizeof(*timer));
 
 	if (!timer)
 		probe_fail("no memory for a timer");

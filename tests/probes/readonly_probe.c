@@ -20,7 +20,7 @@ static CUresult write_by_copy_from_host(CUdeviceptr at, CUdeviceptr other)
 	static const unsigned words[1024] = {7};
 
 	(void)other;
-	return cu->cuMemcpyHtoD(at, words, sizeof words);
+	return cu->cuMemcpyHtoD(at, words, sizeof(words));
 }
 
 static CUresult write_by_copy_on_device(CUdeviceptr at, CUdeviceptr other)
@@ -90,11 +90,11 @@ static void run_case(const char *name)
 
 	must(cu->cuMemsetD32Async(owner.at, 1, granule / 4, NULL));
 	must(cu->cuCtxSynchronize());
-	for (size_t i = 0; i < sizeof ways / sizeof *ways; i++)
+	for (size_t i = 0; i < sizeof(ways) / sizeof(*ways); i++)
 		if (!strcmp(ways[i].name, name))
 			call = error_name(ways[i].write(borrower.at, other.at));
 	sync = error_name(cu->cuCtxSynchronize());
-	copy = error_name(cu->cuMemcpyDtoH(&word, owner.at, sizeof word));
+	copy = error_name(cu->cuMemcpyDtoH(&word, owner.at, sizeof(word)));
 	alloc = error_name(cu->cuMemAlloc(&extra, granule));
 	info = error_name(cu->cuMemGetInfo(&available, &total));
 	unmap = error_name(cu->cuMemUnmap(borrower.at, borrower.bytes));
@@ -105,7 +105,7 @@ static void run_case(const char *name)
 
 static void run(void)
 {
-	for (size_t i = 0; i < sizeof ways / sizeof *ways; i++)
+	for (size_t i = 0; i < sizeof(ways) / sizeof(*ways); i++)
 		probe_case(ways[i].name);
 }
 

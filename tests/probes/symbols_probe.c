@@ -46,7 +46,7 @@ static const char *per_thread(const char *base, const char *symbol, const void *
 	if (!found)
 		return why;
 	for (size_t i = 0; i < 2; i++) {
-		snprintf(name, sizeof name, "%s%s", symbol, suffixes[i]);
+		snprintf(name, sizeof(name), "%s%s", symbol, suffixes[i]);
 		if (found == dlsym(cu->library, name))
 			return "own";
 	}

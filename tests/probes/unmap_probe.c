@@ -62,7 +62,7 @@ static void run_case(const char *name)
 	size_t i = 0;
 
 	while (strcmp(cases[i].name, name))
-		if (++i == sizeof cases / sizeof *cases)
+		if (++i == sizeof(cases) / sizeof(*cases))
 			probe_fail("no such case: %s", name);
 	if (cases[i].change == UNMAP_WITH_ALIAS)
 		alias = range_alias(&r, CU_MEM_ACCESS_FLAGS_PROT_READ);
@@ -89,7 +89,7 @@ static void run_case(const char *name)
 
 static void run(void)
 {
-	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++)
 		probe_case(cases[i].name);
 }
 

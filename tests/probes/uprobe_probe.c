@@ -43,10 +43,10 @@ static uint64_t file_offset(const struct link_map *map, const void *address)
 	Elf64_Ehdr header;
 	Elf64_Phdr segment;
 
-	if (file && fread(&header, sizeof header, 1, file) == 1)
+	if (file && fread(&header, sizeof(header), 1, file) == 1)
 		for (int i = 0; i < header.e_phnum && !found; i++) {
-			if (fseek(file, (long)(header.e_phoff + i * sizeof segment), SEEK_SET) ||
-				fread(&segment, sizeof segment, 1, file) != 1)
+			if (fseek(file, (long)(header.e_phoff + i * sizeof(segment)), SEEK_SET) ||
+				fread(&segment, sizeof(segment), 1, file) != 1)
 				break;
 			if (segment.p_type == PT_LOAD && at - segment.p_vaddr < segment.p_filesz)
 				found = at - segment.p_vaddr + segment.p_offset;
@@ -59,7 +59,7 @@ static uint64_t file_offset(const struct link_map *map, const void *address)
 /* A counter of calls of the function at `address`, by this process and its threads; -1 and errno. */
 static int counter_open(const struct link_map *map, const void *address)
 {
-	struct perf_event_attr attr = {.size = sizeof attr, .inherit = 1, .disabled = 1};
+	struct perf_event_attr attr = {.size = sizeof(attr), .inherit = 1, .disabled = 1};
 
 	attr.type = (unsigned)pmu_type();
 	attr.config1 = (uintptr_t)map->l_name;
@@ -71,7 +71,7 @@ static uint64_t counter_read(int fd)
 {
 	uint64_t hits = 0;
 
-	return read(fd, &hits, sizeof hits) == sizeof hits ? hits : 0;
+	return read(fd, &hits, sizeof(hits)) == sizeof(hits) ? hits : 0;
 }
 
 static void *call_many(void *arg)

@@ -61,7 +61,7 @@ static CUresult use_everything(const kvs_cu *cu, int *exported)
 	const char *build = getenv("BUILD");
 	char path[512];
 
-	snprintf(path, sizeof path, "%s/tests/softcuda/softcuda_kernels.so", build ? build : "build");
+	snprintf(path, sizeof(path), "%s/tests/softcuda/softcuda_kernels.so", build ? build : "build");
 	if (!result)
 		result = cu->cuMemCreate(&handle, (size_t)2 << 20, &properties, 0);
 	if (!result)
@@ -129,7 +129,7 @@ static int child_of_a_user(const kvs_cu *cu, CUdeviceptr memory)
 
 	if (!child) {
 		alarm(20);
-		if (cu->cuMemcpyDtoH(&count, memory, sizeof count) != CUDA_ERROR_NOT_INITIALIZED ||
+		if (cu->cuMemcpyDtoH(&count, memory, sizeof(count)) != CUDA_ERROR_NOT_INITIALIZED ||
 			cu->cuStreamSynchronize(NULL) != CUDA_ERROR_NOT_INITIALIZED ||
 			cu->cuInit(0) != CUDA_ERROR_NOT_INITIALIZED ||
 			cu->cuDeviceGetCount(&count) != CUDA_ERROR_NOT_INITIALIZED)
@@ -156,7 +156,7 @@ static int with_a_child(void)
 		cu->cuMemsetD32Async(memory, 0x5eed, 1 << 18, NULL) || child_of_a_user(cu, memory))
 		return wrong("the parent");
 	/* The parent goes on. */
-	if (cu->cuMemcpyDtoH(&word, memory, sizeof word) || word != 0x5eed || cu->cuMemFree(memory))
+	if (cu->cuMemcpyDtoH(&word, memory, sizeof(word)) || word != 0x5eed || cu->cuMemFree(memory))
 		return wrong("the parent after the fork");
 	kvs_cu_close(cu);
 	return 0;
@@ -202,7 +202,7 @@ static void wrong_settings_are_named_at_the_start(void **state)
 
 	(void)state;
 	messages = STDERR_FILENO;
-	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+	for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
 		const char *before = getenv(rows[i][0]);
 		char *kept = before ? strdup(before) : NULL;
 
@@ -236,7 +236,7 @@ static void versioned_functions_and_all_schedules_are_known(void **state)
 
 	(void)state;
 	messages = STDERR_FILENO;
-	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+	for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
 		setenv(rows[i][0], rows[i][1], 1);
 		assert_int_equal(in_child(with_good_settings), 0);
 		unsetenv(rows[i][0]);
@@ -252,7 +252,7 @@ static void a_small_stack_is_enough(void **state)
 
 	(void)state;
 	for (int kib = 128; kib <= 256; kib += 64) {
-		snprintf(command, sizeof command, "ulimit -s %d && %s", kib, built("tests/softcuda/softcuda_test"));
+		snprintf(command, sizeof(command), "ulimit -s %d && %s", kib, built("tests/softcuda/softcuda_test"));
 		process = run_shell(command, 300);
 		if (process.status)
 			fail_msg("with a stack of %d KiB: %d: %s", kib, process.status, process.err);

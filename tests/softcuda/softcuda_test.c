@@ -81,7 +81,7 @@ static CUmodule module_load(void)
 	void *bytes;
 	int fd;
 
-	snprintf(path, sizeof path, "%s/tests/softcuda/softcuda_kernels.so", build ? build : "build");
+	snprintf(path, sizeof(path), "%s/tests/softcuda/softcuda_kernels.so", build ? build : "build");
 	fd = open(path, O_RDONLY);
 	assert_true(fd >= 0);
 	assert_int_equal(fstat(fd, &file), 0);
@@ -214,10 +214,10 @@ static void all_blocks_of_a_large_grid_run_once(void **state)
 	void *params[] = {&memory, &addend};
 
 	(void)state;
-	assert_int_equal(cu->cuMemAlloc(&memory, sizeof values), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemAlloc(&memory, sizeof(values)), CUDA_SUCCESS);
 	assert_int_equal(cu->cuMemsetD32Async(memory, 4, BLOCKS * THREADS, NULL), CUDA_SUCCESS);
 	assert_int_equal(launch(add, BLOCKS, NULL, params), CUDA_SUCCESS);
-	assert_int_equal(cu->cuMemcpyDtoH(values, memory, sizeof values), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemcpyDtoH(values, memory, sizeof(values)), CUDA_SUCCESS);
 	for (int i = 0; i < BLOCKS * THREADS; i++)
 		assert_int_equal(values[i], 7);
 }
@@ -259,7 +259,7 @@ static void arguments_are_taken_at_the_call(void **state)
 		target = 0;
 		addend = -1;
 	}
-	assert_int_equal(cu->cuMemcpyDtoH(&value, memory, sizeof value), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemcpyDtoH(&value, memory, sizeof(value)), CUDA_SUCCESS);
 	assert_int_equal(value, 99 * 100 / 2);
 }
 
@@ -322,12 +322,12 @@ static void rows_are_copied_with_their_pitches(void **state)
 	unsigned char all[5 * 16];
 
 	(void)state;
-	for (size_t i = 0; i < sizeof from; i++)
+	for (size_t i = 0; i < sizeof(from); i++)
 		from[i] = (unsigned char)(i + 1);
-	assert_int_equal(cu->cuMemAlloc(&copy.dstDevice, sizeof all), CUDA_SUCCESS);
-	assert_int_equal(cu->cuMemsetD8(copy.dstDevice, 0, sizeof all), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemAlloc(&copy.dstDevice, sizeof(all)), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemsetD8(copy.dstDevice, 0, sizeof(all)), CUDA_SUCCESS);
 	assert_int_equal(memcpy_2d(&copy), CUDA_SUCCESS);
-	assert_int_equal(cu->cuMemcpyDtoH(all, copy.dstDevice, sizeof all), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemcpyDtoH(all, copy.dstDevice, sizeof(all)), CUDA_SUCCESS);
 	for (size_t row = 0; row < 4; row++)
 		assert_memory_equal(all + (row + 1) * 16 + 2, from + row * 8, 5);
 	assert_int_equal(all[16 + 7], 0);
@@ -347,7 +347,7 @@ static int added_beside_the_default_stream(CUdeviceptr memory)
 	assert_int_equal(cu->cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING), CUDA_SUCCESS);
 	assert_int_equal(launch(function_get(module_load(), "softcuda_add"), 1, stream, params), CUDA_SUCCESS);
 	assert_int_equal(cu->cuStreamSynchronize(stream), CUDA_SUCCESS);
-	assert_int_equal(cu->cuMemcpyDtoH(&value, memory, sizeof value), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemcpyDtoH(&value, memory, sizeof(value)), CUDA_SUCCESS);
 	assert_int_equal(cu->cuStreamDestroy(stream), CUDA_SUCCESS);
 	return value;
 }
@@ -371,7 +371,7 @@ static void a_late_copy_arrives_when_it_is_waited_for(void **state)
 	CUdeviceptr memory;
 
 	(void)state;
-	for (size_t i = 0; i < bytes / sizeof *values; i++)
+	for (size_t i = 0; i < bytes / sizeof(*values); i++)
 		values[i] = 7;
 	for (int late = 0; late < 2; late++) {
 		late_copies_set(late ? "1" : "0");
@@ -450,11 +450,11 @@ static void blocks_of_a_cooperative_grid_wait_for_each_other(void **state)
 	CUdeviceptr memory;
 
 	(void)state;
-	assert_int_equal(cu->cuMemAlloc(&memory, sizeof values), CUDA_SUCCESS);
-	assert_int_equal(cu->cuMemsetD8(memory, 0, sizeof values), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemAlloc(&memory, sizeof(values)), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemsetD8(memory, 0, sizeof(values)), CUDA_SUCCESS);
 	assert_int_equal(meet(memory, 100000, -1), CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE);
 	assert_int_equal(meet(memory, BLOCKS, -1), CUDA_SUCCESS);
-	assert_int_equal(cu->cuMemcpyDtoH(values, memory, sizeof values), CUDA_SUCCESS);
+	assert_int_equal(cu->cuMemcpyDtoH(values, memory, sizeof(values)), CUDA_SUCCESS);
 	for (int i = 0; i <= BLOCKS; i++)
 		assert_int_equal(values[i], BLOCKS);
 	assert_int_equal(meet(memory, BLOCKS, 3), CUDA_ERROR_LAUNCH_FAILED); /* reported, not hung */
