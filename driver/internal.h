@@ -11,10 +11,10 @@ extern "C" {
 #endif
 
 /* A table is about to be freed: nothing of it stays (observe.cpp). */
-void kvs_observe_forget(kvs_cu *cu);
+void driver_forget_observers(kvs_cu *cu);
 
 /* softcuda's file, by the rules of kvs_cu_open(): -ENODEV, -EINVAL, -ENAMETOOLONG, with a message (locate.c). */
-int kvs_softcuda_find(char *path, size_t bytes);
+int driver_find_softcuda(char *path, size_t bytes);
 
 #ifdef __cplusplus
 }

@@ -47,7 +47,7 @@ static int file_of_this_code(char *file, size_t bytes)
 	if (!maps)
 		return -errno;
 	while (err == -ENOENT && fgets(line, sizeof(line), maps)) {
-		const char *path = path_of_mapping(line, (uintptr_t)kvs_softcuda_find);
+		const char *path = path_of_mapping(line, (uintptr_t)driver_find_softcuda);
 
 		if (path)
 			err = snprintf(file, bytes, "%s", path) < (int)bytes ? 0 : -ENAMETOOLONG;
@@ -75,7 +75,7 @@ static int find_beside_this_code(char *path, size_t bytes)
 		directory);
 }
 
-int kvs_softcuda_find(char *path, size_t bytes)
+int driver_find_softcuda(char *path, size_t bytes)
 {
 	const char *asked = getenv("KVSHARE_SOFTCUDA");
 

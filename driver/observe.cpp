@@ -285,7 +285,7 @@ int kvs_cu_unobserve(kvs_cu_observer *observer)
 	return 0;
 }
 
-void kvs_observe_forget(kvs_cu *cu)
+void driver_forget_observers(kvs_cu *cu)
 {
 	pthread_mutex_lock(&lock);
 	for (observed &table : tables) {
