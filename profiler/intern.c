@@ -70,6 +70,11 @@ uint32_t prof_intern(struct prof_intern *table, const void *data, uint32_t bytes
 	return slot->id;
 }
 
+char *prof_intern_data(const struct prof_intern *table, const void *data, uint32_t bytes)
+{
+	return table->slot_count ? slot_for(table, hash_of(data, bytes), data, bytes)->data : NULL;
+}
+
 void prof_intern_clear(struct prof_intern *table)
 {
 	for (size_t i = 0; i < table->slot_count; i++)

@@ -23,6 +23,8 @@ struct prof_intern {
 
 /* The id of these bytes; *is_new: they had none before. 0: no room (limit, memory), or no bytes. */
 uint32_t prof_intern(struct prof_intern *table, const void *data, uint32_t bytes, bool *is_new);
+/* Where the table keeps these bytes; NULL: it has them not. */
+char *prof_intern_data(const struct prof_intern *table, const void *data, uint32_t bytes);
 void prof_intern_clear(struct prof_intern *table);
 
 #endif

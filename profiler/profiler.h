@@ -194,6 +194,22 @@ int kvs_trace_next(kvs_trace_reader *reader, struct kvs_event *out, uint32_t *wr
 int kvs_trace_rewind(kvs_trace_reader *reader);
 void kvs_trace_get_health(const kvs_trace_reader *reader, struct kvs_trace_health *out);
 
+/* ---- reports ---- */
+
+typedef struct kvs_report kvs_report;
+
+/*
+ * Read a trace and gather what it says; takes memory by the number of different things in it, not by its length. What
+ * kvs_trace_read() and kvs_trace_next() answer, -ENOMEM.
+ */
+int kvs_report_make(const char *trace, kvs_report **out);
+void kvs_report_free(kvs_report *report);
+
+/* At most 12 lines for a terminal: the peak and who held it, what sharing saved, leaks, the slowest calls. The caller frees *text. -ENOMEM. */
+int kvs_report_text(const kvs_report *report, char **text);
+/* All figures as one JSON object (docs/profiler.md has its keys). The caller frees *text. -ENOMEM. */
+int kvs_report_json(const kvs_report *report, char **text);
+
 #ifdef __cplusplus
 }
 #endif

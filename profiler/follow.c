@@ -1,0 +1,533 @@
+/*
+ * profiler/follow.c: a trace, read three times.
+ *
+ * First, which source to believe for each process: calls are counted once, whoever else saw them. Then everything, in bounded
+ * memory whatever the length of the trace. Then once more up to the moment with the most physical memory, to see who held
+ * it: nobody can know that it is the peak when it is there.
+ */
+#include "order.h"
+#include "report.h"
+
+#include "../driver/cu.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum pass { CHOOSE, FOLLOW, TO_PEAK };
+
+struct follow {
+	kvs_report *report;
+	enum pass pass;
+	struct prof_map processes; /* struct watched, by pid */
+	struct prof_map numbers;   /* of function names, by the reader's pointer to them, plus 1 */
+	uint64_t event;            /* changes of memory so far */
+	uint32_t number;           /* of the process in hand */
+	bool done;
+	int err;
+};
+
+struct watched {
+	struct prof_process *process;
+	uint32_t number;
+	uint32_t writer; /* that its calls are taken from */
+	struct prof_order order;
+};
+
+static int no_memory(struct follow *f)
+{
+	if (!f->err)
+		f->err = kvs_fail(-ENOMEM, "no memory for the report");
+	return f->err;
+}
+
+static void add_totals(struct prof_totals *to, const struct prof_totals *from, int sign)
+{
+	uint64_t *sum = (uint64_t *)to;
+	const uint64_t *value = (const uint64_t *)from;
+
+	for (size_t i = 0; i < sizeof(*to) / sizeof(*sum); i++)
+		sum[i] += sign * value[i];
+}
+
+/* ---- names ---- */
+
+static const char *keep(struct follow *f, const char *text)
+{
+	uint32_t number = prof_names_add(&f->report->names, text);
+
+	if (!number && *text)
+		no_memory(f);
+	return prof_names_text(&f->report->names, number);
+}
+
+/* Grows an array of pointers to hold the item `number`, from 1; it is made where it is not there yet. */
+static void *item_of(struct follow *f, void ***items, uint32_t number, size_t bytes)
+{
+	if (!number) {
+		no_memory(f);
+		return NULL;
+	}
+	if ((number & (number - 1)) == 0) { /* the first time for a power of two: as many again */
+		void **larger = realloc(*items, 2 * (size_t)number * sizeof(*larger));
+		if (!larger) {
+			no_memory(f);
+			return NULL;
+		}
+		*items = larger;
+	}
+	(*items)[number - 1] = calloc(1, bytes);
+	if (!(*items)[number - 1])
+		no_memory(f);
+	return (*items)[number - 1];
+}
+
+static struct prof_timing *timing_of(struct follow *f, struct prof_names *names, struct prof_timing ***list,
+	const char *key, const char *name, int layer)
+{
+	uint32_t before = names->intern.count, number = prof_names_add(names, *key ? key : "?");
+	struct prof_timing *timing;
+
+	if (number && number <= before)
+		return (*list)[number - 1];
+	timing = item_of(f, (void ***)list, number, sizeof(*timing));
+	if (timing) {
+		timing->name = keep(f, *name ? name : "?");
+		timing->layer = layer;
+		timing->class = prof_call_class_of(name);
+	}
+	return timing;
+}
+
+/* The reader gives one pointer for one string, so most names need no search. */
+static struct prof_timing *function_of(struct follow *f, const char *name)
+{
+	kvs_report *r = f->report;
+	uintptr_t key = (uintptr_t)name;
+	struct prof_timing *timing = prof_map_get(&f->numbers, key);
+
+	if (timing)
+		return timing;
+	timing = timing_of(f, &r->function_names, &r->functions, name, name, -1);
+	if (timing && !prof_map_set(&f->numbers, key, timing, NULL))
+		no_memory(f);
+	return timing;
+}
+
+static uint32_t stack_of(struct follow *f, const struct kvs_event *event)
+{
+	kvs_report *r = f->report;
+	uint64_t key[2 * KVS_MAX_FRAMES];
+	struct prof_stack *stack;
+	uint32_t number;
+	bool is_new;
+
+	for (unsigned i = 0; i < event->call.frame_count; i++) {
+		key[2 * i] = prof_names_add(&r->modules, event->call.frames[i].module);
+		key[2 * i + 1] = event->call.frames[i].offset;
+	}
+	number = prof_intern(&r->stack_keys, key, 2 * event->call.frame_count * sizeof(*key), &is_new);
+	if (!is_new)
+		return number;
+	stack = item_of(f, (void ***)&r->stacks, number, sizeof(*stack));
+	if (!stack)
+		return 0;
+	stack->count = event->call.frame_count;
+	for (unsigned i = 0; i < stack->count; i++) {
+		stack->frames[i].module = key[2 * i];
+		stack->frames[i].offset = key[2 * i + 1];
+	}
+	return number;
+}
+
+/* ---- processes ---- */
+
+static struct watched *new_process(struct follow *f, uint32_t pid)
+{
+	kvs_report *r = f->report;
+	struct watched *watched = calloc(1, sizeof(*watched));
+	uint32_t number = r->process_count;
+	struct prof_process *process;
+
+	if (!watched || !prof_map_set(&f->processes, pid, watched, NULL)) {
+		free(watched);
+		no_memory(f);
+		return NULL;
+	}
+	process = item_of(f, (void ***)&r->processes, number + 1, sizeof(*process));
+	if (!process)
+		return NULL;
+	r->process_count++;
+	process->pid = pid;
+	process->command = process->device = "";
+	watched->process = process;
+	watched->number = number;
+	return watched;
+}
+
+/* A process that nobody introduced is taken as it comes: its introduction was lost. */
+static struct watched *process_of(struct follow *f, uint32_t pid)
+{
+	struct watched *watched = prof_map_get(&f->processes, pid);
+
+	return watched ? watched : new_process(f, pid);
+}
+
+/* Ours knows most, then who sees every call, then CUPTI. */
+static bool is_better(enum kvs_source new, enum kvs_source old)
+{
+	return new && (!old || new < old);
+}
+
+static void introduce(struct follow *f, const struct kvs_event *event, uint32_t writer)
+{
+	struct watched *watched = process_of(f, event->pid);
+	struct prof_process *p = watched ? watched->process : NULL;
+
+	if (!p)
+		return;
+	if (is_better(event->process.source, p->source)) {
+		p->source = event->process.source;
+		watched->writer = writer;
+	}
+	if (!p->start_ns || event->time_ns < p->start_ns)
+		p->start_ns = event->time_ns;
+	if (*event->process.command)
+		p->command = keep(f, event->process.command);
+	if (*event->process.device)
+		p->device = keep(f, event->process.device);
+	p->parent = event->process.parent ? event->process.parent : p->parent;
+	p->driver_version = event->process.driver_version ? event->process.driver_version : p->driver_version;
+	p->device_bytes = event->process.device_bytes ? event->process.device_bytes : p->device_bytes;
+	p->unit_bytes = event->process.unit_bytes ? event->process.unit_bytes : p->unit_bytes;
+}
+
+/* ---- memory ---- */
+
+static int take_snapshot(struct follow *f)
+{
+	kvs_report *r = f->report;
+	int err = 0;
+
+	for (size_t i = 0; i < r->process_count && !err; i++) {
+		err = prof_hold(r->processes[i], i, false, &r->at_peak);
+		if (!err)
+			err = prof_kv_take(r->processes[i], i, &r->kv);
+	}
+	prof_holders_merge(&r->at_peak);
+	return err;
+}
+
+/* Of moments with as much physical memory the one with most of it mapped, and of those the last: what it is for is known then. */
+static bool is_peak(const struct prof_totals *new, const struct prof_totals *old)
+{
+	return new->physical > old->physical || (new->physical == old->physical &&new->mapped >= old->mapped);
+}
+
+static void note_change(struct follow *f, struct prof_process *p, uint64_t time_ns)
+{
+	kvs_report *r = f->report;
+
+	f->event++;
+	if (f->pass == TO_PEAK) {
+		if (f->event == r->peak_event) {
+			f->err = f->err ? f->err : take_snapshot(f);
+			f->done = true;
+		}
+		return;
+	}
+	if (is_peak(&p->account.now, &p->peak))
+		p->peak = p->account.now;
+	if (r->now.physical && is_peak(&r->now, &r->peak)) {
+		r->peak = r->now;
+		r->peak_ns = time_ns;
+		r->peak_event = f->event;
+	}
+	prof_series_add(r->series, time_ns, &r->now);
+}
+
+static void apply(struct follow *f, struct watched *watched)
+{
+	struct prof_item item = prof_order_pop(&watched->order);
+	struct prof_account *account = &watched->process->account;
+
+	if (f->done)
+		return;
+	if (item.is_label)
+		prof_account_label(account, item.label.address, item.label.bytes, item.label.label);
+	else
+		prof_account_call(account, &item.call);
+	f->report->no_memory |= account->no_memory;
+	note_change(f, watched->process, item.time_ns);
+}
+
+static void hold_back(struct follow *f, struct watched *watched, const struct prof_item *item)
+{
+	if (watched->order.count == PROF_ORDER_WINDOW)
+		apply(f, watched);
+	prof_order_push(&watched->order, item);
+}
+
+static void drain(struct follow *f, struct watched *watched)
+{
+	while (watched->order.count)
+		apply(f, watched);
+}
+
+/* ---- events ---- */
+
+static bool changes_memory(enum prof_call_class class)
+{
+	return class != PROF_CALL_OTHER && class != PROF_CALL_SYNCHRONIZE && class != PROF_CALL_LAUNCH &&
+	       class != PROF_CALL_ACCESS;
+}
+
+static bool brings_memory(enum prof_call_class class)
+{
+	return class == PROF_CALL_ALLOC || class == PROF_CALL_ALLOC_HOST || class == PROF_CALL_RESERVE ||
+	       class == PROF_CALL_CREATE || class == PROF_CALL_RETAIN || class == PROF_CALL_MAP;
+}
+
+static void follow_call(struct follow *f, struct watched *watched, const struct kvs_event *event)
+{
+	struct prof_timing *function = function_of(f, event->call.function);
+	struct prof_item item = {.time_ns = event->time_ns};
+
+	if (!function)
+		return;
+	if (f->pass == FOLLOW) {
+		prof_histogram_add(&function->latency, event->call.duration_ns);
+		function->failures += event->call.result != 0;
+		f->report->calls++;
+		f->report->failures += event->call.result != 0;
+	}
+	if (!changes_memory(function->class))
+		return;
+	if (brings_memory(function->class))
+		item.time_ns += event->call.duration_ns;
+	item.call = (struct prof_call){.class = function->class,
+		.function = function->name,
+		.time_ns = event->time_ns,
+		.duration_ns = event->call.duration_ns,
+		.address = event->call.address,
+		.bytes = event->call.bytes,
+		.handle = event->call.handle,
+		.stack = event->call.frame_count ? stack_of(f, event) : 0,
+		.result = event->call.result};
+	hold_back(f, watched, &item);
+}
+
+static void follow_calls(struct follow *f, const struct kvs_event *event)
+{
+	struct prof_timing *function = function_of(f, event->calls.function);
+	uint64_t before;
+
+	if (!function || f->pass != FOLLOW)
+		return;
+	before = function->latency.count;
+	for (unsigned b = 0; b < KVS_LATENCIES; b++)
+		prof_histogram_add_power(&function->latency, b, event->calls.latency[b]);
+	function->latency.total_ns += event->calls.total_ns;
+	function->failures += event->calls.failures;
+	f->report->calls += function->latency.count - before;
+	f->report->failures += event->calls.failures;
+}
+
+static void follow_kernel(struct follow *f, const struct kvs_event *event)
+{
+	kvs_report *r = f->report;
+	char key[1100];
+	struct prof_timing *kernel;
+
+	if (f->pass != FOLLOW)
+		return;
+	snprintf(key, sizeof(key), "%d %s", event->kernel.layer, event->kernel.name);
+	kernel = timing_of(f, &r->kernel_names, &r->kernels, key, event->kernel.name, event->kernel.layer);
+	if (kernel)
+		prof_histogram_add(&kernel->latency, event->kernel.duration_ns);
+}
+
+static void end_phase(struct follow *f, struct prof_process *p, uint64_t time_ns)
+{
+	if (p->phase && time_ns >= p->phase_ns)
+		prof_histogram_add(&f->report->phases[p->phase - 1]->duration, time_ns - p->phase_ns);
+	p->phase = 0;
+}
+
+static void follow_phase(struct follow *f, struct prof_process *p, const struct kvs_event *event)
+{
+	kvs_report *r = f->report;
+	uint32_t before = r->phase_names.intern.count, number;
+	bool changes;
+
+	if (f->pass != FOLLOW)
+		return;
+	changes = !p->phase || strcmp(r->phases[p->phase - 1]->name, event->phase.name) != 0;
+	end_phase(f, p, event->time_ns);
+	if (!*event->phase.name)
+		return;
+	number = prof_names_add(&r->phase_names, event->phase.name);
+	if (number > before) {
+		struct prof_phase *phase = item_of(f, (void ***)&r->phases, number, sizeof(*phase));
+		if (!phase)
+			return;
+		phase->name = prof_names_text(&r->phase_names, number);
+	}
+	if (!number) {
+		no_memory(f);
+		return;
+	}
+	r->phases[number - 1]->tokens += event->phase.tokens;
+	p->phase = number;
+	p->phase_ns = event->time_ns;
+	if (changes && r->mark_count < PROF_MAX_PHASES)
+		r->marks[r->mark_count++] = (struct prof_phase_mark){event->time_ns, number};
+}
+
+static void follow_device(struct follow *f, struct watched *watched, const struct kvs_event *event)
+{
+	uint64_t used = event->device.total_bytes - event->device.free_bytes, known;
+
+	drain(f, watched);
+	known = watched->process->account.now.physical;
+	if (used > known && used - known > watched->process->untracked)
+		watched->process->untracked = used - known;
+}
+
+/* What it still holds has leaked, though the system takes it back. */
+static void follow_exit(struct follow *f, struct watched *watched, const struct kvs_event *event)
+{
+	struct prof_process *p = watched->process;
+
+	drain(f, watched);
+	if (f->pass == FOLLOW) {
+		end_phase(f, p, event->time_ns);
+		p->ended = true;
+		p->end_ns = event->time_ns;
+		p->status = event->exit.status;
+		if (!f->err)
+			f->err = prof_hold(p, watched->number, true, &f->report->leaks);
+	}
+	if (f->done)
+		return;
+	add_totals(&f->report->now, &p->account.now, -1);
+	prof_account_reset(&p->account);
+	note_change(f, p, event->time_ns);
+}
+
+static void note_time(kvs_report *r, const struct kvs_event *event)
+{
+	uint64_t end = event->time_ns;
+
+	if (event->type == KVS_EVENT_CALL)
+		end += event->call.duration_ns;
+	if (event->type == KVS_EVENT_KERNEL)
+		end += event->kernel.duration_ns;
+	if (event->type == KVS_EVENT_CALLS)
+		return; /* its time is when it was written down */
+	r->start_ns = !r->start_ns || event->time_ns < r->start_ns ? event->time_ns : r->start_ns;
+	r->end_ns = end > r->end_ns ? end : r->end_ns;
+}
+
+static void follow_event(struct follow *f, const struct kvs_event *event, uint32_t writer)
+{
+	struct watched *watched;
+	bool chosen;
+
+	if (event->type == KVS_EVENT_PROCESS) {
+		if (f->pass == CHOOSE)
+			introduce(f, event, writer);
+		return;
+	}
+	watched = process_of(f, event->pid);
+	if (!watched || !watched->process || f->pass == CHOOSE)
+		return;
+	chosen = !watched->process->source || watched->writer == writer;
+	if (f->pass == FOLLOW)
+		note_time(f->report, event);
+	if (event->type == KVS_EVENT_CALL && chosen) {
+		follow_call(f, watched, event);
+	} else if (event->type == KVS_EVENT_CALLS && chosen) {
+		follow_calls(f, event);
+	} else if (event->type == KVS_EVENT_KERNEL) {
+		follow_kernel(f, event);
+	} else if (event->type == KVS_EVENT_LABEL) {
+		struct prof_item item = {.time_ns = event->time_ns, .is_label = true};
+		item.label.address = event->label.address;
+		item.label.bytes = event->label.bytes;
+		item.label.label = (struct prof_label){event->label.kind, event->label.layer, event->label.owner};
+		hold_back(f, watched, &item);
+	} else if (event->type == KVS_EVENT_PHASE) {
+		follow_phase(f, watched->process, event);
+	} else if (event->type == KVS_EVENT_DEVICE) {
+		follow_device(f, watched, event);
+	} else if (event->type == KVS_EVENT_EXIT && chosen) {
+		follow_exit(f, watched, event);
+	}
+}
+
+/* ---- passes ---- */
+
+static void drain_all(struct follow *f)
+{
+	for (size_t i = 0; i < f->processes.slot_count; i++) {
+		struct watched *watched = f->processes.slots[i].value;
+		if (watched && watched->process)
+			drain(f, watched);
+	}
+}
+
+/* Memory is followed anew in each pass. */
+static void begin_pass(struct follow *f, enum pass pass)
+{
+	kvs_report *r = f->report;
+
+	f->pass = pass;
+	f->event = 0;
+	r->now = (struct prof_totals){0};
+	prof_map_clear(&f->numbers, NULL);
+	for (size_t i = 0; i < r->process_count; i++) {
+		struct prof_account *account = &r->processes[i]->account;
+		prof_account_reset(account);
+		account->unit_bytes = r->processes[i]->unit_bytes;
+		account->all = &r->now;
+		account->with_findings = pass == FOLLOW;
+	}
+}
+
+static int run_pass(struct follow *f, kvs_trace_reader *reader, enum pass pass)
+{
+	struct kvs_event event;
+	uint32_t writer;
+	int got = kvs_trace_rewind(reader);
+
+	if (got)
+		return got;
+	begin_pass(f, pass);
+	while (!f->err && !f->done && (got = kvs_trace_next(reader, &event, &writer)) > 0)
+		follow_event(f, &event, writer);
+	if (got < 0)
+		return got;
+	if (!f->err && !f->done)
+		drain_all(f);
+	return f->err;
+}
+
+int prof_follow(kvs_report *report, kvs_trace_reader *reader)
+{
+	struct follow f = {.report = report};
+	int err = run_pass(&f, reader, CHOOSE);
+
+	if (!err)
+		err = run_pass(&f, reader, FOLLOW);
+	if (!err)
+		kvs_trace_get_health(reader, &report->health);
+	if (!err)
+		prof_holders_merge(&report->leaks);
+	if (!err && report->peak_event)
+		err = run_pass(&f, reader, TO_PEAK);
+	prof_map_clear(&f.processes, free);
+	prof_map_clear(&f.numbers, NULL);
+	return err;
+}

@@ -1,0 +1,253 @@
+/*
+ * profiler/json.c: a report as JSON. Keys are added, never renamed: docs/profiler.md lists them.
+ */
+#include "report.h"
+
+#include "../driver/cu.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* jansson fails on a NULL object, so a missing part shows in the whole. Text of other programs may be no UTF-8. */
+static json_t *string_of(const char *text)
+{
+	char shown[2048];
+
+	return json_string(kvs_visible(text, shown, sizeof(shown)));
+}
+
+static json_t *number(uint64_t value)
+{
+	return json_integer(value > INT64_MAX ? INT64_MAX : (json_int_t)value);
+}
+
+static json_t *layer_of(int layer)
+{
+	return layer < 0 ? json_null() : json_integer(layer);
+}
+
+static json_t *address_of(uint64_t address)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "0x%llx", (unsigned long long)address);
+	return json_string(text);
+}
+
+/* `make` gives each item; NULL where there is no memory. */
+static json_t *list_of(const void *owner, size_t count, json_t *(*make)(const void *owner, size_t i))
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < count && list; i++) {
+		if (json_array_append_new(list, make(owner, i))) {
+			json_decref(list);
+			list = NULL;
+		}
+	}
+	return list;
+}
+
+/* ---- memory ---- */
+
+static json_t *kinds_of(const struct prof_totals *totals)
+{
+	json_t *kinds = json_object();
+	bool bad = !kinds;
+
+	for (int k = 0; k < KVS_MEMORY_KINDS && !bad; k++)
+		bad = json_object_set_new(kinds, kvs_memory_kind_name(k), number(totals->by_kind[k])) != 0;
+	if (!bad)
+		return kinds;
+	json_decref(kinds);
+	return NULL;
+}
+
+static uint64_t untracked_of(const kvs_report *r)
+{
+	uint64_t most = 0;
+
+	for (size_t i = 0; i < r->process_count; i++)
+		most = r->processes[i]->untracked > most ? r->processes[i]->untracked : most;
+	return most;
+}
+
+static json_t *memory_of(const kvs_report *r)
+{
+	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "peak_physical_bytes", number(r->peak.physical),
+		"peak_s", json_real(r->peak_event ? 1e-9 * (r->peak_ns - r->start_ns) : 0), "virtual_bytes",
+		number(r->peak.reserved), "mapped_bytes", number(r->peak.mapped), "saved_bytes", number(r->peak.saved),
+		"kv_bytes", number(r->peak.by_kind[KVS_MEMORY_K] + r->peak.by_kind[KVS_MEMORY_V]), "host_bytes",
+		number(r->peak.host), "untracked_bytes", number(untracked_of(r)), "by_kind", kinds_of(&r->peak));
+}
+
+static json_t *frame_of(const void *owner, size_t i)
+{
+	const kvs_report *r = ((const void *const *)owner)[0];
+	const struct prof_stack *stack = ((const void *const *)owner)[1];
+
+	return json_pack("{s:o,s:o}", "module", string_of(prof_names_text(&r->modules, stack->frames[i].module)),
+		"offset", address_of(stack->frames[i].offset));
+}
+
+static json_t *stack_of(const kvs_report *r, uint32_t stack)
+{
+	const void *owner[] = {r, stack ? r->stacks[stack - 1] : NULL};
+
+	return stack ? list_of(owner, r->stacks[stack - 1]->count, frame_of) : json_array();
+}
+
+static json_t *holder_of(const kvs_report *r, const struct prof_holder *h)
+{
+	return json_pack("{s:i,s:s,s:o,s:o,s:o,s:o,s:o,s:o}", "pid", (int)r->processes[h->process]->pid, "kind",
+		kvs_memory_kind_name(h->kind), "layer", layer_of(h->layer), "function", string_of(h->function), "count",
+		number(h->count), "bytes", number(h->bytes), "since_s",
+		json_real(1e-9 * ((double)h->born_ns - r->start_ns)), "stack", stack_of(r, h->stack));
+}
+
+static json_t *peak_holder(const void *owner, size_t i)
+{
+	const kvs_report *r = owner;
+
+	return holder_of(r, &r->at_peak.list[i]);
+}
+
+static json_t *leak(const void *owner, size_t i)
+{
+	const kvs_report *r = owner;
+
+	return holder_of(r, &r->leaks.list[i]);
+}
+
+static json_t *block_of(const void *owner, size_t i)
+{
+	return number(((const struct prof_kv_range *)owner)->blocks[i]);
+}
+
+static json_t *kv_range(const void *owner, size_t i)
+{
+	const kvs_report *r = owner;
+	const struct prof_kv_range *range = &r->kv.list[i];
+
+	return json_pack("{s:i,s:o,s:s,s:o,s:o,s:o,s:o,s:o,s:o}", "pid", (int)r->processes[range->process]->pid,
+		"layer", layer_of(range->layer), "which", range->is_v ? "V" : "K", "owner", layer_of(range->owner),
+		"address", address_of(range->address), "virtual_bytes", number(range->bytes), "mapped_bytes",
+		number(range->mapped), "block_bytes", number(range->first_block_bytes), "blocks",
+		list_of(range, range->block_count, block_of));
+}
+
+/* ---- time ---- */
+
+static json_t *timing_of(const struct prof_timing *t)
+{
+	const struct prof_histogram *h = &t->latency;
+
+	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "name", string_of(t->name), "n", number(h->count), "total_ns",
+		number(h->total_ns), "p50_ns", number(prof_histogram_quantile(h, 0.5)), "p99_ns",
+		number(prof_histogram_quantile(h, 0.99)), "max_ns", number(h->max_ns), "failures", number(t->failures));
+}
+
+static json_t *function_of(const void *owner, size_t i)
+{
+	return timing_of(((const kvs_report *)owner)->functions[i]);
+}
+
+static json_t *kernel_of(const void *owner, size_t i)
+{
+	const struct prof_timing *t = ((const kvs_report *)owner)->kernels[i];
+	json_t *kernel = timing_of(t);
+
+	json_object_del(kernel, "failures");
+	if (!kernel || json_object_set_new(kernel, "layer", layer_of(t->layer)) ||
+		json_object_set_new(kernel, "class", json_string(prof_kernel_class(t->name)))) {
+		json_decref(kernel);
+		return NULL;
+	}
+	return kernel;
+}
+
+static json_t *phase_of(const void *owner, size_t i)
+{
+	const struct prof_phase *p = ((const kvs_report *)owner)->phases[i];
+
+	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o}", "name", string_of(p->name), "n", number(p->duration.count),
+		"tokens", number(p->tokens), "total_ns", number(p->duration.total_ns), "p50_ns",
+		number(prof_histogram_quantile(&p->duration, 0.5)), "p99_ns",
+		number(prof_histogram_quantile(&p->duration, 0.99)));
+}
+
+static json_t *point_of(const void *owner, size_t i)
+{
+	const kvs_report *r = owner;
+	const struct prof_point *p = &r->series->points[i];
+
+	if (!p->time_ns)
+		return json_null();
+	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o}", "s", json_real(1e-9 * ((double)p->time_ns - r->start_ns)),
+		"physical_bytes", number(p->totals.physical), "virtual_bytes", number(p->totals.reserved),
+		"mapped_bytes", number(p->totals.mapped), "saved_bytes", number(p->totals.saved), "by_kind",
+		kinds_of(&p->totals));
+}
+
+/* ---- processes ---- */
+
+static json_t *finding_of(const void *owner, size_t i)
+{
+	const kvs_report *r = ((const void *const *)owner)[0];
+	const struct prof_process *p = ((const void *const *)owner)[1];
+	const struct prof_finding *f = &p->account.findings[i];
+
+	return json_pack("{s:s,s:o,s:o,s:o,s:o,s:o}", "what", prof_finding_name(f->kind), "function",
+		string_of(f->function), "address", address_of(f->address), "count", number(f->count), "s",
+		json_real(1e-9 * ((double)f->time_ns - r->start_ns)), "stack", stack_of(r, f->stack));
+}
+
+static json_t *process_of(const void *owner, size_t i)
+{
+	const kvs_report *r = owner;
+	const struct prof_process *p = r->processes[i];
+	const void *both[] = {r, p};
+
+	return json_pack("{s:i,s:i,s:o,s:o,s:s,s:i,s:o,s:o,s:o,s:o,s:o,s:o}", "pid", (int)p->pid, "parent",
+		(int)p->parent, "command", string_of(p->command), "device", string_of(p->device), "source",
+		prof_source_name(p->source), "driver_version", (int)p->driver_version, "device_bytes",
+		number(p->device_bytes), "peak_physical_bytes", number(p->peak.physical), "saved_bytes",
+		number(p->peak.saved), "untracked_bytes", number(p->untracked), "status",
+		p->ended && p->status >= 0 ? json_integer(p->status) : json_null(), "findings",
+		list_of(both, p->account.finding_count, finding_of));
+}
+
+static json_t *trace_of(const kvs_report *r)
+{
+	return json_pack("{s:o,s:o,s:o,s:o}", "path", string_of(r->path), "bytes", number(r->health.file_bytes),
+		"damaged_bytes", number(r->health.damaged_bytes), "missing_chunks", number(r->health.missing_chunks));
+}
+
+/* A point that nothing fell into says nothing. */
+static json_t *series_of(const kvs_report *r)
+{
+	json_t *series = list_of(r, r->series->count, point_of);
+
+	for (size_t i = json_array_size(series); i-- > 0;)
+		if (json_is_null(json_array_get(series, i)))
+			json_array_remove(series, i);
+	return series;
+}
+
+int kvs_report_json(const kvs_report *r, char **text)
+{
+	json_t *root = json_pack("{s:i,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "kvshare_report", 1,
+		"trace", trace_of(r), "events", number(r->health.events), "dropped", number(r->health.lost_events),
+		"seconds", json_real(1e-9 * (r->end_ns - r->start_ns)), "memory", memory_of(r), "processes",
+		list_of(r, r->process_count, process_of), "phases", list_of(r, r->phase_names.intern.count, phase_of),
+		"api", list_of(r, r->function_names.intern.count, function_of), "kernels",
+		list_of(r, r->kernel_names.intern.count, kernel_of), "at_peak",
+		list_of(r, r->at_peak.count, peak_holder), "leaks", list_of(r, r->leaks.count, leak), "kv_map",
+		list_of(r, r->kv.count, kv_range), "series", series_of(r));
+
+	*text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
+	json_decref(root);
+	return *text ? 0 : kvs_fail(-ENOMEM, "no memory for the JSON report");
+}

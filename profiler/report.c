@@ -1,0 +1,72 @@
+/*
+ * profiler/report.c: a report's life.
+ */
+#include "report.h"
+
+#include "../driver/cu.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+int kvs_report_make(const char *trace, kvs_report **out)
+{
+	kvs_report *report = calloc(1, sizeof(*report));
+	kvs_trace_reader *reader;
+	int err;
+
+	if (report) {
+		report->path = strdup(trace);
+		report->series = calloc(1, sizeof(*report->series));
+		report->marks = calloc(PROF_MAX_PHASES, sizeof(*report->marks));
+	}
+	if (!report || !report->path || !report->series || !report->marks) {
+		kvs_report_free(report);
+		return kvs_fail(-ENOMEM, "no memory for a report");
+	}
+	err = kvs_trace_read(trace, &reader);
+	if (!err) {
+		err = prof_follow(report, reader);
+		kvs_trace_reader_close(reader);
+	}
+	if (!err && report->no_memory)
+		err = kvs_fail(-ENOMEM, "no memory for all that %s tells of", trace);
+	if (err)
+		kvs_report_free(report);
+	else
+		*out = report;
+	return err;
+}
+
+static void free_items(void **items, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		free(items[i]);
+	free(items);
+}
+
+void kvs_report_free(kvs_report *report)
+{
+	if (!report)
+		return;
+	for (size_t i = 0; i < report->process_count; i++)
+		prof_account_clear(&report->processes[i]->account);
+	free_items((void **)report->processes, report->process_count);
+	free_items((void **)report->functions, report->functions ? report->function_names.intern.count : 0);
+	free_items((void **)report->kernels, report->kernels ? report->kernel_names.intern.count : 0);
+	free_items((void **)report->phases, report->phases ? report->phase_names.intern.count : 0);
+	free_items((void **)report->stacks, report->stacks ? report->stack_keys.count : 0);
+	prof_names_clear(&report->names);
+	prof_names_clear(&report->function_names);
+	prof_names_clear(&report->kernel_names);
+	prof_names_clear(&report->phase_names);
+	prof_names_clear(&report->modules);
+	prof_intern_clear(&report->stack_keys);
+	free(report->at_peak.list);
+	free(report->leaks.list);
+	prof_kv_clear(&report->kv);
+	free(report->series);
+	free(report->marks);
+	free(report->path);
+	free(report);
+}

@@ -1,0 +1,149 @@
+/*
+ * profiler/report.h: what a trace says, gathered. Internal to profiler/: what each form of output is made from.
+ */
+#ifndef KVS_PROFILER_REPORT_H
+#define KVS_PROFILER_REPORT_H
+
+#include "account.h"
+#include "histogram.h"
+#include "intern.h"
+#include "profiler.h"
+
+#define PROF_MAX_POINTS 1024
+#define PROF_MAX_PHASES 256
+
+/* Things with a name, numbered from 1; what is known of each is at [number - 1] of an array of the owner's. */
+struct prof_names {
+	struct prof_intern intern;
+	char **texts;
+	uint32_t room;
+};
+/* 0: no memory, or "". */
+uint32_t prof_names_add(struct prof_names *names, const char *text);
+const char *prof_names_text(const struct prof_names *names, uint32_t number); /* "" for 0 */
+void prof_names_clear(struct prof_names *names);
+
+struct prof_timing { /* of a function of the driver, or of a kernel */
+	const char *name;
+	int layer; /* of a kernel, -1: not known */
+	enum prof_call_class class;
+	uint64_t failures;
+	struct prof_histogram latency;
+};
+
+struct prof_phase {
+	const char *name;
+	uint64_t tokens;
+	struct prof_histogram duration;
+};
+
+struct prof_phase_mark { /* when a phase began, for charts: the first PROF_MAX_PHASES */
+	uint64_t time_ns;
+	uint32_t phase; /* [of phases] */
+};
+
+struct prof_stack {
+	unsigned count;
+	struct {
+		uint32_t module; /* of modules */
+		uint64_t offset;
+	} frames[KVS_MAX_FRAMES];
+};
+
+/* Memory over time, all processes together. A point is the moment with the most physical memory in its step of time. */
+struct prof_point {
+	uint64_t time_ns; /* 0: nothing happened in this step */
+	struct prof_totals totals;
+};
+struct prof_series {
+	uint64_t start_ns, step_ns; /* a point covers [start + i * step, start + (i + 1) * step) */
+	unsigned count;
+	struct prof_point points[PROF_MAX_POINTS];
+};
+
+/* Memory that was held, by whom: handles and allocations of one kind, layer, function and stack. */
+struct prof_holder {
+	uint32_t process; /* [of processes] */
+	enum kvs_memory_kind kind;
+	int layer; /* -1: none */
+	const char *function;
+	uint32_t stack, count;
+	uint64_t bytes, born_ns; /* born_ns: of the oldest */
+};
+struct prof_holders {
+	struct prof_holder *list; /* the largest first */
+	size_t count;
+};
+
+/* K or V of a layer at the peak: which physical blocks lie behind its addresses. */
+struct prof_kv_range {
+	uint32_t process;
+	int layer, owner;
+	bool is_v;
+	uint64_t address, bytes; /* of the label */
+	uint64_t mapped, first_block_bytes;
+	uint32_t *blocks; /* ordinals of handles, in the order of addresses */
+	size_t block_count;
+};
+struct prof_kv_map {
+	struct prof_kv_range *list; /* by process, layer, K before V */
+	size_t count;
+};
+
+struct prof_process {
+	uint32_t pid, parent, driver_version;
+	enum kvs_source source; /* that its calls are taken from */
+	const char *command, *device;
+	uint64_t start_ns, end_ns, device_bytes, unit_bytes;
+	bool ended;
+	int32_t status;
+	uint64_t untracked;      /* most that the driver counted as used beyond what calls tell, when it was asked */
+	struct prof_totals peak; /* of its own */
+	struct prof_account account;
+	/* the phase that it is in */
+	uint32_t phase;
+	uint64_t phase_ns;
+};
+
+struct kvs_report {
+	char *path;
+	struct kvs_trace_health health;
+	uint64_t start_ns, end_ns;
+	struct prof_process **processes;
+	size_t process_count;
+	struct prof_names names; /* every string that is pointed to */
+	struct prof_names function_names, kernel_names, phase_names, modules;
+	struct prof_timing **functions, **kernels; /* by number - 1 */
+	struct prof_phase **phases;
+	struct prof_intern stack_keys;
+	struct prof_stack **stacks;
+	struct prof_phase_mark *marks; /* [PROF_MAX_PHASES] */
+	unsigned mark_count;
+	struct prof_totals now;
+	struct prof_series *series;
+	/* at the peak */
+	uint64_t peak_ns, peak_event; /* peak_event: changes of memory before it */
+	struct prof_totals peak;
+	struct prof_holders at_peak, leaks;
+	struct prof_kv_map kv;
+	uint64_t calls, failures;
+	bool no_memory;
+};
+
+/* What a process held: at the peak or at its end (snapshot.c). Appended to `out`. */
+int prof_hold(const struct prof_process *process, uint32_t number, bool host_too, struct prof_holders *out);
+void prof_holders_merge(struct prof_holders *holders); /* same ones together, sorted */
+int prof_kv_take(const struct prof_process *process, uint32_t number, struct prof_kv_map *out);
+void prof_kv_clear(struct prof_kv_map *map);
+
+/* Follow the trace (follow.c): once to choose sources, once for everything, once more up to the peak. */
+int prof_follow(kvs_report *report, kvs_trace_reader *reader);
+
+void prof_series_add(struct prof_series *series, uint64_t time_ns, const struct prof_totals *totals);
+
+/* Of a kernel by its name: "attention", "gemm", ... */
+const char *prof_kernel_class(const char *name);
+const char *prof_finding_name(enum prof_finding_kind kind);
+const char *prof_source_name(enum kvs_source source);
+
+#endif

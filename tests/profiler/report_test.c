@@ -1,0 +1,439 @@
+/*
+ * tests/profiler/report_test.c: what a report says of a trace whose story is known.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+
+#include "../../driver/cu.h"
+#include "../../profiler/profiler.h"
+
+#define MIB (1ul << 20)
+#define NONE KVS_EVENT_NONE
+
+static char path[64];
+static kvs_trace *trace;
+static uint64_t now;
+static struct kvs_frame here[] = {{"/bin/program", 0x1000}};
+
+static int begin(void **state)
+{
+	(void)state;
+	strcpy(path, "/tmp/kvs-report-XXXXXX");
+	close(mkstemp(path));
+	now = 1000000;
+	return kvs_trace_open(path, NULL, &trace);
+}
+
+static int end(void **state)
+{
+	(void)state;
+	return unlink(path);
+}
+
+/* ---- the story ---- */
+
+static void add(struct kvs_event event)
+{
+	event.pid = event.pid ? event.pid : 7;
+	event.tid = 7;
+	event.time_ns = now += 1000;
+	kvs_trace_add(trace, &event);
+}
+
+static void process(uint32_t pid, enum kvs_source source)
+{
+	add((struct kvs_event){.type = KVS_EVENT_PROCESS,
+		.pid = pid,
+		.process = {.source = source, .command = "program", .device = "gpu"}});
+}
+
+static void call(const char *function, uint64_t address, uint64_t bytes, uint64_t handle, int result)
+{
+	add((struct kvs_event){.type = KVS_EVENT_CALL,
+		.call = {.function = function,
+			.duration_ns = 100,
+			.address = address,
+			.bytes = bytes,
+			.handle = handle,
+			.result = result,
+			.frames = here,
+			.frame_count = 1}});
+}
+
+static void label(uint64_t address, uint64_t bytes, enum kvs_memory_kind kind, int layer, int owner)
+{
+	add((struct kvs_event){.type = KVS_EVENT_LABEL, .label = {address, bytes, kind, layer, owner}});
+}
+
+/* Layer 0's K in two blocks, and layer 1's mapped onto them. */
+static void share_two_blocks(void)
+{
+	call("cuMemAddressReserve", 0x10000000, 8 * MIB, NONE, 0);
+	call("cuMemAddressReserve", 0x20000000, 8 * MIB, NONE, 0);
+	label(0x10000000, 8 * MIB, KVS_MEMORY_K, 0, -1);
+	label(0x20000000, 8 * MIB, KVS_MEMORY_K, 1, 0);
+	for (uint64_t b = 0; b < 2; b++) {
+		call("cuMemCreate", NONE, 2 * MIB, 100 + b, 0);
+		call("cuMemMap", 0x10000000 + b * 2 * MIB, 2 * MIB, 100 + b, 0);
+		call("cuMemMap", 0x20000000 + b * 2 * MIB, 2 * MIB, 100 + b, 0);
+	}
+}
+
+static json_t *report(void)
+{
+	kvs_report *made;
+	char *text;
+	json_t *json;
+
+	assert_int_equal(kvs_trace_close(trace), 0);
+	if (kvs_report_make(path, &made))
+		fail_msg("%s", kvs_error());
+	assert_int_equal(kvs_report_json(made, &text), 0);
+	json = json_loads(text, 0, NULL);
+	assert_non_null(json);
+	free(text);
+	assert_int_equal(kvs_report_text(made, &text), 0);
+	unsigned lines = 0;
+	for (const char *at = text; *at; at++)
+		lines += *at == '\n';
+	assert_in_range(lines, 2, 12);
+	free(text);
+	kvs_report_free(made);
+	return json;
+}
+
+static json_int_t integer(json_t *object, const char *key)
+{
+	json_t *value = json_object_get(object, key);
+
+	if (!json_is_integer(value))
+		fail_msg("no number %s", key);
+	return json_integer_value(value);
+}
+
+static json_t *memory(json_t *json)
+{
+	return json_object_get(json, "memory");
+}
+
+/* ---- memory ---- */
+
+static void a_shared_block_is_there_once(void **state)
+{
+	json_t *json, *map;
+
+	(void)state;
+	process(7, KVS_SOURCE_OURS);
+	share_two_blocks();
+	json = report();
+	assert_int_equal(integer(memory(json), "peak_physical_bytes"), 4 * MIB);
+	assert_int_equal(integer(memory(json), "mapped_bytes"), 8 * MIB);
+	assert_int_equal(integer(memory(json), "virtual_bytes"), 16 * MIB);
+	assert_int_equal(integer(memory(json), "saved_bytes"), 4 * MIB);
+	assert_int_equal(integer(memory(json), "kv_bytes"), 4 * MIB);
+	map = json_object_get(json, "kv_map");
+	assert_int_equal(json_array_size(map), 2);
+	assert_int_equal(integer(json_array_get(map, 1), "owner"), 0);
+	assert_true(json_equal(
+		json_object_get(json_array_get(map, 0), "blocks"), json_object_get(json_array_get(map, 1), "blocks")));
+	assert_int_equal(json_array_size(json_object_get(json_array_get(map, 0), "blocks")), 2);
+	json_decref(json);
+}
+
+static void a_released_handle_lives_while_it_is_mapped(void **state)
+{
+	json_t *json, *leaks;
+
+	(void)state;
+	process(7, KVS_SOURCE_OURS);
+	share_two_blocks();
+	call("cuMemRelease", NONE, NONE, 100, 0);
+	call("cuMemRelease", NONE, NONE, 101, 0);
+	call("cuMemCreate", NONE, 2 * MIB, 100, 0); /* the number is used again, while the old one is mapped */
+	call("cuMemUnmap", 0x20000000, 4 * MIB, NONE, 0);
+	call("cuMemUnmap", 0x10000000, 2 * MIB, NONE, 0);
+	add((struct kvs_event){.type = KVS_EVENT_EXIT, .exit = {0}});
+	json = report();
+	assert_int_equal(integer(memory(json), "peak_physical_bytes"), 6 * MIB);
+	leaks = json_object_get(json, "leaks"); /* what layer 0 has mapped still, and the new one */
+	assert_int_equal(json_array_size(leaks), 2);
+	assert_int_equal(
+		integer(json_array_get(leaks, 0), "bytes") + integer(json_array_get(leaks, 1), "bytes"), 4 * MIB);
+	json_decref(json);
+}
+
+static void a_sink_saves_nothing(void **state)
+{
+	json_t *json;
+
+	(void)state;
+	process(7, KVS_SOURCE_OURS);
+	call("cuMemAddressReserve", 0x10000000, 8 * MIB, NONE, 0);
+	call("cuMemCreate", NONE, 2 * MIB, 5, 0);
+	for (uint64_t b = 0; b < 3; b++)
+		call("cuMemMap", 0x10000000 + b * 2 * MIB, 2 * MIB, 5, 0);
+	label(0x10000000, 8 * MIB, KVS_MEMORY_SINK, -1, -1);
+	call("cuMemMap", 0x10000000 + 6 * MIB, 2 * MIB, 5, 0);
+	call("cuMemAlloc_v2", 0x30000000, 1, NONE, 0); /* the peak is behind the label */
+	json = report();
+	assert_int_equal(integer(memory(json), "saved_bytes"), 0);
+	assert_int_equal(integer(memory(json), "mapped_bytes"), 8 * MIB + 1);
+	json_decref(json);
+}
+
+static void the_peak_is_the_moment_with_most_memory(void **state)
+{
+	json_t *json, *holders;
+
+	(void)state;
+	process(7, KVS_SOURCE_OURS);
+	call("cuMemAlloc_v2", 0x1000, 10 * MIB, NONE, 0);
+	label(0x1000, 10 * MIB, KVS_MEMORY_WEIGHTS, -1, -1);
+	call("cuMemAllocAsync_ptsz", 0x10000000, 20 * MIB, NONE, 0);
+	call("cuMemFreeAsync_ptsz", 0x10000000, NONE, NONE, 0);
+	call("cuMemAlloc_v2", 0x20000000, 15 * MIB, NONE, 0);
+	call("cuMemAlloc_v2", 0x30000000, 50 * MIB, NONE, 2); /* refused */
+	call("cuMemAllocHost_v2", 0x40000000, 90 * MIB, NONE, 0);
+	json = report();
+	assert_int_equal(integer(memory(json), "peak_physical_bytes"), 30 * MIB);
+	assert_int_equal(integer(json_object_get(memory(json), "by_kind"), "weights"), 10 * MIB);
+	assert_int_equal(integer(memory(json), "host_bytes"), 0); /* at the peak */
+	holders = json_object_get(json, "at_peak");
+	assert_int_equal(json_array_size(holders), 2);
+	assert_int_equal(integer(json_array_get(holders, 0), "bytes"), 20 * MIB);
+	assert_string_equal(
+		json_string_value(json_object_get(json_array_get(holders, 0), "function")), "cuMemAllocAsync_ptsz");
+	assert_int_equal(json_array_size(json_object_get(json_array_get(holders, 0), "stack")), 1);
+	json_decref(json);
+}
+
+/* A thread told of its cuMemRelease behind another's cuMemCreate, which got the same number because of it. */
+static void calls_count_in_the_order_in_which_they_happened(void **state)
+{
+	struct kvs_event create = {.type = KVS_EVENT_CALL,
+				 .pid = 7,
+				 .tid = 1,
+				 .time_ns = 2000,
+				 .call = {.function = "cuMemCreate",
+					 .duration_ns = 10,
+					 .address = NONE,
+					 .bytes = 2 * MIB,
+					 .handle = 1}},
+			 release = {.type = KVS_EVENT_CALL,
+				 .pid = 7,
+				 .tid = 1,
+				 .time_ns = 4000,
+				 .call = {.function = "cuMemRelease",
+					 .duration_ns = 900,
+					 .address = NONE,
+					 .bytes = NONE,
+					 .handle = 1}};
+	json_t *json;
+
+	(void)state;
+	process(7, KVS_SOURCE_OURS);
+	kvs_trace_add(trace, &create);
+	create.tid = 2;
+	create.time_ns = 4500; /* ends before the release returns, and after it took place */
+	kvs_trace_add(trace, &create);
+	kvs_trace_add(trace, &release);
+	now = 10000000;
+	add((struct kvs_event){.type = KVS_EVENT_EXIT, .exit = {0}});
+	json = report();
+	assert_int_equal(integer(memory(json), "peak_physical_bytes"), 2 * MIB);
+	assert_int_equal(integer(json_array_get(json_object_get(json, "leaks"), 0), "count"), 1);
+	json_decref(json);
+}
+
+static void faults_of_a_program_are_found(void **state)
+{
+	json_t *json, *findings;
+
+	(void)state;
+	process(7, KVS_SOURCE_OURS);
+	share_two_blocks();
+	call("cuMemMap", 0x10000000, 2 * MIB, 101, 1);
+	call("cuMemUnmap", 0x20000000, 2 * MIB, NONE, 0);
+	call("cuMemcpyHtoD_v2", 0x20000000 + 100, 16, NONE, 700);
+	call("cuMemcpyHtoD_v2", 0x10000000 + 100, 16, NONE, 0);
+	call("cuMemUnmap", 0x20000000, 2 * MIB, NONE, 1);
+	call("cuMemMap", 0x20000000, 2 * MIB, 100, 0);
+	call("cuMemcpyHtoD_v2", 0x20000000 + 100, 16, NONE, 0); /* it is mapped again */
+	json = report();
+	findings = json_object_get(json_array_get(json_object_get(json, "processes"), 0), "findings");
+	assert_int_equal(json_array_size(findings), 3);
+	assert_string_equal(json_string_value(json_object_get(json_array_get(findings, 0), "what")), "mapped twice");
+	assert_string_equal(json_string_value(json_object_get(json_array_get(findings, 1), "what")),
+		"used after it was given back");
+	assert_string_equal(
+		json_string_value(json_object_get(json_array_get(findings, 2), "what")), "given back twice");
+	json_decref(json);
+}
+
+/* ---- time ---- */
+
+static void two_sources_tell_of_each_call_once(void **state)
+{
+	kvs_trace *second;
+	struct kvs_event event = {.type = KVS_EVENT_PROCESS,
+		.pid = 7,
+		.time_ns = 5,
+		.process = {.source = KVS_SOURCE_EBPF, .command = "x", .device = ""}};
+	json_t *json, *api;
+
+	(void)state;
+	assert_int_equal(kvs_trace_open(path, &(struct kvs_trace_options){.append = true}, &second), 0);
+	kvs_trace_add(second, &event);
+	event = (struct kvs_event){.type = KVS_EVENT_CALL,
+		.pid = 7,
+		.time_ns = 9,
+		.call = {.function = "cuMemAlloc_v2", .address = 0x1000, .bytes = MIB, .handle = NONE}};
+	kvs_trace_add(second, &event);
+	assert_int_equal(kvs_trace_close(second), 0);
+	process(7, KVS_SOURCE_OURS);
+	call("cuMemAlloc_v2", 0x1000, MIB, NONE, 0);
+	json = report();
+	api = json_object_get(json, "api");
+	assert_int_equal(json_array_size(api), 1);
+	assert_int_equal(integer(json_array_get(api, 0), "n"), 1);
+	assert_int_equal(integer(memory(json), "peak_physical_bytes"), MIB);
+	json_decref(json);
+}
+
+static void quantiles_are_near_the_truth(void **state)
+{
+	json_t *json, *api;
+
+	(void)state;
+	process(7, KVS_SOURCE_OURS);
+	for (uint64_t i = 1; i <= 1000; i++)
+		add((struct kvs_event){.type = KVS_EVENT_CALL,
+			.call = {.function = "cuStreamSynchronize",
+				.duration_ns = 1000 * i,
+				.address = NONE,
+				.bytes = NONE,
+				.handle = NONE,
+				.result = i % 100 == 0}});
+	json = report();
+	api = json_array_get(json_object_get(json, "api"), 0);
+	assert_int_equal(integer(api, "n"), 1000);
+	assert_int_equal(integer(api, "failures"), 10);
+	assert_int_equal(integer(api, "total_ns"), 500500000);
+	assert_in_range(integer(api, "p50_ns"), 500000 * 15 / 16, 500000 * 17 / 16);
+	assert_in_range(integer(api, "p99_ns"), 990000 * 15 / 16, 1000000);
+	assert_int_equal(integer(api, "max_ns"), 1000000);
+	json_decref(json);
+}
+
+static void phases_and_kernels_add_up(void **state)
+{
+	json_t *json, *phases, *kernels;
+
+	(void)state;
+	process(7, KVS_SOURCE_OURS);
+	add((struct kvs_event){.type = KVS_EVENT_PHASE, .phase = {"prefill", 10}});
+	for (int i = 0; i < 3; i++) {
+		add((struct kvs_event){.type = KVS_EVENT_PHASE, .phase = {"decode", 1}});
+		for (int layer = 0; layer < 2; layer++)
+			add((struct kvs_event){
+				.type = KVS_EVENT_KERNEL, .kernel = {"kvs_attention_decode", 500, 1, layer}});
+	}
+	add((struct kvs_event){.type = KVS_EVENT_PHASE, .phase = {"", 0}});
+	json = report();
+	phases = json_object_get(json, "phases");
+	assert_int_equal(json_array_size(phases), 2);
+	assert_int_equal(integer(json_array_get(phases, 1), "n"), 3);
+	assert_int_equal(integer(json_array_get(phases, 1), "tokens"), 3);
+	assert_int_equal(integer(json_array_get(phases, 1), "total_ns"), 9000);
+	kernels = json_object_get(json, "kernels");
+	assert_int_equal(json_array_size(kernels), 2);
+	assert_int_equal(integer(json_array_get(kernels, 0), "n"), 3);
+	assert_int_equal(integer(json_array_get(kernels, 1), "layer"), 1);
+	assert_string_equal(json_string_value(json_object_get(json_array_get(kernels, 0), "class")), "attention");
+	json_decref(json);
+}
+
+/* Random calls against a plain count of what is held; many more than are held back, and than the series has points. */
+static void random_stories_add_up(void **state)
+{
+	static uint64_t sizes[200];
+	uint64_t held = 0, most = 0;
+	unsigned seed = getenv("KVS_SEED") ? strtoul(getenv("KVS_SEED"), NULL, 10) : (unsigned long)getpid();
+	json_t *json, *series;
+
+	(void)state;
+	print_message("KVS_SEED=%u\n", seed);
+	srand(seed);
+	process(7, KVS_SOURCE_OURS);
+	for (int i = 0; i < 20000; i++) {
+		unsigned which = rand() % 200;
+		now += rand() % 1000000;
+		if (sizes[which]) {
+			call("cuMemFree_v2", which * (1ul << 32), NONE, NONE, 0);
+			held -= sizes[which];
+			sizes[which] = 0;
+		} else {
+			sizes[which] = 1 + rand() % 1000000;
+			call("cuMemAlloc_v2", which * (1ul << 32), sizes[which], NONE, 0);
+			held += sizes[which];
+		}
+		most = held > most ? held : most;
+	}
+	json = report();
+	assert_int_equal(integer(memory(json), "peak_physical_bytes"), most);
+	series = json_object_get(json, "series");
+	assert_in_range(json_array_size(series), 400, 1024);
+	uint64_t top = 0;
+	for (size_t i = 0; i < json_array_size(series); i++) {
+		uint64_t bytes = integer(json_array_get(series, i), "physical_bytes");
+		top = bytes > top ? bytes : top;
+	}
+	assert_int_equal(top, most);
+	uint64_t sum = 0;
+	for (size_t i = 0; i < json_array_size(json_object_get(json, "at_peak")); i++)
+		sum += integer(json_array_get(json_object_get(json, "at_peak"), i), "bytes");
+	assert_int_equal(sum, most);
+	json_decref(json);
+}
+
+static void an_empty_trace_makes_a_report(void **state)
+{
+	json_t *json;
+
+	(void)state;
+	json = report();
+	assert_int_equal(integer(json, "events"), 0);
+	assert_int_equal(integer(memory(json), "peak_physical_bytes"), 0);
+	json_decref(json);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(a_shared_block_is_there_once),
+		TEST(a_released_handle_lives_while_it_is_mapped),
+		TEST(a_sink_saves_nothing),
+		TEST(the_peak_is_the_moment_with_most_memory),
+		TEST(calls_count_in_the_order_in_which_they_happened),
+		TEST(faults_of_a_program_are_found),
+		TEST(two_sources_tell_of_each_call_once),
+		TEST(quantiles_are_near_the_truth),
+		TEST(phases_and_kernels_add_up),
+		TEST(random_stories_add_up),
+		TEST(an_empty_trace_makes_a_report),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
