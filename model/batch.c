@@ -87,6 +87,7 @@ int kvs_engine_run_batch_from(kvs_engine *e, const struct kvs_batch *batch, cons
 		err = make_room(e, batch->first + rows);
 	if (err)
 		return err;
+	model_note(e, (struct kvs_engine_note){.kind = KVS_NOTE_BATCH, .tokens = rows});
 	e->sequences = 0;
 	model_stamp(e, BASE_SLOT, batch->first, rows);
 	if (!start)

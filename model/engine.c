@@ -104,8 +104,11 @@ static int run_chunk(kvs_engine *e, unsigned slot, int first, int count)
 
 int kvs_engine_append(kvs_engine *e, unsigned slot, const int32_t *ids, size_t count)
 {
-	int err = begin_append(e, slot, ids, count), now = 0;
+	int err, now = 0;
 
+	model_note(
+		e, (struct kvs_engine_note){.kind = count > 1 ? KVS_NOTE_PREFILL : KVS_NOTE_DECODE, .tokens = count});
+	err = begin_append(e, slot, ids, count);
 	for (size_t first = 0; first < count && !err; first += now) {
 		now = count - first < (size_t)e->chunk_tokens ? (int)(count - first) : e->chunk_tokens;
 		err = run_chunk(e, slot, first, now);
@@ -152,6 +155,7 @@ int kvs_engine_score(kvs_engine *e, unsigned slot, const int32_t *ids, const int
 {
 	int err = model_check_ids(e, targets, count, "target");
 
+	model_note(e, (struct kvs_engine_note){.kind = KVS_NOTE_SCORE, .tokens = count});
 	if (!err)
 		err = begin_append(e, slot, ids, count);
 	for (size_t first = 0, now; first < count && !err; first += now) {
@@ -281,6 +285,27 @@ static int create_cache(kvs_engine *e, const kvs_plan *plan, kvs_cache **out)
 	return kvs_cache_create(e->vmm, &shape, e->share_by_pointer ? NULL : plan, out);
 }
 
+static void note_kv(const kvs_engine *e, enum kvs_engine_note_kind kind, int layer)
+{
+	enum kvs_k_or_v which = kind == KVS_NOTE_K ? KVS_K : KVS_V;
+	kvs_region *region = which == KVS_K ? kvs_cache_k_region(e->cache, layer) : kvs_cache_v_region(e->cache, layer);
+	int owner = e->plan && !e->share_by_pointer ? kvs_plan_owner(e->plan, layer, which) : layer;
+
+	model_note(e, (struct kvs_engine_note){.kind = kind,
+			      .address = kvs_region_address(region, 0),
+			      .bytes = kvs_region_slot_stride(region) * kvs_region_slots(region),
+			      .layer = layer,
+			      .owner = owner == layer ? -1 : owner});
+}
+
+static void note_cache(const kvs_engine *e)
+{
+	for (int layer = 0; e->note && layer < e->config.layers; layer++) {
+		note_kv(e, KVS_NOTE_K, layer);
+		note_kv(e, KVS_NOTE_V, layer);
+	}
+}
+
 static int open_cache(kvs_engine *e, const struct kvs_engine_options *options)
 {
 	struct kvs_vmm_options vmm = {.block_bytes = options->block_bytes,
@@ -290,7 +315,11 @@ static int open_cache(kvs_engine *e, const struct kvs_engine_options *options)
 
 	if (!err)
 		err = kvs_vmm_attach_stream(e->vmm, kvs_stream_handle(e->stream));
-	return err ? err : create_cache(e, e->plan, &e->cache);
+	if (!err)
+		err = create_cache(e, e->plan, &e->cache);
+	if (!err)
+		note_cache(e);
+	return err;
 }
 
 /* Nothing of the old plan is given up before the new one stands. */
@@ -313,6 +342,7 @@ int kvs_engine_set_plan(kvs_engine *e, const kvs_plan *plan)
 	if (cache) {
 		kvs_cache_free(e->cache);
 		e->cache = cache;
+		note_cache(e);
 		memset(e->lengths, 0, sizeof(*e->lengths) * e->slots);
 	}
 	return 0;
@@ -366,6 +396,8 @@ static int allocate_activations(kvs_engine *e)
 	if (result)
 		return kvs_cu_fail(e->cu, result, "%zu MiB for activations", e->memory_bytes >> 20);
 	lay_out(e, e->memory);
+	model_note(e,
+		(struct kvs_engine_note){.kind = KVS_NOTE_ACTIVATIONS, .address = e->memory, .bytes = e->memory_bytes});
 	result = e->cu->cuMemAllocHost(&e->pinned, e->pinned_bytes);
 	return result ? kvs_cu_fail(e->cu, result, "%zu bytes of pinned host memory", e->pinned_bytes) : 0;
 }
@@ -389,8 +421,8 @@ static int upload_rope(kvs_engine *e)
 static int load_weights(kvs_engine *e, const kvs_checkpoint *ckpt, const struct kvs_engine_options *options)
 {
 	if (!ckpt)
-		return model_weights_random(e->cu, &e->config, e->dtype, &e->weights);
-	return model_weights_load(e->cu, ckpt, e->dtype, options->progress, options->progress_arg, &e->weights);
+		return model_weights_random(e);
+	return model_weights_load(e, ckpt, options->progress, options->progress_arg);
 }
 
 /* `ckpt` is NULL where weights are to be random. */
@@ -439,11 +471,15 @@ static int open_engine(kvs_cu *cu, const struct kvs_config *config, const kvs_ch
 		options = &defaults;
 	e->cu = cu;
 	e->share_by_pointer = options->share_by_pointer;
+	e->note = options->note;
+	e->note_arg = options->note_arg;
+	model_note(e, (struct kvs_engine_note){.kind = KVS_NOTE_LOAD});
 	err = set_up(e, config, ckpt, options);
 	if (err) {
 		kvs_engine_close(e);
 		return err;
 	}
+	model_note(e, (struct kvs_engine_note){.kind = KVS_NOTE_IDLE});
 	*out = e;
 	return 0;
 }
@@ -464,6 +500,7 @@ void kvs_engine_close(kvs_engine *e)
 {
 	if (!e)
 		return;
+	model_note(e, (struct kvs_engine_note){.kind = KVS_NOTE_IDLE});
 	if (e->stream)
 		kvs_stream_stop_when(e->stream, NULL);
 	if (e->vmm && e->stream)

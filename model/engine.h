@@ -27,15 +27,6 @@ struct model_weights {
 	kvs_tensor head;            /* T [vocab][hidden]; the embedding itself where tied */
 };
 
-/*
- * Allocate and fill the weights with matrices of type `dtype`. -ENOENT (a tensor is missing), -EINVAL (of another shape),
- * -ENOMEM, -EIO. On error nothing is held.
- */
-int model_weights_load(kvs_cu *cu, const kvs_checkpoint *ckpt, enum kvs_dtype dtype,
-	void (*progress)(void *arg, size_t done_bytes, size_t total_bytes), void *progress_arg,
-	struct model_weights *out);
-/* The same with random matrices instead of a checkpoint's. */
-int model_weights_random(kvs_cu *cu, const struct kvs_config *config, enum kvs_dtype dtype, struct model_weights *out);
 void model_weights_free(kvs_cu *cu, struct model_weights *weights);
 
 /* Elements first .. first + count - 1 of `in`, which has any float type and any alignment. */
@@ -57,6 +48,8 @@ struct kvs_engine {
 	kvs_plan *plan;
 	char *fingerprint; /* of the checkpoint, for plans that come later */
 	bool share_by_pointer;
+	void (*note)(void *arg, const struct kvs_engine_note *note); /* NULL: nobody listens */
+	void *note_arg;
 	struct model_weights weights;
 	int *lengths; /* [slots] tokens in the cache */
 	unsigned slots;
@@ -87,6 +80,21 @@ struct kvs_engine {
 	uint64_t generation;            /* of the last run or cut */
 	uint64_t *generations;          /* [ctx_tokens], of each token of slot 0; NULL without share_by_pointer */
 };
+
+static inline void model_note(const kvs_engine *e, struct kvs_engine_note note)
+{
+	if (e->note)
+		e->note(e->note_arg, &note);
+}
+
+/*
+ * Allocate and fill e->weights with matrices of type e->dtype. -ENOENT (a tensor is missing), -EINVAL (of another shape),
+ * -ENOMEM, -EIO. On error nothing is held.
+ */
+int model_weights_load(kvs_engine *e, const kvs_checkpoint *ckpt,
+	void (*progress)(void *arg, size_t done_bytes, size_t total_bytes), void *progress_arg);
+/* The same with random matrices instead of a checkpoint's. */
+int model_weights_random(kvs_engine *e);
 
 static inline kvs_tensor model_rows(kvs_tensor tensor, int first, int count)
 {

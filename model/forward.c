@@ -137,11 +137,13 @@ int model_run_layers(kvs_engine *e, const struct model_pass *pass)
 	for (int l = first; l < e->config.layers && !err; l++) {
 		if (kept < pass->keep_count && pass->keep[kept].layer == l)
 			err = copy_residual(e, residual, pass->keep[kept++].data, residual.data);
+		model_note(e, (struct kvs_engine_note){.kind = KVS_NOTE_LAYER, .layer = l});
 		if (!err)
 			err = run_attention(e, l, pass, residual);
 		if (!err)
 			err = run_mlp(e, l, residual);
 	}
+	model_note(e, (struct kvs_engine_note){.kind = KVS_NOTE_LAYER, .layer = -1});
 	return err;
 }
 

@@ -122,6 +122,27 @@ int kvs_text_stream_finish(kvs_text_stream *ts, const char **text, size_t *bytes
 
 typedef struct kvs_engine kvs_engine;
 
+/* What only the engine knows of its work, for callers that watch it. */
+struct kvs_engine_note {
+	enum kvs_engine_note_kind {
+		KVS_NOTE_WEIGHTS,     /* address, bytes: the memory that was allocated for it */
+		KVS_NOTE_ACTIVATIONS, /* the same */
+		KVS_NOTE_K, /* the addresses that K (V) of `layer` has in all slots; `owner`: whose memory lies there */
+		KVS_NOTE_V,
+		KVS_NOTE_LOAD,    /* opening begins */
+		KVS_NOTE_PREFILL, /* `tokens` tokens are appended, more than one */
+		KVS_NOTE_DECODE,  /* one is */
+		KVS_NOTE_SCORE,   /* `tokens` tokens are appended and scored */
+		KVS_NOTE_BATCH,   /* `tokens` tokens of all sequences are run (batch.c) */
+		KVS_NOTE_IDLE,    /* opening has ended, or closing begins */
+		KVS_NOTE_LAYER    /* what is launched from now on is of `layer`; -1: of none */
+	} kind;
+	CUdeviceptr address;
+	size_t bytes;
+	int layer, owner; /* of a borrower; -1: its own */
+	size_t tokens;
+};
+
 struct kvs_engine_options {
 	const kvs_plan *plan; /* NULL: no sharing */
 	unsigned slots;       /* sequences; 0: 1 */
@@ -140,6 +161,9 @@ struct kvs_engine_options {
 	 * from then on the engine is good for closing alone, which waits.
 	 */
 	bool (*stop)(void);
+	/* Told of each of these as it happens, on the thread that calls the engine; NULL: nobody listens. */
+	void (*note)(void *arg, const struct kvs_engine_note *note);
+	void *note_arg;
 };
 
 /* -EINVAL (plan of another model, options), -ENOMEM, -EIO and what the parts return. `ckpt` is not needed afterwards. */

@@ -28,6 +28,7 @@ struct placement {
 };
 
 struct loader {
+	const kvs_engine *engine;
 	kvs_cu *cu;
 	const kvs_checkpoint *ckpt;
 	const struct kvs_config *config;
@@ -341,17 +342,20 @@ static int allocate(struct loader *loader, struct model_weights *weights)
 	weights->bytes = bytes;
 	loader->total_bytes = bytes;
 	lay_out(loader, weights->memory);
+	model_note(loader->engine,
+		(struct kvs_engine_note){.kind = KVS_NOTE_WEIGHTS, .address = weights->memory, .bytes = bytes});
 	return 0;
 }
 
-int model_weights_load(kvs_cu *cu, const kvs_checkpoint *ckpt, enum kvs_dtype dtype,
-	void (*progress)(void *arg, size_t done_bytes, size_t total_bytes), void *progress_arg,
-	struct model_weights *out)
+int model_weights_load(kvs_engine *e, const kvs_checkpoint *ckpt,
+	void (*progress)(void *arg, size_t done_bytes, size_t total_bytes), void *progress_arg)
 {
-	struct loader loader = {.cu = cu,
+	struct model_weights *out = &e->weights;
+	struct loader loader = {.engine = e,
+		.cu = e->cu,
 		.ckpt = ckpt,
 		.config = kvs_checkpoint_config(ckpt),
-		.dtype = dtype,
+		.dtype = e->dtype,
 		.progress = progress,
 		.progress_arg = progress_arg};
 	int err;
@@ -370,7 +374,7 @@ int model_weights_load(kvs_cu *cu, const kvs_checkpoint *ckpt, enum kvs_dtype dt
 		out->head = out->embedding;
 	free(loader.items);
 	if (err)
-		model_weights_free(cu, out);
+		model_weights_free(e->cu, out);
 	return err;
 }
 
@@ -513,9 +517,12 @@ static CUresult fill_random(kvs_cu *cu, const struct placement *item, CUdevicept
 	return result;
 }
 
-int model_weights_random(kvs_cu *cu, const struct kvs_config *config, enum kvs_dtype dtype, struct model_weights *out)
+int model_weights_random(kvs_engine *e)
 {
-	struct loader loader = {.cu = cu, .config = config, .dtype = dtype};
+	kvs_cu *cu = e->cu;
+	const struct kvs_config *config = &e->config;
+	struct model_weights *out = &e->weights;
+	struct loader loader = {.engine = e, .cu = cu, .config = config, .dtype = e->dtype};
 	CUdeviceptr pattern = 0;
 	CUresult result = CUDA_SUCCESS;
 	int err;
@@ -527,7 +534,7 @@ int model_weights_random(kvs_cu *cu, const struct kvs_config *config, enum kvs_d
 	if (!err)
 		err = allocate(&loader, out);
 	if (!err)
-		err = make_pattern(cu, dtype, &pattern);
+		err = make_pattern(cu, e->dtype, &pattern);
 	for (size_t i = 0; i < loader.count && !err && !result; i++)
 		result = fill_random(cu, &loader.items[i], pattern);
 	if (!err && !result)

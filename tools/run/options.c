@@ -16,7 +16,8 @@ enum {
 	OPTION_OWNERS,
 	OPTION_JSON,
 	OPTION_CHUNK,
-	OPTION_NO_PREMAP
+	OPTION_NO_PREMAP,
+	OPTION_PROFILE
 };
 
 /* In help, a command's own options come first. */
@@ -31,6 +32,9 @@ static const struct argp_option options[] = {
 	{"chunk", OPTION_CHUNK, "TOKENS", 0,
 		"run texts in pieces of this size (default 512; calibrate and study: 1024)", MODEL_GROUP},
 	{"no-premap", OPTION_NO_PREMAP, NULL, 0, "map memory only when it is needed, never ahead", MODEL_GROUP},
+	{"profile", OPTION_PROFILE, "TRACE", 0,
+		"write down every driver call and what memory is for; `kvshare-run report TRACE` explains it",
+		MODEL_GROUP},
 	{"json", OPTION_JSON, NULL, 0, "print one JSON object on stdout, and nothing else there", MODEL_GROUP},
 	{"quiet", 'q', NULL, 0, "no progress, no summary", MODEL_GROUP},
 	{0},
@@ -153,6 +157,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		return 0;
 	case OPTION_NO_PREMAP:
 		model->no_premap = true;
+		return 0;
+	case OPTION_PROFILE:
+		model->profile_path = text;
 		return 0;
 	case OPTION_JSON:
 		model->json = true;

@@ -21,7 +21,7 @@ struct run_subcommand {
 	const struct run_subcommand *verbs; /* NULL, or commands below this one, up to one without a name */
 };
 extern const struct run_subcommand run_bench_command, run_generate_command, run_eval_command, run_calibrate_command,
-	run_study_command, run_plan_command, run_doctor_command;
+	run_study_command, run_plan_command, run_report_command, run_doctor_command;
 
 /* `kvshare-run completion SHELL`, of commands up to NULL (completion.c). Returns the exit status. */
 int run_print_completion(const struct run_subcommand *const *commands, const char *shell);
@@ -29,7 +29,7 @@ int run_print_completion(const struct run_subcommand *const *commands, const cha
 /* ---- options that all model commands share (options.c) ---- */
 
 struct run_model_options {
-	const char *dir, *device, *plan_path, *owners;
+	const char *dir, *device, *plan_path, *owners, *profile_path;
 	int ctx_tokens, chunk_tokens; /* 0: the engine's defaults */
 	enum kvs_dtype kv_dtype;
 	bool kv_dtype_set, json, quiet, no_premap;
@@ -59,6 +59,8 @@ const char *run_parse_owners(struct argp_state *state, const char *text);
 
 struct run_session {
 	kvs_cu *cu;
+	struct run_profile *profile; /* profile/profile.h; NULL: nobody asked for one */
+	const char *profile_path;    /* to say what is in it at the end; NULL: not */
 	kvs_checkpoint *ckpt;
 	kvs_tokenizer *tokenizer;
 	kvs_plan *plan;

@@ -1,7 +1,10 @@
 /*
  * tools/run/session.c: from a model's options to an open engine.
  */
+#include "profile/profile.h"
 #include "run.h"
+
+#include "../../profiler/profiler.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,8 +34,10 @@ static int open_engine(const struct run_model_options *options, struct run_sessi
 		.kv_dtype_set = options->kv_dtype_set,
 		.no_premap = options->no_premap,
 		.progress = options->quiet ? NULL : run_show_load};
-	int err = kvs_engine_open(session->cu, session->ckpt, &engine, &session->engine);
+	int err;
 
+	run_profile_engine(session->profile, &engine);
+	err = kvs_engine_open(session->cu, session->ckpt, &engine, &session->engine);
 	run_progress_clear();
 	return err;
 }
@@ -72,6 +77,10 @@ int run_session_open_model(const struct run_model_options *options, struct run_s
 		err = kvs_tokenizer_open(options->dir, &session->tokenizer);
 	if (!err)
 		err = kvs_cu_open(options->device ? options->device : "auto", &session->cu);
+	if (!err)
+		err = run_profile_open(options->profile_path, session->cu, &session->profile);
+	if (!err && !options->quiet && !options->json)
+		session->profile_path = options->profile_path;
 	if (err)
 		run_session_close(session);
 	else
@@ -93,9 +102,29 @@ int run_session_open(const struct run_model_options *options, struct run_session
 	return err;
 }
 
+static void say_what_is_in(const char *trace)
+{
+	kvs_report *report;
+	char *text;
+
+	if (kvs_report_make(trace, &report)) {
+		run_complain();
+		return;
+	}
+	if (!kvs_report_text(report, &text)) {
+		fputs(text, stderr);
+		free(text);
+	}
+	kvs_report_free(report);
+}
+
 void run_session_close(struct run_session *session)
 {
 	kvs_engine_close(session->engine);
+	if (run_profile_close(session->profile))
+		fprintf(stderr, "kvshare-run: warning: %s\n", kvs_error());
+	if (session->profile && session->profile_path)
+		say_what_is_in(session->profile_path);
 	kvs_cu_close(session->cu);
 	kvs_tokenizer_close(session->tokenizer);
 	kvs_checkpoint_close(session->ckpt);

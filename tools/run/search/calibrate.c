@@ -4,6 +4,7 @@
  * The options here, the search in calib/, what is said of it and written in calibrate_report.c. Ctrl-C stops the search, not
  * the program: the plan so far is written with its trials, and --resume goes on from there.
  */
+#include "../profile/profile.h"
 #include "calibrate.h"
 
 #include <errno.h>
@@ -262,7 +263,10 @@ static int open_engine(struct run_calibrate *env, struct run_session *session)
 		.no_premap = env->model.no_premap,
 		.stop = run_watch_stopped,
 		.progress = env->model.quiet ? NULL : run_show_load};
-	int err = kvs_calib_open_engine(session->cu, session->ckpt, &engine, &env->text, 1, &session->engine);
+	int err;
+
+	run_profile_engine(session->profile, &engine);
+	err = kvs_calib_open_engine(session->cu, session->ckpt, &engine, &env->text, 1, &session->engine);
 
 	run_progress_clear();
 	return err;

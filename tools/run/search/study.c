@@ -4,6 +4,7 @@
  * The options and the directory here, the work in calib/. The directory is the state: study.json in it holds every row that
  * is done, and the same command goes on from there.
  */
+#include "../profile/profile.h"
 #include "../../../calib/calib.h"
 #include "../run.h"
 
@@ -284,6 +285,7 @@ static int run_in_session(struct env *env, struct run_session *session)
 		.no_premap = env->model.no_premap,
 		.stop = run_watch_stopped,
 		.progress = env->model.quiet ? NULL : run_show_load};
+	run_profile_engine(session->profile, &env->study.engine);
 	err = kvs_study_create(session->ckpt, session->tokenizer, &env->study, &study);
 	if (err)
 		return err;

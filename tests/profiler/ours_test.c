@@ -1,0 +1,179 @@
+/*
+ * tests/profiler/ours_test.c: the trace of our own program says what the program says of itself, to the byte.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+
+#include "../support/process.h"
+
+#define GENERATE "kvshare-run generate -m tests/models/storyworld-3m --device host -p 'It had rained' -n 8 --ctx 2000 "
+#define GENERATE_Q "kvshare-run generate -m tests/models/storyworld-3m --device host -p Anna -n 8 --ctx 64 -q"
+#define OWNERS "--owners 0,1,2,3,4,5,2,7,8,3,10,11,1,13,5,15 "
+#define TRACE "/tmp/kvs-ours.trace"
+
+static json_t *member(json_t *object, const char *path)
+{
+	char word[64];
+
+	for (; *path; path += strspn(path, ".")) {
+		size_t length = strcspn(path, ".");
+		snprintf(word, sizeof(word), "%.*s", (int)length, path);
+		object = json_object_get(object, word);
+		path += length;
+	}
+	if (!object)
+		fail_msg("no %s", word);
+	return object;
+}
+
+static json_int_t number(json_t *object, const char *path)
+{
+	return json_integer_value(member(object, path));
+}
+
+static json_t *named(json_t *list, const char *name)
+{
+	for (size_t i = 0; i < json_array_size(list); i++)
+		if (!strcmp(json_string_value(member(json_array_get(list, i), "name")), name))
+			return json_array_get(list, i);
+	return NULL;
+}
+
+static json_int_t calls(json_t *report, const char *name)
+{
+	json_t *function = named(member(report, "api"), name);
+
+	return function ? number(function, "n") : 0;
+}
+
+static void memory_agrees(const char *owners, json_int_t owning)
+{
+	char command[512];
+	json_t *run, *report;
+
+	snprintf(command, sizeof(command), GENERATE "%s --no-premap --json --profile " TRACE, owners);
+	run = run_json(command);
+	report = run_json("kvshare-run report " TRACE " --json");
+	assert_int_equal(number(report, "memory.kv_bytes"), number(run, "memory.kv_physical_bytes"));
+	assert_int_equal(number(report, "memory.saved_bytes"),
+		number(run, "memory.kv_unshared_bytes") - number(run, "memory.kv_physical_bytes"));
+	assert_int_equal(
+		number(report, "memory.saved_bytes") * owning, number(report, "memory.kv_bytes") * (16 - owning));
+	assert_in_range(number(report, "memory.by_kind.weights") - number(run, "memory.weights_bytes"), 0, 4095);
+	/* What nobody said anything about: a few KiB that the kernels' own code takes. */
+	assert_in_range(number(report, "memory.by_kind.other"), 0, 1 << 20);
+	assert_int_equal(number(report, "memory.untracked_bytes"), 0); /* softcuda agrees, page by page */
+	assert_int_equal(json_array_size(member(report, "leaks")), 0);
+	assert_int_equal(json_array_size(member(report, "kv_map")), 32);
+	assert_int_equal(number(report, "dropped"), 0);
+	json_decref(run);
+	json_decref(report);
+}
+
+static void memory_agrees_with_the_engine_and_the_driver(void **state)
+{
+	(void)state;
+	memory_agrees("", 16);
+	memory_agrees(OWNERS, 12);
+}
+
+static void every_call_is_there(void **state)
+{
+	json_t *run = run_json(GENERATE OWNERS "--json --profile " TRACE),
+	       *report = run_json("kvshare-run report " TRACE " --json");
+	json_t *decode = named(member(report, "phases"), "decode"),
+	       *prefill = named(member(report, "phases"), "prefill");
+
+	(void)state;
+	assert_int_equal(calls(report, "cuMemCreate"), calls(report, "cuMemRelease"));
+	assert_int_equal(calls(report, "cuMemMap"), calls(report, "cuMemUnmap"));
+	assert_int_equal(calls(report, "cuMemMap"), 32);
+	assert_int_equal(calls(report, "cuMemCreate"), 24);
+	assert_int_equal(calls(report, "cuMemAddressReserve"), 32);
+	assert_int_equal(calls(report, "cuMemAlloc_v2"), calls(report, "cuMemFree_v2"));
+	assert_true(calls(report, "cuLaunchKernel") > 100);
+	assert_int_equal(number(decode, "n"), 7);
+	assert_int_equal(number(decode, "tokens"), 7);
+	assert_int_equal(number(prefill, "tokens"), number(run, "prompt_tokens"));
+	json_decref(run);
+	json_decref(report);
+}
+
+/* Each process adds to the one trace that the environment names; the text that is written is the same. */
+static void two_processes_share_a_trace(void **state)
+{
+	json_t *report;
+	struct process process =
+		run_shell("rm -f " TRACE "; KVSHARE_PROFILE=" TRACE " && export KVSHARE_PROFILE; (" GENERATE
+			  "-q && " GENERATE "-q) | sort | uniq -c | wc -l",
+			120);
+
+	(void)state;
+	assert_int_equal(process.status, 0);
+	assert_int_equal(atoi(process.out), 1);
+	process_free(&process);
+	report = run_json("kvshare-run report " TRACE " --json");
+	assert_int_equal(json_array_size(member(report, "processes")), 2);
+	assert_int_equal(number(report, "memory.saved_bytes"), 0);
+	assert_int_equal(calls(report, "cuMemMap"), 64);
+	json_decref(report);
+}
+
+static void a_trace_that_cannot_be_written_stops_before_the_work(void **state)
+{
+	struct process process = run_shell(GENERATE "-q --profile /nowhere/trace", 60);
+
+	(void)state;
+	assert_int_equal(process.status, 1);
+	assert_non_null(strstr(process.err, "/nowhere/trace: No such file"));
+	assert_string_equal(process.out, "");
+	process_free(&process);
+}
+
+/* One line tells; the text comes whole, and the exit status is that of the work. The full disk is a file system of 16 KiB. */
+static void a_full_disk_harms_nobody(void **state)
+{
+	struct process process = run_shell(
+		"unshare -m sh -c 'mount -t tmpfs -o size=16k none /mnt && " GENERATE_Q " --profile /mnt/trace'", 60);
+
+	(void)state;
+	if (strstr(process.err, "unshare:") || strstr(process.err, "mount:")) {
+		process_free(&process);
+		skip(); /* not root */
+	}
+	assert_int_equal(process.status, 0);
+	assert_non_null(strstr(process.err, "warning: the trace cannot be written: No space left"));
+	assert_null(strstr(strstr(process.err, "warning") + 1, "warning"));
+	assert_true(strlen(process.out) > 8);
+	process_free(&process);
+}
+
+static int remove_trace(void **state)
+{
+	(void)state;
+	unlink(TRACE);
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(memory_agrees_with_the_engine_and_the_driver),
+		cmocka_unit_test(every_call_is_there),
+		cmocka_unit_test(two_processes_share_a_trace),
+		cmocka_unit_test(a_trace_that_cannot_be_written_stops_before_the_work),
+		cmocka_unit_test(a_full_disk_harms_nobody),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, remove_trace);
+}

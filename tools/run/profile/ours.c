@@ -1,0 +1,321 @@
+/*
+ * tools/run/profile/ours.c: the source "ours": kvshare-run watches itself.
+ *
+ * The table of the driver is observed, so every call is seen with its arguments; the engine tells what its memory is for and
+ * what it works at. softcuda, our driver, also tells when each kernel ran; on a GPU only CUPTI knows that.
+ */
+#include "profile.h"
+
+#include "../../../profiler/profiler.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define DEVICE_PERIOD_NS 250000000 /* cuMemGetInfo asks the kernel driver: not for each token */
+
+struct run_profile {
+	kvs_trace *trace;
+	kvs_cu unseen; /* the table before it was observed: for calls of the profile's own */
+	kvs_cu_observer *observer;
+	uint32_t pid;
+	uint64_t device_ns; /* when the device's memory was asked for last */
+};
+
+static uint64_t clock_ns(clockid_t clock)
+{
+	struct timespec time;
+
+	clock_gettime(clock, &time);
+	return (uint64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+static uint32_t thread_id(void)
+{
+	static __thread uint32_t id;
+
+	if (!id)
+		id = syscall(SYS_gettid);
+	return id;
+}
+
+static void add(struct run_profile *p, struct kvs_event *event)
+{
+	event->pid = p->pid;
+	event->tid = thread_id();
+	if (!event->time_ns)
+		event->time_ns = clock_ns(CLOCK_MONOTONIC);
+	kvs_trace_add(p->trace, event);
+}
+
+/* ---- calls ---- */
+
+/* Names as the driver exports them: cuda.h makes cuMemAlloc a macro for cuMemAlloc_v2. */
+#define TEXT_OF(symbol) #symbol
+#define EXPORTED(name) [KVS_FN_##name] = TEXT_OF(name),
+static const char *const exported[KVS_FN_COUNT] = {KVS_CU_FUNCTIONS(EXPORTED)};
+#undef EXPORTED
+
+#define ARG(call, type, i) (*(const type *)(call)->args[i])
+
+/* What a call made, used or freed, as docs/trace.md has it for each function. */
+static void describe(const struct kvs_cu_call *call, struct kvs_event *event)
+{
+	switch (call->function) {
+	case KVS_FN_cuMemAlloc:
+		event->call.address = *ARG(call, CUdeviceptr *, 0);
+		event->call.bytes = ARG(call, size_t, 1);
+		break;
+	case KVS_FN_cuMemAllocHost:
+		event->call.address = (uintptr_t)*ARG(call, void **, 0);
+		event->call.bytes = ARG(call, size_t, 1);
+		break;
+	case KVS_FN_cuMemFree:
+		event->call.address = ARG(call, CUdeviceptr, 0);
+		break;
+	case KVS_FN_cuMemFreeHost:
+		event->call.address = (uintptr_t)ARG(call, void *, 0);
+		break;
+	case KVS_FN_cuMemAddressReserve:
+		event->call.address = *ARG(call, CUdeviceptr *, 0);
+		event->call.bytes = ARG(call, size_t, 1);
+		break;
+	case KVS_FN_cuMemAddressFree:
+	case KVS_FN_cuMemUnmap:
+	case KVS_FN_cuMemSetAccess:
+		event->call.address = ARG(call, CUdeviceptr, 0);
+		event->call.bytes = ARG(call, size_t, 1);
+		break;
+	case KVS_FN_cuMemCreate:
+		event->call.handle = *ARG(call, CUmemGenericAllocationHandle *, 0);
+		event->call.bytes = ARG(call, size_t, 1);
+		break;
+	case KVS_FN_cuMemRetainAllocationHandle:
+		event->call.handle = *ARG(call, CUmemGenericAllocationHandle *, 0);
+		break;
+	case KVS_FN_cuMemRelease:
+		event->call.handle = ARG(call, CUmemGenericAllocationHandle, 0);
+		break;
+	case KVS_FN_cuMemMap:
+		event->call.address = ARG(call, CUdeviceptr, 0);
+		event->call.bytes = ARG(call, size_t, 1);
+		event->call.handle = ARG(call, CUmemGenericAllocationHandle, 3);
+		break;
+	case KVS_FN_cuMemcpyHtoD:
+	case KVS_FN_cuMemcpyHtoDAsync:
+	case KVS_FN_cuMemcpyDtoDAsync:
+	case KVS_FN_cuMemsetD8:
+	case KVS_FN_cuMemsetD8Async:
+	case KVS_FN_cuMemsetD32Async:
+		event->call.address = ARG(call, CUdeviceptr, 0);
+		event->call.bytes = ARG(call, size_t, 2) * (call->function == KVS_FN_cuMemsetD32Async ? 4 : 1);
+		break;
+	case KVS_FN_cuMemcpyDtoH:
+	case KVS_FN_cuMemcpyDtoHAsync:
+		event->call.address = ARG(call, CUdeviceptr, 1);
+		event->call.bytes = ARG(call, size_t, 2);
+		break;
+	case KVS_FN_cuLaunchKernel:
+		event->call.handle = (uintptr_t)ARG(call, CUfunction, 0);
+		break;
+	default:
+		break;
+	}
+}
+
+/* What a call that failed gave out means nothing; what it was given is told all the same. */
+static bool gives_out(enum kvs_cu_function function)
+{
+	return function == KVS_FN_cuMemAlloc || function == KVS_FN_cuMemAllocHost ||
+	       function == KVS_FN_cuMemAddressReserve || function == KVS_FN_cuMemCreate ||
+	       function == KVS_FN_cuMemRetainAllocationHandle;
+}
+
+static void watch_call(void *arg, const struct kvs_cu_call *call)
+{
+	struct run_profile *p = arg;
+	struct kvs_event event = {.type = KVS_EVENT_CALL, .time_ns = call->start_ns};
+
+	if (!call->after)
+		return;
+	event.call.function = exported[call->function];
+	event.call.duration_ns = call->nanoseconds;
+	event.call.result = call->result;
+	event.call.address = event.call.bytes = event.call.handle = KVS_EVENT_NONE;
+	if (!call->result || !gives_out(call->function))
+		describe(call, &event);
+	add(p, &event);
+}
+
+/* ---- what the engine tells ---- */
+
+static void ask_device(struct run_profile *p)
+{
+	struct kvs_event event = {.type = KVS_EVENT_DEVICE};
+	size_t free_bytes, total;
+
+	p->device_ns = clock_ns(CLOCK_MONOTONIC);
+	if (kvs_cu_enter(&p->unseen))
+		return;
+	if (!p->unseen.cuMemGetInfo(&free_bytes, &total)) {
+		event.device.free_bytes = free_bytes;
+		event.device.total_bytes = total;
+		add(p, &event);
+	}
+	kvs_cu_leave(&p->unseen);
+}
+
+static void label(
+	struct run_profile *p, const struct kvs_engine_note *note, enum kvs_memory_kind kind, int layer, int owner)
+{
+	struct kvs_event event = {.type = KVS_EVENT_LABEL,
+		.label = {
+			.address = note->address, .bytes = note->bytes, .kind = kind, .layer = layer, .owner = owner}};
+
+	add(p, &event);
+}
+
+static void begin_phase(struct run_profile *p, const char *name, size_t tokens)
+{
+	struct kvs_event event = {.type = KVS_EVENT_PHASE, .phase = {.name = name, .tokens = tokens}};
+
+	add(p, &event);
+	if (event.time_ns - p->device_ns > DEVICE_PERIOD_NS)
+		ask_device(p);
+}
+
+static void hear(void *arg, const struct kvs_engine_note *note)
+{
+	struct run_profile *p = arg;
+
+	switch (note->kind) {
+	case KVS_NOTE_WEIGHTS:
+		label(p, note, KVS_MEMORY_WEIGHTS, -1, -1);
+		break;
+	case KVS_NOTE_ACTIVATIONS:
+		label(p, note, KVS_MEMORY_ACTIVATIONS, -1, -1);
+		break;
+	case KVS_NOTE_K:
+		label(p, note, KVS_MEMORY_K, note->layer, note->owner);
+		break;
+	case KVS_NOTE_V:
+		label(p, note, KVS_MEMORY_V, note->layer, note->owner);
+		break;
+	case KVS_NOTE_LOAD:
+		begin_phase(p, "load", 0);
+		break;
+	case KVS_NOTE_PREFILL:
+		begin_phase(p, "prefill", note->tokens);
+		break;
+	case KVS_NOTE_DECODE:
+		begin_phase(p, "decode", note->tokens);
+		break;
+	case KVS_NOTE_SCORE:
+		begin_phase(p, "score", note->tokens);
+		break;
+	case KVS_NOTE_BATCH:
+		begin_phase(p, "batch", note->tokens);
+		break;
+	case KVS_NOTE_IDLE:
+		begin_phase(p, "", 0);
+		break;
+	case KVS_NOTE_LAYER:
+		break;
+	}
+}
+
+void run_profile_engine(struct run_profile *p, struct kvs_engine_options *options)
+{
+	if (!p)
+		return;
+	options->note = hear;
+	options->note_arg = p;
+}
+
+/* ---- open and close ---- */
+
+/* The arguments of this process with spaces between. */
+static void read_command(char *out, size_t bytes)
+{
+	FILE *file = fopen("/proc/self/cmdline", "re");
+	size_t got = file ? fread(out, 1, bytes - 1, file) : 0;
+
+	if (file)
+		fclose(file);
+	while (got && !out[got - 1])
+		got--;
+	out[got] = 0;
+	for (size_t i = 0; i < got; i++)
+		if (!out[i])
+			out[i] = ' ';
+}
+
+static void introduce(struct run_profile *p)
+{
+	char command[512];
+	struct kvs_event event = {.type = KVS_EVENT_PROCESS,
+		.process = {.source = KVS_SOURCE_OURS,
+			.command = command,
+			.device = p->unseen.name,
+			.parent = getppid(),
+			.driver_version = p->unseen.driver_version,
+			.device_bytes = p->unseen.memory_bytes,
+			.wall_ns = clock_ns(CLOCK_REALTIME),
+			/* softcuda takes pages; a GPU's driver does not say. */
+			.unit_bytes = p->unseen.kind == KVS_DEVICE_HOST ? sysconf(_SC_PAGESIZE) : 0}};
+
+	read_command(command, sizeof(command));
+	add(p, &event);
+}
+
+int run_profile_open(const char *path, kvs_cu *cu, struct run_profile **out)
+{
+	struct kvs_trace_options options = {.append = !path};
+	struct run_profile *p;
+	int err;
+
+	*out = NULL;
+	if (!path)
+		path = getenv("KVSHARE_PROFILE");
+	if (!path || !*path)
+		return 0;
+	p = calloc(1, sizeof(*p));
+	if (!p)
+		return kvs_fail(-ENOMEM, "no memory for a profile");
+	p->unseen = *cu;
+	p->pid = getpid();
+	err = kvs_trace_open(path, &options, &p->trace);
+	if (err) {
+		free(p);
+		return err;
+	}
+	introduce(p);
+	ask_device(p);
+	err = kvs_cu_observe(cu, NULL, 0, watch_call, p, &p->observer);
+	if (err) {
+		kvs_trace_close(p->trace);
+		free(p);
+		return err;
+	}
+	*out = p;
+	return 0;
+}
+
+int run_profile_close(struct run_profile *p)
+{
+	struct kvs_event event = {.type = KVS_EVENT_EXIT, .exit = {.status = -1}};
+	int err;
+
+	if (!p)
+		return 0;
+	kvs_cu_unobserve(p->observer);
+	ask_device(p);
+	add(p, &event);
+	err = kvs_trace_close(p->trace);
+	free(p);
+	return err;
+}
