@@ -1,20 +1,24 @@
 /*
- * calib/calib.h: which layers may read the KV cache of which others, and what that costs.
+ * calib/calib.h: which layers can read the KV cache of which others, and the loss in quality that follows.
  *
- * A text is cut into samples, which the search looks at, and into windows behind them, which it is measured on. A capture
- * holds what the unshared model made of the samples: mean K and V of each layer, and the last hidden states. A search
- * walks pairs of layers and yields a plan with every trial on the way; a measure tells what a plan costs on the windows.
+ * A text is cut into samples, which a search runs, and into windows after them, on which plans are measured. A capture
+ * holds the unshared model's state on the samples: mean K and V of each layer, and the last hidden states. A search
+ * walks pairs of layers and yields a plan with every trial on the way; a measure gives the cost of a plan on the
+ * windows.
  *
  *   kvs_calib_text_cut(tokenizer, bytes, count, &text_options, &text);
  *   kvs_calib_open_engine(cu, ckpt, NULL, &text, 1, &engine);
  *   kvs_capture_run(engine, &text, NULL, &capture);
  *   kvs_search_run(engine, &text, &capture, &search_options, &result);
- *   kvs_search_plan(&result, &provenance, &plan);   kvs_plan_save(plan, "plan.json");
+ *   kvs_search_plan(&result, &result.best, &search_options, &text, &model, true, &plan);
+ *   kvs_plan_save(plan, "plan.json");
  *
- * Sources: "paper" is KVSharer, arXiv 2410.18517; "code" is its reference, github.com/yangyifei729/KVSharer at 39e5c191,
- * test_llama.ipynb. Where they differ both are here. docs/calibration.md explains the formulas and how to read results.
+ * Sources: "paper" is KVSharer, arXiv 2410.18517; "code" is its reference, github.com/yangyifei729/KVSharer at
+ * 39e5c191, test_llama.ipynb. Where they differ, both are here. docs/calibration.md explains the formulas and how to
+ * read results.
  *
- * Everything returns 0 or a negative errno with a message in kvs_error(). -ECANCELED: the progress callback said stop.
+ * Everything returns 0 or a negative errno with a message in kvs_error(). -ECANCELED: the progress callback asked to
+ * stop.
  */
 #ifndef KVS_CALIB_H
 #define KVS_CALIB_H
@@ -27,7 +31,7 @@ extern "C" {
 
 /* ---- progress ---- */
 
-/* Told what runs and how far it is, in trials or sequences; answers false to stop. `step` NULL: nobody is told. */
+/* `step` hears of the activity and its progress, in trials or sequences, and returns false to stop; it may be NULL. */
 struct kvs_calib_progress {
 	bool (*step)(void *arg, const char *what, size_t done, size_t total);
 	void *arg;
@@ -37,43 +41,43 @@ struct kvs_calib_progress {
 
 enum kvs_sample_by {
 	KVS_SAMPLE_RUN, /* consecutive runs of the text's tokens */
-	KVS_SAMPLE_LINE /* the first tokens of lines; lines with fewer are skipped. The code's, whose tokenizer cuts lines */
+	KVS_SAMPLE_LINE /* the first tokens of each line; shorter lines are skipped. The code's: its tokenizer cuts lines off */
 };
 
 struct kvs_calib_text_options {
 	enum kvs_sample_by by;
-	int samples, sample_tokens;     /* 0: 30 and 64, as paper and code have it */
-	int held_tokens, window_tokens; /* most to measure on, and how many see each other; 0: 1024 and 256 */
-	bool need_held;                 /* fail where no text is left behind the samples */
+	int samples, sample_tokens;     /* 0: 30 and 64, as in paper and code */
+	int held_tokens, window_tokens; /* most tokens to measure on, and the length of a window; 0: 1024 and 256 */
+	bool need_held;                 /* fail if no text is left after the samples */
 };
 
 struct kvs_calib_text {
 	int samples, sample_tokens, skipped_lines;
 	int32_t *ids; /* [samples][sample_tokens] */
 	int windows, window_tokens;
-	int32_t *window_ids, *window_targets; /* [windows][window_tokens]: each predicts the token behind it */
-	bool held_back;                       /* false: nothing was left, the windows are the samples themselves */
+	int32_t *window_ids, *window_targets; /* [windows][window_tokens]; a target is the token after its id */
+	bool held_back;                       /* false: no text was left, the windows are the samples themselves */
 	enum kvs_sample_by by;
 	char digest[17]; /* of the text's bytes, FNV-1a 64 in hex */
 };
 
 /*
- * Cut a text. The windows begin where the samples end; where fewer than 17 tokens are left there, they are the samples
- * themselves, unless need_held. -EINVAL (too few tokens or lines, with how many there are; options), -ENOMEM.
+ * Cut a text. The windows begin where the samples end; if fewer than 17 tokens are left there, they are the samples
+ * themselves, or an error with need_held. -EINVAL (too few tokens or lines, with their number; options), -ENOMEM.
  */
 int kvs_calib_text_cut(const kvs_tokenizer *tok, const char *text, size_t bytes,
 	const struct kvs_calib_text_options *options, struct kvs_calib_text *out);
 /*
- * Windows alone: of the first `tokens` tokens of a text (fewer where it ends; 0: 1024), whole windows of `window_tokens`
- * (0: 256). -EINVAL (the text is too short), -ENOMEM.
+ * Windows alone: whole windows of `window_tokens` (0: 256) from the first `tokens` tokens of a text (0: 1024), or from
+ * all of a shorter one. -EINVAL (the text is too short), -ENOMEM.
  */
 int kvs_calib_windows_cut(const kvs_tokenizer *tok, const char *text, size_t bytes, int tokens, int window_tokens,
 	struct kvs_calib_text *out);
 void kvs_calib_text_clear(struct kvs_calib_text *text);
 
 /*
- * An engine with room for each of `count` texts: what matters of `base` (NULL: defaults) is the plan-independent part; its
- * chunk_tokens is how many rows go through at a time (at least one sample or window).
+ * An engine with room for each of `count` texts. Of `base` (NULL: defaults) only the part that does not depend on a
+ * plan counts; its chunk_tokens is the number of rows in a batch, at least one sample or window.
  */
 int kvs_calib_open_engine(kvs_cu *cu, const kvs_checkpoint *ckpt, const struct kvs_engine_options *base,
 	const struct kvs_calib_text *texts, size_t count, kvs_engine **out);
@@ -89,15 +93,14 @@ enum kvs_distance {
 
 struct kvs_capture {
 	int layers, samples, tokens, kv_heads, head_dim, hidden_size;
-	double *k,
-		*v; /* [layer][token][kv_head][head_dim]: mean over samples, K behind RoPE, as it lies in the cache */
-	float *hidden; /* [sample][token][hidden]: the unshared model's, behind the final norm */
+	double *k, *v; /* [layer][token][kv_head][head_dim]: mean over samples, K after RoPE, as in the cache */
+	float *hidden; /* [sample][token][hidden]: the unshared model's, after the final norm */
 };
 
-/* Runs the engine without a plan over all samples. -EIO where the model gives something that is not a number. */
+/* Runs the engine without a plan over all samples. -EIO if the model yields something that is not a number. */
 int kvs_capture_run(kvs_engine *engine, const struct kvs_calib_text *text, const struct kvs_calib_progress *progress,
 	struct kvs_capture *out);
-/* Frees k and v alone: a search needs them only for distances, and they are most of the memory. */
+/* Frees k and v only: a search needs them for distances alone, and they are most of the memory. */
 void kvs_capture_drop_means(struct kvs_capture *capture);
 void kvs_capture_clear(struct kvs_capture *capture);
 /* k[i * layers + j], v[i * layers + j]: distance of the means of layers i and j. */
@@ -116,18 +119,19 @@ struct kvs_pair {
 enum kvs_order { KVS_ORDER_DISSIMILAR, KVS_ORDER_SIMILAR, KVS_ORDER_RANDOM };
 
 /*
- * owner[layer] = to, and what that entails (code, re_map): going up, a layer that is not its own owner takes the owner of
- * its owner. So a chain collapses to its root, and who read `layer` reads its new owner. Idempotent maps stay idempotent.
+ * owner[layer] = to, with the consequences (code, re_map): from the first layer up, a layer that is not its own owner
+ * takes the owner of its owner. So a chain collapses to its root, and readers of `layer` read its new owner. An
+ * idempotent map stays idempotent.
  */
 void kvs_owners_remap(int *owner, int layers, int layer, int to);
 
 /*
- * All pairs (layer, owner < layer) that may share at all: windows equal, layer not among the last `protect_last`; ordered
- * by distance, equal ones by layer, then owner. Random: the shuffle of Fisher and Yates, from the end, by splitmix64 of
- * `seed` modulo the number of choices.
+ * All pairs (layer, owner < layer) that may share at all: windows equal, layer not among the last `protect_last`.
+ * Ordered by distance, ties by layer, then owner; or at random: Fisher and Yates' shuffle, from the end, by splitmix64
+ * of `seed` modulo the number of choices.
  *
- * K and V together: distance is (d_K + d_V) / 2 (code; the paper gives no rule, so it is used for its norm too). `split`: a
- * pair for each, and since K is larger than V by nature, each distance is divided by the mean of its kind.
+ * The distance of K and V together is (d_K + d_V) / 2 (code; the paper gives no rule, so its norm uses this one too).
+ * `split`: a pair for each of them; as K is larger than V by nature, each distance is divided by the mean of its kind.
  */
 struct kvs_pair_options {
 	enum kvs_distance distance;
@@ -138,7 +142,7 @@ struct kvs_pair_options {
 };
 int kvs_pairs_list(const struct kvs_capture *capture, const struct kvs_config *config,
 	const struct kvs_pair_options *options, struct kvs_pair **out, size_t *count);
-/* How many layers could share at most. */
+/* The largest number of layers that can share. */
 int kvs_pairs_most_shared(const struct kvs_config *config, int protect_last);
 
 /* ---- measures (measure.c) ---- */
@@ -150,18 +154,18 @@ enum kvs_cosine {
 	KVS_COSINE_PAPER
 };
 
-/* Last hidden states with `plan` against those of the capture. */
+/* The cosine of the last hidden states with `plan` and those of the capture. */
 int kvs_measure_cosine(kvs_engine *engine, const struct kvs_calib_text *text, const struct kvs_capture *capture,
 	const kvs_plan *plan, enum kvs_cosine kind, double *cosine);
 
-/* Mean next-token loss over the windows, in nats. `nll_of` [windows * window_tokens] or NULL takes each token's. */
+/* Mean next-token loss over the windows, in nats. `nll_of` [windows * window_tokens] takes each token's, or is NULL. */
 int kvs_measure_nll(
 	kvs_engine *engine, const struct kvs_calib_text *text, const kvs_plan *plan, float *nll_of, double *nll);
 
 /*
- * What the unshared model says of the windows; other models are held against it. It and the measures against it leave the
- * engine with the plan that they ran, and tokens in slot 0. They tell `progress` (NULL: nobody) how many tokens are done.
- * -EIO (the loss is not a number; the device), -ENOMEM, -ECANCELED.
+ * The unshared model's predictions on the windows, with which changed models are compared. Creating it, and each
+ * comparison, leave the engine with the plan that they ran, and tokens in slot 0. They tell `progress` (NULL: nobody)
+ * the number of tokens done. -EIO (the loss is not a number; the device), -ENOMEM, -ECANCELED.
  */
 typedef struct kvs_reference kvs_reference;
 int kvs_reference_create(kvs_engine *engine, const struct kvs_calib_text *text,
@@ -171,7 +175,7 @@ double kvs_reference_nll(const kvs_reference *reference); /* the unshared model'
 
 struct kvs_quality {
 	double nll, full_nll;  /* nats a token */
-	double top1_agreement; /* share of tokens where both find the same token likeliest */
+	double top1_agreement; /* fraction of tokens for which both models have the same likeliest token */
 	double kl;             /* mean KL(full ‖ shared) of the next token's distribution, nats */
 	size_t tokens;
 };
@@ -181,49 +185,49 @@ int kvs_measure_quality(kvs_engine *engine, const struct kvs_calib_text *text, c
 /* ---- reruns (rerun.c) ---- */
 
 /*
- * Batches that run again and again while plans change from some layer on. Residuals of tokens 0 .. tokens - 1 of slot 0 are
- * kept on the device, f32 [copies][tokens][hidden]: copies - 1 in front of layers at even distances (no more copies than
- * layers are made), and one in front of the layer that was rerun last. The engine must outlive it, and have been opened
- * with share_by_pointer. -EINVAL, -ENOMEM.
+ * Batches that run again and again while plans change from some layer on. Residuals of tokens 0 .. tokens - 1 of slot 0
+ * are kept on the device, f32 [copies][tokens][hidden]: copies - 1 are the inputs of layers at even distances (at most
+ * as many copies as layers), and one is the input of the layer that was rerun last. The engine must outlive it, and
+ * have been opened with share_by_pointer. -EINVAL, -ENOMEM.
  */
 typedef struct kvs_rerun kvs_rerun;
 int kvs_rerun_create(kvs_engine *engine, int tokens, int copies, kvs_rerun **out);
 void kvs_rerun_free(kvs_rerun *rerun);
 /*
- * As kvs_engine_run_batch(), to the bit, but layers are left out that came to the same when the batch was rerun last: all up
- * to the highest kept residual below which the plans of then and now agree, and which does not lie above `layer`. The
- * first rerun runs all. Residuals are kept in front of `layer` (1 and up) and below: it is where the plans that come next
- * are expected to differ. Then a rerun costs (layers - layer) / layers of a run, and going up from layer to layer also
- * what lies between.
+ * As kvs_engine_run_batch(), to the bit, but skips layers whose result is still that of the batch's last rerun: all
+ * below the highest kept residual that is not above `layer` and below which the last plan and the present one agree.
+ * The first rerun runs all layers. Residuals are kept at `layer` (1 and up), where the next plans are expected to
+ * differ, and below. A rerun then costs (layers - layer) / layers of a run, and more by the layers between when `layer`
+ * rises.
  *
- * The batch must have the ids, and the cut into sequences, that it had when its tokens were rerun before. Whatever else
- * writes or cuts these tokens of slot 0 makes the next rerun a whole run. -EINVAL (nothing is kept of these tokens; the
- * batch does not fit), -ENOMEM, -EIO.
+ * The batch must have the ids, and the division into sequences, that it had when its tokens were rerun before. After
+ * anything else wrote or truncated these tokens of slot 0, the next rerun is a whole run. -EINVAL (nothing is kept of
+ * these tokens; the batch does not fit), -ENOMEM, -EIO.
  */
 int kvs_rerun_batch(kvs_rerun *rerun, const struct kvs_batch *batch, int layer);
 
-/* ---- baselines: what others proposed (neighbours.c, merge.c) ---- */
+/* ---- baselines: the proposals of others (neighbours.c, merge.c) ---- */
 
 /*
- * `share` layers that read the layer below them, spread evenly; where half of the layers share, it is every second one, as
- * in cross-layer attention (CLA, arXiv 2405.12981). Below means: the next one of the same attention window. owners [layers].
- * -ERANGE: so many layers have no neighbour. -ENOMEM.
+ * `share` layers that read the layer below them, spread evenly; if half of the layers share, it is every second one, as
+ * in cross-layer attention (CLA, arXiv 2405.12981). Below means the next lower one with the same attention window.
+ * owners [layers]. -ERANGE (fewer layers have such a neighbour), -ENOMEM.
  */
 int kvs_neighbours_spread(const struct kvs_config *config, int share, int *owners);
 /*
- * `share` pairs of neighbours, no layer in two of them, whose mean K and V have the least angles to each other in sum:
- * what MiniCache (arXiv 2405.14366) calls similar. owners[upper] = lower, [layers]. -ERANGE, -ENOMEM.
+ * The `share` disjoint pairs of neighbours whose mean K and V have the least sum of angles, which is similarity in
+ * MiniCache (arXiv 2405.14366). owners[upper] = lower, [layers]. -ERANGE, -ENOMEM.
  */
 int kvs_neighbours_similar(const struct kvs_capture *capture, const struct kvs_config *config, int share, int *owners);
 
 /*
- * Both vectors get one direction, at 0.6 of the arc from lower to upper, and keep their lengths (MiniCache, equations 2 and 3;
- * its retention of distinct tokens is left out). f32 [dim].
+ * Turns both vectors to one direction, at 0.6 of the arc from lower to upper, and keeps their lengths (MiniCache,
+ * equations 2 and 3, without its retention of distinct tokens). f32 [dim].
  */
 void kvs_merge_vectors(float *lower, float *upper, int dim);
 /*
- * The unshared model decodes the windows token by token, and each token's K and V of layers l and owners[l] are merged. As
- * kvs_measure_quality().
+ * The quality of the unshared model when it decodes the windows token by token, and the K and V of each token in layers
+ * l and owners[l] are merged. Otherwise as kvs_measure_quality().
  */
 int kvs_measure_merged(kvs_engine *engine, const struct kvs_calib_text *text, const kvs_reference *reference,
 	const int *owners, const struct kvs_calib_progress *progress, struct kvs_quality *out);
@@ -233,7 +237,7 @@ int kvs_measure_merged(kvs_engine *engine, const struct kvs_calib_text *text, co
 enum kvs_method {
 	KVS_METHOD_KVSHARER, /* the paper's walk: see kvs_search_run() */
 	KVS_METHOD_NLL,      /* greedy by measured loss */
-	KVS_METHOD_AUTO      /* the walk dissimilar first, the walk similar first, and nll: the least loss wins */
+	KVS_METHOD_AUTO      /* the walks dissimilar first and similar first, and nll: the least loss wins */
 };
 
 enum kvs_walk { KVS_WALK_DISSIMILAR, KVS_WALK_SIMILAR, KVS_WALK_RANDOM, KVS_WALK_NLL, KVS_WALK_COUNT };
@@ -242,24 +246,24 @@ const char *kvs_walk_name(enum kvs_walk walk);
 struct kvs_trial {
 	enum kvs_walk walk;
 	enum kvs_share_what what;
-	int layer, owner; /* as paired; with a chain, what the layer then reads is the root of `owner` */
+	int layer, owner; /* as paired; in a chain, the layer then reads the root of `owner` */
 	double distance;
-	double cosine; /* NAN where it was not measured: nll */
-	double nll;    /* of the windows, NAN but with nll */
+	double cosine; /* NAN with nll, which does not measure it */
+	double nll;    /* of the windows; NAN except with nll */
 	bool accepted;
 };
 
 struct kvs_search_options {
 	enum kvs_method method;
 	int share;                     /* layers that should share; with split_kv twice as many tensors, K or V */
-	struct kvs_pair_options pairs; /* its order counts for KVS_METHOD_KVSHARER alone */
+	struct kvs_pair_options pairs; /* its order counts for KVS_METHOD_KVSHARER only */
 	enum kvs_cosine cosine;
-	double threshold; /* a pair stays while the cosine is above; code and paper: 0.5 */
-	bool plans_alone; /* losses and cosines of whole plans are not measured, and NAN: for callers that measure them, with one walk */
-	bool sweep; /* go on as far as it goes, and measure the plan for every number of layers up to `share` */
-	/* Free the capture's means when pairs are ordered: they are most of what is held. nll keeps residuals in their room. */
+	double threshold; /* a pair is kept if the cosine is above it; code and paper: 0.5 */
+	bool plans_alone; /* leave losses and cosines of whole plans NAN, for callers that measure them; with one walk only */
+	bool sweep;       /* also measure the plan for every number of layers up to `share` */
+	/* Free the capture's means once pairs are ordered: they are most of the memory. nll keeps residuals in their place. */
 	bool drop_means;
-	/* Trials of a search that was stopped: as far as they are the same, they are not run again. */
+	/* Trials of a stopped search: as long as the same ones come up, they are not run again. */
 	const struct kvs_trial *replay;
 	size_t replay_count;
 	struct kvs_calib_progress progress;
@@ -267,8 +271,8 @@ struct kvs_search_options {
 
 enum kvs_search_end {
 	KVS_SEARCH_COMPLETE,
-	KVS_SEARCH_EXHAUSTED, /* no pair is left, fewer layers share than wanted (the code stops so; the paper gives up) */
-	KVS_SEARCH_STOPPED    /* by the callback; what was found so far is valid */
+	KVS_SEARCH_EXHAUSTED, /* no pair is left, and too few layers share (the code ends like this; the paper gives up) */
+	KVS_SEARCH_STOPPED    /* by the callback; the result so far is valid */
 };
 
 /* A plan on the way. */
@@ -287,47 +291,47 @@ struct kvs_search_result {
 	double cosine; /* of the best plan, on the samples */
 	struct kvs_trial *trials;
 	size_t trial_count, replayed;
-	struct kvs_search_point walks[KVS_WALK_COUNT]; /* what each walk came to; k_owners NULL: it was not walked */
+	struct kvs_search_point walks[KVS_WALK_COUNT]; /* the end of each walk; k_owners NULL: it was not walked */
 	struct kvs_search_point *sweep;                /* [sweep_count], for 1, 2, ... layers */
 	size_t sweep_count;
-	double search_s, measure_s; /* of trials and what belongs to them; of measuring whole plans beside */
+	double search_s, measure_s; /* time of the trials and around them; time of measuring whole plans */
 };
 
 /*
  * Find a plan. The walk (paper, algorithm 1; code, last cells): for each pair in order, skip it if its layer shares
- * already; else remap, run the samples, and keep the map if the hidden states stay closer than the threshold; stop when
- * `share` layers share. Nothing keeps an owner from being shared later: its readers move to its new owner.
+ * already; else remap, run the samples, and keep the map if the cosine of the hidden states is above the threshold;
+ * stop when `share` layers share. An owner may itself come to share later: its readers then move to its new owner.
  *
- * nll: each step takes the pair that raises the measured loss least. Losses of earlier steps stand in until a pair comes up
- * (lazy evaluation as in accelerated greedy, Minoux 1978; sharing is not submodular, so here it is a heuristic), and a trial
- * runs the layers from the pair's own up, and of those below no more than it must.
+ * nll: each step takes the pair that raises the measured loss least. A pair's loss from an earlier step stands in until
+ * the pair looks cheapest (lazy evaluation as in accelerated greedy, Minoux 1978; sharing is not submodular, so it is a
+ * heuristic here). A trial runs the layers from the pair's own up, and no more of those below than it must.
  *
- * -EINVAL (share out of range; options; a model of one layer), -ECANCELED where it is stopped before the first walk. Later a
- * stop ends in KVS_SEARCH_STOPPED with a valid best plan, whose figures are NAN where they were not measured yet.
+ * -EINVAL (share out of range; options; a model of one layer), -ECANCELED if stopped before the first walk. A later
+ * stop ends in KVS_SEARCH_STOPPED with a valid best plan, whose figures are NAN if they had not been measured.
  */
 int kvs_search_run(kvs_engine *engine, const struct kvs_calib_text *text, struct kvs_capture *capture,
 	const struct kvs_search_options *options, struct kvs_search_result *out);
-/* Whether a model of that shape can be searched so, before anything is loaded. -EINVAL as above. */
+/* Whether these options suit a model of that shape, to be asked before anything is loaded. -EINVAL as above. */
 int kvs_search_check(const struct kvs_search_options *options, const struct kvs_config *config);
 void kvs_search_result_clear(struct kvs_search_result *result);
 
 /* ---- records (record.c) ---- */
 
 /*
- * A plan for a point of the result, with the model's and the search's particulars in it ("calibration": text digest, samples,
- * tokens, order, distance, threshold, cosine, trials, nll). `with_trials` false leaves the trials out.
+ * A plan for a point of the result, which names the model and the search ("calibration": text digest, samples, tokens,
+ * order, distance, threshold, cosine, trials, nll). `with_trials` false leaves the trials out.
  */
 int kvs_search_plan(const struct kvs_search_result *result, const struct kvs_search_point *point,
 	const struct kvs_search_options *options, const struct kvs_calib_text *text, const struct kvs_plan_model *model,
 	bool with_trials, kvs_plan **out);
 /*
- * The trials in a plan that kvs_search_plan() made, for `replay`. -EINVAL where the plan says that it was searched with
- * another text or other options, which one it is in the message, or where trials are damaged. On success the caller frees
- * *trials; on failure nothing is written there.
+ * The trials in a plan that kvs_search_plan() made, for `replay`; the caller frees *trials, which is unchanged on
+ * failure. -EINVAL (the plan's search had another text or other options: the message names the difference; trials are
+ * damaged).
  */
 int kvs_search_replay(const kvs_plan *plan, const struct kvs_search_options *options, const struct kvs_calib_text *text,
 	struct kvs_trial **trials, size_t *count);
-/* The sweep as JSON, and as an SVG of loss against KV memory. Written aside and renamed. -EIO. */
+/* The sweep as JSON, and as an SVG of loss against KV memory. Each file is written aside and renamed. -EIO. */
 int kvs_search_write_sweep(const struct kvs_search_result *result, const char *json_path, const char *svg_path);
 
 /* ---- studies: many ways to share, measured on one text (study/) ---- */
@@ -336,7 +340,7 @@ enum kvs_study_method {
 	KVS_STUDY_DISSIMILAR,       /* the walk, most dissimilar pairs first (paper) */
 	KVS_STUDY_SIMILAR,          /* the walk from the other end */
 	KVS_STUDY_RANDOM,           /* pairs in random order, all accepted */
-	KVS_STUDY_THRESHOLD,        /* the walk in that random order: what the paper's filter alone does */
+	KVS_STUDY_THRESHOLD,        /* the walk in that random order: the effect of the paper's filter alone */
 	KVS_STUDY_ADJACENT,         /* kvs_neighbours_spread() */
 	KVS_STUDY_MERGE,            /* kvs_neighbours_similar() with kvs_measure_merged() */
 	KVS_STUDY_NLL,              /* greedy by loss */
@@ -357,14 +361,15 @@ struct kvs_source {
 
 struct kvs_study_options {
 	struct kvs_source text; /* plans are measured on it */
-	/* Searches look at the first; at the others to see whether it matters which. */
+	/* Every search runs on the first; some run on the others too, to see whether the text matters. */
 	struct kvs_source calib[KVS_STUDY_MOST_SOURCES];
 	int calib_count;
-	struct kvs_calib_text_options cut;  /* of each `calib`: samples, their tokens, and what nll chooses by */
-	int text_tokens;                    /* of `text`, in windows of cut.window_tokens; 0: 2048 */
-	unsigned methods;                   /* bit 1 << method; 0: all */
-	double rates[KVS_STUDY_MOST_RATES]; /* parts of the layers that share */
-	int rate_count;                     /* 0: 1/8, 1/4 and 3/8, as in the paper, but a layer at least */
+	struct kvs_calib_text_options
+		cut;      /* of each `calib`: samples, their tokens, and the windows that nll chooses by */
+	int text_tokens;  /* of `text`, in windows of cut.window_tokens; 0: 2048 */
+	unsigned methods; /* bit 1 << method; 0: all */
+	double rates[KVS_STUDY_MOST_RATES]; /* fractions of the layers that share */
+	int rate_count;                     /* 0: 1/8, 1/4 and 3/8, as in the paper, but at least one layer */
 	int seeds;                          /* of random orders: 1, 2, ...; 0: 5 */
 	double threshold;                   /* of the walks */
 	const char *device;                 /* its name, for the record */
@@ -374,29 +379,29 @@ struct kvs_study_options {
 typedef struct kvs_study kvs_study;
 
 /*
- * What is to be done: every method on the first text as `cut` says; the walks and nll also on a third and on five thirds as
- * much of it, where there is as much, and on the other texts. The options' texts are not needed afterwards. -EINVAL (a text
- * that is too short, the text to measure on among those to search with, a rate that is no layer or all of them, a model of one
- * layer), -ENOMEM.
+ * Lists the rows to run: every method on the first text as `cut` says; the walks and nll also on a third and on five
+ * thirds of that amount, if the text has as much, and on the other texts. The options' texts are not needed afterwards.
+ * -EINVAL (a text that is too short, the text to measure on among those to search with, a rate of no layer or of all, a
+ * model of one layer), -ENOMEM.
  */
 int kvs_study_create(
 	const kvs_checkpoint *ckpt, const kvs_tokenizer *tok, const struct kvs_study_options *options, kvs_study **out);
 void kvs_study_free(kvs_study *study);
 /*
- * Takes over what `path` holds of the same study, its other methods and seeds too; nothing where there is no file. -EINVAL
- * (of another study, which setting differs in the message; damaged), -ENOMEM.
+ * Takes over the rows of the same study in the file `path`, those of other methods and seeds included; if there is no
+ * file, nothing happens. -EINVAL (of another study: the message names the setting; damaged), -ENOMEM.
  */
 int kvs_study_resume(kvs_study *study, const char *path);
-size_t kvs_study_left(const kvs_study *study, size_t *rows); /* rows to be run, and rows in all */
-/* With room for its texts; the engine is the caller's. What kvs_engine_open() returns. */
+size_t kvs_study_left(const kvs_study *study, size_t *rows); /* number of rows left to run; *rows of all */
+/* An engine with room for the study's texts; it is the caller's. Errors as kvs_engine_open(). */
 int kvs_study_open_engine(kvs_cu *cu, const kvs_checkpoint *ckpt, const kvs_study *study, kvs_engine **out);
 /*
- * Runs what is left, row by row; the file `path` is written after each. The same options give the same bytes, stopped and
- * resumed or not. -ECANCELED: stopped by the callback, rows so far are written. -EINVAL: the unshared model has another loss
- * than when the study began. What the parts return; the rows so far are written then too.
+ * Runs the rows that are left; the file `path` is written after each. The same options give the same bytes, stopped and
+ * resumed or not. -ECANCELED (stopped by the callback), -EINVAL (the unshared model's loss differs from when the study
+ * began), or the errors of searches and measures; rows that were done before are written in any case.
  */
 int kvs_study_run(kvs_study *study, kvs_engine *engine, const char *path, const struct kvs_calib_progress *progress);
-/* What was found, as in the file, and as Markdown; the caller frees it. -ENOMEM. */
+/* The results as in the file, and as Markdown; the caller frees the text. -ENOMEM. */
 int kvs_study_json(const kvs_study *study, char **json);
 int kvs_study_markdown(const kvs_study *study, char **markdown);
 /* study.md and its charts into a directory, each written aside and renamed. -EIO, -ENOMEM. */
@@ -413,11 +418,11 @@ struct kvs_series {
 struct kvs_chart {
 	const char *title, *x_label, *y_label;
 	const struct kvs_series *series;
-	size_t series_count; /* at most 16; one without points is not drawn, and keeps its colour free */
-	bool log_y;          /* what is not above 0 leaves a gap then */
-	bool whole_x;        /* x are whole numbers: no tick lies between */
+	size_t series_count; /* at most 16; one without points is not drawn, but its colour goes to no other */
+	bool log_y;          /* values that are not above 0 leave a gap then */
+	bool whole_x;        /* x are whole numbers: ticks are too */
 };
-/* A line chart as SVG. -EINVAL, -ENOMEM, or what kvs_file_write() answers. */
+/* A line chart as SVG. -EINVAL, -ENOMEM, or the errors of kvs_file_write(). */
 int kvs_chart_write(const struct kvs_chart *chart, const char *path);
 
 #ifdef __cplusplus

@@ -1,8 +1,8 @@
 /*
- * calib/capture.c: what the unshared model makes of the samples, and how far apart its layers are.
+ * calib/capture.c: the unshared model's K, V and hidden states on the samples, and the distances between its layers.
  *
- * K and V are summed in double straight from the cache's regions, a batch at a time: what is held is the sum, whatever the
- * number of samples. Hidden states are kept of every sample, since each trial is held against them.
+ * K and V are summed in double straight from the cache's regions, a batch at a time, so memory does not grow with the
+ * number of samples. The hidden states of every sample are kept, since each trial is compared with them.
  */
 #include "measure.h"
 

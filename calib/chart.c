@@ -1,8 +1,8 @@
 /*
  * calib/chart.c: line charts as SVG.
  *
- * A chart has axes with round numbers, a grid, one line with dots for each series, and a legend beside it where there are
- * several. Colours are Okabe and Ito's, which colour-blind people can tell apart; when they come again, the line is dashed.
+ * A chart has axes with round numbers, a grid, one line with dots for each series, and a legend beside it if there are
+ * several. Colours are Okabe and Ito's, which colour-blind people can tell apart; when they repeat, the line is dashed.
  */
 #include "calib.h"
 
@@ -25,7 +25,7 @@
 static const char *const colours[COLOURS] = {
 	"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999933"};
 
-/* `low` and `high` are in the axis's own measure: of a logarithmic one, powers of ten. */
+/* `low` and `high` are in the axis's own measure: logarithms to base 10 with `log`. */
 struct axis {
 	double low, high, step;
 	bool log, whole; /* whole: steps of 1 at least */
@@ -46,7 +46,7 @@ static void widen(struct axis *axis, double value)
 	axis->high = fmax(axis->high, at);
 }
 
-/* About six steps of 1, 2 or 5 times a power of ten, from below the least value to above the largest. */
+/* At most six steps or so of 1, 2 or 5 times a power of ten, from below the least value to above the largest. */
 static void round_axis(struct axis *axis)
 {
 	double span, power;
@@ -182,7 +182,7 @@ static void print_labels(FILE *out, const struct kvs_chart *chart)
 	print_text(out, 18, middle, turned, chart->y_label);
 }
 
-/* From the lowest to the highest, where they are known. */
+/* A bar from the lowest to the highest value, if they are known. */
 static void print_spread(FILE *out, const struct kvs_series *series, size_t i, const char *colour, const struct axis *x,
 	const struct axis *y)
 {
@@ -299,7 +299,7 @@ int kvs_chart_write(const struct kvs_chart *chart, const char *path)
 	int err;
 
 	if (chart->series_count > MOST_SERIES)
-		return kvs_fail(-EINVAL, "a chart of %zu lines: %d is the most", chart->series_count, MOST_SERIES);
+		return kvs_fail(-EINVAL, "a chart of %zu lines; the limit is %d", chart->series_count, MOST_SERIES);
 	out = open_memstream(&text, &bytes);
 	if (!out)
 		return kvs_fail(-ENOMEM, "no memory for a chart");

@@ -1,5 +1,7 @@
 /*
  * calib/maps.c: the two owner maps, for K and for V, that a search changes step by step.
+ *
+ * A step copies the maps and changes the copy, so a step that is rejected needs no undoing.
  */
 #include "search.h"
 

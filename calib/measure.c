@@ -1,6 +1,8 @@
 /*
- * calib/measure.c: how far a plan takes the model from what it was: cosine of hidden states on the samples, loss on the
- * windows.
+ * calib/measure.c: how far a plan takes the model from its unshared self: cosine of hidden states on the samples, loss
+ * on the windows.
+ *
+ * Both run the text in batches as large as the engine allows, and sum in double.
  */
 #include "measure.h"
 
@@ -46,7 +48,7 @@ static double cosine_of(const struct dots *dots)
 	return dots->ab / sqrt(dots->aa * dots->bb);
 }
 
-/* What a cosine needs of the samples so far: the sum of each sample's, or the sums of the states themselves. */
+/* The sums that a cosine needs: of each sample's cosine, or of the hidden states themselves. */
 struct similarity {
 	double cosines;
 	double *full, *shared; /* [token][hidden], for KVS_COSINE_PAPER */

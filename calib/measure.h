@@ -1,34 +1,40 @@
-/* calib/measure.h: what the measures share. Private to calib/. */
+/*
+ * calib/measure.h: what the measures have in common: progress, batches, a comparison with the unshared model. Private
+ * to calib/.
+ */
 #ifndef CALIB_MEASURE_H
 #define CALIB_MEASURE_H
 
 #include "calib.h"
 
-#define CALIB_COMPARED_ROWS 64 /* rows of logits that are held at a time */
+#define CALIB_COMPARED_ROWS                                                                                            \
+	64 /* rows of logits that are held at a time: with 128 Ki tokens in the vocabulary, 2 x 32 MiB */
 
-/* 0, or -ECANCELED when the callback wants to stop; `progress` may be NULL. */
+/* 0, or -ECANCELED if the callback asks to stop; `progress` may be NULL. */
 int calib_tell(const struct kvs_calib_progress *progress, const char *what, size_t done, size_t total);
 int calib_not_a_number(const char *what); /* fails with -EIO */
-/* JSON has neither NaN nor infinity: null stands for both, and for what was not measured. */
+/* JSON has neither NaN nor infinity: null stands for both, and so for figures that were not measured. */
 struct json_t *calib_json_number(double value);
-/* Windows `first` and on as a batch of as many as go through together. */
+/* A batch of the windows from `first` on, as many as the engine takes at a time. */
 struct kvs_batch calib_window_batch(const kvs_engine *engine, const struct kvs_calib_text *text, int first);
 
-/* A changed model against the unshared one, token by token over the windows (quality.c). */
+/* A changed model compared with the unshared one, token by token over the windows (quality.c). */
 struct calib_comparison {
 	kvs_engine *engine;
 	const struct kvs_calib_text *text;
 	const kvs_reference *reference;
 	const struct kvs_calib_progress *progress;
-	float *full, *changed; /* [CALIB_COMPARED_ROWS][vocab] each, one allocation at full */
+	float *full, *changed; /* [CALIB_COMPARED_ROWS][vocab] each, one allocation at `full` */
 	double nll, kl;
 	size_t tokens, agreed;
 };
 int calib_comparison_begin(kvs_engine *engine, const struct kvs_calib_text *text, const kvs_reference *reference,
 	const struct kvs_calib_progress *progress, struct calib_comparison *out);
-/* The next `rows` tokens, whose logits the caller has put into `changed`. -ECANCELED when the progress says so. */
+/*
+ * Takes the next `rows` tokens, whose logits the caller has put into `changed`. -ECANCELED if `progress` asks to stop.
+ */
 int calib_comparison_add(struct calib_comparison *comparison, int rows);
-/* Frees it. `err` is what went wrong so far, and is handed on; with 0 the result goes to *out. */
+/* Frees the comparison. An `err` of the caller's is handed on; if it is 0, the result goes to *out. */
 int calib_comparison_end(struct calib_comparison *comparison, int err, struct kvs_quality *out);
 
 #endif

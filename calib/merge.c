@@ -1,10 +1,10 @@
 /*
- * calib/merge.c: what merging the K and V of two layers costs, as MiniCache does it (arXiv 2405.14366): a rival of sharing,
+ * calib/merge.c: the cost of merging the K and V of two layers as MiniCache does (arXiv 2405.14366), a rival of sharing
  * to compare plans with. No memory is saved here, only the loss is measured.
  *
- * Of each pair of vectors only one direction is kept, between the two on the arc that joins them (SLERP), and the length of
- * each. The K and V of a token can be merged when both layers have run: the token itself sees what was computed, later
- * ones see what is left. So the text goes through token by token, as in decoding.
+ * Of two vectors, one common direction is kept, on the arc between theirs (SLERP), and the length of each. The K and V
+ * of a token can be merged once both layers have run: the token itself attends to its exact K and V, later tokens to
+ * the merged ones. So the text goes through token by token, as in decoding.
  */
 #include "measure.h"
 
@@ -12,7 +12,10 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* How far from the lower layer's direction to the upper's: MiniCache's setting, by memory, not looked up. */
+/*
+ * The fraction of the way from the lower layer's direction to the upper's: MiniCache's setting, from memory, not looked
+ * up.
+ */
 #define INTERPOLATION 0.6
 
 void kvs_merge_vectors(float *lower, float *upper, int dim)
@@ -29,7 +32,7 @@ void kvs_merge_vectors(float *lower, float *upper, int dim)
 	if (!(a > 0 && b > 0) || dot < (1e-9 - 1) * a * b)
 		return; /* no direction, or opposite ones that no single arc joins */
 	angle = acos(fmin(1, dot / (a * b)));
-	if (sin(angle) > 1e-6) { /* else the arc is as good as a point, and a straight line does */
+	if (sin(angle) > 1e-6) { /* else the arc is nearly a point, and the straight line will do */
 		of_lower = sin((1 - INTERPOLATION) * angle) / sin(angle);
 		of_upper = sin(INTERPOLATION * angle) / sin(angle);
 	}
@@ -45,7 +48,7 @@ void kvs_merge_vectors(float *lower, float *upper, int dim)
 	}
 }
 
-/* Room for the K and V of one token in two layers: [lower, upper][k, v][kv_heads][head_dim]. */
+/* K and V of one token in two layers: [lower, upper][k, v][kv_heads][head_dim]. */
 struct rows {
 	float *of[2][2];
 	int heads, dim;
@@ -67,7 +70,7 @@ static int merge_pair(kvs_engine *engine, int lower, int upper, int token, struc
 	return err ? err : kvs_engine_write_kv(engine, upper, token, rows->of[1][0], rows->of[1][1]);
 }
 
-/* The logits behind one more token of slot 0; then its K and V are merged. */
+/* Appends a token to slot 0 and takes its logits; then merges its K and V. */
 static int decode_token(kvs_engine *engine, int32_t id, const int *owners, struct rows *rows, float *logits)
 {
 	int layers = kvs_engine_config(engine)->layers, token = kvs_engine_length(engine, 0);

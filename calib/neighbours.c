@@ -1,8 +1,8 @@
 /*
- * calib/neighbours.c: layers that share with the layer below them, as others have proposed it: baselines for a search.
+ * calib/neighbours.c: layers that share with the layer below them, as others have proposed: baselines for a search.
  *
- * Neighbours are layers that follow each other among those with the same attention window; where all have the same, that
- * is layer l and l - 1. The layers stand in a row here, those of one window behind one another.
+ * Neighbours are consecutive among the layers of one attention window; if all have the same window, they are layers l
+ * and l - 1. Here the layers are lined up in a row, first all of one window, then all of the next.
  */
 #include "calib.h"
 
@@ -10,7 +10,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* Fills `row` with all layers; returns how many of them have a neighbour below. */
+/* Fills `row` with all layers; returns the number of layers that have a neighbour below. */
 static int line_up(const struct kvs_config *config, int *row)
 {
 	int placed = 0, kinds = 0;
@@ -36,7 +36,7 @@ static bool has_neighbour(const struct kvs_config *config, const int *row, int a
 
 static int too_many(int share, int most, const char *how)
 {
-	return kvs_fail(-ERANGE, "%d layers are to share, %d can %s", share, most, how);
+	return kvs_fail(-ERANGE, "%d layers should share, %d can %s", share, most, how);
 }
 
 static void every_layer_its_own(int *owners, int layers)
@@ -68,7 +68,7 @@ int kvs_neighbours_spread(const struct kvs_config *config, int share, int *owner
 
 /* ---- pairs by similarity ---- */
 
-/* Mean angle between the vectors of two layers' mean K and V, over positions, heads, and the two. */
+/* Mean angle between the vectors of two layers, over positions, KV heads, and mean K and V. */
 static double angle_between(const struct kvs_capture *c, int a, int b)
 {
 	size_t vectors = (size_t)c->tokens * c->kv_heads, size = vectors * c->head_dim;
@@ -90,8 +90,8 @@ static double angle_between(const struct kvs_capture *c, int a, int b)
 }
 
 /*
- * least[at * (share + 1) + n]: the least sum of angles of n disjoint pairs among the first `at` layers of the row. What the
- * last step was follows from comparing sums again, so it is not stored.
+ * least[at * (share + 1) + n]: the least sum of angles of n disjoint pairs among the first `at` layers of the row. The
+ * pairs themselves are not stored: collect_pairs() finds them again by comparing sums.
  */
 static void fill_least(const struct kvs_capture *c, const struct kvs_config *config, const int *row, int share,
 	double *angle, double *least)
@@ -110,7 +110,7 @@ static void fill_least(const struct kvs_capture *c, const struct kvs_config *con
 	}
 }
 
-static void trace_back(const int *row, int layers, int share, const double *least, int *owners)
+static void collect_pairs(const int *row, int layers, int share, const double *least, int *owners)
 {
 	size_t width = share + 1;
 
@@ -144,7 +144,7 @@ int kvs_neighbours_similar(const struct kvs_capture *capture, const struct kvs_c
 	if (most < share)
 		err = too_many(share, most, "in pairs of neighbours");
 	else
-		trace_back(row, config->layers, share, least, owners);
+		collect_pairs(row, config->layers, share, least, owners);
 out:
 	free(least);
 	free(row);

@@ -1,5 +1,8 @@
 /*
  * calib/pairs.c: pairs of layers in the order in which a search tries them, and owner maps.
+ *
+ * Every order is total, with ties broken by place, and random ones come from a generator of our own: so that the same
+ * capture gives the same list with every libc.
  */
 #include "calib.h"
 
@@ -57,6 +60,10 @@ static int dissimilar_first(const void *a, const void *b)
 	return x->distance > y->distance ? -1 : x->distance < y->distance ? 1 : by_place(x, y);
 }
 
+/*
+ * Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014; constants as in Vigna's
+ * version.
+ */
 static uint64_t splitmix64(uint64_t *state)
 {
 	uint64_t z = *state += 0x9e3779b97f4a7c15u;
@@ -87,7 +94,7 @@ static void order_pairs(struct kvs_pair *pairs, size_t count, const struct kvs_p
 
 /* ---- list ---- */
 
-/* Divides distances by their mean over all pairs, so that those of K and of V can stand in one list. */
+/* Divides distances by their mean over all pairs, so that those of K and of V can be ordered in one list. */
 static void make_comparable(double *distances, int layers)
 {
 	double sum = 0, pairs = layers * (layers - 1) / 2.0;

@@ -1,9 +1,9 @@
 /*
- * calib/quality.c: a changed model against the unshared one on the same tokens: loss, how often both find the same token
- * likeliest, and how far the distributions are apart.
+ * calib/quality.c: a changed model compared with the unshared one on the same tokens: loss, agreement on the likeliest
+ * token, and the divergence of the distributions.
  *
- * Of the unshared model the last residuals are kept, not the logits, which are much larger: they come again from the head
- * whenever they are needed.
+ * Of the unshared model the last residuals are kept, not the logits, which are much larger: the head computes them
+ * again when they are needed.
  */
 #include "measure.h"
 
@@ -14,7 +14,7 @@
 /* ---- the unshared model ---- */
 
 struct kvs_reference {
-	float *residual; /* [windows * window_tokens][hidden] of the unshared model, from which its logits come again */
+	float *residual; /* [windows * window_tokens][hidden] of the unshared model */
 	size_t rows;
 	double nll;
 };

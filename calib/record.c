@@ -1,5 +1,8 @@
 /*
- * calib/record.c: what a search leaves behind: a plan that says how it was found, trials to go on from, a sweep's curve.
+ * calib/record.c: the records of a search: a plan that says how it was found, trials to go on from, the curve of a
+ * sweep.
+ *
+ * The names in these tables are a contract: files of earlier versions have them, and a search goes on from them.
  */
 #include "measure.h"
 
@@ -47,7 +50,7 @@ static json_t *trial_json(const struct kvs_trial *trial)
 		calib_json_number(trial->nll), "accepted", trial->accepted);
 }
 
-/* What decides a search: two searches that agree in all of it make the same trials. */
+/* All that decides a search: two searches with equal settings make the same trials. */
 static json_t *settings_json(const struct kvs_search_options *options, const struct kvs_calib_text *text)
 {
 	return json_pack("{s:s,s:s,s:i,s:i,s:i,s:i,s:s,s:s,s:I,s:s,s:s,s:f,s:i,s:b}", "text_digest", text->digest,
@@ -111,7 +114,7 @@ int kvs_search_plan(const struct kvs_search_result *result, const struct kvs_sea
 	return err;
 }
 
-/* ---- and back ---- */
+/* ---- trials from a plan ---- */
 
 static int name_index(const char *name, const char *const *names, int count)
 {
@@ -179,9 +182,9 @@ static int check_settings(const json_t *now, const json_t *then)
 		if (!json_equal(value, old)) {
 			char *is = json_dumps(value, JSON_ENCODE_ANY),
 			     *was = old ? json_dumps(old, JSON_ENCODE_ANY) : NULL;
-			int err =
-				kvs_fail(-EINVAL, "the plan cannot be gone on with: its %s is %s, this search's is %s",
-					key, was ? was : "missing", is ? is : "another");
+			int err = kvs_fail(-EINVAL,
+				"the plan's search cannot be resumed: its %s is %s, this search's is %s", key,
+				was ? was : "missing", is ? is : "another");
 			free(is);
 			free(was);
 			return err;
@@ -227,7 +230,7 @@ static json_t *sweep_json(const struct kvs_search_result *result)
 		"points", points);
 }
 
-/* From all layers down to the fewest: the unshared model is the last point. */
+/* From the plan with the least memory up; the unshared model is the last point. */
 static int write_sweep_chart(const struct kvs_search_result *result, const char *path)
 {
 	size_t count = result->sweep_count + 1;

@@ -1,16 +1,16 @@
 /*
  * calib/rerun.c: batches that are run again with other plans, from the middle of the model.
  *
- * A rerun leaves out the layers that would come to what they came to before. It needs their K and V, which are still in
- * slot 0, and the residual behind them, which is kept in front of a few layers only: `starts` says for each token the
- * highest layer that a rerun can start at, which means that with the plan of now
+ * A rerun skips the layers whose result would be the same again. It needs their K and V, which are still in slot 0, and
+ * the residual that they produced, which is kept at the input of a few layers only. `starts` has for each token the
+ * highest layer that a rerun can start at. The invariant: with the present plan
  *   - K and V of the layers below it are right,
- *   - so is what is kept in front of it and, if they have a copy of their own, in front of layers below it.
- * A plan that differs from some layer on lowers the starts that lie above. So trials may write over each other's K and V, and
- * a search that tries higher and higher layers runs each of them once more for all trials at that layer.
+ *   - and so is the residual kept at its input and, if they have a copy of their own, at the input of layers below it.
+ * A plan that differs from some layer on lowers the starts above that layer. So trials may overwrite each other's K and
+ * V, and a search that tries ever higher layers runs each of them only once more for all trials at that layer.
  *
- * The engine knows nothing of this. It counts generations: tokens that something else wrote or cut since the last rerun
- * start at layer 0 again.
+ * The engine knows nothing of this. It counts generations: tokens that something else wrote or truncated since the last
+ * rerun start at layer 0 again.
  */
 #include "calib.h"
 
@@ -25,7 +25,7 @@ struct kvs_rerun {
 	CUdeviceptr kept;         /* f32 [copy][token of slot 0][hidden] */
 	int *starts;              /* [tokens] */
 	int *k_owners, *v_owners; /* [layers] each: the plan that the starts are for; one allocation at k_owners */
-	uint64_t seen;            /* the engine's generation then */
+	uint64_t seen;            /* the engine's generation that the starts are for */
 };
 
 static int smaller(int a, int b)
@@ -33,15 +33,17 @@ static int smaller(int a, int b)
 	return a < b ? a : b;
 }
 
-/* ---- what is kept ---- */
+/* ---- the residuals that are kept ---- */
 
-/* The layer in front of which copy `copy` > 0 keeps the residual, always; copy 0 moves, and layer 0 needs none. */
+/*
+ * The layer whose input copy `copy` > 0 always keeps. Copy 0 moves, and layer 0 needs none: its input is the embedding.
+ */
 static int kept_layer(const kvs_rerun *rerun, int copy)
 {
 	return copy * rerun->layers / rerun->copies;
 }
 
-/* The highest layer up to `layer` whose residual has a copy to itself, or 0, whose residual is the embedding. */
+/* The highest layer up to `layer` whose input has a copy of its own, or layer 0. */
 static int fixed_layer(const kvs_rerun *rerun, int layer)
 {
 	int copy = rerun->copies - 1;
@@ -51,7 +53,7 @@ static int fixed_layer(const kvs_rerun *rerun, int layer)
 	return kept_layer(rerun, copy);
 }
 
-/* The copy that keeps the residual in front of layer `l`: one of its own, or the one that moves. */
+/* The copy that keeps the input of layer `l`: one of its own, or the one that moves. */
 static int copy_of(const kvs_rerun *rerun, int l)
 {
 	for (int copy = 1; copy < rerun->copies; copy++)
@@ -67,14 +69,14 @@ static struct kvs_residual residual_at(const kvs_rerun *rerun, int layer, int fi
 	return (struct kvs_residual){layer, rerun->kept + row * rerun->hidden * sizeof(float)};
 }
 
-/* ---- where a rerun starts ---- */
+/* ---- the layer that a rerun starts at ---- */
 
 static int owner_of(const kvs_plan *plan, int l, bool is_k)
 {
 	return plan ? kvs_plan_owner(plan, l, is_k ? KVS_K : KVS_V) : l;
 }
 
-/* Remembers the engine's plan, and returns the first layer at which it differs from the one before. */
+/* Notes the engine's plan, and returns the first layer at which it differs from the one noted before. */
 static int take_plan(kvs_rerun *rerun)
 {
 	const kvs_plan *plan = kvs_engine_plan(rerun->engine);
@@ -90,7 +92,7 @@ static int take_plan(kvs_rerun *rerun)
 	return first;
 }
 
-/* Lowers the starts to what the plan of now, and what others left of the slot, allow. */
+/* Lowers the starts to the layers that the present plan, and changes of the slot by others, allow. */
 static void catch_up(kvs_rerun *rerun)
 {
 	int layer = take_plan(rerun), fixed = fixed_layer(rerun, layer);
@@ -104,7 +106,7 @@ static void catch_up(kvs_rerun *rerun)
 	rerun->seen = kvs_engine_generation(rerun->engine);
 }
 
-/* Where all rows of a batch can start, at `layer` at the highest. */
+/* The highest layer up to `layer` that all rows of a batch can start at. */
 static int common_start(const kvs_rerun *rerun, int first, int rows, int layer)
 {
 	int lowest = rerun->starts[first], highest = lowest;
@@ -118,7 +120,7 @@ static int common_start(const kvs_rerun *rerun, int first, int rows, int layer)
 
 /* ---- running ---- */
 
-/* Keeps the residual in front of `layer`, and of the layers between that have a copy of their own. */
+/* Keeps the input of `layer`, and of the layers between `start` and it that have a copy of their own. */
 static int run_from(kvs_rerun *rerun, const struct kvs_batch *batch, int start, int layer)
 {
 	struct kvs_residual from = residual_at(rerun, start, batch->first), keep[KVS_MAX_LAYERS];
@@ -133,7 +135,7 @@ static int run_from(kvs_rerun *rerun, const struct kvs_batch *batch, int start, 
 static int check(const kvs_rerun *rerun, const struct kvs_batch *batch, int layer)
 {
 	if (layer < 1 || layer >= rerun->layers)
-		return kvs_fail(-EINVAL, "a rerun for layer %d: 1 to %d are possible", layer, rerun->layers - 1);
+		return kvs_fail(-EINVAL, "a rerun for layer %d; 1 to %d are possible", layer, rerun->layers - 1);
 	if (batch->sequences < 1 || batch->tokens < 1 || batch->first < 0 || batch->first > rerun->tokens ||
 		batch->sequences > (rerun->tokens - batch->first) / batch->tokens)
 		return kvs_fail(-EINVAL,
@@ -209,7 +211,7 @@ void kvs_rerun_free(kvs_rerun *rerun)
 {
 	if (!rerun)
 		return;
-	/* Where the wait was stopped the device still uses it, and it goes with the context. */
+	/* If the wait was stopped, the device still uses the memory, which then goes with the context. */
 	if (rerun->kept && kvs_engine_wait(rerun->engine) != -ECANCELED)
 		KVS_CU_GIVE_BACK(kvs_engine_cu(rerun->engine)->cuMemFree, rerun->kept);
 	free(rerun->starts);

@@ -1,8 +1,8 @@
 /*
  * calib/search.c: the paper's walk over pairs, and the choice between walks.
  *
- * A search is deterministic: what it tries next follows from what the trials before came to. So a search that was stopped
- * goes on by being run again with its trials at hand, and nothing else has to be saved.
+ * A search is deterministic: each trial follows from the results of those before. So a search that was stopped is
+ * resumed by running it again with its trials at hand, and nothing else has to be saved.
  */
 #include "measure.h"
 #include "search.h"
@@ -28,7 +28,7 @@ static double now_s(void)
 	return now.tv_sec + now.tv_nsec * 1e-9;
 }
 
-/* ---- what walks share ---- */
+/* ---- common to all walks ---- */
 
 int calib_search_tell(struct calib_search *search, const char *what, size_t done, size_t total)
 {
@@ -116,7 +116,7 @@ int calib_search_accept(struct calib_search *search, enum kvs_walk walk, const s
 
 /* ---- the paper's walk ---- */
 
-/* Fills in the trial's cosine: recalled, or of the samples run with `maps`. */
+/* Fills in the trial's cosine: the recalled one, or that of the samples run with `maps`. */
 static int try_maps(struct calib_search *search, const struct calib_maps *maps, struct kvs_trial *trial)
 {
 	kvs_plan *plan;
@@ -161,7 +161,7 @@ static int walk_pairs(struct calib_search *search, enum kvs_walk walk, const str
 	return err;
 }
 
-/* nll measures every pair first: there it only decides between pairs of exactly the same loss. */
+/* nll measures every pair first, so for it the order only decides between pairs of exactly the same loss. */
 static enum kvs_order order_of(enum kvs_walk walk)
 {
 	switch (walk) {
@@ -229,7 +229,7 @@ static int run_walks(struct calib_search *search)
 	return err;
 }
 
-/* More sharing first: a walk that ran out is no match for one that did not. Then less loss, then the earlier walk. */
+/* More sharing first: a walk that ran out of pairs loses to one that did not. Then less loss, then the earlier walk. */
 static bool is_better(const struct kvs_search_point *a, const struct kvs_search_point *b)
 {
 	if (a->tensors != b->tensors)
@@ -260,7 +260,7 @@ static int choose_best(struct calib_search *search)
 	return point_set(&result->best, best->walk, &maps, best->nll);
 }
 
-/* The last accepted trial of the walk had it; nll did not look at the samples. */
+/* The last accepted trial of the best walk has it, unless the walk was nll, which does not run the samples. */
 static int find_cosine(struct calib_search *search)
 {
 	struct kvs_search_result *result = search->result;
@@ -282,7 +282,7 @@ static int find_cosine(struct calib_search *search)
 	return err;
 }
 
-/* For each number of layers the best of the walks that came so far. */
+/* For each number of layers, the best of the walks that reached it. */
 static int collect_sweep(struct calib_search *search)
 {
 	struct kvs_search_result *result = search->result;
@@ -313,20 +313,20 @@ int kvs_search_check(const struct kvs_search_options *options, const struct kvs_
 	if (config->layers < 2)
 		return kvs_fail(-EINVAL, "the model has one layer: there is none to share with");
 	if (options->pairs.protect_last < 0 || options->pairs.protect_last >= config->layers)
-		return kvs_fail(-EINVAL, "the last %d layers are to be protected, the model has %d",
+		return kvs_fail(-EINVAL, "the last %d layers should be protected, the model has %d",
 			options->pairs.protect_last, config->layers);
 	if (options->share < 1 || options->share >= config->layers)
-		return kvs_fail(-EINVAL, "%d layers are to share, 1 to %d of the model's %d can", options->share,
+		return kvs_fail(-EINVAL, "%d layers should share, 1 to %d of the model's %d can", options->share,
 			config->layers - 1, config->layers);
 	if (options->share > most)
 		return kvs_fail(-EINVAL,
-			"%d layers are to share, only %d can: %d are protected, and owners must have the same "
+			"%d layers should share, only %d can: %d are protected, and owners must have the same "
 			"attention window",
 			options->share, most, options->pairs.protect_last);
 	if (options->plans_alone && (options->sweep || options->method == KVS_METHOD_AUTO))
-		return kvs_fail(-EINVAL, "auto and sweeps choose by measured loss: it cannot be left out");
+		return kvs_fail(-EINVAL, "auto and sweeps choose by measured loss, which cannot be left out");
 	if (!(options->threshold >= -1 && options->threshold <= 1))
-		return kvs_fail(-EINVAL, "the threshold is %g, a cosine lies from -1 to 1", options->threshold);
+		return kvs_fail(-EINVAL, "the threshold is %g, a cosine is from -1 to 1", options->threshold);
 	return 0;
 }
 
@@ -337,7 +337,7 @@ static int run_search(struct calib_search *search)
 	int err = 0;
 
 	result->full_nll = NAN;
-	if (!search->options->plans_alone || search->options->method == KVS_METHOD_NLL) /* which starts from it */
+	if (!search->options->plans_alone || search->options->method == KVS_METHOD_NLL) /* nll starts from this loss */
 		err = kvs_measure_nll(search->engine, search->text, NULL, NULL, &result->full_nll);
 	result->measure_s = now_s() - start;
 	if (err)
@@ -346,7 +346,7 @@ static int run_search(struct calib_search *search)
 	result->search_s = now_s() - start - result->measure_s;
 	if (err && err != -ECANCELED)
 		return err;
-	result->end = err ? KVS_SEARCH_STOPPED : KVS_SEARCH_COMPLETE;
+	result->end = err ? KVS_SEARCH_STOPPED : KVS_SEARCH_COMPLETE; /* set first: a stopped search measures no more */
 	err = choose_best(search);
 	if (!err && result->end == KVS_SEARCH_COMPLETE && result->best.tensors < search->target)
 		result->end = KVS_SEARCH_EXHAUSTED;

@@ -1,13 +1,15 @@
-/* calib/search.h: what the walks share. Private to calib/. */
+/*
+ * calib/search.h: what the walks have in common: owner maps, the state of a search, recalled trials. Private to calib/.
+ */
 #ifndef CALIB_SEARCH_H
 #define CALIB_SEARCH_H
 
 #include "calib.h"
 
-/* Owner maps on the way, and how many tensors of them borrow. */
+/* The owner maps of a plan in the making. `tensors`: the number that borrow, K or V of a layer each. */
 struct calib_maps {
 	int layers, tensors;
-	int *k, *v; /* [layers] each, one allocation at k */
+	int *k, *v; /* [layers] each, one allocation at `k` */
 };
 
 struct calib_search {
@@ -17,27 +19,28 @@ struct calib_search {
 	const struct kvs_search_options *options;
 	struct kvs_search_result *result;
 	size_t replay_at, trial_room;
-	int target;                     /* tensors that should share */
-	struct kvs_search_point *swept; /* [walk * options->share + layers that share - 1], with options->sweep */
+	int target; /* tensors that should share */
+	struct kvs_search_point
+		*swept; /* [walk][options->share], the second by layers that share - 1; NULL without a sweep */
 };
 
 int calib_maps_create(int layers, struct calib_maps *out); /* every layer its own owner */
 void calib_maps_clear(struct calib_maps *maps);
 /* to = from with `pair` in it. */
 void calib_maps_apply(const struct calib_maps *from, const struct kvs_pair *pair, struct calib_maps *to);
-bool calib_maps_borrows(const struct calib_maps *maps, const struct kvs_pair *pair); /* its layer shares already */
+bool calib_maps_borrows(const struct calib_maps *maps, const struct kvs_pair *pair); /* the pair's layer does */
 void calib_maps_swap(struct calib_maps *a, struct calib_maps *b);
 int calib_maps_plan(const struct calib_maps *maps, kvs_plan **out);
 
-/* -ECANCELED when the callback wants to stop. */
+/* -ECANCELED if the callback asks to stop. */
 int calib_search_tell(struct calib_search *search, const char *what, size_t done, size_t total);
-/* Whether the next recorded trial is this one; its figures then. */
+/* Whether the next trial of the replay is this one; if so, fills in its figures. */
 bool calib_search_recall(struct calib_search *search, struct kvs_trial *trial);
 int calib_search_record(struct calib_search *search, const struct kvs_trial *trial);
-/* Remembers `maps` as what `walk` came to, with its loss or NAN; and as a point of the sweep. */
+/* Notes `maps`, with its loss or NAN, as the point that `walk` has reached, and as a point of the sweep. */
 int calib_search_accept(struct calib_search *search, enum kvs_walk walk, const struct calib_maps *maps, double nll);
 
-/* The greedy walk (search_nll.c) over pairs of any order. */
+/* The greedy walk (search_nll.c), over pairs in any order. */
 int calib_search_greedy(
 	struct calib_search *search, const struct kvs_pair *pairs, size_t count, struct calib_maps *maps);
 

@@ -1,10 +1,11 @@
 /*
  * calib/search_nll.c: the greedy walk by measured loss.
  *
- * Each step takes the pair that costs least. What a pair cost in an earlier step stands in as a bound until the pair is
- * the cheapest: then it is measured again, and taken if it still is. A trial runs only from the pair's layer up, or a little
- * below: what the trial before came to there is kept (rerun.c). The first trials, of every pair, go up from layer to
- * layer, so that little has to be kept for it: it fits into the room of the means, which are dropped by then.
+ * Each step takes the pair that costs least. A pair's cost in an earlier step stands in as an estimate until the pair
+ * is the cheapest: then it is measured again, and taken if it is still the cheapest. A trial runs only from the pair's
+ * layer up, or from a little below, as the residual of the trial before is kept there (rerun.c). The first trials, of
+ * every pair, go up from layer to layer, so few residuals have to be kept: they fit where the means were, which are
+ * dropped by then.
  */
 #include "search.h"
 
@@ -15,7 +16,7 @@
 struct candidate {
 	struct kvs_pair pair;
 	double cost;  /* nats that it added to the loss when it was tried */
-	int tried_at; /* tensors that shared then; -1: never */
+	int tried_at; /* number of tensors that shared then; -1: never tried */
 	bool dead;    /* its layer shares, or its owner does */
 };
 
@@ -42,7 +43,7 @@ static struct kvs_batch batch_at(const struct calib_search *search, int window)
 		.first = window * text->window_tokens};
 }
 
-/* How many residuals of the windows the means had room for, beside what the walk holds on the host. One at least is kept. */
+/* The residuals of the windows that fit where the means were, less the walk's own memory on the host; at least 1. */
 static int copies_that_fit(const struct greedy *greedy)
 {
 	const struct kvs_capture *capture = greedy->search->capture;
@@ -56,7 +57,7 @@ static int copies_that_fit(const struct greedy *greedy)
 	return !capture->k && means > host + copy ? (int)((means - host) / copy) : 1;
 }
 
-/* The loss with `maps`, in which another pair of layer `layer` may come next. */
+/* The loss with `maps`. Another pair of layer `layer` may come next, so the residual at its input is kept. */
 static int try_maps(struct greedy *greedy, const struct calib_maps *maps, int layer, double *nll)
 {
 	struct calib_search *search = greedy->search;
@@ -88,7 +89,10 @@ static int try_maps(struct greedy *greedy, const struct calib_maps *maps, int la
 
 /* ---- choosing ---- */
 
-/* A chain would end at the owner's owner, which is a candidate of its own. */
+/*
+ * Strikes out pairs whose layer or owner borrows by now. Borrowing from a borrower would be a chain to the owner's
+ * owner, which is a candidate of its own.
+ */
 static void bury(struct greedy *greedy)
 {
 	greedy->alive = 0;
@@ -136,7 +140,7 @@ static int try_candidate(struct greedy *greedy, struct candidate *c)
 	return calib_search_record(greedy->search, &trial);
 }
 
-/* The trial that measured it is the last of its pair: that is the one that was accepted. */
+/* A pair is taken on its last trial: the earlier ones were estimates. */
 static void mark_accepted(struct kvs_search_result *result, const struct kvs_pair *pair)
 {
 	for (size_t i = result->trial_count; i--;) {

@@ -1,7 +1,7 @@
 /*
- * calib/text.c: a text becomes samples for the search, and windows behind them to measure on.
+ * calib/text.c: a text becomes samples for the search, and windows after them to measure on.
  *
- * What a plan is measured on is text that the search has not looked at, wherever there is any.
+ * A plan is measured on text that the search has not seen, as long as there is any.
  */
 #include "calib.h"
 
@@ -11,10 +11,10 @@
 
 #define DEFAULT_SAMPLES 30
 #define DEFAULT_SAMPLE_TOKENS 64
-#define DEFAULT_HELD_TOKENS 1024 /* by fewer nll chooses worse: docs/measurements/study-storyworld-3m.md */
+#define DEFAULT_HELD_TOKENS 1024 /* with fewer, nll chooses worse: docs/measurements/study-storyworld-3m.md */
 #define DEFAULT_WINDOW_TOKENS 256
 #define LEAST_WINDOW_TOKENS 16 /* fewer predictions than this say nothing */
-/* The default text to measure on goes through at once: then its K and V are all that is there. */
+/* The default text to measure on is one batch: then the cache holds K and V of nothing else. */
 #define DEFAULT_ROWS 1024
 
 static int int_or(int value, int fallback)
@@ -51,7 +51,7 @@ static int check_options(const struct kvs_calib_text_options *options)
 		return kvs_fail(
 			-EINVAL, "numbers of samples, of their tokens, and of held-back tokens cannot be negative");
 	if (options->sample_tokens == 1)
-		return kvs_fail(-EINVAL, "samples of one token: attention has nothing to look at");
+		return kvs_fail(-EINVAL, "samples of one token: attention has nothing to look back at");
 	return 0;
 }
 
@@ -77,7 +77,7 @@ static int cut_runs(const int32_t *ids, size_t count, struct kvs_calib_text *out
 	return 0;
 }
 
-/* Samples are the first tokens of lines that have enough; *rest is the byte behind the last line that was looked at. */
+/* Samples are the first tokens of lines that have enough; *rest is the byte after the last line read. */
 static int cut_lines(const kvs_tokenizer *tok, const char *text, size_t bytes, struct kvs_calib_text *out, size_t *rest)
 {
 	int found = 0;
@@ -117,7 +117,7 @@ static int allocate_windows(struct kvs_calib_text *out)
 	return out->window_ids && out->window_targets ? 0 : kvs_fail(-ENOMEM, "no memory for %zu tokens", count);
 }
 
-/* Windows over the `count` tokens behind the samples. */
+/* Windows over the `count` tokens after the samples. */
 static int cut_held(
 	const int32_t *ids, size_t count, const struct kvs_calib_text_options *options, struct kvs_calib_text *out)
 {
@@ -136,6 +136,7 @@ static int cut_held(
 	return 0;
 }
 
+/* Each sample as a window. Its last token is only a target, so that no window reaches into the next sample. */
 static int cut_samples_again(struct kvs_calib_text *out)
 {
 	int err;
@@ -159,7 +160,7 @@ static int cut_windows(
 		return cut_held(ids, count, options, out);
 	if (options->need_held)
 		return kvs_fail(-EINVAL,
-			"%zu tokens are left behind the samples, measuring takes at least %d: give more text, or fewer "
+			"%zu tokens are left after the samples, measuring takes at least %d: give more text, or fewer "
 			"--samples",
 			count, LEAST_WINDOW_TOKENS + 1);
 	return cut_samples_again(out);

@@ -1,5 +1,8 @@
 /*
- * calib/study/charts.c: what a study found, as pictures: what each method costs over memory, and over what it was searched on.
+ * calib/study/charts.c: the results of a study as charts: the cost of each method against memory, and against the text
+ * that it was searched on.
+ *
+ * Each chart of a study has a line for every method, in the same colour everywhere, so that charts can be compared.
  */
 #include "study.h"
 
@@ -24,12 +27,12 @@ static const struct figure {
 	{"top1.svg", "How often the likeliest token is the same", "KV memory, % of the unshared model's",
 		"top-1 agreement, %", OVER_MEMORY, OF_TOP1},
 	{"samples.svg", "By the number of samples", "samples", LOSS_LABEL, OVER_SAMPLES, OF_LOSS},
-	{"texts.svg", "By the text that was searched with", "text", LOSS_LABEL, OVER_SOURCES, OF_LOSS},
+	{"texts.svg", "By the text that was searched on", "text", LOSS_LABEL, OVER_SOURCES, OF_LOSS},
 };
 
 #define MOST_POINTS (KVS_STUDY_MOST_RATES > STUDY_CUTS ? KVS_STUDY_MOST_RATES : STUDY_CUTS)
 
-/* A line for each method that has points; colours go by method, so that they are the same in all charts. */
+/* A series for each method; those without points are not drawn, but keep their colour. */
 struct lines {
 	struct kvs_series series[KVS_STUDY_METHODS];
 	double x[KVS_STUDY_METHODS][MOST_POINTS], y[KVS_STUDY_METHODS][MOST_POINTS],
@@ -58,7 +61,7 @@ static double value_of(const struct kvs_study *study, const struct study_mean *m
 	}
 }
 
-/* Random plans with and without the filter lie on each other where it rejects nothing: one line is enough then. */
+/* If the filter rejects nothing, random plans with and without it are the same: one line is enough then. */
 static bool says_more(const struct kvs_study *study, enum kvs_study_method m)
 {
 	if (m != KVS_STUDY_THRESHOLD)
@@ -107,7 +110,7 @@ static void draw_over_cuts(const struct kvs_study *study, bool by_source, struct
 	}
 }
 
-/* What differs by more than a factor of 30 is told apart only on a logarithmic axis, which takes it all above 0. */
+/* Values that differ by more than a factor of 30 need a logarithmic axis, which is possible if all are above 0. */
 static bool wants_log(const struct lines *lines)
 {
 	double least = INFINITY, most = -INFINITY;

@@ -1,5 +1,7 @@
 /*
- * calib/study/json.c: a study on disk: what was asked, and every row that is done, to the last bit of every figure.
+ * calib/study/json.c: a study on disk: its settings, and every row that is done, with every figure to the last bit.
+ *
+ * Nothing in a file is believed: a study takes over a row only if its settings are equal and the row could be its own.
  */
 #include "study.h"
 
@@ -18,7 +20,7 @@ static int no_memory(void)
 	return kvs_fail(-ENOMEM, "no memory for the record of a study");
 }
 
-/* NULL where there is no memory for all of it, as everything here; jansson hands a NULL on. */
+/* NULL if memory runs out, as from all functions here; jansson hands a NULL on. */
 static json_t *ints_json(const int *values, int count)
 {
 	json_t *array = json_array();
@@ -124,7 +126,7 @@ int kvs_study_json(const struct kvs_study *study, char **json)
 	json_decref(object);
 	json_decref(rows);
 	json_decref(missing);
-	if (!text || asprintf(json, "%s\n", text) < 0) /* text files end in a line's end */
+	if (!text || asprintf(json, "%s\n", text) < 0) /* a text file ends in a newline, which jansson does not write */
 		err = no_memory();
 	free(text);
 	return err;
@@ -146,7 +148,7 @@ int study_save(const struct kvs_study *study, const char *path)
 
 static int damaged(const char *path, const char *what)
 {
-	return kvs_fail(-EINVAL, "%s: %s is damaged: move the file away to begin anew", path, what);
+	return kvs_fail(-EINVAL, "%s: %s is damaged: move the file away to start again", path, what);
 }
 
 static int check_settings(const struct kvs_study *study, const json_t *then, const char *path)
@@ -171,7 +173,7 @@ static int check_settings(const struct kvs_study *study, const json_t *then, con
 	return 0;
 }
 
-/* NAN where it is none. */
+/* NAN if it is missing or not a number. */
 static double number_at(const json_t *object, const char *key)
 {
 	const json_t *value = json_object_get(object, key);
@@ -179,7 +181,7 @@ static double number_at(const json_t *object, const char *key)
 	return json_is_number(value) ? json_number_value(value) : NAN;
 }
 
-/* Both maps, which must be those of a plan where so many tensors borrow. -EINVAL. */
+/* Both maps, which must be those of a plan in which `tensors` tensors borrow. -EINVAL. */
 static int read_owners(const json_t *object, int layers, int tensors, int *owners)
 {
 	static const char *const keys[] = {"k_owners", "v_owners"};
@@ -222,7 +224,7 @@ static int read_point(const json_t *object, struct kvs_study *study, bool merged
 	return err || isfinite(point->quality.nll + point->quality.top1_agreement + point->quality.kl) ? err : -EINVAL;
 }
 
-/* Rows of texts that are not given this time have no place: they would be lost. */
+/* The cut that a row is of, or -1. A row of a text that is not given this time would be lost at the next save. */
 static int find_cut(const struct kvs_study *study, const json_t *row)
 {
 	const char *digest = json_string_value(json_object_get(row, "calib_digest"));
@@ -259,7 +261,7 @@ static int read_row(const json_t *object, struct kvs_study *study)
 	row = study_row(study, method, seed, cut);
 	if (!row)
 		return -ENOMEM;
-	if (row->done) /* twice */
+	if (row->done) /* it is in the file twice */
 		return -EINVAL;
 	err = read_points(json_object_get(object, "points"), study, row);
 	row->done = !err;
@@ -283,7 +285,7 @@ static int read_study(const json_t *root, struct kvs_study *study, const char *p
 	for (size_t i = 0; i < json_array_size(rows) && !err; i++) {
 		if (find_cut(study, json_array_get(rows, i)) < 0)
 			return kvs_fail(-EINVAL,
-				"%s: rows[%zu] is of a text that is not among those to search with: name it with "
+				"%s: rows[%zu] is of a text that is not among those to search on: name it with "
 				"--calib",
 				path, i);
 		err = read_row(json_array_get(rows, i), study);

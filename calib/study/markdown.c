@@ -1,8 +1,8 @@
 /*
- * calib/study/markdown.c: what a study found, for people: study.md.
+ * calib/study/markdown.c: the results of a study for people: study.md.
  *
- * Everything is said as loss above the unshared model's, in nats a token, since that is what sharing costs. What it
- * says in words follows from the figures alone.
+ * The cost of sharing is given as loss above the unshared model's, in nats a token. Every sentence follows from the
+ * figures alone: nothing in it was written for one study.
  */
 #include "study.h"
 
@@ -52,7 +52,7 @@ static void print_least(FILE *out, const struct kvs_study *study, int p)
 			least - study->full_nll);
 }
 
-/* Dissimilar first against another method, where both are there. */
+/* Dissimilar first against another method, if the study has both. */
 static void print_against(
 	FILE *out, const struct kvs_study *study, int p, enum kvs_study_method other, const char *name)
 {
@@ -71,7 +71,7 @@ static void print_against(
 	fputs(").", out);
 }
 
-/* The filter rejects nothing where both come to the same plans. */
+/* If the walk finds the same plans with the filter as without it, the filter rejected nothing. */
 static void print_filter(FILE *out, const struct kvs_study *study, int p)
 {
 	struct study_mean with = study_mean(study, KVS_STUDY_THRESHOLD, 0, p),
@@ -98,8 +98,8 @@ static void print_words(FILE *out, const struct kvs_study *study)
 		print_filter(out, study, p);
 		fputc('\n', out);
 	}
-	fputs("\nA nat is a factor of e in perplexity: +0.02 is 2 %, +0.7 is twice. All figures are of the text to "
-	      "measure on, which is none of those that were searched with.\n\n",
+	fputs("\nA nat is a factor of e in perplexity: +0.02 is 2 %, +0.7 is twice. All figures are for the text to "
+	      "measure on, which is none of those that were searched on.\n\n",
 		out);
 }
 
@@ -116,7 +116,7 @@ static void print_table_row(FILE *out, const struct kvs_study *study, const char
 		100 * m->top1_agreement, m->kl, m->token_bytes, 100 * m->token_bytes / full_bytes);
 }
 
-/* "similar first: `similar`"; with seeds: how many, and of how many. */
+/* "similar first: `similar`"; with seeds, also their number, and the number of all if some are missing. */
 static void name_row(const struct study_mean *mean, enum kvs_study_method m, char *name, size_t size)
 {
 	int used = snprintf(name, size, "%s: `%s`", study_titles[m], kvs_study_method_name(m));
@@ -164,7 +164,7 @@ static void print_row_name(FILE *out, const struct kvs_study *study, const struc
 		fprintf(out, ", %d samples", cut->samples);
 }
 
-/* Rows that could not share so many layers, each once. */
+/* Rows that could not share as many layers as asked for, each once. */
 static void print_short(FILE *out, const struct kvs_study *study)
 {
 	bool any = false;
@@ -181,7 +181,7 @@ static void print_short(FILE *out, const struct kvs_study *study)
 		if (row->method == KVS_STUDY_ADJACENT || row->method == KVS_STUDY_MERGE)
 			fprintf(out, " has no %d such layers.\n", study->shares[p]);
 		else
-			fprintf(out, " came to %g of %d layers: its pairs ran out.\n", row->points[p].tensors / 2.0,
+			fprintf(out, " reached %g of %d layers: its pairs ran out.\n", row->points[p].tensors / 2.0,
 				study->shares[p]);
 		any = true;
 	}
@@ -211,7 +211,7 @@ static void print_costs(FILE *out, const struct kvs_study *study, const struct s
 	fputc('\n', out);
 }
 
-/* Where only one cut was run there is nothing to compare. */
+/* If only the first cut was run, there is nothing to compare. */
 static bool varies(const struct kvs_study *study, const int *cuts, int count)
 {
 	for (int i = 0; i < count; i++)
@@ -292,10 +292,9 @@ static void print_settings(FILE *out, const struct kvs_study *study)
 		fprintf(out, "| %s | %s |\n", key, text ? text : "?");
 		free(text);
 	}
-	fputs("\nThe first `samples` pieces of `sample_tokens` tokens of a text are what walks look at; the "
-	      "`held_tokens` "
-	      "behind them are what greedy search chooses by. Plans are measured on `measured_tokens` tokens of the "
-	      "other text. `study.json` has every plan (`k_owners`, `v_owners`) and figure.\n",
+	fputs("\nWalks run the first `samples` pieces of `sample_tokens` tokens of a text; greedy search chooses by "
+	      "the `held_tokens` after them. Plans are measured on `measured_tokens` tokens of the other text. "
+	      "`study.json` has every plan (`k_owners`, `v_owners`) and figure.\n",
 		out);
 }
 

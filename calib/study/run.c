@@ -1,8 +1,9 @@
 /*
- * calib/study/run.c: how the rows of a study are run.
+ * calib/study/run.c: runs the rows of a study.
  *
- * One search gives a row's plans for every number of layers, as each walk to more layers passes through the fewer. A row that
- * is done is written down at once, and nothing in it depends on when it was run: so a study can stop between any two rows.
+ * One search gives the plans of a row for every number of layers, as each walk to more layers passes through fewer. A
+ * row is written as soon as it is done, and nothing in it depends on the time of its run, so a study can stop between
+ * any two rows. A row that fails is as if it had not begun.
  */
 #include "../search.h"
 #include "study.h"
@@ -19,12 +20,12 @@ struct run {
 	const struct kvs_calib_progress *progress;
 	kvs_reference *reference;
 	struct kvs_capture capture;
-	int captured; /* which cut; -1: none */
+	int captured; /* the cut that `capture` is of; -1: none */
 	struct study_row *row;
 	char label[64];                  /* of the row */
-	double done, total;              /* tokens that go through the model: an estimate, for the bar */
-	double in_row, part;             /* of the row: what is done, and what is being done */
-	struct kvs_calib_progress inner; /* what searches and measures tell */
+	double done, total;              /* tokens that go through the model: an estimate, for the progress bar */
+	double in_row, part;             /* of the row: tokens of the parts that are done, and of the part that runs */
+	struct kvs_calib_progress inner; /* hears the progress of searches and measures */
 };
 
 static bool show(struct run *run, double part_done)
@@ -44,7 +45,7 @@ static bool step_inside(void *arg, const char *what, size_t done, size_t total)
 	return show(run, total ? run->part * done / total : 0);
 }
 
-/* What comes next is about `cost` of the row. */
+/* The next part of the row takes about `cost` tokens. */
 static void begin_part(struct run *run, double cost)
 {
 	run->part = cost;
@@ -56,7 +57,7 @@ static void end_part(struct run *run)
 	run->part = 0;
 }
 
-/* Tokens that go through the model for a search, about. */
+/* The rough number of tokens that go through the model for a search. */
 static double search_cost(const struct kvs_study *study, const struct study_row *row)
 {
 	const struct kvs_calib_text *text = &study->cuts[row->cut].text;
@@ -86,7 +87,8 @@ static double measured_tokens(const struct kvs_study *study)
 
 static double measure_cost(const struct kvs_study *study, const struct study_row *row)
 {
-	return measured_tokens(study) * (row->method == KVS_STUDY_MERGE ? 6 : 1); /* merging decodes token by token */
+	/* Merging decodes token by token: reckoned as six tokens of a batch each. */
+	return measured_tokens(study) * (row->method == KVS_STUDY_MERGE ? 6 : 1);
 }
 
 static double row_cost(const struct kvs_study *study, const struct study_row *row)
@@ -107,10 +109,10 @@ static int set_owners(struct study_point *point, int tensors, int layers, const 
 	return 0;
 }
 
-/* Applies pairs one by one and keeps what there is whenever a wanted number of layers shares. */
+/* Applies pairs one by one, and keeps the maps whenever the number of layers that share is one of the study's. */
 struct collector {
 	struct calib_maps maps, next;
-	int at; /* point that comes next */
+	int at; /* the point to be reached next */
 };
 
 static int collect(struct run *run, struct collector *c, const struct kvs_pair *pair)
@@ -138,7 +140,7 @@ static int collector_open(struct collector *c, int layers)
 static void collector_close(struct run *run, struct collector *c)
 {
 	for (int p = c->at; p < run->study->share_count; p++)
-		run->row->points[p].tensors = c->maps.tensors; /* as far as it came */
+		run->row->points[p].tensors = c->maps.tensors; /* fewer than the point asks for: the pairs ran out */
 	calib_maps_clear(&c->maps);
 	calib_maps_clear(&c->next);
 }
@@ -233,7 +235,7 @@ static int find_plans(struct run *run)
 
 /* ---- one row: measures ---- */
 
-/* Two rows may come to one plan: it is measured once. */
+/* Two rows may find the same plan: it is measured once. */
 static const struct kvs_quality *measured_before(const struct run *run, const struct study_point *point)
 {
 	const struct kvs_study *study = run->study;
@@ -302,7 +304,6 @@ static int capture_cut(struct run *run, int cut)
 	return err;
 }
 
-/* A row that fails half way is as if it had not begun. */
 static void forget_row(struct study_row *row)
 {
 	for (int p = 0; p < KVS_STUDY_MOST_RATES; p++)
@@ -351,7 +352,7 @@ static int run_row(struct run *run)
 	return err;
 }
 
-/* Rows of another run were held against what the unshared model lost then: it must be the same. */
+/* Rows of an earlier run were compared with the unshared model's loss at that time, so it must be the same now. */
 static int take_reference(struct run *run)
 {
 	struct kvs_study *study = run->study;
@@ -367,8 +368,8 @@ static int take_reference(struct run *run)
 	now = kvs_reference_nll(run->reference);
 	if (isfinite(then) && then != now)
 		return kvs_fail(-EINVAL,
-			"the unshared model loses %.17g nats a token, and lost %.17g when the study began: another "
-			"program or library computes otherwise: begin anew in another directory",
+			"the unshared model loses %.17g nats a token, and lost %.17g when the study began: the "
+			"program or a library has changed: start again in another directory",
 			now, then);
 	study->full_nll = now;
 	return 0;

@@ -1,5 +1,6 @@
 /*
- * calib/study/study.c: many ways to share, each searched on one text and measured on another: what is to be done, and what came of it.
+ * calib/study/study.c: many ways to share, each searched on one text and measured on another: the list of work, and
+ * means of its results.
  *
  * A study is a list of rows, and a row is a method with a seed on one cut of a calibration text. run.c runs them.
  */
@@ -24,7 +25,7 @@ const char *kvs_study_method_name(enum kvs_study_method method)
 	return method_names[method];
 }
 
-/* ---- what is to be done ---- */
+/* ---- rows ---- */
 
 bool study_is_random(enum kvs_study_method method)
 {
@@ -89,7 +90,7 @@ static int list_rows(struct kvs_study *study, unsigned methods, int seeds)
 
 /* ---- texts ---- */
 
-/* Says again what went wrong, with the text's name in front. */
+/* Repeats the error message with the name of the text before it. */
 static int blame(const struct kvs_source *source, int err)
 {
 	char *said = strdup(kvs_error());
@@ -100,8 +101,8 @@ static int blame(const struct kvs_source *source, int err)
 }
 
 /*
- * A third and five thirds of the text are tried only where there is as much: less than that says nothing. The first cut
- * must succeed, and those of other texts too, since they were given for it.
+ * A third and five thirds of the text are tried only if there is as much: a smaller amount under their name would
+ * mislead. The first cut must succeed, and those of the other texts too, since they were given to be cut.
  */
 static int cut_one(struct kvs_study *study, const kvs_tokenizer *tok, const struct kvs_study_options *options,
 	struct kvs_calib_text_options how, int source)
@@ -116,7 +117,7 @@ static int cut_one(struct kvs_study *study, const kvs_tokenizer *tok, const stru
 	err = kvs_calib_text_cut(tok, options->calib[source].bytes, options->calib[source].count, &how, &cut->text);
 	if (!err && varied && how.samples > first->samples &&
 		cut->text.windows * cut->text.window_tokens <= first->windows * first->window_tokens)
-		err = kvs_fail(-EINVAL, "%d tokens are left behind %d samples, as many as behind fewer",
+		err = kvs_fail(-EINVAL, "%d tokens are left after %d samples, no more than after fewer",
 			cut->text.windows * cut->text.window_tokens, how.samples);
 	if (!err && varied && how.samples == first->samples)
 		err = kvs_fail(-EINVAL, "a third of the samples is not fewer");
@@ -133,8 +134,8 @@ static int check_sources(const struct kvs_study *study, const struct kvs_study_o
 		const struct study_cut *cut = &study->cuts[i];
 		if (!cut->missing && !strcmp(cut->text.digest, study->measured.digest))
 			return kvs_fail(-EINVAL,
-				"%s is searched with and measured on: plans would be measured on what they were made "
-				"for",
+				"%s is both searched and measured on: plans would be measured on the text that they "
+				"were made for",
 				options->calib[cut->source].name);
 		for (int j = 0; j < i && cut->source; j++)
 			if (cut->source != study->cuts[j].source &&
@@ -179,7 +180,7 @@ static void add_share(struct kvs_study *study, int share)
 	while (at > 0 && study->shares[at - 1] > share)
 		at--;
 	if (at > 0 && study->shares[at - 1] == share)
-		return; /* of few layers, two rates may be one number */
+		return; /* with few layers, two rates may be one number */
 	memmove(study->shares + at + 1, study->shares + at, sizeof(*study->shares) * (study->share_count - at));
 	study->shares[at] = share;
 	study->share_count++;
@@ -274,9 +275,9 @@ size_t kvs_study_left(const kvs_study *study, size_t *rows)
 	return left;
 }
 
-/* ---- what was found ---- */
+/* ---- results ---- */
 
-/* What the unshared model needs for a token in a sharing layer is gone; merged layers keep a length each for their vectors. */
+/* A borrowed tensor takes nothing. Merged ones keep one direction for two vectors, and a length for each. */
 size_t study_token_bytes(const struct kvs_study *study, int tensors, bool merged)
 {
 	size_t element = kvs_dtype_bytes(study->engine.kv_dtype), vectors = (size_t)study->kv_heads * element;

@@ -1,5 +1,6 @@
 /*
- * tests/calib/baseline_test.c: the rivals that a search is compared with: neighbours that share, and MiniCache's merging.
+ * tests/calib/baseline_test.c: the rivals that a search is compared with: neighbours that share, and MiniCache's
+ * merging.
  */
 #include "../../calib/calib.h"
 
@@ -59,7 +60,7 @@ static void spread_is_every_second_layer_at_half(void **state)
 		assert_int_equal(owners[l], l == 2 || l == 6 || l == 10 || l == 14 ? l - 1 : l);
 }
 
-/* Whatever number is asked for, so many share, never across windows, and owners own themselves. */
+/* Any number of layers that is asked for shares, never across windows, and owners own themselves. */
 static void spread_shares_the_number_that_is_asked_for(void **state)
 {
 	int windows[LAYERS] = {0, 64, 0, 64, 64, 0, 0, 32, 64}, owners[LAYERS];
@@ -77,7 +78,7 @@ static void spread_shares_the_number_that_is_asked_for(void **state)
 	assert_int_equal(kvs_neighbours_spread(&config, LAYERS - 2, owners), -ERANGE);
 }
 
-/* K and V of random numbers, drawn towards those of the layer below by another amount for each layer. */
+/* Random K and V, drawn towards those of the layer below by a different amount for each layer. */
 static struct kvs_capture random_capture(unsigned *seed)
 {
 	struct kvs_capture capture = {.layers = LAYERS, .samples = 1, .tokens = 3, .kv_heads = 2, .head_dim = 4};
@@ -222,8 +223,8 @@ static void close_fixture(struct fixture *f)
 }
 
 /*
- * What is written is what is read, rounded to the cache's type: never by more than half of its last place, and in f16 of
- * the least subnormal.
+ * A token that is written reads back the same, rounded to the cache's type: by at most half a unit in the last place,
+ * or in f16 half of the least subnormal.
  */
 static void rows_of_the_cache_can_be_read_and_written(void **state)
 {
@@ -246,7 +247,7 @@ static void rows_of_the_cache_can_be_read_and_written(void **state)
 		for (int i = 0; i < 2 * count; i++)
 			assert_true(fabs((double)k_read[i] - k[i]) <=
 				    fmax(half_place[dtype] * fabs(k[i]), dtype == KVS_F16 ? 0x1p-25 : 0));
-		must(kvs_engine_read_kv(f.engine, 2, 4, k, v)); /* the row in front is another */
+		must(kvs_engine_read_kv(f.engine, 2, 4, k, v)); /* the row before is another's */
 		assert_memory_not_equal(k, k_read, sizeof(*k) * count);
 		assert_int_equal(kvs_engine_read_kv(f.engine, config->layers, 0, k, v), -EINVAL);
 		assert_int_equal(kvs_engine_write_kv(f.engine, 0, 8, k, v), -EINVAL);
@@ -255,7 +256,7 @@ static void rows_of_the_cache_can_be_read_and_written(void **state)
 	}
 }
 
-/* With no pair, decoding is the unshared model; with pairs it is another one. */
+/* Without pairs, decoding is the unshared model; with pairs it is another one. */
 static void merging_nothing_costs_nothing(void **state)
 {
 	static const int none[] = {0, 1, 2, 3, 4, 5}, pairs[] = {0, 0, 2, 2, 4, 5};

@@ -1,8 +1,8 @@
 /*
  * tests/calib/fault_test.c: a search and its measures survive the failure of any driver call.
  *
- * The Nth call fails, for more and more N until a run needs fewer calls. The run then either works all the same and finds
- * the same plan, or ends in an error with a message; afterwards softcuda holds nothing, and so do sanitizers.
+ * The Nth call fails, for rising N until a run needs fewer calls. The run then either works nevertheless and finds the
+ * same plan, or ends in an error with a message; afterwards softcuda holds nothing, and sanitizers find no leak.
  */
 #include "../../calib/calib.h"
 #include "../support/faults.h"
@@ -21,7 +21,7 @@
 #define TOKENS 12
 #define STRIDE(nth) (1 + (nth) / 6) /* a run makes thousands of calls, most of them alike */
 
-static kvs_cu *holder; /* keeps softcuda loaded between runs, so that its counters can be asked */
+static kvs_cu *holder; /* keeps softcuda loaded between runs, so that its counters can be read */
 static kvs_checkpoint *ckpt;
 static struct faults faults;
 static int32_t ids[2 * TOKENS + 1];

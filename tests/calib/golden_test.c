@@ -2,9 +2,9 @@
  * tests/calib/golden_test.c: the search does what an independent NumPy computation does.
  *
  * tests/golden/calib/storyworld.json holds distances, every trial with its cosine, and the owners for each number of
- * layers, as tests/golden/make_calib.py computes them with a forward pass of its own, for both distances, both cosines and
- * all orders; and loss, top-1 agreement and KL of plans and of merged neighbours. Samples of one group are short, so that
- * all its searches run; the other has the reference code's 30 x 64.
+ * layers, as tests/golden/make_calib.py computes them with a forward pass of its own, for both distances, both cosines
+ * and all orders; and loss, top-1 agreement and KL of plans and of merged neighbours. Samples of one group are short,
+ * so that all its searches run; the other has the reference code's 30 x 64.
  */
 #include "../../calib/calib.h"
 
@@ -103,7 +103,8 @@ static struct kvs_search_options options_of(const json_t *wanted)
 
 	options.pairs.distance = strcmp(word(wanted, "distance"), "paper") ? KVS_DISTANCE_CODE : KVS_DISTANCE_PAPER;
 	options.cosine = strcmp(word(wanted, "cosine"), "paper") ? KVS_COSINE_CODE : KVS_COSINE_PAPER;
-	options.sweep = options.cosine == KVS_COSINE_CODE; /* every point of it is measured, which takes its time */
+	options.sweep =
+		options.cosine == KVS_COSINE_CODE; /* not always: every point of it is measured, which is slow */
 	options.pairs.order = !strcmp(order, "similar")      ? KVS_ORDER_SIMILAR
 			      : !strcmp(order, "dissimilar") ? KVS_ORDER_DISSIMILAR
 							     : KVS_ORDER_RANDOM;
@@ -143,7 +144,7 @@ static void check_point(const json_t *expected, const struct kvs_search_point *p
 	}
 }
 
-/* The plan that the search came to, and with a sweep the one for every number of layers. */
+/* The plan that the search found, and with a sweep the one for every number of layers. */
 static void check_owners(const json_t *expected, const struct kvs_search_result *result)
 {
 	assert_int_equal(result->best.tensors / 2, json_object_size(expected));
@@ -194,7 +195,7 @@ static void the_reference_codes_samples_are_numpys(void **state)
 	check_group(1);
 }
 
-/* ---- what changed models are worth ---- */
+/* ---- the quality of changed models ---- */
 
 /* The head of the story, cut as NumPy cuts it. */
 static struct kvs_calib_text quality_text(const json_t *quality)

@@ -22,7 +22,7 @@ static int below(int limit)
 	return rand_r(&seed) % limit;
 }
 
-/* Whose K and V layer l reads when every acceptance is followed literally, one link after the other. */
+/* The layer whose K and V layer l reads if every accepted pair is followed literally, one link after the other. */
 static int follow(const int *read_from, int l)
 {
 	while (read_from[l] != l)
@@ -43,7 +43,7 @@ static void check_map(const int *owner, const int *read_from, int layers, int ac
 	assert_int_equal(owners, layers - accepted);
 }
 
-/* Any pair may come whose layer does not share yet: its owner may share, and it may itself be an owner. */
+/* Any pair may come whose layer does not share yet: its owner may share, and the layer may itself be an owner. */
 static void random_acceptances_leave_a_map(void **state)
 {
 	(void)state;
@@ -137,7 +137,7 @@ static void orders_are_each_others_reverse_and_random_is_a_permutation(void **st
 	free(other);
 }
 
-/* Of equal pairs the lower layer comes first, and of these the lower owner, whichever end the search begins at. */
+/* Of equal pairs the lower layer comes first, and of these the lower owner, from whichever end the search begins. */
 static void equal_pairs_keep_their_place(void **state)
 {
 	static const double same[MOST_LAYERS];
@@ -183,7 +183,7 @@ static void windows_and_protected_layers_are_never_crossed(void **state)
 	assert_int_equal(kvs_pairs_most_shared(&config, 6), 0);
 }
 
-/* K lies twice as far apart as V in every pair: made comparable, both kinds stand side by side. */
+/* K is twice as far apart as V in every pair: made comparable, both kinds have equal distances. */
 static void split_pairs_are_comparable(void **state)
 {
 	struct kvs_pair *pairs;

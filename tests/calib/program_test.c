@@ -1,6 +1,6 @@
 /*
- * tests/calib/program_test.c: `kvshare-run calibrate` as a user runs it: the same plan whatever it is cut into, clear errors
- * that leave nothing behind, Ctrl-C, and the files of a sweep.
+ * tests/calib/program_test.c: `kvshare-run calibrate` as a user runs it: the same plan in any division into batches,
+ * clear errors that leave no files, Ctrl-C, and the files of a sweep.
  */
 #include "../support/process.h"
 
@@ -48,7 +48,7 @@ static void assert_same_search(const json_t *a, const json_t *b, const char *how
 	assert_true(fabs(json_number_value(at(a, "nll")) - json_number_value(at(b, "nll"))) < 1e-5);
 }
 
-/* Each way: what goes in front of the command, and behind it. */
+/* Each way to run it: the text before the command, and after it. */
 static void assert_same_plan(const char *method, const char *const (*ways)[2], size_t count)
 {
 	char command[1024];
@@ -98,7 +98,7 @@ static const struct bad_input inputs[] = {
 	{"no text", "kvshare-run calibrate -m $T/m -o $T/p", 2, "--text FILE"},
 	{"no output", "kvshare-run calibrate -m $T/m --text x", 2, "-o PLAN"},
 	{"no layers", "$C --share 0 -o $T/p", 2, "--share is \"0\""},
-	{"all layers", "$C --share 16 -o $T/p", 1, "16 layers are to share"},
+	{"all layers", "$C --share 16 -o $T/p", 1, "16 layers should share"},
 	{"a rate of nothing", "$C --rate 0 -o $T/p", 2, "--rate"},
 	{"a rate that is no layer", "$C --rate 0.01 -o $T/p", 1, "less than one layer"},
 	{"both of them", "$C --share 1 --rate 0.5 -o $T/p", 2, "--share and --rate"},
@@ -117,7 +117,7 @@ static const struct bad_input inputs[] = {
 	{"nothing held back for nll",
 		"head -c 100 " TEXT " >$T/t; kvshare-run calibrate -m $T/m --text $T/t "
 		"--samples 1 --sample-tokens 20 -o $T/p",
-		1, "left behind the samples"},
+		1, "left after the samples"},
 	{"a text that is not there", "kvshare-run calibrate -m $T/m --text $T/none -o $T/p", 1, "none"},
 	{"an empty text", "kvshare-run calibrate -m $T/m --text /dev/null -o $T/p", 1, "0 tokens"},
 	{"a directory that is not there", "$C -o $T/none/p", 1, "none/p"},
@@ -155,7 +155,7 @@ static const struct bad_input inputs[] = {
 		1, "d/p: cannot write"},
 };
 
-/* One line that says it, nothing on stdout, and no file but what was there. */
+/* One line that names the mistake, nothing on stdout, and no new file. */
 static void check_input(const struct bad_input *input)
 {
 	char command[2048];
@@ -181,7 +181,7 @@ static void bad_input_is_named_and_leaves_nothing(void **state)
 
 /* ---- ends ---- */
 
-/* Layers 1 to 3 of 16 may share, none passes a threshold of 1: status 3, and the plan is there and says so. */
+/* Layers 1 to 3 of 16 may share, but none passes a threshold of 1: status 3, and a plan that says so. */
 static void pairs_that_run_out_leave_a_partial_plan(void **state)
 {
 	struct process process =
@@ -197,7 +197,10 @@ static void pairs_that_run_out_leave_a_partial_plan(void **state)
 	process_free(&process);
 }
 
-/* The text comes through a pipe, so that the signal finds the program at work; where it was still capturing, a longer wait. */
+/*
+ * The text comes through a pipe, so that the signal meets the program at work; if it was still capturing, the wait is
+ * longer.
+ */
 static void assert_leaves_a_plan(const char *signal)
 {
 	struct process process = {0};
@@ -230,7 +233,9 @@ static void interrupting_leaves_a_plan_that_runs(void **state)
 	assert_leaves_a_plan("HUP");
 }
 
-/* One sample takes many seconds on one thread: the wait for it ends with the signal. Bounds are wide, for busy machines. */
+/*
+ * One sample takes many seconds on one thread: the signal ends the wait for it. The bounds are wide, for busy machines.
+ */
 static void an_interrupt_does_not_wait_for_a_long_pass(void **state)
 {
 	struct process process = run_shell(
@@ -248,7 +253,7 @@ static void an_interrupt_does_not_wait_for_a_long_pass(void **state)
 	process_free(&process);
 }
 
-/* nohup has the hangup ignored, and that holds. */
+/* nohup ignores the hangup, and the program leaves it so. */
 static void a_hangup_under_nohup_stops_nothing(void **state)
 {
 	struct process process = run_shell(
@@ -263,7 +268,7 @@ static void a_hangup_under_nohup_stops_nothing(void **state)
 	process_free(&process);
 }
 
-/* As soon as a row is done: its study.md is there too, and the same command goes on. */
+/* As soon as one row is done, study.md is there too, and the same command goes on. */
 static void a_study_that_is_stopped_leaves_its_study_md(void **state)
 {
 	static const char *const signals[] = {"INT", "TERM", "HUP"};
@@ -317,7 +322,7 @@ static void a_sweep_writes_plans_and_a_curve(void **state)
 	process_free(&process);
 }
 
-/* The contract of the JSON report, and what the plan says of itself. */
+/* The contract of the JSON report, and the plan's record of its search. */
 static void the_report_and_the_plan_agree(void **state)
 {
 	json_t *both = run_json("T=$(mktemp -d); " CALIBRATE "--share 2 -o $T/p --json >$T/r && "

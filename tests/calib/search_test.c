@@ -1,6 +1,7 @@
 /*
- * tests/calib/search_test.c: what a search promises, on a small random model: reruns from the middle are whole runs, greedy
- * finds what trying everything finds, a stopped search goes on where it was, K and V apart, protected layers, sweeps.
+ * tests/calib/search_test.c: the promises of a search, on a small random model: reruns from the middle equal whole
+ * runs, greedy finds the same as trying every pair, a stopped search goes on where it was, K and V apart, protected
+ * layers, sweeps.
  */
 #include "../../calib/calib.h"
 
@@ -73,7 +74,7 @@ static struct fixture open_fixture(const char *model, int rows)
 	return f;
 }
 
-/* Another rerun instead of the one there was. */
+/* Replaces the rerun. */
 static void keep_residuals(struct fixture *f, int tokens, int copies)
 {
 	kvs_rerun_free(f->rerun);
@@ -113,7 +114,7 @@ static struct kvs_batch all_windows(const struct fixture *f)
 		.ids = f->text.window_ids, .sequences = f->text.windows, .tokens = f->text.window_tokens};
 }
 
-/* One pair more, or (the walk went back or took another) owners made anew, K and V apart. */
+/* One more pair, or (as if the walk went back or took another one) new owners, K and V apart. */
 static void change_owners(int *k, int *v, int layers, unsigned *seed)
 {
 	int layer = 1 + rand_r(seed) % (layers - 1), what = rand_r(seed) % 3;
@@ -139,7 +140,7 @@ static void assert_batch_is(struct fixture *f, const struct kvs_batch *batch, co
 	assert_memory_equal(whole + batch->first, part, sizeof(*part) * rows);
 }
 
-/* Batch `b` of two windows, then of one; now and then what was kept is lost in between. */
+/* Batch `b` of two windows, then of one; now and then the kept residuals are lost in between. */
 static void rerun_at_random(struct fixture *f, int b, const float *whole, unsigned *seed)
 {
 	struct kvs_batch batch = {.ids = f->text.window_ids + 2 * b * WINDOW_TOKENS,
@@ -163,8 +164,10 @@ static void rerun_at_random(struct fixture *f, int b, const float *whole, unsign
 
 #define STEPS 96
 
-/* A walk of plans, and what a whole run of each loses. By an engine of its own, which is gone before reruns are made: what
- * another engine does at the same time would tell OpenBLAS how many threads to use, and so round otherwise. */
+/*
+ * A walk of plans, and the losses of a whole run of each. It has an engine of its own, which is closed before reruns
+ * are made: two engines at a time would change OpenBLAS's number of threads, and so the rounding.
+ */
 static void walk_plans(kvs_plan **plans, float (*whole)[WINDOWS * WINDOW_TOKENS], unsigned *seed)
 {
 	struct fixture f = open_fixture(MODEL, 2 * WINDOW_TOKENS);
@@ -181,7 +184,7 @@ static void walk_plans(kvs_plan **plans, float (*whole)[WINDOWS * WINDOW_TOKENS]
 	close_fixture(&f);
 }
 
-/* Whatever plans, layers and batches came before, to the last bit. */
+/* A rerun equals a whole run to the last bit, whatever plans, layers and batches came before. */
 static void a_rerun_from_the_middle_is_a_whole_run(void **state)
 {
 	static float whole[STEPS][WINDOWS * WINDOW_TOKENS];
@@ -195,7 +198,7 @@ static void a_rerun_from_the_middle_is_a_whole_run(void **state)
 	walk_plans(plans, whole, &seed);
 	f = open_fixture(MODEL, 2 * WINDOW_TOKENS);
 	for (int step = 0; step < STEPS; step++) {
-		if (step % (STEPS / 8) == 0) /* 1 copy to 8, of which as many are made as there are layers */
+		if (step % (STEPS / 8) == 0) /* 1 to 8 copies, but at most one for each layer */
 			keep_residuals(&f, WINDOWS * WINDOW_TOKENS, 1 + step / (STEPS / 8));
 		must(kvs_engine_set_plan(f.engine, plans[step]));
 		for (int b = 0; b < 2; b++)
@@ -213,7 +216,10 @@ static void assert_generations(struct fixture *f, int first_new, int tokens, uin
 	assert_true(kvs_engine_generation(f->engine) > before);
 }
 
-/* What a token's K and V are of can be told: batches, appends, scores, single writes and cuts, and no other token's. */
+/*
+ * Every change of a token's K and V is counted for that token alone: batches, appends, scores, single writes,
+ * truncation.
+ */
 static void each_run_and_cut_is_a_generation(void **state)
 {
 	struct fixture f = open_fixture(MODEL, 0);
@@ -242,7 +248,7 @@ static void each_run_and_cut_is_a_generation(void **state)
 	close_fixture(&f);
 }
 
-/* Fewer rows at a time round otherwise; nothing worse comes of it. */
+/* With fewer rows at a time the rounding differs, and nothing else. */
 static void batches_may_be_rerun_in_parts(void **state)
 {
 	struct fixture f = open_fixture(MODEL, 0);
@@ -268,7 +274,7 @@ static void batches_may_be_rerun_in_parts(void **state)
 	close_fixture(&f);
 }
 
-/* In bytes that launches moved: how many layers of a whole run. */
+/* The number of layers that ran, by the bytes that launches moved. */
 static void assert_layers_run(struct fixture *f, const char *owners, int layer, int expected)
 {
 	struct kvs_batch batch = all_windows(f);
@@ -280,7 +286,7 @@ static void assert_layers_run(struct fixture *f, const char *owners, int layer, 
 	must(kvs_rerun_batch(f->rerun, &batch, layer));
 	layers = (double)(kvs_engine_bytes_moved(f->engine) - start);
 	start = kvs_engine_bytes_moved(f->engine);
-	batch.first = batch.sequences * batch.tokens; /* where nothing is kept */
+	batch.first = batch.sequences * batch.tokens; /* of these tokens nothing is kept */
 	must(kvs_engine_run_batch(f->engine, &batch));
 	layers *= (double)f->layers / (kvs_engine_bytes_moved(f->engine) - start);
 	if (fabs(layers - expected) > 0.4)
@@ -292,7 +298,8 @@ static void a_rerun_starts_as_high_as_it_can(void **state)
 {
 	static const struct {
 		const char *owners;
-		int layer, one_copy, three_copies; /* kept in front of layers 2 and 4 beside */
+		int layer, one_copy,
+			three_copies; /* layers run; with three copies, the inputs of layers 2 and 4 are kept too */
 	} rows[] = {
 		{"0,1,2,3,4,5", 1, 6, 6},
 		{"0,0,2,3,4,5", 1, 5, 5},
@@ -302,7 +309,7 @@ static void a_rerun_starts_as_high_as_it_can(void **state)
 		{"0,1,2,3,4,1", 5, 1, 1},
 		{"0,1,2,0,4,5", 3, 6, 4},
 		{"0,1,2,1,4,5", 3, 3, 3},
-		{"0,1,2,1,4,0", 5, 3, 3}, /* the pair before was taken: there is nothing to run for that */
+		{"0,1,2,1,4,0", 5, 3, 3}, /* the last pair was taken: that needs no run */
 		{"0,1,1,3,4,0", 5, 6, 4},
 	};
 	struct fixture f = open_fixture(MODEL, 2 * WINDOWS * WINDOW_TOKENS);
@@ -348,7 +355,7 @@ static void residuals_beyond_memory_leave_none_and_leak_nothing(void **state)
 	close_fixture(&f);
 }
 
-/* Sequences that lie side by side do not see each other: each scores as it does alone in an engine of its own. */
+/* Sequences of one batch do not see each other: each scores as it does alone in an engine of its own. */
 static void a_batch_is_its_sequences(void **state)
 {
 	struct fixture f = open_fixture(MODEL, 0);
@@ -425,7 +432,7 @@ static void batches_that_do_not_fit_are_refused(void **state)
 	odd = (struct kvs_batch){.ids = &id, .sequences = 1, .tokens = 1};
 	assert_int_equal(kvs_engine_run_batch(f.engine, &odd), -EINVAL);
 	keep_residuals(&f, WINDOWS * WINDOW_TOKENS - 1, 1);
-	assert_int_equal(kvs_rerun_batch(f.rerun, &good, 1), -EINVAL); /* not of the last token */
+	assert_int_equal(kvs_rerun_batch(f.rerun, &good, 1), -EINVAL); /* nothing is kept of the last token */
 	keep_residuals(&f, WINDOWS * WINDOW_TOKENS, 1);
 	assert_int_equal(kvs_rerun_batch(f.rerun, &good, 0), -EINVAL);
 	assert_int_equal(kvs_rerun_batch(f.rerun, &good, f.layers), -EINVAL);
@@ -496,7 +503,7 @@ static void nll_finds_what_trying_every_pair_finds(void **state)
 	close_fixture(&f);
 }
 
-/* The loss that a long greedy search carries along is what a fresh measurement of its plan gives. */
+/* The loss that a long greedy search carries along equals a fresh measurement of its plan. */
 static void a_plans_loss_is_its_measured_loss(void **state)
 {
 	struct fixture f = open_fixture(MODEL, 2 * WINDOW_TOKENS);
@@ -586,7 +593,7 @@ static void no_plan_crosses_an_attention_window(void **state)
 	close_fixture(&f);
 }
 
-/* Each point of a sweep is the plan that a search for that many layers ends with. */
+/* Each point of a sweep is the plan of a search for that many layers. */
 static void a_sweep_is_the_search_for_every_number(void **state)
 {
 	struct fixture f = open_fixture(MODEL, 0);
@@ -634,7 +641,7 @@ static void assert_same_trials(const struct kvs_search_result *a, const struct k
 	}
 }
 
-/* Through a saved plan, as --resume goes. */
+/* Through a saved plan, as --resume does it. */
 static struct kvs_trial *save_and_load(struct fixture *f, const struct kvs_search_result *result,
 	const struct kvs_search_options *options, size_t *count)
 {
@@ -655,7 +662,7 @@ static struct kvs_trial *save_and_load(struct fixture *f, const struct kvs_searc
 	return trials;
 }
 
-/* Stopped at every step: the plan is valid, and going on ends where the search that was not stopped ends. */
+/* Stopped at any step, the plan is valid, and the resumed search ends like one that was not stopped. */
 static void a_stopped_search_goes_on_where_it_was(void **state)
 {
 	struct fixture f = open_fixture(MODEL, 0);
@@ -676,7 +683,7 @@ static void a_stopped_search_goes_on_where_it_was(void **state)
 			break;
 		}
 		assert_true(isfinite(part.full_nll));
-		/* A stop is answered at once: nothing is measured any more, and nll alone has measured on the way. */
+		/* A stop takes effect at once: nothing more is measured, and only nll has measured on the way. */
 		assert_true(isfinite(part.best.nll) || part.best.walk != KVS_WALK_NLL);
 		trials = save_and_load(&f, &part, &options, &resumed.replay_count);
 		assert_int_equal(resumed.replay_count, part.trial_count);
@@ -694,7 +701,7 @@ static void a_stopped_search_goes_on_where_it_was(void **state)
 	close_fixture(&f);
 }
 
-/* Trials of another search are no help: which setting differs is said. */
+/* Trials of another search are refused, and the message names the setting that differs. */
 static void a_search_goes_on_only_from_its_own_trials(void **state)
 {
 	struct fixture f = open_fixture(MODEL, 0);

@@ -1,6 +1,6 @@
 /*
- * tests/calib/study_test.c: `kvshare-run study` as a user runs it: its figures are those of `eval`, a study that was stopped
- * ends as one that was not, what it says in words and tables follows from its figures, bad input leaves everything as it was.
+ * tests/calib/study_test.c: `kvshare-run study` as a user runs it: its figures are those of `eval`, a stopped study
+ * ends like one that was not, its words and tables follow from its figures, bad input changes nothing.
  */
 #include "../support/process.h"
 
@@ -16,7 +16,9 @@
 #include <cmocka.h>
 
 #define MODEL "tests/models/storyworld-3m"
-/* Sizes that take a second or two. Of this text's head, five thirds of the samples leave no more for nll than the rest. */
+/*
+ * Sizes that take a second or two. Of this text's head, five thirds of the samples leave no more for nll than the rest.
+ */
 #define SMALL                                                                                                          \
 	"--samples 2 --sample-tokens 8 --held-tokens 16 --ctx 16 --max-tokens 32 --kv-dtype f32 --seeds 3 "            \
 	"--rates 0.125,0.25 "
@@ -83,7 +85,7 @@ static void check_rows(const json_t *study)
 		const json_t *row = json_array_get(rows, i), *point = json_array_get(at(row, "points"), 1);
 		bool merged = !strcmp(json_string_value(at(row, "method")), "merge");
 		assert_true(number(point, "shared") == 4);
-		if (merged) { /* lengths are kept beside: 2 of each 32 + 2 */
+		if (merged) { /* lengths are kept too: 2 of each 32 + 2 */
 			assert_true(number(point, "kv_token_bytes") == 8192 * (0.75 + 0.25 * 2 / 32));
 			continue;
 		}
@@ -91,7 +93,7 @@ static void check_rows(const json_t *study)
 		if (json_integer_value(at(row, "seed")) > 1)
 			continue;
 		if (!json_equal(at(point, "k_owners"), at(point, "v_owners")))
-			continue; /* --owners cannot say it */
+			continue; /* --owners cannot express it */
 		list_owners(at(point, "k_owners"), options + 9, sizeof(options) - 9);
 		check_against_eval(point, options);
 	}
@@ -120,7 +122,7 @@ static void check_random(const json_t *study, const char *markdown, size_t p)
 		fail_msg("study.md lacks \"%s\"", line);
 }
 
-/* Every method; what the text has no room for is said. */
+/* Every method; the amount that the text has no room for is named. */
 static void figures_are_those_of_eval(void **state)
 {
 	struct process process =
@@ -137,7 +139,7 @@ static void figures_are_those_of_eval(void **state)
 	check_random(study, process.err, 0);
 	check_random(study, process.err, 1);
 	assert_int_equal(json_array_size(at(study, "not_run")), 1);
-	assert_non_null(strstr(process.err, "Not run: 4 samples: 16 tokens are left behind 4 samples"));
+	assert_non_null(strstr(process.err, "Not run: 4 samples: 16 tokens are left after 4 samples"));
 	assert_non_null(strstr(process.err, "loses least"));
 	assert_non_null(strstr(process.err, "top1.svg <==\n<svg"));
 	json_decref(study);
@@ -146,7 +148,7 @@ static void figures_are_those_of_eval(void **state)
 
 /* ---- stopping and going on ---- */
 
-/* Some rows now, the others later, in between a Ctrl-C: byte for byte what one run writes. */
+/* Some rows now, the others later, with a Ctrl-C in between: the same bytes as in one run. */
 static void a_study_in_pieces_is_a_study_in_one(void **state)
 {
 	struct process process = run_in_directory(STUDY
@@ -168,7 +170,7 @@ static void a_study_in_pieces_is_a_study_in_one(void **state)
 	process_free(&process);
 }
 
-/* A finished study that is asked for again, whatever for, stays as it is. */
+/* A finished study that is run again with any set of its methods is unchanged. */
 static void a_finished_study_keeps_its_order(void **state)
 {
 	struct process process = run_in_directory(STUDY
@@ -183,12 +185,12 @@ static void a_finished_study_keeps_its_order(void **state)
 	process_free(&process);
 }
 
-/* Other texts are searched with the walks and nll, and none of them may be lost when the study goes on. */
+/* The walks and nll also search on other texts, and none of these may be lost when the study goes on. */
 static void other_texts_are_searched_too(void **state)
 {
 	struct process process = run_in_directory(STUDY
 		"--methods similar,adjacent --calib LICENSE >/dev/null || exit 10; cat $T/s/study.md >&2; " STUDY
-		"--methods similar 2>&1 | grep -o 'not among those to search with' >&2; cat $T/s/study.json",
+		"--methods similar 2>&1 | grep -o 'not among those to search on' >&2; cat $T/s/study.json",
 		120);
 	json_t *study = json_loads(process.out, 0, NULL);
 	const json_t *rows = at(study, "rows");
@@ -200,14 +202,14 @@ static void other_texts_are_searched_too(void **state)
 	assert_false(json_equal(at(first, "calib_digest"), at(last, "calib_digest")));
 	assert_true(json_equal(at(first, "samples"), at(last, "samples")));
 	assert_non_null(strstr(process.err, "| `similar`, text 2 |"));
-	assert_non_null(strstr(process.err, "not among those to search with"));
+	assert_non_null(strstr(process.err, "not among those to search on"));
 	json_decref(study);
 	process_free(&process);
 }
 
 /*
- * Nothing passes a threshold of 1, and little one of 0.99: the walk comes so far, which is said once, and is no error. Where
- * it came exactly to a number that was wanted, the next one knows that too.
+ * No pair passes a threshold of 1, and few pass one of 0.99: the walk ends early, which is said once, and is no error.
+ * Even if it ends exactly at one of the numbers asked for, the next one has the number it reached.
  */
 static void a_walk_that_runs_out_is_said(void **state)
 {
@@ -222,7 +224,7 @@ static void a_walk_that_runs_out_is_said(void **state)
 	process_free(&process);
 	process = run_in_directory(STUDY
 		"--methods similar --threshold 0.99 --rates 0.125,0.25,0.375,0.5,0.75 --json >$T/j && "
-		"grep -c 'came to' $T/s/study.md >&2; grep -c '<svg' $T/s/loss.svg >&2; cat $T/j",
+		"grep -c 'reached' $T/s/study.md >&2; grep -c '<svg' $T/s/loss.svg >&2; cat $T/j",
 		120);
 	study = json_loads(process.out, 0, NULL);
 	points = at(json_array_get(at(study, "rows"), 0), "points");
@@ -263,7 +265,7 @@ static const struct bad_input {
 	{"an unknown method", "$S --methods nll,luck", 2, "luck"},
 	{"a rate of all", "$S --rates 1", 2, "--rates is \"1\""},
 	{"a rate of nothing", "$S --rates 0.01", 1, "less than one layer"},
-	{"a rate of nearly all", "$S --rates 0.99", 1, "16 layers are to share"},
+	{"a rate of nearly all", "$S --rates 0.99", 1, "16 layers should share"},
 	{"too many rates", "$S --rates .1,.2,.3,.4,.5,.6,.7,.8,.9", 2, "8 are the most"},
 	{"no seeds", "$S --seeds 0", 2, "--seeds"},
 	{"a plan", "$S --owners 0", 2, "--owners"},
@@ -274,7 +276,7 @@ static const struct bad_input {
 		"no"},
 	{"two texts from standard input", "kvshare-run study -m $T/m --text - --calib - -o $T/s </dev/null", 2,
 		"one text alone"},
-	{"the same text twice", "$S --text $T/calib", 1, "searched with and measured on"},
+	{"the same text twice", "$S --text $T/calib", 1, "both searched and measured on"},
 	{"the same text to search with twice", "cp $T/calib $T/c; $S --calib $T/c", 1, "is the same text as"},
 	{"too many texts", "$S --calib a --calib b --calib c --calib d", 2, "4 texts are the most"},
 	{"a text that is not there", "rm $T/text; $S", 1, "text"},
@@ -309,7 +311,7 @@ static const struct bad_input {
 		1, "not a number"},
 };
 
-/* $T/m is a model, $T/text and $T/calib are texts, $T/study.json a study of them, $S would go on with it in $T/s. */
+/* $T/m is a model, $T/text and $T/calib are texts, $T/study.json a study of them; $S would go on with it in $T/s. */
 static void check_input(const struct bad_input *input, const char *study)
 {
 	char command[4096];

@@ -1,6 +1,6 @@
 /*
- * tests/calib/text_test.c: how a text is cut: samples first, then windows that begin where the samples end, each token with
- * the one behind it as its target.
+ * tests/calib/text_test.c: how a text is cut: samples first, then windows that begin where the samples end, each token
+ * with the next one as its target.
  */
 #include "../../calib/calib.h"
 
@@ -66,7 +66,7 @@ static void windows_begin_where_samples_end(void **state)
 	kvs_calib_text_clear(&text);
 }
 
-/* Where too little is left behind them, the samples are measured on themselves, and that is said. */
+/* If too little text is left after them, the samples are measured on themselves, and `held_back` says so. */
 static void samples_stand_in_where_nothing_is_left(void **state)
 {
 	struct kvs_calib_text_options options = {.sample_tokens = SAMPLE_TOKENS};
@@ -88,7 +88,7 @@ static void samples_stand_in_where_nothing_is_left(void **state)
 	kvs_calib_text_clear(&text);
 	options.need_held = true;
 	assert_int_not_equal(kvs_calib_text_cut(on.tokenizer, on.text, on.bytes, &options, &text), 0);
-	assert_non_null(strstr(kvs_error(), "left behind the samples"));
+	assert_non_null(strstr(kvs_error(), "left after the samples"));
 }
 
 int main(void)
