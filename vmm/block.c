@@ -1,9 +1,9 @@
 /*
- * vmm/block.c: physical blocks: one cuMemCreate handle each, recycled through a free list with a limit, within a budget.
+ * vmm/block.c: physical blocks: one cuMemCreate handle each, recycled through a free list with a limit, within a
+ * budget.
  *
- * Creating a block takes the driver longest where it has to clear memory (10 to 200 us), so a block that is given up is
- * kept for the next growth. The memory in it is not cleared then. The budget counts every block that exists, in use or
- * free.
+ * Creating a block is expensive (10 to 200 us) where the driver has to clear memory, so a block that is given up is
+ * kept for the next growth, and its memory is not cleared. The budget counts every block that exists, in use or free.
  */
 #include "manager.h"
 
@@ -17,9 +17,8 @@ static int check_budget(const kvs_vmm *vmm)
 	if (count <= vmm->budget_bytes / vmm->block_bytes)
 		return 0;
 	return kvs_fail(-ENOMEM,
-		"a block of %zu bytes does not fit: %zu bytes are held of a budget of %zu%s; give sequences up or "
-		"raise the "
-		"budget",
+		"a block of %zu bytes does not fit: %zu bytes are held of a budget of %zu%s; end sequences or raise "
+		"the budget",
 		vmm->block_bytes, (count - 1) * vmm->block_bytes, vmm->budget_bytes,
 		vmm->pending ? " (some wait for work in flight: kvs_vmm_settle() waits for it)" : "");
 }

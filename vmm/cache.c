@@ -1,8 +1,8 @@
 /*
  * vmm/cache.c: the KV cache of a model: a region for K and one for V of each layer, shared as a plan says.
  *
- * Both tensors of all layers grow together, by tokens, all of them or none. So that this stays true, a cache's regions are
- * resized, shared and freed by the cache alone.
+ * Both tensors of all layers grow together, by tokens, all or none. To keep it so, the regions of a cache are resized,
+ * shared and freed by the cache alone.
  */
 #include "manager.h"
 
@@ -32,7 +32,7 @@ static int check_shape(const struct kvs_cache_shape *shape, const kvs_plan *plan
 
 	if (shape->layers < 1 || shape->layers > KVS_PLAN_MAX_LAYERS)
 		return kvs_fail(
-			-EINVAL, "a cache of %d layers; 1 to %d are possible", shape->layers, KVS_PLAN_MAX_LAYERS);
+			-EINVAL, "a cache of %d layers; it can have 1 to %d", shape->layers, KVS_PLAN_MAX_LAYERS);
 	if (!shape->slots || !shape->ctx_tokens || !shape->k_token_bytes || !shape->v_token_bytes)
 		return kvs_fail(-EINVAL,
 			"a cache of %u slots, %zu tokens, %zu and %zu bytes for K and V of a token: none may be 0",
@@ -98,7 +98,7 @@ static void cache_unlink(kvs_cache *cache)
 		cache->next->prev = cache->prev;
 }
 
-/* With zeros in it, so that kvs_cache_free() can take it from here. */
+/* Even after a failure, *out can be given to kvs_cache_free(). */
 static int cache_alloc(kvs_vmm *vmm, const struct kvs_cache_shape *shape, kvs_cache **out)
 {
 	kvs_cache *cache = calloc(1, sizeof(*cache));
@@ -141,7 +141,7 @@ static void remove_regions(kvs_cache *cache)
 	for (size_t i = 0; i < region_count(cache); i++)
 		mapped |= cache->regions[i] && vmm_region_is_mapped(cache->regions[i]);
 	if (mapped)
-		vmm_retire_wait(cache->vmm); /* an error says that nothing runs any more */
+		vmm_retire_wait(cache->vmm); /* an error means that nothing runs any more */
 	for (size_t i = region_count(cache); i--;)
 		if (cache->regions[i])
 			vmm_region_remove(cache->regions[i]);

@@ -1,8 +1,8 @@
 /*
- * vmm/plan.c: sharing plans: for each layer whose K and whose V it reads, its own or a lower layer's.
+ * vmm/plan.c: sharing plans: for each layer, the layers whose K and whose V it reads, itself or a lower one.
  *
- * An owner lies at or below its layer and owns its own, so a plan can be carried out from the first layer up, and nothing
- * is borrowed twice.
+ * The owner of a layer is that layer or a lower one, and owns its own tensor. So a plan can be carried out from the
+ * first layer up, and there are no chains.
  */
 #include "plan.h"
 
@@ -31,7 +31,7 @@ int vmm_plan_check_owners(const char *name, int layers, const int *owners)
 static int check_layers(int layers)
 {
 	if (layers < 1 || layers > KVS_PLAN_MAX_LAYERS)
-		return kvs_fail(-EINVAL, "a plan of %d layers; 1 to %d are possible", layers, KVS_PLAN_MAX_LAYERS);
+		return kvs_fail(-EINVAL, "a plan of %d layers; it can have 1 to %d", layers, KVS_PLAN_MAX_LAYERS);
 	return 0;
 }
 
@@ -80,7 +80,7 @@ int kvs_plan_identity(int layers, kvs_plan **out)
 	return err;
 }
 
-/* A number with spaces around it. Moves `cursor` past both; -1 where there is none, or one that no layer can have. */
+/* A number with spaces around it. Moves `cursor` past all of it; -1 for no number, or one that no layer can have. */
 static int parse_number(const char **cursor)
 {
 	int number = -1;

@@ -1,4 +1,4 @@
-/* vmm/plan.h: what a plan holds, for plan.c and plan_json.c. */
+/* vmm/plan.h: the data of a plan, for plan.c and plan_json.c. Private to vmm/. */
 #ifndef VMM_PLAN_H
 #define VMM_PLAN_H
 
@@ -9,8 +9,8 @@
 struct kvs_plan {
 	int layers;
 	int *k_owners, *v_owners;    /* [layers] */
-	struct kvs_plan_model model; /* strings are the plan's own; architecture NULL: not known */
-	json_t *document;            /* what was loaded, unknown keys and all; NULL: made by hand */
+	struct kvs_plan_model model; /* strings are the plan's own; architecture NULL: unknown */
+	json_t *document;            /* the file that was loaded, with its unknown keys; NULL: made by hand */
 };
 
 /*

@@ -1,8 +1,8 @@
 /*
  * vmm/plan_json.c: plans as JSON files, read and written.
  *
- * Nothing in a file is believed: every field's type and range is checked before it is used, and a message names the file and
- * the field. What this version does not know is kept as it is and written again.
+ * Nothing in a file is believed: the type and range of every field is checked before use, and a message names the file
+ * and the field. Keys that this version does not know are kept and written again.
  */
 #include "plan.h"
 
@@ -32,7 +32,7 @@ static int read_int(const char *path, const json_t *object, const char *key, int
 	return 0;
 }
 
-/* A text field; where `required` is false it may be missing, and `out` is NULL then. The text stays the document's. */
+/* A text field; unless `required`, it may be missing, and *out is NULL then. The text stays the document's. */
 static int read_text(const char *path, const json_t *object, const char *key, bool required, const char **out)
 {
 	const json_t *value = json_object_get(object, key);
@@ -67,7 +67,7 @@ static int read_owners(const char *path, const json_t *root, const char *key, in
 		if (!json_is_integer(value))
 			return kvs_fail(-EINVAL, "%s: %s[%d] is not an integer", path, key, layer);
 		if (owner < 0 || owner >= layers)
-			return kvs_fail(-EINVAL, "%s: %s[%d] is %lld: there are layers 0 to %d", path, key, layer,
+			return kvs_fail(-EINVAL, "%s: %s[%d] is %lld: layers are 0 to %d", path, key, layer,
 				(long long)owner, layers - 1);
 		owners[layer] = (int)owner;
 	}
@@ -129,7 +129,7 @@ static int read_plan(const char *path, json_t *root, kvs_plan **out)
 	return 0;
 }
 
-/* The whole of an open file, or of a pipe, up to a byte more than a plan may have. The caller frees `out`, always. */
+/* All of an open file, or of a pipe, but not much more than a plan may have. The caller frees *out, even on failure. */
 static int read_stream(FILE *file, char **out, size_t *bytes)
 {
 	size_t room = 64 << 10;
@@ -147,7 +147,7 @@ static int read_stream(FILE *file, char **out, size_t *bytes)
 	return 0;
 }
 
-/* The caller frees `out`, always. */
+/* The caller frees *out, even on failure. */
 static int read_file(const char *path, char **out, size_t *bytes)
 {
 	FILE *file = fopen(path, "re");
@@ -198,7 +198,7 @@ static json_t *owners_json(int layers, const int *owners)
 	return array;
 }
 
-/* What is known of the model, over what the document says of it beside. */
+/* Sets the keys of the model that are known, and leaves other keys of the document's model alone. */
 static int set_model_json(json_t *root, const struct kvs_plan_model *model)
 {
 	json_t *object = json_object_get(root, "model");
@@ -241,7 +241,7 @@ static json_t *plan_document(const kvs_plan *plan)
 	return root;
 }
 
-/* One line a key: owners and trials read best in a row. */
+/* One line for each key: owners and trials read best on one line. */
 static int write_document(json_t *root, FILE *file)
 {
 	const char *key, *separator = "{\n";
@@ -300,7 +300,7 @@ int kvs_plan_set_calibration(kvs_plan *plan, const char *json)
 		return kvs_fail(-EINVAL, "calibration is not a JSON object");
 	}
 	if (!plan->document)
-		plan->document = plan_document(plan); /* so that it comes behind the owners in the file */
+		plan->document = plan_document(plan); /* so that it comes after the owners in the file */
 	if (json_object_set_new(plan->document, "calibration", calibration))
 		return kvs_fail(-ENOMEM, "no host memory for a plan's calibration");
 	return 0;

@@ -1,10 +1,10 @@
 /*
- * vmm/premap.c: a worker thread that maps the next block of a slot before it is needed, so that growing by a token seldom
- * waits for the driver.
+ * vmm/premap.c: a worker thread that maps the next block of a slot before it is needed, so that growing by a token
+ * rarely waits for the driver.
  *
- * It works through a queue of slots, with the turn for one slot at a time, and stands back while anybody else waits for
- * the turn; a resize that finds its blocks mapped needs no turn and does not meet it at all. It stays within stride and
- * budget and takes nothing from others; where it fails, nothing happened, and the slot grows when it must.
+ * It works through a queue of slots, takes the turn for one slot at a time, and stands back while anybody else waits
+ * for it. A resize that finds its blocks mapped needs no turn and never waits for the worker. The worker stays within
+ * stride and budget and takes nothing from other slots; if it fails, nothing has changed, and the slot grows on demand.
  */
 #include "manager.h"
 
@@ -16,7 +16,7 @@ void vmm_premap_request(struct vmm_slot *slot)
 
 	if (!vmm->premap || slot->mapped_blocks >= vmm_slot_wanted(slot))
 		return;
-	if (!vmm->queues[VMM_QUEUE_PREMAP].head) /* else the worker knows that there is work */
+	if (!vmm->queues[VMM_QUEUE_PREMAP].head) /* else the worker is awake */
 		pthread_cond_signal(&vmm->premap_wanted);
 	vmm_queue_push(vmm, VMM_QUEUE_PREMAP, slot);
 }
@@ -37,7 +37,7 @@ static void *premap_run(void *argument)
 {
 	kvs_vmm *vmm = argument;
 
-	kvs_cu_bind(vmm->cu); /* where this fails, so does each call, and slots grow when they must */
+	kvs_cu_bind(vmm->cu); /* if this fails, so does each call, and slots grow on demand */
 	pthread_mutex_lock(&vmm->lock);
 	while (!vmm->stop) {
 		if (!vmm->queues[VMM_QUEUE_PREMAP].head || vmm->turn_taken || vmm->turn_waiters) {

@@ -1,6 +1,6 @@
 /*
- * vmm/region.c: a part of a space, cut into slots of equal stride, each backed from its start as it grows; and sinks,
- * regions whose every page is one and the same block.
+ * vmm/region.c: a part of a space, cut into slots of equal stride, each mapped from its start as it grows; and sinks,
+ * regions in which every page is the same block.
  *
  * A region is created with nothing mapped, a sink with all that it will ever have. Freeing waits for the last use.
  */
@@ -49,7 +49,7 @@ void vmm_region_dealloc(kvs_region *region)
 	free(region);
 }
 
-/* The stride of slots of at least `slot_bytes`, and the bytes of all of them. */
+/* The stride of slots of at least `slot_bytes`, and the size of all of them. */
 static int measure(const kvs_vmm *vmm, size_t slot_bytes, unsigned slots, size_t *stride, size_t *bytes)
 {
 	if (!slot_bytes || !slots)
@@ -132,7 +132,10 @@ void vmm_region_unlink_borrower(kvs_region *region)
 	*link = region->next_borrower;
 }
 
-/* What the driver refuses to unmap, even asked twice, is left to it: the handles are released, so that nothing else holds it. */
+/*
+ * A range that the driver refuses to unmap, even when asked twice, is left mapped: the handles are released, so that
+ * nothing else holds the memory.
+ */
 static void slot_tear_down(struct vmm_slot *slot)
 {
 	kvs_vmm *vmm = slot->region->vmm;
@@ -173,14 +176,14 @@ void kvs_region_free(kvs_region *region)
 	vmm = region->vmm;
 	vmm_begin(vmm);
 	if (vmm_region_is_mapped(region))
-		vmm_retire_wait(vmm); /* an error says that nothing runs any more */
+		vmm_retire_wait(vmm); /* an error means that nothing runs any more */
 	assert(!region->borrowers);
 	vmm_region_remove(region);
 	vmm_end(vmm);
 	vmm_region_dealloc(region);
 }
 
-/* One block, in every place. What had come about before a failure, freeing takes down. */
+/* Maps one block everywhere. After a failure, vmm_region_remove() undoes the part that was done. */
 static int fill_sink(kvs_region *region)
 {
 	struct vmm_slot *slot = &region->slots[0];

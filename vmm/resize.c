@@ -1,10 +1,10 @@
 /*
- * vmm/resize.c: how slots grow and shrink: the one way there is, for a slot of one region and for a cache's slot in all of
+ * vmm/resize.c: the one way in which slots grow and shrink, a slot of one region as well as a cache's slot in all of
  * its regions.
  *
- * First everything that must grow grows, which may fail and is undone then; then the last use of what is given up is
- * marked, which may fail too; then the sizes change, which cannot. A resize within what is mapped is only the last step,
- * and is made with the lock alone.
+ * First every slot that must grow grows, which can fail and is then undone; then the last use of memory that is given
+ * up is marked, which can fail too; then the sizes change, which cannot. A resize within the mapped memory is the last
+ * step alone, and needs only the lock.
  */
 #include "manager.h"
 
@@ -25,7 +25,7 @@ static bool follows(const struct vmm_resize *resize, size_t i)
 	return resize->regions[i]->owner != NULL;
 }
 
-/* Nothing to map, nothing to give up: each slot grows into what is ready, or stays. */
+/* Nothing to map, nothing to give up: each slot grows into blocks that are ready, or keeps its size. */
 static bool is_within(const struct vmm_resize *resize)
 {
 	for (size_t i = 0; i < resize->count; i++) {
@@ -72,7 +72,10 @@ static void set_sizes(const kvs_vmm *vmm, const struct vmm_resize *resize)
 		*resize->tokens_now = resize->tokens;
 }
 
-/* Until the sizes are set, the claims keep what has grown from being trimmed as surplus when a later slot is short of memory. */
+/*
+ * Until the sizes are set, claims keep the blocks of slots that have grown from being trimmed as surplus when a later
+ * slot is short of memory.
+ */
 static int grow_all(const kvs_vmm *vmm, const struct vmm_resize *resize)
 {
 	int err = 0;
@@ -90,7 +93,10 @@ static int grow_all(const kvs_vmm *vmm, const struct vmm_resize *resize)
 	return err;
 }
 
-/* End the claims; after a failure what had grown goes back. What is left over then, or given up, is trimmed when it has retired. */
+/*
+ * Ends the claims, and after a failure releases the blocks that slots had grown by. Blocks that are left over then, or
+ * given up, are trimmed when their last use is over.
+ */
 static void end_claims(kvs_vmm *vmm, const struct vmm_resize *resize, bool failed)
 {
 	for (size_t i = 0; i < resize->count; i++)
@@ -125,7 +131,7 @@ static int check(const struct vmm_resize *resize)
 {
 	for (size_t i = 0; i < resize->count; i++) {
 		if (follows(resize, i) && !resize->borrowers_follow)
-			return kvs_fail(-EINVAL, "a borrower cannot be resized: it is as large as its owner");
+			return kvs_fail(-EINVAL, "a borrower cannot be resized: it follows its owner");
 		if (bytes_of(resize, i) > resize->regions[i]->stride)
 			return kvs_fail(
 				-EINVAL, "%zu bytes in a slot of %zu", bytes_of(resize, i), resize->regions[i]->stride);

@@ -1,11 +1,11 @@
 /*
- * vmm/retire.c: memory that was given up goes back only when the work that may still use it is over.
+ * vmm/retire.c: memory that was given up is released only when the work that may still use it is over.
  *
- * The driver does not wait for kernels in flight when it unmaps. Giving something up therefore starts an epoch: an event on
- * each attached stream, behind the work it has at that moment. A slot remembers the epoch of its last shrinking, and is
- * trimmed at the start of a later operation, once that epoch has completed. Epochs complete in order, as each stream's
- * events do. Those operations that wait for one do so with neither lock nor turn, so that others go on, also if the work
- * that is waited for itself waits for them.
+ * The driver does not wait for kernels in flight when it unmaps. Giving memory up therefore starts an epoch: an event
+ * on each attached stream, after its present work. A slot remembers the epoch of its last shrinking, and is trimmed at
+ * the start of a later operation, once that epoch has completed. Epochs complete in order, as the events of each stream
+ * do. Operations that wait for an epoch hold neither lock nor turn meanwhile, so that other threads go on, even if the
+ * work that is waited for depends on them.
  */
 #include "manager.h"
 
@@ -33,14 +33,14 @@ static int retirement_create(kvs_vmm *vmm, size_t count, struct vmm_retirement *
 
 		if (result) {
 			retirement_destroy(vmm, retirement);
-			return kvs_cu_fail(vmm->cu, result, "an event behind the last use of memory that is given up");
+			return kvs_cu_fail(vmm->cu, result, "an event after the last use of memory that is given up");
 		}
 	}
 	*out = retirement;
 	return 0;
 }
 
-/* An idle one with room for `count` events, or NULL; those that are too small, from before streams were attached, go. */
+/* An idle one with room for `count` events, or NULL. Smaller ones, from before streams were attached, are freed. */
 static struct vmm_retirement *retirement_reuse(kvs_vmm *vmm, size_t count)
 {
 	struct vmm_retirement *retirement;
@@ -123,7 +123,9 @@ static CUresult query_events(const kvs_vmm *vmm, const struct vmm_retirement *re
 	return result;
 }
 
-/* Each is tried twice, for the reason that stats.c gives; a context that fails twice is lost, and runs nothing any more. */
+/*
+ * Each call is tried twice, for the reason in stats.c; a context that fails twice is lost, and runs nothing any more.
+ */
 static CUresult wait_events(const kvs_vmm *vmm, const struct vmm_retirement *retirement)
 {
 	CUresult first = CUDA_SUCCESS;
@@ -141,8 +143,8 @@ static CUresult wait_events(const kvs_vmm *vmm, const struct vmm_retirement *ret
 typedef CUresult ask_fn(const kvs_vmm *vmm, const struct vmm_retirement *retirement);
 
 /*
- * Ask the driver about the oldest epoch, without the lock. Meanwhile others may ask too, and complete it; the last of
- * those who asked puts it back.
+ * Asks the driver about the oldest epoch, without the lock. Meanwhile other threads may ask too, and complete it; the
+ * last one to ask puts it back.
  */
 static CUresult ask_oldest(kvs_vmm *vmm, ask_fn *ask, bool complete_always)
 {
@@ -164,14 +166,14 @@ static CUresult ask_oldest(kvs_vmm *vmm, ask_fn *ask, bool complete_always)
 	return result;
 }
 
-/* "Not ready" ends it; so does an error, which only waiting can tell from "not ready" for good. */
+/* "Not ready" ends the loop, and so does an error: only waiting can tell whether that is one for good. */
 void vmm_retire_poll(kvs_vmm *vmm)
 {
 	while (vmm->pending && !ask_oldest(vmm, query_events, false))
 		;
 }
 
-/* Where no event could be recorded, the whole context is waited for. */
+/* If no event could be recorded, the whole context is waited for. */
 static CUresult wait_context(kvs_vmm *vmm, uint64_t epoch)
 {
 	CUresult result;
@@ -231,7 +233,7 @@ size_t vmm_trim_retired(kvs_vmm *vmm)
 			freed += vmm_slot_trim(slot, wanted);
 		if (slot->held_blocks <= wanted)
 			continue;
-		slot->next[VMM_QUEUE_SURPLUS] = waiting.head; /* still in use, or the driver would not unmap it */
+		slot->next[VMM_QUEUE_SURPLUS] = waiting.head; /* still in use, or the driver refused to unmap it */
 		waiting.head = slot;
 	}
 	while ((slot = waiting.head)) {
@@ -254,7 +256,7 @@ static size_t trim_region(kvs_region *region)
 	return freed;
 }
 
-/* Give up blocks that were mapped ahead, of every slot. Returns how many went back. */
+/* Releases the blocks that were mapped ahead, in every slot. Returns their number. */
 static size_t trim_premapped(kvs_vmm *vmm)
 {
 	size_t freed = 0;

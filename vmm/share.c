@@ -1,14 +1,14 @@
 /*
  * vmm/share.c: a borrower maps its owner's blocks, read-only, at its own addresses.
  *
- * The borrower keeps its address range, so its own blocks have to be unmapped before the owner's can be mapped. They are
+ * The borrower keeps its addresses, so its own blocks have to be unmapped before the owner's can be mapped. They are
  * held until that has succeeded, and mapped again if it fails.
  */
 #include "manager.h"
 
 #include <errno.h>
 
-/* For caches, which share by their plan, and for sinks. */
+/* Refuses regions of caches, which share as their plan says, and sinks. */
 static int check_kind(const kvs_region *region)
 {
 	if (region->cache)
@@ -41,11 +41,11 @@ static int check_share(const kvs_region *borrower, const kvs_region *owner)
 	return 0;
 }
 
-/* Before anything is unmapped, so that nobody resizes into it meanwhile. */
 static int unmap_all(kvs_region *region)
 {
 	int err = 0;
 
+	/* First, so that no other thread resizes into memory that is being unmapped. */
 	for (unsigned i = 0; i < region->slot_count; i++)
 		vmm_slot_set_ready(&region->slots[i], 0);
 	for (unsigned i = 0; i < region->slot_count && !err; i++)
@@ -53,7 +53,7 @@ static int unmap_all(kvs_region *region)
 	return err;
 }
 
-/* Everything that the owner has mapped. */
+/* Maps all that the owner has mapped. */
 static int map_as_owner(kvs_region *borrower)
 {
 	int err = 0;
@@ -74,7 +74,7 @@ static void release_own(kvs_region *region)
 	}
 }
 
-/* Undo a share that failed: as far as the driver lets us, the region maps its own blocks again. */
+/* Undoes a share that failed: the region maps its own blocks again, as far as the driver allows. */
 static void map_own_again(kvs_region *region)
 {
 	bool clear = !unmap_all(region);
@@ -121,7 +121,7 @@ int kvs_region_share(kvs_region *borrower, kvs_region *owner)
 	if (!err && vmm_region_is_mapped(borrower)) {
 		err = vmm_retire_wait(vmm);
 		if (!err)
-			err = check_share(borrower, owner); /* again: others had their turn */
+			err = check_share(borrower, owner); /* again: other threads had the turn */
 	}
 	if (!err)
 		err = vmm_share_begin(borrower, owner);

@@ -1,9 +1,9 @@
 /*
  * vmm/slot.c: one slot of an owner, grown and trimmed together with the same slot of each borrower.
  *
- * Mapping is one driver call for each block, since a handle can only be mapped whole and from its start. Granting access is
- * the expensive one: 21 to 27 us on an H200 for each mapping in its range, whatever the size of a block. It is made once for
- * each new run. Unmapping takes a run of whole mappings in one call.
+ * Mapping takes one driver call for each block, since a handle can only be mapped whole. Granting access is the
+ * expensive part: 21 to 27 us on an H200 for each mapping in its range, whatever the size of a block. It takes one call
+ * for each new run of blocks, and so does unmapping.
  */
 #include "manager.h"
 
@@ -59,7 +59,7 @@ void vmm_slot_set_ready(struct vmm_slot *slot, size_t blocks)
 	const kvs_vmm *vmm = slot->region->vmm;
 
 	slot->ready_bytes = blocks * vmm->block_bytes;
-	/* vmm_slot_wanted() wants another block past this, as long as there is room for one. */
+	/* The number of bytes past which vmm_slot_wanted() counts another block, as long as there is room for one. */
 	if (vmm->premap && blocks && blocks < slot->region->slot_blocks)
 		slot->ahead_bytes = slot->ready_bytes - vmm->block_bytes / 2;
 	else
@@ -135,10 +135,10 @@ size_t vmm_slot_trim(struct vmm_slot *slot, size_t keep)
 	kvs_vmm *vmm = slot->region->vmm;
 	size_t before = slot->held_blocks, index = vmm_slot_index(slot);
 
-	/* First, so that nobody resizes into it while the driver unmaps. */
+	/* First, so that no other thread resizes into the blocks while the driver unmaps them. */
 	if (slot->ready_bytes > keep * vmm->block_bytes)
 		vmm_slot_set_ready(slot, keep);
-	/* A block that could not be unmapped somewhere stays held, and is trimmed another time. */
+	/* A block that could not be unmapped everywhere stays held, and is trimmed another time. */
 	for (kvs_region *borrower = slot->region->borrowers; borrower; borrower = borrower->next_borrower) {
 		struct vmm_slot *mirror = &borrower->slots[index];
 

@@ -1,6 +1,6 @@
 /*
- * vmm/space.c: a space owns a range of addresses: one reservation of the driver, which can be neither split nor freed in
- * part. Regions lie in it, side by side, at any multiple of the granule; what lies between them has nothing mapped.
+ * vmm/space.c: a space owns a range of addresses: one reservation of the driver, which can be neither split nor freed
+ * in part. Regions lie in it, side by side, at any multiple of the granule; addresses between them have nothing mapped.
  */
 #include "manager.h"
 

@@ -1,6 +1,8 @@
 /*
- * vmm/split.c: a region of one slot becomes two, where it lies and with what is in it. No call of the driver: each block is a
- * mapping of its own already, and only changes hands.
+ * vmm/split.c: a region of one slot becomes two, in place and with its content.
+ *
+ * The driver is not called: each block is a mapping of its own, so only its holder changes. Work in flight is not
+ * disturbed, and both parts inherit the epoch until which blocks past their size may be in use.
  */
 #include "manager.h"
 
@@ -28,7 +30,7 @@ static size_t past(size_t count, size_t at)
 	return count > at ? count - at : 0;
 }
 
-/* What of `from` lies past its first `at` bytes and blocks goes to `to`. */
+/* Moves the part of `from` past its first `bytes` bytes, which are `blocks` blocks, to `to`. */
 static void move_tail(struct vmm_slot *from, struct vmm_slot *to, size_t bytes, size_t blocks)
 {
 	to->used_bytes = past(from->used_bytes, bytes);

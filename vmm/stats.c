@@ -1,10 +1,10 @@
 /*
- * vmm/stats.c: the driver calls that manage memory, and what can be asked of a manager.
+ * vmm/stats.c: the driver calls that manage memory, and the statistics of a manager.
  *
- * Every such call of the manager goes through one of the functions here, which lets go of the lock meanwhile and notes on its
- * thread which manager calls. One observer of each table counts and times what is noted so; calls of others through the same
- * table are not ours. What gives something back is tried twice: the driver may answer any call with the error of earlier,
- * asynchronous work (the "notefnerr" of cuda.h) without having done it, and nobody up the stack could do better than to try
+ * Every such call goes through one of the functions here, which releases the lock for the call and notes the manager
+ * for its thread. One observer of each table counts and times the calls so noted; other calls through the same table
+ * are not ours. Calls that release something are tried twice: the driver may answer any call with the error of earlier,
+ * asynchronous work (the "notefnerr" of cuda.h) without having done it, and no caller could do better than to try
  * again.
  */
 #include "manager.h"
@@ -22,7 +22,7 @@ static const enum kvs_cu_function functions[KVS_CALL_COUNT] = {
 	[KVS_CALL_ADDRESS_FREE] = KVS_FN_cuMemAddressFree,
 };
 
-/* Observers of a table are few, so its managers have one in common. */
+/* A table has room for few observers, so its managers share one. */
 struct watch {
 	struct watch *next;
 	kvs_cu *cu;
@@ -33,7 +33,7 @@ struct watch {
 static pthread_mutex_t watches_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct watch *watches;
 
-static __thread kvs_vmm *calling; /* whose call of the driver this thread makes; NULL: nobody's */
+static __thread kvs_vmm *calling; /* the manager for which this thread calls the driver, or NULL */
 
 static void count_call(struct kvs_call_stats *stats, const struct kvs_cu_call *call)
 {

@@ -1,4 +1,8 @@
-/* vmm/turn.c: the lock and the turn (manager.h), which serialise what belongs to a manager. */
+/*
+ * vmm/turn.c: the lock and the turn, by which threads take it in turns to change a manager (manager.h).
+ *
+ * The premapping worker stands back while anybody waits for the turn, so it is woken when nobody does.
+ */
 #include "manager.h"
 
 void vmm_turn_take(kvs_vmm *vmm)

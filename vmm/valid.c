@@ -1,5 +1,8 @@
 /*
- * vmm/valid.c: every invariant of the manager, walked. What the counters say is counted again from the ground.
+ * vmm/valid.c: checks every invariant of the manager, and counts everything again that it keeps counters of.
+ *
+ * It asks the driver nothing, and takes the turn, since the counts of a slot agree only between operations. Every
+ * message names one object and the rule that it breaks.
  */
 #include "manager.h"
 
@@ -30,9 +33,9 @@ static bool slot_counts_are_valid(const struct vmm_slot *slot)
 	if (slot->used_bytes > region->stride)
 		return broken("more is used than the slot has room for", slot);
 	if (slot->retire_epoch > region->vmm->epoch)
-		return broken("its epoch is yet to come", slot);
+		return broken("its epoch has not begun", slot);
 	if (slot->claimed_bytes)
-		return broken("it is claimed and nobody resizes it", slot);
+		return broken("it is claimed, but nobody resizes it", slot);
 	return true;
 }
 
@@ -44,17 +47,17 @@ static bool owner_slot_is_valid(const struct vmm_slot *slot)
 		return broken("more is mapped than held", slot);
 	if (!region->damaged &&
 		(slot->granted_blocks < vmm_slot_needed(slot) || slot->granted_blocks < slot->mapped_blocks))
-		return broken("what is used or mapped cannot be accessed", slot);
+		return broken("bytes that are used or mapped cannot be accessed", slot);
 	if (slot->ready_bytes > slot->granted_blocks * region->vmm->block_bytes ||
 		(!region->damaged && slot->ready_bytes < slot->used_bytes))
-		return broken("what is ready is not what can be accessed", slot);
+		return broken("the bytes that are ready are not those that can be accessed", slot);
 	if (slot->held_blocks > vmm_slot_wanted(slot) && !slot->queued[VMM_QUEUE_SURPLUS])
 		return broken("it has a surplus that nobody will trim", slot);
 	for (size_t i = 0; i < slot->held_blocks; i++) {
 		const struct vmm_block *block = vmm_slot_blocks(slot)[i];
 
 		if (!block || block->slot != slot || block->index != i)
-			return broken("a block does not know that it lies here", slot);
+			return broken("a block does not name this slot as its holder", slot);
 	}
 	return true;
 }
@@ -87,7 +90,7 @@ static bool sink_slot_is_valid(const struct vmm_slot *slot)
 	if (slot->held_blocks != 1 || block->slot != slot || block->index)
 		return broken("a sink does not hold the one block", slot);
 	if (slot->granted_blocks != region->slot_blocks || slot->used_bytes != region->stride)
-		return broken("a sink is not all there", slot);
+		return broken("a sink is not mapped whole", slot);
 	return true;
 }
 
@@ -98,14 +101,14 @@ static bool borrowers_are_valid(const kvs_region *region)
 	for (const kvs_region *borrower = region->borrowers; borrower; borrower = borrower->next_borrower)
 		if (borrower->owner != region || borrower->stride != region->stride ||
 			borrower->slot_count != region->slot_count)
-			return broken("one in its list of borrowers is none", region->slots);
+			return broken("its list of borrowers has a region that does not borrow from it", region->slots);
 	if (region->owner) {
 		const kvs_region *other = region->owner->borrowers;
 
 		while (other && other != region)
 			other = other->next_borrower;
 		if (!other)
-			return broken("its owner does not know it", region->slots);
+			return broken("it is not in its owner's list of borrowers", region->slots);
 	}
 	return true;
 }
@@ -133,14 +136,14 @@ static bool region_is_valid(const kvs_region *region, struct tally *tally)
 
 static bool space_is_valid(const kvs_space *space, struct tally *tally)
 {
-	CUdeviceptr end = space->base; /* of the region before */
+	CUdeviceptr end = space->base; /* of the previous region */
 
 	for (const kvs_region *region = space->regions; region; region = region->next) {
 		CUdeviceptr region_end = region->base + region->slot_count * region->stride;
 
 		if (region->space != space || region->base < end || region_end > space->base + space->bytes ||
 			(region->base - space->base) % space->vmm->granule_bytes)
-			return broken("it does not lie in its space, behind the region before it", region->slots);
+			return broken("it does not lie in its space, after the previous region", region->slots);
 		if (!region_is_valid(region, tally))
 			return false;
 		end = region_end;
@@ -149,7 +152,10 @@ static bool space_is_valid(const kvs_space *space, struct tally *tally)
 	return true;
 }
 
-/* Borrowers follow an owner of the same cache and kind, from a lower layer; owners have room for the cache's tokens, no more. */
+/*
+ * A borrower has an owner of the same cache and kind, in a lower layer; an owner is exactly as large as the cache's
+ * tokens.
+ */
 static bool cache_region_is_valid(const kvs_cache *cache, size_t i)
 {
 	const kvs_region *region = cache->regions[i];
@@ -157,11 +163,11 @@ static bool cache_region_is_valid(const kvs_cache *cache, size_t i)
 	bool owner_found = !region->owner;
 
 	if (region->cache != cache)
-		return broken("its cache does not know it", region->slots);
+		return broken("it does not name its cache", region->slots);
 	for (size_t other = i % 2; other < i && !owner_found; other += 2)
 		owner_found = cache->regions[other] == region->owner;
 	if (!owner_found)
-		return broken("its owner is no lower layer's", region->slots);
+		return broken("its owner is not a lower layer's", region->slots);
 	for (unsigned slot = 0; slot < region->slot_count && !region->owner; slot++)
 		if (region->slots[slot].used_bytes != cache->tokens[slot] * token_bytes)
 			return broken("its size is not the cache's", &region->slots[slot]);
@@ -190,7 +196,7 @@ static bool free_list_is_valid(const kvs_vmm *vmm)
 
 	for (const struct vmm_block *block = vmm->free_blocks; block; block = block->next, count++) {
 		if (block->slot) {
-			kvs_fail(-EINVAL, "invalid: a free block lies in a slot");
+			kvs_fail(-EINVAL, "invalid: a free block belongs to a slot");
 			return false;
 		}
 	}
@@ -207,7 +213,7 @@ static bool epochs_are_valid(const kvs_vmm *vmm)
 
 	for (const struct vmm_retirement *pending = vmm->pending; pending; pending = pending->next) {
 		if (pending->epoch <= last) {
-			kvs_fail(-EINVAL, "invalid: epoch %llu waits behind %llu", (unsigned long long)pending->epoch,
+			kvs_fail(-EINVAL, "invalid: epoch %llu is after %llu", (unsigned long long)pending->epoch,
 				(unsigned long long)last);
 			return false;
 		}
@@ -243,7 +249,7 @@ bool kvs_vmm_is_valid(kvs_vmm *vmm)
 {
 	bool valid;
 
-	vmm_begin(vmm); /* while somebody else has the turn, not everything is in its place */
+	vmm_begin(vmm); /* while another thread has the turn, invariants may not hold */
 	valid = is_valid(vmm);
 	vmm_end(vmm);
 	return valid;

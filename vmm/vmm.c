@@ -1,7 +1,8 @@
 /*
- * vmm/vmm.c: the manager itself: its options, the streams that use its memory, its beginning and end.
+ * vmm/vmm.c: the manager itself: its options, the streams that use its memory, its creation and end.
  *
- * Its memory is pinned device memory on the device of `cu`.
+ * All memory is pinned device memory on the device of `cu`, in blocks of one size, which is a multiple of the granule
+ * that the driver asks for.
  */
 #include "manager.h"
 
@@ -90,7 +91,7 @@ void kvs_vmm_free(kvs_vmm *vmm)
 	if (vmm->premap)
 		vmm_premap_stop(vmm);
 	vmm_begin(vmm);
-	vmm_retire_wait(vmm); /* an error says that nothing runs any more */
+	vmm_retire_wait(vmm); /* an error means that nothing runs any more */
 	vmm_retire_free(vmm);
 	vmm_block_drain(vmm);
 	vmm_end(vmm);

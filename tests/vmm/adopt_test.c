@@ -1,4 +1,4 @@
-/* A manager in a driver and a context that somebody else opened: it does its work there, and leaves both as they were. */
+/* A manager in a driver and a context that another program opened: it works there, and leaves both unchanged. */
 #include "fixture.h"
 
 struct owner {
@@ -20,7 +20,7 @@ static void *need(void *library, const char *name)
 	return symbol;
 }
 
-/* Two contexts, so that it shows if the manager makes another one current. */
+/* Two contexts, to notice if the manager makes the other one current. */
 static void owner_open(struct owner *owner)
 {
 	CUresult (*create)(CUcontext *, unsigned, CUdevice);
@@ -77,7 +77,7 @@ static void use_cache(struct fixture *f)
 	fixture_write(f, kvs_cache_v(cache, 0, 0) + 7 * f->block, 31);
 	assert_int_equal(fixture_read(f, kvs_cache_v(cache, 2, 0) + 7 * f->block), 31);
 	fixture_check(kvs_cache_resize(cache, 0, 2));
-	fixture_check(kvs_vmm_settle(f->vmm)); /* also for the worker, which has a thread of its own */
+	fixture_check(kvs_vmm_settle(f->vmm)); /* waits for the worker too, which has a thread of its own */
 	fixture_assert_valid(f);
 	assert_int_equal(fixture_stats(f).physical_bytes + fixture_stats(f).free_bytes,
 		fixture_stats(f).calls[KVS_CALL_CREATE].calls * f->block -

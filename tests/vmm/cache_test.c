@@ -1,4 +1,4 @@
-/* Caches: all layers or none, whatever is tried on one of them; and memory that waits for the work that uses it. */
+/* Caches: all layers or none, whatever is tried with one of them; and memory that waits for the work that uses it. */
 #include "fixture.h"
 
 #include <limits.h>
@@ -72,7 +72,7 @@ static void a_layer_of_a_cache_is_not_changed_alone(void **state)
 	fixture_close(&f);
 }
 
-/* Six regions own, and the budget ends in the middle of them. */
+/* Six regions own their memory, and the budget ends in the middle of them. */
 static void a_cache_that_does_not_fit_stays_as_it_is(void **state)
 {
 	struct fixture f = fixture_open(NULL);
@@ -119,7 +119,7 @@ static void what_a_cache_gives_up_waits_for_the_work_in_flight(void **state)
 	assert_int_equal(f.cu->cuLaunchHostFunc(stream, wait_for_permission, &semaphore), CUDA_SUCCESS);
 	fixture_check(kvs_cache_resize(cache, 0, 1));
 	assert_int_equal(kvs_cache_tokens(cache, 0), 1);
-	fixture_check(kvs_cache_resize(cache, 1, 1)); /* maps, and would trim what has retired */
+	fixture_check(kvs_cache_resize(cache, 1, 1)); /* maps, and would trim retired blocks */
 	assert_int_equal(fixture_stats(&f).physical_bytes, 6 * (3 + 1) * f.block);
 	sem_post(&semaphore);
 	fixture_check(kvs_vmm_settle(f.vmm));

@@ -1,4 +1,4 @@
-/* The examples of docs/vmm.md, linked with libkvshare.so as a user's programs are, run and share. */
+/* The examples of docs/vmm.md, linked with libkvshare.so like a user's programs, run and share memory. */
 #include "fixture.h"
 
 #include <limits.h>

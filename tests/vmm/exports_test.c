@@ -1,6 +1,6 @@
 /*
- * libkvshare.so gives out what its two headers declare, all of it and nothing else; and what the files of vmm/ share among
- * themselves is marked as theirs by its prefix.
+ * libkvshare.so exports exactly the functions that its two headers declare, and names that the files of vmm/ share
+ * among themselves have the folder's prefix.
  */
 #include "fixture.h"
 
@@ -31,7 +31,7 @@ static void add(struct names *names, const char *name)
 	strcpy(names->name[names->count++], name);
 }
 
-/* The functions that a header declares: a line that starts with a type and holds a name that starts with kvs_ and a parenthesis. */
+/* The functions that a header declares: lines that start with a type and have a name with kvs_ before a parenthesis. */
 static void read_header(const char *path, struct names *names)
 {
 	FILE *file = fopen(path, "r");
@@ -56,7 +56,7 @@ static void read_header(const char *path, struct names *names)
 	fclose(file);
 }
 
-/* The symbols that nm lists, of the built files that `files` names, relative to the build directory. */
+/* The symbols that nm lists for the built files `files`, which are relative to the build directory. */
 static void read_symbols(const char *options, const char *files, struct names *names)
 {
 	char self[PATH_MAX], command[PATH_MAX + 128], line[512], name[256];

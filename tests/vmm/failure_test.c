@@ -1,6 +1,6 @@
 /*
- * Any driver call may fail: each operation then works or changes nothing, and nothing is leaked. For every function that the
- * manager uses, and for all together, the Nth call fails, for every N until none is left to fail.
+ * Any driver call may fail: each operation then works or changes nothing, and nothing is leaked. For every function
+ * that the manager uses, and for all together, the Nth call fails, for every N until none is left to fail.
  */
 #include "fixture.h"
 
@@ -11,7 +11,7 @@ struct scene {
 	kvs_region *owner, *borrower;
 	kvs_cache *cache;
 	kvs_space *space;
-	bool injected; /* an operation that lets the driver work again notes it here */
+	bool injected; /* whether the failure happened; set by an operation that lets the driver work again */
 };
 
 typedef int scene_operation(struct scene *s);
@@ -69,7 +69,7 @@ static int grow_cache(struct scene *s)
 	return err;
 }
 
-/* Layers that borrow, and one that is larger than the others: all keep their size until all can change. */
+/* Some layers borrow, and one is larger than the others: all keep their size until all can change. */
 static int shrink_cache(struct scene *s)
 {
 	int err = kvs_cache_resize(s->cache, 0, 0);
@@ -90,7 +90,7 @@ static int make_sink(struct scene *s)
 	return err;
 }
 
-/* A space, a region that is mapped at once, split and shared with itself: as a whole allocation is adopted. */
+/* A space with a region that is mapped at once, split, and shared with itself, like an allocation that is adopted. */
 static int adopt(struct scene *s)
 {
 	kvs_region *head = NULL, *tail = NULL;
@@ -198,7 +198,7 @@ static bool fail_once(scene_operation *operation, const char *function, size_t n
 		if (operation != shrink_and_settle)
 			assert_unchanged(&s, &before, reservations);
 	}
-	/* What was asked for can still be had, once the driver works again. */
+	/* The operation succeeds once the driver works again. */
 	s.f.fail_nth(NULL, 0, CUDA_SUCCESS);
 	if (operation != end_share || err)
 		fixture_check(operation(&s));
@@ -256,7 +256,7 @@ static void spaces_and_sinks_survive_every_failure(void **state)
 	fail_everywhere(adopt);
 }
 
-/* Everything is given back although each giving back fails once. */
+/* Everything is released even if each release fails once. */
 static void freeing_survives_every_failure(void **state)
 {
 	bool injected = true;

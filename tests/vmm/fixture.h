@@ -1,5 +1,5 @@
 /*
- * tests/vmm/fixture.h: a manager on softcuda, and softcuda's own counters to hold it to account.
+ * tests/vmm/fixture.h: a manager on softcuda, and softcuda's own counters to check it against.
  *
  * Each test opens a device of its own. Closing the fixture asserts that the driver holds nothing of ours any more.
  */

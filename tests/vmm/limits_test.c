@@ -1,12 +1,12 @@
 /*
- * At the limits: a call that gives something back and fails is made again, mapping ahead takes nothing from others, and what
- * was given up waits for its last use also where its region is split meanwhile.
+ * At the limits: a call that releases something and fails is made again, mapping ahead takes nothing from others, and
+ * memory that was given up waits for its last use even if its region is split meanwhile.
  */
 #include "fixture.h"
 
 #include <semaphore.h>
 
-/* One block is used and given back, and the first call of `function` fails. */
+/* One block is used and released, and the first call of `function` fails. */
 static void give_back_although(const char *function, enum kvs_vmm_call call)
 {
 	const struct kvs_vmm_options options = {.no_free_list = true};
@@ -38,7 +38,7 @@ static void giving_back_is_tried_again(void **state)
 	give_back_although("cuMemAddressFree", KVS_CALL_ADDRESS_FREE);
 }
 
-/* Two slots want a block ahead, and the budget has one: the first has it, and keeps it. */
+/* Two slots want a block ahead, and the budget allows one: the first slot gets and keeps it. */
 static void mapping_ahead_takes_nothing_from_others(void **state)
 {
 	struct kvs_vmm_options options = {.premap = true};
@@ -58,13 +58,13 @@ static void mapping_ahead_takes_nothing_from_others(void **state)
 	stats = fixture_stats(&f);
 	assert_int_equal(stats.physical_bytes, 4 * f.block);
 	assert_int_equal(stats.calls[KVS_CALL_UNMAP].calls, 0);
-	fixture_check(kvs_region_resize(region, 0, 3 * f.block)); /* has it already */
+	fixture_check(kvs_region_resize(region, 0, 3 * f.block)); /* the slot has it already */
 	assert_int_equal(fixture_stats(&f).calls[KVS_CALL_MAP].calls, stats.calls[KVS_CALL_MAP].calls);
 	kvs_region_free(region);
 	fixture_close(&f);
 }
 
-/* The most that was held at a time, also when less is held later and blocks are made again. */
+/* The peak is the most held at any time, even if less is held later and blocks are created again. */
 static void the_peak_stays(void **state)
 {
 	const struct kvs_vmm_options options = {.no_free_list = true};
@@ -87,7 +87,7 @@ static void CUDA_CB wait_for_permission(void *semaphore)
 	sem_wait(semaphore);
 }
 
-/* Blocks that may be in use until a stream has come so far are the other part's after a split, and still in use. */
+/* Blocks that work on a stream may still use belong to the other part after a split, and may still be in use there. */
 static void a_split_forgets_no_use(void **state)
 {
 	struct fixture f = fixture_open(NULL);

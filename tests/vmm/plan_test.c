@@ -1,4 +1,4 @@
-/* Plans: what is a plan and what is not, and that a message says which file, which field, and why. */
+/* Plans: valid and invalid ones, and that a message names the file, the field and the reason. */
 #include "fixture.h"
 
 #include <sys/stat.h>
@@ -41,7 +41,7 @@ static void a_layer_that_the_plan_has_not_has_no_owner(void **state)
 	kvs_plan_free(plan);
 }
 
-/* The copy says what the plan says, to the byte, and neither hears of what happens to the other. */
+/* A copy equals the plan, to the byte, and changes to one do not affect the other. */
 static void a_copy_is_a_plan_of_its_own(void **state)
 {
 	const int k[] = {0, 0, 2}, v[] = {0, 1, 1};
@@ -51,7 +51,7 @@ static void a_copy_is_a_plan_of_its_own(void **state)
 
 	(void)state;
 	fixture_check(kvs_plan_create(3, k, v, &plan));
-	fixture_check(kvs_plan_copy(plan, &copy)); /* of one made by hand */
+	fixture_check(kvs_plan_copy(plan, &copy)); /* a plan made by hand */
 	assert_int_equal(kvs_plan_owner(copy, 1, KVS_K), 0);
 	assert_int_equal(kvs_plan_owner(copy, 2, KVS_V), 1);
 	kvs_plan_free(copy);
@@ -205,7 +205,7 @@ static void a_plan_for_another_model_is_refused_with_both_sides(void **state)
 	assert_non_null(strstr(kvs_error(), "abcd"));
 	assert_non_null(strstr(kvs_error(), "abce"));
 	other = model;
-	other.fingerprint = NULL; /* unknown agrees with all */
+	other.fingerprint = NULL; /* an unknown one agrees with all */
 	fixture_check(kvs_plan_check(plan, &other));
 	kvs_plan_free(plan);
 }

@@ -1,6 +1,6 @@
 /*
  * Sharing is real: the process holds fewer pages. PSS counts a page once for a process, however often it is mapped; RSS
- * counts it once for each mapping, and so would hide what is saved.
+ * counts it once for each mapping, and so would hide the saving.
  */
 #include "fixture.h"
 

@@ -1,6 +1,7 @@
 /*
- * Random operations against a naive model: what each region may use, whose memory it reads, and what is written there. Run
- * for small, usual and large granules, with and without premapping; KVS_TEST_SEED and KVS_TEST_OPERATIONS take others.
+ * Random operations against a naive model: the usable size of each region, its owner, and its content. Runs for small,
+ * usual and large granules, with and without premapping; KVS_TEST_SEED and KVS_TEST_OPERATIONS choose another seed and
+ * length.
  */
 #include "fixture.h"
 
@@ -11,13 +12,16 @@ enum { REGIONS = 8, SLOTS = 2, SLOT_BLOCKS = 5, LAYERS = 4, CTX_TOKENS = 6, IN_S
 
 struct model_region {
 	kvs_region *region;
-	int owner;                          /* -1: its own */
+	int owner;                          /* -1: it owns its memory */
 	size_t bytes[SLOTS];                /* of an owner */
 	uint32_t words[SLOTS][SLOT_BLOCKS]; /* the first word of each block that is used */
 	bool written[SLOTS][SLOT_BLOCKS];
 };
 
-/* A cache of which a token takes half a block in K and a block in V, and whose layer 3 borrows layer 1's K and layer 0's V. */
+/*
+ * A cache of which a token takes half a block in K and a block in V, and whose layer 3 borrows layer 1's K and layer
+ * 0's V.
+ */
 struct model_cache {
 	kvs_cache *cache;
 	size_t tokens[SLOTS];
@@ -66,7 +70,7 @@ static void reserve(struct model *m, int r)
 		fixture_check(kvs_region_reserve(m->f.vmm, slot_bytes, SLOTS, &region->region));
 }
 
-/* The model's memory is what the budget allows: a resize past it must fail, and change nothing. */
+/* The model's memory is the budget: a resize past it must fail, and change nothing. */
 static void resize(struct model *m, struct model_region *region)
 {
 	unsigned slot = (unsigned)(next_random(m) % SLOTS);
@@ -203,7 +207,7 @@ static void resize_cache(struct model *m)
 	read_cache(m, slot);
 }
 
-/* A cache's regions are its own: what would change one alone is refused, and changes nothing. */
+/* A cache's regions are its own: a call that would change one alone is refused, and changes nothing. */
 static void meddle_with_cache(struct model *m)
 {
 	int layer = (int)(next_random(m) % LAYERS);
@@ -287,7 +291,7 @@ static void settle(struct model *m)
 	assert_int_equal(stats.mapped_bytes, fixture_counters(&m->f).mappings * m->f.block);
 }
 
-/* Seldom, as each of these is many calls. */
+/* Rarely, as each of these is many calls. */
 static void step_aside(struct model *m)
 {
 	switch (next_random(m) % 8) {

@@ -1,4 +1,4 @@
-/* Regions: what each operation costs in the driver, what it leaves, and that memory waits for the work that uses it. */
+/* Regions: the driver calls of each operation, the state after it, and that memory waits for the work that uses it. */
 #include "fixture.h"
 
 #include "../support/process.h"
@@ -143,7 +143,7 @@ static CUresult write_by_kernel(const kvs_cu *cu, CUdeviceptr where)
 	return result ? result : cu->cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, NULL, params, NULL);
 }
 
-/* In a child: the sticky error takes the context with it, and giving everything back must neither hang nor crash. */
+/* In a child: the sticky error ends the context, and releasing everything must neither hang nor crash. */
 static void a_write_through_a_borrower_is_an_illegal_address(void **state)
 {
 	pid_t child = fork();
@@ -195,7 +195,7 @@ static void memory_given_up_waits_for_the_work_in_flight(void **state)
 	fixture_check(kvs_region_resize(region, 0, 4 * f.block));
 	assert_int_equal(f.cu->cuLaunchHostFunc(stream, wait_for_permission, &semaphore), CUDA_SUCCESS);
 	fixture_check(kvs_region_resize(region, 0, 2 * f.block));
-	fixture_check(kvs_region_resize(region, 0, 1)); /* trims, were anything retired */
+	fixture_check(kvs_region_resize(region, 0, 1)); /* would trim, if anything had retired */
 	assert_int_equal(kvs_region_slot_bytes(region, 0), 1);
 	assert_int_equal(fixture_stats(&f).physical_bytes, 4 * f.block);
 	fixture_check(kvs_region_resize(region, 0, 2 * f.block)); /* still mapped: used again */
@@ -210,7 +210,7 @@ static void memory_given_up_waits_for_the_work_in_flight(void **state)
 	fixture_close(&f);
 }
 
-/* Work on a stream that is detached is its owner's affair: nothing is recorded on it, and nothing waits for it. */
+/* Work on a detached stream is the caller's business: nothing is recorded on it, and nothing waits for it. */
 static void a_detached_stream_is_left_alone(void **state)
 {
 	struct fixture f = fixture_open(NULL);
@@ -231,7 +231,7 @@ static void a_detached_stream_is_left_alone(void **state)
 	assert_int_equal(f.cu->cuLaunchHostFunc(detached, wait_for_permission, &semaphore), CUDA_SUCCESS);
 	fixture_check(kvs_region_resize(region, 0, f.block));
 	alarm(60);
-	fixture_check(kvs_vmm_settle(f.vmm)); /* hangs, did it wait for the stream */
+	fixture_check(kvs_vmm_settle(f.vmm)); /* would hang if it waited for the stream */
 	alarm(0);
 	assert_int_equal(fixture_stats(&f).physical_bytes, f.block);
 	sem_post(&semaphore);
@@ -282,7 +282,7 @@ static void calls_are_counted_and_timed(void **state)
 	fixture_close(&f);
 }
 
-/* Many managers of one table, one of which goes early: each counts its own calls, and none counts those of others. */
+/* Several managers of one table, one of which is freed early: each counts its own calls, and none those of others. */
 static void a_manager_counts_the_calls_that_it_makes(void **state)
 {
 	enum { MANAGERS = 12 };
@@ -340,7 +340,7 @@ static void the_budget_holds_and_says_so(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		/* first: it forks, which CUDA allows only before a device is open */
+		/* First, as it forks, which CUDA allows only before a device is open. */
 		cmocka_unit_test(a_write_through_a_borrower_is_an_illegal_address),
 		cmocka_unit_test(growing_maps_whole_blocks_and_grants_once),
 		cmocka_unit_test(shrunk_blocks_are_recycled_within_the_limit),

@@ -1,7 +1,9 @@
-/* Spaces: regions at chosen places of one reservation, what that is good for, and sinks. */
+/* Spaces: regions at chosen places of one reservation, as other programs need them, and sinks. */
 #include "fixture.h"
 
-/* A slab that another program laid out: K and V of each layer behind one another, at offsets that it computes itself. */
+/*
+ * A slab that another program laid out: K and V of each layer one after the other, at offsets that it computes itself.
+ */
 static void a_slab_of_all_layers_shares_like_regions_of_their_own(void **state)
 {
 	enum { LAYERS = 4 };
@@ -36,7 +38,7 @@ static void a_slab_of_all_layers_shares_like_regions_of_their_own(void **state)
 	fixture_close(&f);
 }
 
-/* Tensors that end within a granule: whole granules are shared, those that two tensors have in common stay private. */
+/* Tensors that end within a granule: whole granules are shared, those common to two tensors stay private. */
 static void what_straddles_a_granule_stays_private(void **state)
 {
 	struct fixture f = fixture_open(NULL);
@@ -84,7 +86,7 @@ static void a_region_lies_in_its_space_and_on_no_other(void **state)
 	assert_non_null(strstr(kvs_error(), "lies at"));
 	assert_int_equal(kvs_region_create(space, f.block, f.block, 2, &other), -EINVAL);
 	assert_int_equal(kvs_region_create(space, 0, 8 * f.block, 1, &other), -EINVAL);
-	fixture_check(kvs_region_create(space, 5 * f.block, f.block, 3, &other)); /* right behind it */
+	fixture_check(kvs_region_create(space, 5 * f.block, f.block, 3, &other)); /* right after it */
 	fixture_assert_valid(&f);
 	kvs_region_free(region);
 	fixture_check(kvs_region_create(space, 0, f.block, 5, &region)); /* its place is free again */
@@ -139,7 +141,7 @@ static void a_sink_is_one_block_all_over(void **state)
 	assert_int_equal(stats.saved_bytes, 0);
 	assert_int_equal(stats.calls[KVS_CALL_SET_ACCESS].calls, 1);
 	assert_int_equal(fixture_counters(&f).physical_bytes, f.block);
-	for (uint32_t i = 0; i < 7; i++) { /* writable everywhere, and everywhere the same */
+	for (uint32_t i = 0; i < 7; i++) { /* writable everywhere, with the same content everywhere */
 		fixture_write(&f, kvs_region_address(sink, 0) + i * f.block, i + 1);
 		assert_int_equal(fixture_read(&f, kvs_region_address(sink, 0) + (6 - i) * f.block), i + 1);
 	}
@@ -155,7 +157,7 @@ static void a_sink_is_one_block_all_over(void **state)
 	fixture_close(&f);
 }
 
-/* An allocation of another program: mapped at once, and cut up when its layout is known, with what is in it. */
+/* An allocation of another program: mapped at once, and cut up with its content when its layout is known. */
 static void a_region_is_split_where_it_lies(void **state)
 {
 	struct fixture f = fixture_open(NULL);

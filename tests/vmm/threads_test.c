@@ -1,7 +1,7 @@
 /*
- * Calls from several threads, with the premapping worker beside them, leave a valid manager: each thread grows and shrinks a
- * pair of regions of its own, ends and begins their sharing, and has a slot of a cache that all have in common; another
- * one asks all the time. ThreadSanitizer looks on.
+ * Calls from several threads, together with the premapping worker, leave a valid manager: each thread grows and shrinks
+ * a pair of regions of its own, ends and begins their sharing, and has a slot of a common cache; another thread queries
+ * all the time. Meant to run with ThreadSanitizer too.
  */
 #include "fixture.h"
 

@@ -1,6 +1,6 @@
 /*
- * While one thread waits for the device, all others go on: resizing, asking, settling; also where the work that is waited
- * for itself waits for them.
+ * While one thread waits for the device, all others go on with resizes, queries and settling, even if the work that is
+ * waited for itself waits for them.
  */
 #include "fixture.h"
 
@@ -105,7 +105,7 @@ static void scene_close(struct scene *s)
 	fixture_close(&s->f);
 }
 
-/* The work on the stream ends only after these calls have returned: were one to wait for it, the test would hang. */
+/* The work on the stream ends only after these calls have returned: if one waited for it, the test would hang. */
 static void others_go_on_while(int (*wait)(struct scene *s))
 {
 	struct kvs_vmm_stats stats;
@@ -145,7 +145,7 @@ static void others_go_on_while_one_waits(void **state)
 	others_go_on_while(free_cache);
 }
 
-/* What was checked before the wait is checked again: the region that was to borrow has become an owner meanwhile. */
+/* Checks made before the wait are made again: the region that should borrow has become an owner meanwhile. */
 static void a_share_looks_again_after_its_wait(void **state)
 {
 	kvs_region *third;
