@@ -1,15 +1,16 @@
 /*
- * tests/bench/calib_bench.c: what a search costs, in passes of the model, and what memory it holds.
+ * tests/bench/calib_bench.c: the time of a search, in passes of the model, and its memory.
  *
- * kvsharer passes over the samples, nll over the held-back text, of which it runs the upper layers alone.
+ * kvsharer passes over the samples, nll over the held-back text, for which it runs the upper layers only.
  *
- * The aim: time at most (1 + trials) passes and a tenth, memory at most the mean K and V of all layers and the hidden states
- * of the samples. A pass is timed before and after the search, and the mean taken, so that a noisy machine is noisy for both.
+ * The aim: time at most (1 + trials) passes and a tenth, memory at most the mean K and V of all layers and the hidden
+ * states of the samples. A pass is timed before and after the search, and the mean taken, so that a noisy machine is
+ * noisy for both.
  *
- * Memory is what malloc gave out, counted here, and what the driver says that the device has given out, at the peak of their
- * sum over the peak of a pass alone. The host device's launches under way are malloc's too: hundreds of KiB for a pass, as
- * many more as it has sequences. So the pass to compare with is the dearer one of those that the search makes: over the
- * samples, which capture makes, or over what the trials run through.
+ * Memory is the peak of allocated host memory, counted here in malloc, plus the device memory in use according to the
+ * driver, less the peak of a pass alone. The host device's launches under way are in malloc too: hundreds of KiB for a
+ * pass, and the more the more sequences it has. So the pass to compare with is the more expensive of the two that the
+ * search makes: over the samples, by capture, or over the text of the trials.
  */
 #include "../../calib/calib.h"
 
@@ -33,7 +34,7 @@ extern void *__libc_realloc(void *old, size_t bytes);
 extern void __libc_free(void *old);
 
 static atomic_size_t held_bytes, peak_bytes;
-static atomic_size_t device_bytes, peak_both; /* of the device, since the search began; the most of both at a time */
+static atomic_size_t device_bytes, peak_both; /* of the device, since the search began; the peak of both together */
 
 static void raise_peak(atomic_size_t *to, size_t now)
 {
@@ -83,7 +84,7 @@ struct bench {
 	kvs_tokenizer *tokenizer;
 	kvs_engine *engine;
 	struct kvs_calib_text text;
-	size_t device_free, peak_device; /* before the search; what it had since */
+	size_t device_free, peak_device; /* before the search; the most used since */
 };
 
 static double now_s(void)
@@ -112,7 +113,7 @@ static void look_at_device(struct bench *bench)
 	raise_peak(&peak_both, atomic_load(&held_bytes) + now);
 }
 
-/* Once a trial, which sees blocks of the cache; and (below) wherever something is allocated or freed. */
+/* Called once a trial, which catches blocks of the cache, and (below) wherever something is allocated or freed. */
 static bool watch_device(void *arg, const char *what, size_t done, size_t total)
 {
 	(void)what, (void)done, (void)total;
@@ -154,7 +155,7 @@ static int open_bench(struct bench *bench, const char *device)
 	static char story[1 << 20];
 	FILE *file = fopen(TEXT, "rb");
 	size_t bytes = file ? fread(story, 1, sizeof(story), file) : 0;
-	struct kvs_calib_text_options options = {0}; /* what calibrate takes unless it is told otherwise */
+	struct kvs_calib_text_options options = {0}; /* calibrate's defaults */
 	int err = file ? 0 : kvs_fail(-ENOENT, TEXT " is not there");
 
 	if (file)
@@ -181,7 +182,7 @@ static void close_bench(struct bench *bench)
 	kvs_cu_close(bench->cu);
 }
 
-/* The unshared model over what a search runs through it: the samples, or (nll) the windows. Nothing else. */
+/* A pass of the unshared model over the text of a search: the samples, or (nll) the windows. */
 static int pass(struct bench *bench, enum kvs_method method, double *seconds)
 {
 	const struct kvs_calib_text *text = &bench->text;
@@ -204,7 +205,10 @@ static int pass(struct bench *bench, enum kvs_method method, double *seconds)
 	return err;
 }
 
-/* Everything that an engine does is done once: what it and OpenBLAS set up then is not the search's. */
+/*
+ * Uses everything in an engine once, so that memory that it and OpenBLAS set up on first use is not counted for the
+ * search.
+ */
 static int warm_up(struct bench *bench)
 {
 	double nll;
@@ -213,11 +217,11 @@ static int warm_up(struct bench *bench)
 }
 
 struct figures {
-	double passes; /* that the search took */
+	double passes; /* the time of the search, in passes */
 	size_t trials, host_bytes, device_bytes, both_bytes;
 };
 
-/* Capture and walk, without the two measurements of whole plans that calibrate makes beside. */
+/* Capture and walk, without the two measurements of whole plans that calibrate adds. */
 static int search(struct bench *bench, enum kvs_method method, struct figures *out)
 {
 	struct kvs_search_options options = {.method = method,
@@ -276,7 +280,7 @@ static void print(const char *name, const struct bench *bench, const struct figu
 		figures->host_bytes / 1048576.0, figures->device_bytes / 1048576.0);
 }
 
-/* An argument names another device than the host. */
+/* An argument names a device other than the host. */
 int main(int argc, char **argv)
 {
 	struct bench bench = {0};

@@ -1,9 +1,9 @@
 /*
- * tests/bench/program_bench.c: kvshare-run as a whole on the host device: decode speed full and shared, time to the first
- * token, and what it costs to start the program. Not a test: nothing here fails because a machine is slow.
+ * tests/bench/program_bench.c: kvshare-run as a whole on the host device: decode speed full and shared, time to the
+ * first token, and the start-up time of the program. Not a test: nothing here fails because a machine is slow.
  *
- * Full and shared runs alternate in one run of this program, and medians are compared, so that a noisy machine is noisy for
- * both. Start-up is set against /bin/true, the least that starting a program costs.
+ * Full and shared runs alternate in one run of this program, and medians are compared, so that a noisy machine is noisy
+ * for both. Start-up is compared with /bin/true, the least time in which a program starts.
  */
 #include <jansson.h>
 #include <spawn.h>
@@ -43,7 +43,7 @@ static double median(double *values, int count)
 	return values[count / 2];
 }
 
-/* decode_tokens_per_s and prefill_s of one run; false where it failed. */
+/* decode_tokens_per_s and prefill_s of one run; false if it failed. */
 static bool generate(const char *build, const char *options, double *decode, double *prefill)
 {
 	char command[512];

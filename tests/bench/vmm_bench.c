@@ -1,6 +1,6 @@
 /*
- * What the manager costs on top of the driver, and what premapping saves: for one sequence in one region, and for a token in
- * the 64 regions of an 8B model. Ratios are of medians within one run, the two sides measured in turn.
+ * The cost of the manager on top of the driver, and the gain from premapping: for one sequence in one region, and for a
+ * token in the 64 regions of an 8B model. Ratios are of medians within one run, the two sides measured in turn.
  */
 #include "../../vmm/kvshare.h"
 
@@ -45,7 +45,7 @@ static double median(double *samples, size_t count)
 	return samples[count / 2];
 }
 
-/* The calls that growing by BLOCKS blocks from a free list, and giving them up again safely, cannot do without. */
+/* The fewest driver calls that grow by BLOCKS blocks from a free list and give them up again safely. */
 static double bare_us(
 	const kvs_cu *cu, CUdeviceptr base, size_t block, const CUmemGenericAllocationHandle *handles, CUevent event)
 {
@@ -110,13 +110,13 @@ static void bench_overhead(kvs_cu *cu)
 	kvs_vmm_free(vmm);
 }
 
-/* A decode step's worth of other work. */
+/* As much other work as a decode step. */
 static void step(void)
 {
 	nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL);
 }
 
-/* The time of the resizes that enter a new block, one sequence that grows by an eighth of a block a step. */
+/* The time of the resizes that enter a new block, for one sequence that grows by an eighth of a block a step. */
 static double growth_us(kvs_vmm *vmm)
 {
 	static double samples[GROWTHS];
@@ -151,7 +151,7 @@ static void bench_premap(kvs_cu *cu)
 	kvs_vmm_free(plain);
 }
 
-/* One growth a token, `step` after each or nothing; prints the mean, the median and the worst. */
+/* Grows once a token, with `step` after each or nothing; prints the mean, the median and the worst. */
 static void put_growth(const char *name, kvs_cache *cache, bool with_steps)
 {
 	static double samples[TOKENS];
@@ -171,7 +171,7 @@ static void put_growth(const char *name, kvs_cache *cache, bool with_steps)
 		samples[TOKENS - 1]);
 }
 
-/* `ready`: everything is mapped before it is timed. */
+/* `ready`: everything is mapped before the timing starts. */
 static void bench_cache(kvs_cu *cu, const char *name, bool premap, bool ready, bool with_steps)
 {
 	const struct kvs_cache_shape shape = {.layers = LAYERS,
@@ -185,7 +185,7 @@ static void bench_cache(kvs_cu *cu, const char *name, bool premap, bool ready, b
 	check(kvs_vmm_create(cu, &(struct kvs_vmm_options){.premap = premap}, &vmm));
 	check(kvs_cache_create(vmm, &shape, NULL, &cache));
 	check(kvs_cache_resize(cache, 0, ready ? TOKENS : 1));
-	check(kvs_cache_resize(cache, 0, 1)); /* does not go back before it has retired, and somebody asks */
+	check(kvs_cache_resize(cache, 0, 1)); /* keeps the blocks mapped: no later operation trims them */
 	put_growth(name, cache, with_steps);
 	kvs_cache_free(cache);
 	kvs_vmm_free(vmm);

@@ -1,8 +1,8 @@
 /*
- * tests/plan_export/plan_test.c: `kvshare-run plan` shows, checks and converts plans, and refuses what is none.
+ * tests/plan_export/plan_test.c: `kvshare-run plan` shows, checks and converts plans, and refuses files that are none.
  *
- * tests/golden/exports/ holds what convert writes, to the letter: tests/golden/check_transformers_export.py and
- * check_vllm_export.py say that this is right, with versions and date, and are to be run again where it changes.
+ * tests/golden/exports/ holds the output of convert, byte for byte. tests/golden/check_transformers_export.py and
+ * check_vllm_export.py checked it, with versions and date, and must be run again when it changes.
  */
 #include "../support/process.h"
 
@@ -153,7 +153,7 @@ static void show_does_without_utf8(void **state)
 	process_free(&process);
 }
 
-/* Lanes are used again, so 80 layers whose neighbours share take one; and 40 at once still fit in a terminal. */
+/* Lanes are reused, so 80 layers whose neighbours share take one; and 40 lanes at once still fit in a terminal. */
 static void show_stays_narrow_with_80_layers(void **state)
 {
 	char neighbours[512] = "", halves[512] = "", command[600];
@@ -355,7 +355,7 @@ static void output_is_whole_or_as_it_was(void **state)
 	assert_fails("convert --owners 0,0 --to json -o @", 1, "cannot write");
 	snprintf(path, sizeof(path), "ls -d %s.* %s/*.json.*", dir, dir);
 	process = run_shell(path, SECONDS);
-	assert_string_equal(process.out, ""); /* nothing is left lying aside */
+	assert_string_equal(process.out, ""); /* no temporary file is left */
 	process_free(&process);
 }
 
@@ -373,7 +373,7 @@ static void full_stdout_is_an_error(void **state)
 	}
 }
 
-/* ---- what was meant? ---- */
+/* ---- wrong usage ---- */
 
 static void wrong_usage_says_what_is_wanted(void **state)
 {
@@ -410,7 +410,7 @@ static void bad_plans_are_refused_with_the_place(void **state)
 	assert_fails("show --owners 0,2", 2, "owners[1] is 2");
 }
 
-/* What a plan says of itself comes from a file: nothing of it may steer the terminal. */
+/* The text in a plan comes from a file, so none of it may control the terminal. */
 static void escape_sequences_of_a_plan_are_made_visible(void **state)
 {
 	char path[] = "/tmp/kvs-plan-XXXXXX", command[128];
