@@ -364,10 +364,9 @@ struct kvs_study_options {
 	/* Every search runs on the first; some run on the others too, to see whether the text matters. */
 	struct kvs_source calib[KVS_STUDY_MOST_SOURCES];
 	int calib_count;
-	struct kvs_calib_text_options
-		cut;      /* of each `calib`: samples, their tokens, and the windows that nll chooses by */
-	int text_tokens;  /* of `text`, in windows of cut.window_tokens; 0: 2048 */
-	unsigned methods; /* bit 1 << method; 0: all */
+	struct kvs_calib_text_options cut;  /* of each `calib`: samples, and the windows that nll chooses by */
+	int text_tokens;                    /* of `text`, in windows of cut.window_tokens; 0: 2048 */
+	unsigned methods;                   /* bit 1 << method; 0: all */
 	double rates[KVS_STUDY_MOST_RATES]; /* fractions of the layers that share */
 	int rate_count;                     /* 0: 1/8, 1/4 and 3/8, as in the paper, but at least one layer */
 	int seeds;                          /* of random orders: 1, 2, ...; 0: 5 */
@@ -381,7 +380,7 @@ typedef struct kvs_study kvs_study;
 /*
  * Lists the rows to run: every method on the first text as `cut` says; the walks and nll also on a third and on five
  * thirds of that amount, if the text has as much, and on the other texts. The options' texts are not needed afterwards.
- * -EINVAL (a text that is too short, the text to measure on among those to search with, a rate of no layer or of all, a
+ * -EINVAL (a text that is too short, the text to measure on among those to search on, a rate of no layer or of all, a
  * model of one layer), -ENOMEM.
  */
 int kvs_study_create(
