@@ -121,6 +121,17 @@ static int device_describe(kvs_cu *cu)
 	return 0;
 }
 
+int kvs_cu_on_kernel(const kvs_cu *cu, kvs_cu_kernel_callback *callback, void *arg)
+{
+	softcuda_on_kernel_fn *tell =
+		cu->library ? (softcuda_on_kernel_fn *)dlsym(cu->library, SOFTCUDA_ON_KERNEL) : NULL;
+
+	if (!tell)
+		return kvs_fail(-ENOTSUP, "%s does not tell when kernels run", cu->name);
+	tell(callback, arg);
+	return 0;
+}
+
 /* What softcuda found wrong in its settings; "": nothing, or another driver. */
 static const char *problem_of(const kvs_cu *cu)
 {

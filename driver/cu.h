@@ -151,6 +151,14 @@ int kvs_cu_observe(kvs_cu *cu, const enum kvs_cu_function *functions, size_t cou
  */
 int kvs_cu_unobserve(kvs_cu_observer *observer);
 
+/*
+ * Be told when each kernel ran (CLOCK_MONOTONIC), in the order of its stream, on a thread of the driver's; `callback` must not
+ * call the driver. NULL ends it, and waits until no callback runs. One for the whole process. -ENOTSUP: only softcuda
+ * tells; on a GPU this takes CUPTI.
+ */
+typedef void kvs_cu_kernel_callback(void *arg, const char *name, CUstream stream, uint64_t start_ns, uint64_t end_ns);
+int kvs_cu_on_kernel(const kvs_cu *cu, kvs_cu_kernel_callback *callback, void *arg);
+
 /* "cuMemMap" for KVS_FN_cuMemMap. */
 const char *kvs_cu_function_name(enum kvs_cu_function function);
 

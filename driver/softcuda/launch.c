@@ -161,6 +161,7 @@ static CUresult launch_submit(struct sc_stream *stream, const CUlaunchConfig *sh
 	grid->blocks = (uint64_t)shape->gridDimX * shape->gridDimY * shape->gridDimZ;
 	launch->op.what = function->kernel->name;
 	launch->op.run = launch_run;
+	launch->op.told = true;
 	launch->op.release = launch_release;
 	launch->op.touches = launch_touches;
 	error = arguments_copy(launch, params, extra);

@@ -22,6 +22,7 @@
 #include <cuda.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* What is alive. All zero but for `contexts` of a retained primary context means that nothing leaked. */
 struct softcuda_counters {
@@ -55,10 +56,18 @@ typedef void softcuda_reset_fn(void);
 /* What the last cuInit or softcuda_reset() could not read in the environment, as a line of text; "": nothing. */
 typedef const char *softcuda_problem_fn(void);
 
+/*
+ * From now on `callback` is told of each kernel, and each host function ("a host function"), that has run, on the thread that ran it, in the order of its stream. NULL ends it:
+ * no callback runs, or will, when that returns. One at a time for the whole process. It must not call the driver.
+ */
+typedef void softcuda_kernel_callback(void *arg, const char *name, CUstream stream, uint64_t start_ns, uint64_t end_ns);
+typedef void softcuda_on_kernel_fn(softcuda_kernel_callback *callback, void *arg);
+
 #define SOFTCUDA_GET_COUNTERS "softcuda_get_counters"
 #define SOFTCUDA_FAIL_NTH "softcuda_fail_nth"
 #define SOFTCUDA_FAILED "softcuda_failed"
 #define SOFTCUDA_RESET "softcuda_reset"
 #define SOFTCUDA_PROBLEM "softcuda_problem"
+#define SOFTCUDA_ON_KERNEL "softcuda_on_kernel"
 
 #endif

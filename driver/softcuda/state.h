@@ -22,6 +22,7 @@ struct sc_stream;
 
 softcuda_get_counters_fn softcuda_get_counters;
 softcuda_fail_nth_fn softcuda_fail_nth;
+softcuda_on_kernel_fn softcuda_on_kernel;
 softcuda_failed_fn softcuda_failed;
 softcuda_reset_fn softcuda_reset;
 softcuda_problem_fn softcuda_problem;

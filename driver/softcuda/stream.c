@@ -308,7 +308,7 @@ static void *stream_main(void *argument)
 	sc_worker_begin();
 	while ((op = queue_next(stream))) {
 		sc_handlers_install();
-		op->run(op, stream);
+		sc_op_run(op, stream);
 		op_finish(stream, op);
 	}
 	sc_images_leave(false);

@@ -17,6 +17,7 @@ struct sc_op {
 	void (*run)(struct sc_op *op, struct sc_stream *stream);
 	void (*release)(struct sc_op *op); /* frees it, run or not; NULL: free() will do */
 	bool (*touches)(const struct sc_op *op, uintptr_t base, size_t size); /* may use this memory; NULL: no */
+	bool told; /* a kernel or a host function: whoever listens is told that it ran */
 };
 
 struct sc_stream {
@@ -39,6 +40,8 @@ struct sc_stream {
 };
 
 CUresult sc_stream_create(struct sc_context *context, unsigned flags, int priority, struct sc_stream **out);
+/* Runs it, on the stream's thread (listen.c). */
+void sc_op_run(struct sc_op *op, struct sc_stream *stream);
 /* The default streams or a program's, referenced; NULL: no such stream. */
 struct sc_stream *sc_stream_get(struct sc_context *context, CUstream handle);
 void sc_stream_put(struct sc_stream *stream);

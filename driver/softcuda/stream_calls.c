@@ -296,6 +296,7 @@ static CUresult host_submit(
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	host->op.what = "a host function";
 	host->op.run = host_run;
+	host->op.told = true;
 	host->function = function;
 	host->callback = callback;
 	host->handle = handle;

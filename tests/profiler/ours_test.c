@@ -109,6 +109,34 @@ static void every_call_is_there(void **state)
 	json_decref(report);
 }
 
+/* softcuda tells of each kernel and each product that ran; a layer that shares projects no K and V, and so runs fewer kernels. */
+static void every_launch_ran_and_has_its_layer(void **state)
+{
+	json_t *run = run_json(GENERATE OWNERS "--json --profile " TRACE),
+	       *report = run_json("kvshare-run report " TRACE " --json"), *kernels = member(report, "kernels");
+	json_int_t ran = 0, rope_of_owner = 0, rope_of_borrower = 0, attention[16] = {0};
+
+	(void)state;
+	for (size_t i = 0; i < json_array_size(kernels); i++) {
+		json_t *kernel = json_array_get(kernels, i), *layer = member(kernel, "layer");
+		const char *class = json_string_value(member(kernel, "class"));
+		ran += number(kernel, "n");
+		if (!strcmp(class, "attention"))
+			attention[json_integer_value(layer)] += number(kernel, "n");
+		if (!strcmp(class, "rope and append") && json_integer_value(layer) == 2)
+			rope_of_owner += number(kernel, "total_ns");
+		if (!strcmp(class, "rope and append") && json_integer_value(layer) == 6)
+			rope_of_borrower += number(kernel, "total_ns");
+	}
+	assert_int_equal(ran, calls(report, "cuLaunchKernel") + calls(report, "cuLaunchHostFunc"));
+	for (int layer = 1; layer < 16; layer++)
+		assert_int_equal(attention[layer], attention[0]);
+	assert_true(attention[0] >= 8); /* the prompt and seven steps; long contexts take a second launch */
+	assert_true(rope_of_owner > 0 && rope_of_borrower > 0);
+	json_decref(run);
+	json_decref(report);
+}
+
 /* Each process adds to the one trace that the environment names; the text that is written is the same. */
 static void two_processes_share_a_trace(void **state)
 {
@@ -170,6 +198,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(memory_agrees_with_the_engine_and_the_driver),
 		cmocka_unit_test(every_call_is_there),
+		cmocka_unit_test(every_launch_ran_and_has_its_layer),
 		cmocka_unit_test(two_processes_share_a_trace),
 		cmocka_unit_test(a_trace_that_cannot_be_written_stops_before_the_work),
 		cmocka_unit_test(a_full_disk_harms_nobody),

@@ -9,6 +9,7 @@
 #include "../../../profiler/profiler.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,12 +19,25 @@
 
 #define DEVICE_PERIOD_NS 250000000 /* cuMemGetInfo asks the kernel driver: not for each token */
 
+/* The layers of kernels that were launched and have not run yet, in order: softcuda tells of a kernel by name alone. */
+struct launches {
+	pthread_mutex_t lock;
+	struct launch {
+		CUstream stream;
+		int layer;
+	} * list; /* a ring of `room` places */
+	size_t room, first, count;
+};
+
 struct run_profile {
 	kvs_trace *trace;
 	kvs_cu unseen; /* the table before it was observed: for calls of the profile's own */
 	kvs_cu_observer *observer;
 	uint32_t pid;
 	uint64_t device_ns; /* when the device's memory was asked for last */
+	bool hears_kernels;
+	int layer; /* that is being launched, -1: none; on the thread that calls the engine */
+	struct launches launches;
 };
 
 static uint64_t clock_ns(clockid_t clock)
@@ -52,6 +66,80 @@ static void add(struct run_profile *p, struct kvs_event *event)
 	kvs_trace_add(p->trace, event);
 }
 
+#define ARG(call, type, i) (*(const type *)(call)->args[i])
+
+/* ---- kernels ---- */
+
+static void push_launch(struct launches *l, struct launch launch)
+{
+	pthread_mutex_lock(&l->lock);
+	if (l->count == l->room) {
+		size_t room = l->room ? 2 * l->room : 256;
+		struct launch *larger = malloc(room * sizeof(*larger));
+		for (size_t i = 0; larger && i < l->count; i++)
+			larger[i] = l->list[(l->first + i) % l->room];
+		if (larger) {
+			free(l->list);
+			l->list = larger;
+			l->room = room;
+			l->first = 0;
+		}
+	}
+	if (l->count < l->room) /* else its kernel gets another's layer: memory is short, and the work goes on */
+		l->list[(l->first + l->count++) % l->room] = launch;
+	pthread_mutex_unlock(&l->lock);
+}
+
+/* The launch that was refused is the last. */
+static void drop_launch(struct launches *l)
+{
+	pthread_mutex_lock(&l->lock);
+	if (l->count)
+		l->count--;
+	pthread_mutex_unlock(&l->lock);
+}
+
+static int take_layer(struct launches *l, CUstream stream)
+{
+	int layer = -1;
+
+	pthread_mutex_lock(&l->lock);
+	if (l->count && l->list[l->first].stream == stream) {
+		layer = l->list[l->first].layer;
+		l->first = (l->first + 1) % l->room;
+		l->count--;
+	}
+	pthread_mutex_unlock(&l->lock);
+	return layer;
+}
+
+static void hear_kernel(void *arg, const char *name, CUstream stream, uint64_t start_ns, uint64_t end_ns)
+{
+	struct run_profile *p = arg;
+	struct kvs_event event = {.type = KVS_EVENT_KERNEL,
+		.time_ns = start_ns,
+		.kernel = {
+			.name = strcmp(name, "a host function") ? name : "OpenBLAS gemm", /* the engine has no others */
+			.duration_ns = end_ns - start_ns,
+			.stream = (uintptr_t)stream,
+			.layer = take_layer(&p->launches, stream)}};
+
+	add(p, &event);
+}
+
+/* Before the call, as the kernel may run before it returns. */
+static void note_launch(struct run_profile *p, const struct kvs_cu_call *call)
+{
+	bool kernel = call->function == KVS_FN_cuLaunchKernel;
+
+	if (!p->hears_kernels || (!kernel && call->function != KVS_FN_cuLaunchHostFunc))
+		return;
+	if (!call->after)
+		push_launch(&p->launches, (struct launch){ARG(call, CUstream, kernel ? 8 : 0), p->layer});
+	else if (call->result)
+		drop_launch(&p->launches);
+}
+
 /* ---- calls ---- */
 
 /* Names as the driver exports them: cuda.h makes cuMemAlloc a macro for cuMemAlloc_v2. */
@@ -59,8 +147,6 @@ static void add(struct run_profile *p, struct kvs_event *event)
 #define EXPORTED(name) [KVS_FN_##name] = TEXT_OF(name),
 static const char *const exported[KVS_FN_COUNT] = {KVS_CU_FUNCTIONS(EXPORTED)};
 #undef EXPORTED
-
-#define ARG(call, type, i) (*(const type *)(call)->args[i])
 
 /* What a call made, used or freed, as docs/trace.md has it for each function. */
 static void describe(const struct kvs_cu_call *call, struct kvs_event *event)
@@ -140,6 +226,7 @@ static void watch_call(void *arg, const struct kvs_cu_call *call)
 	struct run_profile *p = arg;
 	struct kvs_event event = {.type = KVS_EVENT_CALL, .time_ns = call->start_ns};
 
+	note_launch(p, call);
 	if (!call->after)
 		return;
 	event.call.function = exported[call->function];
@@ -224,6 +311,7 @@ static void hear(void *arg, const struct kvs_engine_note *note)
 		begin_phase(p, "", 0);
 		break;
 	case KVS_NOTE_LAYER:
+		p->layer = note->layer;
 		break;
 	}
 }
@@ -272,6 +360,19 @@ static void introduce(struct run_profile *p)
 	add(p, &event);
 }
 
+static int close_profile(struct run_profile *p)
+{
+	int err;
+
+	if (p->hears_kernels)
+		kvs_cu_on_kernel(&p->unseen, NULL, NULL);
+	err = kvs_trace_close(p->trace);
+	pthread_mutex_destroy(&p->launches.lock);
+	free(p->launches.list);
+	free(p);
+	return err;
+}
+
 int run_profile_open(const char *path, kvs_cu *cu, struct run_profile **out)
 {
 	struct kvs_trace_options options = {.append = !path};
@@ -295,10 +396,12 @@ int run_profile_open(const char *path, kvs_cu *cu, struct run_profile **out)
 	}
 	introduce(p);
 	ask_device(p);
+	p->layer = -1;
+	pthread_mutex_init(&p->launches.lock, NULL);
+	p->hears_kernels = !kvs_cu_on_kernel(cu, hear_kernel, p);
 	err = kvs_cu_observe(cu, NULL, 0, watch_call, p, &p->observer);
 	if (err) {
-		kvs_trace_close(p->trace);
-		free(p);
+		close_profile(p);
 		return err;
 	}
 	*out = p;
@@ -308,14 +411,11 @@ int run_profile_open(const char *path, kvs_cu *cu, struct run_profile **out)
 int run_profile_close(struct run_profile *p)
 {
 	struct kvs_event event = {.type = KVS_EVENT_EXIT, .exit = {.status = -1}};
-	int err;
 
 	if (!p)
 		return 0;
 	kvs_cu_unobserve(p->observer);
 	ask_device(p);
 	add(p, &event);
-	err = kvs_trace_close(p->trace);
-	free(p);
-	return err;
+	return close_profile(p);
 }
