@@ -34,8 +34,8 @@ AND_THEN = $(Q)$(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$
 test-modules: $(TEST_MODULES)
 tests-build: build $(TEST_PROGRAMS) $(TEST_MODULES)
 run-tests: tests-build
-	$(Q)BUILD=$(BUILD) JOBS=$(TEST_JOBS) tests/run.sh $(TEST_SCRIPTS) $(TEST_PROGRAMS)
-check: deps ## all tests; ends in "N passed, N failed, N skipped"
+	$(Q)BUILD=$(BUILD) JOBS=$(TEST_JOBS) SAMPLE=$(SAMPLE) tests/run.sh $(TEST_SCRIPTS) $(TEST_PROGRAMS)
+check: deps ## all tests, or with SAMPLE=N one in N, by date; ends in "N passed, N failed, N skipped"
 	$(AND_THEN) run-tests
 
 # What runs on more than one thread; for SANITIZE=thread.

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Runs test programs, JOBS at a time, prints a line for each when it ends (the whole output of one that fails), and a closing
 # count. A program exits 0 (passed), 77 (skipped; its last line says why) or anything else (failed).
-# usage: [BUILD=build] [JOBS=1] tests/run.sh PROGRAM...
+# With SAMPLE=N only one in N of them runs, others every day, so that each has its turn within N days.
+# usage: [BUILD=build] [JOBS=1] [SAMPLE=1] tests/run.sh PROGRAM...
 set -u
 export BUILD="${BUILD:-build}"
 # A launch that does not wait for an upload in the default stream reads old bytes, as it may on a GPU.
@@ -12,6 +13,17 @@ RESULTS=$(mktemp -d)
 export RESULTS
 trap 'rm -rf "$RESULTS"' EXIT
 trap 'exit 130' INT TERM
+
+# Which day's turn it is for a program depends on its name alone, so a new one changes nothing for the others.
+if [ "${SAMPLE:-1}" -gt 1 ]; then
+	day=$(($(date +%s) / 86400))
+	for program; do
+		shift
+		number=$(printf '%s' "${program#"$BUILD"/}" | cksum)
+		[ $(((${number%% *} + day) % SAMPLE)) -ne 0 ] || set -- "$@" "$program"
+	done
+	echo "one in $SAMPLE, drawn by date: $# programs"
+fi
 
 # One program: its line is printed whole, in one write, so that those of several do not mix.
 one='
