@@ -287,7 +287,7 @@ static void a_study_that_is_stopped_leaves_its_study_md(void **state)
 			signals[i]);
 		process = run_shell(command, 120);
 		if (process.status != 130 || !strstr(process.out, "study.json\nstudy.md\n") ||
-			!strstr(process.err, "the same command goes on from here"))
+			!strstr(process.err, "the same command continues from here"))
 			fail_msg("%s: status %d: %s%s", signals[i], process.status, process.out, process.err);
 		process_free(&process);
 	}

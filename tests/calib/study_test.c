@@ -156,7 +156,7 @@ static void a_study_in_pieces_is_a_study_in_one(void **state)
 		"--methods adjacent >/dev/null || exit 11; " STUDY
 		"--methods random,adjacent,similar >/dev/null 2>$T/err & pid=$!; "
 		"while ! grep -q random $T/s/study.json; do sleep 0.02; done; kill -INT $pid; wait $pid; stopped=$?; "
-		"[ $stopped = 130 ] && { grep -q 'same command goes on' $T/err || exit 12; "
+		"[ $stopped = 130 ] && { grep -q 'same command continues' $T/err || exit 12; "
 		"grep -q 'Not finished' $T/s/study.md || exit 13; }; " STUDY
 		"--methods random,adjacent,similar --json >$T/two || exit 14; "
 		"cmp $T/one $T/two && cmp $T/first/study.md $T/s/study.md && cmp $T/first/loss.svg $T/s/loss.svg && "
@@ -275,7 +275,7 @@ static const struct bad_input {
 		"kvshare-run study -m $T/no --text $T/text --calib $T/calib -o $T/s; ls $T/s 2>/dev/null; false", 1,
 		"no"},
 	{"two texts from standard input", "kvshare-run study -m $T/m --text - --calib - -o $T/s </dev/null", 2,
-		"one text alone"},
+		"only one text"},
 	{"the same text twice", "$S --text $T/calib", 1, "both searched and measured on"},
 	{"the same text to search with twice", "cp $T/calib $T/c; $S --calib $T/c", 1, "is the same text as"},
 	{"too many texts", "$S --calib a --calib b --calib c --calib d", 2, "4 texts are the most"},

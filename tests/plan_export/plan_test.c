@@ -290,7 +290,7 @@ static void lckv_that_is_no_plan_is_refused(void **state)
 		const char *notation, *words;
 	} rows[] = {
 		{"0_1s_2", "character 4: layer numbers with _ between them"},
-		{"0_1s_2", "nothing of sliding windows"},
+		{"0_1s_2", "has no sliding windows"},
 		{"0,1", "character 2"},
 		{"0_3_1", "owners[1] is 3: an owner may not lie above its layer"},
 		{"0_0_1", "layer 1 itself borrows"},
@@ -320,9 +320,9 @@ static void who_has_one_owner_for_both_refuses_two(void **state)
 {
 	(void)state;
 	assert_fails("convert " EXPORTS "split.json --to lckv", 1,
-		"layer 1 reads K of layer 0 and V of layer 1: LCKV's notation can only say");
+		"layer 1 reads K of layer 0 and V of layer 1: LCKV's notation can only express");
 	assert_fails("convert " EXPORTS "split.json --to vllm", 1,
-		"layer 1 reads K of layer 0 and V of layer 1: vLLM can only say");
+		"layer 1 reads K of layer 0 and V of layer 1: vLLM can only express");
 }
 
 static void json_keeps_what_it_does_not_know(void **state)
@@ -384,7 +384,7 @@ static void wrong_usage_says_what_is_wanted(void **state)
 		{"paint", "Usage: kvshare-run plan VERB"},
 		{"show", "which plan?"},
 		{"show a b", "one plan at a time"},
-		{"show a --owners 0", "both say a plan"},
+		{"show a --owners 0", "both give a plan"},
 		{"check --owners 0,1", "-m DIR"},
 		{"check --owners 0,1 --to lckv -m .", "unrecognized option"},
 		{"convert --owners 0,1", "--to json, lckv, vllm or transformers"},

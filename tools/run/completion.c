@@ -1,14 +1,16 @@
 /*
- * tools/run/completion.c: `kvshare-run completion bash|zsh` prints a completion for that shell, made from the tables of options.
+ * tools/run/completion.c: `kvshare-run completion bash|zsh` prints a completion for that shell, made from the tables of
+ * options.
  *
- * The words that an option takes are what its help names: "f16|bf16|f32" are three; FILE and PLAN are files, DIR directories.
+ * An option's values follow from its argument in help: "f16|bf16|f32" is three words, FILE and PLAN are files, DIR is a
+ * directory.
  */
 #include "run.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* Called for each option of a command and of what it is made of; not for hidden ones and headings. */
+/* Called for each option of a command and of its argp children, except hidden ones and headings. */
 typedef void option_fn(const struct argp_option *option);
 
 static void each_option(const struct argp *argp, option_fn *tell)
@@ -222,7 +224,7 @@ int run_print_completion(const struct run_subcommand *const *commands, const cha
 	else if (shell && !strcmp(shell, "zsh"))
 		print_zsh(commands);
 	else {
-		fputs("kvshare-run completion: for which shell? bash and zsh are known\n", stderr);
+		fputs("kvshare-run completion: name a shell, bash or zsh\n", stderr);
 		return RUN_EXIT_USAGE;
 	}
 	return EXIT_SUCCESS;

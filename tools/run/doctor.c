@@ -1,7 +1,7 @@
 /*
- * tools/run/doctor.c: `kvshare-run doctor` looks at the machine and says what works, what does not, and what to do.
+ * tools/run/doctor.c: `kvshare-run doctor` reports what works on this machine, what does not, and what to do about it.
  *
- * Every check only looks: it opens a library, a device or a file and closes it again. Nothing is changed.
+ * A check opens a library, a device or a file and closes it again. It changes nothing.
  */
 #include "run.h"
 
@@ -74,7 +74,7 @@ static void check_host(struct findings *all)
 		item = add(all, "host device", STATE_MISSING);
 		snprintf(item->found, sizeof(item->found), "%s", kvs_error());
 		snprintf(item->advice, sizeof(item->advice),
-			"build it with `make build`, or name it in KVSHARE_SOFTCUDA");
+			"build it with `make build`, or set KVSHARE_SOFTCUDA to its path");
 		return;
 	}
 	describe_device(add(all, "host device", STATE_OK), cu);
@@ -86,7 +86,7 @@ static void check_library(
 	struct findings *all, const char *what, const char *const *names, enum state without, const char *advice)
 {
 	for (; *names; names++) {
-		/* Stays loaded: some of these do not give back at unloading what they took at loading. */
+		/* Stays loaded: some of these leak when they are unloaded. */
 		void *library = dlopen(*names, RTLD_LAZY | RTLD_LOCAL | RTLD_NODELETE);
 		if (library) {
 			struct finding *item = add(all, what, STATE_OK);
@@ -190,8 +190,8 @@ static error_t parse(int key, char *text, struct argp_state *state)
 
 static const struct argp_option options[] = {{"json", 'j', NULL, 0, "print one JSON object", 0}, {0}};
 static const struct argp argp = {options, parse, NULL,
-	"Look at what this machine has for kvshare, and say what to do about what it lacks.\v"
-	"Exits 1 if something is missing that every use of kvshare needs. Changes nothing.",
+	"Check what this machine has for kvshare, and say what to do about anything missing.\v"
+	"Exits with 1 if anything is missing that kvshare cannot do without. Changes nothing.",
 	NULL, NULL, NULL};
 
 static int run_command(int argc, char **argv)
@@ -214,4 +214,4 @@ static int run_command(int argc, char **argv)
 }
 
 const struct run_subcommand run_doctor_command = {
-	"doctor", "what this machine has for kvshare, and what to do about what it lacks", &argp, run_command, NULL};
+	"doctor", "what this machine has for kvshare, and what to do about anything missing", &argp, run_command, NULL};

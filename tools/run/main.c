@@ -1,5 +1,5 @@
 /*
- * tools/run/main.c: kvshare-run finds the subcommand and hands over.
+ * tools/run/main.c: the entry point of kvshare-run: it finds the subcommand and runs it.
  */
 #include "run.h"
 
@@ -98,7 +98,7 @@ static int run_command(int argc, char **argv)
 	return run_as(command, name, argc, argv);
 }
 
-/* `help plan show` is `plan show --help`; `argv` begins with what is behind `help`. */
+/* `help plan show` is `plan show --help`; `argv` begins after `help`. */
 static int run_help(int argc, char **argv)
 {
 	char *words[4] = {0}, help[] = "--help";
@@ -150,6 +150,6 @@ int main(int argc, char **argv)
 	if (run_flush_stdout())
 		status = run_complain();
 	if (status == RUN_EXIT_INTERRUPTED)
-		_exit(status); /* the device may still be at work: nothing here waits for that */
+		_exit(status); /* without waiting for the device, which may still be at work */
 	return status;
 }

@@ -1,5 +1,5 @@
 /*
- * tools/run/options.c: the options that commands with a model share, and how values are read.
+ * tools/run/options.c: the options that commands with a model share, and parsers for values.
  */
 #include "run.h"
 
@@ -27,22 +27,21 @@ static const struct argp_option options[] = {
 	{NULL, 0, NULL, 0, "Model and device:", MODEL_GROUP},
 	{"model", 'm', "DIR", 0, "Hugging Face checkpoint directory (required)", MODEL_GROUP},
 	{"device", OPTION_DEVICE, RUN_DEVICE_WORDS, 0, RUN_DEVICE_HELP, MODEL_GROUP},
-	{"ctx", OPTION_CTX, "TOKENS", 0, "room of the context (default: the model's, at most 4096)", MODEL_GROUP},
+	{"ctx", OPTION_CTX, "TOKENS", 0, "size of the context (default: the model's, at most 4096)", MODEL_GROUP},
 	{"kv-dtype", OPTION_KV_DTYPE, "f16|bf16|f32", 0, "type of K and V (default: the checkpoint's)", MODEL_GROUP},
 	{"chunk", OPTION_CHUNK, "TOKENS", 0,
-		"run texts in pieces of this size (default 512; calibrate and study: 1024)", MODEL_GROUP},
-	{"no-premap", OPTION_NO_PREMAP, NULL, 0, "map memory only when it is needed, never ahead", MODEL_GROUP},
+		"run texts in chunks of this size (default 512; calibrate and study: 1024)", MODEL_GROUP},
+	{"no-premap", OPTION_NO_PREMAP, NULL, 0, "map memory only when it is needed, not ahead of time", MODEL_GROUP},
 	{"profile", OPTION_PROFILE, "TRACE", 0,
-		"write down every driver call and what memory is for; `kvshare-run report TRACE` explains it",
-		MODEL_GROUP},
-	{"json", OPTION_JSON, NULL, 0, "print one JSON object on stdout, and nothing else there", MODEL_GROUP},
-	{"quiet", 'q', NULL, 0, "no progress, no summary", MODEL_GROUP},
+		"record every driver call and the use of memory; `kvshare-run report TRACE` explains it", MODEL_GROUP},
+	{"json", OPTION_JSON, NULL, 0, "print one JSON object to stdout, and nothing else", MODEL_GROUP},
+	{"quiet", 'q', NULL, 0, "show no progress and no summary", MODEL_GROUP},
 	{0},
 };
 
 static const struct argp_option sharing_options[] = {
 	{NULL, 0, NULL, 0, "Sharing:", SHARING_GROUP},
-	{"plan", OPTION_PLAN, "FILE", 0, "share layers as this plan says", SHARING_GROUP},
+	{"plan", OPTION_PLAN, "FILE", 0, "share layers as this plan describes", SHARING_GROUP},
 	{"owners", OPTION_OWNERS, "LIST", 0, "share layers as listed: the owner of each layer's K and V, as in 0,1,2,1",
 		SHARING_GROUP},
 	{0},
@@ -113,7 +112,7 @@ const char *run_parse_owners(struct argp_state *state, const char *text)
 		argp_error(state, "--%s", kvs_error()); /* "owners: character 3 ..." */
 	if (!err)
 		kvs_plan_free(plan);
-	return text; /* where there is no memory now, using it will say so */
+	return text; /* out of memory: reported when the list is used */
 }
 
 enum kvs_dtype run_parse_dtype(struct argp_state *state, const char *option, const char *text)

@@ -1,5 +1,6 @@
 /*
- * tools/run/report.c: what the commands print: JSON of the contracts in docs/, summaries, progress, errors.
+ * tools/run/report.c: output that several commands share: parts of JSON reports, summaries, progress, errors. Texts and
+ * directories that users name are opened here too.
  */
 #include "run.h"
 
@@ -11,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define TEXT_LIMIT ((size_t)1 << 30) /* a text is held in memory; more than this is a mistake */
+#define TEXT_LIMIT ((size_t)1 << 30) /* a text is held in memory; a larger one is a mistake */
 
 double run_now_s(void)
 {

@@ -1,5 +1,7 @@
 /*
- * tools/run/run.h: what the subcommands of kvshare-run share: the options of a model, opening it, JSON and progress.
+ * tools/run/run.h: the parts that the subcommands of kvshare-run share: options, an open model, output, long work.
+ *
+ * Private to tools/run/. A name that several files use starts with run_, in bench/ and plan/ with bench_ and plan_.
  */
 #ifndef KVS_RUN_H
 #define KVS_RUN_H
@@ -11,19 +13,19 @@
 #include <stdio.h>
 
 #define RUN_EXIT_USAGE 2
-#define RUN_EXIT_INTERRUPTED 130 /* as a shell has it for SIGINT */
+#define RUN_EXIT_INTERRUPTED 130 /* 128 + SIGINT, as shells report it */
 
 /* A subcommand, in the file of its name. */
 struct run_subcommand {
 	const char *name, *summary;
-	const struct argp *argp;            /* its options, for help and completion; NULL where it has verbs */
+	const struct argp *argp;            /* its options, for help and completion; NULL if it has verbs */
 	int (*run)(int argc, char **argv);  /* argv[0] is "kvshare-run NAME"; returns the exit status */
 	const struct run_subcommand *verbs; /* NULL, or commands below this one, up to one without a name */
 };
 extern const struct run_subcommand run_bench_command, run_generate_command, run_eval_command, run_calibrate_command,
 	run_study_command, run_plan_command, run_report_command, run_doctor_command;
 
-/* `kvshare-run completion SHELL`, of commands up to NULL (completion.c). Returns the exit status. */
+/* `kvshare-run completion SHELL`; `commands` ends in NULL (completion.c). Returns the exit status. */
 int run_print_completion(const struct run_subcommand *const *commands, const char *shell);
 
 /* ---- options that all model commands share (options.c) ---- */
@@ -35,7 +37,7 @@ struct run_model_options {
 	bool kv_dtype_set, json, quiet, no_premap;
 };
 
-/* Argp children; a command's parser passes their inputs on, as child_inputs, at ARGP_KEY_INIT. */
+/* Argp children; a command's parser sets their inputs (child_inputs) at ARGP_KEY_INIT. */
 extern const struct argp run_model_argp;   /* struct run_model_options */
 extern const struct argp run_sharing_argp; /* struct run_model_options: its plan_path and owners */
 extern const struct argp run_text_argp;    /* struct kvs_calib_text_options: how a text is cut (text_options.c) */
@@ -51,11 +53,11 @@ double run_parse_real(
 /* The index of `text` in `words`, which end in NULL. */
 int run_parse_word(struct argp_state *state, const char *option, const char *text, const char *const *words);
 enum kvs_dtype run_parse_dtype(struct argp_state *state, const char *option, const char *text); /* f16, bf16 or f32 */
-/* These only check, and give `text` back: what it says is usable without knowing device or model. */
+/* These check all that can be checked without a device or a model, and return `text`. */
 const char *run_parse_device(struct argp_state *state, const char *text);
 const char *run_parse_owners(struct argp_state *state, const char *text);
 
-/* ---- a model that is open (session.c) ---- */
+/* ---- an open model (session.c) ---- */
 
 struct run_session {
 	kvs_cu *cu;
@@ -68,18 +70,18 @@ struct run_session {
 	double load_s;
 };
 
-/* Opens all of it and shows a bar while weights load; on error what was opened is closed again. */
+/* Opens all of it, with a progress bar while weights load. On error nothing stays open. */
 int run_session_open(const struct run_model_options *options, struct run_session *session);
-/* All but the engine, for callers that open one of another shape. */
+/* All but the engine, for callers that open one with options of their own. */
 int run_session_open_model(const struct run_model_options *options, struct run_session *session);
 void run_session_close(struct run_session *session);
-/* A bar while weights load, as struct kvs_engine_options calls it; `arg` is not looked at. */
+/* The progress callback of struct kvs_engine_options: a bar while weights load. `arg` is unused. */
 void run_show_load(void *arg, size_t done_bytes, size_t total_bytes);
 
 /* ---- output (report.c) ---- */
 
 double run_now_s(void); /* monotonic */
-/* Prints kvs_error() behind the program's name; returns EXIT_FAILURE. */
+/* Prints kvs_error() after the program's name; returns EXIT_FAILURE. */
 int run_complain(void);
 /* The whole file, or standard input for "-"; NUL-terminated; the caller frees it. */
 int run_read_text(const char *path, char **text, size_t *bytes);
@@ -88,42 +90,48 @@ json_t *run_json_number(double value);
 json_t *run_json_device(const kvs_cu *cu);
 json_t *run_json_model(const struct kvs_config *config);
 json_t *run_json_memory(const struct kvs_engine_memory *memory);
-/* Writes one object on stdout and drops it; NULL: there was no memory for it. -EIO where stdout takes no more. */
+/* Prints an object to stdout and releases it. -ENOMEM (also if `object` is NULL), -EIO (stdout cannot be written). */
 int run_print_json(json_t *object);
 void run_print_memory_summary(const struct kvs_engine_memory *memory);
 
-/* Makes the directory where there is none. -ENOTDIR, -EACCES and what mkdir says, named. */
+/* Creates the directory unless it exists. -ENOTDIR, -EACCES or mkdir's errno. */
 int run_make_directory(const char *path);
 
-/* A bar on stderr while something long runs, and only on a terminal. */
+/* A progress bar on stderr; nothing unless that is a terminal. */
 void run_progress_show(const char *what, size_t done, size_t total);
 void run_progress_clear(void);
 
 /* ---- standard streams (streams.c) ---- */
 
-/* -o of every command that writes one file: "-" is standard output. What kvs_file_write() and run_flush_stdout() return. */
+/*
+ * -o of every command that writes one file: "-" is standard output. Errors are those of kvs_file_write() and
+ * run_flush_stdout().
+ */
 int run_write_output(const char *path, const char *text);
 bool run_is_stdout(const char *path);
-/* At the start, once: descriptors 0 to 2 are there, and what stdout did not take ends the program with EXIT_FAILURE. */
+/*
+ * Call once at the start: opens missing descriptors 0 to 2; from then on lost output makes the exit status
+ * EXIT_FAILURE.
+ */
 int run_open_streams(void);
-/* -EIO with a message where stdout does not take all that was written. */
+/* -EIO if some of the output to stdout was lost. */
 int run_flush_stdout(void);
 
 /* ---- long work (watch.c) ---- */
 
-/* A bar with the time that is left. A phase of the work ends where the total changes, or what is done falls back. */
+/* A progress bar with the time left. A new phase begins when the total changes or `done` decreases. */
 struct run_watch {
 	bool quiet, started;
 	size_t first, done, total; /* of the phase */
 	double start;
 };
 /*
- * From now on the first SIGINT, SIGTERM or SIGHUP asks work to stop, the second ends the program. Until there is something
- * to lose they end it at once.
+ * From this call on, the first SIGINT, SIGTERM or SIGHUP asks the work to stop, and the second ends the program. Call it
+ * when there is something to lose; until then a signal ends the program at once.
  */
 void run_watch_signals(void);
-bool run_watch_stopped(void); /* asked to stop; as struct kvs_engine_options wants it */
-/* As struct kvs_calib_progress calls it, with a struct run_watch: false when work should stop. */
+bool run_watch_stopped(void); /* a signal has asked to stop; also the callback of struct kvs_engine_options */
+/* The callback of struct kvs_calib_progress, with a struct run_watch. False: the work should stop. */
 bool run_watch_step(void *watch, const char *what, size_t done, size_t total);
 
 #endif

@@ -47,19 +47,19 @@ static void warn_of(const kvs_checkpoint *ckpt)
 	char *text, *line, *rest, shown[1024];
 
 	if (kvs_checkpoint_warnings(ckpt, &text))
-		return; /* no memory: what follows says so */
+		return; /* out of memory: the next allocation reports it */
 	for (rest = text; (line = strsep(&rest, "\n")) && *line;)
 		fprintf(stderr, "kvshare-run: warning: %s\n", kvs_visible(line, shown, sizeof(shown)));
 	free(text);
 }
 
-/* It works, and what it works out to is anyone's guess. */
+/* It runs, but with rotations that the model never saw in training. */
 static void warn_of_context(const struct run_model_options *options, const struct kvs_config *config)
 {
 	if (options->ctx_tokens > config->max_positions)
 		fprintf(stderr,
 			"kvshare-run: warning: --ctx %d goes past the %d positions that the model was trained for "
-			"(config.json: max_position_embeddings); what it says beyond them may make no sense\n",
+			"(config.json: max_position_embeddings); text beyond them may make no sense\n",
 			options->ctx_tokens, config->max_positions);
 }
 

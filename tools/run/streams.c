@@ -1,8 +1,8 @@
 /*
  * tools/run/streams.c: the standard streams of the program: open from the start, and checked at the end.
  *
- * What is written to standard output is all there when the program exits with 0. argp prints help and exits by itself, so
- * the last check is made at exit.
+ * Exit status 0 promises that all output was written. argp prints help and exits by itself, so the last check runs in an
+ * exit handler.
  */
 #include "run.h"
 
@@ -23,7 +23,7 @@ int run_flush_stdout(void)
 	if (!fflush(stdout) && !failed_before)
 		return 0;
 	reason = errno;
-	__fpurge(stdout); /* so that this is said once */
+	__fpurge(stdout); /* so that the error is reported once */
 	clearerr(stdout);
 	return kvs_fail(-EIO, "writing to stdout: %s", reason ? strerror(reason) : "a part of it was lost");
 }
@@ -45,7 +45,7 @@ static void check_at_exit(void)
 {
 	int err = run_flush_stdout();
 
-	if (!err && fclose(stdout)) /* some file systems say only now that there is no room */
+	if (!err && fclose(stdout)) /* some file systems report a full disk only now */
 		err = kvs_fail(-EIO, "writing to stdout: %s", strerror(errno));
 	if (!err)
 		return;
@@ -54,8 +54,8 @@ static void check_at_exit(void)
 }
 
 /*
- * A closed descriptor would be taken by the next file, or by softcuda's memory, and then be written to as standard output.
- * It is opened the wrong way round, so that using it is still an error.
+ * The next file to be opened, or softcuda's memory, would take the place of a closed descriptor, and output would go
+ * there. The placeholder is opened for the wrong direction, so that using it is still an error.
  */
 static int fill_descriptors(void)
 {
@@ -72,6 +72,6 @@ int run_open_streams(void)
 
 	if (err)
 		return err;
-	signal(SIGXFSZ, SIG_IGN); /* a file that may not grow further is an error of the write, which is reported */
+	signal(SIGXFSZ, SIG_IGN); /* then a file that may not grow makes write() fail, which is reported */
 	return atexit(check_at_exit) ? kvs_fail(-ENOMEM, "no memory to start with") : 0;
 }

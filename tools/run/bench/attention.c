@@ -1,14 +1,14 @@
 /*
- * tools/run/bench/attention.c: attention alone, of one token over a long context and of a prompt's chunk.
+ * tools/run/bench/attention.c: attention alone, of one token over a long context and of a chunk of a prompt.
  *
- * Each launch reads the next of as many caches as the model has layers, so that the device's caches hold none of it. K, V
- * and Q are random: what a GPU draws, and so its clock, depends on the bits that toggle.
+ * There are as many KV caches as the model has layers, and each launch reads the next one, so that none of it is still in
+ * the device's own caches. K, V and Q are random: a GPU's power draw, and so its clock, depends on the bits that toggle.
  */
 #include "bench.h"
 
 #include <math.h>
 
-#define CHUNK_TOKENS 512 /* of a prompt, as the engine cuts it */
+#define CHUNK_TOKENS 512 /* the engine's default for prompts */
 
 struct attention {
 	kvs_stream *stream;
@@ -73,7 +73,7 @@ static int measure_prefill(struct bench *bench, struct attention *a, int tokens,
 	return 0;
 }
 
-/* Q in front, then the output, then the splits' parts, then a K and a V for each layer. */
+/* Q first, then the output, then the partial results of the splits, then K and V of each layer. */
 static int lay_out(struct bench *bench, struct attention *a, int chunk)
 {
 	const struct bench_shape *shape = &bench->shape;

@@ -1,8 +1,9 @@
 /*
- * tools/run/bench/bench.c: `kvshare-run bench` measures kernels and engine on a model's shape, against the device's own ceiling.
+ * tools/run/bench/bench.c: `kvshare-run bench` measures kernels and engine on a model's shape, against the device's own
+ * ceiling.
  *
- * The ceiling is the bandwidth of a device-to-device copy, measured in the same run. Everything that follows moves memory
- * for a living and is shown as per cent of it. Weights are random: speed does not depend on what they are.
+ * The ceiling is the bandwidth of a device-to-device copy, measured in the same run. The rest is mostly bound by
+ * memory, and is given as a percentage of that ceiling. Weights are random: speed does not depend on their values.
  */
 #include "bench.h"
 
@@ -19,7 +20,7 @@ static const struct bench_shape shapes[] = {
 	{"tiny", 8, 256, 704, 8, 2, 32, 2048},
 };
 
-/* Copy and read come first: the others are set against them. */
+/* Copy and read come first: the others are compared with them. */
 static const struct suite {
 	const char *name;
 	int (*run)(struct bench *bench, json_t *report);
@@ -39,14 +40,15 @@ struct env {
 };
 
 static const struct argp_option options[] = {
-	{"suite", OPTION_SUITE, "LIST", 0, "of copy,attention,gemm,rows,decode,vmm (default: all); copy always runs",
-		0},
-	{"shape", OPTION_SHAPE, "llama3-8b|llama2-7b|tiny", 0, "default: llama3-8b, on the host tiny", 0},
-	{"layers", OPTION_LAYERS, "N", 0, "that many layers instead of the shape's", 0},
-	{"ctx", OPTION_CTX, "TOKENS", 0, "longest context (default 8192, on the host 512)", 0},
-	{"dtype", OPTION_DTYPE, "f16|bf16|f32", 0, "of weights, K and V (default: bf16)", 0},
+	{"suite", OPTION_SUITE, "LIST", 0,
+		"some of copy,attention,gemm,rows,decode,vmm (default: all); copy always runs", 0},
+	{"shape", OPTION_SHAPE, "llama3-8b|llama2-7b|tiny", 0,
+		"the model's shape (default: llama3-8b; on the host: tiny)", 0},
+	{"layers", OPTION_LAYERS, "N", 0, "N layers instead of the shape's", 0},
+	{"ctx", OPTION_CTX, "TOKENS", 0, "longest context (default 8192; on the host: 512)", 0},
+	{"dtype", OPTION_DTYPE, "f16|bf16|f32", 0, "type of weights, K and V (default: bf16)", 0},
 	{"device", OPTION_DEVICE, RUN_DEVICE_WORDS, 0, RUN_DEVICE_HELP, 0},
-	{"json", OPTION_JSON, NULL, 0, "print one JSON object on stdout, and nothing else there", 0},
+	{"json", OPTION_JSON, NULL, 0, "print one JSON object to stdout, and nothing else", 0},
 	{0},
 };
 
@@ -58,7 +60,7 @@ static void parse_suites(struct argp_state *state, struct env *env, const char *
 		while (i < SUITE_COUNT && (strncmp(list, suites[i].name, length) || strlen(suites[i].name) != length))
 			i++;
 		if (i == SUITE_COUNT)
-			argp_error(state, "--suite has \"%.*s\": " SUITE_NAMES " are there", (int)length, list);
+			argp_error(state, "--suite has \"%.*s\": the suites are " SUITE_NAMES, (int)length, list);
 		else
 			env->wanted[i] = true;
 		list += length + (list[length] == ',');
@@ -84,7 +86,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		return 0;
 	case OPTION_SHAPE:
 		if (!find_shape(text))
-			argp_error(state, "--shape is \"%s\": llama3-8b, llama2-7b and tiny are there", text);
+			argp_error(state, "--shape is \"%s\": llama3-8b, llama2-7b or tiny is expected", text);
 		env->shape = text;
 		return 0;
 	case OPTION_LAYERS:
@@ -109,7 +111,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	return ARGP_ERR_UNKNOWN;
 }
 
-/* On a GPU the stream gets something to do first: a thousandth of a second in which the host enqueues the runs. */
+/* On a GPU the stream starts with a copy: the host enqueues the runs during that millisecond. */
 static CUresult keep_busy(struct bench *bench, CUstream stream, int runs)
 {
 	if (runs == 1 || bench->cu->kind == KVS_DEVICE_HOST)
@@ -173,7 +175,7 @@ int bench_time(struct bench *bench, CUstream stream, int (*run)(void *arg), void
 	int err = open_timer(bench, stream, &timer);
 
 	if (bench->cu->kind == KVS_DEVICE_HOST)
-		runs = 1; /* there is no launch to hide, and a run is long */
+		runs = 1; /* there is no launch latency to hide, and a run takes long */
 	for (int warm = 0; warm < 3 && !err; warm++)
 		err = time_runs(&timer, run, arg, 1, &samples[0]);
 	begun = run_now_s();
@@ -230,7 +232,7 @@ int bench_fill_random(struct bench *bench, CUdeviceptr to, size_t bytes, enum kv
 	}
 	free(host);
 	if (!result)
-		result = bench->cu->cuCtxSynchronize(); /* the last bytes may still be under way */
+		result = bench->cu->cuCtxSynchronize(); /* the last bytes may still be in flight */
 	return result ? kvs_cu_fail(bench->cu, result, "filling %zu MiB", bytes >> 20) : 0;
 }
 
@@ -280,7 +282,7 @@ static int run_suites(const struct env *env, struct bench *bench)
 
 static const struct argp argp = {options, parse, NULL,
 	"Measure kernels and engine on a model's shape, with random weights.\v"
-	"The first figure is the bandwidth of a copy on the device; the others are per cent of it.\n\n"
+	"The first figure is the bandwidth of a copy on the device; the others are given as percentages of it.\n\n"
 	"Examples:\n"
 	"  kvshare-run bench\n"
 	"  kvshare-run bench --suite attention,decode --shape llama2-7b --json\n",

@@ -1,5 +1,6 @@
 /*
- * tools/run/bench/ceiling.c: what the device's memory can do: a copy, and reads alone. All else is set against these.
+ * tools/run/bench/ceiling.c: the bandwidth of the device's memory, in a copy and in reads alone. All else is compared
+ * with it.
  */
 #include "bench.h"
 
@@ -29,7 +30,7 @@ static int measure_copy(struct bench *bench, json_t *report)
 	return 0;
 }
 
-/* The sum goes to where the copy writes. */
+/* The sum is written to the target of the copy. */
 struct read {
 	kvs_stream *stream;
 	const struct bench *bench;

@@ -1,7 +1,8 @@
 /*
- * tools/run/bench/engine.c: the engine's prefill and decode, full and shared, and what the parts of a decode step take.
+ * tools/run/bench/engine.c: the engine's prefill and decode, full and shared, and the time of each part of a decode step.
  *
- * A part's time is what a step takes less without it: its kernels, and the gaps around them that nothing else fills.
+ * A part's time is the time that a step saves without it: that of its kernels and of the gaps around them that nothing
+ * else fills.
  */
 #include "bench.h"
 
@@ -9,7 +10,7 @@
 #include <stdlib.h>
 
 #define DECODE_STEPS 32
-#define SHARED_EVERY 4 /* one layer of four borrows: 25 % */
+#define SHARED_EVERY 4 /* one layer in four borrows: 25 % */
 
 /* Every fourth layer reads the one before it. */
 static int quarter_plan(int layers, kvs_plan **plan)
@@ -55,14 +56,14 @@ static const struct {
 
 struct speed {
 	double prefill_s, step_s; /* of the whole prompt; median of one step */
-	double enqueue_s;         /* of a step: until the host has handed it over */
+	double enqueue_s;         /* of a step: until the host has enqueued it */
 	double without_s[PARTS];  /* a step without that part; 0: not measured */
 	int prompt;
 	double prefill_bytes, step_bytes;
 	struct kvs_engine_memory memory;
 };
 
-/* Steps behind the prompt; the slot has its old length afterwards. */
+/* Steps after the prompt; the slot has its old length again afterwards. */
 static int measure_steps(kvs_engine *engine, int prompt, double *step_s, double *enqueue_s)
 {
 	double steps[DECODE_STEPS], enqueued[DECODE_STEPS];
@@ -174,7 +175,7 @@ static int measure_plan(struct bench *bench, const kvs_plan *plan, struct speed 
 	return err;
 }
 
-/* What each part takes, and "rest": what no part accounts for. NULL where parts were not measured. */
+/* The time of each part, and "rest": the time that no part accounts for. NULL if parts were not measured. */
 static json_t *json_parts(const struct speed *speed)
 {
 	json_t *all = speed->without_s[0] > 0 ? json_object() : NULL;

@@ -1,18 +1,18 @@
 /*
- * tools/run/bench/growth.c: what growing a cache costs a token when memory is mapped on demand, ahead of need, or
- * beforehand: by itself, and in decode steps, while the device is busy with the step before.
+ * tools/run/bench/growth.c: the cost per token of growing a cache, with memory mapped on demand, ahead of need, or all at
+ * the start: growth alone, and in decode steps, while the device is busy with the step before.
  */
 #include "bench.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
-/* Seconds a token: mean over the context, and the longest that one token waited. */
+/* Seconds per token: mean over the context, and the longest wait of one token. */
 struct growth {
 	double mean_s, worst_s;
 };
 
-/* The cache grows a token at a time to the whole context; with `ahead` all of it is there before the first token. */
+/* The cache grows a token at a time to the whole context; with `ahead` all of it is mapped before the first token. */
 static int measure_growth(struct bench *bench, bool premap, bool ahead, struct growth *growth)
 {
 	const struct bench_shape *shape = &bench->shape;
@@ -51,8 +51,8 @@ static const struct way {
 #define WAYS (sizeof(ways) / sizeof(*ways))
 
 /*
- * Steps around a boundary of blocks: all regions grow at the same one. Where all is there beforehand a block holds the
- * whole context, and the first token brings it.
+ * Steps across block boundaries, which all regions reach at the same token. With `ahead` a block holds the whole context,
+ * so that the first token maps everything.
  */
 static int measure_decode(struct bench *bench, const struct way *way, struct growth *growth)
 {

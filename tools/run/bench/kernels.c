@@ -1,20 +1,20 @@
 /*
  * tools/run/bench/kernels.c: a forward pass's matrix products and row kernels, each alone.
  *
- * A product's weights lie elsewhere at each run, as a pass reads each matrix once. The operands
- * of the row kernels are small and were just written by the kernel before: they stay where they are.
+ * A product finds its weights at a new address in each run, as a pass reads each matrix only once. The operands of the
+ * row kernels are small, and in a pass the kernel before has just written them: they stay in place.
  */
 #include "bench.h"
 
 #include <errno.h>
 
-#define COLD_BYTES ((size_t)512 << 20) /* of weights that are read before the first is read again */
+#define COLD_BYTES ((size_t)512 << 20) /* of weights to read before the first is read again */
 
 struct gemm {
 	kvs_stream *stream;
 	kvs_tensor out, x, w;
 	CUdeviceptr weights;
-	size_t room, at; /* bytes behind `weights`; where the next run's lie */
+	size_t room, at; /* bytes at `weights`; offset of the next run's */
 };
 
 static int run_gemm(void *arg)
@@ -51,7 +51,7 @@ static int measure_gemm(struct bench *bench, struct gemm *g, const char *name, i
 	return 0;
 }
 
-/* Room for the largest matrix, and on a GPU for as much more as no cache holds. */
+/* Room for the largest matrix, and on a GPU for more than any cache holds. */
 static int lay_out_gemm(struct bench *bench, struct gemm *g, int tokens)
 {
 	const struct bench_shape *s = &bench->shape;
@@ -90,7 +90,7 @@ int bench_gemm(struct bench *bench, json_t *report)
 		err = lay_out_gemm(bench, &g, many);
 	for (size_t i = 0; i < 5 && !err; i++)
 		err = measure_gemm(bench, &g, shapes[i].name, 1, shapes[i].n, shapes[i].k, rows);
-	for (size_t i = 0; i < 4 && !err; i++) /* a prompt asks for one row of logits */
+	for (size_t i = 0; i < 4 && !err; i++) /* a prompt needs only one row of logits */
 		err = measure_gemm(bench, &g, shapes[i].name, many, shapes[i].n, shapes[i].k, rows);
 	json_object_set_new(report, "gemm", rows);
 	kvs_stream_close(g.stream);
@@ -99,7 +99,7 @@ int bench_gemm(struct bench *bench, json_t *report)
 	return err;
 }
 
-/* One token's worth of what stands between the products. */
+/* One token's tensors between the products. */
 struct rows {
 	kvs_stream *stream;
 	kvs_tensor ids, residual, gain, normed, gate_up, gated, logits;
@@ -143,7 +143,7 @@ static int run_argmax(void *arg)
 	return kvs_argmax(r->stream, r->ids, r->logits);
 }
 
-/* A tensor of one row behind those before it, each at a multiple of 256 bytes. */
+/* The next tensor of one row; each starts at a multiple of 256 bytes. */
 static kvs_tensor take(CUdeviceptr *next, enum kvs_dtype dtype, int cols)
 {
 	kvs_tensor tensor = {*next, dtype, 1, cols};

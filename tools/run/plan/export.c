@@ -1,8 +1,8 @@
 /*
- * tools/run/plan/export.c: plans in the words of other engines.
+ * tools/run/plan/export.c: plans in the notation of other engines.
  *
- * The Python for vLLM and transformers lies in exports/ as files that can be read and tried; here only @K_OWNERS@ and
- * @V_OWNERS@ in them give way to the plan's maps.
+ * The Python for vLLM and transformers lies in exports/, as files that can be read and tried. Here only @K_OWNERS@ and
+ * @V_OWNERS@ in them are replaced by the plan's owners.
  */
 #include "plan.h"
 
@@ -19,7 +19,7 @@ static void put_owners(FILE *out, const kvs_plan *plan, enum kvs_k_or_v which, c
 		fprintf(out, "%s%d", layer ? separator : "", kvs_plan_owner(plan, layer, which));
 }
 
-/* Copies `python`, with the plan in the places that ask for it. */
+/* Copies `python`, with the plan in place of @K_OWNERS@ and @V_OWNERS@. */
 static void put_python(FILE *out, const kvs_plan *plan, const char *python)
 {
 	static const struct {
@@ -41,7 +41,10 @@ static void put_python(FILE *out, const kvs_plan *plan, const char *python)
 	}
 }
 
-/* Where K and V have the same owners; otherwise -EINVAL naming the first layer that differs, and who needs it so. */
+/*
+ * 0 if K and V have the same owners; otherwise -EINVAL, naming the first layer that differs and `who` cannot express
+ * it.
+ */
 static int need_same_owners(const kvs_plan *plan, const char *who)
 {
 	for (int layer = 0; layer < kvs_plan_layers(plan); layer++) {
@@ -49,14 +52,14 @@ static int need_same_owners(const kvs_plan *plan, const char *who)
 
 		if (k != v)
 			return kvs_fail(-EINVAL,
-				"layer %d reads K of layer %d and V of layer %d: %s can only say plans in which both "
-				"are one layer's",
+				"layer %d reads K of layer %d and V of layer %d: %s can only express plans in which "
+				"both have the same owner",
 				layer, k, v, who);
 	}
 	return 0;
 }
 
-static int need_sayable(const kvs_plan *plan, enum plan_format format)
+static int check_expressible(const kvs_plan *plan, enum plan_format format)
 {
 	if (format == PLAN_LCKV)
 		return need_same_owners(plan, "LCKV's notation");
@@ -73,7 +76,7 @@ int plan_export(const kvs_plan *plan, enum plan_format format, char **text)
 
 	if (format == PLAN_JSON)
 		return kvs_plan_text(plan, text);
-	err = need_sayable(plan, format);
+	err = check_expressible(plan, format);
 	if (err)
 		return err;
 	out = open_memstream(text, &bytes);
@@ -98,13 +101,12 @@ int plan_from_lckv(const char *notation, kvs_plan **out)
 
 	for (size_t i = 0; !err && owners[i]; i++) {
 		if (owners[i] == '_')
-			owners[i] = ','; /* from here on it is a list as --owners takes it */
+			owners[i] = ','; /* the result is a list as --owners takes it */
 		else if (!isdigit((unsigned char)owners[i]))
 			err = kvs_fail(-EINVAL,
 				"\"%s\", character %zu: layer numbers with _ between them are expected, as in "
 				"0_1_2_1%s",
-				notation, i + 1,
-				owners[i] == 's' ? "; a plan says nothing of sliding windows (s)" : "");
+				notation, i + 1, owners[i] == 's' ? "; a plan has no sliding windows (s)" : "");
 	}
 	if (!err)
 		err = kvs_plan_parse(owners, out);

@@ -1,9 +1,9 @@
-/* tools/run/plan/exports.S: the Python that `plan convert` fills a plan into, as text inside the program. */
+/* tools/run/plan/exports.S: the Python into which `plan convert` puts a plan, as text inside the program. */
 	.section .rodata
 	.macro export name, file
 	.global plan_export_\name
 plan_export_\name:
-	.incbin "\file" /* the macro took the quotes off */
+	.incbin "\file" /* the macro has removed the quotes */
 	.byte 0
 	.endm
 

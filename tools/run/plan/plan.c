@@ -1,5 +1,5 @@
 /*
- * tools/run/plan/plan.c: `kvshare-run plan` looks at a sharing plan, checks it against a model, and says it in other words.
+ * tools/run/plan/plan.c: `kvshare-run plan` shows a sharing plan, checks it against a model, and converts it.
  */
 #include "plan.h"
 #include "../../../calib/calib.h"
@@ -12,7 +12,7 @@ enum { OPTION_OWNERS = 256, OPTION_JSON, OPTION_TO, OPTION_FROM };
 
 struct env {
 	const struct argp *argp;   /* the verb's */
-	const char *path, *owners; /* one of them says the plan */
+	const char *path, *owners; /* one of them gives the plan */
 	const char *dir, *output;
 	bool json, from_lckv, to_set;
 	enum plan_format to;
@@ -47,7 +47,7 @@ static void check_source(struct argp_state *state, const struct env *env)
 	if (!env->path && !env->owners)
 		argp_error(state, "which plan? Name its file, or list the owners with --owners");
 	if (env->path && env->owners)
-		argp_error(state, "\"%s\" and --owners both say a plan: give one of them", env->path);
+		argp_error(state, "\"%s\" and --owners both give a plan: use only one", env->path);
 	if (env->from_lckv && env->owners)
 		argp_error(state, "--from lckv takes its notation as an argument, not --owners");
 }
@@ -103,7 +103,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 
 static const struct argp_option show_options[] = {
 	OWNERS_OPTION,
-	{"json", OPTION_JSON, NULL, 0, "print one JSON object on stdout, and nothing else there", 0},
+	{"json", OPTION_JSON, NULL, 0, "print one JSON object to stdout, and nothing else", 0},
 	{0},
 };
 static const struct argp_option check_options[] = {
@@ -114,12 +114,11 @@ static const struct argp_option check_options[] = {
 static const struct argp_option convert_options[] = {
 	OWNERS_OPTION,
 	{"to", OPTION_TO, "json|lckv|vllm|transformers", 0,
-		"json: a plan's file; lckv: its notation, as in 0_1_2_1; vllm: a plug-in for vLLM; transformers: "
-		"Python "
-		"that runs the plan on a Hugging Face model (required)",
+		"json: a plan file; lckv: LCKV's notation, as in 0_1_2_1; vllm: a plug-in for vLLM; transformers: "
+		"Python that runs the plan on a Hugging Face model (required)",
 		0},
-	{"from", OPTION_FROM, "json|lckv", 0, "what PLAN is: a file (json, default), or LCKV's notation itself", 0},
-	{"output", 'o', "FILE", 0, "write there (default: -, standard output)", 0},
+	{"from", OPTION_FROM, "json|lckv", 0, "the form of PLAN: a file (json, default), or LCKV's notation itself", 0},
+	{"output", 'o', "FILE", 0, "write to FILE (default: -, standard output)", 0},
 	{0},
 };
 
@@ -150,7 +149,7 @@ static void put_window(FILE *out, int window)
 		fputs("no window", out);
 }
 
-/* It runs, but a searched plan never does this: the layers were trained to look at different stretches of the text. */
+/* It runs, but the search never makes such a plan: the two layers were trained to see different stretches of the text. */
 static void warn_of_window(const char *what, int layer, int owner, const int *window)
 {
 	if (window[layer] == window[owner])
@@ -210,7 +209,7 @@ static int convert(const struct env *env, const kvs_plan *plan)
 	return err;
 }
 
-/* ---- which of them ---- */
+/* ---- the verbs ---- */
 
 static int run_verb(const struct argp *argp, int argc, char **argv, int (*run)(const struct env *, const kvs_plan *))
 {
@@ -228,7 +227,7 @@ static int run_verb(const struct argp *argp, int argc, char **argv, int (*run)(c
 }
 
 static const struct argp show_argp = {show_options, parse, "[PLAN]",
-	"Show who shares with whom in a plan, as a table with a map, and how it was found.\v"
+	"Show which layers share in a plan, as a table with a map, and how the plan was found.\v"
 	"Examples:\n"
 	"  kvshare-run plan show plan.json\n"
 	"  kvshare-run plan show --owners 0,1,2,1\n",
@@ -241,8 +240,8 @@ static int run_show(int argc, char **argv)
 
 static const struct argp check_argp = {check_options, parse, "[PLAN]",
 	"Check that a plan fits a model.\v"
-	"Exits 0 where it does, 1 where it does not. Layers with different sliding windows "
-	"may share; they are named in a warning.\n\n"
+	"Exits with 0 if it does, 1 if it does not. Layers with different sliding windows "
+	"may share; a warning names them.\n\n"
 	"Example:\n"
 	"  kvshare-run plan check plan.json -m DIR\n",
 	NULL, NULL, NULL};
@@ -266,11 +265,11 @@ static int run_convert(int argc, char **argv)
 }
 
 static const struct run_subcommand verbs[] = {
-	{"show", "who shares with whom, as a table with a map", &show_argp, run_show, NULL},
+	{"show", "which layers share, as a table with a map", &show_argp, run_show, NULL},
 	{"check", "whether a plan fits a model", &check_argp, run_check, NULL},
 	{"convert", "a plan for vLLM or transformers, in LCKV's notation, or back", &convert_argp, run_convert, NULL},
 	{0},
 };
 
 const struct run_subcommand run_plan_command = {
-	"plan", "look at a plan, check it against a model, or hand it to other programs", NULL, NULL, verbs};
+	"plan", "show a plan, check it against a model, or convert it for other programs", NULL, NULL, verbs};

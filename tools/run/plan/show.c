@@ -1,8 +1,9 @@
 /*
- * tools/run/plan/show.c: what a plan says, as a table whose rows are the layers and whose lines join who shares.
+ * tools/run/plan/show.c: a plan as a table with a row for each layer and a map whose lines join the layers that share.
  *
- * A group is an owner with its borrowers. It gets a lane, a column of the map, from the owner's row to its last borrower's;
- * below that the lane is free for another group, so that the map stays narrow however many layers there are.
+ * A group is an owner with its borrowers. It has a lane, a column of the map, from the owner's row to its last
+ * borrower's; below that the lane is free for another group, so that the map stays narrow however many layers there
+ * are.
  */
 #include "plan.h"
 
@@ -16,8 +17,8 @@
 struct map {
 	int layers, lanes;
 	int *owner; /* [layers] */
-	int *last;  /* [layers]: a group's last borrower, at its owner; the layer itself where it shares with nobody */
-	int *lane;  /* [layers]: its group's lane; -1: shares with nobody */
+	int *last;  /* [layers]: an owner's last borrower; the layer itself if it has none */
+	int *lane;  /* [layers]: the lane of its group; -1: it shares with no other */
 };
 
 struct strokes {
@@ -186,7 +187,7 @@ static void put_heading(const char *name, const struct map *k, const struct map 
 
 /* ---- how it was found ---- */
 
-/* A text of the file, as a terminal may show it; NULL where it has none. */
+/* A string of the file, made safe for a terminal; NULL if it has none. */
 static const char *text_of(const json_t *object, const char *key, char shown[static 256])
 {
 	const char *text = json_string_value(json_object_get(object, key));
@@ -216,7 +217,7 @@ static void put_loss(const json_t *nll)
 		printf("  loss       not measured; %.4f nats a token without sharing\n", json_number_value(full));
 }
 
-/* A plan's calibration may be any object: what it has not, or has as something else, is passed over. */
+/* A plan's calibration may be any object: fields that are missing or of another type are skipped. */
 static void put_calibration(const json_t *calibration)
 {
 	static const char *const words[][2] = {{"  method     %s\n", "method"}, {"  order      %s\n", "order"},
@@ -238,10 +239,10 @@ static void put_calibration(const json_t *calibration)
 		printf("  trials     %zu\n", json_array_size(json_object_get(calibration, "trials")));
 }
 
-/* The plan's own file, and what follows from it. */
+/* The plan's own file, with figures that follow from it. */
 static int put_json(json_t *document, const struct map *k, const struct map *v)
 {
-	json_object_del(document, "kvshare_plan"); /* this is no plan's file */
+	json_object_del(document, "kvshare_plan"); /* this is not a plan file */
 	if (json_object_set_new(document, "k_owned", json_integer(owned_by(k))) ||
 		json_object_set_new(document, "v_owned", json_integer(owned_by(v))) ||
 		json_object_set_new(document, "kv_fraction", json_real(kv_fraction(k, v))))

@@ -1,8 +1,8 @@
 /*
  * tools/run/search/calibrate.c: `kvshare-run calibrate` finds a sharing plan for a model with the help of a text.
  *
- * The options here, the search in calib/, what is said of it and written in calibrate_report.c. Ctrl-C stops the search, not
- * the program: the plan so far is written with its trials, and --resume goes on from there.
+ * The options are here, the search is in calib/, the output in calibrate_report.c. Ctrl-C stops the search, not the
+ * program: the plan so far is written with its trials, and --resume continues from it.
  */
 #include "../profile/profile.h"
 #include "calibrate.h"
@@ -36,30 +36,30 @@ enum {
 
 static const struct argp_option options[] = {
 	{"text", OPTION_TEXT, "FILE", 0, "the text to search with (- for standard input; required)", 0},
-	{"output", 'o', "PLAN", 0, "the plan to write (-: standard output); with --sweep a directory (required)", 0},
-	{"share", OPTION_SHARE, "N", 0, "how many layers should share", 0},
-	{"rate", OPTION_RATE, "R", 0, "or what part of the layers, as in 0.25 (default 0.125)", 0},
+	{"output", 'o', "PLAN", 0, "the plan to write (-: standard output); with --sweep, a directory (required)", 0},
+	{"share", OPTION_SHARE, "N", 0, "number of layers that share", 0},
+	{"rate", OPTION_RATE, "R", 0, "or the fraction of layers that share, as in 0.25 (default 0.125)", 0},
 	{"method", OPTION_METHOD, "kvsharer|nll|auto", 0,
 		"kvsharer: the paper's walk; nll: greedy by measured loss; auto (default): the walk from both ends and "
-		"nll, and the one that loses least",
+		"nll, then the best of the three",
 		0},
 	{"sweep", OPTION_SWEEP, NULL, 0,
-		"one search that gives the plan for every number of layers (up to --share, if given), and loss against "
+		"one search that gives a plan for every number of layers (up to --share, if given), and loss against "
 		"memory as JSON and SVG",
 		0},
 	{"split-kv", OPTION_SPLIT_KV, NULL, 0, "K and V may have different owners; 2 N tensors share", 0},
 	{"protect-last", OPTION_PROTECT_LAST, "P", 0, "the last P layers never share (default 0)", 0},
-	{"resume", OPTION_RESUME, NULL, 0, "go on from the trials in the plan that a stopped search left", 0},
+	{"resume", OPTION_RESUME, NULL, 0, "continue from the trials in the plan of a stopped search", 0},
 	{NULL, 0, NULL, 0, "Details of the search:", 3},
-	{"batch", OPTION_BATCH, "N", 0, "samples that go through the model together (default: 1024 tokens' worth)", 3},
+	{"batch", OPTION_BATCH, "N", 0, "samples to run through the model together (default: 1024 tokens' worth)", 3},
 	{"order", OPTION_ORDER, "dissimilar|similar|random|random:SEED", 0,
-		"kvsharer: which pairs are tried first (default: dissimilar)", 3},
+		"kvsharer: the pairs to try first (default: dissimilar)", 3},
 	{"distance", OPTION_DISTANCE, "code|paper", 0,
-		"mean of the norms of each head and position (default), or norm of the flattened tensor", 3},
+		"code (default): mean of the norms of each head and position; paper: norm of the flattened tensor", 3},
 	{"threshold", OPTION_THRESHOLD, "T", 0,
-		"kvsharer: a pair stays while the cosine of the hidden states is above (default 0.5; -1: always)", 3},
+		"kvsharer: keep a pair while the cosine of the hidden states is above T (default 0.5; -1: always)", 3},
 	{"cosine", OPTION_COSINE, "code|paper", 0,
-		"mean of the samples' cosines (default), or cosine of the samples' mean", 3},
+		"code (default): mean of the samples' cosines; paper: cosine of the samples' mean", 3},
 	{0},
 };
 
@@ -173,11 +173,11 @@ static error_t parse(int key, char *text, struct argp_state *state)
 }
 
 static const char doc[] =
-	"Find which layers of a model can share the KV cache of which others.\v"
-	"The first --samples of the text are what the search looks at; the text behind them is what plans are measured "
-	"on, against the model without sharing. Every plan carries that figure, and every trial that led to it.\n\n"
-	"Ends with 3 where the pairs ran out before enough layers shared (the plan is written nevertheless). Ctrl-C "
-	"stops the search and writes what there is.\n\n"
+	"Find out which layers of a model can share the KV cache of which others.\v"
+	"The search uses the first --samples of the text; plans are measured on the text after them, against the model "
+	"without sharing. A plan file records that figure, and every trial that led to it.\n\n"
+	"Exits with 3 if the pairs ran out before enough layers shared (the plan is written all the same). Ctrl-C "
+	"stops the search and writes the plan so far.\n\n"
 	"Examples:\n"
 	"  kvshare-run calibrate -m DIR --text book.txt --rate 0.25 -o plan.json\n"
 	"  kvshare-run calibrate -m DIR --text book.txt --sweep -o plans/\n"
@@ -186,7 +186,7 @@ static const char doc[] =
 
 /* ---- running ---- */
 
-/* What is there must be writable; where there is nothing, its directory. */
+/* The file must be writable if it exists, otherwise its directory. */
 static int check_writable(const char *path)
 {
 	const char *slash = strrchr(path, '/');
@@ -202,7 +202,7 @@ static int check_writable(const char *path)
 	return err;
 }
 
-/* Said before the search, not after it. */
+/* Before the search, so that hours of it are not lost to a bad path. */
 static int check_output(const struct run_calibrate *env)
 {
 	struct stat info;
@@ -229,7 +229,7 @@ static int set_share(struct run_calibrate *env, const struct kvs_config *config)
 	if (env->search.share < 1 && env->rate > 0)
 		return kvs_fail(-EINVAL, "--rate %g of %d layers is less than one layer", rate, config->layers);
 	if (env->search.share < 1)
-		env->search.share = 1; /* of few layers the default rate would be none */
+		env->search.share = 1; /* with few layers the default rate rounds to none */
 	return 0;
 }
 
@@ -340,7 +340,7 @@ static int calibrate(struct run_calibrate *env)
 	if (err)
 		return err;
 	err = run_in_session(env, &session);
-	if (!run_watch_stopped()) /* closing would wait for what still runs */
+	if (!run_watch_stopped()) /* closing would wait for the device */
 		run_session_close(&session);
 	kvs_calib_text_clear(&env->text);
 	free(env->replay);

@@ -1,11 +1,11 @@
-/* tools/run/search/calibrate.h: what `calibrate` was asked for, for calibrate.c and calibrate_report.c. */
+/* tools/run/search/calibrate.h: the options and the state of `calibrate`, for calibrate.c and calibrate_report.c. */
 #ifndef KVS_RUN_CALIBRATE_H
 #define KVS_RUN_CALIBRATE_H
 
 #include "../../../calib/calib.h"
 #include "../run.h"
 
-#define RUN_EXIT_EXHAUSTED 3       /* fewer layers share than wanted */
+#define RUN_EXIT_EXHAUSTED 3       /* fewer layers share than asked for */
 #define RUN_SWEEP_PLAN "plan.json" /* in a sweep's directory: the plan with all trials */
 
 struct run_calibrate {
@@ -26,7 +26,7 @@ struct run_calibrate {
 	enum kvs_search_end end;
 };
 
-/* Writes the plan or plans, and says what was found. */
+/* Writes the plan or plans, and prints the result. */
 int run_calibrate_report(struct run_calibrate *env, const struct run_session *session,
 	const struct kvs_search_result *result, double seconds);
 

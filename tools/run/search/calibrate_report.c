@@ -1,5 +1,5 @@
 /*
- * tools/run/search/calibrate_report.c: what `kvshare-run calibrate` writes and says.
+ * tools/run/search/calibrate_report.c: the files that `kvshare-run calibrate` writes, and its output.
  */
 #include "calibrate.h"
 
@@ -91,7 +91,7 @@ static json_t *walks_json(const struct kvs_search_result *result)
 	return object;
 }
 
-/* The plan's own record has the trials: they are said here as they are written there. */
+/* The trials, from the plan's own record: they read the same here as in the file. */
 static int trials_json(const struct run_calibrate *env, const struct kvs_search_result *result, json_t **out)
 {
 	kvs_plan *plan;
@@ -148,7 +148,7 @@ static void print_loss(FILE *out, const struct run_calibrate *env, const struct 
 	fprintf(out,
 		"loss %.4f, without sharing %.4f: %+.4f nats a token (perplexity %.4g, was %.4g), on %d tokens %s\n",
 		shared, full, shared - full, exp(shared), exp(full), env->text.windows * env->text.window_tokens,
-		env->text.held_back ? "behind the samples" : "of the samples themselves: the text has no others");
+		env->text.held_back ? "after the samples" : "of the samples themselves: the text has no others");
 }
 
 static void print_choice(FILE *out, const struct kvs_search_result *result)
@@ -161,7 +161,7 @@ static void print_choice(FILE *out, const struct kvs_search_result *result)
 		if (point->tensors == result->best.tensors)
 			fprintf(out, "; %s loses %.4f nats more", kvs_walk_name(walk), point->nll - result->best.nll);
 		else
-			fprintf(out, "; %s came only to %g layers", kvs_walk_name(walk), point->tensors / 2.0);
+			fprintf(out, "; %s only reached %g layers", kvs_walk_name(walk), point->tensors / 2.0);
 	}
 	fputc('\n', out);
 }
@@ -178,7 +178,7 @@ static void print_sweep(FILE *out, const struct kvs_search_result *result)
 
 static void print_summary(const struct run_calibrate *env, const struct kvs_search_result *result, double seconds)
 {
-	FILE *out = run_is_stdout(env->output) ? stderr : stdout; /* the plan is there alone */
+	FILE *out = run_is_stdout(env->output) ? stderr : stdout; /* stdout holds the plan and nothing else */
 
 	if (out == stderr && env->model.quiet)
 		return;
@@ -193,9 +193,9 @@ static void print_summary(const struct run_calibrate *env, const struct kvs_sear
 		return;
 	fprintf(stderr, "%zu trials in %.1f s", result->trial_count, seconds);
 	if (result->replayed)
-		fprintf(stderr, ", %zu of them from the search before", result->replayed);
+		fprintf(stderr, ", %zu of them from an earlier search", result->replayed);
 	if (env->text.skipped_lines)
-		fprintf(stderr, "; %d lines were shorter than a sample and skipped", env->text.skipped_lines);
+		fprintf(stderr, "; %d lines shorter than a sample were skipped", env->text.skipped_lines);
 	fputc('\n', stderr);
 }
 
@@ -205,15 +205,14 @@ static void print_end(const struct run_calibrate *env, const struct kvs_search_r
 
 	if (result->end == KVS_SEARCH_EXHAUSTED && !env->search.sweep)
 		fprintf(stderr,
-			"kvshare-run: the pairs ran out: %g layers share, %d were asked for; %s holds those (a lower "
-			"--threshold, a smaller --share or --method nll go further)\n",
+			"kvshare-run: the pairs ran out: %g layers share, %d were asked for; %s holds those (try a "
+			"lower "
+			"--threshold, a smaller --share or --method nll)\n",
 			result->best.tensors / 2.0, env->search.share, where);
 	if (result->end == KVS_SEARCH_STOPPED)
 		fprintf(stderr,
 			"kvshare-run: stopped after %zu trials: %g layers share, %d were asked for; %s holds those; "
-			"the "
-			"same "
-			"command with --resume goes on from here\n",
+			"the same command with --resume continues from here\n",
 			result->trial_count, result->best.tensors / 2.0, env->search.share, where);
 }
 
@@ -232,6 +231,6 @@ int run_calibrate_report(struct run_calibrate *env, const struct run_session *se
 	print_end(env, result);
 	env->end = result->end;
 	if (env->search.sweep && env->end == KVS_SEARCH_EXHAUSTED && !env->share && env->rate <= 0)
-		env->end = KVS_SEARCH_COMPLETE; /* as far as it goes is what was asked for */
+		env->end = KVS_SEARCH_COMPLETE; /* a sweep without a limit is asked to go as far as it can */
 	return err;
 }

@@ -1,8 +1,8 @@
 /*
- * tools/run/search/study.c: `kvshare-run study` compares ways to share on a model: what each costs, and what that depends on.
+ * tools/run/search/study.c: `kvshare-run study` compares ways to share on a model: their cost, and what it depends on.
  *
- * The options and the directory here, the work in calib/. The directory is the state: study.json in it holds every row that
- * is done, and the same command goes on from there.
+ * The options and the directory are here, the work is in calib/. The directory is the state: study.json in it holds every
+ * finished row, and the same command continues from there.
  */
 #include "../profile/profile.h"
 #include "../../../calib/calib.h"
@@ -29,20 +29,19 @@ enum {
 static const struct argp_option options[] = {
 	{"text", OPTION_TEXT, "FILE", 0, "the text to measure plans on (required)", 0},
 	{"calib", OPTION_CALIB, "FILE", 0,
-		"a text to search with, other than --text (required); up to 4, to see what the choice of text changes",
-		0},
-	{"output", 'o', "DIR", 0, "where results go, and where a study that was stopped is found again (required)", 0},
+		"a text to search with, other than --text (required); up to 4, to see how much the choice matters", 0},
+	{"output", 'o', "DIR", 0, "directory of the results; a stopped study continues from it (required)", 0},
 	{"methods", OPTION_METHODS, "LIST", 0,
 		"some of dissimilar, similar, random, threshold, adjacent, merge, nll, dissimilar-split, nll-split "
 		"(default: all)",
 		0},
-	{"rates", OPTION_RATES, "LIST", 0, "parts of the layers that share (default 0.125,0.25,0.375)", 0},
-	{"seeds", OPTION_SEEDS, "N", 0, "random orders (default 5)", 0},
+	{"rates", OPTION_RATES, "LIST", 0, "fractions of layers that share (default 0.125,0.25,0.375)", 0},
+	{"seeds", OPTION_SEEDS, "N", 0, "number of random orders (default 5)", 0},
 	{"max-tokens", OPTION_MAX_TOKENS, "N", 0,
 		"tokens of --text to predict (default 2048), in windows of --ctx (default 256)", 0},
 	{NULL, 0, NULL, 0, "Details of the search:", 3},
 	{"threshold", OPTION_THRESHOLD, "T", 0,
-		"walks keep a pair while the cosine of the hidden states is above (default 0.5)", 3},
+		"walks keep a pair while the cosine of the hidden states is above T (default 0.5)", 3},
 	{0},
 };
 
@@ -93,7 +92,7 @@ static void check(struct argp_state *state, const struct env *env)
 	if (!env->study.calib_count)
 		argp_error(state, "which text to search with? Name it with --calib FILE");
 	if (from_stdin > 1)
-		argp_error(state, "one text alone can come from standard input");
+		argp_error(state, "only one text can come from standard input");
 	if (!env->output || !*env->output)
 		argp_error(state, "where to? Name a directory with -o DIR");
 	if (run_is_stdout(env->output))
@@ -152,8 +151,8 @@ static const char doc[] =
 	"A third and five thirds of the samples, and other parts of the text, are tried too, to see "
 	"what the result depends on.\n\n"
 	"Writes DIR/study.md with tables and charts, and DIR/study.json with every plan and figure. "
-	"Ctrl-C loses at most the row that is being run, and exits with 130; the same command goes on "
-	"from there, and so does one that asks for more --methods or --seeds.\n\n"
+	"Ctrl-C loses at most the row in progress, and exits with 130; the same command continues from "
+	"there, and so does one that asks for more --methods or --seeds.\n\n"
 	"Example:\n"
 	"  kvshare-run study -m DIR --calib book.txt --text other.txt -o study/\n";
 
@@ -197,7 +196,7 @@ static int say(const struct env *env, const kvs_study *study)
 	return run_flush_stdout();
 }
 
-/* What a run that was stopped has found is written and said all the same. */
+/* A stopped run is written and printed too. */
 static int finish(const struct env *env, const kvs_study *study, int run_err)
 {
 	size_t rows, left = kvs_study_left(study, &rows);
@@ -209,13 +208,13 @@ static int finish(const struct env *env, const kvs_study *study, int run_err)
 	if (!err)
 		err = say(env, study);
 	if (!err && !run_err && !env->model.quiet)
-		fprintf(stderr, "%s/study.md holds this, with charts\n", env->output);
+		fprintf(stderr, "%s/study.md holds these tables, with charts\n", env->output);
 	if (!run_err)
 		return err;
 	if (err)
 		run_complain();
 	return kvs_fail(run_err,
-		"stopped after %zu of %zu rows; %s/study.json holds those; the same command goes on from here",
+		"stopped after %zu of %zu rows; %s/study.json holds those; the same command continues from here",
 		rows - left, rows, env->output);
 }
 
@@ -236,7 +235,7 @@ static int run_rows(struct env *env, struct run_session *session, kvs_study *stu
 	return err && err != -ECANCELED ? err : finish(env, study, err);
 }
 
-/* The directory is ours while we run: two studies in one would write over each other. */
+/* Two studies in one directory would overwrite each other. */
 static int lock_directory(const char *path, int *lock)
 {
 	int err = run_make_directory(path);
@@ -270,7 +269,7 @@ static int run_in_directory(struct env *env, struct run_session *session, kvs_st
 	return err;
 }
 
-/* The directory is made last: until then bad input leaves nothing behind. */
+/* The directory is created last, so that bad input leaves nothing behind. */
 static int run_in_session(struct env *env, struct run_session *session)
 {
 	kvs_study *study;
@@ -304,7 +303,7 @@ static int run(struct env *env)
 	if (!err) {
 		env->watch.quiet = env->model.quiet;
 		err = run_in_session(env, &session);
-		if (!run_watch_stopped()) /* closing would wait for what still runs */
+		if (!run_watch_stopped()) /* closing would wait for the device */
 			run_session_close(&session);
 	}
 	free_sources(&env->study);

@@ -1,5 +1,5 @@
 /*
- * tools/run/search/text_options.c: how a text is cut for a search: the options that calibrate and study share.
+ * tools/run/search/text_options.c: the options of calibrate and study for cutting a text into samples.
  */
 #include "../../../calib/calib.h"
 #include "../run.h"
@@ -8,14 +8,13 @@ enum { OPTION_SAMPLES = 768, OPTION_SAMPLE_TOKENS, OPTION_SAMPLE_BY, OPTION_HELD
 
 static const struct argp_option options[] = {
 	{NULL, 0, NULL, 0, "Cutting the text:", 2},
-	{"samples", OPTION_SAMPLES, "N", 0, "samples that the search looks at (default 30)", 2},
-	{"sample-tokens", OPTION_SAMPLE_TOKENS, "N", 0, "tokens of a sample (default 64)", 2},
+	{"samples", OPTION_SAMPLES, "N", 0, "number of samples that the search uses (default 30)", 2},
+	{"sample-tokens", OPTION_SAMPLE_TOKENS, "N", 0, "length of a sample (default 64)", 2},
 	{"sample-by", OPTION_SAMPLE_BY, "run|line", 0,
-		"consecutive runs of tokens (default), or lines cut to that length, shorter ones skipped", 2},
+		"run (default): consecutive tokens; line: lines cut to that length, shorter ones skipped", 2},
 	{"held-tokens", OPTION_HELD_TOKENS, "N", 0,
-		"tokens behind the samples that the search measures loss on (default 1024), in windows of --ctx (256)",
-		2},
-	{"plan", OPTION_PLAN, "FILE", OPTION_HIDDEN, NULL, 0}, /* refused with a reason */
+		"tokens after the samples on which loss is measured (default 1024), in windows of --ctx (256)", 2},
+	{"plan", OPTION_PLAN, "FILE", OPTION_HIDDEN, NULL, 0}, /* refused, with a reason */
 	{"owners", OPTION_OWNERS, "LIST", OPTION_HIDDEN, NULL, 0},
 	{0},
 };

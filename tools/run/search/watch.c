@@ -1,6 +1,6 @@
 /*
- * tools/run/search/watch.c: what work that takes minutes owes a person at a terminal: how far it is, how long it will take, and a
- * Ctrl-C that loses nothing.
+ * tools/run/search/watch.c: what long work owes a person at a terminal: its progress, the time left, and a Ctrl-C that
+ * loses nothing.
  */
 #include "../run.h"
 
@@ -26,7 +26,7 @@ void run_watch_signals(void)
 
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
-	if (!sigaction(SIGHUP, NULL, &hangup) && hangup.sa_handler != SIG_IGN) /* nohup has it ignored */
+	if (!sigaction(SIGHUP, NULL, &hangup) && hangup.sa_handler != SIG_IGN) /* nohup ignores it */
 		sigaction(SIGHUP, &action, NULL);
 }
 

@@ -1,7 +1,7 @@
 /*
  * tools/run/text/eval.c: `kvshare-run eval` measures the loss of a model, and of a plan, on a text.
  *
- * The text's tokens are cut into windows of --ctx: window k predicts tokens k*ctx+1 .. k*ctx+ctx from a fresh cache that
+ * The text's tokens are cut into windows of --ctx: window k predicts tokens k*ctx+1 .. k*ctx+ctx with an empty cache that
  * starts at token k*ctx. The loss is the mean over all predicted tokens, in nats.
  */
 #include "../run.h"
@@ -60,8 +60,8 @@ static error_t parse(int key, char *text, struct argp_state *state)
 static const char doc[] =
 	"Measure a model's mean next-token loss (nats) and perplexity on a text, with or without a sharing plan.\v"
 	"The text is cut into windows of --ctx tokens (default 1024, or the model's "
-	"context if that is less), each from a fresh cache. What a plan costs is the "
-	"difference of two runs.\n\n"
+	"context if that is less), each with an empty cache. The cost of a plan is the "
+	"difference between two runs.\n\n"
 	"Examples:\n"
 	"  kvshare-run eval -m DIR --text heldout.txt --ctx 256\n"
 	"  kvshare-run eval -m DIR --text heldout.txt --ctx 256 --owners 0,1,2,1\n";
@@ -134,7 +134,7 @@ static int evaluate(const struct env *env, struct run_session *session, const ch
 	return err ? err : report(env, session, &result, run_now_s() - start);
 }
 
-/* A window is a context: without --ctx it is the model's, but no more than what people use to compare perplexities. */
+/* Without --ctx a window is the model's context, but no more than is common for comparing perplexities. */
 static int default_window(struct run_model_options *model)
 {
 	kvs_checkpoint *ckpt;

@@ -19,7 +19,7 @@ struct env {
 	struct kvs_sampling sampling;
 };
 
-/* What one run has: the ids, what was made of them, and when. */
+/* One run: its ids, their text, and its times. */
 struct run {
 	const struct env *env;
 	struct run_session session;
@@ -31,7 +31,7 @@ struct run {
 	size_t text_bytes;
 	double *token_s; /* [env->count] time between one token and the next */
 	double prefill_s, decode_s;
-	enum stop { STOP_LENGTH, STOP_EOS, STOP_CONTEXT } stop; /* why it ended */
+	enum stop { STOP_LENGTH, STOP_EOS, STOP_CONTEXT } stop; /* the reason for the end */
 };
 
 static const struct argp_option options[] = {
@@ -41,9 +41,10 @@ static const struct argp_option options[] = {
 	{NULL, 0, NULL, 0, "Sampling:", 2},
 	{"temperature", OPTION_TEMPERATURE, "T", 0, "sample at temperature T (default 0: the likeliest token)", 2},
 	{"top-k", OPTION_TOP_K, "K", 0, "sample from the K likeliest tokens (default 0: all)", 2},
-	{"top-p", OPTION_TOP_P, "P", 0, "sample from the likeliest tokens that hold P together (default 1: all)", 2},
+	{"top-p", OPTION_TOP_P, "P", 0,
+		"sample from the likeliest tokens whose probabilities add up to P (default 1: all)", 2},
 	{"seed", OPTION_SEED, "N", 0, "seed of the sampling (default 0)", 2},
-	{"ignore-eos", OPTION_IGNORE_EOS, NULL, 0, "go on behind an end-of-text token", 2},
+	{"ignore-eos", OPTION_IGNORE_EOS, NULL, 0, "continue after an end-of-text token", 2},
 	{0},
 };
 
@@ -93,7 +94,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 }
 
 static const char doc[] =
-	"Continue a text with a Llama-family checkpoint, its layers sharing KV memory as a plan says.\v"
+	"Continue a text with a Llama-family checkpoint whose layers share KV memory as a plan describes.\v"
 	"Text streams to stdout; a summary of speed and memory goes to stderr.\n\n"
 	"With --owners 0,1,2,1, layer 3 reads layer 1's cache.\n\n"
 	"Examples:\n"
@@ -119,7 +120,7 @@ static int encode_prompt(struct run *run)
 		run->session.tokenizer, text ? text : run->env->prompt, bytes, true, &run->prompt, &run->prompt_count);
 	free(text);
 	if (!err && !run->prompt_count)
-		err = kvs_fail(-EINVAL, "the prompt is empty, and this model has no token to begin with");
+		err = kvs_fail(-EINVAL, "the prompt is empty, and this model has no token to start from");
 	return err;
 }
 
@@ -129,7 +130,7 @@ static int check_room(const struct run *run)
 
 	if (run->prompt_count > (size_t)ctx)
 		return kvs_fail(-EINVAL,
-			"the prompt has %zu tokens, the context has room for %d: raise --ctx or cut the prompt",
+			"the prompt has %zu tokens, the context has room for %d: raise --ctx or shorten the prompt",
 			run->prompt_count, ctx);
 	return 0;
 }
@@ -160,7 +161,7 @@ static int keep_text(struct run *run, const char *text, size_t bytes)
 	return run_flush_stdout();
 }
 
-/* One token after the other until the count, an end-of-text token or the context's end. */
+/* One token after another, up to the count, an end-of-text token or the end of the context. */
 static int decode(struct run *run, kvs_sampler *sampler, kvs_text_stream *stream)
 {
 	kvs_engine *engine = run->session.engine;
@@ -226,7 +227,7 @@ static int compare_times(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* In milliseconds; `sorted` has `count` entries in ascending order. The nearest rank. */
+/* In milliseconds, by nearest rank; `sorted` has `count` entries in ascending order. */
 static double percentile_ms(const double *sorted, int count, double share)
 {
 	int rank = (int)(share * count);
