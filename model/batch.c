@@ -1,7 +1,7 @@
 /*
- * model/batch.c: batches of sequences whose inside can be looked at: hidden states, K and V, starts from a middle layer.
+ * model/batch.c: batches of sequences with access to the inside: hidden states, K and V, starts from a middle layer.
  *
- * The sequences of a batch lie side by side in slot 0, so that a few short ones cost one block a layer and not one each.
+ * The sequences of a batch are side by side in slot 0, so that a few short ones take one block a layer and not one each.
  * Every token of that slot carries the generation of the run that wrote it, so that a caller that kept residuals
  * (calib/rerun.c) can tell whether K and V are still those of its own run.
  */
@@ -112,11 +112,14 @@ int kvs_engine_run_batch(kvs_engine *e, const struct kvs_batch *batch)
 	return kvs_engine_run_batch_from(e, batch, NULL, NULL, 0);
 }
 
-/* ---- what came out ---- */
+/* ---- results ---- */
 
 static int check_ran(const kvs_engine *e)
 {
-	return e->sequences ? 0 : kvs_fail(-EINVAL, "no batch has run that could be read");
+	return e->sequences
+		       ? 0
+		       : kvs_fail(-EINVAL,
+				 "there is no batch to read: the engine has run nothing yet, or something else since");
 }
 
 static int batch_rows(const kvs_engine *e)
@@ -124,7 +127,7 @@ static int batch_rows(const kvs_engine *e)
 	return e->sequences * e->sequence_tokens;
 }
 
-/* Rows f32 of any number, through the pinned buffer. */
+/* Any number of f32 rows, through the pinned buffer. */
 static int download_rows(kvs_engine *e, float *out, kvs_tensor from)
 {
 	int most = (int)(e->pinned_bytes / (from.cols * sizeof(*out))), err = 0;
@@ -212,7 +215,7 @@ int kvs_engine_batch_score(kvs_engine *e, const int32_t *targets, float *nll, in
 
 /* ---- K and V ---- */
 
-/* In pieces that stay in the processor's cache, so that no second copy of the tensor is held. */
+/* In pieces that fit the processor's cache, so that there is no second copy of the tensor. */
 static void add_elements(double *sum, const void *from, enum kvs_dtype dtype, size_t count)
 {
 	float piece[256];

@@ -1,7 +1,7 @@
 /*
  * model/engine.c: an engine's memory, and the timeline of each slot.
  *
- * A prompt is run in chunks. The cache gets room for all of it first, then every launch is enqueued; nothing waits until a
+ * A prompt is run in chunks. The cache is first grown for all of it, then every launch is enqueued; nothing waits until a
  * caller asks for a result.
  */
 #include "engine.h"
@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DEFAULT_CTX 4096 /* without ctx_tokens: not the whole of a long context, whose KV cache is large */
+#define DEFAULT_CTX 4096 /* without ctx_tokens: the KV cache of a long context is large */
 #define DEFAULT_CHUNK 512
 #define ALIGNMENT 256
 
@@ -38,7 +38,9 @@ static int check_append(const kvs_engine *e, unsigned slot, const int32_t *ids, 
 	return model_check_ids(e, ids, count, "token");
 }
 
-/* The pinned buffer may still be read by the copy before: wait for that first. Every sampled token has waited already. */
+/*
+ * Waits first: the previous copy may still read the pinned buffer. Between sampled tokens there is nothing to wait for.
+ */
 int model_upload_ids(kvs_engine *e, kvs_tensor to, const int32_t *ids, size_t count)
 {
 	int err = kvs_stream_synchronize(e->stream);
@@ -72,7 +74,7 @@ void model_stamp(kvs_engine *e, unsigned slot, int first, int tokens)
 		e->generations[t] = e->generation;
 }
 
-/* Room in the cache and the ids on the device; undone by give_back_room() when what follows fails. */
+/* Room in the cache, and the ids on the device. If a later step fails, give_back_room() undoes it. */
 static int begin_append(kvs_engine *e, unsigned slot, const int32_t *ids, size_t count)
 {
 	int err = check_append(e, slot, ids, count);
@@ -91,7 +93,7 @@ static void give_back_room(kvs_engine *e, unsigned slot)
 		kvs_cache_resize(e->cache, slot, e->lengths[slot]); /* shrinking does not fail */
 }
 
-/* `count` tokens of e->ids from `first`, behind what the slot holds and the chunks before. */
+/* `count` tokens of e->ids from `first` on, after the tokens of the slot and the earlier chunks. */
 static int run_chunk(kvs_engine *e, unsigned slot, int first, int count)
 {
 	struct model_pass pass = {.slot = slot, .sequences = 1, .tokens = count, .start = e->lengths[slot] + first};
@@ -123,7 +125,7 @@ int kvs_engine_append(kvs_engine *e, unsigned slot, const int32_t *ids, size_t c
 	return 0;
 }
 
-/* NaN: a logit was no number. Infinite is a loss that can be: the target's logit is -inf. */
+/* NaN: a logit was not a number. An infinite loss is legal: the target's logit is -inf. */
 static int check_scores(const float *nll, const int32_t *top, int count)
 {
 	for (int i = 0; i < count; i++)
@@ -217,12 +219,12 @@ int kvs_engine_logits(kvs_engine *e, float *logits)
 
 int kvs_engine_probabilities(kvs_engine *e, float temperature, float *probs)
 {
-	kvs_tensor out = model_rows(e->logits, 1, 1); /* row 0 stays what the append left */
+	kvs_tensor out = model_rows(e->logits, 1, 1); /* row 0 keeps the logits of the append */
 	int err = kvs_softmax(e->stream, out, model_rows(e->logits, 0, 1), temperature);
 
 	if (!err)
 		err = model_download(e, probs, out);
-	return err || !isnan(probs[0]) ? err : not_numbers(); /* one that is no number makes the sum none, and so all */
+	return err || !isnan(probs[0]) ? err : not_numbers(); /* a NaN among the logits makes the sum NaN, and so all */
 }
 
 /* ---- open and close ---- */
@@ -322,7 +324,7 @@ static int open_cache(kvs_engine *e, const struct kvs_engine_options *options)
 	return err;
 }
 
-/* Nothing of the old plan is given up before the new one stands. */
+/* The old plan and cache are freed only when the new ones exist. */
 int kvs_engine_set_plan(kvs_engine *e, const kvs_plan *plan)
 {
 	kvs_plan *copy = NULL;
@@ -348,7 +350,7 @@ int kvs_engine_set_plan(kvs_engine *e, const kvs_plan *plan)
 	return 0;
 }
 
-/* Carves the activations out of one allocation: called once to size it, once with its address. */
+/* Carves the activations out of one allocation: called once for its size, once with its address. */
 static size_t lay_out(kvs_engine *e, CUdeviceptr base)
 {
 	const struct kvs_config *c = &e->config;
@@ -425,7 +427,7 @@ static int load_weights(kvs_engine *e, const kvs_checkpoint *ckpt, const struct 
 	return model_weights_load(e, ckpt, options->progress, options->progress_arg);
 }
 
-/* `ckpt` is NULL where weights are to be random. */
+/* `ckpt` is NULL for random weights. */
 static int set_up(kvs_engine *e, const struct kvs_config *config, const kvs_checkpoint *ckpt,
 	const struct kvs_engine_options *options)
 {
@@ -445,7 +447,7 @@ static int set_up(kvs_engine *e, const struct kvs_config *config, const kvs_chec
 		err = kvs_stream_open(e->cu, &e->stream);
 	if (err)
 		return err;
-	/* An f32 cache is asked for to see no rounding: then nothing else rounds either. */
+	/* Callers choose an f32 cache to avoid rounding, so then nothing else rounds either. */
 	e->dtype = e->kv.dtype == KVS_F32 ? KVS_F32 : kvs_gemm_dtype(e->stream, e->config.dtype);
 	err = open_cache(e, options);
 	if (!err)
@@ -521,7 +523,7 @@ void kvs_engine_close(kvs_engine *e)
 	free(e);
 }
 
-/* ---- what can be asked ---- */
+/* ---- getters ---- */
 
 const struct kvs_config *kvs_engine_config(const kvs_engine *e)
 {

@@ -1,12 +1,12 @@
 /*
- * model/engine.h: what the engine's files share. Private to model/, as all names with model_ are.
+ * model/engine.h: what the engine's files share. Private to model/, as are all names that start with model_.
  */
 #ifndef KVS_ENGINE_H
 #define KVS_ENGINE_H
 
 #include "model.h"
 
-/* One decoder layer's weights on the device. T is the type that GEMM takes; norms and biases are f32. */
+/* One decoder layer's weights on the device. T is the type of GEMM's operands; norms and biases are f32. */
 struct model_layer {
 	kvs_tensor attn_norm;             /* f32 [1][hidden] */
 	kvs_tensor qkv;                   /* T [(heads + 2 * kv_heads) * head_dim][hidden]: rows of Q, then K, then V */
@@ -34,7 +34,7 @@ void model_to_f32(float *out, const void *in, enum kvs_dtype dtype, size_t first
 /* The other way, rounded to the nearest; `out` of any alignment. */
 void model_from_f32(void *out, const float *in, enum kvs_dtype dtype, size_t count);
 
-/* cos and sin, f32 [positions][head_dim] as kvs_rope_append takes them. The caller frees *out. -ENOMEM. */
+/* cos and sin for kvs_rope_append, f32 [positions][head_dim]. The caller frees *out. -ENOMEM. */
 int model_rope_table(const struct kvs_config *config, int positions, float **out);
 
 #define MODEL_SCORE_ROWS 64 /* rows of logits at a time: [64][128 Ki] f32 is 32 MiB */
@@ -46,7 +46,7 @@ struct kvs_engine {
 	kvs_vmm *vmm;
 	kvs_cache *cache;
 	kvs_plan *plan;
-	char *fingerprint; /* of the checkpoint, for plans that come later */
+	char *fingerprint; /* of the checkpoint, for kvs_engine_set_plan() */
 	bool share_by_pointer;
 	void (*note)(void *arg, const struct kvs_engine_note *note); /* NULL: nobody listens */
 	void *note_arg;
@@ -54,11 +54,11 @@ struct kvs_engine {
 	int *lengths; /* [slots] tokens in the cache */
 	unsigned slots;
 	int ctx_tokens, chunk_tokens;
-	int positions;           /* that there are rotations for */
-	enum kvs_dtype dtype;    /* of what GEMM takes */
+	int positions;           /* rows of `rope` */
+	enum kvs_dtype dtype;    /* of GEMM's operands */
 	struct kvs_kv_format kv; /* of the cache */
 
-	CUdeviceptr memory; /* one allocation behind all that follows */
+	CUdeviceptr memory; /* one allocation for all tensors that follow */
 	size_t memory_bytes;
 	kvs_tensor ids, targets, top; /* i32 [ctx][1]; [MODEL_SCORE_ROWS][1] twice */
 	kvs_tensor residual;          /* f32 [chunk][hidden] */
@@ -72,12 +72,12 @@ struct kvs_engine {
 	kvs_tensor nll;               /* f32 [MODEL_SCORE_ROWS][1] */
 	kvs_tensor rope;              /* f32 [positions][head_dim] */
 	kvs_tensor workspace;         /* of attention */
-	void *pinned; /* host memory that the device copies to and from: a context of ids, a row of logits or of the residual */
+	void *pinned; /* host side of copies, with room for a context of ids, a row of logits or a row of the residual */
 	size_t pinned_bytes;
 
-	/* What batches read and leave (batch.c). */
+	/* State of batches (batch.c). */
 	int sequences, sequence_tokens; /* of the last batch; 0 sequences: none */
-	uint64_t generation;            /* of the last run or cut */
+	uint64_t generation;            /* of the last write or truncation */
 	uint64_t *generations;          /* [ctx_tokens], of each token of slot 0; NULL without share_by_pointer */
 };
 
@@ -104,28 +104,29 @@ static inline kvs_tensor model_rows(kvs_tensor tensor, int first, int count)
 }
 
 /*
- * One pass (forward.c): `sequences` sequences of `tokens` tokens each, whose rows lie side by side in e->residual; several
- * sequences lie side by side in their slot too. With `from`, layers from there on are run, on that residual: a pass before
- * has left K and V of those below in the slot. More than one sequence, `first` and `from` need share_by_pointer.
+ * One pass (forward.c): `sequences` sequences of `tokens` tokens each, whose rows are side by side in e->residual, and
+ * whose tokens are side by side in the slot. With `from`, the layers from there on are run, on that residual; an
+ * earlier pass has left K and V of the layers below in the slot. More than one sequence, `first` and `from` need
+ * share_by_pointer.
  */
 struct model_pass {
 	unsigned slot; /* where K and V are written */
 	int first;     /* token of the slot at which the first sequence starts */
 	int sequences, tokens;
-	int start; /* position of the first row of each sequence: what stands before it is in the slot */
-	const struct kvs_residual *from; /* NULL: from layer 0 on what is in e->residual */
-	const struct kvs_residual *keep; /* [keep_count], layers going up, all behind the first that is run */
+	int start; /* position of the first row of each sequence; the tokens before it are in the slot */
+	const struct kvs_residual *from; /* NULL: from layer 0 on, on e->residual */
+	const struct kvs_residual *keep; /* [keep_count], layers ascending, all above the first that is run */
 	int keep_count;
 };
 int model_run_layers(kvs_engine *e, const struct model_pass *pass);
 /* The logits of rows of the residual, into the first rows of e->logits. */
 int model_run_head(kvs_engine *e, kvs_tensor residual);
 
-/* What batches and timelines share (engine.c). Download waits; upload waits for what was enqueued before. */
+/* Shared by batches and timelines (engine.c). Download waits; upload waits for the work enqueued before it. */
 int model_check_ids(const kvs_engine *e, const int32_t *ids, size_t count, const char *what);
 int model_upload_ids(kvs_engine *e, kvs_tensor to, const int32_t *ids, size_t count);
 int model_download(kvs_engine *e, void *out, kvs_tensor from);
-/* A new generation, and these tokens are of it; only slot 0 is kept book of. */
+/* Starts a generation and gives it to these tokens; only those of slot 0 are recorded. */
 void model_stamp(kvs_engine *e, unsigned slot, int first, int tokens);
 /* Scores rows first .. first + count - 1 of the residual, at most MODEL_SCORE_ROWS. */
 int model_score_rows(kvs_engine *e, int first, int count, const int32_t *targets, float *nll, int32_t *top);

@@ -1,8 +1,8 @@
 /*
  * model/file.c: reading the files of a model.
  *
- * Files are read, never mapped: one that is cut while it is read (a download that starts again, a full disk) then ends in a
- * message and not in SIGBUS. Only regular files are read: a pipe of that name would be waited for.
+ * Files are read, never mapped: if one is truncated meanwhile (a download that restarts, a full disk), that ends in a
+ * message and not in SIGBUS. Only regular files are read: a pipe would be waited for.
  */
 #include "file.h"
 
@@ -17,7 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define MAX_TEXT_BYTES (256 << 20) /* the largest published tokenizer.json has about 35 MiB */
+#define MAX_TEXT_BYTES (256 << 20) /* the largest published tokenizer.json is about 35 MiB */
 
 static int open_regular(struct model_file *file)
 {
@@ -107,8 +107,8 @@ const char *model_file_kind(const void *start, size_t bytes)
 	} kinds[] = {
 		{"version https://git-lfs", "a Git LFS pointer and not the file itself: run git lfs pull there"},
 		{"GGUF", "a GGUF file: give a directory with the model as Hugging Face has it, in safetensors"},
-		{"PK\3\4", "a pickle of PyTorch: convert it to safetensors"},
-		{"\x80\2", "a pickle of PyTorch: convert it to safetensors"},
+		{"PK\3\4", "a PyTorch pickle: convert it to safetensors"},
+		{"\x80\2", "a PyTorch pickle: convert it to safetensors"},
 		{"<", "a web page and not the file itself: download it again"},
 	};
 

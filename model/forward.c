@@ -1,12 +1,12 @@
 /*
  * model/forward.c: one pass through the layers.
  *
- * Everything is enqueued, nothing waits. A layer that borrows K (V) neither projects, rotates nor writes it: its attention
- * reads what the owner, an earlier layer, appended in an earlier launch of the same pass. That holds whether the borrower
- * reads through its own read-only mapping or (share_by_pointer) through the owner's addresses.
+ * Everything is enqueued, nothing waits. A layer that borrows K (V) does not project, rotate or write it: its attention
+ * reads the rows that the owner, an earlier layer, appended in an earlier launch of the same pass. That holds whether the
+ * borrower reads through its own read-only mapping or (share_by_pointer) through the owner's addresses.
  *
- * Several sequences of one length may go through together: every GEMM takes the rows of all of them, attention takes each
- * by itself. A pass may also start in the middle: layers below its first keep the K and V that an earlier pass gave them.
+ * Several sequences of one length may go through together: every GEMM takes the rows of all of them, attention takes one
+ * sequence at a time. A pass may also start in the middle: the layers below keep their K and V from an earlier pass.
  */
 #include "engine.h"
 
@@ -16,7 +16,7 @@ static int project_qkv(kvs_engine *e, const struct model_layer *layer, kvs_tenso
 {
 	int q = e->config.heads * e->config.head_dim, kv = e->config.kv_heads * e->config.head_dim;
 	int first = q + (own_k ? kv : 0) +
-		    (own_k && own_v ? kv : 0); /* Q, K and V lie side by side: one GEMM goes as far */
+		    (own_k && own_v ? kv : 0); /* Q, K and V are side by side: one GEMM covers those from Q on */
 	kvs_tensor out = {e->qkv.data, KVS_F32, normed.rows, first};
 	int err = kvs_gemm(e->stream, out, e->qkv.cols, normed, model_rows(layer->qkv, 0, first), false);
 
@@ -55,7 +55,7 @@ static int add_bias(kvs_engine *e, kvs_tensor x, kvs_tensor bias)
 	return bias.data ? kvs_add_row(e->stream, x, bias) : 0;
 }
 
-/* From the projections of sequence `s` to what it attended to. */
+/* From the projections of sequence `s` to its attention output. */
 static int attend(kvs_engine *e, int l, const struct model_pass *pass, int s, bool own_k, bool own_v)
 {
 	const struct model_layer *layer = &e->weights.layers[l];
@@ -119,7 +119,7 @@ static int run_mlp(kvs_engine *e, int l, kvs_tensor residual)
 	return err ? err : add_bias(e, residual, layer->down_bias);
 }
 
-/* Between the rows of a pass and a copy of them. */
+/* Copies the rows of a pass out of the residual, or back into it. */
 static int copy_residual(kvs_engine *e, kvs_tensor rows, CUdeviceptr to, CUdeviceptr from)
 {
 	CUresult result = e->cu->cuMemcpyDtoDAsync(

@@ -1,8 +1,8 @@
 /*
  * model/json.c: checked reading of JSON that others wrote.
  *
- * jansson bounds the nesting (2048) and refuses numbers that overflow and text that is no UTF-8; types and ranges are
- * checked here. Nothing here knows what a field means.
+ * jansson limits the nesting (2048) and refuses numbers that overflow and text that is not UTF-8. Types and ranges are
+ * checked here. Nothing here knows the meaning of a field.
  */
 #include "json.h"
 
@@ -19,7 +19,7 @@ static int parse(const char *json, size_t bytes, size_t flags, const char *file,
 	json_t *root = json_loadb(json, bytes, flags, &error);
 	const char *kind = root ? NULL : model_file_kind(json, bytes);
 
-	/* jansson names a place for all that is wrong with the text, and none where an allocation failed. */
+	/* jansson names a place for every error in the text, and none if an allocation failed. */
 	if (!root && error.line < 0)
 		return kvs_fail(-ENOMEM, "%s: no memory to parse %zu bytes", file, bytes);
 	if (kind)

@@ -1,8 +1,8 @@
 /*
  * model/json.h: checked reading of JSON that others wrote. Private to model/.
  *
- * Every reader names the file and the path of the field in its message. A member that is null counts as absent; a getter
- * then leaves *out alone, so that the caller's default stands.
+ * Every message names the file and the path of the field. A member that is null counts as absent; a getter then leaves
+ * *out alone, so that the caller's default stands.
  */
 #ifndef KVS_JSON_H
 #define KVS_JSON_H
@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* An object, and how messages call it. */
+/* An object, and its names in messages. */
 struct model_json {
 	const json_t *object;
 	const char *file; /* "config.json" */
@@ -25,8 +25,8 @@ struct model_json {
 int model_json_parse(const char *json, size_t bytes, const char *file, json_t **out);
 
 /*
- * As Python reads it, for files that it wrote: of a member that is there twice the last counts, and NaN, Infinity and
- * -Infinity are no error. They become strings, which no reader of numbers takes.
+ * For files that Python wrote, and as it reads them: the last of several members with one name counts, and NaN,
+ * Infinity and -Infinity are allowed. They become strings, which no getter of numbers accepts.
  */
 int model_json_parse_lenient(const char *json, size_t bytes, const char *file, json_t **out);
 

@@ -1,9 +1,9 @@
 /*
  * model/model.h: from a Hugging Face directory to tokens.
  *
- * A kvs_checkpoint is the open directory (config and weights), a kvs_tokenizer turns text into ids and back, a
- * kvs_engine holds the weights on a device with a KV cache that is shared as a plan says, and runs them. The engine owns
- * the cache and one timeline of tokens for each slot; a caller appends tokens and reads logits.
+ * A kvs_checkpoint is the open directory (config and weights). A kvs_tokenizer turns text into ids and back. A kvs_engine
+ * holds the weights on a device, with a KV cache that layers share according to a plan, and runs them. It owns the cache
+ * and one timeline of tokens for each slot; a caller appends tokens and reads logits.
  */
 #ifndef KVS_MODEL_H
 #define KVS_MODEL_H
@@ -39,7 +39,7 @@ struct kvs_config {
 	} rope;
 	int bos;               /* -1: none */
 	int eos[8], eos_count; /* generation_config.json's, else config.json's */
-	char ignored[128];     /* what of bos_token_id and eos_token_id was left out, and why; "": nothing */
+	char ignored[128];     /* the bos_token_id or eos_token_id that was left out, and why; "": none */
 };
 
 typedef struct kvs_checkpoint kvs_checkpoint;
@@ -54,33 +54,36 @@ struct kvs_weight {
 };
 
 /*
- * Read config.json, generation_config.json if there, and the headers of model.safetensors or of every shard that
- * model.safetensors.index.json names; the files stay open. Everything in them is checked; the message names file and field,
- * and for a `dir` that is something else (a cache's top folder, a file, a name on the Hub) what to give instead.
- * -ENOENT (a file is missing), -EINVAL (damaged or not supported), -ENOMEM, -EIO.
+ * Read config.json, generation_config.json if present, and the headers of model.safetensors or of every shard that
+ * model.safetensors.index.json names; the files stay open. Everything in them is checked. The message names file and
+ * field; for a `dir` that is something else (a cache's top folder, a file, a name on the Hub) it says what to give
+ * instead. -ENOENT (a file is missing), -EINVAL (damaged or not supported), -ENOMEM, -EIO.
  */
 int kvs_checkpoint_open(const char *dir, kvs_checkpoint **out);
 void kvs_checkpoint_close(kvs_checkpoint *ckpt);
 const struct kvs_config *kvs_checkpoint_config(const kvs_checkpoint *ckpt);
 /*
- * A tensor by its name in a causal language model of transformers ("model.layers.0.mlp.up_proj.weight"); one that is stored
- * by another name (a base model's, without "model.") is found too. -ENOENT with the tensor's name.
+ * A tensor by its name in a causal language model of transformers ("model.layers.0.mlp.up_proj.weight"), even if it is
+ * stored under another (a base model's, without "model."). -ENOENT with the tensor's name.
  */
 int kvs_checkpoint_weight(const kvs_checkpoint *ckpt, const char *name, struct kvs_weight *out);
-/* Bytes first .. first + bytes - 1 of a tensor. -ENOENT, -EINVAL (it has fewer), -EIO (also: the file was cut since). */
+/*
+ * Bytes first .. first + bytes - 1 of a tensor. -ENOENT, -EINVAL (it has fewer), -EIO (also: the file has become
+ * shorter).
+ */
 int kvs_checkpoint_read(const kvs_checkpoint *ckpt, const char *name, size_t first, void *out, size_t bytes);
 /*
- * What a user should know though the checkpoint can be run: the tensors that are stored and not used, a stored head that is
- * used although config.json says that it is the embedding, special tokens outside the vocabulary. Lines without a newline
- * behind the last, "" where there is nothing to say; names in them may hold any bytes. The caller frees *text. -ENOMEM.
+ * Warnings about a checkpoint that can be run: stored tensors that are not used, a stored head that is used although
+ * config.json says that it is the embedding, special tokens outside the vocabulary. One a line, no newline after the
+ * last, "" if there are none; names in them may hold any bytes. The caller frees *text. -ENOMEM.
  */
 int kvs_checkpoint_warnings(const kvs_checkpoint *ckpt, char **text);
 /* Hex digest of the configuration and of the names, types, shapes and a sample of the bytes of all weights. */
 const char *kvs_checkpoint_fingerprint(const kvs_checkpoint *ckpt);
 
-/* Parsers alone, on bytes in memory, for tests and fuzzing; `name` is what messages call the file. */
+/* The parsers alone, on bytes in memory, for tests and fuzzing; `name` stands for the file in messages. */
 int kvs_config_parse(const char *json, size_t bytes, const char *name, struct kvs_config *out);
-void kvs_config_clear(struct kvs_config *config); /* frees what it holds */
+void kvs_config_clear(struct kvs_config *config); /* frees its members */
 /* A safetensors header over a file of `file_bytes` bytes that starts at `file`. */
 struct kvs_safetensors;
 int kvs_safetensors_parse(const void *file, size_t file_bytes, const char *name, struct kvs_safetensors **out);
@@ -101,8 +104,9 @@ int kvs_tokenizer_vocab(const kvs_tokenizer *tok); /* largest id + 1 */
 int32_t kvs_tokenizer_id(const kvs_tokenizer *tok, const char *text);
 
 /*
- * The ids of `bytes` bytes of `text` (invalid UTF-8 is read as U+FFFD, as HF does from Python), special tokens recognised
- * in it; with `special`, what the post-processor adds (BOS) too. The caller frees *ids. -ENOMEM, -EINVAL.
+ * The ids of `bytes` bytes of `text`. Special tokens in it are recognised; invalid UTF-8 is read as U+FFFD, as HF does
+ * from Python. With `special`, the ids that the post-processor adds (BOS) are included. The caller frees *ids. -ENOMEM,
+ * -EINVAL.
  */
 int kvs_tokenizer_encode(
 	const kvs_tokenizer *tok, const char *text, size_t bytes, bool special, int32_t **ids, size_t *count);
@@ -110,7 +114,7 @@ int kvs_tokenizer_encode(
 int kvs_tokenizer_decode(
 	const kvs_tokenizer *tok, const int32_t *ids, size_t count, bool skip_special, char **text, size_t *bytes);
 
-/* Streaming decode: hands out whole characters only, each once; the concatenation is what decode gives. */
+/* Streaming decode: returns whole characters only, each once; all parts together are the text that decode gives. */
 typedef struct kvs_text_stream kvs_text_stream;
 int kvs_text_stream_create(const kvs_tokenizer *tok, bool skip_special, kvs_text_stream **out);
 void kvs_text_stream_free(kvs_text_stream *ts);
@@ -146,7 +150,7 @@ struct kvs_engine_note {
 struct kvs_engine_options {
 	const kvs_plan *plan; /* NULL: no sharing */
 	unsigned slots;       /* sequences; 0: 1 */
-	int ctx_tokens;       /* room of one sequence; 0: the model's max_positions, at most 4096 */
+	int ctx_tokens;       /* size of a slot; 0: the model's max_positions, at most 4096 */
 	int chunk_tokens;     /* prompts are run in pieces of this size; 0: 512 */
 	int sequence_tokens;  /* longest sequence, where batches put several into one slot; 0: ctx_tokens */
 	enum kvs_dtype kv_dtype;
@@ -157,8 +161,8 @@ struct kvs_engine_options {
 	void (*progress)(void *arg, size_t done_bytes, size_t total_bytes); /* while weights load; NULL: none */
 	void *progress_arg;
 	/*
-	 * Asked while the host waits for the device, NULL: never. Where it says true, the call that waits returns -ECANCELED, and
-	 * from then on the engine is good for closing alone, which waits.
+	 * Called while the host waits for the device; NULL: never. If it returns true, the waiting call returns
+	 * -ECANCELED, and from then on the engine can only be closed, which waits.
 	 */
 	bool (*stop)(void);
 	/* Told of each of these as it happens, on the thread that calls the engine; NULL: nobody listens. */
@@ -166,15 +170,15 @@ struct kvs_engine_options {
 	void *note_arg;
 };
 
-/* -EINVAL (plan of another model, options), -ENOMEM, -EIO and what the parts return. `ckpt` is not needed afterwards. */
+/* -EINVAL (plan of another model, options), -ENOMEM, -EIO and errors of the parts. `ckpt` is not needed afterwards. */
 int kvs_engine_open(kvs_cu *cu, const kvs_checkpoint *ckpt, const struct kvs_engine_options *options, kvs_engine **out);
-/* An engine of this shape whose weights are random numbers, made on the device: to measure speed, not to write text. */
+/* An engine of this shape with random weights, made on the device: for measuring speed, not for writing text. */
 int kvs_engine_open_random(
 	kvs_cu *cu, const struct kvs_config *config, const struct kvs_engine_options *options, kvs_engine **out);
 void kvs_engine_close(kvs_engine *engine);
 
 const struct kvs_config *kvs_engine_config(const kvs_engine *engine);
-/* The least that all launches so far had to read and write. */
+/* The least number of bytes that all launches so far had to read and write. */
 uint64_t kvs_engine_bytes_moved(const kvs_engine *engine);
 int kvs_engine_ctx(const kvs_engine *engine);
 int kvs_engine_length(const kvs_engine *engine, unsigned slot); /* tokens in the cache */
@@ -182,20 +186,20 @@ int kvs_engine_length(const kvs_engine *engine, unsigned slot); /* tokens in the
 int kvs_engine_truncate(kvs_engine *engine, unsigned slot, int length);
 
 /*
- * Append `count` tokens to `slot`; afterwards the logits after the last one are on the device for the calls below.
+ * Append `count` tokens to `slot`; the logits after the last one are then on the device for the calls below.
  * -EINVAL (an id outside the vocabulary, more tokens than ctx has room for), -ENOMEM, -EIO; on error the slot has its old
  * length.
  */
 int kvs_engine_append(kvs_engine *engine, unsigned slot, const int32_t *ids, size_t count);
-int kvs_engine_wait(kvs_engine *engine); /* until everything appended has run; its errors surface here */
-/* The likeliest token after the last append; waits. -EIO also where the logits are not numbers. */
+int kvs_engine_wait(kvs_engine *engine); /* until everything appended has run; reports its errors */
+/* The likeliest token after the last append; waits. -EIO also if the logits are not numbers. */
 int kvs_engine_argmax(kvs_engine *engine, int32_t *id);
 int kvs_engine_logits(kvs_engine *engine, float *logits /* [vocab] */); /* as they are, also infinite and NaN */
 int kvs_engine_probabilities(kvs_engine *engine, float temperature, float *probs /* [vocab] */); /* -EIO as above */
 
 /*
- * Append `count` tokens and score them: nll[i] of targets[i] after ids[i] in nats, and the most likely token there.
- * `top` may be NULL. -EIO also where a loss is not a number; an infinite one is a result.
+ * Append `count` tokens and score them: nll[i] is the loss of targets[i] after ids[i] in nats, top[i] the most likely
+ * token there. `top` may be NULL. -EIO also if a loss is not a number; an infinite one is a result.
  */
 int kvs_engine_score(kvs_engine *engine, unsigned slot, const int32_t *ids, const int32_t *targets, size_t count,
 	float *nll, int32_t *top);
@@ -205,7 +209,7 @@ struct kvs_engine_memory {
 	size_t kv_virtual_bytes, kv_physical_bytes, kv_unshared_bytes;
 	size_t kv_row_bytes; /* of one token, all layers, no sharing */
 };
-int kvs_engine_memory(kvs_engine *engine, struct kvs_engine_memory *out); /* settles the manager first */
+int kvs_engine_memory(kvs_engine *engine, struct kvs_engine_memory *out); /* waits until the manager has settled */
 kvs_vmm *kvs_engine_vmm(kvs_engine *engine);
 kvs_stream *kvs_engine_stream(kvs_engine *engine); /* that everything runs on */
 kvs_cu *kvs_engine_cu(kvs_engine *engine);
@@ -224,8 +228,8 @@ int kvs_engine_set_plan(kvs_engine *engine, const kvs_plan *plan);
  * sees only itself. Their rows go through the layers together: sequences * tokens is at most kvs_engine_batch_rows(). The
  * slot's tokens there are overwritten; truncate it to 0 before appending to it again.
  *
- * The engine must have been opened with share_by_pointer, ctx_tokens of room for all batches that are to be rerun, and
- * sequence_tokens as the longest sequence.
+ * The engine must have been opened with share_by_pointer, with ctx_tokens for all batches that will be rerun, and with
+ * the longest sequence as sequence_tokens.
  */
 struct kvs_batch {
 	const int32_t *ids; /* [sequences][tokens] */
@@ -236,31 +240,31 @@ int kvs_engine_batch_rows(const kvs_engine *engine);
 /* Run all layers over a batch. -EINVAL, -ENOMEM, -EIO. */
 int kvs_engine_run_batch(kvs_engine *engine, const struct kvs_batch *batch);
 
-/* A copy of a batch's residual on the device, f32 [rows][hidden], as it stands in front of layer `layer` (1 and up). */
+/* A copy of a batch's residual on the device, f32 [rows][hidden], as it is before layer `layer` (1 and up). */
 struct kvs_residual {
 	int layer;
 	CUdeviceptr data;
 };
 
 /*
- * As kvs_engine_run_batch(), from `start` on: the layers below are not run, and their K and V must be in slot 0 already, as
- * the current plan has them. NULL: all layers. The residual in front of each layer of `keep` is copied to its data; the
- * layers go up and lie above start's. -EINVAL, -ENOMEM, -EIO.
+ * As kvs_engine_run_batch(), from `start` on: the layers below are not run; their K and V must be in slot 0 already,
+ * under the current plan. NULL: all layers. The residual before each layer of `keep` is copied to its data; the layers
+ * ascend and are above start's. -EINVAL, -ENOMEM, -EIO.
  */
 int kvs_engine_run_batch_from(kvs_engine *engine, const struct kvs_batch *batch, const struct kvs_residual *start,
 	const struct kvs_residual *keep, int keep_count);
 
 /*
- * Tell whether K and V of a token of slot 0 are still those of a caller's own run: everything that writes or cuts a slot
- * starts a new generation, and the tokens of slot 0 that it touches get that number, even if it fails half way. 0: never
- * written, or the engine was opened without share_by_pointer.
+ * Tell whether K and V of a token of slot 0 are still those of a caller's own run: every call that writes or truncates a
+ * slot starts a new generation, and gives that number to the tokens of slot 0 that it touches, even if it fails half-way.
+ * 0: never written, or the engine was opened without share_by_pointer.
  */
 uint64_t kvs_engine_generation(const kvs_engine *engine);
 uint64_t kvs_engine_token_generation(const kvs_engine *engine, int token);
 /* The current plan, valid until another is set; NULL: none. */
 const kvs_plan *kvs_engine_plan(const kvs_engine *engine);
 
-/* Of the batch that ran last, before anything else runs. Rows count through its sequences. */
+/* Of the batch that ran last; call them before anything else runs. Rows are numbered through all its sequences. */
 int kvs_engine_batch_hidden(kvs_engine *engine, float *hidden /* [rows][hidden]: the final norm's output */);
 int kvs_engine_batch_logits(kvs_engine *engine, int row, int rows, float *logits /* [rows][vocab] */);
 /* As kvs_engine_score(): nll [rows], top [rows] or NULL. */
@@ -269,7 +273,10 @@ int kvs_engine_batch_score(kvs_engine *engine, const int32_t *targets, float *nl
 int kvs_engine_batch_residual(kvs_engine *engine, float *residual /* [rows][hidden] */);
 int kvs_engine_head(kvs_engine *engine, const float *residual, int rows, float *logits /* [rows][vocab] */);
 
-/* sum[i] += element i of layer `layer`'s K (V) of tokens first .. first + tokens - 1 of slot 0: [tokens][kv_heads][head_dim]. */
+/*
+ * sum[i] += element i of layer `layer`'s K (V) of tokens first .. first + tokens - 1 of slot 0:
+ * [tokens][kv_heads][head_dim].
+ */
 int kvs_engine_add_k(kvs_engine *engine, int layer, int first, int tokens, double *sum);
 int kvs_engine_add_v(kvs_engine *engine, int layer, int first, int tokens, double *sum);
 
@@ -280,7 +287,7 @@ int kvs_engine_write_kv(kvs_engine *engine, int layer, int token, const float *k
 /* ---- sampling ---- */
 
 struct kvs_sampling {
-	float temperature; /* 0: greedy, the rest is ignored */
+	float temperature; /* 0: greedy, and the rest is ignored */
 	int top_k;         /* 0: all */
 	float top_p;       /* 1: all */
 	uint64_t seed;
@@ -289,7 +296,7 @@ typedef struct kvs_sampler kvs_sampler;
 int kvs_sampler_create(const struct kvs_sampling *options, int vocab, kvs_sampler **out); /* -EINVAL names the option */
 void kvs_sampler_free(kvs_sampler *sampler);
 int kvs_sampler_next(kvs_sampler *sampler, kvs_engine *engine, int32_t *id);
-/* The same on probabilities [vocab] of the host: the id, or -1 where none of them is a number. */
+/* The same for probabilities [vocab] on the host: the id, or -1 if none of them is a number. */
 int32_t kvs_sampler_pick(kvs_sampler *sampler, const float *probs);
 
 #ifdef __cplusplus

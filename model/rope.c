@@ -2,7 +2,7 @@
  * model/rope.c: the table of rotations, cos and sin for each position and pair.
  *
  * The frequencies follow Hugging Face transformers (modeling_rope_utils.py), in float where it computes in float, so that
- * a checkpoint sees the angles that it was trained with. A table is made once, for the whole context.
+ * a checkpoint gets the angles that it was trained with. A table is computed once, for the whole context.
  */
 #include "engine.h"
 
@@ -15,7 +15,7 @@ static double pair_frequency(double theta, int pair, int head_dim)
 	return 1.0 / pow(theta, 2.0 * pair / head_dim);
 }
 
-/* Llama 3.1: long waves are slowed by `factor`, short ones kept, those between blended (Llama 3.1 release, apply_scaling). */
+/* Llama 3.1: long waves are slowed by `factor`, short ones kept, others blended (Llama 3.1 release, apply_scaling). */
 static double llama3_frequency(const struct kvs_config *config, double frequency)
 {
 	double low = config->rope.low_freq_factor, high = config->rope.high_freq_factor;
@@ -71,8 +71,10 @@ static double rope_amplitude(const struct kvs_config *config)
 	return yarn_mscale(config->rope.factor, 1);
 }
 
-/* Dynamic NTK raises theta once the context is longer than the original. HF does so as a sequence grows; a cache that
- * outlives the growth needs one theta, so it is that of the whole context here. */
+/*
+ * Dynamic NTK raises theta once the context is longer than the original. HF raises it as a sequence grows; keys that
+ * stay in a cache need one theta, so here it is that of the whole context.
+ */
 static double rope_theta(const struct kvs_config *config, int positions)
 {
 	double factor = config->rope.factor, original = config->max_positions;

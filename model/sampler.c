@@ -1,9 +1,9 @@
 /*
  * model/sampler.c: the next token from the model's distribution.
  *
- * Greedy stays on the device. Otherwise the device computes softmax at the temperature, and the host cuts the distribution
- * to the k most likely tokens, then to the smallest set that holds p of the rest (the order of transformers' logits
- * processors), and draws from it. A seed gives the same draws again.
+ * Greedy sampling stays on the device. Otherwise the device computes softmax at the temperature, and the host cuts the
+ * distribution to the k most likely tokens, then to the smallest set that holds p of their mass (the order of
+ * transformers' logits processors), and draws from it. The same seed gives the same draws.
  */
 #include "model.h"
 
@@ -76,7 +76,7 @@ static double next_uniform(kvs_sampler *sampler)
 	return (double)((z ^ z >> 31) >> 11) * 0x1p-53;
 }
 
-/* Most likely first; of equals the smaller id, so that the order is one. */
+/* Most likely first, then the smaller id, so that the order is unique. */
 static int compare_candidates(const void *a, const void *b)
 {
 	const struct candidate *x = a, *y = b;

@@ -1,9 +1,9 @@
 /*
  * model/weights.c: weights from a checkpoint to the device.
  *
- * A list says where each stored tensor goes (Q, K and V into one matrix, gate and up into another); one pass over it
- * sizes a single allocation, a second fills it. Tensors are read in pieces, and converted on the way where the device takes
- * another type, so that host memory stays flat.
+ * A list says where each stored tensor goes (Q, K and V into one matrix, gate and up into another). One pass over it
+ * sizes a single allocation, a second fills it. Tensors are read in pieces, and converted if the device needs another
+ * type, so that host memory stays small.
  */
 #include "checkpoint/checkpoint.h"
 #include "engine.h"
@@ -15,9 +15,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ALIGNMENT 256            /* what cuBLAS and 16-byte loads like */
-#define FILL_ELEMENTS (1 << 20)  /* read and converted at a time: 4 MiB of f32, twice */
-#define PIECE_ELEMENTS (4 << 20) /* of a pattern of random weights */
+#define ALIGNMENT 256            /* good for cuBLAS and for 16-byte loads */
+#define FILL_ELEMENTS (1 << 20)  /* to read and convert at a time: two buffers of 4 MiB */
+#define PIECE_ELEMENTS (4 << 20) /* of the pattern of random weights */
 
 /* A stored matrix or vector and the rows of a device tensor that it fills. */
 struct placement {
@@ -72,7 +72,7 @@ static int place_vector(struct loader *loader, kvs_tensor *tensor, int first, in
 	return 0;
 }
 
-/* A projection of layer `l`: its matrix and, where there is one, its bias, into rows `first` and on of `tensor`. */
+/* A projection of layer `l`: its matrix and, if there is one, its bias, into the rows of `tensor` from `first` on. */
 static int place_projection(struct loader *loader, int l, const char *name, kvs_tensor *tensor, kvs_tensor *bias,
 	int first, int rows, int cols)
 {
@@ -157,7 +157,7 @@ static size_t tensor_bytes(const kvs_tensor *tensor)
 	return (size_t)tensor->rows * tensor->cols * kvs_dtype_bytes(tensor->dtype);
 }
 
-/* Parts of one tensor follow each other in the list, the first with first_row 0: that one takes the space. */
+/* Parts of one tensor follow each other in the list. The first, with first_row 0, reserves the space of all. */
 static size_t lay_out(struct loader *loader, CUdeviceptr base)
 {
 	size_t bytes = 0;
@@ -234,7 +234,7 @@ static uint16_t float_to_half(float value)
 
 	if (isnan(value))
 		return sign | 0x7e00;
-	if (magnitude < 0x1p-14f) /* subnormals; 1024 of them is the least normal number, of the same bits */
+	if (magnitude < 0x1p-14f) /* subnormals; rounding up to 1024 gives the bits of the smallest normal number */
 		return sign | (uint16_t)lrintf(magnitude * 0x1p24f);
 	memcpy(&bits, &magnitude, sizeof(bits));
 	bits += 0xfff + (bits >> 13 & 1);
@@ -300,7 +300,7 @@ static int fill(struct loader *loader, const struct placement *item, void *raw, 
 	return err;
 }
 
-/* A matrix stays as it is stored or becomes f32; there is no conversion between f16 and bf16. */
+/* A matrix keeps its stored type or becomes f32; there is no conversion between f16 and bf16. */
 static int check_types(const struct loader *loader)
 {
 	for (size_t i = 0; i < loader->count; i++) {
@@ -325,7 +325,7 @@ static int fill_all(struct loader *loader)
 		err = fill(loader, &loader->items[i], raw, piece);
 	free(raw);
 	free(piece);
-	/* The engine's stream does not wait for the default stream, where the last bytes may still be under way. */
+	/* The engine's stream does not wait for the default stream, where the last bytes may still be in flight. */
 	result = err ? CUDA_SUCCESS : loader->cu->cuStreamSynchronize(NULL);
 	if (result)
 		err = kvs_cu_fail(loader->cu, result, "copying weights to the device");
@@ -378,9 +378,9 @@ int model_weights_load(kvs_engine *e, const kvs_checkpoint *ckpt,
 	return err;
 }
 
-/* ---- what is stored and not used ---- */
+/* ---- stored tensors that are not used ---- */
 
-/* What older versions of transformers stored beside the weights, and can be computed from config.json. */
+/* Buffers that older versions of transformers stored beside the weights; config.json is enough to compute them. */
 static bool is_known_buffer(const char *name)
 {
 	static const char *const buffers[] = {
@@ -394,7 +394,7 @@ static bool is_known_buffer(const char *name)
 	return false;
 }
 
-/* used[i]: stored tensor i is one that model_weights_load() takes, or equal to one. */
+/* used[i]: model_weights_load() takes stored tensor i or its equal. */
 static int mark_used(const kvs_checkpoint *ckpt, bool *used)
 {
 	struct loader loader = {.ckpt = ckpt, .config = kvs_checkpoint_config(ckpt)};
@@ -407,7 +407,7 @@ static int mark_used(const kvs_checkpoint *ckpt, bool *used)
 		if (ckpt_find(ckpt, loader.items[i].name, &index))
 			used[index] = true;
 	if (ckpt_find(ckpt, "lm_head.weight", &index))
-		used[index] = true; /* where it is not taken, it is the embedding */
+		used[index] = true; /* if it is not taken, it equals the embedding */
 	free(loader.items);
 	free(weights.layers);
 	return err;
@@ -463,7 +463,7 @@ int kvs_checkpoint_warnings(const kvs_checkpoint *ckpt, char **text)
 /* ---- random weights ---- */
 
 /*
- * A number of random sign and mantissa with a magnitude from 2^-7 to 2^-5, near what trained matrices have, in the bits of
+ * A number of random sign and mantissa with a magnitude from 2^-7 to 2^-5, as in trained matrices, in the bits of
  * `dtype`. `state` is splitmix64's.
  */
 static uint32_t random_bits(uint64_t *state, enum kvs_dtype dtype)
@@ -480,7 +480,7 @@ static uint32_t random_bits(uint64_t *state, enum kvs_dtype dtype)
 	return dtype == KVS_BF16 ? bits >> 16 : bits;
 }
 
-/* One piece of random numbers on the device, from which all matrices are filled. The caller frees it. */
+/* Random numbers on the device, copied into all matrices. The caller frees *pattern. */
 static int make_pattern(kvs_cu *cu, enum kvs_dtype dtype, CUdeviceptr *pattern)
 {
 	size_t size = kvs_dtype_bytes(dtype), bytes = PIECE_ELEMENTS * size;
@@ -501,7 +501,7 @@ static int make_pattern(kvs_cu *cu, enum kvs_dtype dtype, CUdeviceptr *pattern)
 	return result ? kvs_cu_fail(cu, result, "random weights") : 0;
 }
 
-/* Matrices from the pattern, gains one, biases zero. */
+/* Matrices repeat the pattern, gains are one, biases zero. */
 static CUresult fill_random(kvs_cu *cu, const struct placement *item, CUdeviceptr pattern)
 {
 	size_t size = kvs_dtype_bytes(item->tensor->dtype), count = (size_t)item->rows * item->cols;

@@ -1,12 +1,12 @@
 /*
  * model/checkpoint/checkpoint.c: a Hugging Face directory as one set of named tensors.
  *
- * Only headers are read when it is opened; tensors are read in pieces when they are asked for. The tensors of all shards lie
- * in one table, sorted by name: lookup is a binary search, and the fingerprint, which walks it, does not depend on how the
- * checkpoint was cut into files.
+ * Opening reads only headers; tensors are read later, in pieces. The tensors of all shards are in one table, sorted by
+ * name: lookup is a binary search, and the fingerprint, which walks the table, does not depend on how the checkpoint
+ * was split into files.
  *
- * Names are asked for as transformers has them in a causal language model ("model.layers.0..."). Where a checkpoint has
- * another name for the same tensor, find_entry() knows it.
+ * Callers use the names that transformers has in a causal language model ("model.layers.0..."). find_entry() knows the
+ * other names that a checkpoint may have for the same tensor.
  */
 #include "checkpoint.h"
 
@@ -37,7 +37,7 @@ struct kvs_checkpoint {
 	struct entry *entries; /* [entry_count], by name */
 	size_t entry_count;
 	bool bare;   /* a base model, whose names lack "model." */
-	bool untied; /* config.json says tied, but the file has another head */
+	bool untied; /* config.json says tied, but the stored head differs */
 	char fingerprint[33];
 };
 
@@ -66,7 +66,7 @@ static int read_configs(kvs_checkpoint *ckpt)
 
 /* ---- shards ---- */
 
-/* What is held is counted as soon as it is, so that close undoes exactly that. */
+/* Counts the shard as soon as its file is open, so that close undoes exactly that. */
 static int open_shard(kvs_checkpoint *ckpt, const char *name)
 {
 	struct shard *shard = &ckpt->shards[ckpt->shard_count];
@@ -172,7 +172,7 @@ static const struct entry *find_stored(const kvs_checkpoint *ckpt, const char *n
 	return bsearch(&key, ckpt->entries, ckpt->entry_count, sizeof(key), by_name);
 }
 
-/* As transformers does: a base model is put below "model.", and of a tied pair the one that is stored is both. */
+/* As in transformers: a base model's tensors belong under "model.", and the stored one of a tied pair is both. */
 static const struct entry *find_entry(const kvs_checkpoint *ckpt, const char *name)
 {
 	const struct entry *entry = NULL;
@@ -236,7 +236,7 @@ static int open_single(kvs_checkpoint *ckpt)
 	return err ? err : build_table(ckpt);
 }
 
-/* One file goes before an index, as in transformers. */
+/* A single file takes precedence over an index, as in transformers. */
 static int open_weights(kvs_checkpoint *ckpt)
 {
 	static const char index[] = "model.safetensors.index.json";
@@ -272,7 +272,7 @@ static fnv_hash fnv_bytes(fnv_hash hash, const void *data, size_t bytes)
 
 static fnv_hash fnv_text(fnv_hash hash, const char *text)
 {
-	return fnv_bytes(hash, text, strlen(text) + 1); /* with its end, so that "a", "bc" is not "ab", "c" */
+	return fnv_bytes(hash, text, strlen(text) + 1); /* with its NUL, so that "a", "bc" differs from "ab", "c" */
 }
 
 static fnv_hash fnv_config(fnv_hash hash, const struct kvs_config *config)
@@ -364,7 +364,10 @@ static int same_bytes(
 	return err;
 }
 
-/* config.json says that the head is the embedding. Where the file has another head, it is taken (transformers, tie_weights). */
+/*
+ * If config.json says that the head is the embedding, but the stored head differs, it is used (transformers,
+ * tie_weights).
+ */
 static int untie(kvs_checkpoint *ckpt)
 {
 	const struct entry *a = find_entry(ckpt, EMBEDDING), *b = find_entry(ckpt, HEAD);
@@ -385,7 +388,7 @@ static int untie(kvs_checkpoint *ckpt)
 
 /* ---- the checkpoint ---- */
 
-/* What lies in the file decides, not what config.json says of it: the two differ where weights were converted. */
+/* The stored type counts, not the one that config.json names: the two differ if weights were converted. */
 static int take_dtype(kvs_checkpoint *ckpt)
 {
 	struct kvs_weight embedding;
@@ -477,7 +480,7 @@ int kvs_checkpoint_read(const kvs_checkpoint *ckpt, const char *name, size_t fir
 	return model_file_read(&entry->shard->file, stored.offset + first, out, bytes);
 }
 
-/* ---- what is stored ---- */
+/* ---- the stored tensors ---- */
 
 size_t ckpt_count(const kvs_checkpoint *ckpt)
 {

@@ -1,8 +1,8 @@
 /*
  * model/checkpoint/config.c: config.json and generation_config.json to struct kvs_config.
  *
- * A table says what each architecture's configuration class in Hugging Face transformers (5.23) assumes where a field is
- * absent. What the engine cannot run as the model was trained is refused here, by name, rather than run wrongly.
+ * A table has the defaults of each architecture's configuration class in Hugging Face transformers (5.23). A setting that
+ * the engine cannot run as the model was trained is refused here, by name, rather than run wrongly.
  */
 #include "checkpoint.h"
 
@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Larger than any model known; heads * head_dim and 2 * ff stay far below what an int holds. */
+/* Larger than in any known model; heads * head_dim and 2 * ff stay far below INT_MAX. */
 #define MAX_HIDDEN (1 << 18)
 #define MAX_FF (1 << 20)
 #define MAX_HEADS 4096
@@ -86,8 +86,8 @@ static int read_family(const struct model_json *from, const struct family **out)
 }
 
 /*
- * A classifier of a known family has no language-model head, or other names for its weights. A base model ("LlamaModel") can
- * be run where its head is the embedding.
+ * A classifier of a known family has no language-model head, or other names for its weights. A base model
+ * ("LlamaModel") can be run if its head is the embedding.
  */
 static int check_architecture(const struct model_json *from, const struct family *family)
 {
@@ -103,8 +103,8 @@ static int check_architecture(const struct model_json *from, const struct family
 	if (!strcmp(name, family->architecture) ||
 		(!strncmp(name, family->architecture, base) && !strcmp(name + base, "Model")))
 		return 0;
-	return kvs_fail(-EINVAL, "%s: architectures[0] is \"%.64s\", of model_type %s only %s is supported", from->file,
-		name, family->type, family->architecture);
+	return kvs_fail(-EINVAL, "%s: architectures[0] is \"%.64s\": for model_type %s only %s is supported",
+		from->file, name, family->type, family->architecture);
 }
 
 static int check_quantization(const struct model_json *from)
@@ -145,7 +145,7 @@ static int read_heads(const struct model_json *from, const struct family *family
 
 	if (err)
 		return err;
-	/* null says "as many as heads" to every class; only an absent one takes the class's default. */
+	/* null means "as many as heads" to every class; only an absent field takes the class's default. */
 	config->kv_heads = family->kv_heads && !json_object_get(from->object, "num_key_value_heads") ? family->kv_heads
 												     : config->heads;
 	err = model_json_int(from, "num_key_value_heads", 1, MAX_HEADS, &config->kv_heads);
@@ -203,8 +203,8 @@ static int read_biases(const struct model_json *from, const struct family *famil
 }
 
 /*
- * transformers 5 writes "dtype", older versions "torch_dtype"; where neither is, PyTorch's default. With "auto" the weights
- * decide, which they do anyway where there are any.
+ * transformers 5 writes "dtype", older versions "torch_dtype"; without either, it is PyTorch's default. With "auto" the
+ * weights decide, as they do anyway if there are any.
  */
 static int read_dtype(const struct model_json *from, struct kvs_config *config)
 {
@@ -231,7 +231,7 @@ static int read_window_size(const struct model_json *from, const struct family *
 	*out = 0;
 	if (err || !family->window || !used)
 		return err;
-	/* null says "no window"; only an absent one takes the class's default. */
+	/* null means "no window"; only an absent field takes the class's default. */
 	if (!json_object_get(from->object, "sliding_window"))
 		*out = family->window;
 	return model_json_int(from, "sliding_window", 1, CKPT_MAX_POSITIONS, out);
@@ -249,8 +249,9 @@ static bool all_full(const json_t *types)
 }
 
 /*
- * A list of the layers' kinds goes before max_window_layers. Where the class does not read it (Mistral's, Llama's), it must
- * agree, or be full_attention throughout, which many tools write and transformers passes over.
+ * A list of the layers' types takes precedence over max_window_layers. If the class does not read it (Mistral's,
+ * Llama's), it must agree with the class, or be full_attention throughout, which many tools write and transformers
+ * ignores.
  */
 static int apply_layer_types(
 	const struct model_json *from, const struct family *family, int window, struct kvs_config *config)
@@ -301,7 +302,7 @@ static int read_windows(const struct model_json *from, const struct family *fami
 
 /* ---- special tokens ---- */
 
-/* An id outside the vocabulary never comes up, so it does no harm; -1 is how some write "none". False: it is left out. */
+/* An id outside the vocabulary never occurs, so it does no harm; some write -1 for "none". False: it is left out. */
 static bool can_come_up(const struct model_json *from, const char *key, json_int_t id, struct kvs_config *config)
 {
 	if (id >= 0 && id < config->vocab)
@@ -318,7 +319,7 @@ static int append_eos(const struct model_json *from, const json_t *value, struct
 	int most = (int)(sizeof(config->eos) / sizeof(config->eos[0]));
 
 	if (!json_is_integer(value))
-		return kvs_fail(-EINVAL, "%s: eos_token_id holds what is no token id", from->file);
+		return kvs_fail(-EINVAL, "%s: eos_token_id holds a value that is not a token id", from->file);
 	if (!can_come_up(from, "eos_token_id", json_integer_value(value), config))
 		return 0;
 	if (config->eos_count == most)
@@ -351,7 +352,7 @@ static int read_special(const struct model_json *from, struct kvs_config *config
 	return err;
 }
 
-/* An absent id takes the class's default, null says that there is none. */
+/* An absent id takes the class's default; null means that there is none. */
 static void default_special(const struct model_json *from, const struct family *family, struct kvs_config *config)
 {
 	config->bos = -1;
@@ -361,7 +362,7 @@ static void default_special(const struct model_json *from, const struct family *
 		config->eos[config->eos_count++] = family->eos;
 }
 
-/* ---- the whole ---- */
+/* ---- the whole file ---- */
 
 static int read_config(const struct model_json *from, struct kvs_config *config)
 {

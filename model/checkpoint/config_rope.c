@@ -1,5 +1,5 @@
 /*
- * model/checkpoint/config_rope.c: what config.json says of RoPE, in each of the spellings that it has had.
+ * model/checkpoint/config_rope.c: the RoPE settings of config.json, in all spellings that they have had.
  *
  * The rules of precedence and the defaults are those of RotaryEmbeddingConfigMixin in transformers 5.23
  * (modeling_rope_utils.py), which reads old files too.
@@ -9,7 +9,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define MIN_SCALE 1e-6 /* of the factors: none divides by zero */
+#define MIN_SCALE 1e-6 /* of the factors, so that none divides by zero */
 #define MAX_SCALE 1e6
 
 static int read_rope_type(const struct model_json *from, enum kvs_rope_type *out)
@@ -73,7 +73,7 @@ static int read_yarn(const struct model_json *from, struct kvs_config *config)
 	return err;
 }
 
-/* What RoPE may say inside its own object and beside it. */
+/* The fields that may be inside RoPE's own object or beside it. */
 static int read_rope_base(const struct model_json *from, struct kvs_config *config)
 {
 	double rotary = 1;
@@ -87,7 +87,7 @@ static int read_rope_base(const struct model_json *from, struct kvs_config *conf
 	return err;
 }
 
-/* Only yarn and llama3 have a length of their own; for them one in the outer object goes before one in the inner. */
+/* Only yarn and llama3 have a length of their own; one in the outer object takes precedence over one in the inner. */
 static int read_original_positions(
 	const struct model_json *outer, const struct model_json *from, struct kvs_config *config)
 {
@@ -120,7 +120,7 @@ static int read_rope_scaling(const struct model_json *outer, const struct model_
 	return err;
 }
 
-/* One dictionary for each kind of layer, as Gemma has it: the engine keeps one table of angles. */
+/* Gemma has a dictionary for each type of layer; the engine has only one table of angles. */
 static int check_rope_flat(const struct model_json *from)
 {
 	const char *key;
@@ -129,15 +129,15 @@ static int check_rope_flat(const struct model_json *from)
 	json_object_foreach((json_t *)from->object, key, value)
 	{
 		if (json_is_object(value))
-			return kvs_fail(-EINVAL, "%s: %s%.64s: RoPE of each kind of layer apart is not supported",
+			return kvs_fail(-EINVAL, "%s: %s%.64s: separate RoPE for each type of layer is not supported",
 				from->file, from->path, key);
 	}
 	return 0;
 }
 
 /*
- * transformers 5 has "rope_parameters", with rope_theta inside; before it was "rope_scaling", with rope_theta beside. As in
- * RotaryEmbeddingConfigMixin: an old one that is not empty goes first, and a theta inside goes before one beside.
+ * transformers 5 has "rope_parameters", with rope_theta inside; before, it was "rope_scaling", with rope_theta beside
+ * it. As in RotaryEmbeddingConfigMixin, a rope_scaling that is not empty takes precedence, and so does a theta inside.
  */
 int ckpt_read_rope(const struct model_json *from, struct kvs_config *config)
 {

@@ -1,8 +1,8 @@
 /*
- * model/checkpoint/hints.c: what people point at instead of a model's directory, and what to give instead.
+ * model/checkpoint/hints.c: what people give in place of a model's directory, and what to give instead.
  *
- * Asked only when a checkpoint could not be opened: it turns "no such file" into words that help. Nothing is opened in the
- * place of what was given.
+ * Used only when a checkpoint could not be opened: it turns "no such file" into advice. It never opens another model in
+ * place of the one that was given.
  */
 #include "../file.h"
 #include "checkpoint.h"
@@ -63,12 +63,12 @@ static int explain_file(const char *path)
 	if (kind)
 		return kvs_fail(-EINVAL, "%s is %s", path, kind);
 	if (ends_in(path, ".safetensors") || ends_in(path, ".json"))
-		return kvs_fail(-EINVAL, "%s is one file of a model: give the directory that it lies in", path);
+		return kvs_fail(-EINVAL, "%s is one file of a model: give the directory that holds it", path);
 	return kvs_fail(
 		-EINVAL, "%s is a file: give a directory with config.json, tokenizer.json and model.safetensors", path);
 }
 
-/* As the Hub names models: one slash, and only what may stand in such a name. */
+/* The form of a model's name on the Hub: one slash, and only the characters that are allowed there. */
 static bool is_hub_name(const char *name)
 {
 	const char *slash = strchr(name, '/');
@@ -81,7 +81,7 @@ static int explain_absent(const char *dir)
 {
 	if (is_hub_name(dir))
 		return kvs_fail(-ENOENT,
-			"%s: no such directory; models are not downloaded from here: run "
+			"%s: no such directory; models are not downloaded for you: run "
 			"hf download %s --local-dir DIR, and give DIR",
 			dir, dir);
 	return kvs_fail(-ENOENT, "%s/config.json: no such file, nor such a directory", dir);
@@ -89,7 +89,7 @@ static int explain_absent(const char *dir)
 
 int ckpt_explain_config(const char *dir)
 {
-	/* A model in a cache of the Hub, its folder of snapshots, the whole cache, its parent; then any folder of models. */
+	/* A model in a cache of the Hub, any folder of models or snapshots, the whole cache, its parent. */
 	static const char *const nested[] = {"snapshots/*/config.json", "*/config.json", "*/snapshots/*/config.json",
 		"hub/*/snapshots/*/config.json"};
 	char path[4096];
@@ -122,7 +122,7 @@ int ckpt_explain_weights(const char *dir)
 	for (size_t i = 0; i < sizeof(pickles) / sizeof(pickles[0]); i++) {
 		if (find(dir, pickles[i], path, sizeof(path)))
 			return kvs_fail(-ENOENT,
-				"%s: no model.safetensors; %s is a pickle of PyTorch, which can run code and is not "
+				"%s: no model.safetensors; %s is a PyTorch pickle, which can run code and is not "
 				"read: convert it (transformers: AutoModelForCausalLM.from_pretrained, then "
 				"save_pretrained)",
 				dir, path);
@@ -132,5 +132,5 @@ int ckpt_explain_weights(const char *dir)
 	if (find(dir, "adapter_model.safetensors", path, sizeof(path)))
 		return kvs_fail(-ENOENT,
 			"%s: no model.safetensors; %s is an adapter: merge it into its base model first", dir, path);
-	return kvs_fail(-ENOENT, "%s: neither model.safetensors nor model.safetensors.index.json is there", dir);
+	return kvs_fail(-ENOENT, "%s: has neither model.safetensors nor model.safetensors.index.json", dir);
 }

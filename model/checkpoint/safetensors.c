@@ -1,9 +1,10 @@
 /*
  * model/checkpoint/safetensors.c: the header of a safetensors file, checked in full before any tensor is handed out.
  *
- * The format (github.com/huggingface/safetensors): 8 bytes little-endian length, that many bytes of JSON, then the
- * tensors' bytes without holes. As its own reader does, this one sorts the tensors by offset and demands that each begins
- * where the one before it ended and that the last ends with the file, which rules out overlaps and overruns together.
+ * The format (github.com/huggingface/safetensors): 8 bytes of little-endian length, that many bytes of JSON, then the
+ * tensors' bytes without holes. Like the format's own reader, this one sorts the tensors by offset and requires that
+ * each begins where the one before it ended and that the last ends with the file. That rules out overlaps and overruns
+ * at once.
  */
 #include "checkpoint.h"
 
@@ -12,7 +13,7 @@
 #include <string.h>
 
 #define LENGTH_BYTES 8
-#define START_BYTES 64             /* that tell what a file is which is none of these */
+#define START_BYTES 64             /* enough to recognise other kinds of files */
 #define MAX_HEADER_BYTES 100000000 /* the limit of the format's own reader */
 
 struct element {
@@ -55,8 +56,8 @@ struct tensor {
 
 struct kvs_safetensors {
 	json_t *header;
-	uint64_t data;          /* where tensors begin in the file: behind the header */
-	char *file;             /* what messages call it */
+	uint64_t data;          /* offset of the tensors in the file: the end of the header */
+	char *file;             /* its name in messages */
 	struct tensor *tensors; /* [count], by offset */
 	size_t count;
 };
@@ -78,7 +79,7 @@ static int read_element(const struct model_json *from, const struct element **ou
 			return 0;
 		}
 	}
-	return kvs_fail(-EINVAL, "%s: %.200s: dtype \"%.32s\" is not one of safetensors", from->file, from->path, name);
+	return kvs_fail(-EINVAL, "%s: %.200s: dtype \"%.32s\" is unknown to safetensors", from->file, from->path, name);
 }
 
 static int read_shape(const struct model_json *from, struct tensor *tensor)
@@ -95,7 +96,7 @@ static int read_shape(const struct model_json *from, struct tensor *tensor)
 	for (size_t i = 0; i < rank; i++) {
 		const json_t *size = json_array_get(shape, i);
 		if (!json_is_integer(size) || json_integer_value(size) < 0)
-			return bad_tensor(from, "shape holds what is no size");
+			return bad_tensor(from, "shape holds a value that is not a size");
 		tensor->shape[i] = json_integer_value(size);
 	}
 	return 0;
@@ -172,7 +173,7 @@ static int by_offset(const void *a, const void *b)
 
 	if (x->begin != y->begin)
 		return x->begin < y->begin ? -1 : 1;
-	return (x->end > y->end) - (x->end < y->end); /* an empty tensor goes before what begins at the same place */
+	return (x->end > y->end) - (x->end < y->end); /* an empty tensor comes before one at the same offset */
 }
 
 static int check_layout(struct kvs_safetensors *st, uint64_t data_bytes)
@@ -192,11 +193,11 @@ static int check_layout(struct kvs_safetensors *st, uint64_t data_bytes)
 		if (tensor->begin != at)
 			return kvs_fail(-EINVAL, "%s: %.200s: data_offsets begin at %llu, %s", st->file, tensor->name,
 				(unsigned long long)tensor->begin,
-				tensor->begin < at ? "inside another tensor" : "behind a hole");
+				tensor->begin < at ? "inside another tensor" : "after a hole");
 		at = tensor->end;
 	}
 	if (at != data_bytes)
-		return kvs_fail(-EINVAL, "%s: %llu bytes behind the last tensor", st->file,
+		return kvs_fail(-EINVAL, "%s: %llu bytes after the last tensor", st->file,
 			(unsigned long long)(data_bytes - at));
 	return 0;
 }
@@ -225,7 +226,7 @@ static int check_length(const char *name, const unsigned char *start, uint64_t f
 		return kvs_fail(-EINVAL, "%s is %s", name, kind);
 	return kvs_fail(-EINVAL,
 		"%s: a header of %llu bytes does not fit (the file has %llu, the format allows %d): is it truncated, "
-		"or no safetensors file?",
+		"or not a safetensors file?",
 		name, (unsigned long long)header_length(start), (unsigned long long)file_bytes, MAX_HEADER_BYTES);
 }
 

@@ -1,13 +1,13 @@
 /*
  * model/tokenizer/bpe.c: byte-pair merging of one word.
  *
- * The word is a linked list of symbols; a heap holds every adjacent pair that can merge, the lowest rank first and the
- * leftmost of equals. A merge pushes the two pairs it makes, and an entry that a merge overtook is dropped when it
- * surfaces: O(n log n) for any word. Unknown characters go as in HF tokenizers: to byte tokens, else to unk.
+ * The word is a linked list of symbols. A heap holds every adjacent pair that can merge, ordered by rank, then from
+ * left to right. A merge pushes the two pairs that it creates; an entry that another merge has made stale is dropped
+ * when it is popped: O(n log n) for any word. Unknown characters become byte tokens, else unk, as in HF tokenizers.
  *
- * Where a whole text is one word, as SentencePiece has it, the heap would be as large as the text and out of every cache.
- * So the word is cut between characters that stand side by side in no token that merges make: no merge reaches over such a
- * place (in English, each is before a space), and the parts are merged one after another.
+ * If a whole text is one word, as for SentencePiece, the heap would be as large as the text and fit no cache. So the
+ * word is cut between characters that are neighbours in no token that merges make. No merge reaches across such a place
+ * (in English, before each space), and the parts are merged one after another.
  */
 #include "tokenizer.h"
 
@@ -51,7 +51,7 @@ static bool has_byte_tokens(const struct kvs_tokenizer *tok, const char *text, s
 	return true;
 }
 
-/* `pending` unknowns wait for a known character, as HF has it: byte tokens in between do not call them out. */
+/* `pending`: an unknown waits for the next known character, as in HF, where byte tokens in between do not emit it. */
 static int push_unknown(struct tok_bpe *bpe, const char *text, size_t len, bool *pending)
 {
 	const struct kvs_tokenizer *tok = bpe->tok;
@@ -184,7 +184,7 @@ static int32_t end_character(const struct kvs_tokenizer *tok, int32_t id, bool l
 	return tok_vocab_find(&tok->vocab, text + at, bytes);
 }
 
-/* Symbols that stand for characters which are not those of their text. */
+/* Whether a symbol stands for characters other than those of its text. */
 static bool stands_for_unknown(const struct kvs_tokenizer *tok, int32_t id)
 {
 	size_t len;
@@ -213,7 +213,7 @@ int tok_bpe_find_joints(struct kvs_tokenizer *tok)
 	return 0;
 }
 
-/* The first place behind `start` that no merge reaches over, where the list of symbols is cut. */
+/* Cuts the list of symbols at the first place after `start` that no merge reaches across; returns it. */
 static size_t cut_part(struct tok_bpe *bpe, size_t start)
 {
 	const struct kvs_tokenizer *tok = bpe->tok;

@@ -1,9 +1,9 @@
 /*
  * model/tokenizer/encode.c: text to ids.
  *
- * Text is repaired to valid UTF-8 and then runs through the tokenizer's stages, each of which turns a list of pieces into
- * a list of pieces; what is still text at the end is merged word by word. The stages mirror the order of Hugging Face
- * tokenizers: added tokens on raw text, normaliser, added tokens on normalised text, pre-tokeniser.
+ * Text is repaired to valid UTF-8 and passes through the tokenizer's stages, each of which turns a list of pieces into
+ * a list of pieces. Pieces that are still text at the end are merged, word by word. The stages follow the order of
+ * Hugging Face tokenizers: added tokens in raw text, normaliser, added tokens in normalised text, pre-tokeniser.
  */
 #include "tokenizer.h"
 
@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_TEXT ((size_t)256 << 20) /* places in a word are 32 bit, and a byte can become a piece of 32 bytes */
+#define MAX_TEXT ((size_t)256 << 20) /* positions in a word have 32 bits, and a byte can become a piece of 32 bytes */
 
 /* One stage at work on one piece. */
 struct work {
@@ -84,7 +84,7 @@ static bool is_single_word(const char *text, size_t len, size_t start, size_t en
 	return !tok_unicode_is_word(tok_utf8_code(text + end, bytes));
 }
 
-/* The leftmost longest token each time; a match that single_word rejects is passed over whole, as HF does. */
+/* Takes the leftmost longest token each time; a match that single_word rejects is skipped whole, as in HF. */
 static int run_added(struct work *w)
 {
 	const struct tok_trie *trie = &w->tok->tries[w->stage->normalized];
@@ -166,7 +166,7 @@ static int run_replace(struct work *w)
 
 /* ---- pre-tokenisers ---- */
 
-/* Whether a match and its neighbour are one piece. */
+/* Whether the next piece joins the held one. */
 static bool merges_with_held(const struct work *w, bool match)
 {
 	if (w->stage->behavior == TOK_MERGED_WITH_PREVIOUS)
@@ -287,7 +287,7 @@ int tok_stages_run(const struct kvs_tokenizer *tok, size_t first, size_t end, st
 	return err;
 }
 
-/* ---- all of it ---- */
+/* ---- the whole ---- */
 
 static int pieces_to_ids(const struct kvs_tokenizer *tok, const struct tok_pieces *pieces, struct tok_ids *ids)
 {
@@ -336,7 +336,7 @@ int kvs_tokenizer_encode(
 	if (bytes > MAX_TEXT)
 		return kvs_fail(-EINVAL, "text of %zu bytes: at most %zu are tokenized at once", bytes, MAX_TEXT);
 	err = encode(tok, text, bytes, special, &out);
-	if (!err && !out.list) { /* the caller gets something to free even when there is nothing in it */
+	if (!err && !out.list) { /* the caller gets a buffer to free even if there are no ids */
 		out.list = malloc(sizeof(*out.list));
 		err = out.list ? 0 : -ENOMEM;
 	}

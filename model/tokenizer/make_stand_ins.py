@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Make stand_ins.c: characters that PCRE2 and utf8proc may not know as Hugging Face tokenizers does.
+"""Make stand_ins.c: characters that PCRE2 and utf8proc may classify otherwise than Hugging Face tokenizers.
 
-Hugging Face tokenizers 0.23 reads categories and scripts by Unicode 16.0 (Oniguruma 6.9.10), and numbers of the pre-tokeniser Digits by
-17.0 (Rust's char::is_numeric). The libraries of this machine may have any version from 14.0 on. Where a character differs between
-14.0 and 17.0, text is matched with a stand-in for it: a character of its category by 16.0 (and of its script, if there is one)
-that is the same in all of them, and has as many bytes in UTF-8.
+Hugging Face tokenizers 0.23 takes categories and scripts from Unicode 16.0 (Oniguruma 6.9.10), and the numbers of the pre-tokeniser
+Digits from 17.0 (Rust's char::is_numeric). The libraries of a machine may have any version from 14.0 on. If a character differs
+between 14.0 and 17.0, a stand-in is matched in its place: a character of its category in 16.0 (and of its script, if there is one)
+that is the same in all versions, and has as many bytes in UTF-8.
 
-The data are those that packages ship: Python 3.11's own unicodedata (14.0), unicodedata2 16.0.0 and 17.0.0, and fonttools 4.56.0 for
+The data come from packages: Python 3.11's own unicodedata (14.0), unicodedata2 16.0.0 and 17.0.0, and fonttools 4.56.0 for
 scripts (16.0), from PyPI:
 
   for p in unicodedata2==16.0.0 unicodedata2==17.0.0 fonttools==4.56.0; do pip install --no-deps --target DIR/$p $p; done

@@ -1,8 +1,8 @@
 /*
  * model/tokenizer/model.c: the "model" of tokenizer.json: vocabulary and merges of a BPE.
  *
- * Ids must be distinct and small, and a merge may name only tokens of the vocabulary and make one; so a merge table from
- * a hostile file can hold nonsense but no surprise.
+ * Ids must be distinct and small, and both parts and the result of a merge must be tokens of the vocabulary. So the
+ * merges of a hostile file may be nonsense, but they cannot do harm.
  */
 #include "tokenizer.h"
 
@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Options of HF's BPE that change ids and that no model we run sets. */
+/* Options of HF's BPE that change ids, and that no supported model sets. */
 static int refuse_options(const struct model_json *model)
 {
 	static const char *const empty[] = {"continuing_subword_prefix", "end_of_word_suffix"};
@@ -72,7 +72,7 @@ static int load_vocab(struct kvs_tokenizer *tok, const struct model_json *model)
 		if (!err)
 			err = tok_vocab_add(&tok->vocab, text, strlen(text), (int32_t)json_integer_value(value));
 		if (err == -EEXIST)
-			return kvs_fail(-EINVAL, "%s: model.vocab: id %d belongs to \"%.40s\" and another token",
+			return kvs_fail(-EINVAL, "%s: model.vocab: id %d belongs to \"%.40s\" and to another token",
 				tok->file, (int)json_integer_value(value), text);
 	}
 	return err ? kvs_fail(err, "%s: no memory for a vocabulary of %zu", tok->file, json_object_size(vocab)) : 0;
@@ -100,7 +100,7 @@ static bool split_merge(const json_t *merge, const char *part[2], size_t len[2])
 	return true;
 }
 
-/* `whole` is room for a text, kept from merge to merge. */
+/* `whole` is a buffer, reused from merge to merge. */
 static int load_merge(
 	struct kvs_tokenizer *tok, const json_t *merge, size_t index, uint32_t rank, struct tok_text *whole)
 {
@@ -109,7 +109,7 @@ static int load_merge(
 	int32_t left, right, id = -1;
 
 	if (!split_merge(merge, part, len))
-		return kvs_fail(-EINVAL, "%s: model.merges[%zu] is no pair of tokens", tok->file, index);
+		return kvs_fail(-EINVAL, "%s: model.merges[%zu] is not a pair of tokens", tok->file, index);
 	left = tok_vocab_find(&tok->vocab, part[0], len[0]);
 	right = tok_vocab_find(&tok->vocab, part[1], len[1]);
 	whole->len = 0;
@@ -139,7 +139,7 @@ static int load_merges(struct kvs_tokenizer *tok, const struct model_json *model
 		const json_t *merge = json_array_get(merges, i);
 
 		if (json_is_string(merge) &&
-			!strncmp(json_string_value(merge), "#version", 8)) /* a line of old merges.txt */
+			!strncmp(json_string_value(merge), "#version", 8)) /* the first line of an old merges.txt */
 			continue;
 		err = load_merge(tok, merge, i, rank++, &whole);
 	}
@@ -167,7 +167,7 @@ static int load_unknowns(struct kvs_tokenizer *tok, const struct model_json *mod
 int tok_load_model(struct kvs_tokenizer *tok, const struct model_json *root)
 {
 	struct model_json model = {model_json_member(root, "model"), tok->file, "model."};
-	const char *type = "BPE"; /* files of 2020 do not say */
+	const char *type = "BPE"; /* files from 2020 do not have it */
 	int err;
 
 	if (!json_is_object(model.object))

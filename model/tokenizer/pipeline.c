@@ -1,9 +1,9 @@
 /*
- * model/tokenizer/pipeline.c: what goes on around the model in tokenizer.json: normalizer, pre_tokenizer,
- * post_processor and decoder.
+ * model/tokenizer/pipeline.c: the parts of tokenizer.json around the model: normalizer, pre_tokenizer, post_processor and
+ * decoder.
  *
- * Sequences are flattened: the result is one list of stages for encode and one list of steps for decode. A type or an
- * option that is not known ends the load with its name.
+ * Sequences are flattened: the result is one list of stages for encode and one list of steps for decode. An unknown
+ * type or option is an error that names it.
  */
 #include "tokenizer.h"
 
@@ -15,13 +15,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_STRING 64 /* of what is put into text: published files have one character, and text must not explode */
+#define MAX_STRING 64 /* of a string put into text: published files have one character, and text must not explode */
 #define MAX_STAGES 64 /* the longest published pipeline has under ten */
 
-/* One part: an object with a type, and how messages call it. */
+/* One part: an object with a type, and its names in messages. */
 struct part {
 	struct model_json json;
-	char path[96]; /* with the dot at its end, as struct model_json has it */
+	char path[96]; /* with a dot at its end, for struct model_json */
 	char name[96]; /* without */
 	const char *type;
 };
@@ -50,7 +50,7 @@ static int no_memory(const struct kvs_tokenizer *tok)
 	return kvs_fail(-ENOMEM, "%s: no memory", tok->file);
 }
 
-/* A string that must be there; the copy is the caller's. */
+/* A copy of a string that must be present; the caller frees it. */
 static int take_string(const struct part *part, const char *key, char **out)
 {
 	const char *text = NULL;
@@ -82,7 +82,7 @@ static int part_each(struct kvs_tokenizer *tok, const json_t *object, const char
 	list = model_json_member(&part.json, members);
 	if (!json_is_array(list) || depth > 3)
 		return kvs_fail(
-			-EINVAL, "%s: %s%s must be a list, and not too deep a one", tok->file, part.path, members);
+			-EINVAL, "%s: %s%s must be a list, not too deeply nested", tok->file, part.path, members);
 	for (size_t i = 0; i < json_array_size(list) && !err; i++) {
 		char inner[96];
 
@@ -94,7 +94,7 @@ static int part_each(struct kvs_tokenizer *tok, const json_t *object, const char
 
 /* ---- stages ---- */
 
-/* The new stage belongs to `tok` at once, so that closing it frees what a failed load left. */
+/* The new stage belongs to `tok` at once, so that closing `tok` frees it even after a failed load. */
 static struct tok_stage *add_stage(struct kvs_tokenizer *tok, enum tok_stage_kind kind)
 {
 	struct tok_stage *grown = NULL;
@@ -165,7 +165,7 @@ static int add_split(struct kvs_tokenizer *tok, const struct part *part)
 		   : kvs_fail(-EINVAL, "%s: %sbehavior is \"%.40s\": not supported", tok->file, part->path, behavior);
 }
 
-/* A split that is not in the file but is what a part of it means. */
+/* A split that is not in the file, but that one of its parts implies. */
 static int add_own_split(struct kvs_tokenizer *tok, const char *pattern, enum tok_pattern kind,
 	enum tok_behavior behavior, const char *where)
 {
@@ -201,7 +201,7 @@ struct metaspace {
 	bool split;
 };
 
-/* Shared by the pre-tokeniser and the decoder; add_prefix_space is what files before 2024 say. */
+/* Shared by the pre-tokeniser and the decoder; files before 2024 have add_prefix_space. */
 static int read_metaspace(const struct part *part, struct metaspace *out)
 {
 	static const char *const schemes[] = {"never", "first", "always"};
@@ -349,7 +349,7 @@ static int add_template(struct kvs_tokenizer *tok, const struct part *part)
 	return err;
 }
 
-/* ByteLevel there moves offsets only, which we do not give. */
+/* As a post-processor, ByteLevel changes only offsets, which we do not return. */
 static int add_post_processor(struct kvs_tokenizer *tok, const struct part *part)
 {
 	if (!strcmp(part->type, "ByteLevel"))
@@ -380,7 +380,7 @@ static int read_replace(const struct part *part, struct tok_step *step)
 			     : kvs_fail(-ENOMEM, "%s: no memory", part->json.file);
 }
 
-/* Cutting at the end would need text that has been handed out already when it turns out to be the end. */
+/* Stripping the end is refused: a stream has already handed out the text when the end is known. */
 static int read_strip(const struct part *part, struct tok_step *step)
 {
 	int stop = 0, err = model_json_int(&part->json, "start", 0, 1 << 20, &step->start);
@@ -421,7 +421,7 @@ static int read_step(const struct part *part, struct tok_step *step)
 	return 0;
 }
 
-/* After a step that makes one text of all tokens only what works on a text's start may follow. */
+/* A step that joins all tokens into one text may be followed only by steps that work on its start. */
 static bool follows_fuse(const struct kvs_tokenizer *tok)
 {
 	for (size_t i = 0; i < tok->step_count; i++)
@@ -442,7 +442,7 @@ static int add_decoder(struct kvs_tokenizer *tok, const struct part *part)
 	if (tok->step_count == TOK_MAX_STEPS)
 		return kvs_fail(-EINVAL, "%s: decoder has more than %d steps", tok->file, TOK_MAX_STEPS);
 	if (follows_fuse(tok) && kind != TOK_STEP_STRIP && kind != TOK_STEP_FUSE)
-		return kvs_fail(-EINVAL, "%s: %stype is \"%s\" behind Fuse or ByteLevel: not supported", tok->file,
+		return kvs_fail(-EINVAL, "%s: %stype is \"%s\" after Fuse or ByteLevel: not supported", tok->file,
 			part->path, part->type);
 	tok->steps[tok->step_count] = (struct tok_step){.kind = (enum tok_step_kind)kind};
 	return read_step(part, &tok->steps[tok->step_count++]);

@@ -1,10 +1,10 @@
 /*
  * model/tokenizer/regex.c: regular expressions written for Oniguruma, run by PCRE2.
  *
- * Hugging Face compiles patterns with Oniguruma (Ruby syntax, Unicode 16). PCRE2 reads most of what tokenizers use the
- * same way; the pattern is rewritten where it does not (white space, scripts) and refused by name where it could mean
- * something else. PCRE2 may have another Unicode: characters that differ are matched by a stand-in (stand_ins.c). Every match
- * is bounded in steps and memory, so that a hostile pattern ends in an error.
+ * Hugging Face compiles patterns with Oniguruma (Ruby syntax, Unicode 16). PCRE2 reads most constructs in use the same
+ * way. The pattern is rewritten where it does not (white space, scripts), and a construct that could mean something
+ * else is refused by name. PCRE2 may have another version of Unicode: a stand-in is matched for characters that differ
+ * (stand_ins.c). Every match is limited in steps and memory, so that a hostile pattern ends in an error.
  */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "tokenizer.h"
@@ -18,8 +18,8 @@
 #include <string.h>
 #include <strings.h>
 
-#define MAX_PATTERN 4096  /* the longest in use has some 400 characters */
-#define STEPS_BASE 100000 /* of one match; with so many a byte, \s+ over a whole text of spaces still passes */
+#define MAX_PATTERN 4096  /* the longest in use has about 400 characters */
+#define STEPS_BASE 100000 /* of one match; with so many per byte, \s+ on a text of spaces only still passes */
 #define STEPS_A_BYTE 64
 #define HEAP_KIB (256 * 1024u)
 
@@ -40,7 +40,7 @@ struct rewrite {
 	const char *in; /* what is left */
 	struct tok_text out;
 	bool in_class;
-	char refused[32]; /* the construct, when there is one that we do not take */
+	char refused[32]; /* the construct that we refuse, if there is one */
 };
 
 static int put(struct rewrite *re, const char *text)
@@ -54,7 +54,7 @@ static int refuse(struct rewrite *re, size_t len)
 	return -EINVAL;
 }
 
-/* White space, or all else: bare inside a class, else a class of its own. */
+/* White space, or everything else: bare inside a class, otherwise a class of its own. */
 static int put_spaces(struct rewrite *re, bool negated)
 {
 	if (re->in_class)
@@ -69,7 +69,7 @@ static int put_character(struct rewrite *re)
 
 	if (tok_utf8_look(re->in, strlen(re->in), &bytes) == TOK_UTF8_OK) {
 		uint32_t code = tok_utf8_code(re->in, bytes);
-		if (tok_unicode_stand_in(code, false) != code) /* a stand-in would be matched */
+		if (tok_unicode_stand_in(code, false) != code) /* the text has a stand-in in its place */
 			return refuse(re, bytes);
 	}
 	re->in += bytes;
@@ -77,7 +77,7 @@ static int put_character(struct rewrite *re)
 }
 
 /*
- * \p{NAME}, \P{NAME}, \p{^NAME}. To Oniguruma a name of more than two letters is a script; PCRE2 takes a bare one for the
+ * \p{NAME}, \P{NAME}, \p{^NAME}. To Oniguruma a name of more than two letters is a script; to PCRE2 a bare one means all
  * characters that are used with that script.
  */
 static int rewrite_property(struct rewrite *re)
@@ -109,7 +109,7 @@ static int rewrite_escape(struct rewrite *re)
 		re->in += 2;
 		return put_spaces(re, c == 'S');
 	}
-	/* Of the letters and digits only those that mean one thing to both; \w, \b, \h, \v, \xHH and \1 do not. */
+	/* Only letters and digits that mean the same to both; \w, \b, \h, \v, \xHH and \1 do not. */
 	if (!c ||
 		(c < 0x7f && strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", c) &&
 			!strchr("drntfae", c) && (re->in_class || !strchr("Az", c)) && !(c == 'x' && re->in[2] == '{')))
@@ -119,8 +119,8 @@ static int rewrite_escape(struct rewrite *re)
 }
 
 /*
- * Where case is ignored, Oniguruma also matches pairs of letters by the one character that folds to them ("ss" by U+00DF), and folds
- * outside ASCII by its own Unicode. What stands in the group up to its first end is looked at.
+ * When case is ignored, Oniguruma also matches a pair of letters with the one character that folds to it ("ss" with
+ * U+00DF), and outside ASCII it folds by its own Unicode. The group is checked up to its first closing parenthesis.
  */
 static bool folds_alike(const char *group)
 {
@@ -160,8 +160,8 @@ static int rewrite_group(struct rewrite *re)
 }
 
 /*
- * {n}, {n,} and {n,m}. With a + behind, Ruby repeats the group, where PCRE2 would make it possessive; {n}? is one or none
- * in Ruby; and PCRE2 10.42 misses matches of a lazy count of \P{...} where the text is not ASCII.
+ * {n}, {n,} and {n,m}. With + after it, Ruby repeats the group, but PCRE2 makes it possessive; {n}? means one or none in
+ * Ruby; and PCRE2 10.42 misses matches of a lazy count of \P{...} in text that is not ASCII.
  */
 static int rewrite_brace(struct rewrite *re)
 {
@@ -234,10 +234,10 @@ static int compile(
 	*out = pcre2_compile((PCRE2_SPTR)pattern->data, pattern->len, options | PCRE2_UTF, &code, &at, NULL);
 	if (!*out) {
 		pcre2_get_error_message(code, message, sizeof(message));
-		return kvs_fail(
-			-EINVAL, "%s: %s is no regular expression that we can use: %s", file, where, (char *)message);
+		return kvs_fail(-EINVAL, "%s: %s is not a regular expression that we can use: %s", file, where,
+			(char *)message);
 	}
-	pcre2_jit_compile(*out, PCRE2_JIT_COMPLETE); /* without it, matching is slower and the same */
+	pcre2_jit_compile(*out, PCRE2_JIT_COMPLETE); /* without it, matching is slower but the same */
 	return 0;
 }
 
@@ -287,7 +287,7 @@ struct search {
 	size_t start, end; /* of the match found */
 };
 
-/* 1: found, 0: none, or an error. */
+/* 1: found; 0: none; or an error. */
 static int search_from(struct search *s, size_t from)
 {
 	PCRE2_SPTR text = (PCRE2_SPTR)s->text;
@@ -310,7 +310,7 @@ static int search_from(struct search *s, size_t from)
 	return 1;
 }
 
-/* Like Oniguruma's iterator: an empty match right behind the last match does not count. */
+/* Like Oniguruma's iterator: an empty match right after the last match does not count. */
 static int each_match(struct search *s, int (*found)(void *, size_t, size_t, bool), void *arg)
 {
 	size_t from = 0, covered = 0, skip;

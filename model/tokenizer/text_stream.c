@@ -1,9 +1,9 @@
 /*
  * model/tokenizer/text_stream.c: ids to text, one at a time or all at once.
  *
- * The decoder's steps are a chain: each takes a token's text and hands text to the next, and holds back what it cannot
- * decide yet (ByteFallback a run of byte tokens, which is valid or not as a whole; ByteLevel the bytes of an unfinished
- * character). decode() is a stream that is pushed to its end, so that the two cannot differ.
+ * The decoder's steps are a chain: each takes a token's text and passes text on to the next, but holds back text that it
+ * cannot decide yet (ByteFallback a run of byte tokens, which is valid or not as a whole; ByteLevel the bytes of an
+ * unfinished character). Decoding a whole text uses a stream too, so that the two cannot differ.
  */
 #include "tokenizer.h"
 
@@ -15,13 +15,13 @@
 
 struct kvs_text_stream {
 	const struct kvs_tokenizer *tok;
-	bool skip_special, any; /* any: a token was shown */
+	bool skip_special, any; /* any: a token has had text */
 	struct tok_text out;
 	struct {
 		struct tok_text held; /* BYTE_FALLBACK, BYTES */
-		int stripped;         /* STRIP behind FUSE: characters so far; -1: the front is done */
-		bool fused;           /* one text comes in, in parts */
-		bool begun;           /* METASPACE: the first token is behind us */
+		int stripped;         /* STRIP after FUSE: characters removed so far; -1: past the front */
+		bool fused;           /* the input is one text, in parts */
+		bool begun;           /* METASPACE: the first token has passed */
 	} step[TOK_MAX_STEPS];
 };
 
@@ -54,7 +54,7 @@ static int push_replace(struct kvs_text_stream *ts, size_t i, const char *text, 
 	return err;
 }
 
-/* All the bytes of a run are text, or each of them is U+FFFD. */
+/* A run of bytes is valid text as a whole, or each byte becomes U+FFFD. */
 static int flush_byte_run(struct kvs_text_stream *ts, size_t i)
 {
 	struct tok_text *held = &ts->step[i].held;
@@ -72,7 +72,7 @@ static int flush_byte_run(struct kvs_text_stream *ts, size_t i)
 	return err;
 }
 
-/* HF's test is Rust's from_str_radix, which takes a plus sign: "<0x+A>" is byte 10. */
+/* HF parses with Rust's from_str_radix, which allows a plus sign: "<0x+A>" is byte 10. */
 static int byte_of_token(const char *text, size_t len)
 {
 	static const char digits[] = "0123456789abcdef";
@@ -117,7 +117,7 @@ static int push_strip(struct kvs_text_stream *ts, size_t i, const char *text, si
 	return push_text(ts, i + 1, text + done, len - done);
 }
 
-/* HF drops every mark of the first token, wherever it stands. */
+/* HF drops every mark of the first token, not only a leading one. */
 static int push_metaspace(struct kvs_text_stream *ts, size_t i, const char *text, size_t len)
 {
 	const struct tok_step *step = &ts->tok->steps[i];
@@ -140,7 +140,7 @@ static int push_metaspace(struct kvs_text_stream *ts, size_t i, const char *text
 	return err;
 }
 
-/* Hand on the whole characters of what is held, and U+FFFD for what can be none; at the end, for a cut one too. */
+/* Passes on the held characters that are complete, and U+FFFD for invalid bytes; at the end also for a cut character. */
 static int flush_characters(struct kvs_text_stream *ts, size_t i, bool end)
 {
 	struct tok_text *held = &ts->step[i].held;
@@ -161,7 +161,7 @@ static int flush_characters(struct kvs_text_stream *ts, size_t i, bool end)
 	return err;
 }
 
-/* A token that is not written in GPT-2's characters throughout (an added one) stands for its own bytes. */
+/* A token with a character outside GPT-2's (an added token) stands for its own bytes. */
 static int push_bytes(struct kvs_text_stream *ts, size_t i, const char *text, size_t len)
 {
 	struct tok_text *held = &ts->step[i].held;
@@ -206,7 +206,7 @@ static int push_text(struct kvs_text_stream *ts, size_t i, const char *text, siz
 
 /* ---- streams ---- */
 
-/* What id shows as; NULL: nothing, as in HF for an id that nobody has. */
+/* The text of an id; NULL: none, as in HF for an id that no token has. */
 static const char *token_text(const struct kvs_text_stream *ts, int32_t id, size_t *len)
 {
 	const struct tok_vocab *display = &ts->tok->display;
@@ -271,7 +271,7 @@ void kvs_text_stream_free(kvs_text_stream *ts)
 	free(ts);
 }
 
-/* Ends what push or finish put into `out`. */
+/* Terminates the text that push or finish put into `out`. */
 static int hand_out(struct kvs_text_stream *ts, int err, const char **text, size_t *bytes)
 {
 	if (!err)

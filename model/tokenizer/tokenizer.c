@@ -1,8 +1,8 @@
 /*
- * model/tokenizer/tokenizer.c: a tokenizer from its file to its end, its vocabulary, and its added tokens.
+ * model/tokenizer/tokenizer.c: opening and closing a tokenizer, and its added tokens.
  *
- * tokenizer.json is read in parts (model.c, pipeline.c, and the added tokens here); whatever a part
- * does not know it refuses by name, since ids that are nearly right are worse than none.
+ * tokenizer.json is read in parts (model.c, pipeline.c, and the added tokens here). Each part refuses anything unknown,
+ * by name: ids that are nearly right are worse than none.
  */
 #include "tokenizer.h"
 
@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_ADDED_BYTES 4096 /* of one added token: bounds the search for it at each place in a text */
+#define MAX_ADDED_BYTES 4096 /* of one added token: limits the search for it at each place in a text */
 
 /* ---- added tokens ---- */
 
@@ -49,8 +49,8 @@ static int read_added(struct kvs_tokenizer *tok, const struct model_json *from, 
 }
 
 /*
- * HF takes the vocabulary's id for a token, or the next free one, whatever the file says. A file that says otherwise
- * would give one set of ids there and another here.
+ * HF uses the vocabulary's id for a token, or the next free one, and ignores the file's. If those differ, HF's ids and
+ * ours would differ too.
  */
 static int check_added_id(
 	const struct kvs_tokenizer *tok, const struct model_json *from, const struct tok_added *added, int32_t *next)
@@ -78,7 +78,7 @@ static int add_to_trie(
 	return err ? kvs_fail(-ENOMEM, "%s: no memory for added tokens", tok->file) : 0;
 }
 
-/* Decode shows a normalised token in its normal form. */
+/* Decode returns a normalised token in its normal form. */
 static int add_one(struct kvs_tokenizer *tok, const struct model_json *from, size_t index)
 {
 	const struct tok_added *added = &tok->added[index];
@@ -115,7 +115,7 @@ static int load_added_list(struct kvs_tokenizer *tok, const json_t *list)
 
 		snprintf(path, sizeof(path), "added_tokens[%zu].", i);
 		if (!json_is_object(from.object))
-			return kvs_fail(-EINVAL, "%s: added_tokens[%zu] is no object", tok->file, i);
+			return kvs_fail(-EINVAL, "%s: added_tokens[%zu] is not an object", tok->file, i);
 		tok->added_count = i + 1;
 		err = read_added(tok, &from, &tok->added[i]);
 		if (!err)
@@ -126,7 +126,7 @@ static int load_added_list(struct kvs_tokenizer *tok, const json_t *list)
 	return err;
 }
 
-/* Room for the ids of the list; one that is none is found when its entry is read. */
+/* Room for the ids of the list; an invalid id is reported when its entry is read. */
 static int32_t count_ids(const json_t *list)
 {
 	json_int_t ids = 0;
@@ -146,7 +146,7 @@ static int load_added(struct kvs_tokenizer *tok, const struct model_json *root)
 	size_t count = json_array_size(list);
 
 	if (list && !json_is_array(list))
-		return kvs_fail(-EINVAL, "%s: added_tokens is no list", tok->file);
+		return kvs_fail(-EINVAL, "%s: added_tokens is not a list", tok->file);
 	tok->added = calloc(count + 1, sizeof(*tok->added));
 	if (!tok->added || tok_vocab_init(&tok->display, count, count_ids(list)))
 		return kvs_fail(-ENOMEM, "%s: no memory for %zu added tokens", tok->file, count);
@@ -155,7 +155,7 @@ static int load_added(struct kvs_tokenizer *tok, const struct model_json *root)
 
 /* ---- the file ---- */
 
-/* Words of what is byte-level are cut before they are merged, where there is a pattern to cut them by. */
+/* Only a byte-level tokenizer with a pattern to split by has short words. */
 static bool has_long_words(const struct kvs_tokenizer *tok)
 {
 	bool cuts = false, bytes = false;
@@ -228,7 +228,7 @@ static int explain_missing(const char *dir)
 	if (!other)
 		return kvs_fail(-ENOENT, "%s/tokenizer.json: no such file", dir);
 	return kvs_fail(-ENOENT,
-		"%s/tokenizer.json: no such file; there is %s, from which transformers makes one: "
+		"%s/tokenizer.json: no such file; transformers can make one from %s: "
 		"AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
 		dir, other);
 }
@@ -279,7 +279,7 @@ void kvs_tokenizer_close(kvs_tokenizer *tok)
 	free(tok);
 }
 
-/* ---- looking things up ---- */
+/* ---- lookups ---- */
 
 int32_t kvs_tokenizer_id(const kvs_tokenizer *tok, const char *text)
 {

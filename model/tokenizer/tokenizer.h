@@ -1,10 +1,10 @@
 /*
- * model/tokenizer/tokenizer.h: the inside of a kvs_tokenizer. Private to model/tokenizer/, whose own names start with tok_.
+ * model/tokenizer/tokenizer.h: the inside of a kvs_tokenizer. Private to model/tokenizer/, as are all names with tok_.
  *
- * A tokenizer is data: a vocabulary, a table of merges, a flat list of stages that text goes through on its way to the
- * model (added tokens, normaliser, added tokens again, pre-tokeniser), the ids that go around the result, and a flat list
- * of decoder steps. The loader makes these from tokenizer.json; nothing changes them afterwards, so that one tokenizer
- * serves any number of threads.
+ * A tokenizer is data: a vocabulary, a table of merges, a flat list of stages that text passes through (added tokens,
+ * normaliser, added tokens again, pre-tokeniser), the ids to put around the result, and a flat list of decoder steps.
+ * The loader makes these from tokenizer.json. Nothing changes them afterwards, so any number of threads can use one
+ * tokenizer.
  */
 #ifndef TOK_TOKENIZER_H
 #define TOK_TOKENIZER_H
@@ -27,7 +27,7 @@ struct tok_ids {
 };
 int tok_ids_append(struct tok_ids *ids, const int32_t *list, size_t count);
 
-/* Text cut into pieces. A piece with an id is done: it is that token. */
+/* Text cut into pieces. A piece with an id is finished: it is that token. */
 struct tok_piece {
 	size_t at, len;
 	int32_t id;    /* -1: still text */
@@ -41,15 +41,18 @@ struct tok_pieces {
 int tok_pieces_append(struct tok_pieces *pieces, const char *text, size_t len, int32_t id, bool at_start);
 void tok_pieces_clear(struct tok_pieces *pieces); /* frees */
 
-/* Room for one element more in a list of `count` with room for *cap; NULL when there is no memory (the list stays). */
+/*
+ * Room for one more element in a list of `count` elements and room for *cap; NULL: out of memory, the list is
+ * unchanged.
+ */
 void *tok_grow(void *list, size_t count, size_t *cap, size_t element_bytes);
 
 /* ---- UTF-8 ---- */
 
 enum tok_utf8 { TOK_UTF8_OK, TOK_UTF8_INVALID, TOK_UTF8_CUT };
 /*
- * Look at the character that starts `bytes` (count > 0): OK and its length; INVALID and the length of the maximal subpart
- * that one U+FFFD stands for; CUT when it is right so far but `bytes` ends within it (*len is then `count`).
+ * Classify the character at the start of `bytes` (count > 0). OK: *len is its length. INVALID: *len is the length of the
+ * maximal subpart that one U+FFFD replaces. CUT: valid so far, but `bytes` ends within it, and *len is `count`.
  */
 enum tok_utf8 tok_utf8_look(const char *bytes, size_t count, size_t *len);
 uint32_t tok_utf8_code(const char *bytes, size_t len); /* of a character that is OK */
@@ -59,29 +62,30 @@ bool tok_unicode_is_space(uint32_t code);                                   /* W
 bool tok_unicode_is_word(uint32_t code);                                    /* \w of Unicode TR 18 */
 
 /*
- * Characters that PCRE2 and utf8proc may know otherwise than Hugging Face tokenizers, which has Unicode 16.0 in it: `stand_in`, which all
- * know alike, is matched in their place. It is of the same category and has as many bytes (stand_ins.c, make_stand_ins.py).
+ * Characters that PCRE2 and utf8proc may classify otherwise than Hugging Face tokenizers, which has Unicode 16.0.
+ * `stand_in`, on which all agree, is matched in their place. Its category and length in bytes are the same
+ * (stand_ins.c).
  */
 struct tok_stand_in {
 	uint32_t first, last, stand_in;
 };
 extern const struct tok_stand_in tok_stand_ins[], tok_later_numbers[];
 extern const size_t tok_stand_ins_count, tok_later_numbers_count;
-/* What to match in place of `code`, mostly itself. `later_numbers`: with the numbers of Unicode 17.0. */
+/* The character to match in place of `code`, mostly itself. `later_numbers`: with the numbers of Unicode 17.0. */
 uint32_t tok_unicode_stand_in(uint32_t code, bool later_numbers);
-/* A copy of a text with stand-ins in it, of the same length, which the caller frees; NULL where it needs none. -ENOMEM. */
+/* A copy of a text with stand-ins, of the same length, which the caller frees; NULL if it needs none. -ENOMEM. */
 int tok_unicode_stand_in_text(const char *text, size_t len, bool later_numbers, char **out);
 
 #define TOK_REPLACEMENT "\xef\xbf\xbd" /* U+FFFD */
 
 /* ---- vocabulary ---- */
 
-/* Ids above this are refused: no model comes near, and a hostile file must not make us reserve for it. */
+/* Larger ids are refused: no model comes near, and a hostile file must not make us allocate for one. */
 #define TOK_MAX_TOKEN_ID ((1 << 21) - 1)
 
 struct tok_token {
-	uint32_t at, len; /* of its text; at TOK_NO_TOKEN: nobody has this id */
-	bool special;     /* left out by decode with skip_special */
+	uint32_t at, len; /* of its text; at TOK_NO_TOKEN: no token has this id */
+	bool special;     /* decode with skip_special leaves it out */
 };
 #define TOK_NO_TOKEN UINT32_MAX
 
@@ -124,13 +128,15 @@ enum tok_pattern {
 
 typedef struct tok_regex tok_regex;
 /*
- * Compile a pattern; `where` names the field. -EINVAL when it is damaged or has a construct that PCRE2 reads otherwise, -ENOMEM.
+ * Compile a pattern; `where` names the field. -EINVAL (it is damaged, or has a construct that PCRE2 reads otherwise),
+ * -ENOMEM.
  */
 int tok_regex_create(const char *pattern, enum tok_pattern kind, const char *file, const char *where, tok_regex **out);
 void tok_regex_free(tok_regex *regex);
 /*
- * Call `found` for every piece of `text` in order, matches and what lies between them; together they are the text.
- * Returns what `found` returned if that was not 0; -EINVAL (the pattern needs more steps than we allow), -ENOMEM.
+ * Call `found` for every match in `text` and for the text between matches, in order; together the pieces are the text.
+ * Stops at the first result that is not 0, and returns it. -EINVAL (the pattern needs more steps than we allow),
+ * -ENOMEM.
  */
 int tok_regex_each(const tok_regex *regex, const char *text, size_t len,
 	int (*found)(void *arg, size_t start, size_t end, bool match), void *arg);
@@ -142,7 +148,7 @@ struct tok_added {
 	int32_t id;
 	bool single_word, lstrip, rstrip, normalized, special;
 };
-/* A trie over bytes: the longest token at a place is found in time that its length bounds. */
+/* A trie over bytes: finding the longest token at a place takes time in proportion to its length. */
 struct tok_trie {
 	struct tok_pair_map edges; /* (node, byte) -> node */
 	int32_t *ends;             /* [nodes] index of the token that ends here, -1 */
@@ -157,11 +163,11 @@ int32_t tok_trie_longest(const struct tok_trie *trie, const char *text, size_t l
 enum tok_stage_kind {
 	TOK_STAGE_ADDED,     /* cut out added tokens */
 	TOK_STAGE_NFC,       /* normalise */
-	TOK_STAGE_PREPEND,   /* put `text` before */
-	TOK_STAGE_REPLACE,   /* put `text` for every match */
+	TOK_STAGE_PREPEND,   /* put `text` in front */
+	TOK_STAGE_REPLACE,   /* replace every match by `text` */
 	TOK_STAGE_SPLIT,     /* cut at matches */
-	TOK_STAGE_METASPACE, /* space to `text`, and one before the piece as `prepend` says */
-	TOK_STAGE_SPACE,     /* put a space before a piece that has none */
+	TOK_STAGE_METASPACE, /* spaces become `text`, and one is put in front according to `prepend` */
+	TOK_STAGE_SPACE,     /* put a space in front of a piece that has none */
 	TOK_STAGE_BYTES,     /* each byte becomes GPT-2's character for it */
 };
 enum tok_behavior { TOK_ISOLATED, TOK_REMOVED, TOK_MERGED_WITH_PREVIOUS, TOK_MERGED_WITH_NEXT };
@@ -189,51 +195,50 @@ enum tok_step_kind {
 };
 struct tok_step {
 	enum tok_step_kind kind;
-	char *pattern, *text; /* REPLACE: a string for a string; STRIP, METASPACE: the one character in `pattern` */
-	int start;            /* STRIP: at most so many at the front */
-	bool drop_first;      /* METASPACE: the first token loses it altogether */
+	char *pattern, *text; /* REPLACE: `pattern` becomes `text`; STRIP, METASPACE: `pattern` is the one character */
+	int start;            /* STRIP: the most to remove at the front */
+	bool drop_first;      /* METASPACE: the first token loses every mark */
 };
 #define TOK_MAX_STEPS 8
 
 struct kvs_tokenizer {
-	char *file; /* as messages call it */
+	char *file; /* its name in messages */
 	struct tok_vocab vocab;
 	struct tok_pair_map merges;
-	struct tok_pair_map
-		joints; /* (character, character) that some merge may join; of all there are if has_joints */
+	struct tok_pair_map joints; /* pairs of characters that some merge may join; complete if has_joints */
 	bool has_joints;
 	bool ignore_merges, fuse_unk, byte_fallback;
 	int32_t unk;              /* -1: none */
 	int32_t byte_tokens[256]; /* of <0x00> .. <0xFF>; -1: none */
 
-	struct tok_vocab display; /* what decode makes of an id: the vocabulary's text, or the added token's */
+	struct tok_vocab display; /* the texts of added tokens for decode, in their normal form */
 	struct tok_added *added;
 	size_t added_count;
-	struct tok_trie tries[2]; /* on raw text, on normalised text */
+	struct tok_trie tries[2]; /* for raw text, for normalised text */
 
 	struct tok_stage *stages;
 	size_t stage_count, stage_cap, normalizer_first, normalizer_end;
-	struct tok_ids before, after; /* what the post-processor puts around a text */
+	struct tok_ids before, after; /* put around a text by the post-processor */
 
 	struct tok_step steps[TOK_MAX_STEPS];
 	size_t step_count;
-	bool decoder; /* false: tokens are joined by spaces, as HF does */
+	bool decoder; /* false: tokens are joined by spaces, as in HF */
 };
 
-/* The loader's parts, in the order in which they need each other; each leaves a message. */
+/* The parts of the loader, in the order in which they must run; each leaves a message. */
 struct model_json;
 int tok_load_model(struct kvs_tokenizer *tok, const struct model_json *root);
 int tok_load_stages(struct kvs_tokenizer *tok, const struct model_json *root);
 int tok_load_template(struct kvs_tokenizer *tok, const struct model_json *root);
 int tok_load_decoder(struct kvs_tokenizer *tok, const struct model_json *root);
 
-/* Run stages first .. end-1 over what is in `pieces`. */
+/* Run stages first .. end-1 on `pieces`. */
 int tok_stages_run(const struct kvs_tokenizer *tok, size_t first, size_t end, struct tok_pieces *pieces);
 
 /* NFC of `len` bytes of valid UTF-8, appended to `out`. */
 int tok_unicode_nfc(const char *text, size_t len, struct tok_text *out);
 
-/* Merges words; keeps its scratch from word to word. */
+/* Merges words; its buffers are reused from word to word. */
 struct tok_bpe {
 	const struct kvs_tokenizer *tok;
 	struct tok_symbol *symbols;
@@ -241,11 +246,11 @@ struct tok_bpe {
 	struct tok_candidate *heap;
 	size_t heap_count, heap_cap;
 };
-int tok_bpe_find_joints(struct kvs_tokenizer *tok); /* for texts that are one word; -ENOMEM without a message */
+int tok_bpe_find_joints(struct kvs_tokenizer *tok); /* for texts that are one word; -ENOMEM, without a message */
 int tok_bpe_word(struct tok_bpe *bpe, const char *word, size_t len, struct tok_ids *out); /* -ENOMEM */
 void tok_bpe_clear(struct tok_bpe *bpe);
 
-/* The character that GPT-2 writes for a byte, and back (-1: of no byte). */
+/* The character that GPT-2 writes for a byte, and back (-1: for no byte). */
 uint32_t tok_byte_to_code(unsigned char byte);
 int tok_code_to_byte(uint32_t code);
 

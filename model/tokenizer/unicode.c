@@ -1,9 +1,9 @@
 /*
  * model/tokenizer/unicode.c: characters.
  *
- * UTF-8 with the maximal-subpart rule for what is invalid (Unicode 3.9, table 3-8; Python and Rust do the same), the few
+ * UTF-8, with the maximal-subpart rule for invalid bytes (Unicode 3.9, table 3-8; also in Python and Rust), the few
  * properties that added tokens need, GPT-2's characters for bytes, and NFC. utf8proc's own NFC sorts combining marks in
- * quadratic time, which a megabyte of them would turn into a hang; here it decomposes and composes, and we sort.
+ * quadratic time, so that a megabyte of them would hang; here utf8proc decomposes and composes, and we sort.
  */
 #include "tokenizer.h"
 
@@ -12,7 +12,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
-/* How many bytes follow this first byte, and the range in which the second must lie (Unicode table 3-7). */
+/* The number of bytes that follow this first byte, and the range of the second (Unicode table 3-7); -1: invalid. */
 static int lead(unsigned char first, unsigned char *low, unsigned char *high)
 {
 	*low = 0x80;
@@ -76,7 +76,7 @@ int tok_utf8_repair(const char *bytes, size_t count, struct tok_text *out)
 {
 	size_t good = 0, len;
 
-	if (!count) /* bytes may be NULL then, to which nothing may be added */
+	if (!count) /* bytes may be NULL then, and NULL + 0 is undefined */
 		return 0;
 	for (size_t i = 0; i < count; i += len) {
 		if (tok_utf8_look(bytes + i, count - i, &len) == TOK_UTF8_OK)
@@ -164,7 +164,7 @@ bool tok_unicode_is_word(uint32_t code)
 	}
 }
 
-/* GPT-2 shows printable Latin-1 as itself and the other 68 bytes, in order, from U+0100 on. */
+/* GPT-2 writes printable Latin-1 as itself and the other 68 bytes, in order, from U+0100 on. */
 static bool byte_is_itself(uint32_t byte)
 {
 	return (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte <= 0xac) || (byte >= 0xae && byte <= 0xff);
@@ -272,7 +272,7 @@ static int compose(struct codes *codes, struct tok_text *out)
 	return err;
 }
 
-/* NFC of a stretch of characters that Unicode 9 has. */
+/* NFC of a stretch without characters that stand alone. */
 static int nfc_stretch(const char *text, size_t len, struct tok_text *out)
 {
 	struct codes codes = {0};
@@ -287,9 +287,9 @@ static int nfc_stretch(const char *text, size_t len, struct tok_text *out)
 }
 
 /*
- * Hugging Face normalises by Unicode 9.0: marks that came later are starters there, which nothing is sorted or composed
- * across, and the one composition that came later is none. Found by comparing all characters (Unicode 15.0 here). U+11A7 is among them because utf8proc
- * 2.8 takes it for a Hangul final, which it is not, and drops it.
+ * Hugging Face normalises by Unicode 9.0. To it, later marks are starters, across which nothing is sorted or composed,
+ * and the one later composition does not exist. The list is the result of comparing all characters (Unicode 15.0 here).
+ * U+11A7 is included because utf8proc 2.8 takes it for a Hangul final, which it is not, and drops it.
  */
 static bool stands_alone(uint32_t code)
 {

@@ -2,8 +2,8 @@
  * model/tokenizer/vocab.c: the tables of a tokenizer.
  *
  * Text to id, pair to merge, and the trie of added tokens, all by open addressing in tables that are at most half full.
- * Growing buffers that the tokenizer's other files share are here too. Sizes are checked before they are multiplied;
- * nothing is ever removed.
+ * Also the growing buffers that the tokenizer's other files use. Sizes are checked before they are multiplied; nothing
+ * is ever removed.
  */
 #include "tokenizer.h"
 

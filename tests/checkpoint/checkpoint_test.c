@@ -1,7 +1,8 @@
 /*
- * tests/checkpoint/checkpoint_test.c: directories: the golden models open as what they are, damaged ones name what is wrong.
+ * tests/checkpoint/checkpoint_test.c: directories: the golden models open correctly, damaged ones give an error that
+ * names the damage.
  *
- * Damaged checkpoints are written to a directory of their own below $TMPDIR. Runs from the top of the repository.
+ * Damaged checkpoints are written to a new directory under $TMPDIR. Runs from the top of the repository.
  */
 #include "../../model/model.h"
 
@@ -140,7 +141,7 @@ static void assert_refused(int expected, const char *message)
 	assert_int_equal(open_files(), before);
 }
 
-/* ---- what is there opens ---- */
+/* ---- models that open ---- */
 
 static const struct {
 	const char *name, *type;
@@ -274,7 +275,7 @@ static void write_unsharded(const char *from)
 	snprintf(path, sizeof(path), "%s/model.safetensors", dir);
 	FILE *file = fopen(path, "wb");
 	assert_non_null(file);
-	fwrite(&length, 1, 8, file); /* the machines that this runs on are little-endian */
+	fwrite(&length, 1, 8, file); /* this runs only on little-endian machines */
 	fwrite(header, 1, length, file);
 	for (int s = 0; s < 3; s++) {
 		for (size_t i = 0; i < kvs_safetensors_count(st[s]); i++) {
@@ -346,7 +347,7 @@ static void the_fingerprint_changes_with_config_name_type_shape_and_bytes(void *
 	}
 }
 
-/* ---- what is damaged is refused, and nothing stays open ---- */
+/* ---- damaged models are refused, and nothing stays open ---- */
 
 static void a_missing_directory_is_named(void **state)
 {
@@ -385,7 +386,7 @@ static void weights_that_are_no_file_are_refused(void **state)
 	assert_int_equal(mkdir(path, 0700), 0);
 	assert_refused(-EINVAL, "model.safetensors: not a regular file");
 	assert_int_equal(rmdir(path), 0);
-	assert_int_equal(mkfifo(path, 0600), 0); /* opening one waits for a writer where nothing is done about it */
+	assert_int_equal(mkfifo(path, 0600), 0); /* a plain open() would wait for a writer */
 	assert_refused(-EINVAL, "model.safetensors: not a regular file");
 }
 
@@ -407,7 +408,7 @@ static void json_that_is_no_file_is_refused(void **state)
 	}
 }
 
-/* A download that starts again under our hands ends in a message, where a mapped file ends in SIGBUS. */
+/* A download that restarts while we read ends in a message; with a mapped file it would end in SIGBUS. */
 static void weights_cut_while_they_are_read_are_an_error(void **state)
 {
 	struct kvs_weight weight;
@@ -487,7 +488,7 @@ static void broken_indexes_are_refused_by_name(void **state)
 		assert_refused(rows[i].err, rows[i].message);
 	}
 	write_text(INDEX, "{\"weight_map\": {\"model.embed_tokens.weight\": \"a.safetensors\"}}");
-	kvs_checkpoint_close(opened(dir)); /* the same directory with a right index opens */
+	kvs_checkpoint_close(opened(dir)); /* the same directory opens with a correct index */
 }
 
 int main(void)

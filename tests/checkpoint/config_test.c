@@ -1,7 +1,7 @@
 /*
- * tests/checkpoint/config_test.c: config.json is read as transformers reads it, and what is wrong in it is refused by name.
+ * tests/checkpoint/config_test.c: config.json is read as transformers reads it, and errors in it name the field.
  *
- * Each case is a small valid file of one family with a patch over it; "@absent" in a patch takes a member away.
+ * Each case is a small valid file of one family with a patch applied; "@absent" in a patch removes a member.
  */
 #include "../../model/checkpoint/checkpoint.h"
 
@@ -78,7 +78,7 @@ static struct kvs_config parsed(const char *type, const char *patch)
 	return config;
 }
 
-/* ---- what is read ---- */
+/* ---- accepted ---- */
 
 static void absent_fields_take_the_defaults_of_transformers(void **state)
 {
@@ -298,7 +298,7 @@ static void generation_config_goes_before_config(void **state)
 	kvs_config_clear(&config);
 }
 
-/* What transformers loads and JSON, the class or the vocabulary do not have. */
+/* Values that transformers accepts although JSON, the class or the vocabulary does not have them. */
 static void what_does_no_harm_is_read(void **state)
 {
 	static const char *const patches[][2] = {
@@ -322,7 +322,7 @@ static void what_does_no_harm_is_read(void **state)
 			assert_int_equal(config.eos_count, 0);
 		}
 		if (!strcmp(patches[i][0], "mistral"))
-			assert_int_equal(config.window[3], 4096); /* transformers passes over the list */
+			assert_int_equal(config.window[3], 4096); /* transformers ignores the list */
 		kvs_config_clear(&config);
 	}
 }
@@ -332,7 +332,10 @@ static int parse_text(const char *text, struct kvs_config *config)
 	return kvs_config_parse(text, strlen(text), "config.json", config);
 }
 
-/* Of two members of one name Python takes the last; NaN and infinities are harmless only where nobody asks for them. */
+/*
+ * Python takes the last of two members with one name; NaN and infinities are harmless only in fields that we do not
+ * read.
+ */
 static void json_is_read_as_python_reads_it(void **state)
 {
 	struct kvs_config config;
@@ -353,7 +356,7 @@ static void json_is_read_as_python_reads_it(void **state)
 	assert_non_null(strstr(kvs_error(), "line 1"));
 }
 
-/* ---- what is refused ---- */
+/* ---- refused ---- */
 
 #define LLAMA3(low, high)                                                                                              \
 	"{\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": " low                      \
@@ -382,7 +385,7 @@ static const struct {
 	{"llama", "{\"num_hidden_layers\": true}", "num_hidden_layers is a boolean"},
 	{"llama", "{\"hidden_size\": 9223372036854775807}", "hidden_size is 9223372036854775807"},
 	{"llama", "{\"hidden_size\": -9223372036854775807}", "hidden_size is -9223372036854775807"},
-	{"llama", "{\"hidden_size\": 4294967552}", "hidden_size is 4294967552"}, /* 256 where it is cut to 32 bits */
+	{"llama", "{\"hidden_size\": 4294967552}", "hidden_size is 4294967552"}, /* 256 if it is truncated to 32 bits */
 	{"llama", "{\"intermediate_size\": 0}", "intermediate_size is 0"},
 	{"llama", "{\"vocab_size\": 1000000000}", "vocab_size is 1000000000"},
 	{"llama", "{\"num_attention_heads\": 0}", "num_attention_heads is 0"},

@@ -137,10 +137,10 @@ static const struct {
 	{"{\"w\": {}}", 0, "w: dtype is not a name"},
 	{ONE("\"F32\"", "[4]", "[0, 16]") "x", 16, "line 1"},
 	{ONE("7", "[4]", "[0, 16]"), 16, "w: dtype is not a name"},
-	{ONE("\"Q4_0\"", "[4]", "[0, 16]"), 16, "w: dtype \"Q4_0\" is not one of safetensors"},
+	{ONE("\"Q4_0\"", "[4]", "[0, 16]"), 16, "w: dtype \"Q4_0\" is unknown to safetensors"},
 	{ONE("\"F32\"", "4", "[0, 16]"), 16, "w: shape is not a list"},
-	{ONE("\"F32\"", "[-4]", "[0, 16]"), 16, "w: shape holds what is no size"},
-	{ONE("\"F32\"", "[4.0]", "[0, 16]"), 16, "w: shape holds what is no size"},
+	{ONE("\"F32\"", "[-4]", "[0, 16]"), 16, "w: shape holds a value that is not a size"},
+	{ONE("\"F32\"", "[4.0]", "[0, 16]"), 16, "w: shape holds a value that is not a size"},
 	{ONE("\"F32\"", "[4]", "[0]"), 16, "w: data_offsets is not a list of two integers"},
 	{ONE("\"F32\"", "[4]", "[0, 16, 16]"), 16, "w: data_offsets is not a list of two integers"},
 	{ONE("\"F32\"", "[4]", "[0, 16.0]"), 16, "w: data_offsets is not a list of two integers"},
@@ -156,15 +156,15 @@ static const struct {
 	{ONE("\"F32\"", "[4294967296, 4294967296, 0]", "[0, 0]"), 0, "w: the product of its shape overflows"},
 	{ONE("\"F32\"", "[9223372036854775807]", "[0, 16]"), 16, "w: the product of its shape overflows"},
 	{ONE("\"F4\"", "[3]", "[0, 2]"), 2, "w: its shape does not fill whole bytes"},
-	{ONE("\"F32\"", "[4]", "[0, 16]"), 17, "1 bytes behind the last tensor"},
-	{ONE("\"F32\"", "[4]", "[4, 20]"), 20, "w: data_offsets begin at 4, behind a hole"},
-	{TWO("[0, 16]", "[20, 36]"), 36, "b: data_offsets begin at 20, behind a hole"},
+	{ONE("\"F32\"", "[4]", "[0, 16]"), 17, "1 bytes after the last tensor"},
+	{ONE("\"F32\"", "[4]", "[4, 20]"), 20, "w: data_offsets begin at 4, after a hole"},
+	{TWO("[0, 16]", "[20, 36]"), 36, "b: data_offsets begin at 20, after a hole"},
 	{TWO("[0, 16]", "[12, 28]"), 28, "b: data_offsets begin at 12, inside another tensor"},
 	{TWO("[0, 16]", "[0, 16]"), 16, "data_offsets begin at 0, inside another tensor"},
 	{"{\"a\": {\"dtype\": \"F32\", \"shape\": [], \"data_offsets\": [0, 4]}, "
 	 "\"a\": {\"dtype\": \"F32\", \"shape\": [], \"data_offsets\": [0, 4]}}",
 		4, "line 1"},
-	{"{}", 3, "3 bytes behind the last tensor"},
+	{"{}", 3, "3 bytes after the last tensor"},
 };
 
 static void what_is_wrong_is_refused_with_file_and_tensor(void **state)
@@ -254,14 +254,14 @@ static void ten_thousand_tensors_take_no_noticeable_time(void **state)
 
 	(void)state;
 	assert_non_null(header);
-	for (int i = 0; i < COUNT; i++) /* the last in the file first in the header */
+	for (int i = 0; i < COUNT; i++) /* the last in the file is the first in the header */
 		at += sprintf(at, "%c\"t%d\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [%d, %d]}",
 			i ? ',' : '{', i, 4 * (COUNT - 1 - i), 4 * (COUNT - i));
 	strcpy(at, "}");
 	struct image image = image_of(header, 4 * COUNT);
 	assert_int_equal(parse_copy(image.bytes, image.size), 0);
-	assert_true(
-		clock() - start < 5 * CLOCKS_PER_SEC); /* quadratic would be minutes; ASan on a busy machine is not */
+	assert_true(clock() - start <
+		    5 * CLOCKS_PER_SEC); /* quadratic time would be minutes; ASan on a busy machine takes less */
 	free(header);
 	free(image.bytes);
 }

@@ -1,6 +1,6 @@
 /*
- * tests/e2e/bad_input_test.c: whatever is wrong with what kvshare-run is given, it says so in one line, in words that name
- * the thing, and exits 1 (2 for usage). Nothing crashes, hangs or prints half a result.
+ * tests/e2e/bad_input_test.c: for any bad input kvshare-run prints one line that names the fault, and exits with 1 (2 for
+ * usage). It never crashes, hangs or prints half a result.
  */
 #include "../support/process.h"
 
@@ -15,7 +15,7 @@
 
 #define MODEL "tests/models/storyworld-3m"
 
-/* The last 64 bf16 of the weights are what these two bytes are. */
+/* Sets the last 64 bf16 of the weights to these two bytes. */
 #define LAST_BYTES(two)                                                                                                \
 	"for i in $(seq 64); do printf '" two "'; done | dd of=$T/m/model.safetensors conv=notrunc oflag=seek_bytes "  \
 	"seek=$(($(stat -c %s $T/m/model.safetensors) - 128)) 2>/dev/null; "
@@ -111,7 +111,7 @@ static const struct bad_input inputs[] = {
 		"kvshare-run -m $T/c -p x",
 		1, "/c/models--a--b/snapshots/0123 has: give that"},
 	{"the folder above", "kvshare-run -m $T -p x", 1, "/m has: give that"},
-	{"a file of weights", "kvshare-run -m $T/m/model.safetensors -p x", 1, "give the directory that it lies in"},
+	{"a file of weights", "kvshare-run -m $T/m/model.safetensors -p x", 1, "give the directory that holds it"},
 	{"a GGUF file", "printf GGUF0000 >$T/m.gguf; kvshare-run -m $T/m.gguf -p x", 1, "m.gguf is a GGUF file"},
 	{"a folder with a GGUF file", "mkdir $T/g; printf GGUF0000 >$T/g/m.gguf; kvshare-run -m $T/g -p x", 1,
 		"m.gguf is a GGUF file"},
@@ -119,7 +119,7 @@ static const struct bad_input inputs[] = {
 	{"a text file for a model", "kvshare-run -m $T/m/heldout.txt -p x", 1,
 		"heldout.txt is a file: give a directory"},
 	{"weights in a pickle", "mv $T/m/model.safetensors $T/m/pytorch_model.bin; kvshare-run -m $T/m -p x", 1,
-		"pytorch_model.bin is a pickle"},
+		"pytorch_model.bin is a PyTorch pickle"},
 	{"weights that Git LFS has not fetched",
 		"printf 'version https://git-lfs.github.com/spec/v1\\noid sha256:0\\nsize 1\\n' "
 		">$T/m/model.safetensors; "

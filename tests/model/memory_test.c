@@ -1,4 +1,7 @@
-/* What an engine holds: cutting a slot gives its blocks back, the tokens that stay keep theirs, and the rest is used again. */
+/*
+ * An engine's memory: truncating a slot frees its blocks, the remaining tokens keep theirs, and freed blocks are
+ * reused.
+ */
 #include "../../model/model.h"
 
 #include <setjmp.h>

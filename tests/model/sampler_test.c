@@ -1,5 +1,5 @@
 /*
- * tests/model/sampler_test.c: what the sampler draws follows the distribution, cut as asked.
+ * tests/model/sampler_test.c: the sampler's draws follow the distribution, cut by top-k and top-p.
  */
 #include "../../model/model.h"
 
@@ -28,7 +28,7 @@ static kvs_sampler *sampler_of(float temperature, int top_k, float top_p, uint64
 	return sampler;
 }
 
-/* Draws many and compares each share with what it should be, to five standard deviations. */
+/* Compares the share of each token in many draws with its probability, to five standard deviations. */
 static void assert_shares(kvs_sampler *sampler, const double *expected)
 {
 	int drawn[VOCAB] = {0};
@@ -71,7 +71,7 @@ static void top_p_keeps_the_smallest_set_that_holds_p(void **state)
 	assert_shares(sampler_of(1, 0, 0.80f, 3), expected);
 }
 
-/* Of the three likeliest (0.85 together), half of that mass is reached by the first two. */
+/* The three likeliest have 0.85 together; the first two reach half of that mass. */
 static void top_p_works_on_what_top_k_left(void **state)
 {
 	const double expected[VOCAB] = {0, 0.40 / 0.65, 0, 0.25 / 0.65, 0, 0};
@@ -80,7 +80,7 @@ static void top_p_works_on_what_top_k_left(void **state)
 	assert_shares(sampler_of(1, 3, 0.5f, 4), expected);
 }
 
-/* 0.40 is more than 45 % of that mass, though less than 45 % of all. */
+/* 0.40 is more than 45 % of that mass, but less than 45 % of the whole. */
 static void top_p_is_a_part_of_what_top_k_left(void **state)
 {
 	const double expected[VOCAB] = {0, 1, 0, 0, 0, 0};
@@ -89,7 +89,7 @@ static void top_p_is_a_part_of_what_top_k_left(void **state)
 	assert_shares(sampler_of(1, 3, 0.45f, 4), expected);
 }
 
-/* Where all are alike, those with the smaller ids are kept: as many as hold p together. */
+/* If all are equal, the smaller ids are kept, up to a mass of p. */
 static void top_p_keeps_some_of_equals(void **state)
 {
 	const float alike[VOCAB] = {1.0f / 6, 1.0f / 6, 1.0f / 6, 1.0f / 6, 1.0f / 6, 1.0f / 6};

@@ -1,6 +1,6 @@
 /*
- * Weights on their way to the device: every 16-bit number and back, a matrix that takes more than one piece,
- * and how far the fingerprint of a checkpoint looks.
+ * tests/model/weights_test.c: weights on their way to the device: every 16-bit number and back, a matrix of more than
+ * one piece, and the reach of a checkpoint's fingerprint.
  */
 #include "../../model/engine.h"
 
@@ -46,7 +46,7 @@ static void every_half_has_its_value_and_comes_back(void **state)
 	}
 }
 
-/* Half way between two neighbours lies the one whose last bit is 0; a little off, the nearer one. */
+/* Halfway between two neighbours, the one whose last bit is 0; otherwise the nearer one. */
 static void assert_rounds(enum kvs_dtype dtype, uint16_t low)
 {
 	uint16_t neighbours[2] = {low, low + 1}, rounded[3];
@@ -77,7 +77,7 @@ static void numbers_round_to_the_nearest_even(void **state)
 
 /* ---- a checkpoint of one layer that does nothing: the logits of a token are its row against all rows ---- */
 
-enum { DIM = 32, VOCAB = 140000 }; /* more elements than are converted at a time */
+enum { DIM = 32, VOCAB = 140000 }; /* more elements than are converted at once */
 
 static const char config[] =
 	"{\"model_type\": \"llama\", \"architectures\": [\"LlamaForCausalLM\"], \"num_hidden_layers\": 1, "
@@ -140,7 +140,7 @@ static void put_header(FILE *file)
 	fwrite(header, 1, length, file);
 }
 
-/* Rows of the embedding are 1 and -1 as a hash of the id says, gains are 1, all else is 0. */
+/* Rows of the embedding hold 1 and -1 according to a hash of the id, gains are 1, all else is 0. */
 static void put_data(FILE *file)
 {
 	const uint16_t one = 0x3f80;
@@ -178,7 +178,7 @@ static int open_engine(kvs_cu *cu, kvs_checkpoint **ckpt, kvs_engine **engine)
 	return err ? err : kvs_engine_open(cu, *ckpt, &options, engine);
 }
 
-/* Of the rows only a token's own is the same in all places: it is its own likeliest successor, wherever it lies. */
+/* Only a token's own row agrees with it everywhere: each token is its own likeliest successor, wherever its row is. */
 static void a_long_matrix_is_converted_to_its_end(void **state)
 {
 	static const int32_t ids[] = {0, 7, 131071, 131072, 135000, VOCAB - 1};
@@ -214,7 +214,7 @@ static void print_of(char *print, size_t bytes)
 	kvs_checkpoint_close(ckpt);
 }
 
-/* One byte of the file is another. */
+/* Changes one byte of the file. */
 static void change(long from_end)
 {
 	char path[256], byte;
@@ -231,7 +231,7 @@ static void change(long from_end)
 	assert_int_equal(fclose(file), 0);
 }
 
-/* Models that were trained on from one another differ all over, and begin with the same bytes as likely as not. */
+/* A fine-tuned model differs from its base all over, but may well begin with the same bytes. */
 static void a_fingerprint_looks_at_the_end_of_a_tensor(void **state)
 {
 	char before[64], after[64];

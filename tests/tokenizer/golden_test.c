@@ -1,8 +1,8 @@
 /*
- * tests/tokenizer/golden_test.c: ids and text are what Hugging Face tokenizers gives.
+ * tests/tokenizer/golden_test.c: ids and text equal those of Hugging Face tokenizers.
  *
- * Every family of tests/golden/tokenizers (make_tokenizers.py says what the files hold) on 2,200 strings: encode with and
- * without special tokens, decode of the result, and decode of ids that no text has; each decode in one go and streamed.
+ * Every family of tests/golden/tokenizers (make_tokenizers.py describes the files) on 2,200 strings: encode with and
+ * without special tokens, decode of the result, and decode of ids that no text gives; each decode at once and streamed.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -216,7 +216,7 @@ static void strings_give_the_ids_and_text_of_hugging_face(void **state)
 	check_strings(*state, "strings", 2000);
 }
 
-/* In vocabularies where every cut between two characters shows. */
+/* In vocabularies whose ids show every cut between two characters. */
 static void characters_newer_than_unicode_14_give_the_ids_of_hugging_face(void **state)
 {
 	check_strings(*state, "unicode", 300);

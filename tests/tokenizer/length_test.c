@@ -1,8 +1,8 @@
 /*
  * tests/tokenizer/length_test.c: no text and no pattern makes the tokenizer hang.
  *
- * A megabyte of letters and of spaces, and an eighth of one of other things, in each family: quadratic work of any kind
- * would take hours here, where all of it takes a few seconds. An alarm ends the program if it does.
+ * A megabyte of letters and of spaces, and an eighth of a megabyte of other characters, in each family: this takes a few
+ * seconds, but hours if any of the work is quadratic. Then an alarm ends the program.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -42,7 +42,7 @@ static kvs_tokenizer *open_family(const char *family)
 	return tok;
 }
 
-/* Decoding gives the text back where no normaliser changes it. */
+/* Decoding gives the text back unless a normaliser changes it. */
 static void round_trip(const kvs_tokenizer *tok, const char *unit, bool same)
 {
 	size_t unit_len = strlen(unit), room = !strcmp(unit, "a") || !strcmp(unit, " ") ? MEGABYTE : MEGABYTE / 8;
@@ -69,13 +69,13 @@ static void a_megabyte_of_one_thing_is_read_in_good_time(void **state)
 {
 	static const char *const units[] = {
 		"a", " ", "\n", " a", "ab", "1", "!", "<", "<s", "'", "\xe2\x96\x81", "\xf0\x9f\x98\x80"};
-	/* Two marks in the wrong order, and one that decomposes into two: what NFC has to sort. */
+	/* For NFC to sort: two marks in the wrong order, and one that decomposes into two. */
 	static const char *const marks[] = {"\xcc\x81\xcc\x96", "\xe0\xbd\xb3", "e\xcc\x81"};
 	const char *family = *state;
 	kvs_tokenizer *tok = open_family(family);
 	bool normalizes = !strcmp(family, "qwen2");
 	bool metaspace = !strcmp(family, "llama2") ||
-			 !strcmp(family, "mistral"); /* U+2581 is a space to it, and a first one nothing */
+			 !strcmp(family, "mistral"); /* there U+2581 is a space, and is dropped at the start */
 
 	for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++)
 		round_trip(tok, units[i], !metaspace || (units[i][0] != ' ' && units[i][0] != '\xe2'));

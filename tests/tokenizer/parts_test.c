@@ -1,6 +1,6 @@
 /*
- * tests/tokenizer/parts_test.c: parts of tokenizer.json that no family of tests/golden/tokenizers has, each in a tokenizer of
- * five words.
+ * tests/tokenizer/parts_test.c: parts of tokenizer.json that no family of tests/golden/tokenizers has, each in a
+ * tokenizer of five words.
  */
 #include "../../driver/cu.h"
 #include "../../model/model.h"
@@ -61,7 +61,7 @@ static void a_template_stands_on_both_sides(void **state)
 	kvs_tokenizer_close(tokenizer);
 }
 
-/* Tokens of bytes, as Rust's from_str_radix reads them: a plus sign stands for a digit. What is no byte is text. */
+/* Byte tokens, as Rust's from_str_radix reads them: a plus sign may take the place of a digit. Anything else is text. */
 static void byte_tokens_are_read_as_rust_reads_them(void **state)
 {
 	static const char json[] =

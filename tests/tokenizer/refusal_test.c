@@ -1,8 +1,8 @@
 /*
- * tests/tokenizer/refusal_test.c: what is not supported or damaged is refused, with the file's name and the field's.
+ * tests/tokenizer/refusal_test.c: unsupported and damaged tokenizers are refused, with the names of file and field.
  *
- * Each row is a change to a small tokenizer that loads, and what the message must say. Then the files of
- * tests/golden/tokenizers are cut and flipped at many places.
+ * Each row is a change to a small valid tokenizer, and a part of the message. Then the files of tests/golden/tokenizers
+ * are cut and flipped at many places.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -40,9 +40,9 @@ static const struct row {
 	{"{\"model\":{" VOCAB "}}", "model.merges must be a list"},
 	{"{\"model\":{" VOCAB ",\"merges\":[\"a c\"]}}", "model.merges[0]"},
 	{"{\"model\":{" VOCAB ",\"merges\":[\"b a\"]}}", "model.merges[0]"},
-	{"{\"model\":{" VOCAB ",\"merges\":[\"a b\",\"ab\"]}}", "model.merges[1] is no pair"},
-	{"{\"model\":{" VOCAB ",\"merges\":[\"a  b\"]}}", "model.merges[0] is no pair"},
-	{"{\"model\":{" VOCAB ",\"merges\":[[\"a\"]]}}", "model.merges[0] is no pair"},
+	{"{\"model\":{" VOCAB ",\"merges\":[\"a b\",\"ab\"]}}", "model.merges[1] is not a pair"},
+	{"{\"model\":{" VOCAB ",\"merges\":[\"a  b\"]}}", "model.merges[0] is not a pair"},
+	{"{\"model\":{" VOCAB ",\"merges\":[[\"a\"]]}}", "model.merges[0] is not a pair"},
 	{"{\"model\":{" VOCAB ",\"merges\":[],\"unk_token\":\"?\"}}", "model.unk_token"},
 	{"{\"model\":{" VOCAB ",\"merges\":[],\"dropout\":0.1}}", "model.dropout"},
 	{"{\"model\":{" VOCAB ",\"merges\":[],\"continuing_subword_prefix\":\"##\"}}",
@@ -76,17 +76,17 @@ static const struct row {
 	{SPLIT("a{2}+"), "\"{2}+\""},
 	{SPLIT("a{2}?"), "\"{2}?\""},
 	{SPLIT("\\\\P{M}{2,}?b"), "\"{2,}?\""},
-	{SPLIT("(a"), "pre_tokenizer.pattern is no regular expression"},
-	{SPLIT("\\\\p{Klingon}"), "pre_tokenizer.pattern is no regular expression"},
-	{SPLIT("((a{1,999}){1,999}){1,999}"), "pre_tokenizer.pattern is no regular expression"},
+	{SPLIT("(a"), "pre_tokenizer.pattern is not a regular expression"},
+	{SPLIT("\\\\p{Klingon}"), "pre_tokenizer.pattern is not a regular expression"},
+	{SPLIT("((a{1,999}){1,999}){1,999}"), "pre_tokenizer.pattern is not a regular expression"},
 	{SPLIT("a\\\\"), "pre_tokenizer.pattern"},
 	{ADDED("\"id\":7"), "added_tokens[0].id is 7 for \"<x>\", but the vocabulary gives it 4"},
 	{ADDED("\"id\":-1"), "added_tokens[0].id"},
 	{ADDED("\"id\":1000000000"), "added_tokens[0].id"},
 	{ADDED("\"id\":4,\"special\":3"), "added_tokens[0].special"},
 	{"{\"added_tokens\":[{\"id\":4}]," MODEL "}", "added_tokens[0].content"},
-	{"{\"added_tokens\":[1]," MODEL "}", "added_tokens[0] is no object"},
-	{"{\"added_tokens\":{}," MODEL "}", "added_tokens is no list"},
+	{"{\"added_tokens\":[1]," MODEL "}", "added_tokens[0] is not an object"},
+	{"{\"added_tokens\":{}," MODEL "}", "added_tokens is not a list"},
 	{"{\"added_tokens\":[{\"id\":4,\"content\":\"x\"},{\"id\":4,\"content\":\"x\"}]," MODEL "}", "added_tokens[1]"},
 	{"{\"post_processor\":{\"type\":\"RobertaProcessing\"}," MODEL "}",
 		"post_processor.type is \"RobertaProcessing\""},
@@ -102,7 +102,7 @@ static const struct row {
 	{"{\"decoder\":{\"type\":\"Strip\",\"content\":\" \",\"start\":0,\"stop\":1}," MODEL "}", "decoder.stop is 1"},
 	{"{\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Fuse\"},{\"type\":\"ByteFallback\"}]}," MODEL
 	 "}",
-		"decoder.decoders[1].type is \"ByteFallback\" behind Fuse"},
+		"decoder.decoders[1].type is \"ByteFallback\" after Fuse"},
 };
 
 static void unsupported_and_damaged_parts_are_refused_by_name(void **state)
@@ -131,7 +131,7 @@ static void the_smallest_tokenizer_loads(void **state)
 	assert_int_equal(kvs_tokenizer_id(tok, "ab"), 2);
 	assert_int_equal(kvs_tokenizer_id(tok, "abc"), -1);
 	assert_int_equal(kvs_tokenizer_encode(tok, "abbxa", 5, true, &ids, &count), 0);
-	assert_int_equal(count, 3); /* no unk: x is nothing */
+	assert_int_equal(count, 3); /* no unk: x gives no id */
 	assert_int_equal(ids[0], 2);
 	free(ids);
 	kvs_tokenizer_close(tok);
@@ -169,7 +169,7 @@ static size_t read_family(const char *family, char *json, size_t room)
 	return bytes;
 }
 
-/* A flip may leave a tokenizer that is only another one: then it must work. */
+/* A flip may leave another valid tokenizer: then it must work. */
 static void try_damaged(const char *json, size_t bytes)
 {
 	static const char text[] = "Anna's red key, 12 \xc3\xa9<s> \xff";
@@ -205,7 +205,7 @@ static void damaged_files_are_refused_or_still_work(void **state)
 		for (int i = 0; i < 40; i++) {
 			memcpy(json, whole, bytes);
 			try_damaged(json, random_next(&seed) % bytes);
-			for (int flips = 1 + i % 3; flips; flips--) /* most of what matters stands at the front */
+			for (int flips = 1 + i % 3; flips; flips--) /* the parts that matter most are at the front */
 				json[random_next(&seed) % (i % 2 ? bytes : 1500)] ^=
 					(char)(1 << random_next(&seed) % 7);
 			try_damaged(json, bytes);
