@@ -1,16 +1,16 @@
-# kvshare. `make` alone prints the targets; V=1 shows whole command lines; everything built goes under $(BUILD).
-# Each folder lists what it holds in a build.mk of its own.
+# kvshare. `make` alone prints the targets; V=1 shows whole command lines; all build output is under $(BUILD).
+# Each folder describes its own part in a build.mk.
 
 BUILD ?= build
 VERSION := $(file <VERSION)
-# make's own defaults (cc, g++) are not a choice that somebody made; the environment and the command line are.
+# make's own defaults (cc, g++) are nobody's choice, so they are replaced; the environment and the command line are kept.
 ifeq ($(origin CC),default)
 CC = gcc
 endif
 ifeq ($(origin CXX),default)
 CXX = g++
 endif
-# A CUDA toolkit (12.4 or newer) comes before what `make deps` brought; an empty CUDA_HOME hides it.
+# A CUDA toolkit (12.4 or newer) is preferred to the headers from `make deps`; an empty CUDA_HOME hides it.
 toolkit := $(shell for dir in /usr/local/cuda /opt/cuda /usr; do awk '$$2 == "CUDA_VERSION" && $$3 >= 12040 {new = 1} END {exit !new}' \
 	$$dir/include/cuda.h 2>/dev/null && echo $$dir && break; done)
 CUDA_HOME ?= $(toolkit)
@@ -27,15 +27,15 @@ say = $(if $(filter 0,$(V)),@printf '  %-7s %s\n' $(1) $(patsubst $(BUILD)/%,%,$
 
 OPT ?= -O2 -g
 SAN_FLAGS = $(if $(strip $(SANITIZE)),-fsanitize=$(strip $(SANITIZE)) -fno-omit-frame-pointer -fno-sanitize-recover=all)
-# A compiler of tomorrow warns of more; that must stop developers, not users.
+# Future compilers have more warnings; those should stop developers, not users.
 WERROR ?= 0
 WARN = -Wall -Wextra $(if $(filter 1,$(WERROR)),-Werror)
-# cu.h is found by name alone, as it is where kvshare is installed.
+# cu.h is included by name alone, as in an installed kvshare.
 BASE_FLAGS = $(OPT) $(WARN) $(SAN_FLAGS) -fPIC -pthread -D_GNU_SOURCE -Idriver $(CUDA_FLAGS) -MMD -MP \
 	-ffile-prefix-map=$(CURDIR)=.
 CFLAGS_ALL = -std=gnu11 -Wmissing-prototypes -Wstrict-prototypes $(BASE_FLAGS) $(CPPFLAGS) $(CFLAGS)
 CXXFLAGS_ALL = -std=c++17 $(BASE_FLAGS) $(CPPFLAGS) $(CXXFLAGS)
-# What every link takes, and what the programs that stand on the engine take.
+# For every link, and for the programs that use the engine.
 LINK_FLAGS = $(SAN_FLAGS) -pthread $(LDFLAGS)
 LDLIBS_ALL = $(LINK_FLAGS) -ljansson -lpcre2-8 -lutf8proc -lz -lm -ldl
 
@@ -51,13 +51,13 @@ include driver/build.mk driver/softcuda/build.mk driver/simt/build.mk profiler/b
 include tools/build.mk tools/install.mk tests/build.mk tests/fuzz/build.mk
 
 comma := ,
-deps: ## bring what building and testing need (Debian packages, CUDA headers); DEV=1, GPU=1 bring more
+deps: ## install what building and testing need (Debian packages, CUDA headers); DEV=1, GPU=1 install more
 	$(Q)BUILD='$(BUILD)' CUDA='$(CUDA)' NVCC='$(NVCC)' GPU='$(GPU)' DEV='$(DEV)' tools/deps.sh
 
 build: $(BUILD_PRODUCTS) ## everything: kvshare-run, libkvshare.so, softcuda
 
-# What each kind of file is built with, in $(BUILD)/KIND.flags, which is new only where it changed: so a change of CC, OPT,
-# SANITIZE and the like rebuilds what it must. ccache gives what the compiler behind it gives, and does not count.
+# $(BUILD)/KIND.flags holds the command for each kind of file, and is rewritten only if that changes: so a change of CC, OPT,
+# SANITIZE and the like rebuilds just the files concerned. ccache gives the same result as its compiler, and does not count.
 FLAGS_cc = $(filter-out ccache,$(CC)) $(CFLAGS_ALL) $(LDLIBS_ALL)
 FLAGS_cxx = $(filter-out ccache,$(CXX)) $(CXXFLAGS_ALL) $(LINK_FLAGS)
 FLAGS_nvcc = $(NVCC) $(NVCC_FLAGS)
@@ -79,19 +79,19 @@ $(BUILD)/%.o: %.cpp $(BUILD)/cxx.flags | deps-present
 
 .PHONY: deps-present
 deps-present:
-	@[ -e "$(CUDA)/include/cuda.h" ] || { echo "kvshare: $(if $(CUDA),CUDA_HOME is $(CUDA)$(comma) where there is no include/cuda.h,there is no cuda.h: \`make deps\` brings it)" >&2; exit 1; }
+	@[ -e "$(CUDA)/include/cuda.h" ] || { echo "kvshare: $(if $(CUDA),CUDA_HOME is $(CUDA)$(comma) where there is no include/cuda.h,there is no cuda.h: \`make deps\` fetches it)" >&2; exit 1; }
 
 .PHONY: print-nvcc
 print-nvcc:
 	@echo $(NVCC)
 
-clean: ## remove what was built
+clean: ## remove all build output
 	rm -rf $(BUILD)
 
 FORMATTED = $(shell git ls-files '*.c' '*.h' '*.cu' '*.cuh' '*.cpp')
-format: ## lay out the sources as .clang-format says
+format: ## format the sources with .clang-format
 	$(Q)clang-format -i $(FORMATTED)
-check-format: ## fail where a source is laid out otherwise
+check-format: ## fail if a source is formatted otherwise
 	$(Q)clang-format --dry-run -Werror $(FORMATTED)
 
 -include $(shell find $(BUILD) -path $(BUILD)/mutants -prune -o -name '*.d' -print 2>/dev/null)

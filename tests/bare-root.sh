@@ -1,12 +1,12 @@
 #!/bin/sh
-# README's promise, kept or not: in a root of Debian that holds make, git and ca-certificates and nothing else of use, the commit
-# that is checked out here is cloned, then `make demo` and `make check` are run, and the time of each is told. No CUDA toolkit is
-# there. Fails where a command fails or the demo takes longer than DEMO_SECONDS.
+# Tests the promise of the README: in a root of Debian with make, git and ca-certificates and nothing else of use, it clones the
+# commit that is checked out here, runs `make demo` and `make check`, and prints the time of each. There is no CUDA toolkit. Fails
+# if a command fails or the demo takes longer than DEMO_SECONDS.
 #
-# As root, with debootstrap installed and the registries of Debian and Python reachable. The root is told of proxies, certificates
-# and pip's settings as this machine is. It has a /dev of its own.
+# Run it as root, with debootstrap installed and the registries of Debian and Python reachable. The root gets the proxies,
+# certificates and pip settings of this machine, and a /dev of its own.
 # usage: [MIRROR=URL] [BASE=FILE.tar] [DEMO_SECONDS=180] [KEEP=1] tests/bare-root.sh [SUITE=bookworm [TARGET...=demo check]]
-#   BASE  the bare root, packed: used where it is there, else written, so that a second run is quicker
+#   BASE  the bare root, packed: used if it exists, else written, so that a second run is faster
 set -eu
 cd "$(dirname "$0")/.."
 suite=${1:-bookworm}

@@ -1,5 +1,5 @@
-# tests/ROOM/NAME_test.c is a test program of its own; it links everything below tools/ and cmocka. NAME_test.sh is one as it
-# lies there. NAME_kernels.cu beside it is a module of kernels for softcuda, built into $(BUILD)/tests/ROOM/NAME_kernels.so.
+# Each tests/ROOM/NAME_test.c is a test program; it links everything below tools/ and cmocka. A NAME_test.sh is a test as it is.
+# NAME_kernels.cu is a module of kernels for softcuda, built into $(BUILD)/tests/ROOM/NAME_kernels.so.
 TEST_SRCS = $(wildcard tests/*/*_test.c)
 TEST_PROGRAMS = $(patsubst %.c,$(BUILD)/%,$(TEST_SRCS))
 TEST_SCRIPTS = $(wildcard tests/*/*_test.sh)
@@ -26,8 +26,8 @@ $(BUILD)/tests/bench/%_bench: $(BUILD)/tests/bench/%_bench.o $(LIB_OBJS)
 	$(call say,LD,$@)
 	$(Q)$(CC) -o $@ $^ $(LDLIBS_ALL)
 
-# Packages first, then the rest by another make, so that -j cannot build before they are there. On all cores unless told; -j says
-# how many tests run at a time, too.
+# Packages first, then the rest in another make, so that -j cannot start to build before they are installed. Uses all cores
+# unless -j says otherwise, which is also the number of tests run in parallel.
 TEST_JOBS = $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),1)
 AND_THEN = $(Q)$(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 .PHONY: test-modules tests-build run-tests check-threads demo run-demo
@@ -38,7 +38,7 @@ run-tests: tests-build
 check: deps ## all tests, or with SAMPLE=N one in N, by date; ends in "N passed, N failed, N skipped"
 	$(AND_THEN) run-tests
 
-# What runs on more than one thread; for SANITIZE=thread.
+# The tests with more than one thread; for SANITIZE=thread.
 check-threads: tests-build
 	$(Q)BUILD=$(BUILD) JOBS=$(TEST_JOBS) tests/run.sh $(filter $(BUILD)/tests/softcuda/% $(BUILD)/tests/conformance/% $(BUILD)/tests/vmm/%,$(TEST_PROGRAMS))
 
@@ -46,15 +46,15 @@ bench: build $(BENCH_PROGRAMS) ## speed, each figure as a ratio within one run
 	$(Q)for program in $(BENCH_PROGRAMS); do \
 		KVSHARE_SOFTCUDA=$(abspath $(SOFTCUDA)) BUILD=$(BUILD) $$program || exit 1; done
 
-demo: deps ## build, let the small model in tests/models write, and show what sharing saved
+demo: deps ## build, run the small model in tests/models, and show the memory that sharing saved
 	$(AND_THEN) build
 	$(Q)$(MAKE) --no-print-directory run-demo
 run-demo:
 	$(BUILD)/kvshare-run generate -m tests/models/storyworld-3m -p "It had rained all night." -n 64 --temperature 0.7 --seed 1 --owners 0,1,2,3,4,5,2,7,8,3,10,11,1,13,5,15
 
 .PHONY: mutants check-mutants
-mutants: build ## put small faults into the code, one at a time, and fail for each that the tests let live
+mutants: build ## put small faults into the code, one at a time, and fail if the tests miss one
 	$(Q)BUILD=$(BUILD) tests/mutants/run.sh
-check-mutants: build ## see that all still apply, and try ten of them, others every day
+check-mutants: build ## check that all still apply, and run ten of them, different ones every day
 	$(Q)BUILD=$(BUILD) tests/mutants/run.sh --check
 	$(Q)BUILD=$(BUILD) tests/mutants/run.sh --sample 10

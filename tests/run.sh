@@ -1,13 +1,13 @@
 #!/bin/sh
-# Runs test programs, JOBS at a time, prints a line for each when it ends (the whole output of one that fails), and a closing
-# count. A program exits 0 (passed), 77 (skipped; its last line says why) or anything else (failed).
-# With SAMPLE=N only one in N of them runs, others every day, so that each has its turn within N days.
+# Runs test programs, JOBS at a time; prints a line for each when it ends (the whole output of one that fails), and a final
+# count. A program exits with 0 (passed), 77 (skipped; its last line says why) or anything else (failed).
+# With SAMPLE=N only one in N of them runs, different ones every day, so that each has its turn within N days.
 # usage: [BUILD=build] [JOBS=1] [SAMPLE=1] tests/run.sh PROGRAM...
 set -u
 export BUILD="${BUILD:-build}"
-# A launch that does not wait for an upload in the default stream reads old bytes, as it may on a GPU.
+# Makes a launch that does not wait for an upload in the default stream read old bytes, as it may on a GPU.
 export SOFTCUDA_LATE_COPIES="${SOFTCUDA_LATE_COPIES:-1}"
-# Test programs lie deeper than where kvs_cu_open() looks for softcuda.
+# Test programs are too deep in the build folder for kvs_cu_open() to find softcuda.
 export KVSHARE_SOFTCUDA="${KVSHARE_SOFTCUDA:-$PWD/$BUILD/softcuda/libcuda.so.1}"
 RESULTS=$(mktemp -d)
 export RESULTS

@@ -10,7 +10,7 @@ $(RUN): $(RUN_OBJS) $(LIB_OBJS)
 	$(call say,LD,$@)
 	$(Q)$(CC) -o $@ $^ $(LDLIBS_ALL)
 
-# The Python that `plan convert` writes travels inside the program.
+# The Python that `plan convert` writes is part of the program.
 $(BUILD)/tools/run/plan/exports.o: tools/run/plan/exports.S $(BUILD)/cc.flags $(wildcard tools/run/plan/exports/*.py)
 	@mkdir -p $(@D)
 	$(call say,AS,$@)

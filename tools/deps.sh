@@ -1,9 +1,9 @@
 #!/bin/sh
-# Brings what building and testing kvshare needs and this machine lacks; prints nothing where all is there.
+# Installs what kvshare needs for building and testing and this machine lacks; prints nothing if nothing is missing.
 #
-# Debian's packages come from apt. A CUDA toolkit is used where there is one; elsewhere NVIDIA's headers come from its packages
-# on PyPI (tools/cuda-packages.txt) into BUILD/cuda, and with GPU=1 its compiler too. DEV=1 brings what developers need besides:
-# clang, its formatter and fuzzer, the checkers of packages.
+# Debian packages come from apt. An installed CUDA toolkit is used; without one, NVIDIA's packages on PyPI
+# (tools/cuda-packages.txt) provide the headers in BUILD/cuda, and with GPU=1 the compiler too. DEV=1 adds the tools of
+# developers: clang, its formatter and fuzzer, the checkers of packages.
 # usage: [BUILD=build] [CUDA=FOLDER WITH include/cuda.h] [NVCC=PROGRAM] [GPU=1] [DEV=1] tools/deps.sh
 set -eu
 cd "$(dirname "$0")/.."
@@ -19,7 +19,7 @@ die() {
 # Installs those of the Debian packages that are missing.
 packages() { # PACKAGE...
 	if ! command -v dpkg-query >/dev/null; then
-		echo "kvshare: this is no Debian: what the following packages hold must be there: $*" >&2
+		echo "kvshare: this is not Debian: please install the contents of these Debian packages: $*" >&2
 		return
 	fi
 	missing=""
@@ -33,7 +33,7 @@ packages() { # PACKAGE...
 	DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -q --no-install-recommends $missing >/dev/null
 }
 
-# Unpacks packages of NVIDIA's from PyPI; each brings its part of one folder, which is named for the CUDA release.
+# Unpacks NVIDIA's packages from PyPI; each has a part of one folder, which is named for the CUDA release.
 from_pypi() { # NAME...
 	python3 -m pip --version >/dev/null 2>&1 || packages python3-pip
 	work=$(mktemp -d)

@@ -1,7 +1,7 @@
-# make install, uninstall, deb and dist. What is installed is said once, in INSTALLED: MODE:FILE:DESTINATION.
+# make install, uninstall, deb and dist. INSTALLED lists all installed files, once, as MODE:FILE:DESTINATION.
 #
 # The program and the library look for softcuda in ../lib/kvshare and kvshare beside themselves (driver/locate.c), so a library
-# that lies elsewhere, as Debian's does, gets a link to it.
+# in another folder, like Debian's, gets a link to it.
 BINDIR = $(PREFIX)/bin
 LIBDIR = $(PREFIX)/lib
 INCLUDEDIR = $(PREFIX)/include/kvshare
@@ -20,7 +20,7 @@ INSTALLED = 755:$(RUN):$(BINDIR)/kvshare-run \
 	$(foreach file,$(MAN_PAGES),644:$(file):$(DATADIR)/man/man1/$(notdir $(file)))
 SOFTCUDA_LINK = $(if $(filter-out $(PREFIX)/lib,$(LIBDIR)),$(LIBDIR)/kvshare)
 
-# No path of this machine is in it; who has the toolkit elsewhere says so to pkg-config (vmm/kvshare.pc.in).
+# It holds no path of this machine; a user whose toolkit is elsewhere passes the path to pkg-config (vmm/kvshare.pc.in).
 $(BUILD)/kvshare.pc: vmm/kvshare.pc.in VERSION FORCE
 	@mkdir -p $(@D)
 	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@LIBDIR@|$(patsubst $(PREFIX)/%,$${prefix}/%,$(LIBDIR))|' \
@@ -31,28 +31,28 @@ $(COMPLETIONS): $(BUILD)/completion/%: $(RUN)
 	$(Q)$(RUN) completion $* >$@
 
 .PHONY: install uninstall deb dist
-install: build $(BUILD)/kvshare.pc $(COMPLETIONS) ## put all under PREFIX (/usr/local); honours DESTDIR
+install: build $(BUILD)/kvshare.pc $(COMPLETIONS) ## install everything under PREFIX (/usr/local); honours DESTDIR
 	$(Q)for entry in $(INSTALLED); do \
 		to=$${entry#*:}; install -D -m "$${entry%%:*}" "$${to%%:*}" "$(DESTDIR)$${to#*:}" || exit 1; done
 	$(Q)for link in $(LIBKVSHARE_LINKS); do ln -sf $(notdir $(LIBKVSHARE_FILE)) "$(DESTDIR)$(LIBDIR)/$$link" || exit 1; done
 	$(Q)$(if $(SOFTCUDA_LINK),ln -sfnr "$(DESTDIR)$(PREFIX)/lib/kvshare" "$(DESTDIR)$(SOFTCUDA_LINK)")
 	$(Q)$(if $(DESTDIR),,[ "$$(id -u)" -ne 0 ] || ldconfig)
 
-uninstall: ## take it away again
+uninstall: ## remove it again
 	$(Q)for entry in $(INSTALLED) $(LIBKVSHARE_LINKS:%=::$(LIBDIR)/%) $(SOFTCUDA_LINK:%=::%); do \
 		to=$${entry#*:}; rm -f "$(DESTDIR)$${to#*:}" || exit 1; done
 	$(Q)for dir in $(INCLUDEDIR) $(PREFIX)/lib/kvshare/softcuda $(PREFIX)/lib/kvshare; do \
 		[ ! -d "$(DESTDIR)$$dir" ] || rmdir --ignore-fail-on-non-empty "$(DESTDIR)$$dir" || exit 1; done
 
-# What is committed, and nothing else.
+# The last commit, and nothing else.
 DIST = $(BUILD)/kvshare-$(VERSION).tar.gz
-dist: ## pack what is committed into a tarball
+dist: ## pack the last commit into a tarball
 	@mkdir -p $(BUILD)
 	$(Q)git archive --format=tar.gz --prefix=kvshare-$(VERSION)/ -o $(DIST) HEAD
 	@echo $(DIST)
 
-# The tarball is what the packages are built from. lintian may complain of nothing.
-deb: dist ## make Debian packages, without root, and let lintian look at them
+# The packages are built from the tarball. Any complaint of lintian is an error.
+deb: dist ## make Debian packages, without root, and check them with lintian
 	$(Q)rm -rf $(BUILD)/deb && mkdir -p $(BUILD)/deb && tar -C $(BUILD)/deb -xzf $(DIST)
 	$(Q)cd $(BUILD)/deb/kvshare-$(VERSION) && env -u MAKEFLAGS -u MFLAGS CUDA_HOME=$(abspath $(CUDA)) GPU='$(GPU)' \
 		dpkg-buildpackage -b -us -uc >../build.log 2>&1 || { tail -n 40 ../build.log >&2; exit 1; }

@@ -1,6 +1,6 @@
 #!/bin/sh
-# A change of what things are built with rebuilds them, no change rebuilds nothing, and CC, CXX and the flags may come from the
-# environment. One object of each kind is built in a folder of its own, by compilers that note that they were called.
+# A change of compilers or flags rebuilds the files concerned, no change rebuilds nothing, and CC, CXX and the flags may come
+# from the environment. One object of each kind is built in a new folder, by stand-in compilers that record their calls.
 set -eu
 cd "$(dirname "$0")/../.."
 for name in $(env | sed -n 's/^\([A-Z_]*FLAGS\|MAKELEVEL\|MFLAGS\|CC\|CXX\|OPT\|SANITIZE\|WERROR\|BUILD\|GPU\|GPU_ARCHS\)=.*/\1/p'); do
@@ -11,7 +11,7 @@ trap 'rm -rf "$work"' EXIT
 calls=$work/calls
 failed=0
 
-# A compiler that notes its name and its arguments and makes an empty file.
+# A compiler that records its name and arguments and creates an empty file.
 compiler() { # NAME
 	cat >"$work/$1" <<-EOF
 		#!/bin/sh
@@ -35,7 +35,7 @@ expect() { # WHAT, COMPILERS THAT WERE CALLED
 	echo "$1: called '$called', expected '$2'"
 	failed=1
 }
-said() { # WHAT: in every call
+said() { # TEXT that every call must have
 	! grep -v -e "$1" "$calls" || { echo "these calls lack $1"; failed=1; }
 }
 

@@ -1,8 +1,8 @@
 #!/bin/sh
-# What `make install` puts in place works from there: the program, run from another folder, and docs/examples/cache.c, compiled
-# against library and header by pkg-config. Nothing that is installed holds a path of this tree, a program that was copied alone
-# says that it lacks softcuda, and `make uninstall` leaves nothing.
-# usage: [BUILD=build] tests/build/install_test.sh; what lies in BUILD is installed as it is
+# The result of `make install` works: the program, run from another folder, and docs/examples/cache.c, compiled against the
+# library and its header with pkg-config. No installed file holds a path of this tree, a program that was copied alone reports
+# that softcuda is missing, and `make uninstall` leaves nothing.
+# usage: [BUILD=build] tests/build/install_test.sh; the contents of BUILD are installed as they are
 set -eu
 cd "$(dirname "$0")/../.."
 tree=$(pwd)
@@ -20,7 +20,7 @@ flag_of_build() { # REGULAR EXPRESSION with a group
 	sed -nE "s/.*$1.*/\\1/p" "$build/cc.flags"
 }
 
-# In one folder, then as Debian lays it out, where the library lies elsewhere than softcuda.
+# In one folder, then in Debian's layout, where the library and softcuda are in different folders.
 for libdir in lib lib/x86_64-linux-gnu; do
 	echo "PREFIX=/opt/kvs LIBDIR=/opt/kvs/$libdir"
 	places="DESTDIR=$work/root PREFIX=/opt/kvs LIBDIR=/opt/kvs/$libdir"
@@ -55,14 +55,14 @@ for libdir in lib lib/x86_64-linux-gnu; do
 	grep -q "softcuda is not beside $work/alone" "$work/said" || die "a program without softcuda says: $(cat "$work/said")"
 	cd "$tree"
 
-	# Where it begins a path: a tree may lie in /kvshare.
+	# Only as the start of a path: the tree may be in /kvshare.
 	! LC_ALL=C grep -arlE "(^|[^[:alnum:]_.}-])$tree(/|[^[:alnum:]_.-]|\$)" "$work/root" || die "these files name $tree"
 	# shellcheck disable=SC2086
 	make -s uninstall $places BUILD="$build"
 	left=$(find "$work/root" ! -type d -o -name '*kvshare*' -o -name softcuda)
 	[ -z "$left" ] || die "uninstall leaves $left"
 done
-# The library can be run against where it was built, too.
+# Programs can also run against the library in the build folder.
 [ "$(readlink "$build/libkvshare.so.${version%%.*}")" = "libkvshare.so.$version" ] || die "$build lacks the library's soname"
 head -n 1 debian/changelog | grep -q "^kvshare ($version-" || die "debian/changelog does not begin with version $version"
 for package in $(sed -n 's/^packages //p' tools/deps.sh | head -n 1 | grep -oE '[^ ]+-dev\b'); do

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds kvshare where no CUDA toolkit can be seen, with the headers that `make deps` brings from PyPI, and lets the result run.
-# The cheap form of tests/bare-root.sh, for CI: the toolkit's usual places are covered in a mount namespace of our own.
+# Builds kvshare without a visible CUDA toolkit, with the headers that `make deps` fetches from PyPI, and runs the result.
+# The cheap form of tests/bare-root.sh, for CI: the toolkit's usual folders are hidden in a mount namespace.
 # usage: [BUILD=build/no-toolkit] tests/build/no-toolkit.sh
 set -eu
 cd "$(dirname "$0")/../.."

@@ -1,8 +1,8 @@
 #!/bin/sh
-# The shape of the house: which file stands on which is computed from the symbols of the objects (nm), and from what is included.
-# Fails where a folder stands on one that is not below it, where files of model/ or vmm/ stand on each other in a circle, where
-# a folder includes another's private header, and where a file is too long. CONTRIBUTING.md has the floors.
-# usage: [BUILD=build] tests/build/shape_test.sh [-v]; -v prints the circles of the other folders too, and every arrow
+# The dependences between files, computed from the symbols of the objects (nm) and from the headers included. Fails if a folder
+# depends on one that is not below it, if files of model/ or vmm/ depend on each other in a cycle, if a folder includes another's
+# private header, or if a file is too long. CONTRIBUTING.md has the order of the folders.
+# usage: [BUILD=build] tests/build/shape_test.sh [-v]; -v prints the cycles of the other folders too, and every dependence
 set -eu
 cd "$(dirname "$0")/../.."
 build=${BUILD:-build}
@@ -10,7 +10,7 @@ verbose=${1:-}
 longest=800
 status=0
 
-# Objects whose source is still there: a build folder also keeps what was made of files that are gone.
+# Objects whose source still exists: a build folder also keeps the objects of deleted files.
 objects=$(find driver profiler vmm attn model calib tools -name '*.c' -o -name '*.cu' -o -name '*.cpp' | while read -r source; do
 	object=$build/${source%.*}.o
 	[ "${source%.cu}" = "$source" ] || object=${object%.o}.simt.o
@@ -24,7 +24,7 @@ nm -A -P $objects | awk -v build="$build/" -v verbose="$verbose" '
 		if (match(file, /^driver\/(softcuda|simt)\//)) return substr(file, 1, RLENGTH - 1)
 		return substr(file, 1, index(file, "/") - 1)
 	}
-	# Whether objects of the two are ever linked: softcuda is a driver of its own, and simt goes with kernels alone.
+	# Whether objects of the two are ever linked: softcuda is a separate driver, and simt is linked only with kernels.
 	function linked(file, u) {
 		return u == files[file] || (u != "driver/softcuda" && (u != "driver/simt" || file in kernels))
 	}
@@ -84,7 +84,7 @@ nm -A -P $objects | awk -v build="$build/" -v verbose="$verbose" '
 		exit bad
 	}' || status=1
 
-# What other folders may include of each.
+# The headers that other folders may include.
 public="driver/cu.h profiler/profiler.h vmm/kvshare.h attn/attn.h model/model.h calib/calib.h"
 public="$public driver/simt/simt.h driver/simt/tile.cuh"
 grep -rnE '^#include "' --include='*.c' --include='*.h' --include='*.cu' --include='*.cuh' --include='*.cpp' \

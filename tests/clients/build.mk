@@ -1,4 +1,4 @@
-# A client knows cuda.h and -lcuda alone. When it is linked, the toolkit's stub stands in for the driver, or else softcuda.
+# A client knows only cuda.h and -lcuda. It is linked against the toolkit's stub, or else against softcuda.
 CUDA_STUBS = $(firstword $(wildcard $(CUDA)/lib64/stubs $(CUDA)/lib/stubs))
 CLIENTS = $(BUILD)/tests/clients/vector_add
 

@@ -1,5 +1,6 @@
 /*
- * Programs that know nothing of kvshare run on softcuda by LD_LIBRARY_PATH alone.
+ * tests/clients/clients_test.c: programs that know nothing of kvshare run on softcuda, with LD_LIBRARY_PATH and nothing
+ * else.
  */
 #include <setjmp.h>
 #include <stdarg.h>

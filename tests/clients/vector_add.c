@@ -1,8 +1,8 @@
 /*
- * A plain CUDA driver-API program, as anyone would write it: built against cuda.h, linked with -lcuda, and nothing of
- * kvshare in it. It runs on whatever libcuda.so.1 the loader finds.
+ * tests/clients/vector_add.c: a plain program on CUDA's driver API: built against cuda.h, linked with -lcuda, with
+ * nothing of kvshare in it. It runs on whichever libcuda.so.1 the loader finds.
  *
- * usage: vector_add MODULE; prints PASS and exits 0 when the device's sums are right.
+ * usage: vector_add MODULE; prints PASS and exits with 0 if the device's sums are right.
  */
 #include <cuda.h>
 #include <stdio.h>

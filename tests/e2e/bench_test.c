@@ -1,6 +1,6 @@
 /*
- * tests/e2e/bench_test.c: `kvshare-run bench` measures every suite that was asked for, and says what it can't do. What the
- * figures are is not tested: that is the machine's affair.
+ * tests/e2e/bench_test.c: `kvshare-run bench` measures every suite that was asked for, and reports what it cannot do. The
+ * figures themselves depend on the machine and are not tested.
  */
 #include "../support/process.h"
 
@@ -33,14 +33,14 @@ static void every_suite_gives_figures(void **state)
 		assert_true(number(json_array_get(attention, i), "percent_of_copy") > 0);
 	assert_true(number(json_object_get(report, "read"), "gb_per_s") > 0);
 	assert_true(number(json_array_get(json_object_get(report, "prefill_attention"), 0), "tflops") > 0);
-	assert_int_equal(json_array_size(json_object_get(report, "gemm")), 9); /* five of a token, four of a prompt */
+	assert_int_equal(json_array_size(json_object_get(report, "gemm")), 9); /* five for a token, four for a prompt */
 	assert_true(number(json_object_get(json_object_get(report, "rows"), "argmax"), "us") > 0);
 	assert_true(json_is_real(json_object_get(json_object_get(full, "parts_ms"), "gemm")));
 	assert_true(number(full, "enqueue_ms") <= number(full, "step_ms"));
 	assert_true(number(full, "prefill_tokens_per_s") > 0);
 	assert_true(number(full, "decode_tokens_per_s") > 0);
 	assert_true(number(decode, "shared_to_full") > 0);
-	/* Of 4 layers one borrows. */
+	/* One layer in 4 borrows. */
 	assert_int_equal(4 * (long)number(json_object_get(shared, "memory"), "kv_physical_bytes"),
 		3 * (long)number(json_object_get(full, "memory"), "kv_physical_bytes"));
 	for (int i = 0; i < 3; i++)

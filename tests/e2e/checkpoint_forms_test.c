@@ -1,6 +1,6 @@
 /*
- * tests/e2e/checkpoint_forms_test.c: one model, stored in the ways that people store it, has one loss; what is stored and
- * not used is named.
+ * tests/e2e/checkpoint_forms_test.c: a model has the same loss in every form in which people store it; stored tensors
+ * that are not used are named.
  *
  * Each form is made from tests/models/storyworld-3m by changing the names in its safetensors header, or adding tensors to
  * it. The losses are those of transformers 5.24, float32.
@@ -24,7 +24,7 @@
 
 static char dir[64];
 static json_t *header;      /* of the model's weights */
-static unsigned char *data; /* what lies behind it */
+static unsigned char *data; /* the rest of the file */
 static size_t data_bytes;
 
 /* ---- a file of weights, in parts ---- */
@@ -36,7 +36,7 @@ static void read_model(void)
 	char *text;
 
 	assert_non_null(file);
-	assert_int_equal(fread(&length, 8, 1, file), 1); /* the machines that this runs on are little-endian */
+	assert_int_equal(fread(&length, 8, 1, file), 1); /* this runs only on little-endian machines */
 	text = malloc(length);
 	assert_non_null(text);
 	assert_int_equal(fread(text, 1, length, file), length);
@@ -79,7 +79,7 @@ static void rename_tensor(const char *from, const char *to)
 	assert_int_equal(json_object_del(header, from), 0);
 }
 
-/* A tensor like `like`, with its bytes, or with zeros. */
+/* A tensor of the type and shape of `like`, with its bytes or with zeros. */
 static void add_tensor(const char *name, const char *like, bool zeros)
 {
 	size_t bytes = offset_of(like, 1) - offset_of(like, 0);

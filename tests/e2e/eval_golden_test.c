@@ -1,15 +1,16 @@
 /*
  * tests/e2e/eval_golden_test.c: the engine computes what Hugging Face transformers computes, full and with sharing plans.
  *
- * tests/golden/eval/NAME.json holds token ids and, for each plan and window, the loss of every token and the likeliest token
- * as transformers (float32, CPU) has them; tests/golden/make_models.py made it. Mean loss within 1e-4 with f32 K and V,
- * within 5e-3 with bf16 and f16. The likeliest tokens are equal; where transformers itself saw two tokens closer than
- * rounding moves them (`margin`, in nats), either may be likeliest with bf16 and f16.
+ * tests/golden/eval/NAME.json holds token ids and, for each plan and window, the loss of every token and the likeliest
+ * token from transformers (float32, CPU); tests/golden/make_models.py made it. The mean loss is within 1e-4 with f32 K
+ * and V, and within 5e-3 with bf16 and f16. The likeliest tokens are equal, except that with bf16 and f16 either may be
+ * likeliest if transformers itself has two tokens closer than rounding can move them (`margin`, in nats).
  *
- * What is rounded depends on the device. On softcuda GEMM is f32, and only K and V are rounded: two tensors a layer. A GPU
- * multiplies in the checkpoint's type, so four more are rounded a layer (both norms' outputs, what attention and the MLP
- * give), to that type, whatever K and V have. Roundings are independent, so their sum grows with the root of their number:
- * the root of 6 / 2, less than 2. So there the margin is twice that of the coarser type of the two.
+ * The number of roundings depends on the device. On softcuda GEMM is f32, and only K and V are rounded: two tensors a
+ * layer. A GPU multiplies in the checkpoint's type, so four more tensors a layer are rounded to that type (the outputs
+ * of both norms, of attention and of the MLP), whatever the type of K and V. Roundings are independent, so their sum
+ * grows with the root of their number: the root of 6 / 2, less than 2. So there the margin is twice that of the coarser
+ * of the two types.
  */
 #include "../../model/model.h"
 
@@ -95,7 +96,7 @@ static double margin_of(enum kvs_dtype type)
 	return 0;
 }
 
-/* How near two tokens may be for rounding to swap them, on the device and for the types that this engine has. */
+/* The distance below which rounding may swap two tokens, on this engine's device and with its types. */
 static double engine_margin(kvs_engine *engine, const struct precision *precision)
 {
 	enum kvs_dtype operands = kvs_gemm_dtype(kvs_engine_stream(engine), kvs_engine_config(engine)->dtype);
@@ -146,7 +147,7 @@ static void check_case(const kvs_checkpoint *ckpt, const json_t *golden, const c
 	free(top);
 }
 
-/* f32 sees every case; the other types, which differ from it in rounding alone, two plans at the longest window. */
+/* f32 runs every case; the other types, which differ only in rounding, run two plans at the longest window. */
 static bool is_wanted(const json_t *cases, size_t index, const struct precision *precision)
 {
 	const json_t *golden = json_array_get(cases, index), *last = json_array_get(cases, json_array_size(cases) - 1);

@@ -2,8 +2,8 @@
  * tests/e2e/fault_test.c: generate survives the failure of any driver call.
  *
  * For every driver function that a run uses and every N until a run needs fewer calls, the Nth call fails. The run then
- * either works all the same, with the same tokens, or ends in an error with a message; and afterwards softcuda holds
- * nothing: no handle, mapping, reservation, allocation, stream, event or module.
+ * either succeeds with the same tokens, or ends in an error with a message. Afterwards softcuda holds nothing: no handle,
+ * mapping, reservation, allocation, stream, event or module.
  */
 #include "../../model/model.h"
 #include "../support/faults.h"
@@ -22,7 +22,7 @@
 #define PROMPT 9
 #define STEPS 2
 
-static kvs_cu *holder; /* keeps softcuda loaded between runs, so that its counters can be asked */
+static kvs_cu *holder; /* keeps softcuda loaded between runs, so that its counters can be read */
 static kvs_checkpoint *ckpt;
 static kvs_plan *plan;
 static struct faults faults;
@@ -115,7 +115,7 @@ static void any_call_may_fail(void **state)
 	assert_true(fail_each_call("*") > 50);
 }
 
-/* A kernel that faults loses the context; the process lives, says so, and gives everything back. */
+/* A kernel that faults loses the context; the process survives, reports it, and frees everything. */
 static void a_lost_context_is_reported_and_leaks_nothing(void **state)
 {
 	int32_t tokens[STEPS];

@@ -1,6 +1,6 @@
 /*
- * tests/e2e/generate_test.c: `kvshare-run generate` as a user sees it: what it prints, what it saves, and that nothing
- * which should not matter changes a token.
+ * tests/e2e/generate_test.c: `kvshare-run generate` as a user sees it: its output, its savings, and that options that
+ * should not matter do not change a token.
  */
 #include "../support/process.h"
 
@@ -66,7 +66,7 @@ static void a_run_says_why_it_ended(void **state)
 		const char *options, *stop;
 	} runs[] = {
 		{"-n 4", "length"}, {"-n 0", "length"}, {"-n 100 --ctx 20", "context"},
-		{"-n 4 --ctx 9", "length"}, /* both at once: as many as asked for is no shortage */
+		{"-n 4 --ctx 9", "length"}, /* both at once: all the tokens that were asked for are there */
 	};
 
 	(void)state;
@@ -81,7 +81,7 @@ static void a_run_says_why_it_ended(void **state)
 	}
 }
 
-/* Whatever comes first is made the end of text. */
+/* The first token of the text becomes the end-of-text token. */
 static void a_run_ends_with_the_text(void **state)
 {
 	json_t *report = run_json(
@@ -134,7 +134,7 @@ static void text_goes_to_stdout_and_the_summary_to_stderr(void **state)
 	process_free(&process);
 }
 
-/* Each row is put before or behind the command; all must give the tokens of the first. */
+/* Each row is put before or after the command; all must give the tokens of the first. */
 static void tokens_do_not_depend_on_how_memory_is_managed(void **state)
 {
 	static const struct {

@@ -1,6 +1,6 @@
 /*
- * tests/e2e/limits_test.c: kvshare-run under limits of address space, file size, open files and threads: each run works, or ends
- * with 1 and a message. None hangs, none dies of a signal.
+ * tests/e2e/limits_test.c: kvshare-run under limits of address space, file size, open files and threads: each run
+ * works, or exits with 1 and a message. None hangs, none is killed by a signal.
  */
 #include "../support/process.h"
 
@@ -54,10 +54,10 @@ static void address_space_runs_out_with_a_message(void **state)
 		works_or_says_why(command);
 	}
 	snprintf(command, sizeof(command), "ulimit -v %ld; " GENERATE, 1000000 * (1 + sysconf(_SC_NPROCESSORS_ONLN)));
-	assert_true(works_or_says_why(command)); /* there is room, and it is not refused */
+	assert_true(works_or_says_why(command)); /* there is room, so it is not refused */
 }
 
-/* Blocks of 512 bytes, as sh counts. Device memory is a file, too. */
+/* In blocks of 512 bytes, sh's unit. Device memory is a file, too. */
 static void file_size_runs_out_with_a_message(void **state)
 {
 	static const char *const commands[] = {
@@ -93,14 +93,14 @@ static void open_files_run_out_with_a_message(void **state)
 	char command[256];
 
 	(void)state;
-	for (int files = 8; files <= 32; files++) /* with fewer the program itself is not loaded */ {
+	for (int files = 8; files <= 32; files++) /* with fewer the program itself cannot be loaded */ {
 		snprintf(command, sizeof(command), "ulimit -n %d; " GENERATE, files);
 		worked = works_or_says_why(command);
 	}
 	assert_true(worked);
 }
 
-/* The superuser has no limit of processes: as root, nobody runs it. Threads of one program count. */
+/* Root has no limit of processes, so there the program runs as nobody. The limit counts threads. */
 static void threads_run_out_with_a_message(void **state)
 {
 	bool worked = false;

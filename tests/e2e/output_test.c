@@ -1,6 +1,6 @@
 /*
- * tests/e2e/output_test.c: what kvshare-run writes is whole, or it says that it is not: JSON of figures that are not finite,
- * standard output that takes no more or is closed.
+ * tests/e2e/output_test.c: the output of kvshare-run is complete, or it reports an error: JSON with figures that are
+ * not finite, standard output that is full or closed.
  */
 #include "../support/process.h"
 
@@ -38,7 +38,7 @@ static void an_infinite_perplexity_is_null_in_json(void **state)
 	process_free(&process);
 }
 
-/* And the study goes on from its file, null and all. */
+/* And the study continues from its file, which holds null. */
 static void a_study_of_infinite_perplexity_is_written_and_resumed(void **state)
 {
 	json_t *report = run_json(LOUD
@@ -53,7 +53,7 @@ static void a_study_of_infinite_perplexity_is_written_and_resumed(void **state)
 	json_decref(report);
 }
 
-/* ---- standard output that takes no more ---- */
+/* ---- a full standard output ---- */
 
 #define TEXT " --text " MODEL "/heldout.txt --max-tokens 20 --ctx 10"
 
@@ -114,7 +114,7 @@ static void a_closed_stdout_is_an_error_of_every_command(void **state)
 		assert_says_output_is_lost(writers[i], ">&-");
 }
 
-/* Descriptors 0 to 2 must not become files or memory of the program's own. */
+/* Descriptors 0 to 2 must not become the program's own files or memory. */
 static void closed_streams_stay_closed(void **state)
 {
 	static const struct {
@@ -143,7 +143,7 @@ static void closed_streams_stay_closed(void **state)
 	"/calib.txt --samples 2 --sample-tokens 8 --held-tokens 16 "                                                   \
 	"--method kvsharer --share 1 "
 
-/* Each prints what `-o` led to: the notation, then what is said of the file. */
+/* Each prints the result of `-o`: the notation, then the state of the file. */
 static void output_goes_where_o_leads(void **state)
 {
 	static const struct {

@@ -1,5 +1,5 @@
 /*
- * tests/e2e/program_test.c: kvshare-run writes and measures what transformers does on the fixture, and doctor looks.
+ * tests/e2e/program_test.c: on the fixture kvshare-run gives the tokens and losses of transformers; and doctor works.
  *
  * tests/golden/eval/storyworld-3m.json has transformers' greedy tokens and losses (float32, CPU), full and with plans.
  */
@@ -17,7 +17,7 @@
 
 #define MODEL "tests/models/storyworld-3m"
 
-/* "0,1,2,1" of a JSON array. */
+/* A JSON array as "0,1,2,1". */
 static void list_owners(const json_t *owners, char *out, size_t bytes)
 {
 	size_t used = 0;

@@ -1,9 +1,10 @@
 /*
- * tests/e2e/resume_fuzz_test.c: a run that goes on from a damaged file ends in a result or in a message, never in a crash.
+ * tests/e2e/resume_fuzz_test.c: a run that continues from a damaged file ends in a result or in a message, never in a
+ * crash.
  *
- * The plan of a search and the record of a study are damaged at random and handed to the program that wrote them; under
- * sanitizers, what is freed twice or read past its end shows. KVS_TEST_SEED gives a run again, KVS_TEST_SECONDS is how
- * long each of the two goes on (6).
+ * The plan of a search and the record of a study are damaged at random and given to the program that wrote them;
+ * sanitizers show double frees and reads past the end. KVS_TEST_SEED repeats a run, KVS_TEST_SECONDS is the time for
+ * each of the two (6).
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -47,7 +48,7 @@ static void start_seed(void)
 
 /* ---- damage ---- */
 
-/* `with` in the place of `cut` bytes at `at`; the rest moves. */
+/* Replaces `cut` bytes at `at` by `with`; the rest moves. */
 static size_t replace(char *text, size_t len, size_t at, size_t cut, const char *with, size_t with_len)
 {
 	cut = cut < len - at ? cut : len - at;
@@ -58,7 +59,7 @@ static size_t replace(char *text, size_t len, size_t at, size_t cut, const char 
 	return len - cut + with_len;
 }
 
-/* What follows a colon: a number, a name, or the start of something larger. */
+/* Something that may follow a colon: a number, a name, or the start of a larger value. */
 static size_t replace_value(char *text, size_t len)
 {
 	static const char *const values[] = {"999", "-1", "0", "1e999", "1.5", "null", "true", "\"x\"", "[]", "{}",
@@ -131,7 +132,7 @@ static void assert_ended_well(const struct process *process, uint64_t began)
 	fail_msg("KVS_TEST_SEED=%llu: status %d: %s", (unsigned long long)began, process->status, process->err);
 }
 
-/* `make` writes `file`, `again` goes on from it; both get a folder of their own for $T. */
+/* `make` writes `file`, `again` continues from it; $T is a new folder for both. */
 static void damaged_files_end_in_a_result_or_a_message(const char *make, const char *again, const char *name)
 {
 	const char *set = getenv("KVS_TEST_SECONDS");

@@ -1,6 +1,6 @@
 /*
- * tests/e2e/sharing_test.c: sharing by mapping is, bit for bit, what passing the owner's addresses is; slots do not know
- * of each other; what an append could not do leaves no trace.
+ * tests/e2e/sharing_test.c: sharing by mapping gives, bit for bit, the results of passing the owner's addresses; slots
+ * do not affect each other; a failed append leaves no trace.
  */
 #include "../../model/model.h"
 #include "../support/faults.h"
@@ -103,7 +103,7 @@ static void slots_and_blocks_change_no_bit(void **state)
 	free(plain);
 }
 
-/* Three sequences, a step of each in turn, against each alone. */
+/* Three sequences, one step of each in turn, against each sequence alone. */
 static void slots_do_not_see_each_other(void **state)
 {
 	kvs_engine *together = engine_with((struct kvs_engine_options){.slots = 3}, OWNERS);
@@ -123,8 +123,8 @@ static void slots_do_not_see_each_other(void **state)
 }
 
 /*
- * A tail that is cut off and appended again ends in the same token. The logits may differ by rounding: a GEMM of nine rows
- * adds up in another order than one of 37.
+ * A tail that is truncated and appended again ends in the same token. The logits may differ by rounding: a GEMM of nine
+ * rows sums in another order than one of 37.
  */
 static void a_cut_tail_can_be_appended_again(void **state)
 {
@@ -152,15 +152,15 @@ static void a_cut_tail_can_be_appended_again(void **state)
 }
 
 /*
- * Scores the prompt PIECE tokens at a time, and in front of each piece lets `reader` read the prompt, if there is one. The
- * logits of each piece's first token go to `logits` [PROMPT / PIECE][vocab].
+ * Scores the prompt PIECE tokens at a time; before each piece `reader`, if there is one, reads the prompt. The logits
+ * of each piece's first token go to `logits` [PROMPT / PIECE][vocab].
  */
 #define PIECE 12
 static void score_beside(kvs_engine *reader, const int32_t *prompt, float *logits)
 {
 	float nll[PIECE];
 	kvs_engine *scorer = engine_with((struct kvs_engine_options){.kv_dtype = KVS_F32, .kv_dtype_set = true},
-		NULL); /* bf16 hides last bits */
+		NULL); /* bf16 would hide the last bits */
 
 	for (int first = 0; first + PIECE < PROMPT; first += PIECE) {
 		if (reader) {
@@ -174,7 +174,7 @@ static void score_beside(kvs_engine *reader, const int32_t *prompt, float *logit
 	kvs_engine_close(scorer);
 }
 
-/* Two engines in one process that take turns: each gives the bits that it gives alone. */
+/* Two engines in one process take turns: each gives the bits that it gives alone. */
 static void engines_do_not_disturb_each_other(void **state)
 {
 	kvs_engine *reader = engine_with((struct kvs_engine_options){0}, NULL);
@@ -221,7 +221,7 @@ static size_t kv_bytes(kvs_engine *engine)
 	return memory.kv_physical_bytes;
 }
 
-/* The cache grows before anything runs. Where what runs then fails, the cache is what it was. */
+/* The cache grows before anything runs. If the run then fails, the cache is as it was before. */
 static void an_append_that_fails_gives_its_room_back(void **state)
 {
 	kvs_engine *engine = engine_with((struct kvs_engine_options){.no_premap = true}, NULL);
@@ -248,7 +248,7 @@ static void an_append_that_fails_gives_its_room_back(void **state)
 	kvs_engine_close(engine);
 }
 
-/* What launches move at the least for one token, with layer 1's K, V or both read from layer 0. */
+/* The least number of bytes that launches move for one token, with layer 1's K, V or both read from layer 0. */
 static uint64_t bytes_of_a_token(int k_owner, int v_owner)
 {
 	const struct kvs_config *config = kvs_checkpoint_config(ckpt);
@@ -273,7 +273,7 @@ static uint64_t bytes_of_a_token(int k_owner, int v_owner)
 	return bytes;
 }
 
-/* The bytes that are saved are the rows of the weights that are not read, and a little beside: nothing is projected in vain. */
+/* The bytes saved are the rows of the weights that are not read, and a little more: nothing is projected in vain. */
 static void what_is_borrowed_is_not_projected(void **state)
 {
 	const struct kvs_config *config = kvs_checkpoint_config(ckpt);

@@ -1,4 +1,4 @@
-# tests/fuzz/NAME_fuzz.c is a libFuzzer target; its seeds are in tests/fuzz/corpus/NAME. Everything is built once more with
+# Each tests/fuzz/NAME_fuzz.c is a libFuzzer target; its seeds are in tests/fuzz/corpus/NAME. All code is built once more, with
 # clang, sanitizers and coverage, under $(BUILD)/fuzz.
 FUZZ_SECONDS ?= 30
 FUZZ_CC ?= clang
@@ -7,7 +7,7 @@ FUZZ_PROGRAMS = $(FUZZ_NAMES:%=$(BUILD)/fuzz/%_fuzz)
 FUZZ_CXX ?= $(FUZZ_CC)++
 FUZZ_FLAGS = -O1 -g $(WARN) -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -pthread -D_GNU_SOURCE -Idriver $(CUDA_FLAGS) -MMD -MP
 FUZZ_LINK_FLAGS = -fsanitize=fuzzer,address,undefined -pthread
-# An archive, so that a target links what it calls; what is made of kernels is left out.
+# An archive, so that a target links only what it calls, and no kernels.
 FUZZ_OBJS = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(wildcard driver/*.c profiler/*.c attn/*.c vmm/*.c model/*.c model/*/*.c calib/*.c calib/*/*.c tests/fuzz/no_images.c)) \
 	$(patsubst %.cpp,$(BUILD)/fuzz/%.o,$(wildcard driver/*.cpp))
 FUZZ_ARCHIVE = $(BUILD)/fuzz/kvshare.a
@@ -31,7 +31,7 @@ $(BUILD)/fuzz/%_fuzz: $(BUILD)/fuzz/tests/fuzz/%_fuzz.o $(FUZZ_ARCHIVE)
 	$(call say,LD,$@)
 	$(Q)$(FUZZ_CC) $(FUZZ_LINK_FLAGS) -o $@ $^ -ljansson -lpcre2-8 -lutf8proc -lz -lm -ldl
 
-# One target at a time for each job that make may run (-j), so that two cores give each its seconds in half the time.
+# Each target is a job of make (-j), so that two cores need only half the time.
 FUZZ_RUNS = $(FUZZ_NAMES:%=fuzz-run-%)
 $(FUZZ_RUNS): fuzz-run-%: $(BUILD)/fuzz/%_fuzz
 	$(Q)log=$(BUILD)/fuzz/$*.log; work=$$(mktemp -d); cp -r tests/fuzz/corpus/$*/. $$work; \

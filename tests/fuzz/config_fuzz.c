@@ -1,5 +1,5 @@
 /*
- * tests/fuzz/config_fuzz.c: any bytes as config.json, then as the generation_config.json of what came out.
+ * tests/fuzz/config_fuzz.c: any bytes as config.json, then as generation_config.json on top of the result.
  */
 #include "../../model/checkpoint/checkpoint.h"
 
@@ -8,7 +8,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* What the engine takes for granted of a configuration that was accepted. */
+/* Properties of an accepted configuration on which the engine relies. */
 static void check(const struct kvs_config *config)
 {
 	if (config->layers < 1 || config->layers > KVS_MAX_LAYERS || !config->window || config->hidden < 1 ||

@@ -1,5 +1,5 @@
 /*
- * tests/fuzz/generation_fuzz.c: any bytes as generation_config.json of a model that is well.
+ * tests/fuzz/generation_fuzz.c: any bytes as generation_config.json of a valid model.
  */
 #include "../../model/checkpoint/checkpoint.h"
 

@@ -1,7 +1,7 @@
 /*
- * tests/fuzz/index_fuzz.c: any bytes as model.safetensors.index.json, beside a configuration and two shards that are well.
+ * tests/fuzz/index_fuzz.c: any bytes as model.safetensors.index.json, beside a valid configuration and two valid shards.
  *
- * Whatever opens must give every tensor that the index names, from the shard that it names.
+ * A checkpoint that opens must give every tensor that the index names, from the shard that it names.
  */
 #include <fcntl.h>
 #include <stdint.h>

@@ -1,2 +1,2 @@
-/* tests/fuzz/no_images.c: what links the engine wants kernels, which nothing here launches. */
+/* tests/fuzz/no_images.c: an empty set of kernels: the engine needs one to link, but no fuzzer launches any. */
 const unsigned char attn_image_host[1], attn_image_host_end[1], attn_image_gpu[1], attn_image_gpu_end[1];

@@ -1,4 +1,7 @@
-/* A plan from hostile text: as a file, and as a list of owners. What is accepted must be a plan, and survive being saved. */
+/*
+ * tests/fuzz/plan_fuzz.c: any bytes as a plan, as a file and as a list of owners. Accepted text must give a valid plan,
+ * which survives being saved.
+ */
 #include "../../vmm/kvshare.h"
 
 #include <assert.h>

@@ -1,5 +1,5 @@
 /*
- * tests/fuzz/safetensors_fuzz.c: any bytes as a safetensors file; every byte of every tensor handed out is read.
+ * tests/fuzz/safetensors_fuzz.c: any bytes as a safetensors file; every byte of every accepted tensor is read.
  */
 #include "../../model/model.h"
 
@@ -8,7 +8,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static volatile unsigned char sink; /* what is read must go somewhere */
+static volatile unsigned char sink; /* keeps the reads from being optimised away */
 
 static void read_tensor(const uint8_t *file, const struct kvs_weight *weight)
 {

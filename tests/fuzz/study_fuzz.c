@@ -1,7 +1,7 @@
 /*
- * tests/fuzz/study_fuzz.c: any bytes as a study.json that is to be gone on with.
+ * tests/fuzz/study_fuzz.c: any bytes as the study.json from which a study continues.
  *
- * What is accepted is written down again, and that must be accepted too and give the same bytes.
+ * An accepted file is written again; the result must be accepted too, and give the same bytes.
  */
 #include <jansson.h>
 #include <math.h>
@@ -22,7 +22,7 @@ static void require(bool holds)
 		abort();
 }
 
-/* Two texts to search with, of which the second is cut in one way, and two numbers of layers. */
+/* Two texts to search with, the second cut in only one way, and two numbers of layers. */
 static kvs_study *fresh_study(void)
 {
 	kvs_study *study = calloc(1, sizeof(*study));

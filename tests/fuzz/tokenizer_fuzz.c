@@ -1,8 +1,8 @@
 /*
- * tests/fuzz/tokenizer_fuzz.c: no file is bad enough to crash the tokenizer.
+ * tests/fuzz/tokenizer_fuzz.c: no file crashes the tokenizer.
  *
- * The input is a tokenizer.json, a NUL, and text. Whatever loads must encode the text and decode the ids; a stream gives
- * what decode gives; whatever does not load leaves a message.
+ * The input is a tokenizer.json, a NUL, and text. A tokenizer that loads must encode the text and decode the ids, with
+ * the same text from a stream and from decode; one that does not load must leave a message.
  */
 #include <stdint.h>
 #include <stdlib.h>

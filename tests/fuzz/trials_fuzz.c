@@ -1,9 +1,9 @@
 /*
- * tests/fuzz/trials_fuzz.c: any JSON as what a plan says of its search, as `calibrate --resume` reads it.
+ * tests/fuzz/trials_fuzz.c: any JSON as a plan's record of its search, as `calibrate --resume` reads it.
  *
- * An object goes in as the whole of "calibration"; anything else as the "trials" of one that agrees in every setting.
- * What is accepted must be trials that the search can go by; what is not leaves nothing behind (it once freed trials
- * that its caller freed again).
+ * An object becomes the whole of "calibration"; anything else becomes the "trials" of one that agrees in every setting.
+ * Accepted trials must be usable by the search; a refusal must leave nothing allocated (it once freed trials that its
+ * caller freed again).
  */
 #include <jansson.h>
 #include <stdint.h>
@@ -22,7 +22,7 @@ static void require(bool holds)
 		abort();
 }
 
-/* A search that has found nothing yet, as it writes itself down. The caller frees it. */
+/* The record of a search that has found nothing yet. The caller frees it. */
 static kvs_plan *fresh_plan(const struct kvs_search_options *options, const struct kvs_calib_text *text)
 {
 	int owners[LAYERS];

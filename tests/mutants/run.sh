@@ -1,24 +1,24 @@
 #!/bin/sh
 # Tests the tests. Each NAME.mutant beside this script is a small fault: it is put into a copy of the sources, the tests that
-# should notice are built and run there, and a mutant that they let live is a failure.
+# should notice it are built and run there, and a mutant that survives them is a failure.
 #
-#   file: vmm/retire.c                  where; `old` stands in it exactly once, within one line
+#   file: vmm/retire.c                  the file; `old` occurs in it exactly once, within one line
 #   old: epoch <= completed
-#   new: epoch < completed              in its place; empty takes it out
-#   tests: vmm/region_test ...          the quickest programs below build/tests that notice
+#   new: epoch < completed              the replacement; may be empty
+#   tests: vmm/region_test ...          the fastest programs under build/tests that notice
 #
-# Every program named is first run without a fault: one that fails then would notice everything. Ends in "N passed, N failed".
+# Every program is first run without a fault: one that fails then would notice anything. Ends in "N passed, N failed".
 # The log of each mutant is $BUILD/mutants/NAME.log.
 # usage: [BUILD=build] tests/mutants/run.sh [NAME... | --sample N | --check]
 #   --sample N   N of them, drawn by today's date (KVS_MUTANTS_DATE=2026-01-31 for another day's)
-#   --check      run nothing; only see that each still applies
-# KVS_MUTANTS_JOBS   how many at a time; by default one a processor
+#   --check      run nothing; only check that each still applies
+# KVS_MUTANTS_JOBS   the number run in parallel; by default one for each processor
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 build=$root/${BUILD:-build}
 work=$build/mutants
-base=$work/base # the sources as they are, built; each job has a copy of it, which is mended after each mutant
+base=$work/base # the unchanged sources, built; each job has a copy of it, which is restored after each mutant
 jobs=${KVS_MUTANTS_JOBS:-$(nproc)}
 
 field() { sed -n "s/^$2: \{0,1\}//p" "$here/$1.mutant"; }
@@ -32,7 +32,7 @@ sample() { # N
 	done | sort -n | head -n "$1" | cut -d ' ' -f 2
 }
 
-# mutate NAME TREE: the mutated file, to stdout; fails unless `old` stands there exactly once.
+# mutate NAME TREE: the mutated file, to stdout; fails unless `old` occurs in it exactly once.
 mutate() {
 	KVS_OLD=$(field "$1" old) KVS_NEW=$(field "$1" new) awk '
 		BEGIN { old = ENVIRON["KVS_OLD"]; new = ENVIRON["KVS_NEW"] }
@@ -54,19 +54,19 @@ applies() { # NAME
 		[ -n "$test" ] || [ -n "$(field "$1" tests)" ] || { echo "mutants: $1 names no tests"; return 1; }
 		[ -z "$test" ] || [ -f "$root/tests/$test.c" ] || { echo "mutants: $1: there is no tests/$test.c"; return 1; }
 	done
-	mutate "$1" "$root" >/dev/null || { echo "mutants: the old text of $1 does not stand exactly once in $(field "$1" file)"; return 1; }
+	mutate "$1" "$root" >/dev/null || { echo "mutants: the old text of $1 does not occur exactly once in $(field "$1" file)"; return 1; }
 }
 
 programs_of() { for name in "$@"; do field "$name" tests; done | tr -s ' ' '\n' | sort -u | sed 's,^,build/tests/,'; }
 
 log_of() { echo "$work/$(echo "$1" | tr / -).log"; }
 
-# check_program TREE PROGRAM SECONDS: what it says goes to stdout.
+# check_program TREE PROGRAM SECONDS: its output goes to stdout.
 check_program() {
 	(cd "$1" && KVSHARE_SOFTCUDA=$1/build/softcuda/libcuda.so.1 timeout "$3" "$2" </dev/null 2>&1)
 }
 
-# prepare NAME...: the base, from the sources, new ones too, and from what is built of them already. Every test passes in it.
+# prepare NAME...: the base, from the sources (untracked ones too) and the objects already built. Every test passes in it.
 prepare() {
 	rm -rf "$work"
 	mkdir -p "$base/build" || return 1
@@ -76,13 +76,13 @@ prepare() {
 		-name '*.so*' -o -name '*.flags' \) -print0 2>/dev/null | tar -c --null -T - -f -) | tar -x -C "$base/build" -f -
 	# shellcheck disable=SC2046 # a list
 	make -s -C "$base" -j"$jobs" BUILD=build build test-modules $(programs_of "$@") >"$work/base.log" 2>&1 || {
-		echo "mutants: it does not build without a fault: see $work/base.log"
+		echo "mutants: the sources do not build without a fault: see $work/base.log"
 		return 1
 	}
 	programs_of "$@" | xargs -P "$jobs" -n 1 "$0" --control
 }
 
-# Leaves behind how many seconds the program may take with a fault: one that hangs then has noticed, too.
+# Records the time that the program may take with a fault: a program that hangs has noticed it, too.
 control() { # PROGRAM
 	log=$(log_of "$1") start=$(date +%s)
 	if check_program "$base" "$1" 600 >"$log"; then
@@ -93,8 +93,8 @@ control() { # PROGRAM
 	return 1
 }
 
-# Whether the tests of NAME notice what is in $tree now. 2: it does not compile. A warning about the fault is no error; FLAGS_*
-# say that nothing else is to be built anew for that.
+# Whether the tests of NAME notice the fault in $tree. 2: it does not compile. A warning about the fault is not an error; FLAGS_*
+# keep that change of flags from rebuilding everything.
 noticed() {
 	programs=$(for test in $(field "$1" tests); do echo "build/tests/$test"; done)
 	# shellcheck disable=SC2086 # a list
@@ -106,7 +106,7 @@ noticed() {
 	return 1
 }
 
-# The tree as the base is: what the mutant's build has written since `stamp` comes from there again.
+# Restores the tree from the base: every file that the mutant's build has written since `stamp`.
 restore() {
 	(cd "$tree" && find . -type f -newer "$tree/stamp") | while read -r file; do
 		if [ -f "$base/$file" ]; then cp -p "$base/$file" "$tree/$file"; else rm "$tree/$file"; fi

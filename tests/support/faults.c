@@ -1,4 +1,4 @@
-/* tests/support/faults.c: the functions of softcuda that no driver has, by name. */
+/* tests/support/faults.c: finds the functions that only softcuda has, by name. */
 #include "faults.h"
 
 #include <dlfcn.h>

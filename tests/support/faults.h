@@ -1,5 +1,5 @@
 /*
- * tests/support/faults.h: softcuda told to fail a call, and asked what is left.
+ * tests/support/faults.h: make softcuda fail a call, and check what it still holds.
  */
 #ifndef KVS_TESTS_FAULTS_H
 #define KVS_TESTS_FAULTS_H
@@ -14,10 +14,10 @@ struct faults {
 	softcuda_failed_fn *failed;
 };
 
-/* From softcuda's handle, which must stay open meanwhile. -1, and a line on stderr, where it lacks one of them. */
+/* `library` is softcuda's handle, which must stay open. -1, and a line on stderr, if it lacks one of the functions. */
 int faults_open(void *library, struct faults *out);
 
-/* Fails the test unless softcuda holds nothing at all; `name` and `nth` say which call had failed. */
+/* Fails the test unless softcuda holds nothing at all; `name` and `nth` tell the call that was made to fail. */
 void faults_assert_nothing_left(const struct faults *faults, const char *name, size_t nth);
 
 #endif

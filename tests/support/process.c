@@ -1,5 +1,5 @@
 /*
- * tests/support/process.c: children of tests. Output goes to temporary files, so that no pipe can fill and block.
+ * tests/support/process.c: child processes of tests. Output goes to temporary files, so that no pipe can fill and block.
  */
 #include "process.h"
 

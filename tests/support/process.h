@@ -1,7 +1,7 @@
 /*
- * tests/support/process.h: run a program as a user would and look at what it said.
+ * tests/support/process.h: run a program as a user would, and look at its output.
  *
- * Tests run in the project's root; what was built is found under $BUILD (default "build").
+ * Tests run in the project's root; the build is under $BUILD (default "build").
  */
 #ifndef KVS_TESTS_PROCESS_H
 #define KVS_TESTS_PROCESS_H
@@ -18,13 +18,13 @@ struct process {
 const char *built(const char *name);
 
 /*
- * Run `command` through sh -c, with kvshare-run on its PATH; waits at most `seconds`, then kills it. Fails the test where
- * it can't be started.
+ * Run `command` through sh -c, with kvshare-run on its PATH; kill it after `seconds`. Fails the test if it cannot be
+ * started.
  */
 struct process run_shell(const char *command, int seconds);
 void process_free(struct process *process);
 
-/* Runs the command, which must succeed, and gives its stdout as JSON; fails the test otherwise. */
+/* Runs the command, which must succeed, and returns its stdout as JSON; fails the test otherwise. */
 json_t *run_json(const char *command);
 
 #endif
