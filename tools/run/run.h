@@ -23,7 +23,7 @@ struct run_subcommand {
 	const struct run_subcommand *verbs; /* NULL, or commands below this one, up to one without a name */
 };
 extern const struct run_subcommand run_bench_command, run_generate_command, run_eval_command, run_calibrate_command,
-	run_study_command, run_plan_command, run_report_command, run_doctor_command;
+	run_study_command, run_compare_command, run_plan_command, run_report_command, run_doctor_command;
 
 /* `kvshare-run completion SHELL`; `commands` ends in NULL (completion.c). Returns the exit status. */
 int run_print_completion(const struct run_subcommand *const *commands, const char *shell);
@@ -77,6 +77,18 @@ int run_session_open_model(const struct run_model_options *options, struct run_s
 void run_session_close(struct run_session *session);
 /* The progress callback of struct kvs_engine_options: a bar while weights load. `arg` is unused. */
 void run_show_load(void *arg, size_t done_bytes, size_t total_bytes);
+
+/* ---- the loss on a text (text/score.c) ---- */
+
+/*
+ * The sum of the losses, in nats, of `count` tokens that are cut into windows of the engine's context, and the number of tokens
+ * that were predicted: window k predicts tokens k*ctx+1 .. k*ctx+ctx from a fresh cache that starts at token k*ctx. -EIO
+ * also where it is not a number.
+ */
+int run_score_windows(
+	kvs_engine *engine, const int32_t *ids, size_t count, bool quiet, double *nll_sum, size_t *predicted);
+/* Without --ctx a window is the model's context, but no more than 1024, which people use to compare perplexities. */
+int run_default_window(struct run_model_options *model);
 
 /* ---- output (report.c) ---- */
 

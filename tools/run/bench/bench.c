@@ -5,6 +5,7 @@
  * The ceiling is the bandwidth of a device-to-device copy, measured in the same run. The rest is mostly bound by
  * memory, and is given as a percentage of that ceiling. Weights are random: speed does not depend on their values.
  */
+#include "../profile/profile.h"
 #include "bench.h"
 
 #include <errno.h>
@@ -12,7 +13,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OPTION_SUITE = 512, OPTION_SHAPE, OPTION_LAYERS, OPTION_DEVICE, OPTION_CTX, OPTION_DTYPE, OPTION_JSON };
+enum {
+	OPTION_SUITE = 512,
+	OPTION_SHAPE,
+	OPTION_LAYERS,
+	OPTION_DEVICE,
+	OPTION_CTX,
+	OPTION_DTYPE,
+	OPTION_JSON,
+	OPTION_PROFILE
+};
 
 static const struct bench_shape shapes[] = {
 	{"llama3-8b", 32, 4096, 14336, 32, 8, 128, 128256},
@@ -32,7 +42,7 @@ static const struct suite {
 #define SUITE_COUNT (sizeof(suites) / sizeof(*suites))
 
 struct env {
-	const char *device, *shape;
+	const char *device, *shape, *profile;
 	int layers, ctx_tokens; /* 0: the shape's; 0: 8192, or 512 on the host */
 	enum kvs_dtype dtype;
 	bool json;
@@ -48,6 +58,8 @@ static const struct argp_option options[] = {
 	{"ctx", OPTION_CTX, "TOKENS", 0, "longest context (default 8192; on the host: 512)", 0},
 	{"dtype", OPTION_DTYPE, "f16|bf16|f32", 0, "type of weights, K and V (default: bf16)", 0},
 	{"device", OPTION_DEVICE, RUN_DEVICE_WORDS, 0, RUN_DEVICE_HELP, 0},
+	{"profile", OPTION_PROFILE, "TRACE", 0, "write down every driver call; its cost is part of what is measured",
+		0},
 	{"json", OPTION_JSON, NULL, 0, "print one JSON object to stdout, and nothing else", 0},
 	{0},
 };
@@ -100,6 +112,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		return 0;
 	case OPTION_DEVICE:
 		env->device = run_parse_device(state, text);
+		return 0;
+	case OPTION_PROFILE:
+		env->profile = text;
 		return 0;
 	case OPTION_JSON:
 		env->json = true;
@@ -296,6 +311,8 @@ static int run_command(int argc, char **argv)
 
 	argp_parse(&argp, argc, argv, 0, NULL, &env);
 	err = kvs_cu_open(env.device ? env.device : "auto", &bench.cu);
+	if (!err)
+		err = run_profile_open(env.profile, bench.cu, &bench.profile);
 	if (!err) {
 		choose_shape(&env, &bench);
 		err = run_suites(&env, &bench);
@@ -306,6 +323,8 @@ static int run_command(int argc, char **argv)
 		KVS_CU_GIVE_BACK(bench.cu->cuMemFree, bench.to);
 	if (bench.from)
 		KVS_CU_GIVE_BACK(bench.cu->cuMemFree, bench.from);
+	if (run_profile_close(bench.profile))
+		fprintf(stderr, "kvshare-run: warning: %s\n", kvs_error());
 	kvs_cu_close(bench.cu);
 	return err ? EXIT_FAILURE : EXIT_SUCCESS;
 }

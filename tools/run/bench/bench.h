@@ -14,6 +14,7 @@ struct bench_shape {
 
 struct bench {
 	kvs_cu *cu;
+	struct run_profile *profile; /* NULL: nobody asked for one */
 	struct bench_shape shape;
 	enum kvs_dtype dtype; /* of weights, K and V */
 	int ctx_tokens;

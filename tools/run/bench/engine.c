@@ -4,6 +4,7 @@
  * A part's time is the time that a step saves without it: that of its kernels and of the gaps around them that nothing
  * else fills.
  */
+#include "../profile/profile.h"
 #include "bench.h"
 
 #include <errno.h>
@@ -159,6 +160,7 @@ int bench_open_engine(struct bench *bench, const kvs_plan *plan, bool premap, si
 
 	if (!window)
 		return kvs_fail(-ENOMEM, "no memory for %d layers", bench->shape.layers);
+	run_profile_engine(bench->profile, &options);
 	err = kvs_engine_open_random(bench->cu, &config, &options, engine);
 	free(window);
 	return err;

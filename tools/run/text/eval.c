@@ -13,8 +13,6 @@
 
 enum { OPTION_TEXT = 512, OPTION_MAX_TOKENS };
 
-#define DEFAULT_WINDOW 1024
-
 struct env {
 	struct run_model_options model;
 	const char *text;
@@ -66,31 +64,6 @@ static const char doc[] =
 	"  kvshare-run eval -m DIR --text heldout.txt --ctx 256\n"
 	"  kvshare-run eval -m DIR --text heldout.txt --ctx 256 --owners 0,1,2,1\n";
 
-static int score_windows(
-	struct run_session *session, const int32_t *ids, size_t count, bool quiet, struct result *result)
-{
-	size_t ctx = kvs_engine_ctx(session->engine);
-	float *nll = malloc(sizeof(*nll) * ctx);
-	int err = nll ? 0 : kvs_fail(-ENOMEM, "no memory for a window of %zu tokens", ctx);
-
-	for (size_t first = 0; first + 1 < count && !err; first += ctx) {
-		size_t now = count - 1 - first < ctx ? count - 1 - first : ctx;
-		err = kvs_engine_truncate(session->engine, 0, 0);
-		if (!err)
-			err = kvs_engine_score(session->engine, 0, ids + first, ids + first + 1, now, nll, NULL);
-		for (size_t i = 0; i < now && !err; i++)
-			result->nll_sum += nll[i];
-		result->predicted += now;
-		if (!quiet)
-			run_progress_show("evaluating", first + now, count - 1);
-	}
-	run_progress_clear();
-	free(nll);
-	if (!err && !isfinite(result->nll_sum))
-		err = kvs_fail(-EIO, "the loss is not a number: the model's weights may be damaged");
-	return err;
-}
-
 static int report(const struct env *env, struct run_session *session, const struct result *result, double seconds)
 {
 	struct kvs_engine_memory memory;
@@ -129,27 +102,10 @@ static int evaluate(const struct env *env, struct run_session *session, const ch
 	if (count < 2)
 		err = kvs_fail(-EINVAL, "%s has %zu tokens: predicting takes at least 2", env->text, count);
 	if (!err)
-		err = score_windows(session, ids, count, env->model.quiet, &result);
+		err = run_score_windows(
+			session->engine, ids, count, env->model.quiet, &result.nll_sum, &result.predicted);
 	free(ids);
 	return err ? err : report(env, session, &result, run_now_s() - start);
-}
-
-/* Without --ctx a window is the model's context, but no more than is common for comparing perplexities. */
-static int default_window(struct run_model_options *model)
-{
-	kvs_checkpoint *ckpt;
-	int err;
-
-	if (model->ctx_tokens)
-		return 0;
-	err = kvs_checkpoint_open(model->dir, &ckpt);
-	if (err)
-		return err;
-	model->ctx_tokens = kvs_checkpoint_config(ckpt)->max_positions;
-	if (model->ctx_tokens > DEFAULT_WINDOW)
-		model->ctx_tokens = DEFAULT_WINDOW;
-	kvs_checkpoint_close(ckpt);
-	return 0;
 }
 
 static int run_eval(struct env *env)
@@ -161,7 +117,7 @@ static int run_eval(struct env *env)
 
 	if (err)
 		return err;
-	err = default_window(&env->model);
+	err = run_default_window(&env->model);
 	if (!err)
 		err = run_session_open(&env->model, &session);
 	if (!err) {

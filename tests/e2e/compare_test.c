@@ -1,0 +1,108 @@
+/*
+ * tests/e2e/compare_test.c: `kvshare-run compare` measures the memory and the loss that generate and eval measure, and its
+ * ratios lie in their ranges.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+
+#include "../support/process.h"
+
+#define MODEL "-m tests/models/storyworld-3m --device host -q --ctx 128 "
+#define OWNERS "--owners 0,1,2,3,4,5,2,7,8,3,10,11,1,13,5,15 "
+#define TEXT "--text tests/models/storyworld-3m/heldout.txt --max-tokens 200 "
+#define SPEED "--prompt-tokens 24 -n 4 --rounds 3 "
+
+static double real(json_t *object, const char *side, const char *key)
+{
+	json_t *value = json_object_get(json_object_get(object, side), key);
+
+	if (!json_is_number(value))
+		fail_msg("no number %s.%s", side, key);
+	return json_number_value(value);
+}
+
+static double loss_of(const char *command)
+{
+	json_t *report = run_json(command);
+	double nll = json_number_value(json_object_get(report, "nll"));
+
+	json_decref(report);
+	return nll;
+}
+
+static void losses_are_those_of_eval(void **state)
+{
+	json_t *report = run_json("kvshare-run compare --json " MODEL OWNERS TEXT SPEED);
+
+	(void)state;
+	assert_true(real(report, "full", "nll") == loss_of("kvshare-run eval --json " MODEL TEXT));
+	assert_true(real(report, "shared", "nll") == loss_of("kvshare-run eval --json " MODEL OWNERS TEXT));
+	assert_true(real(report, "ratio", "nll_delta") == real(report, "shared", "nll") - real(report, "full", "nll"));
+	assert_true(real(report, "ratio", "kv_bytes") == 0.75);
+	json_decref(report);
+}
+
+static void ratio_lies_in_its_range(json_t *report, const char *key)
+{
+	char name[64];
+	json_t *range;
+
+	snprintf(name, sizeof(name), "%s_range", key);
+	range = json_object_get(json_object_get(report, "ratio"), name);
+	assert_int_equal(json_array_size(range), 2);
+	assert_true(json_number_value(json_array_get(range, 0)) > 0);
+	assert_true(json_number_value(json_array_get(range, 0)) <= real(report, "ratio", key));
+	assert_true(json_number_value(json_array_get(range, 1)) >= real(report, "ratio", key));
+	assert_true(real(report, "full", key) > 0 && real(report, "shared", key) > 0);
+}
+
+static void without_a_text_there_is_no_loss(void **state)
+{
+	json_t *report = run_json("kvshare-run compare --json " MODEL OWNERS SPEED);
+
+	(void)state;
+	assert_true(json_is_null(json_object_get(json_object_get(report, "full"), "nll")));
+	assert_true(json_is_null(json_object_get(json_object_get(report, "ratio"), "nll_delta")));
+	ratio_lies_in_its_range(report, "prefill_tokens_per_s");
+	ratio_lies_in_its_range(report, "decode_tokens_per_s");
+	json_decref(report);
+}
+
+static void refuses(const char *command, int status, const char *message)
+{
+	struct process process = run_shell(command, 60);
+
+	assert_int_equal(process.status, status);
+	if (!strstr(process.err, message))
+		fail_msg("%s", process.err);
+	process_free(&process);
+}
+
+static void what_makes_no_sense_is_refused(void **state)
+{
+	(void)state;
+	refuses("kvshare-run compare " MODEL, 2, "compare with what?");
+	refuses("kvshare-run compare " MODEL OWNERS "--rounds 0", 2, "--rounds");
+	refuses("kvshare-run compare " MODEL OWNERS "--prompt-tokens 127 -n 2", 1, "has room for 128");
+	refuses("printf 'Anna went.' | kvshare-run compare " MODEL OWNERS "--text -", 1, "--prompt-tokens, -n");
+	refuses("kvshare-run compare " MODEL "--owners 0,1,2", 1, "3 layers");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(losses_are_those_of_eval),
+		cmocka_unit_test(without_a_text_there_is_no_loss),
+		cmocka_unit_test(what_makes_no_sense_is_refused),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
