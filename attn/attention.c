@@ -1,7 +1,7 @@
 /*
- * attn/attention.c: launchers of rope_append and of attention: checks, and how the work is cut into blocks.
+ * attn/attention.c: launchers of rope_append and attention: they check the operands and divide the work into blocks.
  *
- * How decode splits its keys follows from sequence length, heads and the device's multiprocessors alone: the same step
+ * How decode splits its keys depends only on sequence length, heads and the number of multiprocessors, so the same step
  * gives the same bits every time.
  */
 #include "kernels.h"
@@ -20,7 +20,7 @@ static size_t max_size(size_t a, size_t b)
 	return a > b ? a : b;
 }
 
-/* K and V that `what` reads or writes up to position `end`, by `heads` query heads. `own`: which of the two it touches. */
+/* Checks K and V for `what`, which works on `tokens` positions from `start`; own_k, own_v: whether it touches K, V. */
 static int check_kv(const char *what, const kvs_kv *kv, bool own_k, bool own_v, int heads, int start, int tokens)
 {
 	const struct kvs_kv_format *format = &kv->format;
@@ -97,14 +97,14 @@ int kvs_rope_append(kvs_stream *s, const struct kvs_rope_append *args)
 	return attn_launch(s, &launch, (void *[]){&params});
 }
 
-/* Blocks that decode aims at: two for each multiprocessor. */
+/* The number of blocks that decode aims for: two per multiprocessor. */
 static int decode_blocks(const kvs_stream *s)
 {
 	return 2 * s->cu->multiprocessors;
 }
 
 /*
- * A split has at least one of kv_heads * groups >= heads / ATTN_DECODE_GROUP blocks beside it, so no shape is cut into more
+ * Every split is run by kv_heads * groups blocks, which is at least heads / ATTN_DECODE_GROUP, so no shape gets more
  * splits than this.
  */
 static int max_splits(const kvs_stream *s, int heads)
@@ -131,8 +131,8 @@ static int combine(kvs_stream *s, struct attn_attention_params *params, int head
 }
 
 /*
- * Cuts what position `start` sees, in tiles of `keys` keys, into about `aim` splits of at least `least` tiles. Tiles lie at
- * multiples of their height from position 0.
+ * Divides the keys that position `start` sees, in tiles of `keys` keys, into about `aim` splits of at least `least`
+ * tiles. Tiles start at multiples of their height, counted from position 0.
  */
 static void split_keys(struct attn_attention_params *params, int keys, int aim, int least)
 {
@@ -166,7 +166,7 @@ static int decode_fma(kvs_stream *s, struct attn_attention_params *params, struc
 	return combine(s, params, head_dim);
 }
 
-/* As many blocks as run at once, if there are keys enough: a block more would be a second wave for itself. */
+/* As many blocks as run at once, if there are enough keys: one more would need a second wave of its own. */
 static int decode_mma(kvs_stream *s, struct attn_attention_params *params, struct kvs_kv_format format, uint64_t bytes)
 {
 	int head_dim = format.head_dim, groups = ceil_div(params->heads / params->kv_heads, ATTN_DECODE_GROUP);
@@ -177,7 +177,7 @@ static int decode_mma(kvs_stream *s, struct attn_attention_params *params, struc
 		return kvs_fail(-EINVAL, "attention: %d heads on %d KV heads are more than decode can count",
 			params->heads, params->kv_heads);
 	split_keys(params, ATTN_STEP_KEYS, aim > 0 ? aim : 1, ATTN_STEP_MIN);
-	/* Three stages where two such blocks fit a multiprocessor. */
+	/* Three stages if two such blocks then fit on a multiprocessor. */
 	params->stages = 2 * 3 * stage_bytes <= (size_t)s->cu->max_shared_bytes ? 3 : 2;
 	params->arrived = (unsigned *)s->counters;
 	struct attn_launch launch = {

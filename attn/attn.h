@@ -1,13 +1,14 @@
 /*
  * attn/attn.h: the kernels of a Llama forward pass, and GEMM.
  *
- * A kvs_stream is a CUDA stream with the kernels loaded for its device and a GEMM library bound to it. Every launcher
- * checks the sizes and types of its operands (-EINVAL with both sides named), enqueues on the stream and returns: 0, or
- * the driver's error. None of them waits. `bytes_moved` counts what each launch must read and write at the least, so that
- * time can be set against the device's bandwidth.
+ * A kvs_stream is a CUDA stream with the kernels loaded for its device and a GEMM library bound to it; the driver's own
+ * name for the stream is its handle, a CUstream. Every launcher checks the sizes and types of its operands (-EINVAL,
+ * with both sides named), enqueues on the stream and returns 0 or the driver's error. None of them waits. `bytes_moved`
+ * counts the bytes that each launch must read and write at least, so that time can be compared with the device's
+ * bandwidth.
  *
- * Types. The residual stream, GEMM outputs, logits and norms are f32. What feeds a GEMM (its `x` and `w`) has the weights'
- * type. K and V have a type of their own. Matrices are row-major and dense, and begin at multiples of 16 bytes.
+ * Types. The residual stream, GEMM outputs, logits and norms are f32. The operands of a GEMM (`x` and `w`) have the
+ * weights' type. K and V have a type of their own. Matrices are row-major, dense and aligned to 16 bytes.
  */
 #ifndef KVS_ATTN_H
 #define KVS_ATTN_H
@@ -38,15 +39,16 @@ void kvs_stream_close(kvs_stream *s); /* waits for the stream; NULL is fine */
 CUstream kvs_stream_handle(const kvs_stream *s);
 int kvs_stream_synchronize(kvs_stream *s); /* errors of earlier launches surface here */
 /*
- * From now on kvs_stream_synchronize() asks `stop` while it waits, at least every 20 ms, and ends with -ECANCELED when it says
- * true. What was launched goes on: nothing that it uses may be freed before a wait without `stop` (NULL), as closing is.
+ * From now on kvs_stream_synchronize() calls `stop` while it waits, at least every 20 ms, and returns -ECANCELED once
+ * that returns true. Work that was launched goes on, so nothing that it uses may be freed before a wait without `stop`
+ * (NULL); kvs_stream_close() is such a wait.
  */
 void kvs_stream_stop_when(kvs_stream *s, bool (*stop)(void));
 uint64_t kvs_stream_bytes_moved(const kvs_stream *s); /* by all launches so far */
 
 /*
- * For measuring what a part of a pass costs: from now on launches of the named parts are left out (0: none are). Operands
- * are checked as ever; what would have been written stays as it is.
+ * To measure the cost of a part of a pass: from now on launches of the named parts are left out (0: none). Operands are
+ * still checked; outputs stay unchanged.
  */
 enum kvs_part {
 	KVS_PART_GEMM = 1,
@@ -58,12 +60,12 @@ enum kvs_part {
 void kvs_stream_leave_out(kvs_stream *s, unsigned parts);
 
 /*
- * Whether OpenBLAS can be loaded and used with that many threads: without the address space or the threads that it takes it
- * hangs, or ends the program (openblas_room.c). -ENOMEM, -EAGAIN. kvs_stream_open() asks by itself.
+ * Whether OpenBLAS can be loaded and used with that many threads: where the address space or the threads that it needs
+ * are missing it hangs, or ends the program (openblas_room.c). -ENOMEM, -EAGAIN. kvs_stream_open() checks this itself.
  */
 int kvs_openblas_check_room(int threads);
 
-/* The type in which GEMM on this stream takes weights that a checkpoint stores as `stored`: OpenBLAS has f32 alone. */
+/* The type in which GEMM on this stream takes weights that a checkpoint stores as `stored`: OpenBLAS has only f32. */
 enum kvs_dtype kvs_gemm_dtype(const kvs_stream *s, enum kvs_dtype stored);
 
 /*
@@ -73,8 +75,9 @@ enum kvs_dtype kvs_gemm_dtype(const kvs_stream *s, enum kvs_dtype stored);
 int kvs_gemm(kvs_stream *s, kvs_tensor out, int out_stride, kvs_tensor x, kvs_tensor w, bool accumulate);
 
 /*
- * The same for one row, by a kernel of ours, which reads w at the speed of memory; kvs_gemm() takes it on GPUs where it can.
- * out f32 [1][n], x [1][k], w [n][k], of any float type; a row of w must be whole pieces of 16 bytes and x and w begin at one.
+ * The same for one row, by our own kernel, which reads w at the speed of memory; kvs_gemm() uses it on GPUs where it
+ * can. out f32 [1][n], x [1][k], w [n][k], x and w of one float type, aligned to 16 bytes, their rows multiples of 16
+ * bytes.
  */
 int kvs_gemv(kvs_stream *s, kvs_tensor out, kvs_tensor x, kvs_tensor w, bool accumulate);
 
@@ -84,23 +87,27 @@ int kvs_embed(kvs_stream *s, kvs_tensor out, kvs_tensor table, kvs_tensor ids);
 /* out[r][c] = x[r][c] / sqrt(mean(x[r]²) + eps) * gain[c]. x f32, gain f32 [1][cols], out of any float type. */
 int kvs_rmsnorm(kvs_stream *s, kvs_tensor out, kvs_tensor x, kvs_tensor gain, float eps);
 
-/* out[t][i] = silu(gate[t][i]) * up[t][i]; gate_up f32 [tokens][2 * ff], gate first; out [tokens][ff] of any float type. */
+/*
+ * out[t][i] = silu(gate[t][i]) * up[t][i]; gate_up f32 [tokens][2 * ff], gate first; out [tokens][ff] of any float
+ * type.
+ */
 int kvs_silu_mul(kvs_stream *s, kvs_tensor out, kvs_tensor gate_up);
 
-/* x[r][c] += row[c], in place: the biases that no other kernel takes along. x f32 [rows][cols], row f32 [1][cols]. */
+/* x[r][c] += row[c], in place: for biases that no other kernel adds. x f32 [rows][cols], row f32 [1][cols]. */
 int kvs_add_row(kvs_stream *s, kvs_tensor x, kvs_tensor row);
 
 /* The K and V of one layer and one sequence, `[token][kv_head][head_dim]`. */
 typedef struct kvs_kv {
 	CUdeviceptr k, v;
 	struct kvs_kv_format format;
-	int tokens; /* room, for the checks */
+	int tokens; /* capacity, for the checks */
 } kvs_kv;
 
 /*
- * What stands between the QKV projection and attention, for tokens at positions start .. start + tokens - 1: adds the
- * biases, normalises Q and K per head (Qwen3), rotates Q and K, writes Q back in place and appends K and V to the cache.
- * A layer that borrows K (V) neither computes nor writes it: its part of `qkv` is not read, and kv.k (kv.v) not written.
+ * The step between the QKV projection and attention, for tokens at positions start .. start + tokens - 1: adds the
+ * biases, normalises Q and K per head (Qwen3), rotates Q and K, writes Q back in place and appends K and V to the
+ * cache. A layer that borrows K (V) neither computes nor writes it: its part of `qkv` is not read, and kv.k (kv.v) not
+ * written.
  */
 struct kvs_rope_append {
 	kvs_tensor qkv;            /* f32 [tokens][(heads + 2 * kv_heads) * head_dim], Q then K then V; in and out */
@@ -115,11 +122,11 @@ struct kvs_rope_append {
 int kvs_rope_append(kvs_stream *s, const struct kvs_rope_append *args);
 
 /*
- * out[t][h] = softmax(scale * q[t][h] · K) V over the keys that position start + t sees: 0 .. start + t, of which with a
- * window only the last `window`. Query head h reads KV head h / (heads / kv_heads). The K and V of positions up to
+ * out[t][h] = softmax(scale * q[t][h] · K) V over the keys that position start + t sees: 0 .. start + t, of which with
+ * a window only the last `window`. Query head h reads KV head h / (heads / kv_heads). The K and V of positions up to
  * start + tokens - 1 must have been written by earlier launches. One token takes the decode path (split over the keys,
- * combined; `workspace` holds the parts), more take the prefill path (tiles; mma where K and V are f16 or bf16). What a
- * query row becomes does not depend on how the prompt was cut into calls of several tokens.
+ * combined; `workspace` holds the parts), more take the prefill path (tiles; mma where K and V are f16 or bf16). The
+ * result of a query row does not depend on how the prompt was divided into calls of several tokens.
  */
 struct kvs_attention {
 	kvs_tensor out;       /* any float type [tokens][heads * head_dim] */
@@ -132,15 +139,15 @@ struct kvs_attention {
 };
 int kvs_attention(kvs_stream *s, const struct kvs_attention *args);
 /*
- * Of f16 and bf16 K and V decode has two kernels: with tensor cores, the default on a GPU, and without, the default on the
- * host, which emulates them. Both are right; tests run both everywhere.
+ * For f16 and bf16 K and V, decode has two kernels: one with tensor cores, the default on a GPU, and one without, the
+ * default on the host, which emulates them. Both are correct; tests run both everywhere.
  */
 void kvs_stream_set_decode_mma(kvs_stream *s, bool mma);
 size_t kvs_attention_workspace(const kvs_stream *s, int heads, int head_dim); /* f32 elements */
 
 /*
- * ids[r] = the first index of the largest logit of row r, or -1 where that is infinite or one of the row is NaN: nothing
- * follows from such logits. ids i32 [rows][1], logits f32 [rows][vocab].
+ * ids[r] = the first index of the largest logit of row r, or -1 if that is infinite or the row has a NaN: such logits
+ * have no answer. ids i32 [rows][1], logits f32 [rows][vocab].
  */
 int kvs_argmax(kvs_stream *s, kvs_tensor ids, kvs_tensor logits);
 /* nll[r] = logsumexp(logits[r]) - logits[r][targets[r]]. nll f32 [rows][1], targets i32 [rows][1]. */

@@ -1,13 +1,13 @@
 /*
- * attn/checksum.cu: the sum of a stretch of memory, which is read once and as fast as the device can: what other reads are
- * measured against.
+ * attn/checksum.cu: the sum of a range of memory, read once and as fast as the device can: the yardstick for other
+ * reads.
  *
  * Sums of integers are the same in any order, so blocks may add theirs as they end.
  */
 #include "element.cuh"
 #include "kernels.h"
 
-#define LOADS 4 /* of 16 bytes that a thread has under way */
+#define LOADS 4 /* of 16 bytes that a thread has in flight */
 
 __device__ inline unsigned sum_of_words(uint4 four)
 {

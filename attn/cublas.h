@@ -19,9 +19,12 @@ typedef struct cublas_context cublas_context;
 typedef int cublas_create_fn(cublas_context **context);
 typedef int cublas_destroy_fn(cublas_context *context);
 typedef int cublas_set_stream_fn(cublas_context *context, void *stream);
-/* Device memory of the caller's, at a multiple of 256 bytes. To be called behind set_stream, which forgets it. */
+/* The caller's device memory, aligned to 256 bytes. Call it after set_stream, which resets it. */
 typedef int cublas_set_workspace_fn(cublas_context *context, void *workspace, size_t bytes);
-/* c[m][n] = alpha * op(a)[m][k] * op(b)[k][n] + beta * c; alpha and beta are in the host's memory, of the type of `compute`. */
+/*
+ * c[m][n] = alpha * op(a)[m][k] * op(b)[k][n] + beta * c; alpha and beta are in the host's memory, of the type of
+ * `compute`.
+ */
 typedef int cublas_gemm_ex_fn(cublas_context *context, int op_a, int op_b, int m, int n, int k, const void *alpha,
 	const void *a, int a_type, int lda, const void *b, int b_type, int ldb, const void *beta, void *c, int c_type,
 	int ldc, int compute, int algorithm);

@@ -1,11 +1,11 @@
 /*
- * attn/decode.cuh: attention for one new token: a block has one split of the keys, one KV head and the query heads that
- * read it, so that K and V cross the memory bus once.
+ * attn/decode.cuh: attention for one new token: a block handles one split of the keys, one KV head and the query heads
+ * that read it, so that K and V cross the memory bus once.
  *
- * Tiles of K and V stream through shared memory, one being fetched while the one before is worked on. Scores: a thread
- * has a part of one key's row, for all query heads; a warp then adds the parts of one head up and keeps its running
- * maximum (online softmax, arXiv 1805.02867). Sums: a thread has a 16-byte column of V and every SLICES-th key, for all
- * heads. Nothing is reduced per key across threads but through shared memory; slices are added at the end of the split.
+ * Tiles of K and V stream through shared memory: one is fetched while the previous one is used. Scores: a thread
+ * computes part of one key's dot products, for all query heads; a warp then adds up the parts of one head and keeps its
+ * running maximum (online softmax, arXiv 1805.02867). Sums: a thread has a 16-byte column of V and every SLICES-th key,
+ * for all heads. Threads exchange values only through shared memory; slices are added at the end of the split.
  */
 #ifndef KVS_ATTN_DECODE_CUH
 #define KVS_ATTN_DECODE_CUH
@@ -25,7 +25,7 @@ struct decode_tile {
 	static_assert(CHUNKS % PARTS == 0, "a key's parts are equal");
 };
 
-/* What a block keeps in shared memory beside the tiles. */
+/* What a block keeps in shared memory besides the tiles. */
 template <typename T, int DIM>
 struct decode_scratch {
 	float query[ATTN_DECODE_GROUP][DIM];
@@ -213,7 +213,7 @@ __device__ inline void decode_attention(
 		const unsigned char *k = tiles + tile % 2 * 2 * shape::BYTES;
 		if (tile + 1 < end)
 			decode_fetch<T, DIM>(p, tiles, tile + 1, range);
-		kvs_cp_async_commit(); /* empty behind the last tile, so that "all but one" is always this tile */
+		kvs_cp_async_commit(); /* empty after the last tile, so that "all but one" is always this tile */
 		kvs_cp_async_wait<1>();
 		__syncthreads();
 		decode_scores<T, DIM>(shared, k, heads);

@@ -1,11 +1,11 @@
 /*
- * attn/decode_combine.cu: adds up what the splits of a decode step left: each split's sum is relative to the largest score
- * that it saw, so it is scaled to the largest of all.
+ * attn/decode_combine.cu: combines the splits of a decode step: each split's sum is relative to the largest score that
+ * it saw, so it is rescaled to the largest of all.
  */
 #include "element.cuh"
 #include "kernels.h"
 
-/* out[head] = Σ 2^(m_s - m) sum_s / Σ 2^(m_s - m) total_s; a block has a head. */
+/* out[head] = Σ 2^(m_s - m) sum_s / Σ 2^(m_s - m) total_s; one block per head. */
 KVS_KERNEL(kvs_attention_combine, struct attn_attention_params p, int head_dim)
 {
 	const float *parts = p.parts + (size_t)blockIdx.x * p.splits * (head_dim + 2);

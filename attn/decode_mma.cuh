@@ -1,12 +1,12 @@
 /*
  * attn/decode_mma.cuh: attention for one new token over K and V in f16 or bf16, on tensor cores.
  *
- * A block has one split of the keys, one KV head and up to eight query heads that read it. Each of its warps walks steps of
- * 16 keys of its own, which it copies ahead into a ring of its own in shared memory: nothing in the loop waits for another
- * warp. Products are mma.m16n8k16 (fragments: prefill_mma.cuh), and eight heads fill half of its 16 rows. Rows 0 to 7 of
- * the operand are Q (or the weights) rounded to T, rows 8 to 15 what rounding took away: a lane holds both rows of a head
- * and adds them, so that the result is nearly that of f32. The warps' sums are added at the end, and those of the splits by
- * the block that ends last for its heads, in a fixed order.
+ * A block handles one split of the keys, one KV head and up to eight query heads that read it. Each of its warps walks
+ * steps of 16 keys of its own, which it copies ahead into a ring of its own in shared memory: nothing in the loop waits
+ * for another warp. Products are mma.m16n8k16 (fragments: prefill_mma.cuh), and eight heads fill half of its 16 rows.
+ * Rows 0 to 7 of the operand are Q (or the weights) rounded to T, rows 8 to 15 the rounding errors: a lane holds both
+ * rows of a head and adds them, so that the result is nearly that of f32. The warps' sums are added at the end, and
+ * those of the splits by the block that finishes last for its heads, in a fixed order.
  */
 #ifndef KVS_ATTN_DECODE_MMA_CUH
 #define KVS_ATTN_DECODE_MMA_CUH
@@ -24,7 +24,7 @@ struct step_shape {
 	static constexpr bool QUERY_IN_REGISTERS = DIM <= 128;
 };
 
-/* What a block keeps in shared memory beside the rings. */
+/* What a block keeps in shared memory besides the rings. */
 template <int DIM>
 struct step_scratch {
 	uint4 query[DIM / 16][32];                                        /* fragments of Q, as lanes hold them */
@@ -39,7 +39,7 @@ struct step_sums {
 	float largest, total;
 };
 
-/* Two floats as two of T and what that leaves of them. */
+/* Two floats rounded to T, and the rounding errors, in T too. */
 template <typename T>
 __device__ inline void split_pair(float first, float second, unsigned &rounded, unsigned &rest)
 {
@@ -50,7 +50,7 @@ __device__ inline void split_pair(float first, float second, unsigned &rounded, 
 	rest = pack_pair(first - back[0], second - back[1], (const T *)NULL);
 }
 
-/* The scaled Q of `heads` heads as fragments, zero for the heads that are not there; all threads share the work. */
+/* The scaled Q of `heads` heads as fragments, zero for missing heads; all threads share the work. */
 template <typename T, int DIM>
 __device__ inline void split_queries(
 	const struct attn_attention_params &p, step_scratch<DIM> &shared, int first_head, int heads)
@@ -70,7 +70,7 @@ __device__ inline void split_queries(
 	}
 }
 
-/* A lane's fragments of Q: in registers, or where those are short read from shared memory at each use. */
+/* A lane's fragments of Q: in registers, or, where those are short, read from shared memory at each use. */
 template <int DIM, bool IN_REGISTERS>
 struct query_fragments {
 	uint4 held[IN_REGISTERS ? DIM / 16 : 1];
@@ -89,7 +89,7 @@ struct query_fragments {
 	}
 };
 
-/* A lane's part in copying a step. Rows that are not of `range` become zero; WHOLE: all are. */
+/* A lane's part in copying a step. Rows outside `range` become zero; WHOLE: there are none. */
 template <typename T, int DIM, bool WHOLE>
 __device__ inline void copy_rows(unsigned char *stage, const unsigned char *k, const unsigned char *v, int token_bytes,
 	int key, struct key_range range)
@@ -153,7 +153,10 @@ __device__ inline void hide_unseen(float (&score)[4], int key, struct key_range 
 	}
 }
 
-/* Scores to weights 2^(score - largest); the sums so far are rescaled when the maximum of any head moves, which is rare. */
+/*
+ * Scores to weights 2^(score - largest); the sums so far are rescaled when the maximum of any head moves, which is
+ * rare.
+ */
 template <int DIM>
 __device__ inline void step_softmax(step_sums<DIM> &sums, float (&score)[4])
 {
@@ -219,7 +222,7 @@ __device__ inline void walk_steps(const struct attn_attention_params &p, unsigne
 	for (; stage < ring_end; stage += STAGE_BYTES, ahead += shape::WARPS, k += stride, v += stride) {
 		if (ahead < end)
 			copy_step<T, DIM>(stage, k, v, p.token_bytes, ahead * shape::KEYS, range);
-		kvs_cp_async_commit(); /* empty behind the last step, so that counting groups counts steps */
+		kvs_cp_async_commit(); /* empty after the last step, so that counting groups counts steps */
 	}
 	split_queries<T, DIM>(p, shared, first_head, heads);
 	__syncthreads();
@@ -232,7 +235,7 @@ __device__ inline void walk_steps(const struct attn_attention_params &p, unsigne
 			kvs_cp_async_wait<2>();
 		else
 			kvs_cp_async_wait<1>();
-		__syncwarp(); /* what the other lanes copied is there */
+		__syncwarp(); /* the copies of the other lanes have arrived */
 		step_scores<T, DIM>(stage, query, score);
 		if (key < range.first || key + shape::KEYS > range.end)
 			hide_unseen(score, key, range);
@@ -250,7 +253,7 @@ __device__ inline void walk_steps(const struct attn_attention_params &p, unsigne
 	kvs_cp_async_wait<0>();
 }
 
-/* What the warp has, into `to` [head][SUM_STRIDE], the rounded and the rest added up. */
+/* Writes the warp's sums to `to` [head][SUM_STRIDE], those of the rounded weights and of the rest added up. */
 template <typename T, int DIM>
 __device__ inline void leave_sums(const step_sums<DIM> &sums, step_scratch<DIM> &shared, float *to)
 {
@@ -285,7 +288,7 @@ __device__ inline void store_four(void *out, size_t index, int dtype, float4 val
 	store_element(out, index + 3, dtype, value.w * scale);
 }
 
-/* Where a split leaves what is to be combined: its sums, and behind all sums its largest score and sum of weights. */
+/* Where a split leaves its part: its sums, and, after the sums of all, its largest score and sum of weights. */
 __device__ inline float4 *sums_of_split(const struct attn_attention_params &p, int dim, int head, int split)
 {
 	return (float4 *)(p.parts + ((size_t)head * p.splits + split) * dim);

@@ -1,8 +1,8 @@
 /*
  * attn/element.cuh: the float types of tensors as kernels see them, and sums over a block.
  *
- * All arithmetic is in f32; memory is touched in 16-byte pieces where it counts. What is read and written once per
- * element has its type as an argument (`enum kvs_dtype`), so that a kernel need not exist once for each type.
+ * All arithmetic is in f32; memory is accessed in 16-byte pieces where it matters. Data that is read or written once
+ * per element has its type as an argument (`enum kvs_dtype`), so that a kernel need not exist once for each type.
  */
 #ifndef KVS_ATTN_ELEMENT_CUH
 #define KVS_ATTN_ELEMENT_CUH
@@ -32,7 +32,7 @@ __device__ inline void store_element(void *data, size_t index, int dtype, float 
 		((__nv_bfloat16 *)data)[index] = __float2bfloat16_rn(value);
 }
 
-/* The elements of 16 bytes, as floats. */
+/* 16 bytes of elements, as floats. */
 __device__ inline void unpack(const float *from, float (&to)[4])
 {
 	float4 four = *(const float4 *)from;
@@ -112,8 +112,8 @@ __device__ inline float warp_max(float value)
 }
 
 /*
- * take(c, from[c]) for the thread's columns of a row in turn, from `first` on every blockDim.x-th. BATCH of them are loaded
- * before the first is taken: a compiler does not move loads over the end of a loop's turn.
+ * take(c, from[c]) for the thread's columns of a row in turn: `first` and every blockDim.x-th after it. BATCH of them
+ * are loaded before the first is taken: compilers do not move loads from one iteration into another.
  */
 template <int BATCH, typename Take>
 __device__ inline void for_each_column(const float *__restrict__ from, int first, int cols, Take take)

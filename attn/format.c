@@ -1,4 +1,4 @@
-/* attn/format.c: the types of elements, what other programs call them, and what K and V take (format.h). */
+/* attn/format.c: element types and their names, the sizes of K and V (format.h), checks of tensors. */
 #include "stream.h"
 
 #include <errno.h>

@@ -1,8 +1,9 @@
 /*
  * attn/format.h: the types of elements, and how K and V lie in memory.
  *
- * K of one layer and one sequence is a row for each token, `[kv_head][head_dim]`; V the same. What a row takes in bytes is
- * known here alone: a format whose elements carry scales adds them to its rows, and who asks for strides need not change.
+ * K of one layer and one sequence is a row for each token, `[kv_head][head_dim]`; V the same. The size of a row in
+ * bytes is known only here: a format whose elements carry scales adds them to its rows, and callers that ask for
+ * strides need not change.
  */
 #ifndef KVS_ATTN_FORMAT_H
 #define KVS_ATTN_FORMAT_H

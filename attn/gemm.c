@@ -1,4 +1,7 @@
-/* attn/gemm.c: checks of a matrix product, and who multiplies: gemm_cublas.c, gemm_openblas.c, or gemv.cu one row. */
+/*
+ * attn/gemm.c: checks a matrix product and chooses who computes it: gemm_cublas.c, gemm_openblas.c or, for one row,
+ * gemv.cu.
+ */
 #include "kernels.h"
 #include "stream.h"
 
@@ -14,7 +17,7 @@ static int ceil_div(int a, int b)
 	return (a + b - 1) / b;
 }
 
-/* Whether rows of this start at whole pieces of 16 bytes. */
+/* Whether all rows start at multiples of 16 bytes. */
 static bool takes_pieces(kvs_tensor x, kvs_tensor w)
 {
 	return x.cols * kvs_dtype_bytes(x.dtype) % 16 == 0 && x.data % 16 == 0 && w.data % 16 == 0;
@@ -45,7 +48,7 @@ int kvs_gemv(kvs_stream *s, kvs_tensor out, kvs_tensor x, kvs_tensor w, bool acc
 	if (!err)
 		err = attn_tensor_check("gemv: out", out, KVS_F32, 1, w.rows);
 	if (!err && !takes_pieces(x, w))
-		err = kvs_fail(-EINVAL, "gemv: rows of %d %s elements are not whole pieces of 16 bytes", x.cols,
+		err = kvs_fail(-EINVAL, "gemv: rows of %d %s elements are not multiples of 16 bytes", x.cols,
 			kvs_dtype_name(x.dtype));
 	return err ? err : gemv(s, out, x, w, accumulate);
 }
@@ -59,12 +62,12 @@ int kvs_gemm(kvs_stream *s, kvs_tensor out, int out_stride, kvs_tensor x, kvs_te
 	if (!err)
 		err = attn_tensor_check("gemm: out", out, KVS_F32, x.rows, w.rows);
 	if (!err && kvs_gemm_dtype(s, x.dtype) != x.dtype)
-		err = kvs_fail(-EINVAL, "gemm: x and w are %s, but OpenBLAS takes f32 alone", kvs_dtype_name(x.dtype));
+		err = kvs_fail(-EINVAL, "gemm: x and w are %s, but OpenBLAS takes only f32", kvs_dtype_name(x.dtype));
 	if (!err && out_stride != 0 && out_stride < out.cols)
 		err = kvs_fail(-EINVAL, "gemm: out has %d columns in rows of %d", out.cols, out_stride);
 	if (err || s->left_out & KVS_PART_GEMM)
 		return err;
-	if (x.rows == 1 && s->cu->kind == KVS_DEVICE_CUDA && takes_pieces(x, w)) /* a decode step is faster so */
+	if (x.rows == 1 && s->cu->kind == KVS_DEVICE_CUDA && takes_pieces(x, w)) /* faster in a decode step */
 		return gemv(s, out, x, w, accumulate);
 	struct attn_gemm_call call = {
 		.out = out.data,

@@ -1,9 +1,9 @@
 /*
  * attn/gemm_cublas.c: GEMM on a GPU: cuBLAS, found at run time and bound to the stream.
  *
- * cuBLAS is column-major: what it sees is outᵀ = (w)(xᵀ). Sums are in f32; TF32 is never used, so that an f32 model gives
- * f32 results. The library is opened once and stays: to unload it takes long, and what it has registered with the driver
- * runs as the program ends. Its workspace is ours, so that no call allocates.
+ * cuBLAS is column-major: what it sees is outᵀ = (w)(xᵀ). Sums are in f32; TF32 is never used, so that an f32 model
+ * gives f32 results. The library is opened once and stays loaded: unloading takes long, and handlers that it registered
+ * with the driver run when the program ends. Its workspace is ours, so that no call allocates.
  */
 #include "cublas.h"
 #include "stream.h"
@@ -13,7 +13,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-/* What cuBLAS asks for on Hopper and newer, and before. */
+/* The workspace that cuBLAS asks for on Hopper and newer, and on older GPUs. */
 #define WORKSPACE_BYTES ((size_t)32 << 20)
 #define OLDER_WORKSPACE_BYTES ((size_t)4 << 20)
 
@@ -84,7 +84,7 @@ static int look_up(void *library, struct functions *out)
 	return 0;
 }
 
-/* Of the first call that finds the library; a later one gets the same. */
+/* The first call that finds the library fills the table; later calls get the same one. */
 static int find_functions(const struct functions **out)
 {
 	static const char *const names[] = {"libcublas.so.13", "libcublas.so.12"};

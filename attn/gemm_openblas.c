@@ -1,12 +1,12 @@
 /*
  * attn/gemm_openblas.c: GEMM on the host device: OpenBLAS, run in stream order by a host function.
  *
- * softcuda's device pointers are host pointers. A call's record must live until the stream gets to it; records come from a
- * pool that grows to the most calls that were ever under way and belongs to the library, so that a context that is lost,
- * whose host functions never run, leaks none.
+ * softcuda's device pointers are host pointers. A call's record must live until the stream gets to it; records come
+ * from a pool that grows to the largest number of calls ever in flight. The library owns them all, so that a lost
+ * context, whose host functions never run, leaks none.
  *
- * How many threads OpenBLAS takes is one setting for the whole process, and the last bits depend on it: products of all
- * streams take turns, each with its own.
+ * The number of OpenBLAS's threads is one setting for the whole process, and the last bits of a product depend on it:
+ * the products of all streams take turns, each with its own number.
  */
 #include "stream.h"
 
@@ -27,7 +27,7 @@ typedef void set_threads_fn(int threads);
 typedef void *take_buffer_fn(int position); /* of the pool that its threads work in; 0: any */
 typedef void give_buffer_fn(void *buffer);
 
-/* Below this many multiply-adds a call runs on one thread: waking others costs more than they help. */
+/* Below this many multiply-adds a call runs on one thread: waking the others costs more than it saves. */
 #define ONE_THREAD_WORK (1 << 18)
 
 struct record {

@@ -1,9 +1,9 @@
 /*
- * attn/gemv.cu: one row times a matrix, which is what decoding one sequence is made of.
+ * attn/gemv.cu: one row times a matrix, which is most of the work of decoding one sequence.
  *
- * Every weight is read once, so the kernel is bound by device memory: a warp holds two rows of w, reads each in pieces of 16
- * bytes, four a lane and row in flight, and keeps them out of L1, where x stays. Sums are in f32, lane by lane, in an order
- * that depends on k alone.
+ * Every weight is read once, so the kernel is bound by device memory: a warp takes two rows of w, reads each in pieces
+ * of 16 bytes, four per lane and row in flight, and keeps them out of L1, where x stays. Sums are in f32, lane by lane,
+ * in an order that depends on k alone.
  */
 #include "element.cuh"
 #include "kernels.h"

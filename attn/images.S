@@ -1,4 +1,4 @@
-/* attn/images.S: the kernels inside the program: for softcuda and for GPUs (empty where it was built without nvcc). */
+/* attn/images.S: the kernels inside the program: one for softcuda, one for GPUs (empty in a build without nvcc). */
 	.section .rodata
 	.macro image name, file
 	.global attn_image_\name
@@ -7,7 +7,7 @@
 	.type attn_image_\name\()_end, @object
 	.balign 64
 attn_image_\name:
-	.incbin "\file" /* the macro took the quotes off */
+	.incbin "\file" /* the macro removed the quotes */
 attn_image_\name\()_end:
 	.byte 0
 	.size attn_image_\name, . - attn_image_\name

@@ -15,9 +15,9 @@
 #define ATTN_CONSTANT static inline
 #endif
 
-#define ATTN_ROW_THREADS_MAX 512     /* of a kernel that has a block for each row */
+#define ATTN_ROW_THREADS_MAX 512     /* of a kernel with one block per row */
 #define ATTN_ROW_TURNS 4             /* elements that a thread loads before it stores the first */
-#define ATTN_ARGMAX_THREADS_MAX 1024 /* a vocabulary is a long row, and no sum's order rests on the number of threads */
+#define ATTN_ARGMAX_THREADS_MAX 1024 /* a vocabulary is a long row; no sum depends on the number of threads */
 
 struct attn_rope_params {
 	float *qkv;                  /* [tokens][(heads + 2 * kv_heads) * head_dim] */
@@ -43,7 +43,7 @@ struct attn_attention_params {
 	int token_bytes, head_bytes; /* of K, and of V: from one token, and one head, to the next */
 	int splits, tiles_per_split; /* decode */
 	int stages;                  /* decode with mma: of each warp's ring, 2 or 3 */
-	unsigned *arrived;           /* the same: [kv_heads * groups] blocks that have ended, 0 between launches */
+	unsigned *arrived;           /* the same: [kv_heads * groups] blocks that have finished, 0 between launches */
 	float scale_log2;            /* scale * log2(e): weights are powers of two */
 };
 
@@ -57,7 +57,7 @@ struct attn_gemv_params {
 #define ATTN_GEMV_THREADS 128
 #define ATTN_GEMV_ROWS 2 /* of w, that a warp holds */
 
-/* Tiles are in shared memory with rows 16 bytes longer than they are, so that eight 16-byte reads hit all banks once. */
+/* In shared memory a row of a tile is followed by 16 unused bytes, so that eight 16-byte reads hit all banks once. */
 ATTN_CONSTANT int attn_tile_stride(int row_bytes)
 {
 	return row_bytes + 16;

@@ -1,7 +1,7 @@
 /*
- * attn/logits.cu: what is asked of a row of logits: the largest, the loss of a target, the probabilities.
+ * attn/logits.cu: reductions of rows of logits: the index of the largest, the loss of a target, the probabilities.
  *
- * A block has a row. Sums of exponentials are taken relative to the row's maximum and in a fixed order.
+ * One block per row. Sums of exponentials are taken relative to the row's maximum and in a fixed order.
  */
 #include "element.cuh"
 #include "kernels.h"
@@ -12,7 +12,7 @@ __device__ inline bool is_ahead(float value, int index, float best, int best_ind
 	return value > best || (value == best && index < best_index);
 }
 
-/* ids[r] = the first index of the largest logit, or -1 where that is infinite or one of the logits is NaN. */
+/* ids[r] = the first index of the largest logit, or -1 if that is infinite or one of the logits is NaN. */
 KVS_KERNEL(kvs_argmax_kernel, int *ids, const float *__restrict__ logits, int vocab)
 {
 	KVS_SHARED(float, values, ATTN_ARGMAX_THREADS_MAX);
@@ -67,7 +67,10 @@ KVS_KERNEL(kvs_nll_kernel, float *nll, const float *logits, const int *targets, 
 		nll[blockIdx.x] = logf(sum) + (largest - row[targets[blockIdx.x]]);
 }
 
-/* probs[r] = softmax(logits[r] * inverse_temperature); each element is read and written by one thread, so in place is fine. */
+/*
+ * probs[r] = softmax(logits[r] * inverse_temperature); each element is read and written by one thread, so in place is
+ * fine.
+ */
 KVS_KERNEL(kvs_softmax_kernel, float *probs, const float *logits, int vocab, float inverse_temperature)
 {
 	KVS_SHARED(float, scratch, ATTN_ROW_THREADS_MAX / 32);

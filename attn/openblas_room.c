@@ -1,10 +1,11 @@
 /*
- * attn/openblas_room.c: whether this process has the address space and the threads that OpenBLAS takes.
+ * attn/openblas_room.c: whether this process has the address space and the threads that OpenBLAS needs.
  *
- * OpenBLAS itself can't be told no: it repeats a map that fails for ever (OpenBLAS#5289), and a thread that it can't create
- * ends the program with SIGINT. So both are tried here first, all at once, as it will take them, and given back. Its threads map
- * their buffers while it is being loaded, beside threads of softcuda that may call malloc for the first time, so room is asked
- * for these too: what they took in between would leave a thread of OpenBLAS in its loop, and whoever unloads it waiting.
+ * OpenBLAS does not handle their lack: it retries an mmap that fails for ever (OpenBLAS#5289), and where it cannot
+ * create a thread it ends the program with SIGINT. So both are tried here first, all at once, as it will take them, and
+ * given back. Its threads map their buffers while it is being loaded, when threads of softcuda may call malloc for the
+ * first time, so their room is checked too: what they took in between would leave a thread of OpenBLAS in its loop for
+ * ever, and with it the thread that unloads the library.
  */
 #include "stream.h"
 
@@ -17,7 +18,7 @@
 #define LIBRARY_BYTES ((size_t)64 << 20)
 #define BUFFER_BYTES ((size_t)130 << 20) /* BUFFER_SIZE of its x86-64 build, 128 MiB, and what it aligns by */
 #define STACK_BYTES ((size_t)8 << 20)
-/* What malloc reserves for a moment when a thread first calls it: OpenBLAS's, softcuda's one a processor, and two streams'. */
+/* Reserved briefly when a thread first calls malloc: OpenBLAS's, softcuda's one per processor, and two streams'. */
 #define ARENA_BYTES ((size_t)128 << 20)
 
 struct crowd {
@@ -37,7 +38,7 @@ static void *stand(void *arg)
 	return NULL;
 }
 
-/* `count` threads that are there at the same time. */
+/* Starts `count` threads that all exist at the same time, and ends them. */
 static int try_threads(int count)
 {
 	struct crowd crowd = {.lock = PTHREAD_MUTEX_INITIALIZER, .may_go = PTHREAD_COND_INITIALIZER};

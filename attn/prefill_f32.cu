@@ -1,9 +1,9 @@
 /*
- * attn/prefill_f32.cu: attention for several tokens over K and V in f32, for exact results: no tensor cores.
+ * attn/prefill_f32.cu: attention for several tokens over K and V in f32, without tensor cores, for full precision.
  *
- * The walk over tiles is prefill_mma.cuh's. Eight threads have a query row, or two that are half a tile apart: of the
- * scores each has every eighth key, of the sums every eighth group of four dims. Weights pass between them through
- * shared memory of their own warp.
+ * The walk over tiles is prefill_mma.cuh's. Eight threads share a query row, or two that are half a tile apart: each
+ * has the scores of every eighth key and the sums of every eighth group of four dims. Weights pass between them through
+ * their own warp's part of shared memory.
  */
 #include "tile_load.cuh"
 
@@ -171,7 +171,7 @@ __device__ inline void fma_attention(const struct attn_attention_params &p, unsi
 		float score[shape::PER_THREAD][shape::SCORES];
 		load_tile<float, DIM, shape::KEYS, ATTN_FMA_THREADS>(v, v_head, p.token_bytes, key, range);
 		kvs_cp_async_commit();
-		kvs_cp_async_wait<1>(); /* K is there, V may be under way */
+		kvs_cp_async_wait<1>(); /* K has arrived, V may be in flight */
 		__syncthreads();
 		fma_scores<DIM>(q, k, score);
 		__syncthreads();
@@ -183,8 +183,8 @@ __device__ inline void fma_attention(const struct attn_attention_params &p, unsi
 		for (int r = 0; r < shape::PER_THREAD; r++)
 			fma_softmax<DIM>(rows, r, score[r], weights + (row + 16 * r) * ATTN_FMA_WEIGHT_STRIDE, key,
 				p.start + block_row + row + 16 * r, p);
-		kvs_cp_async_wait<1>(); /* V is there, the next K may be under way */
-		__syncthreads();        /* the weights too */
+		kvs_cp_async_wait<1>(); /* V has arrived, the next K may be in flight */
+		__syncthreads();        /* and the weights are written */
 		fma_sums<DIM>(rows, v, weights);
 		__syncthreads();
 	}

@@ -1,13 +1,14 @@
 /*
  * attn/prefill_mma.cuh: attention for several tokens over K and V in f16 or bf16, on tensor cores.
  *
- * A block has ATTN_MMA_ROWS query rows of one head, a warp 16 of them, and walks the tiles of keys that they see with an
- * online softmax (FlashAttention-2, arXiv 2307.08691, section 3.1). V is fetched while Q Kᵀ is computed, the next K while
- * P V is. Fragments of mma.m16n8k16 (PTX ISA, "Matrix Fragments for mma.m16n8k16"): lane holds rows lane / 4 and lane / 4
- * + 8, columns 2 * (lane % 4) and the next of each 8-wide tile; scores come out as the A operand of P V wants them.
+ * A block handles ATTN_MMA_ROWS query rows of one head, a warp 16 of them, and walks the tiles of keys that they see
+ * with an online softmax (FlashAttention-2, arXiv 2307.08691, section 3.1). V is fetched while Q Kᵀ is computed, the
+ * next K while P V is. Fragments of mma.m16n8k16 (PTX ISA, "Matrix Fragments for mma.m16n8k16"): lane holds rows lane /
+ * 4 and lane / 4 + 8, columns 2 * (lane % 4) and the next of each 8-wide tile; scores come out in the layout of the A
+ * operand of P V.
  *
- * What becomes of a row depends on nothing but the row: tiles lie at fixed places, and a tile that a row does not see
- * leaves its sums as they are, to the bit.
+ * The result of a row depends on the row alone: tiles start at fixed positions, and a tile that a row does not see
+ * leaves its sums unchanged, to the bit.
  */
 #ifndef KVS_ATTN_PREFILL_MMA_CUH
 #define KVS_ATTN_PREFILL_MMA_CUH
@@ -72,7 +73,7 @@ __device__ inline void mma_scores(
 	}
 }
 
-/* Takes keys that a row does not see out of its scores. */
+/* Hides the keys that a row does not see: their scores become -inf. */
 template <int DIM, int TILES>
 __device__ inline void mma_hide_unseen(const struct mma_rows<DIM> &rows, float (&score)[TILES][4], int key, int window)
 {
@@ -91,8 +92,8 @@ __device__ inline void mma_hide_unseen(const struct mma_rows<DIM> &rows, float (
 }
 
 /*
- * Scores to weights 2^(scale * score - largest), scale above 0; moves largest, total and sum along. A GPU takes scale and
- * largest in one multiply-add.
+ * Scores to weights 2^(scale * score - largest), scale above 0; moves largest, total and sum along. On a GPU scale and
+ * largest cost one multiply-add.
  */
 template <int DIM, int TILES>
 __device__ inline void mma_softmax(struct mma_rows<DIM> &rows, float (&score)[TILES][4], float scale_log2)
@@ -200,7 +201,7 @@ __device__ inline void mma_attention(const struct attn_attention_params &p, unsi
 		float score[shape::KEYS / 8][4];
 		load_tile<T, DIM, shape::KEYS, ATTN_MMA_THREADS>(v, v_head, p.token_bytes, key, range);
 		kvs_cp_async_commit();
-		kvs_cp_async_wait<1>(); /* K is there, V may be under way */
+		kvs_cp_async_wait<1>(); /* K has arrived, V may be in flight */
 		__syncthreads();
 		mma_scores<T, DIM>(q + warp_row * shape::STRIDE, k, score);
 		__syncthreads();
@@ -212,7 +213,7 @@ __device__ inline void mma_attention(const struct attn_attention_params &p, unsi
 		if (key + shape::KEYS - 1 > warp_position || key < first_key(warp_position + 15, p.window))
 			mma_hide_unseen<DIM, shape::KEYS / 8>(rows, score, key, p.window);
 		mma_softmax<DIM, shape::KEYS / 8>(rows, score, p.scale_log2);
-		kvs_cp_async_wait<1>(); /* V is there, the next K may be under way */
+		kvs_cp_async_wait<1>(); /* V has arrived, the next K may be in flight */
 		__syncthreads();
 		mma_sums<T, DIM>(rows, v, score);
 		__syncthreads();

@@ -1,7 +1,8 @@
 /*
  * attn/rope_append.cu: biases, Q and K norm, rotation, and the write of K and V into the cache, in one pass over qkv.
  *
- * A warp has one head of one token. Pair i of a head is (x[i], x[i + head_dim / 2]), as Hugging Face stores Llama weights.
+ * A warp handles one head of one token. Pair i of a head is (x[i], x[i + head_dim / 2]), as Hugging Face stores Llama
+ * weights.
  */
 #include "element.cuh"
 #include "kernels.h"
@@ -42,8 +43,8 @@ __device__ inline float2 load_biased(const float *x, const float *bias, int at)
 }
 
 /*
- * Q (in place) or K (to the cache): bias, norm where there is a gain, rotation. A lane has two pairs beside each other, so
- * that a head of 128 takes one turn of the loop.
+ * Q (in place) or K (to the cache): bias, norm where there is a gain, rotation. A lane takes two adjacent pairs, so
+ * that a head of 128 takes one iteration.
  */
 __device__ inline void rotate_head(const struct attn_rope_params &p, const float *x, const float *bias,
 	const float *gain, const float *turns, void *to, int to_dtype)

@@ -1,11 +1,11 @@
-/* attn/rows.c: launchers of the kernels that have a block for each row (rows.cu, logits.cu), and of the checksum. */
+/* attn/rows.c: launchers of the kernels with one block per row (rows.cu, logits.cu), and of the checksum. */
 #include "kernels.h"
 #include "stream.h"
 
 #include <errno.h>
 #include <math.h>
 
-/* A power of two, as argmax wants it: about four elements a thread, at least a warp. */
+/* A power of two, as argmax requires: about four elements per thread, at least a warp. */
 static unsigned threads_for(int cols, unsigned most)
 {
 	unsigned threads = 32;

@@ -1,9 +1,9 @@
 /*
- * attn/rows.cu: what a forward pass does row by row around GEMM and attention: embedding, RMSNorm, SiLU, bias.
+ * attn/rows.cu: the row-by-row steps of a forward pass around GEMM and attention: embedding, RMSNorm, SiLU, bias.
  *
- * Each is bound by memory, and for a single row by the time that one load takes: a thread loads several elements before it
- * stores the first. A row has a block of threads; the launchers choose its size by the row's length. Threads take every
- * blockDim-th element in turn: the order of sums, and with it their bits, rests on that.
+ * Each is bound by memory, and for a single row by the latency of a load, so a thread loads several elements before it
+ * stores the first. A row has one block of threads, whose size the launchers choose by the row's length. Threads take
+ * every blockDim-th element in turn: the order of sums, and with it their bits, depends on that.
  */
 #include "element.cuh"
 #include "kernels.h"
@@ -33,8 +33,8 @@ KVS_KERNEL(kvs_embed_kernel, float *out, const void *table, const int *ids, int 
 #define HELD 8 /* elements of x and gain that a thread keeps: all, up to 4096 columns */
 
 /*
- * out[r][c] = x[r][c] / sqrt(mean(x[r]²) + eps) * gain[c]; the gain, which lies in device memory where x is in a cache, is
- * fetched before the sum is known.
+ * out[r][c] = x[r][c] / sqrt(mean(x[r]²) + eps) * gain[c]; the gain, which comes from device memory while x is in a
+ * cache, is fetched before the sum is known.
  */
 KVS_KERNEL(kvs_rmsnorm_kernel, void *out, const float *x, const float *gain, int cols, float eps, int out_dtype)
 {

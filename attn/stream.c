@@ -2,7 +2,7 @@
  * attn/stream.c: a stream with the kernels of its device and a GEMM library.
  *
  * The kernels travel inside the program as two images (images.S): a fatbin for GPUs and a shared object for softcuda.
- * Functions are found by name when the stream is opened, so that a launch cannot fail for want of one.
+ * Functions are found by name when the stream is opened, so that no launch can fail because one is missing.
  */
 #include "stream.h"
 
@@ -12,7 +12,7 @@
 #include <string.h>
 #include <time.h>
 
-#define LEAST_PAUSE_NS 20000 /* sleeping takes longer than it is asked to, by about as much */
+#define LEAST_PAUSE_NS 20000 /* a sleep takes longer than asked by about this much */
 #define MOST_PAUSE_NS 20000000
 
 extern const unsigned char attn_image_host[], attn_image_host_end[];
@@ -98,7 +98,7 @@ static int clear_counters(kvs_stream *s)
 	return result ? kvs_cu_fail(s->cu, result, "%zu counters of a stream", count) : 0;
 }
 
-/* What kvs_stream_open() has set up so far, in reverse. */
+/* Undoes what kvs_stream_open() has set up so far, in reverse order. */
 static void tear_down(kvs_stream *s)
 {
 	if (s->gemm)
@@ -143,7 +143,7 @@ void kvs_stream_close(kvs_stream *s)
 {
 	if (!s)
 		return;
-	s->cu->cuStreamSynchronize(s->handle); /* an error has been reported by the launch's owner, or nobody cares */
+	s->cu->cuStreamSynchronize(s->handle); /* whoever launched the work has had its error, or did not ask */
 	tear_down(s);
 }
 
@@ -165,7 +165,7 @@ static int64_t now_ns(void)
 	return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
 }
 
-/* Looks again after a 32nd of the time that it has waited so far: the wait is at most that much longer than the work. */
+/* Asks again after 1/32 of the time waited so far, so the wait is at most that much longer than the work. */
 static int wait_or_stop(kvs_stream *s)
 {
 	int64_t start = now_ns(), pause;
@@ -177,7 +177,7 @@ static int wait_or_stop(kvs_stream *s)
 		pause = pause < LEAST_PAUSE_NS ? LEAST_PAUSE_NS : pause > MOST_PAUSE_NS ? MOST_PAUSE_NS : pause;
 		nanosleep(&(struct timespec){.tv_nsec = pause}, NULL);
 	}
-	return 0; /* what went wrong, if anything, is told to the wait that follows */
+	return 0; /* an error is reported by the wait that follows */
 }
 
 int kvs_stream_synchronize(kvs_stream *s)

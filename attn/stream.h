@@ -1,5 +1,5 @@
 /*
- * attn/stream.h: what is behind a kvs_stream. Private to attn/.
+ * attn/stream.h: the inside of a kvs_stream: its kernels, launches and GEMM library. Private to attn/.
  */
 #ifndef KVS_ATTN_STREAM_H
 #define KVS_ATTN_STREAM_H
@@ -30,7 +30,7 @@ enum attn_kernel {
 	ATTN_KERNEL_COUNT = ATTN_KERNEL_PREFILL + ATTN_KV_DTYPES * ATTN_HEAD_DIMS,
 };
 
-#define ATTN_DECODE_COUNTERS 4096 /* one for each group of heads that share K and V: as many as heads can be */
+#define ATTN_DECODE_COUNTERS 4096 /* one for each group of heads that share K and V */
 
 struct attn_gemm_call {
 	CUdeviceptr out, x, w;
@@ -42,15 +42,15 @@ struct attn_gemm_call {
 /* A GEMM library that has been bound to a stream. */
 struct attn_gemm_library {
 	int (*run)(struct attn_gemm_library *library, kvs_stream *s, const struct attn_gemm_call *call);
-	void (*close)(struct attn_gemm_library *library); /* the stream has nothing under way */
-	bool takes_f16;                                   /* and bf16; else f32 alone */
+	void (*close)(struct attn_gemm_library *library); /* the stream is idle */
+	bool takes_f16;                                   /* and bf16; else only f32 */
 };
 
 int attn_gemm_open_cublas(kvs_stream *s, struct attn_gemm_library **out);
 int attn_gemm_open_openblas(kvs_stream *s, struct attn_gemm_library **out);
 /*
- * `take`s the buffer that the calling thread works in and `give`s it back: OpenBLAS keeps it, as its own threads keep theirs, and maps no
- * more later, where it could not be told that there is no room. -ENOMEM (openblas_room.c).
+ * Have OpenBLAS map the calling thread's work buffer now, by its own `take` and `give`: it keeps the buffer, as its own
+ * threads keep theirs, and maps no more later, when it could not handle a failure. -ENOMEM (openblas_room.c).
  */
 int attn_openblas_take_buffer(void *(*take)(int), void (*give)(void *));
 
@@ -76,18 +76,21 @@ struct attn_launch {
 	unsigned grid[3];
 	unsigned threads;
 	size_t shared_bytes; /* dynamic */
-	uint64_t bytes;      /* that the kernel must move at the least */
+	uint64_t bytes;      /* that the kernel must move at least */
 };
 
-/* Enqueue; `params` holds a pointer to each argument. -EINVAL (a grid of nothing is the caller's bug), or the driver's error. */
+/*
+ * Enqueue; `params` holds a pointer to each argument. -EINVAL (an empty grid is the caller's bug), or the driver's
+ * error.
+ */
 int attn_launch(kvs_stream *s, const struct attn_launch *launch, void **params);
 
-/* -1 if no kernel has it. */
+/* The place of this head_dim in a family of kernels; -1 if no kernel has it. */
 int attn_head_dim_index(int head_dim);
 
 /*
- * -EINVAL unless `t` has data, type and shape as said; 0 rows or cols: any positive number. `what` names the launcher and
- * the operand: "rmsnorm: gain". ATTN_ANY_FLOAT takes f32, f16 and bf16.
+ * -EINVAL unless `t` has data and the given type and shape; 0 rows or cols: any positive number. `what` names the
+ * launcher and the operand: "rmsnorm: gain". ATTN_ANY_FLOAT takes f32, f16 and bf16.
  */
 #define ATTN_ANY_FLOAT ((enum kvs_dtype) - 1)
 int attn_tensor_check(const char *what, kvs_tensor t, enum kvs_dtype dtype, int rows, int cols);

@@ -1,8 +1,8 @@
 /*
  * attn/tile_load.cuh: brings a tile of K or V into shared memory, 16 bytes at a time, asynchronously.
  *
- * Tiles lie at fixed multiples of their height from position 0, whatever the launch covers, so that how a prompt was cut
- * into calls cannot show in the result. Rows outside [first, end) are not touched in memory and are zero in the tile.
+ * Tiles start at multiples of their height, counted from position 0, whatever the launch covers, so that the division
+ * of a prompt into calls cannot show in the result. Rows outside [first, end) are not read and are zero in the tile.
  */
 #ifndef KVS_ATTN_TILE_LOAD_CUH
 #define KVS_ATTN_TILE_LOAD_CUH
@@ -15,7 +15,7 @@ struct key_range {
 	int first, end; /* positions that some query row of the block sees: [first, end) */
 };
 
-/* What row `position` sees begins here. */
+/* The first position that a query at `position` sees. */
 __device__ inline int first_key(int position, int window)
 {
 	return window > 0 && position >= window ? position - window + 1 : 0;

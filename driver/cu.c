@@ -1,9 +1,9 @@
 /*
- * driver/cu.c: opens a device: finds a driver library, fills the function table from it, retains the primary context; or
- * adopts a driver and a context that somebody else opened.
+ * driver/cu.c: opens a device: finds a driver library, fills the function table from it and retains the primary
+ * context; or adopts a driver and a context that somebody else opened.
  *
- * Symbols are looked up under the versioned names that cuda.h's macros give, so that what is called is what the table's
- * types say; a driver that does not export such a name is asked by cuGetProcAddress before we give up.
+ * Symbols are looked up under the versioned names that cuda.h's macros give, so that each function has the table's
+ * type; a driver that does not export such a name is asked through cuGetProcAddress before we give up.
  */
 #include "cu.h"
 #include "internal.h"
@@ -132,7 +132,7 @@ int kvs_cu_on_kernel(const kvs_cu *cu, kvs_cu_kernel_callback *callback, void *a
 	return 0;
 }
 
-/* What softcuda found wrong in its settings; "": nothing, or another driver. */
+/* The problem that softcuda found in its settings; "": none, or another driver. */
 static const char *problem_of(const kvs_cu *cu)
 {
 	softcuda_problem_fn *problem = (softcuda_problem_fn *)dlsym(cu->library, SOFTCUDA_PROBLEM);
@@ -260,7 +260,7 @@ int kvs_cu_adopt(const struct kvs_cu_driver *driver, CUcontext context, CUdevice
 	return err;
 }
 
-/* What kvs_cu_open() did, undone. */
+/* Undoes kvs_cu_open(). */
 static void context_give_back(kvs_cu *cu)
 {
 	CUcontext current = NULL;

@@ -62,7 +62,7 @@ typedef struct kvs_cu {
 	int multiprocessors;
 	int max_shared_bytes; /* dynamic shared memory that one block can opt in to */
 	size_t memory_bytes;
-	void *library; /* what dlopen gave; NULL for an adopted driver */
+	void *library; /* the handle from dlopen; NULL for an adopted driver */
 	bool adopted;
 } kvs_cu;
 
@@ -71,20 +71,20 @@ typedef struct kvs_cu {
  * primary context and makes it current on the calling thread; another thread calls kvs_cu_bind() before it uses the
  * table. softcuda is $KVSHARE_SOFTCUDA (a path with a slash), or is looked for beside the program or library that holds
  * this code (softcuda/, ../softcuda/, ../lib/kvshare/softcuda/ and kvshare/softcuda/), never in the working directory.
- * Returns 0; -EINVAL (no such device string, a bare name in $KVSHARE_SOFTCUDA), -ENODEV (no driver or no such device; the
- * message says what to install),
- * or what kvs_cu_fail() makes of the driver's error. On success the caller owes kvs_cu_close().
- */
+ * Returns 0; -EINVAL (no such device string, a bare name in $KVSHARE_SOFTCUDA), -ENODEV (no driver or no such device;
+ * the message says what to install), or what kvs_cu_fail() makes of the driver's error. On success the caller owes
+ * kvs_cu_close(). */
 int kvs_cu_open(const char *device, kvs_cu **out);
 
 /*
- * A driver that somebody else opened, as an LD_PRELOAD shim or a plug-in finds it. `symbol` gives the driver's own function
- * of an exported name, version included ("cuMemAlloc_v2"), or NULL. A shim answers from what it kept of the real driver, so
- * that calls through the table do not come back to its own hooks; with a dlopen handle, kvs_cu_symbol_of_library does.
+ * A driver that somebody else opened, as an LD_PRELOAD shim or a plug-in finds it. `symbol` gives the driver's own
+ * function of an exported name, version included ("cuMemAlloc_v2"), or NULL. A shim answers with the functions of the
+ * real driver that it kept, so that calls through the table do not come back to its own hooks; for a dlopen handle, use
+ * kvs_cu_symbol_of_library.
  */
 struct kvs_cu_driver {
 	void *(*symbol)(void *arg, const char *name);
-	void *arg; /* for `symbol`: what kvs_cu_symbol_of_library takes is the handle */
+	void *arg; /* for `symbol`; for kvs_cu_symbol_of_library, the handle */
 };
 void *kvs_cu_symbol_of_library(void *library, const char *name);
 
@@ -103,8 +103,8 @@ int kvs_cu_adopt(const struct kvs_cu_driver *driver, CUcontext context, CUdevice
 void kvs_cu_close(kvs_cu *cu);
 
 /*
- * Make the context current on the calling thread, until something else is made current: for a caller's own threads. An adopted
- * context never replaces another: where the thread has one current, the answer is -EBUSY, and nothing has changed.
+ * Make the context current on the calling thread, until something else is made current: for a caller's own threads. An
+ * adopted context never replaces another: if the thread has one current, this returns -EBUSY and changes nothing.
  */
 int kvs_cu_bind(const kvs_cu *cu);
 
@@ -117,7 +117,7 @@ void kvs_cu_leave(const kvs_cu *cu);
 
 /* ---- watching the table ---- */
 
-/* What an observer is told of a call through the table. Valid during the callback only. */
+/* A call through the table, as an observer sees it. Valid during the callback only. */
 struct kvs_cu_call {
 	enum kvs_cu_function function;
 	bool after;              /* false: about to be made; true: made */
@@ -197,9 +197,10 @@ int kvs_cu_fail(const kvs_cu *cu, CUresult result, const char *format, ...) __at
 const char *kvs_error(void);
 
 /*
- * `text` as it may be shown on a terminal: control characters (C0, DEL, C1, separators, marks that turn the direction of
- * writing) and bytes that are no UTF-8 as \x1b and the like; nothing else changes, so doing it twice does no harm. At most
- * `bytes` with the closing 0 go to `out`; where that is too little the end is "...". Gives `out`. For names from files:
+ * `text` in a form that is safe to show on a terminal: control characters (C0, DEL, C1, separators, marks that turn the
+ * direction of writing) and bytes that are no UTF-8 as \x1b and the like; nothing else changes, so doing it twice does
+ * no harm. Writes at most `bytes`, with the closing 0, to `out`; where that is too little the text ends in "...".
+ * Returns `out`. For names from files:
  *   char shown[256];
  *   printf("%s\n", kvs_visible(name, shown, sizeof(shown)));
  */
@@ -210,16 +211,15 @@ char *kvs_visible(const char *text, char *out, size_t bytes);
 /*
  * Write a result to `path`: the one writer of every file that kvshare's libraries and programs leave.
  *
- * A regular file is written aside and takes its name when it is whole, so a reader, a full disk or a signal never meets
- * half of it, and a failure leaves the old file unchanged. It replaces the file that a symbolic link leads to, not the
- * link; a link that leads nowhere gets its target. Mode, owner and group stay; a new file has those of any new file. A file
- * without write permission is not replaced. Where a new file could not take the old one's place unnoticed (it has other
- * hard links, its owner cannot be kept, its folder takes no new file, it is a mount point), it is overwritten in place, and
- * a failure then leaves a part.
- * Anything else (a FIFO, a terminal or another device, /dev/stdout, /dev/fd/N of a process substitution) is written
- * through. A FIFO waits for its reader; a signal whose handler does not restart calls ends that with -EINTR.
- * SIGPIPE and SIGXFSZ are held back on this thread meanwhile: both end in an error.
- * Returns 0 or a negative errno, with a message that names the path and the reason.
+ * A regular file is written aside and takes its name when it is complete, so a reader never sees half of it, and a
+ * failure (a full disk, a signal) leaves the old file unchanged. It replaces the file that a symbolic link leads to,
+ * not the link; a link that leads nowhere gets its target. Mode, owner and group stay; a new file has those of any new
+ * file. A file without write permission is not replaced. Where a new file could not take the old one's place unnoticed
+ * (it has other hard links, its owner cannot be kept, its folder takes no new file, it is a mount point), it is
+ * overwritten in place, and a failure then leaves a part. Anything else (a FIFO, a terminal or another device,
+ * /dev/stdout, /dev/fd/N of a process substitution) is written through. A FIFO waits for its reader; a signal whose
+ * handler does not restart calls ends that with -EINTR. SIGPIPE and SIGXFSZ are blocked on this thread meanwhile: both
+ * become errors. Returns 0 or a negative errno, with a message that names the path and the reason.
  */
 int kvs_file_write(const char *path, const void *data, size_t bytes);
 

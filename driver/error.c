@@ -1,9 +1,9 @@
 /*
  * driver/error.c: the message that a failed call of any kvshare library leaves for its caller.
  *
- * One buffer a thread, overwritten by the next failure on that thread, so that nobody has to free anything. A message quotes
- * names from files that nobody vouches for, and ends on a terminal: control bytes in it are made visible here, once for all.
- * One that is too long loses its middle: what was asked stands at its beginning, the reason at its end.
+ * One buffer per thread, overwritten by the next failure on that thread, so that nobody has to free anything. A message
+ * quotes names from untrusted files and ends up on a terminal: control bytes in it are made visible here, in one place.
+ * A message that is too long loses its middle: the request is at its beginning, the reason at its end.
  */
 #include "cu.h"
 
@@ -23,15 +23,18 @@ const char *kvs_error(void)
 	return message;
 }
 
-/* ---- what may be seen ---- */
+/* ---- visible text ---- */
 
-/* The bytes of the UTF-8 sequence that starts here; 0: there is none. */
+/* The length of the UTF-8 sequence that starts here; 0: it is none. */
 static size_t sequence_bytes(const unsigned char *text)
 {
 	static const struct {
 		unsigned char mask, lead, least_second, most_second;
 	} forms[] = {
-		/* by first byte, with the second byte's range where it excludes overlong forms, surrogates and past the end */
+		/*
+		 * by first byte, with the second byte's range where it excludes overlong forms, surrogates and past the
+		 * end
+		 */
 		{0xff, 0xe0, 0xa0, 0xbf},
 		{0xff, 0xed, 0x80, 0x9f},
 		{0xff, 0xf0, 0x90, 0xbf},
@@ -76,7 +79,7 @@ char *kvs_visible(const char *text, char *out, size_t bytes)
 {
 	static const char more[] = "...";
 	const unsigned char *from = (const unsigned char *)text;
-	size_t length = 0, fitting = 0; /* what can stay where the rest does not fit */
+	size_t length = 0, fitting = 0; /* what stays if the rest does not fit */
 	char shown[4 * 4 + 1];
 
 	while (*from) {
@@ -111,7 +114,7 @@ static bool is_continuation(char byte)
 	return ((unsigned char)byte & 0xc0) == 0x80;
 }
 
-/* Takes out the middle of what is too long, between characters. */
+/* Takes out the middle of a message that is too long, between characters. */
 static void shorten(char *text)
 {
 	static const char gap[] = " ... ";
@@ -140,7 +143,7 @@ static void message_set(const char *format, va_list args)
 		vsnprintf(all, (size_t)length + 1, format, again);
 	va_end(again);
 	if (!all)
-		all = text; /* without memory, the beginning is what there is */
+		all = text; /* without memory, only the beginning */
 	shorten(all);
 	kvs_visible(all, message, sizeof(message));
 	if (all != text)

@@ -1,11 +1,12 @@
 /*
  * driver/file.c: the one writer of files (kvs_file_write in cu.h).
  *
- * The data is written to a file without a name (O_TMPFILE) in the folder where it belongs, and gets the name when it is
- * whole; so whatever ends the process on the way, nothing of it stays. A name that is taken can only be replaced by rename(),
- * which needs a name to rename: for these two system calls signals wait, on this thread. (They can't be made to wait on a
- * program's other threads; one that ends the program there, in between, leaves a whole file under a temporary name.) File
- * systems without O_TMPFILE get a named file from the start, with signals held back as long as it takes.
+ * The data is written to a file without a name (O_TMPFILE) in the target's folder, which gets the name when it is
+ * complete; so whatever ends the process on the way, nothing stays behind. A name that is taken can only be replaced by
+ * rename(), which needs a name to rename: signals are blocked on this thread for these two system calls. (They cannot
+ * be blocked on a program's other threads; one that ends the program there, in between, leaves a complete file under a
+ * temporary name.) File systems without O_TMPFILE get a named file from the start, with signals blocked for as long as
+ * it takes.
  */
 #include "cu.h"
 
@@ -39,7 +40,7 @@ struct data {
 	size_t count;
 };
 
-/* A number that is free among 0 to 2 must not become a file's: what anybody prints meanwhile would land in it. */
+/* If one of 0 to 2 is free, a file must not get its number: output printed meanwhile would land in the file. */
 static int descriptor(int fd)
 {
 	int moved;
@@ -67,8 +68,8 @@ static int write_all(int fd, struct data data)
 /* ---- where a path leads ---- */
 
 /*
- * /dev/stdout and /dev/fd/N lead through here. What such a link names must not be opened anew, which would start at the
- * front of a file that others write to, and fails for a socket.
+ * /dev/stdout and /dev/fd/N lead through here. What such a link names must not be opened again: that would start at the
+ * beginning of a file that others write to, and fails for a socket.
  */
 static bool is_own_descriptors(const char *folder)
 {
@@ -83,7 +84,7 @@ static bool is_own_descriptors(const char *folder)
 	return !strcmp(folder, "fd");
 }
 
-/* Splits `path` into the folder, as it is without links, and the name in it. */
+/* Splits `path` into the folder, with its links resolved, and the name in it. */
 static int path_split(const char *path, struct place *place)
 {
 	char folder[PATH_MAX];
@@ -154,7 +155,7 @@ static int place_find(const char *asked, struct place *place)
 	return place->exists || errno == ENOENT ? 0 : -errno;
 }
 
-/* ---- not a regular file, or one whose place cannot be taken ---- */
+/* ---- not a regular file, or one that cannot be replaced ---- */
 
 /* `fd` negative: opening it failed, and errno says why. */
 static int write_and_close(int fd, struct data data)
@@ -314,13 +315,18 @@ static int replace_named(const struct place *place, const char *path, struct dat
 	return err;
 }
 
-/* Of open(O_TMPFILE) and of naming such a file: here it is not possible (EISDIR: a kernel that does not know it). */
+/*
+ * Errors of open(O_TMPFILE), and of naming such a file, where it is not possible (EISDIR: the kernel does not know it).
+ */
 static bool is_no_nameless(int err)
 {
 	return err == -EOPNOTSUPP || err == -EISDIR || err == -EINVAL || err == -ENOENT;
 }
 
-/* The folder takes no new file, its owner can't be given, or the name is a mount point: the file itself may be writable. */
+/*
+ * The folder takes no new file, the owner cannot be kept, or the name is a mount point: the file itself may be
+ * writable.
+ */
 static bool is_no_replacing(int err)
 {
 	return err == -EACCES || err == -EPERM || err == -EBUSY;
@@ -357,7 +363,7 @@ static int write_place(const struct place *place, struct data data)
 	return S_ISDIR(place->old.st_mode) ? -EISDIR : through_path(path, 0, data);
 }
 
-/* Both are sent to the thread that writes, so this thread can put them away again. */
+/* Both are sent to the thread that writes, so this thread can discard them. */
 static void quiet_signals(sigset_t *set)
 {
 	sigemptyset(set);

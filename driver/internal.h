@@ -1,5 +1,5 @@
 /*
- * driver/internal.h: what the files of driver/ share with each other. Internal to driver/.
+ * driver/internal.h: names that the files of driver/ share. Private to driver/.
  */
 #ifndef KVS_DRIVER_INTERNAL_H
 #define KVS_DRIVER_INTERNAL_H
@@ -10,7 +10,7 @@
 extern "C" {
 #endif
 
-/* A table is about to be freed: nothing of it stays (observe.cpp). */
+/* Forgets the observers of a table that is about to be freed (observe.cpp). */
 void driver_forget_observers(kvs_cu *cu);
 
 /* softcuda's file, by the rules of kvs_cu_open(): -ENODEV, -EINVAL, -ENAMETOOLONG, with a message (locate.c). */

@@ -1,9 +1,9 @@
 /*
- * driver/locate.c: where softcuda lies: beside the file that holds this code.
+ * driver/locate.c: finds softcuda, which lies beside the file that holds this code.
  *
- * Which file that is, the kernel knows: it mapped it. What the dynamic linker tells (dladdr) is the name that somebody called
- * it by, which may be relative to another directory, or a bare name from PATH; resolving that would load whatever library
- * lies in the directory where somebody happens to work.
+ * The kernel, which mapped that file, knows its path. The dynamic linker (dladdr) only knows the name by which it was
+ * started, which may be relative to another directory, or a bare name from PATH; resolving that would load whatever
+ * library lies in the current working directory.
  */
 #include "internal.h"
 

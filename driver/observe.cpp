@@ -1,14 +1,15 @@
 /*
- * driver/observe.cpp: a callback around each call of the table that somebody asked for.
+ * driver/observe.cpp: callbacks around the calls of the table that somebody observes.
  *
  * A function of the table is a pointer, so it is observed by replacing the pointer: with a thunk of the function's own
- * type, which tells the observers, calls the driver and tells them again. The thunk must know its table without being
- * given it, as its arguments are the driver's; so there is one for each function and each of a few numbered slots, made by
- * templates. C++ for that alone: no exceptions, no RTTI, nothing that needs libstdc++ or runs before main.
+ * type, which tells the observers, calls the driver and tells them again. The thunk's arguments are the driver's, so it
+ * must know its table by itself: there is one thunk for each function and each of a few numbered slots, made by
+ * templates. That is the only reason for C++ here: no exceptions, no RTTI, nothing that needs libstdc++ or runs before
+ * main.
  *
- * Callers take no lock. An observer has a generation, odd while it lives, and counts the callbacks that run. A caller counts
- * itself in, looks whether the generation is still the one that it saw, and only then touches the rest; removal
- * makes the generation even first and then waits for the count to fall to zero.
+ * Callers take no lock. An observer has a generation, odd while it is alive, and a count of running callbacks. A caller
+ * increments the count, checks that the generation is still the one that it saw, and only then uses the rest; removal
+ * first makes the generation even and then waits for the count to fall to zero.
  */
 #include "internal.h"
 
@@ -64,7 +65,7 @@ uint64_t now_ns()
 	return uint64_t(time.tv_sec) * 1000000000 + uint64_t(time.tv_nsec);
 }
 
-/* ---- what a thunk does ---- */
+/* ---- thunks ---- */
 
 /* The observers that heard a call begin: their generations then, 0 for the others. */
 struct told {
@@ -138,7 +139,9 @@ struct thunk<slot, function, CUresult(Args...)> {
 		seen.arg_count = sizeof...(args);
 		seen.start_ns = now_ns();
 		tell_before(tables[slot], seen, who);
-		/* Callbacks are not part of what the driver took; start_ns must not move, it pairs the two. */
+		/*
+		 * Callbacks do not count as time in the driver; start_ns stays the same, as it pairs the two callbacks.
+		 */
 		uint64_t called_ns = now_ns();
 		seen.result = real(args...);
 		seen.nanoseconds = now_ns() - called_ns;

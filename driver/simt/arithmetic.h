@@ -1,7 +1,7 @@
 /*
  * driver/simt/arithmetic.h: CUDA's names for arithmetic that C spells otherwise (g++ build).
  *
- * The fast variants (__expf and the like) are exact here: a test must not lean on how a GPU rounds them.
+ * The fast variants (__expf and the like) are exact here: a test must not depend on how a GPU rounds them.
  */
 #ifndef KVS_SIMT_ARITHMETIC_H
 #define KVS_SIMT_ARITHMETIC_H

@@ -1,5 +1,5 @@
 /*
- * driver/simt/block.cpp: one block from start to end: what it needs is there, its threads run, what went wrong is told.
+ * driver/simt/block.cpp: one block from start to end: its memory is prepared, its threads run, errors are reported.
  */
 #include "scheduler.h"
 
@@ -119,7 +119,7 @@ enum simt_outcome scheduler::run(const simt_launch *launch, simt_dim3 index, cha
 	return outcome_;
 }
 
-/* Threads that have started and not finished are forgotten; so is what lies on their stacks. */
+/* Forgets the threads that have started and not finished, with everything on their stacks. */
 void scheduler::abandon()
 {
 	if (self)
@@ -170,7 +170,10 @@ static bool waits_alike(const thread &a, const thread &b)
 	       !strcmp(a.waits.name, b.waits.name);
 }
 
-/* "32 of 64 threads wait at __syncthreads (rows.cu:12), 1 at __shfl_sync of lanes 0xffffffff (rows.cu:20), 31 have left" */
+/*
+ * "32 of 64 threads wait at __syncthreads (rows.cu:12), 1 at __shfl_sync of lanes 0xffffffff (rows.cu:20), 31 have
+ * left"
+ */
 void scheduler::fail_deadlocked()
 {
 	char text[512];

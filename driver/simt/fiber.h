@@ -50,8 +50,8 @@ class stack_pool
 void *fiber_create(const stack *stack, void (*entry)(transfer_t));
 
 /*
- * Go on at `to`, which lies on `to_stack`. What is left is kept in *save, and the call returns when somebody jumps there;
- * with save NULL it is left for good.
+ * Jump to `to`, a context on `to_stack`. The current context is saved in *save, and the call returns when somebody
+ * jumps there; with save NULL it is gone for good.
  */
 void fiber_jump(void **save, void *to, const stack *to_stack);
 

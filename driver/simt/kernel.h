@@ -1,9 +1,9 @@
 /*
- * driver/simt/kernel.h: how kernels and their shared arrays make themselves known to their module (g++ build).
+ * driver/simt/kernel.h: how kernels and their shared arrays register with their module (g++ build).
  *
- * Both are objects with constructors that run when softcuda loads the module. A kernel's parameters are laid out as nvcc
- * lays them out: each at the next multiple of its alignment. What these templates make is hidden: GNU's unique symbols
- * would be one object for all loaded modules and would keep a module from being unloaded.
+ * Both are objects with constructors that run when softcuda loads the module. A kernel's parameters are laid out as
+ * nvcc lays them out: each at the next multiple of its alignment. What these templates define is hidden: GNU's unique
+ * symbols would be one object for all loaded modules and would keep a module from being unloaded.
  */
 #ifndef KVS_SIMT_KERNEL_H
 #define KVS_SIMT_KERNEL_H

@@ -1,8 +1,8 @@
 /*
  * driver/simt/module.cpp: the module as softcuda sees it: its kernels, and run_block on the calling thread's scheduler.
  *
- * Kernels and shared arrays register while the module is being loaded, in no order that could be relied on. After that
- * nothing here changes, so that OS threads share it without locks.
+ * Kernels and shared arrays register while the module is being loaded, in no particular order. After that nothing here
+ * changes, so that OS threads share it without locks.
  */
 #include "module.h"
 #include "registry.h"
@@ -24,7 +24,7 @@ __thread scheduler *own;
 static shared_slot *slots;
 static size_t slot_count, room;
 
-/* A function's own, so that it exists before the first constructor that wants it. */
+/* A local of a function, so that it exists before the first constructor that uses it. */
 static std::vector<simt_kernel *> &kernels()
 {
 	static std::vector<simt_kernel *> list;

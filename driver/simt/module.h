@@ -1,9 +1,9 @@
 /*
  * driver/simt/module.h: the contract between softcuda and a module of kernels that was compiled for the CPU.
  *
- * A host module is a shared object that exports one `simt_module`. softcuda gets its bytes (cuModuleLoadData) or its path
- * (cuModuleLoad), dlopens it, and runs blocks of its kernels on worker threads by run_block(). The module holds the fiber
- * scheduler (driver/simt/simt.h gives it one); softcuda knows no more of kernels than this page says.
+ * A host module is a shared object that exports one `simt_module`. softcuda gets its bytes (cuModuleLoadData) or its
+ * path (cuModuleLoad), dlopens it, and runs blocks of its kernels on worker threads by run_block(). The module holds
+ * the fiber scheduler (driver/simt/simt.h gives it one); softcuda knows nothing about kernels beyond this header.
  */
 #ifndef KVS_SIMT_MODULE_H
 #define KVS_SIMT_MODULE_H
@@ -61,7 +61,10 @@ struct simt_module {
 	 */
 	enum simt_outcome (*run_block)(
 		const struct simt_launch *launch, struct simt_dim3 block_index, char *message, size_t message_bytes);
-	/* Was `address` in the guard of the running block's shared memory or of a fiber's stack? Async-signal-safe. Returns NULL or what it is. */
+	/*
+	 * Was `address` in the guard of the running block's shared memory or of a fiber's stack? Async-signal-safe.
+	 * Returns NULL or what it is.
+	 */
 	const char *(*explain_address)(const void *address);
 	void (*abandon_block)(void);
 	void (*thread_exit)(void); /* frees what this thread keeps between blocks: stacks, shared memory */

@@ -1,5 +1,5 @@
 /*
- * driver/simt/scheduler.cpp: how the threads of a block take turns, gather at barriers and exchange in warps.
+ * driver/simt/scheduler.cpp: how the threads of a block take turns, meet at barriers and exchange values in warps.
  */
 #include "scheduler.h"
 
@@ -130,7 +130,7 @@ void scheduler::run_threads()
 		finished_++;
 		thread *next = pop();
 		if (!next || next->context)
-			stacks_.give(me->stack); /* nobody takes it before this fiber has left it */
+			stacks_.give(me->stack); /* nobody takes it before this fiber has switched away */
 		if (!next)
 			go_home();
 		if (next->context)

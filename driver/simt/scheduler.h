@@ -1,10 +1,10 @@
 /*
  * driver/simt/scheduler.h: the fibers of one block and the order in which they run. One scheduler an OS thread.
  *
- * Threads that can run stand in a queue, in the order that KVS_SIMT_SCHEDULE asks for. A finished warp collective puts
- * its lanes at the front (the warp goes on while its data are in the cache), a yield puts the caller at the back. A
- * thread that has not started needs no stack: one that finishes takes the next such thread over on its own stack, so
- * that a kernel which never waits makes no switch at all.
+ * Runnable threads are in a queue, in the order set by KVS_SIMT_SCHEDULE. A finished warp collective puts its lanes at
+ * the front (the warp goes on while its data are in the cache), a yield puts the caller at the back. A thread that has
+ * not started needs no stack: a thread that finishes runs the next such thread on its own stack, so a kernel that never
+ * waits makes no switch at all.
  *
  * When the queue is empty the block is over: all threads have finished, or those that have not are deadlocked.
  */
@@ -23,7 +23,10 @@
 namespace simt
 {
 
-/* A thread's cp.async copies in order (tile.cpp). 128 is more than our kernels keep under way; when full the oldest goes early. */
+/*
+ * A thread's cp.async copies in order (tile.cpp). 128 is more than our kernels keep under way; when full the oldest
+ * goes early.
+ */
 struct async_queue {
 	static constexpr unsigned CAPACITY = 128;
 

@@ -1,9 +1,9 @@
 /*
- * driver/simt/simt.h: what a kernel of ours is written against, so that one .cu file makes two images.
+ * driver/simt/simt.h: what our kernels are written against, so that one .cu file gives two images.
  *
  * nvcc compiles it for GPUs; there the names below are CUDA's own. g++ (-x c++ -include driver/simt/simt.h) compiles it
  * for softcuda: each thread of a block is a fiber, and the fibers of a block run in turn on one OS thread. docs/simt.md
- * tells what is checked and what is not modelled.
+ * lists what is checked and what is not modelled.
  *
  *   KVS_KERNEL(name, type arg, ...) { body }      an entry point that cuModuleGetFunction finds as `name`
  *   KVS_KERNEL_BOUNDS(max_threads, min_blocks, name, type arg, ...) { body }      the same with __launch_bounds__

@@ -2,8 +2,8 @@
  * driver/simt/thread.h: what a thread of a block sees and does in the g++ build: its place, shared memory, barriers,
  * warp collectives, atomics.
  *
- * A warp collective is one round: each lane leaves a pointer to its operand and waits; the lane that comes last does the
- * work for all, since the stacks of the others stand still, and lets them go on.
+ * A warp collective is one round: each lane leaves a pointer to its operand and waits; the last one to arrive does the
+ * work for all, as the stacks of the others do not move, and releases them.
  */
 #ifndef KVS_SIMT_THREAD_H
 #define KVS_SIMT_THREAD_H
@@ -15,7 +15,7 @@
 #include <vector_functions.h>
 #include <vector_types.h>
 
-/* CUDA's own words are for nvcc, but for the ones that name a place (host, device), which are empty here already. */
+/* These words of CUDA are for nvcc only; __host__ and __device__ are empty here already. */
 #undef __shared__
 #define __shared__ use_KVS_SHARED_or_KVS_DYNAMIC_SHARED_instead
 #undef __launch_bounds__
@@ -41,7 +41,7 @@ struct thread_view {
 	block_view *block;
 };
 
-/* Not initial-exec, though it is read often: modules come and go, and libc does not get back all static TLS they take. */
+/* Not initial-exec, though it is read often: modules come and go, and libc does not reclaim all of their static TLS. */
 extern __thread thread_view *self;
 
 void open_shared(shared_slot &slot);
@@ -149,7 +149,10 @@ inline void __syncwarp(unsigned mask = 0xffffffff, KVS_SIMT_HERE)
 	simt::warp_wait(simt::op_sync, mask, nullptr, {file, line});
 }
 
-/* CUDA C++ Programming Guide, "Warp Shuffle Functions": a source outside the segment of `width` lanes is the lane itself. */
+/*
+ * CUDA C++ Programming Guide, "Warp Shuffle Functions": a source outside the segment of `width` lanes is the lane
+ * itself.
+ */
 template <typename T>
 inline T __shfl_sync(unsigned mask, T value, int source, int width = 32, KVS_SIMT_HERE)
 {

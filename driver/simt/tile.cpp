@@ -1,5 +1,5 @@
 /*
- * driver/simt/tile.cpp: what cp.async, ldmatrix and mma do, by their definitions in the PTX ISA.
+ * driver/simt/tile.cpp: cp.async, ldmatrix and mma, by their definitions in the PTX ISA.
  */
 #include "tile.cuh"
 

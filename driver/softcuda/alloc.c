@@ -1,8 +1,8 @@
 /*
  * driver/softcuda/alloc.c: allocations of device and host memory, and memory pools.
  *
- * A pool is a name that allocations carry: memory is taken at the call and given back when the stream comes to the free,
- * so a pool never holds anything for later.
+ * A pool is only a label of allocations: memory is taken at the call and given back when the stream reaches the free,
+ * so a pool never keeps memory.
  */
 #include "memory.h"
 #include "stream.h"
@@ -84,8 +84,8 @@ CUresult CUDAAPI cuMemAllocPitch(
 }
 
 /*
- * "cudaMalloc and cudaFree synchronize across all streams" (Programming Guide, stream ordered memory allocator): so work
- * that still uses the memory is reported, and waited for.
+ * "cudaMalloc and cudaFree synchronize across all streams" (Programming Guide, stream ordered memory allocator): so
+ * work that still uses the memory is reported, and then awaited.
  */
 static CUresult free_waiting(struct sc_context *context, enum sc_range_kind kind, uintptr_t address, const char *call)
 {
@@ -248,7 +248,7 @@ static CUresult allocate_async(
 	if (!stream)
 		return CUDA_ERROR_INVALID_HANDLE;
 	error = allocate(stream->context, bytes, pool, dptr);
-	/* What was freed in this stream is there again once the stream has come to it. */
+	/* Memory freed in this stream is available again once the stream has reached the free. */
 	if (error == CUDA_ERROR_OUT_OF_MEMORY && !sc_stream_is_idle(stream)) {
 		error = sc_stream_synchronize(stream);
 		if (!error)
@@ -277,7 +277,7 @@ CUresult CUDAAPI cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
 		return error;
 	if (!size_at(SC_ALLOCATED, (uintptr_t)dptr))
 		return CUDA_ERROR_INVALID_VALUE;
-	if (sc_context_error(context)) /* nothing runs there any more that could want the memory */
+	if (sc_context_error(context)) /* nothing runs there any more that could use the memory */
 		return free_waiting(context, SC_ALLOCATED, (uintptr_t)dptr, "cuMemFreeAsync");
 	stream = sc_stream_get(context, hStream);
 	if (!stream)

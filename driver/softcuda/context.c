@@ -1,5 +1,5 @@
 /*
- * driver/softcuda/context.c: contexts, the primary one and those a program creates.
+ * driver/softcuda/context.c: contexts: the primary one and those that a program creates.
  *
  * A context owns streams, events, modules and allocations; it can be lost (a fault), after which its calls give the
  * fault's error and only what frees and destroys still works. Memory of the VMM family belongs to no context.

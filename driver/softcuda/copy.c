@@ -1,9 +1,9 @@
 /*
  * driver/softcuda/copy.c: copies and memsets as entries of a stream.
  *
- * What they touch on the device is checked against the mappings twice: at the call, which a driver refuses where the memory
- * may not be accessed then, and when they run, where memory that was taken away meanwhile loses the context. The calls
- * that name them are in copy_calls.c.
+ * Device memory that they touch is checked against the mappings twice: at the call, which is refused if the memory may
+ * not be accessed, and when they run: if the memory has been taken away since, the context is lost. The driver's calls
+ * are in copy_calls.c.
  */
 #include "copy.h"
 
@@ -26,7 +26,7 @@ struct copy_op {
 enum source {
 	IN_PLACE, /* the program's memory */
 	STAGED,   /* a copy of it, made at the call */
-	LATE      /* the same, and no sooner than anybody waits for it */
+	LATE      /* the same, delivered only when somebody waits for it */
 };
 
 /*

@@ -1,12 +1,12 @@
 /*
- * driver/softcuda/copy_calls.c: the driver's calls that copy or set memory: what each takes for granted about its two
- * sides, turned into a struct sc_copy.
+ * driver/softcuda/copy_calls.c: the driver's calls that copy or set memory: each turns its assumptions about the two
+ * sides into a struct sc_copy.
  */
 #include "copy.h"
 
 #include "memory.h"
 
-/* Under unified addressing a pointer tells by itself on which side it is. */
+/* Under unified addressing a pointer itself says which side it is on. */
 static struct sc_side side_of(uintptr_t address, size_t pitch)
 {
 	return (struct sc_side){.device = sc_is_known(address), .address = address, .pitch = pitch};
@@ -22,7 +22,7 @@ static struct sc_side host_side(const void *address, size_t pitch)
 	return (struct sc_side){.device = false, .address = (uintptr_t)address, .pitch = pitch};
 }
 
-/* An address that the device has never heard of is refused at the call; all else is found out when the copy runs. */
+/* An address unknown to the device is refused at the call; everything else is found when the copy runs. */
 static bool side_is_valid(const struct sc_side *side)
 {
 	return side->address && (!side->device || sc_is_known(side->address));

@@ -1,7 +1,7 @@
 /*
  * driver/softcuda/current.c: each thread's stack of contexts, whose top is current, and whether a context is lost.
  *
- * The stack holds keys, so a context that was destroyed elsewhere is not found any more, and nothing dangles.
+ * The stack holds keys, so a context that was destroyed elsewhere is no longer found, and nothing dangles.
  */
 #include "state.h"
 

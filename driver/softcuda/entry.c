@@ -2,8 +2,8 @@
  * driver/softcuda/entry.c: what happens before a driver call does its work: counting it, failing it where a test asked
  * for that, and the errors that any call can give.
  *
- * After fork() the child has the parent's mappings and none of its threads: a call would wait for ever. As with a real driver,
- * every call in such a child is refused, and the device's memory is taken out of it.
+ * After fork() the child has the parent's mappings and none of its threads: a call would wait for ever. As with a real
+ * driver, every call in such a child is refused; the device's memory is unmapped there.
  */
 #include "memory.h"
 

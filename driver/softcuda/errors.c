@@ -1,7 +1,7 @@
 /*
  * driver/softcuda/errors.c: the names and texts of all results that cuda.h knows.
  *
- * By number, as a program that was built with another cuda.h than ours has no other way to ask.
+ * Looked up by number, as a program may have been built with another cuda.h than ours.
  */
 #include "state.h"
 

@@ -1,8 +1,8 @@
 /*
- * driver/softcuda/event.c: events: the place of a stream's queue that was last recorded, and when it was passed.
+ * driver/softcuda/event.c: events: the last recorded position in a stream's queue, and when the stream passed it.
  *
  * A recording is an object of its own, shared by the event and the queue entry that stamps the time: recording an event
- * again leaves those who wait for the older recording alone.
+ * again does not affect waits for the older recording.
  */
 #include "stream.h"
 

@@ -1,9 +1,10 @@
 /*
  * driver/softcuda/fault.c: bad accesses and endless blocks, on the threads that run the device's work.
  *
- * The host's MMU checks a kernel's accesses. A fault under a guard jumps back to who set it; any other goes to the
- * handler that was there before us. A watchdog ends what runs too long by sending the same signal to its thread, so that
- * we take no further signal from the program. The handler runs on a stack of its own, as a fiber's may be what overflowed.
+ * The host's MMU checks a kernel's accesses. A fault under a guard jumps back to the function that set it; any other
+ * goes to the previous handler. A watchdog ends a block that runs too long by sending the same signal to its thread, so
+ * that we use no other signal of the program's. The handler runs on a stack of its own, as a fiber's may be what
+ * overflowed.
  */
 #include "fault.h"
 
@@ -48,7 +49,7 @@ static pthread_cond_t workers_came = PTHREAD_COND_INITIALIZER;
 static struct worker *workers;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-/* A program's handler may hand back to us what we handed to it: then nobody handles it, and it ends the process. */
+/* A program's handler may pass back to us what we passed to it: then nobody handles it, and it ends the process. */
 static void chain(int number, siginfo_t *info, void *machine)
 {
 	const struct sigaction *before = number == SIGSEGV ? &before_segv : &before_bus;
@@ -217,7 +218,9 @@ void sc_worker_end(void)
 	pthread_mutex_unlock(&workers_lock);
 	sigaltstack(&off, NULL);
 #ifdef __SANITIZE_ADDRESS__
-	/* Frames that a jump left behind are still marked; the next mapping at this address would run into the marks. */
+	/*
+	 * Frames that a jump left behind are still marked; the next mapping at this address would run into the marks.
+	 */
 	if (self->signal_stack != MAP_FAILED)
 		__asan_unpoison_memory_region(self->signal_stack, SIGNAL_STACK_BYTES);
 #endif

@@ -1,8 +1,8 @@
 /*
  * driver/softcuda/grid.c: the blocks of a grid, on the stream's own thread and on helpers.
  *
- * The stream's thread begins at once, and only a grid that has run for a while is published for helpers to join: handing a
- * block over costs more than most small blocks do. Blocks are claimed one by one from a counter.
+ * The stream's thread begins at once, and only a grid that has run for a while is published for helpers to join:
+ * handing over a block costs more than running most small ones. Blocks are claimed one by one from a counter.
  */
 #include "grid.h"
 
@@ -18,7 +18,7 @@
 static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t grid_came = PTHREAD_COND_INITIALIZER;
 static pthread_cond_t helper_left = PTHREAD_COND_INITIALIZER;
-static struct sc_grid *published; /* grids that want help */
+static struct sc_grid *published; /* grids that helpers may join */
 static unsigned helper_count, helpers_asleep;
 static atomic_uint publications; /* counts, for helpers that look before they sleep */
 
@@ -32,7 +32,7 @@ static struct simt_dim3 block_index(const struct sc_grid *grid, uint64_t block)
 		(unsigned)(block / size->x / size->y)};
 }
 
-/* The first failure of a grid is told; what follows from it in other blocks is not. */
+/* Only the first failure of a grid is reported, not its consequences in other blocks. */
 static void block_fail(struct sc_grid *grid, struct simt_dim3 at, CUresult error, const char *message)
 {
 	if (atomic_exchange(&grid->failed, true))
@@ -175,7 +175,7 @@ static void grid_publish(struct sc_grid *grid)
 	pthread_mutex_unlock(&pool_lock);
 }
 
-/* The grid lies on the caller's side: nobody may look at it any more. */
+/* The grid is the caller's memory: nobody may look at it any more. */
 static void grid_withdraw(struct sc_grid *grid)
 {
 	struct sc_grid **link;

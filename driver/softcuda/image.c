@@ -15,7 +15,7 @@
 #define FATBIN_WRAPPER_MAGIC 0x466243b1u
 #define MACHINE_CUDA 190 /* ELF's number for cubins */
 
-/* What is code, but not for this device; anything else is no image at all. */
+/* Code for another device; anything else is no image at all. */
 static CUresult foreign_image(const void *bytes)
 {
 	uint32_t magic;
@@ -27,7 +27,9 @@ static CUresult foreign_image(const void *bytes)
 	return CUDA_ERROR_INVALID_IMAGE;
 }
 
-/* cuModuleLoadData is given no size. The section headers are the last thing that linkers write, so they end the file. */
+/*
+ * cuModuleLoadData is given no size. The section headers are the last thing that linkers write, so they end the file.
+ */
 static CUresult image_bytes(const void *bytes, size_t *size)
 {
 	const Elf64_Ehdr *header = bytes;

@@ -1,12 +1,12 @@
 /*
- * driver/softcuda/inject.c: a driver call that fails because a test asked for it.
+ * driver/softcuda/inject.c: driver calls that fail because a test asked for it.
  */
 #include "state.h"
 
 #include <stdio.h>
 #include <string.h>
 
-/* The failure that was asked for. `armed` keeps the lock out of the way of the calls of all who asked for none. */
+/* The failure that was asked for. `armed` spares all other calls the lock. */
 static atomic_bool armed;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct {

@@ -219,7 +219,10 @@ CUresult CUDAAPI cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, 
 	return error ? error : launch(context, &shape, f, true, kernelParams, NULL);
 }
 
-/* What changes the meaning of a launch is done or refused; hints (priority, cache policy and the like) are let pass. */
+/*
+ * Attributes that change the meaning of a launch are honoured or refused; hints (priority, cache policy and the like)
+ * are ignored.
+ */
 static CUresult attributes_read(const CUlaunchConfig *config, bool *cooperative)
 {
 	for (unsigned i = 0; i < config->numAttrs; i++) {
@@ -254,7 +257,7 @@ CUresult CUDAAPI cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, vo
 
 /* ---- functions ---- */
 
-/* What all calls on an existing function start with; on success the caller owes sc_image_put(). */
+/* The start of every call on an existing function; on success the caller owes sc_image_put(). */
 static CUresult function_enter(const char *name, CUfunction handle, struct sc_function *function)
 {
 	CUresult error = sc_enter_alive(name);

@@ -1,8 +1,9 @@
 /*
  * driver/softcuda/module.c: the driver's calls on modules, libraries, kernels and functions.
  *
- * A library is a module that belongs to no context; its kernels are functions under another name, as they may be launched
- * like functions. Modules have no global variables that a program could ask for by name: that is answered "not found".
+ * A library is a module that belongs to no context; its kernels are functions under another name, as they may be
+ * launched like functions. Modules have no global variables that a program could ask for by name: requests for them
+ * return "not found".
  */
 #include "module.h"
 
@@ -175,7 +176,7 @@ CUresult CUDAAPI cuModuleLoadData(CUmodule *module, const void *image)
 	return error;
 }
 
-/* There is no compiler behind us that options could mean something to. */
+/* Options are ignored: there is no compiler here. */
 CUresult CUDAAPI cuModuleLoadDataEx(
 	CUmodule *module, const void *image, unsigned int numOptions, CUjit_option *options, void **optionValues)
 {

@@ -1,5 +1,5 @@
 /*
- * driver/softcuda/pointer.c: what the driver tells about an address.
+ * driver/softcuda/pointer.c: attributes of addresses.
  */
 #include "memory.h"
 

@@ -189,8 +189,8 @@ static CUdriverProcAddressQueryResult function_find(const char *base, int versio
 }
 
 /*
- * A symbol that is not there is no error: *pfn is NULL. There are no forms for per-thread default streams; who asks for
- * one is given the legacy form, as cuda.h says, which waits for more and never for less.
+ * A symbol that is not there is no error: *pfn is NULL. There are no forms for per-thread default streams; a caller
+ * that asks for one gets the legacy form, as cuda.h says, which waits for more and never for less.
  */
 static CUresult address_get(
 	const char *symbol, void **pfn, int version, cuuint64_t flags, CUdriverProcAddressQueryResult *status)

@@ -1,7 +1,8 @@
 /*
- * driver/softcuda/settings.c: what the environment sets, read at the first cuInit and by softcuda_reset().
+ * driver/softcuda/settings.c: settings from the environment, read at the first cuInit and by softcuda_reset().
  *
- * A value that cannot be read is refused by name, at once: what a test asked for and did not get would look like a pass.
+ * A value that cannot be read is refused at once, by name: a test that did not get what it asked for would seem to
+ * pass.
  */
 #include "state.h"
 

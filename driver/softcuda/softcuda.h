@@ -1,5 +1,5 @@
 /*
- * driver/softcuda/softcuda.h: what softcuda offers beside the driver API, for tests and tools.
+ * driver/softcuda/softcuda.h: what softcuda offers besides the driver API, for tests and tools.
  *
  * softcuda is a libcuda.so.1 on host memory. A test reaches these functions by dlsym on kvs_cu.library, or links nothing
  * and sets the environment instead. docs/softcuda.md is the manual.
@@ -24,7 +24,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What is alive. All zero but for `contexts` of a retained primary context means that nothing leaked. */
+/* Live objects. If all are zero, except `contexts` while the primary context is retained, nothing leaked. */
 struct softcuda_counters {
 	size_t reservations, handles, mappings; /* VMM: address ranges, cuMemCreate allocations alive, mapped ranges */
 	size_t allocations;                     /* cuMemAlloc and its async and pool forms */
@@ -53,7 +53,7 @@ typedef bool softcuda_failed_fn(void);
  */
 typedef void softcuda_reset_fn(void);
 
-/* What the last cuInit or softcuda_reset() could not read in the environment, as a line of text; "": nothing. */
+/* The setting that the last cuInit or softcuda_reset() could not read, as a line of text; "": none. */
 typedef const char *softcuda_problem_fn(void);
 
 /*

@@ -2,8 +2,8 @@
  * driver/softcuda/space.c: the address space of the device: ranges, sorted by address, and the mappings in them.
  *
  * The host's page tables are the device's: a reservation is PROT_NONE, a mapping is a shared mapping of the handle's
- * pages, access is mprotect. The tables here say the same thing again, for the rules of the API and for the checks of
- * copies; a kernel's accesses are checked by the MMU alone.
+ * pages, access is mprotect. The tables here repeat this, for the rules of the API and for the checks of copies; a
+ * kernel's accesses are checked by the MMU alone.
  */
 #include "memory.h"
 
@@ -340,7 +340,10 @@ static int protection_of(CUmemAccess_flags access)
 							    : PROT_NONE;
 }
 
-/* The page tables are filled now, as a GPU's are, so that kernels take no minor faults; an older kernel fills them late. */
+/*
+ * The page tables are filled now, as a GPU's are, so that kernels take no minor faults; an older kernel fills them
+ * late.
+ */
 static void populate(uintptr_t base, size_t size, CUmemAccess_flags access)
 {
 #ifdef MADV_POPULATE_WRITE

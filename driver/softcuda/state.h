@@ -114,7 +114,7 @@ void sc_current_replace(uint64_t key); /* the top, or the first */
 uint64_t sc_current_key(void);         /* 0: none */
 void sc_current_reset(void);
 
-/* What a context takes along when it goes, each where it is at home. All need sc_lock held. */
+/* Frees what a context owns when it goes, each in the file of its kind. All need sc_lock held. */
 void sc_events_free_of(struct sc_context *context);
 void sc_modules_free_of(struct sc_context *context);
 void sc_libraries_reset(void);
@@ -135,8 +135,8 @@ uint64_t sc_now_ns(void);
 int sc_thread_start(pthread_t *joinable, void *(*body)(void *), void *argument);
 
 /*
- * A descriptor that was just opened, or a negative one: the same, out of the way of 0, 1 and 2. Where the program has closed
- * one of these, the next file would get its number, and what anybody prints would land in device memory.
+ * A descriptor that was just opened, or a negative one: the same, out of the way of 0, 1 and 2. If the program has
+ * closed one of these, the next file would get its number, and printed output would land in device memory.
  */
 int sc_descriptor(int fd);
 

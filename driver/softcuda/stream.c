@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* How long a thread looks for news before it sleeps: about what a futex wake-up costs, so that neither way wastes much. */
+/* How long a thread polls before it sleeps: about the cost of a futex wake-up, so that neither choice wastes much. */
 #define SPIN_NS 20000
 
 struct wait_op {

@@ -49,8 +49,8 @@ void sc_stream_put(struct sc_stream *stream);
 void sc_stream_close(struct sc_stream *stream);
 
 /*
- * Queue `op`, behind what the rules of the legacy default stream want it to wait for. Takes the op over, also on failure.
- * On success *ticket (may be NULL) is what to wait for.
+ * Queue `op`, after the work that the rules of the legacy default stream make it wait for. Takes ownership of it, also
+ * on failure. On success *ticket (may be NULL) is what to wait for.
  */
 CUresult sc_stream_submit(struct sc_stream *stream, struct sc_op *op, uint64_t *ticket);
 CUresult sc_stream_submit_wait(struct sc_stream *stream, struct sc_stream *other, uint64_t ticket);

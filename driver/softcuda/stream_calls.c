@@ -149,7 +149,7 @@ CUresult CUDAAPI cuStreamDestroy(CUstream hStream)
 	return CUDA_SUCCESS;
 }
 
-/* What all calls on an existing stream start with; on success the caller owes sc_stream_put(). */
+/* The start of every call on an existing stream; on success the caller owes sc_stream_put(). */
 static CUresult stream_enter(const char *function, CUstream handle, struct sc_stream **stream)
 {
 	struct sc_context *context;

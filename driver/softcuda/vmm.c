@@ -1,7 +1,7 @@
 /*
- * driver/softcuda/vmm.c: the virtual memory management calls: what their documentation in cuda.h says, and where a real
- * driver (NVIDIA H200, 580.159.04) refuses more than that, what it refuses. Where the driver lets more pass than it
- * documents, softcuda stays with the documentation; docs/softcuda.md lists these.
+ * driver/softcuda/vmm.c: the virtual memory management calls. They follow the documentation in cuda.h, and refuse what
+ * a real driver (NVIDIA H200, 580.159.04) refuses beyond it. Where the driver allows more than it documents, softcuda
+ * follows the documentation; docs/softcuda.md lists these.
  */
 #include "memory.h"
 #include "stream.h"

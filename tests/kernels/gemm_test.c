@@ -88,7 +88,10 @@ static void check_row(int n, int k, enum kvs_dtype dtype, bool accumulate)
 	arrays_end();
 }
 
-/* Widths around the pieces that a warp reads at once (1024 elements of 16 bits), heights around a warp's and a block's rows. */
+/*
+ * Widths around the pieces that a warp reads at once (1024 elements of 16 bits), heights around a warp's and a block's
+ * rows.
+ */
 static void one_row_is_multiplied_at_every_shape(void **state)
 {
 	static const int heights[] = {1, 2, 7, 8, 9, 33}, widths[] = {8, 64, 248, 256, 264, 1016, 1024, 1032, 2056};
@@ -107,7 +110,7 @@ static void rows_that_are_no_whole_pieces_are_refused(void **state)
 	struct array out = array_poisoned(KVS_F32, 1, 4);
 
 	(void)state;
-	must_refuse(kvs_gemv(stream, out.t, x.t, w.t, false), "12 bf16 elements are not whole pieces");
+	must_refuse(kvs_gemv(stream, out.t, x.t, w.t, false), "12 bf16 elements are not multiples of 16 bytes");
 	must_refuse(kvs_gemv(stream, out.t, two.t, wide.t, false), "gemv: x is [2][16], not [1][16]");
 	arrays_end();
 }
@@ -162,7 +165,7 @@ static void operands_that_do_not_fit_are_refused(void **state)
 	must_refuse(kvs_gemm(stream, x.t, 0, x.t, w.t, false), "gemm: out is [2][8], not [2][4]");
 	must_refuse(kvs_gemm(stream, out.t, 3, x.t, w.t, false), "gemm: out has 4 columns in rows of 3");
 	if (kvs_gemm_dtype(stream, KVS_BF16) == KVS_F32)
-		must_refuse(kvs_gemm(stream, out.t, 0, x_half.t, w_half.t, false), "OpenBLAS takes f32 alone");
+		must_refuse(kvs_gemm(stream, out.t, 0, x_half.t, w_half.t, false), "OpenBLAS takes only f32");
 	arrays_end();
 }
 
