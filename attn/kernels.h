@@ -51,7 +51,7 @@ struct attn_gemv_params {
 	float *out;    /* [n] */
 	const void *x; /* [k] of the kernel's type */
 	const void *w; /* [n][k] of the same */
-	int n, k;      /* a row of w is whole pieces of 16 bytes */
+	int n, k;      /* a row of w is a multiple of 16 bytes */
 	int accumulate;
 };
 #define ATTN_GEMV_THREADS 128
