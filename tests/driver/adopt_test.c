@@ -1,6 +1,6 @@
 /*
- * The manager works in a context and with a driver that somebody else opened, and leaves both as they were. The owner here
- * is a program that uses the driver by itself, as one under an LD_PRELOAD shim does.
+ * The manager works in a context and with a driver that somebody else opened, and leaves both as they were. The owner
+ * here is a program that uses the driver by itself, like a program under an LD_PRELOAD shim.
  */
 #include "../../driver/softcuda/softcuda.h"
 #include "../../vmm/kvshare.h"
@@ -140,7 +140,9 @@ static void the_manager_works_in_an_adopted_context(void **state)
 	assert_int_equal(after.reservations, before.reservations);
 }
 
-/* A shim's hooks come before the driver's functions; the table must hold what the resolver gave, not what dlsym finds. */
+/*
+ * A shim's hooks come before the driver's functions; the table must hold what the resolver gave, not what dlsym finds.
+ */
 static int asked, hooked;
 
 static CUresult CUDAAPI hook(size_t *free, size_t *total)

@@ -64,7 +64,7 @@ static void what_does_not_fit_is_cut_between_characters(void **state)
 	assert_int_equal(*shown, 'x');
 }
 
-/* Of every length, so that the cut falls into every place of a character of three bytes. */
+/* Of every length, so that the cut falls at every position in a character of three bytes. */
 static void a_long_message_keeps_beginning_and_reason(void **state)
 {
 	char path[8192];

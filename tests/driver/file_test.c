@@ -1,6 +1,7 @@
 /*
- * kvs_file_write() replaces what is a file, writes through what is none, and leaves nothing half done: whatever a path leads
- * to, whoever owns it, when the disk is full, when the reader is gone, and when a signal ends the program on the way.
+ * kvs_file_write() replaces regular files, writes through everything else, and leaves nothing half done: whatever a
+ * path leads to, whoever owns it, when the disk is full, when the reader is gone, and when a signal ends the program on
+ * the way.
  *
  * Nothing here writes to a name outside the test's own folder, but for /proc/self/fd and a terminal of its own: the tests also
  * run on writers that are broken on purpose (make mutants), as root, and these must not reach the machine's devices.
@@ -105,7 +106,10 @@ static struct stat look(const char *path)
 	return found;
 }
 
-/* Runs `body` in a child, whose limits, mounts and user are its own; its exit status, or 256 + the signal that ended it. */
+/*
+ * Runs `body` in a child, whose limits, mounts and user are its own; its exit status, or 256 + the signal that ended
+ * it.
+ */
 static int in_child(int (*body)(void))
 {
 	pid_t child = fork();
@@ -266,7 +270,7 @@ static void permissions_are_obeyed(void **state)
 	assert_int_equal(entries("."), 3);
 }
 
-/* ---- what is no regular file ---- */
+/* ---- not regular files ---- */
 
 /* A child that opens the FIFO, reads at most so much, and exits 0 where it read `text` (NULL: whatever it read). */
 static pid_t read_in_child(const char *path, size_t most, const char *text)
@@ -454,7 +458,7 @@ static void standard_descriptors_are_left_alone(void **state)
 	assert_int_equal(in_child(with_stdout_closed), 0);
 }
 
-/* ---- what runs full ---- */
+/* ---- limits and full disks ---- */
 
 static int with_a_file_size_limit(void)
 {
@@ -507,7 +511,7 @@ static void a_full_disk_leaves_the_old_file(void **state)
 
 /* ---- signals ---- */
 
-/* From now on the kernel answers O_TMPFILE as file systems do that have it not. */
+/* From now on the kernel answers O_TMPFILE like a file system that lacks it. */
 static bool nameless_files_forbid(void)
 {
 	struct sock_filter code[] = {

@@ -29,7 +29,7 @@ static void must_run(const char *format, ...)
 	assert_int_equal(system(command), 0);
 }
 
-/* A folder with a planted softcuda, and files named like all who might look for it. */
+/* A folder with a planted softcuda, and files named like every program that might look for it. */
 static int folder_make(void **state)
 {
 	(void)state;

@@ -1,6 +1,6 @@
 /*
- * Opening and closing a device, and the messages that failures leave: what names of devices mean, whose the message is, and
- * which errno an error of CUDA's becomes.
+ * Opening and closing a device, and the messages that failures leave: the meaning of device names, the thread that a
+ * message belongs to, and the errno for each of CUDA's errors.
  */
 #include "../../driver/cu.h"
 #include "../support/process.h"

@@ -1,4 +1,4 @@
-/* A library that lies where softcuda is looked for by mistake, and leaves a mark where it is loaded. */
+/* A library placed where a wrong search for softcuda would find it; it leaves a mark when it is loaded. */
 #include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>

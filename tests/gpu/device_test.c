@@ -1,6 +1,7 @@
 /*
- * tests/gpu/device_test.c: what a device must hold to besides its driver's rules: the engine computes there what it
- * computes on the host, a search finds the same plan, and memory is what our statistics say it is, also when it runs out.
+ * tests/gpu/device_test.c: what must hold on a device beyond its driver's rules: the engine computes there what it
+ * computes on the host, a search finds the same plan, and memory is what our statistics say it is, also when it runs
+ * out.
  *
  * KVS_TEST_DEVICE is the device (default "host", where the comparison is of softcuda with itself and the rest is real).
  * Only the last two tests take more than half of the free memory, and they stop at the first refusal.

@@ -1,11 +1,11 @@
 /*
  * dlsym against cuGetProcAddress, for every function that kvshare calls.
  *
- * An interposer that exports a symbol catches those who link it or use dlsym; who asks cuGetProcAddress gets the driver's own
- * address. The columns tell whether both are one function, for each flag, and for the version of cuda.h that the probe was
- * built with against the driver's own (a newer form of a function is another address). per_thread: `legacy` where the
- * function has no form of its own for per-thread default streams, `own` where it has and dlsym finds the same, by the
- * suffix _ptsz or _ptds.
+ * An interposer that exports a symbol catches programs that link it or use dlsym; one that asks cuGetProcAddress gets
+ * the driver's own address. The columns show whether both are the same function, for each flag, and for the version of
+ * cuda.h that the probe was built with against the driver's own (a newer form of a function is another address).
+ * per_thread: `legacy` where the function has no form of its own for per-thread default streams, `own` where it has and
+ * dlsym finds the same, by the suffix _ptsz or _ptds.
  */
 #include "probe.h"
 

@@ -1,8 +1,8 @@
 /*
  * What an unmap, or a change of access, does under a kernel that uses the range.
  *
- * Each case runs in a process of its own: a kernel is held at a gate, using the range or about to, the call is made (a timer
- * opens the gate, so that a call which waits ends), and then it is asked what became of kernel and context.
+ * Each case runs in a process of its own: a kernel is held at a gate, using the range or about to, the call is made (a
+ * timer opens the gate, so that a call which waits ends), and then the state of kernel and context is queried.
  */
 #include "probe.h"
 

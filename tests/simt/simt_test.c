@@ -410,7 +410,9 @@ static void overruns_are_reported(void **state)
 	module_close();
 }
 
-/* Faults leave a kernel as softcuda makes them: siglongjmp out of a handler on a stack of its own, then abandon_block. */
+/*
+ * Faults leave a kernel as softcuda makes them: siglongjmp out of a handler on a stack of its own, then abandon_block.
+ */
 static sigjmp_buf left_by_signal;
 static const char *explanation;
 
@@ -509,7 +511,7 @@ static void async_copies_are_seen_only_after_the_wait(void **state)
 	in_every_order(check_async);
 }
 
-/* What one block left behind is not the next one's. */
+/* Nothing of a block is left for the next one. */
 static void check_async_left(void)
 {
 	int in[128] __attribute__((aligned(16))), out[32], *from = in, *to = out, copies = 1;
@@ -541,7 +543,7 @@ static void order_of(unsigned block, int *order)
 	assert_int_equal(count, 256);
 }
 
-/* A random order is its seed's and its block's, whatever has run before: a report can be seen again. */
+/* A random order depends only on its seed and its block, so a failure can be repeated. */
 static void a_random_order_repeats(void **state)
 {
 	int first[256], other[256], again[256];

@@ -1,6 +1,6 @@
 /*
- * softcuda's memory, checked as a GPU's driver checks it: an allocation ends where the program's size ends; freeing waits for
- * the work that is there, and says where that work still used the memory; what is registered is registered once.
+ * softcuda's memory, checked as a GPU's driver checks it: an allocation ends where the program's size ends; freeing
+ * waits for pending work, and reports work that still used the memory; memory cannot be registered twice.
  */
 #include "../../driver/cu.h"
 #include "../../driver/softcuda/softcuda.h"
@@ -55,7 +55,7 @@ static size_t hazards(void)
 	return counters.hazards;
 }
 
-/* Behind these bytes the page goes on: only the driver's own table knows better. */
+/* The page goes on past these bytes: only the driver's own table knows where they end. */
 static void a_copy_past_the_end_of_an_allocation_is_refused(void **state)
 {
 	char host[200] = {0};

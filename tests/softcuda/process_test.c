@@ -1,6 +1,6 @@
 /*
- * softcuda in the processes that people start: with closed streams, forks, wrong settings and small stacks. Each case runs in a child of its own, which has
- * not touched softcuda before.
+ * softcuda in the processes that people start: with closed streams, forks, wrong settings and small stacks. Each case
+ * runs in a child of its own, which has not used softcuda before.
  */
 #include "../../driver/cu.h"
 #include "../support/process.h"
@@ -19,7 +19,7 @@
 
 #include <cmocka.h>
 
-static int messages; /* the child's way to speak where stderr is closed */
+static int messages; /* where a child writes messages, as its stderr may be closed */
 
 /* Runs `body` in a child; its exit status, or 256 + the signal that ended it. */
 static int in_child(int (*body)(void))
@@ -43,7 +43,7 @@ static int wrong(const char *what)
 
 /* ---- descriptors ---- */
 
-/* Uses all that softcuda opens files for: device memory, exported handles, modules. */
+/* Uses everything for which softcuda opens files: device memory, exported handles, modules. */
 static CUresult use_everything(const kvs_cu *cu, int *exported)
 {
 	CUmemAllocationProp properties = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
@@ -118,8 +118,8 @@ static void standard_descriptors_are_left_alone(void **state)
 /* ---- fork ---- */
 
 /*
- * The parent has a device, work in a stream and memory mapped; its child is refused everything at once, and has none of the
- * memory.
+ * The parent has a device, work in a stream and memory mapped; every call of its child is refused at once, and the
+ * child has none of the memory.
  */
 static int child_of_a_user(const kvs_cu *cu, CUdeviceptr memory)
 {

@@ -1,6 +1,7 @@
 /*
- * What softcuda promises beyond the rules that the conformance tests check on every driver: counters, failures on demand,
- * hazards, faults that the process outlives, memory that is really given back, and what it answers to what it has not.
+ * What softcuda promises beyond the rules that the conformance tests check on every driver: counters, failures on
+ * demand, hazards, faults that the process outlives, memory that is really given back, and its answers for features
+ * that it lacks.
  */
 #include "../../driver/cu.h"
 #include "../../driver/softcuda/softcuda.h"
@@ -240,7 +241,7 @@ static void a_block_has_at_most_1024_threads(void **state)
 	assert_int_equal(cu->cuCtxSynchronize(), CUDA_SUCCESS);
 }
 
-/* The launch has its own copy: what the caller does with the arguments afterwards is nobody's business. */
+/* The launch has its own copy: what the caller does with the arguments afterwards has no effect. */
 static void arguments_are_taken_at_the_call(void **state)
 {
 	const kvs_cu *cu = fixture->cu;
@@ -334,8 +335,8 @@ static void rows_are_copied_with_their_pitches(void **state)
 }
 
 /*
- * Launches an addition of 1 to `memory` on a stream that does not wait for the default stream, and gives what the first
- * element then holds.
+ * Launches an addition of 1 to `memory` on a stream that does not wait for the default stream, and returns the first
+ * element after it.
  */
 static int added_beside_the_default_stream(CUdeviceptr memory)
 {
@@ -361,7 +362,7 @@ static void late_copies_set(const char *value)
 	assert_int_equal(fixture->cu->cuCtxSetCurrent(fixture->cu->context), CUDA_SUCCESS);
 }
 
-/* A launch that does not wait for the copy's last bytes adds to old ones, and these come over its result. */
+/* A launch that does not wait for the copy's last bytes adds to old ones, and the late ones overwrite its result. */
 static void a_late_copy_arrives_when_it_is_waited_for(void **state)
 {
 	const kvs_cu *cu = fixture->cu;
