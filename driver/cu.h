@@ -146,7 +146,7 @@ int kvs_cu_observe(kvs_cu *cu, const enum kvs_cu_function *functions, size_t cou
 
 /*
  * End it; NULL is fine. When this returns, no callback of the observer is running and none will run, so what `arg` points to
- * can be freed; a call that is under way then ends unheard. Safe while other threads call. It waits for callbacks, so it
+ * can be freed; a call in progress then ends unheard. Safe while other threads call. It waits for callbacks, so it
  * must not be called from one: -EDEADLK, and the observer stays.
  */
 int kvs_cu_unobserve(kvs_cu_observer *observer);

@@ -24,7 +24,7 @@ namespace simt
 {
 
 /*
- * A thread's cp.async copies in order (tile.cpp). 128 is more than our kernels keep under way; when full the oldest
+ * A thread's cp.async copies in order (tile.cpp). 128 is more than our kernels keep in flight; when full the oldest
  * goes early.
  */
 struct async_queue {

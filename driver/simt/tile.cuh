@@ -34,7 +34,7 @@ __device__ inline void kvs_cp_async_commit()
 	asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-/* Waits until at most the PENDING latest groups of this thread are under way. Other threads see the data after a barrier. */
+/* Waits until at most the PENDING latest groups of this thread are in flight. Other threads see the data after a barrier. */
 template <int PENDING>
 __device__ inline void kvs_cp_async_wait()
 {

@@ -215,7 +215,7 @@ static void softmax_gives_probabilities_also_in_place(void **state)
 	}
 }
 
-/* Around the loads that a thread has under way, and with words that carry past 2^32. */
+/* Around the loads that a thread has in flight, and with words that carry past 2^32. */
 static void checksum_is_the_sum_of_the_words(void **state)
 {
 	static const int words[] = {4, 1024, 4 * 65536 + 4, 4 * 300000};
