@@ -19,6 +19,7 @@ $(BUILD)/tests/%_test: $(BUILD)/tests/%_test.o $(TEST_SUPPORT) $(LIB_OBJS)
 -include tests/driver/build.mk
 -include tests/kernels/build.mk
 -include tests/probes/build.mk
+-include tests/profiler/build.mk
 -include tests/gpu/build.mk
 
 BENCH_PROGRAMS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/bench/*_bench.c))

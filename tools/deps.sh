@@ -2,7 +2,7 @@
 # Installs what kvshare needs for building and testing and this machine lacks; prints nothing if nothing is missing.
 #
 # Debian packages come from apt. An installed CUDA toolkit is used; without one, NVIDIA's packages on PyPI
-# (tools/cuda-packages.txt) provide the headers in BUILD/cuda, and with GPU=1 the compiler too. DEV=1 adds the tools of
+# (tools/cuda-packages.txt) provide the headers in BUILD/cuda, CUPTI's among them, and with GPU=1 the compiler too. DEV=1 adds the tools of
 # developers: clang, its formatter and fuzzer, the checkers of packages.
 # usage: [BUILD=build] [CUDA=FOLDER WITH include/cuda.h] [NVCC=PROGRAM] [GPU=1] [DEV=1] tools/deps.sh
 set -eu
@@ -48,11 +48,13 @@ from_pypi() { # NAME...
 
 packages gcc g++ make pkg-config libjansson-dev libpcre2-dev libutf8proc-dev libopenblas-dev libboost-context-dev libcmocka-dev zlib1g-dev
 [ "${DEV:-0}" != 1 ] || packages clang clang-format libclang-rt-dev debhelper lintian
-headers="nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl"
+headers="nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl nvidia-cuda-cupti"
 if [ -n "${CUDA:-}" ] && [ ! -e "$CUDA/include/cuda.h" ]; then
 	die "CUDA_HOME is $CUDA, where there is no include/cuda.h: unset it, or name a toolkit's folder"
 elif [ "${GPU:-0}" = 1 ] && [ -z "${NVCC:-}" ]; then
 	from_pypi $headers nvidia-cuda-nvcc nvidia-nvvm
 elif [ -z "${CUDA:-}" ]; then
 	from_pypi $headers
+elif [ "$CUDA" = "$cuda" ] && [ ! -e "$cuda/include/cupti.h" ]; then # it came there before CUPTI was among them
+	from_pypi nvidia-cuda-cupti
 fi

@@ -1,0 +1,14 @@
+# The tests of the CUPTI source, and three fake versions of libcupti for them.
+CUPTI_TESTS = $(addprefix $(BUILD)/tests/profiler/cupti_,events_test.o test.o stage.o fake.o)
+$(CUPTI_TESTS): private CFLAGS_ALL += $(CUPTI_FLAGS)
+ifneq ($(CUPTI_INCLUDE),)
+FAKE_CUPTI = $(foreach variant,full old broken,$(BUILD)/tests/profiler/fake-cupti/$(variant)/libcupti.so.13)
+$(FAKE_CUPTI): $(BUILD)/tests/profiler/fake-cupti/%/libcupti.so.13: tests/profiler/cupti_fake.c tests/profiler/cupti_fake.h $(BUILD)/cc.flags
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) -shared $(filter-out -MMD -MP,$(CFLAGS_ALL)) $(CUPTI_FLAGS) -Wno-missing-prototypes -DFAKE_$* -Wl,-soname,libcupti.so.13 \
+		-o $@ $< $(LINK_FLAGS)
+
+$(BUILD)/tests/profiler/cupti_events_test: $(BUILD)/profiler/cupti/records.o $(BUILD)/profiler/cupti/callbacks.o
+$(BUILD)/tests/profiler/cupti_test: $(BUILD)/tests/profiler/cupti_stage.o | $(FAKE_CUPTI) $(LIBKVSHARE_CUPTI) $(CUPTI_LINKED) $(SOFTCUDA)
+endif
