@@ -280,10 +280,11 @@ size_t kvs_study_left(const kvs_study *study, size_t *rows)
 /* A borrowed tensor takes nothing. Merged ones keep one direction for two vectors, and a length for each. */
 size_t study_token_bytes(const struct kvs_study *study, int tensors, bool merged)
 {
-	size_t element = kvs_dtype_bytes(study->engine.kv_dtype), vectors = (size_t)study->kv_heads * element;
-	size_t kept = vectors * study->head_dim * (2 * study->layers - tensors);
+	struct kvs_kv_format kv = {study->engine.kv_dtype, study->kv_heads, study->head_dim};
+	struct kvs_kv_format lengths = {study->engine.kv_dtype, study->kv_heads, 1}; /* of two, for each merged vector */
+	size_t kept = kvs_kv_token_bytes(kv) * (2 * study->layers - tensors);
 
-	return kept + (merged ? 2 * vectors * tensors : 0);
+	return kept + (merged ? 2 * kvs_kv_token_bytes(lengths) * tensors : 0);
 }
 
 bool study_has(const struct kvs_study *study, enum kvs_study_method method, int cut)

@@ -217,6 +217,30 @@ static void the_peak_is_the_moment_with_most_memory(void **state)
 	json_decref(json);
 }
 
+/* Points are joined as time goes on; the highest is always kept. */
+static void an_early_peak_stays_in_the_series(void **state)
+{
+	json_t *json, *series;
+	uint64_t top = 0;
+
+	(void)state;
+	process(7, KVS_SOURCE_OURS);
+	call("cuMemAlloc_v2", 0x1000, 100 * MIB, NONE, 0);
+	call("cuMemFree_v2", 0x1000, NONE, NONE, 0);
+	for (int i = 0; i < 3000; i++) {
+		now += 100000;
+		call(i % 2 ? "cuMemFree_v2" : "cuMemAlloc_v2", 0x1000, i % 2 ? NONE : 1, NONE, 0);
+	}
+	json = report();
+	series = json_object_get(json, "series");
+	for (size_t i = 0; i < json_array_size(series); i++) {
+		uint64_t bytes = integer(json_array_get(series, i), "physical_bytes");
+		top = bytes > top ? bytes : top;
+	}
+	assert_int_equal(top, 100 * MIB);
+	json_decref(json);
+}
+
 /* A thread told of its cuMemRelease behind another's cuMemCreate, which got the same number because of it. */
 static void calls_count_in_the_order_in_which_they_happened(void **state)
 {
@@ -263,7 +287,7 @@ static void faults_of_a_program_are_found(void **state)
 	process(7, KVS_SOURCE_OURS);
 	share_two_blocks();
 	call("cuMemMap", 0x10000000, 2 * MIB, 101, 1);
-	call("cuMemUnmap", 0x20000000, 2 * MIB, NONE, 0);
+	call("cuMemUnmap", 0x20000000, 4 * MIB, NONE, 0); /* two mappings, and the first of them is used */
 	call("cuMemcpyHtoD_v2", 0x20000000 + 100, 16, NONE, 700);
 	call("cuMemcpyHtoD_v2", 0x10000000 + 100, 16, NONE, 0);
 	call("cuMemUnmap", 0x20000000, 2 * MIB, NONE, 1);
@@ -426,6 +450,7 @@ int main(void)
 		TEST(a_released_handle_lives_while_it_is_mapped),
 		TEST(a_sink_saves_nothing),
 		TEST(the_peak_is_the_moment_with_most_memory),
+		TEST(an_early_peak_stays_in_the_series),
 		TEST(calls_count_in_the_order_in_which_they_happened),
 		TEST(faults_of_a_program_are_found),
 		TEST(two_sources_tell_of_each_call_once),
