@@ -77,6 +77,12 @@ $(BUILD)/%.o: %.cpp $(BUILD)/cxx.flags | deps-present
 	$(call say,CXX,$@)
 	$(Q)$(CXX) $(CXXFLAGS_ALL) -c $< -o $@
 
+# Files that travel inside the program (.incbin).
+$(BUILD)/%.o: %.S $(BUILD)/cc.flags
+	@mkdir -p $(@D)
+	$(call say,AS,$@)
+	$(Q)$(CC) -c $< -o $@
+
 .PHONY: deps-present
 deps-present:
 	@[ -e "$(CUDA)/include/cuda.h" ] || { echo "kvshare: $(if $(CUDA),CUDA_HOME is $(CUDA)$(comma) where there is no include/cuda.h,there is no cuda.h: \`make deps\` fetches it)" >&2; exit 1; }

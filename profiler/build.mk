@@ -1,4 +1,5 @@
-PROFILER_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard profiler/*.c))
+include profiler/report/build.mk
+PROFILER_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard profiler/*.c)) $(PAGE_OBJS)
 
 # The library for CUDA_INJECTION64_PATH. It is built if CUPTI's headers are there: a toolkit has them among its own or in a
 # folder of their own. libcupti is opened at run time; everything else that the library needs is linked into it.

@@ -348,6 +348,48 @@ static void follow_kernel(struct follow *f, const struct kvs_event *event)
 		prof_histogram_add(&kernel->latency, event->kernel.duration_ns);
 }
 
+static void follow_copy(struct follow *f, const struct kvs_event *event)
+{
+	struct prof_copies *copies = &f->report->copies[event->copy.kind];
+
+	if (f->pass != FOLLOW)
+		return;
+	copies->bytes += event->copy.bytes;
+	prof_histogram_add(&copies->duration, event->copy.duration_ns);
+}
+
+static void follow_span(struct follow *f, const struct kvs_event *event)
+{
+	kvs_report *r = f->report;
+	uint32_t before = r->span_names.intern.count, number;
+	char key[1100];
+	struct prof_span *span;
+
+	if (f->pass != FOLLOW)
+		return;
+	if (event->span.kind == KVS_SPAN_OVERHEAD)
+		r->overhead_ns += event->span.duration_ns;
+	snprintf(key, sizeof(key), "%d %s", event->span.kind, event->span.name);
+	number = prof_names_add(&r->span_names, before < PROF_MAX_SPANS ? key : "others");
+	span = number && number <= before ? r->spans[number - 1]
+					  : item_of(f, (void ***)&r->spans, number, sizeof(*span));
+	if (!span)
+		return;
+	if (!span->count) {
+		span->kind = before < PROF_MAX_SPANS ? event->span.kind : KVS_SPAN_OTHER;
+		span->name = before < PROF_MAX_SPANS ? keep(f, event->span.name) : "all others";
+	}
+	span->count++;
+	span->total_ns += event->span.duration_ns;
+	span->max_ns = event->span.duration_ns > span->max_ns ? event->span.duration_ns : span->max_ns;
+}
+
+static void mark_phase(kvs_report *r, uint64_t time_ns, uint32_t phase)
+{
+	if (r->mark_count < PROF_MAX_PHASES)
+		r->marks[r->mark_count++] = (struct prof_phase_mark){time_ns, phase};
+}
+
 static void end_phase(struct follow *f, struct prof_process *p, uint64_t time_ns)
 {
 	if (p->phase && time_ns >= p->phase_ns)
@@ -364,6 +406,8 @@ static void follow_phase(struct follow *f, struct prof_process *p, const struct 
 	if (f->pass != FOLLOW)
 		return;
 	changes = !p->phase || strcmp(r->phases[p->phase - 1]->name, event->phase.name) != 0;
+	if (p->phase && !*event->phase.name)
+		mark_phase(r, event->time_ns, 0);
 	end_phase(f, p, event->time_ns);
 	if (!*event->phase.name)
 		return;
@@ -381,8 +425,8 @@ static void follow_phase(struct follow *f, struct prof_process *p, const struct 
 	r->phases[number - 1]->tokens += event->phase.tokens;
 	p->phase = number;
 	p->phase_ns = event->time_ns;
-	if (changes && r->mark_count < PROF_MAX_PHASES)
-		r->marks[r->mark_count++] = (struct prof_phase_mark){event->time_ns, number};
+	if (changes)
+		mark_phase(r, event->time_ns, number);
 }
 
 static void follow_device(struct follow *f, struct watched *watched, const struct kvs_event *event)
@@ -390,6 +434,7 @@ static void follow_device(struct follow *f, struct watched *watched, const struc
 	uint64_t used = event->device.total_bytes - event->device.free_bytes, known;
 
 	drain(f, watched);
+	watched->process->asked = true;
 	known = watched->process->account.now.physical;
 	if (used > known && used - known > watched->process->untracked)
 		watched->process->untracked = used - known;
@@ -424,6 +469,8 @@ static void note_time(kvs_report *r, const struct kvs_event *event)
 		end += event->call.duration_ns;
 	if (event->type == KVS_EVENT_KERNEL)
 		end += event->kernel.duration_ns;
+	if (event->type == KVS_EVENT_COPY)
+		end += event->copy.duration_ns;
 	if (event->type == KVS_EVENT_CALLS)
 		return; /* its time is when it was written down */
 	r->start_ns = !r->start_ns || event->time_ns < r->start_ns ? event->time_ns : r->start_ns;
@@ -452,6 +499,10 @@ static void follow_event(struct follow *f, const struct kvs_event *event, uint32
 		follow_calls(f, event);
 	} else if (event->type == KVS_EVENT_KERNEL) {
 		follow_kernel(f, event);
+	} else if (event->type == KVS_EVENT_COPY) {
+		follow_copy(f, event);
+	} else if (event->type == KVS_EVENT_SPAN) {
+		follow_span(f, event);
 	} else if (event->type == KVS_EVENT_LABEL) {
 		struct prof_item item = {.time_ns = event->time_ns, .is_label = true};
 		item.label.address = event->label.address;

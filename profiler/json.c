@@ -65,22 +65,13 @@ static json_t *kinds_of(const struct prof_totals *totals)
 	return NULL;
 }
 
-static uint64_t untracked_of(const kvs_report *r)
-{
-	uint64_t most = 0;
-
-	for (size_t i = 0; i < r->process_count; i++)
-		most = r->processes[i]->untracked > most ? r->processes[i]->untracked : most;
-	return most;
-}
-
 static json_t *memory_of(const kvs_report *r)
 {
 	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "peak_physical_bytes", number(r->peak.physical),
 		"peak_s", json_real(r->peak_event ? 1e-9 * (r->peak_ns - r->start_ns) : 0), "virtual_bytes",
 		number(r->peak.reserved), "mapped_bytes", number(r->peak.mapped), "saved_bytes", number(r->peak.saved),
 		"kv_bytes", number(r->peak.by_kind[KVS_MEMORY_K] + r->peak.by_kind[KVS_MEMORY_V]), "host_bytes",
-		number(r->peak.host), "untracked_bytes", number(untracked_of(r)), "by_kind", kinds_of(&r->peak));
+		number(r->peak.host), "untracked_bytes", number(prof_untracked(r)), "by_kind", kinds_of(&r->peak));
 }
 
 static json_t *frame_of(const void *owner, size_t i)
@@ -178,6 +169,30 @@ static json_t *phase_of(const void *owner, size_t i)
 		number(prof_histogram_quantile(&p->duration, 0.99)));
 }
 
+static json_t *copies_of(const void *owner, size_t i)
+{
+	const struct prof_copies *c = &((const kvs_report *)owner)->copies[i];
+
+	return json_pack("{s:s,s:o,s:o,s:o,s:o,s:o}", "kind", prof_copy_name(i), "n", number(c->duration.count),
+		"bytes", number(c->bytes), "total_ns", number(c->duration.total_ns), "p50_ns",
+		number(prof_histogram_quantile(&c->duration, 0.5)), "p99_ns",
+		number(prof_histogram_quantile(&c->duration, 0.99)));
+}
+
+static json_t *span_of(const void *owner, size_t i)
+{
+	const struct prof_span *s = ((const kvs_report *)owner)->spans[i];
+
+	return json_pack("{s:o,s:s,s:o,s:o,s:o}", "name", string_of(s->name), "kind", prof_span_name(s->kind), "n",
+		number(s->count), "total_ns", number(s->total_ns), "max_ns", number(s->max_ns));
+}
+
+static json_t *overhead_of(const kvs_report *r)
+{
+	return json_pack(
+		"{s:o,s:o}", "ns", number(r->overhead_ns), "bytes", number(r->peak.by_kind[KVS_MEMORY_PROFILER]));
+}
+
 static json_t *point_of(const void *owner, size_t i)
 {
 	const kvs_report *r = owner;
@@ -238,12 +253,14 @@ static json_t *series_of(const kvs_report *r)
 
 int kvs_report_json(const kvs_report *r, char **text)
 {
-	json_t *root = json_pack("{s:i,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "kvshare_report", 1,
-		"trace", trace_of(r), "events", number(r->health.events), "dropped", number(r->health.lost_events),
-		"seconds", json_real(1e-9 * (r->end_ns - r->start_ns)), "memory", memory_of(r), "processes",
-		list_of(r, r->process_count, process_of), "phases", list_of(r, r->phase_names.intern.count, phase_of),
-		"api", list_of(r, r->function_names.intern.count, function_of), "kernels",
-		list_of(r, r->kernel_names.intern.count, kernel_of), "at_peak",
+	json_t *root = json_pack("{s:i,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}",
+		"kvshare_report", 1, "trace", trace_of(r), "events", number(r->health.events), "dropped",
+		number(r->health.lost_events), "seconds", json_real(1e-9 * (r->end_ns - r->start_ns)), "memory",
+		memory_of(r), "processes", list_of(r, r->process_count, process_of), "phases",
+		list_of(r, r->phase_names.intern.count, phase_of), "api",
+		list_of(r, r->function_names.intern.count, function_of), "kernels",
+		list_of(r, r->kernel_names.intern.count, kernel_of), "copies", list_of(r, KVS_COPY_KINDS, copies_of),
+		"spans", list_of(r, r->span_names.intern.count, span_of), "overhead", overhead_of(r), "at_peak",
 		list_of(r, r->at_peak.count, peak_holder), "leaks", list_of(r, r->leaks.count, leak), "kv_map",
 		list_of(r, r->kv.count, kv_range), "series", series_of(r));
 

@@ -3,6 +3,7 @@
  */
 #include "report.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,6 +61,37 @@ const char *prof_source_name(enum kvs_source source)
 	       : source == KVS_SOURCE_EBPF  ? "ebpf"
 	       : source == KVS_SOURCE_CUPTI ? "cupti"
 					    : "none";
+}
+
+const char *prof_copy_name(enum kvs_copy_kind kind)
+{
+	static const char *const names[KVS_COPY_KINDS] = {
+		[KVS_COPY_OTHER] = "other",
+		[KVS_COPY_HTOD] = "host to device",
+		[KVS_COPY_DTOH] = "device to host",
+		[KVS_COPY_DTOD] = "within a device",
+		[KVS_COPY_PTOP] = "between devices",
+		[KVS_COPY_FILL] = "fill",
+	};
+
+	return names[kind];
+}
+
+const char *prof_span_name(enum kvs_span_kind kind)
+{
+	return kind == KVS_SPAN_RANGE ? "range" : kind == KVS_SPAN_OVERHEAD ? "overhead" : "other";
+}
+
+const char *prof_frame_text(const kvs_report *report, const struct prof_frame *frame, char *out)
+{
+	const char *module = prof_names_text(&report->modules, frame->module), *slash = strrchr(module, '/');
+
+	snprintf(out, PROF_FRAME_TEXT, "%.100s+0x%llx",
+		slash     ? slash + 1
+		: *module ? module
+			  : "?",
+		(unsigned long long)frame->offset);
+	return out;
 }
 
 const char *prof_finding_name(enum prof_finding_kind kind)

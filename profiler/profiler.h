@@ -209,6 +209,8 @@ void kvs_report_free(kvs_report *report);
 int kvs_report_text(const kvs_report *report, char **text);
 /* All figures as one JSON object (docs/profiler.md has its keys). The caller frees *text. -ENOMEM. */
 int kvs_report_json(const kvs_report *report, char **text);
+/* One HTML file that needs nothing else, at most 2 MB. The caller frees *text. -ENOMEM. */
+int kvs_report_html(const kvs_report *report, char **text);
 
 #ifdef __cplusplus
 }

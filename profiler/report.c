@@ -55,11 +55,13 @@ void kvs_report_free(kvs_report *report)
 	free_items((void **)report->functions, report->functions ? report->function_names.intern.count : 0);
 	free_items((void **)report->kernels, report->kernels ? report->kernel_names.intern.count : 0);
 	free_items((void **)report->phases, report->phases ? report->phase_names.intern.count : 0);
+	free_items((void **)report->spans, report->spans ? report->span_names.intern.count : 0);
 	free_items((void **)report->stacks, report->stacks ? report->stack_keys.count : 0);
 	prof_names_clear(&report->names);
 	prof_names_clear(&report->function_names);
 	prof_names_clear(&report->kernel_names);
 	prof_names_clear(&report->phase_names);
+	prof_names_clear(&report->span_names);
 	prof_names_clear(&report->modules);
 	prof_intern_clear(&report->stack_keys);
 	free(report->at_peak.list);
@@ -69,4 +71,14 @@ void kvs_report_free(kvs_report *report)
 	free(report->marks);
 	free(report->path);
 	free(report);
+}
+
+/* Each process sees the memory of the whole device, so those of several must not be added. */
+uint64_t prof_untracked(const kvs_report *report)
+{
+	uint64_t most = 0;
+
+	for (size_t i = 0; i < report->process_count; i++)
+		most = report->processes[i]->untracked > most ? report->processes[i]->untracked : most;
+	return most;
 }

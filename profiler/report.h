@@ -11,6 +11,7 @@
 
 #define PROF_MAX_POINTS 1024
 #define PROF_MAX_PHASES 256
+#define PROF_MAX_SPANS 1024 /* names of spans may count up, as "step 17"; those beyond it are taken together */
 
 /* Things with a name, numbered from 1; what is known of each is at [number - 1] of an array of the owner's. */
 struct prof_names {
@@ -39,15 +40,27 @@ struct prof_phase {
 
 struct prof_phase_mark { /* when a phase began, for charts: the first PROF_MAX_PHASES */
 	uint64_t time_ns;
-	uint32_t phase; /* [of phases] */
+	uint32_t phase; /* its number; 0: the one before ended, and none began */
 };
 
+struct prof_copies { /* of one kind */
+	uint64_t bytes;
+	struct prof_histogram duration;
+};
+
+struct prof_span { /* those of one kind and name */
+	enum kvs_span_kind kind;
+	const char *name;
+	uint64_t count, total_ns, max_ns;
+};
+
+struct prof_frame {
+	uint32_t module; /* of modules */
+	uint64_t offset;
+};
 struct prof_stack {
 	unsigned count;
-	struct {
-		uint32_t module; /* of modules */
-		uint64_t offset;
-	} frames[KVS_MAX_FRAMES];
+	struct prof_frame frames[KVS_MAX_FRAMES];
 };
 
 /* Memory over time, all processes together. A point is the moment with the most physical memory in its step of time. */
@@ -97,6 +110,7 @@ struct prof_process {
 	uint64_t start_ns, end_ns, device_bytes, unit_bytes;
 	bool ended;
 	int32_t status;
+	bool asked;              /* the driver was asked how much memory is free */
 	uint64_t untracked;      /* most that the driver counted as used beyond what calls tell, when it was asked */
 	struct prof_totals peak; /* of its own */
 	struct prof_account account;
@@ -112,9 +126,12 @@ struct kvs_report {
 	struct prof_process **processes;
 	size_t process_count;
 	struct prof_names names; /* every string that is pointed to */
-	struct prof_names function_names, kernel_names, phase_names, modules;
+	struct prof_names function_names, kernel_names, phase_names, span_names, modules;
 	struct prof_timing **functions, **kernels; /* by number - 1 */
 	struct prof_phase **phases;
+	struct prof_span **spans;
+	struct prof_copies copies[KVS_COPY_KINDS];
+	uint64_t overhead_ns; /* of all spans that are overhead */
 	struct prof_intern stack_keys;
 	struct prof_stack **stacks;
 	struct prof_phase_mark *marks; /* [PROF_MAX_PHASES] */
@@ -139,11 +156,24 @@ void prof_kv_clear(struct prof_kv_map *map);
 /* Follow the trace (follow.c): once to choose sources, once for everything, once more up to the peak. */
 int prof_follow(kvs_report *report, kvs_trace_reader *reader);
 
+uint64_t prof_untracked(const kvs_report *report); /* memory that the driver counts, and no call tells of */
+
 void prof_series_add(struct prof_series *series, uint64_t time_ns, const struct prof_totals *totals);
 
 /* Of a kernel by its name: "attention", "gemm", ... */
 const char *prof_kernel_class(const char *name);
 const char *prof_finding_name(enum prof_finding_kind kind);
 const char *prof_source_name(enum kvs_source source);
+const char *prof_copy_name(enum kvs_copy_kind kind);
+const char *prof_span_name(enum kvs_span_kind kind);
+
+/* A place in a program for people: "libmodel.so+0x1234"; `out` has PROF_FRAME_TEXT bytes and is given back. */
+#define PROF_FRAME_TEXT 128
+const char *prof_frame_text(const kvs_report *report, const struct prof_frame *frame, char *out);
+
+/* "63.7 MiB", "1.2 ms" (units.c); `out` has PROF_UNIT_TEXT bytes and is given back. */
+#define PROF_UNIT_TEXT 32
+const char *prof_size_text(uint64_t bytes, char *out);
+const char *prof_duration_text(uint64_t ns, char *out);
 
 #endif

@@ -13,52 +13,29 @@
 #define MOST_HOLDERS 3
 #define MOST_CALLS 3
 
-static const char *size_of(uint64_t bytes, char *out)
-{
-	static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
-	double value = bytes;
-	int unit = 0;
-
-	for (; value >= 1024 && unit < 5; unit++)
-		value /= 1024;
-	snprintf(out, 32, unit ? "%.1f %s" : "%.0f %s", value, units[unit]);
-	return out;
-}
-
-static const char *duration_of(uint64_t ns, char *out)
-{
-	static const char *const units[] = {"ns", "us", "ms", "s"};
-	double value = ns;
-	int unit = 0;
-
-	for (; value >= 1000 && unit < 3; unit++)
-		value /= 1000;
-	snprintf(out, 32, unit ? "%.1f %s" : "%.0f %s", value, units[unit]);
-	return out;
-}
-
 static void print_peak(const kvs_report *r, FILE *to)
 {
-	char a[32], b[32], c[32];
+	char a[PROF_UNIT_TEXT], b[PROF_UNIT_TEXT], c[PROF_UNIT_TEXT];
 
-	fprintf(to, "peak       %s physical, %s of addresses mapped; sharing saved %s\n", size_of(r->peak.physical, a),
-		size_of(r->peak.mapped, b), size_of(r->peak.saved, c));
+	fprintf(to, "peak       %s physical, %s of addresses mapped; sharing saved %s\n",
+		prof_size_text(r->peak.physical, a), prof_size_text(r->peak.mapped, b),
+		prof_size_text(r->peak.saved, c));
 	fprintf(to, "           KV %s, weights %s",
-		size_of(r->peak.by_kind[KVS_MEMORY_K] + r->peak.by_kind[KVS_MEMORY_V], a),
-		size_of(r->peak.by_kind[KVS_MEMORY_WEIGHTS], b));
+		prof_size_text(r->peak.by_kind[KVS_MEMORY_K] + r->peak.by_kind[KVS_MEMORY_V], a),
+		prof_size_text(r->peak.by_kind[KVS_MEMORY_WEIGHTS], b));
 	fprintf(to, ", the rest %s\n",
-		size_of(r->peak.physical - r->peak.by_kind[KVS_MEMORY_K] - r->peak.by_kind[KVS_MEMORY_V] -
-				r->peak.by_kind[KVS_MEMORY_WEIGHTS],
+		prof_size_text(r->peak.physical - r->peak.by_kind[KVS_MEMORY_K] - r->peak.by_kind[KVS_MEMORY_V] -
+				       r->peak.by_kind[KVS_MEMORY_WEIGHTS],
 			a));
 }
 
 static void print_holders(const struct prof_holders *holders, const char *label, FILE *to)
 {
-	char a[32];
+	char a[PROF_UNIT_TEXT];
 
 	for (size_t i = 0; i < holders->count && i < MOST_HOLDERS; i++) {
 		const struct prof_holder *h = &holders->list[i];
-		fprintf(to, "%-10s %s, %s", i ? "" : label, size_of(h->bytes, a), kvs_memory_kind_name(h->kind));
+		fprintf(to, "%-10s %s, %s", i ? "" : label, prof_size_text(h->bytes, a), kvs_memory_kind_name(h->kind));
 		if (h->layer >= 0)
 			fprintf(to, " of layer %d", h->layer);
 		fprintf(to, ", %u by %s", h->count, h->function);
@@ -79,7 +56,7 @@ static int print_calls(const kvs_report *r, FILE *to)
 {
 	size_t count = r->function_names.intern.count;
 	struct prof_timing **sorted = malloc((count + 1) * sizeof(*sorted));
-	char a[32], b[32], c[32];
+	char a[PROF_UNIT_TEXT], b[PROF_UNIT_TEXT], c[PROF_UNIT_TEXT];
 
 	if (!sorted)
 		return -ENOMEM;
@@ -89,9 +66,9 @@ static int print_calls(const kvs_report *r, FILE *to)
 	for (size_t i = 0; i < count && i < MOST_CALLS; i++) {
 		const struct prof_histogram *h = &sorted[i]->latency;
 		fprintf(to, "%-10s %s: %llu, %s in all, half within %s, 99 %% within %s", i ? "" : "calls",
-			sorted[i]->name, (unsigned long long)h->count, duration_of(h->total_ns, a),
-			duration_of(prof_histogram_quantile(h, 0.5), b),
-			duration_of(prof_histogram_quantile(h, 0.99), c));
+			sorted[i]->name, (unsigned long long)h->count, prof_duration_text(h->total_ns, a),
+			prof_duration_text(prof_histogram_quantile(h, 0.5), b),
+			prof_duration_text(prof_histogram_quantile(h, 0.99), c));
 		if (sorted[i]->failures)
 			fprintf(to, ", %llu failed", (unsigned long long)sorted[i]->failures);
 		fprintf(to, "\n");
@@ -103,14 +80,14 @@ static int print_calls(const kvs_report *r, FILE *to)
 static void print_faults(const kvs_report *r, FILE *to)
 {
 	uint64_t leaked = 0, findings = 0;
-	char a[32];
+	char a[PROF_UNIT_TEXT];
 
 	for (size_t i = 0; i < r->leaks.count; i++)
 		leaked += r->leaks.list[i].bytes;
 	for (size_t i = 0; i < r->process_count; i++)
 		findings += r->processes[i]->account.finding_count;
 	if (leaked)
-		fprintf(to, "leaked     %s, in %zu places\n", size_of(leaked, a), r->leaks.count);
+		fprintf(to, "leaked     %s, in %zu places\n", prof_size_text(leaked, a), r->leaks.count);
 	if (findings)
 		fprintf(to,
 			"faults     %llu: memory used after it was given back, given back or mapped twice (--json has "
@@ -119,20 +96,20 @@ static void print_faults(const kvs_report *r, FILE *to)
 	if (r->health.lost_events || r->health.damaged_bytes || r->health.missing_chunks)
 		fprintf(to, "incomplete %llu events were lost, %llu chunks are missing, %s of the trace are damaged\n",
 			(unsigned long long)r->health.lost_events, (unsigned long long)r->health.missing_chunks,
-			size_of(r->health.damaged_bytes, a));
+			prof_size_text(r->health.damaged_bytes, a));
 }
 
 int kvs_report_text(const kvs_report *r, char **text)
 {
 	size_t bytes;
-	char a[32], name[160];
+	char a[PROF_UNIT_TEXT], name[160];
 	FILE *to = open_memstream(text, &bytes);
 	int err;
 
 	if (!to)
 		return kvs_fail(-ENOMEM, "no memory for the report");
 	fprintf(to, "%s: %llu events in %s", kvs_visible(r->path, name, sizeof(name)),
-		(unsigned long long)r->health.events, duration_of(r->end_ns - r->start_ns, a));
+		(unsigned long long)r->health.events, prof_duration_text(r->end_ns - r->start_ns, a));
 	for (size_t i = 0; i < r->process_count && i < 1; i++)
 		fprintf(to, " of %s", kvs_visible(r->processes[i]->command, name, 80));
 	if (r->process_count > 1)

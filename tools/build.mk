@@ -11,7 +11,4 @@ $(RUN): $(RUN_OBJS) $(LIB_OBJS)
 	$(Q)$(CC) -o $@ $^ $(LDLIBS_ALL)
 
 # The Python that `plan convert` writes is part of the program.
-$(BUILD)/tools/run/plan/exports.o: tools/run/plan/exports.S $(BUILD)/cc.flags $(wildcard tools/run/plan/exports/*.py)
-	@mkdir -p $(@D)
-	$(call say,AS,$@)
-	$(Q)$(CC) -c $< -o $@
+$(BUILD)/tools/run/plan/exports.o: $(wildcard tools/run/plan/exports/*.py)

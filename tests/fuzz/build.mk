@@ -8,8 +8,8 @@ FUZZ_CXX ?= $(FUZZ_CC)++
 FUZZ_FLAGS = -O1 -g $(WARN) -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -pthread -D_GNU_SOURCE -Idriver $(CUDA_FLAGS) -MMD -MP
 FUZZ_LINK_FLAGS = -fsanitize=fuzzer,address,undefined -pthread
 # An archive, so that a target links only what it calls, and no kernels.
-FUZZ_OBJS = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(wildcard driver/*.c profiler/*.c attn/*.c vmm/*.c model/*.c model/*/*.c calib/*.c calib/*/*.c tests/fuzz/no_images.c)) \
-	$(patsubst %.cpp,$(BUILD)/fuzz/%.o,$(wildcard driver/*.cpp))
+FUZZ_OBJS = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(wildcard driver/*.c profiler/*.c profiler/report/*.c attn/*.c vmm/*.c model/*.c model/*/*.c calib/*.c calib/*/*.c tests/fuzz/no_images.c)) \
+	$(patsubst %.cpp,$(BUILD)/fuzz/%.o,$(wildcard driver/*.cpp)) $(BUILD)/fuzz/profiler/report/assets.o
 FUZZ_ARCHIVE = $(BUILD)/fuzz/kvshare.a
 
 $(BUILD)/fuzz/%.o: %.c $(BUILD)/fuzz.flags | deps-present
@@ -21,6 +21,11 @@ $(BUILD)/fuzz/%.o: %.cpp | deps-present
 	@mkdir -p $(@D)
 	$(call say,FUZZCXX,$@)
 	$(Q)$(FUZZ_CXX) -std=c++17 -fno-exceptions -fno-rtti -fno-threadsafe-statics $(FUZZ_FLAGS) -fno-sanitize=function -c $< -o $@
+
+$(BUILD)/fuzz/%.o: %.S $(BUILD)/fuzz.flags
+	@mkdir -p $(@D)
+	$(call say,FUZZAS,$@)
+	$(Q)$(FUZZ_CC) -c $< -o $@
 
 $(FUZZ_ARCHIVE): $(FUZZ_OBJS)
 	@rm -f $@

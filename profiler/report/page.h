@@ -1,0 +1,57 @@
+/*
+ * profiler/report/page.h: what the parts of the HTML report share. Internal to profiler/.
+ *
+ * The page is one file of at most 2 MB whatever the trace: each part has a budget of bytes, and says how much of its list
+ * is missing. Charts are SVG without a viewBox, whose boxes are in per cent of the width and whose text is not stretched, so
+ * that they can be read at any width. Figures stand in data-json="PATH" data-value="N", PATH as in the JSON report.
+ */
+#ifndef KVS_PROFILER_PAGE_H
+#define KVS_PROFILER_PAGE_H
+
+#include "../report.h"
+
+#include <stdio.h>
+
+#define PROF_PAGE_PART (150 << 10) /* bytes that one part may take */
+#define PROF_PAGE_NAME 160         /* bytes of a name that are shown */
+
+struct prof_page {
+	const kvs_report *report;
+	FILE *to;
+	long part_start;
+};
+
+/* Text of a trace: control characters made visible, at most PROF_PAGE_NAME bytes, marks of HTML escaped. */
+void prof_page_name(struct prof_page *page, const char *text);
+void prof_page_size(struct prof_page *page, uint64_t bytes);
+void prof_page_time(struct prof_page *page, uint64_t ns);
+void prof_page_count(struct prof_page *page, uint64_t count); /* 12 345 */
+/* A cell of a table: what is shown comes from `show`, and what it is sorted by is the number. */
+void prof_page_cell(struct prof_page *page, uint64_t number, void (*show)(struct prof_page *, uint64_t));
+
+/* Around each part: a <section> with a heading. `wide`: over the whole width of the page. */
+void prof_page_begin(struct prof_page *page, const char *id, const char *title, bool wide);
+void prof_page_end(struct prof_page *page);
+/* Whether a list of this part may have one more item. */
+bool prof_page_has_room(const struct prof_page *page);
+/* Below a list: "12 more, 3.0 MiB in all, are not shown"; nothing where count is 0. bytes 0: not said. */
+void prof_page_rest(struct prof_page *page, size_t count, uint64_t bytes);
+
+/* Seconds since the start of the trace. */
+double prof_page_s(const struct prof_page *page, uint64_t time_ns);
+
+/* The parts; 0 or -ENOMEM. */
+void prof_page_cards(struct prof_page *page);
+void prof_page_caveats(struct prof_page *page);
+void prof_page_memory(struct prof_page *page);
+int prof_page_kv_map(struct prof_page *page);
+void prof_page_at_peak(struct prof_page *page);
+void prof_page_leaks(struct prof_page *page);
+void prof_page_findings(struct prof_page *page);
+void prof_page_processes(struct prof_page *page);
+int prof_page_stacks(struct prof_page *page);
+int prof_page_kernels(struct prof_page *page);
+int prof_page_calls(struct prof_page *page);
+void prof_page_phases(struct prof_page *page);
+
+#endif

@@ -1,0 +1,223 @@
+#!/usr/bin/env python3
+"""Opens an HTML report in a headless Chromium, over a pipe and with no other package, and says what does not hold.
+
+usage: browser.py CHROMIUM PAGE JSON [SCREENSHOT_PREFIX]
+PAGE is opened from file://. It must ask for nothing from anywhere, say nothing on the console, show the figures of JSON on
+its cards, name owner and borrower in its KV map below the pointer and the focus, and be no wider than its window. With a
+prefix, PREFIX-light.webp and PREFIX-dark.webp are written too.
+"""
+import base64
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+WIDTHS = [320, 768, 1440, 3840]
+
+
+class Browser:
+    """DevTools over --remote-debugging-pipe: the browser reads its descriptor 3 and writes 4, a NUL behind each message."""
+
+    def __init__(self, program, profile):
+        to_browser, self.write_end = os.pipe()
+        self.read_end, from_browser = os.pipe()
+        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
+                 "--no-first-run", "--user-data-dir=" + profile, "--remote-debugging-pipe", "about:blank"]
+        # 3 and 4 may be pipes of ours already: by way of higher numbers.
+        high = [os.dup2(to_browser, 100), os.dup2(from_browser, 101)]
+        script = 'exec 3<&100 4>&101 100<&- 101>&-; exec "$@"'
+        self.process = subprocess.Popen(["bash", "-c", script, "bash", program, *flags], pass_fds=high,
+                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for fd in [to_browser, from_browser, *high]:
+            os.close(fd)
+        self.buffer, self.last_id, self.session, self.events = b"", 0, None, []
+
+    def receive(self):
+        while b"\0" not in self.buffer:
+            got = os.read(self.read_end, 1 << 16)
+            if not got:
+                sys.exit("the browser ended")
+            self.buffer += got
+        message, self.buffer = self.buffer.split(b"\0", 1)
+        return json.loads(message)
+
+    def call(self, method, **params):
+        self.last_id += 1
+        message = {"id": self.last_id, "method": method, "params": params}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.write_end, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self.receive()
+            if answer.get("id") == self.last_id:
+                if "error" in answer:
+                    sys.exit(f"{method}: {answer['error']}")
+                return answer["result"]
+            if "method" in answer:
+                self.events.append(answer)
+
+    def open(self, page):
+        self.session = None
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ["Page", "Network", "Runtime", "Log"]:
+            self.call(domain + ".enable")
+        self.call("Page.navigate", url="file://" + os.path.abspath(page))
+        for _ in range(200):
+            if self.run("document.readyState") == "complete" and self.run("location.protocol") == "file:":
+                return
+            time.sleep(0.05)
+        sys.exit("the page does not load")
+
+    def run(self, expression):
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        if "exceptionDetails" in result:
+            sys.exit(f"{expression}: {result['exceptionDetails']}")
+        return result["result"].get("value")
+
+    def width(self, pixels, height=900):
+        self.call("Emulation.setDeviceMetricsOverride", width=pixels, height=height, deviceScaleFactor=1, mobile=False)
+
+    def key(self, name):
+        code = {"ArrowDown": 40, "ArrowUp": 38, "ArrowRight": 39, "ArrowLeft": 37, "Enter": 13}[name]
+        for kind in ["keyDown", "keyUp"]:
+            self.call("Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=code)
+
+    def close(self):
+        self.session = None
+        self.call("Browser.close")
+        self.process.wait(20)
+
+
+def size_text(count):
+    for unit in ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]:
+        if count < 1024 or unit == "PiB":
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+
+
+def require(holds, what):
+    if not holds:
+        sys.exit(f"browser.py: {what}")
+
+
+def check_cards(browser, report):
+    cards = browser.run("[...document.querySelectorAll('[data-json]')].map(e => "
+                        "[e.dataset.json, e.dataset.value, e.textContent, getComputedStyle(e).visibility])")
+    require(len(cards) == 7, f"{len(cards)} cards")
+    for path, value, text, _ in cards:
+        figure = report
+        for key in path.split("."):
+            figure = figure[key]
+        require(int(value) == figure, f"{path}: {value} on the page, {figure} in the JSON")
+        if path.endswith("_bytes"):
+            require(text == size_text(figure), f"{path}: \"{text}\" on the page, {size_text(figure)} in the JSON")
+
+
+def point_at(browser, expression):
+    """Scroll there, and move the mouse onto the middle."""
+    x, y = browser.run(f"(() => {{ const e = {expression}; e.scrollIntoView({{block: 'center'}}); const b = "
+                       "e.getBoundingClientRect(); return [b.left + b.width / 2, b.top + b.height / 2]; })()")
+    browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+
+def check_map(browser, report):
+    borrowed = [r for r in report["kv_map"] if r["owner"] is not None]
+    require(borrowed, "the run shares nothing: nothing to check")
+    readout = "document.querySelector('.map + .readout').textContent"
+    for kind, side in [("K", "K"), ("V", "V")]:
+        row = next(r for r in borrowed if r["which"] == kind)
+        owner, layer, block = f"layer {row['owner']}", f"layer {row['layer']}", row["blocks"][0]
+        cell = f"document.querySelector('svg[data-side={side}] rect.borrow[data-h=\"{block}\"]')"
+        point_at(browser, cell)
+        text = browser.run(readout)
+        require(f"Owner: {owner};" in text and f"borrowed by {layer}" in text and f"#{block}" in text,
+                f"the map says of a borrowed block: {text}")
+        require(browser.run("document.querySelectorAll('.linked').length") == 2, "owner and borrower are not linked")
+    # By keyboard: one stop of the tab key, then down the layers to a borrower.
+    require(browser.run("document.querySelectorAll('.map [tabindex=\"0\"]').length") == 1, "the map has one tab stop")
+    browser.run("document.querySelector('.map [tabindex=\"0\"]').focus()")
+    lines = sorted({r["layer"] for r in report["kv_map"]})
+    for _ in range(lines.index(borrowed[0]["layer"])):
+        browser.key("ArrowDown")
+    text = browser.run(readout)
+    require(text.startswith(f"layer {borrowed[0]['layer']}, K") and f"Owner: layer {borrowed[0]['owner']}" in text,
+            f"the focus says: {text}")
+    require(browser.run("[...document.querySelectorAll('rect[data-h]')].every(e => e.getAttribute('aria-label'))"),
+            "a block has no label")
+
+
+def check_tables(browser):
+    """A click sorts the other way, and the keyboard does it too."""
+    column = "[...document.querySelector('#call-table').tBodies[0].rows].map(r => Number(r.cells[2].dataset.n))"
+    head = "document.querySelector('#call-table').tHead.rows[0].cells[2].querySelector('button')"
+    point_at(browser, head)
+    browser.run(head + ".click()")
+    first = browser.run(column)
+    require(first == sorted(first, reverse=True), "the first click does not sort downwards")
+    browser.run(head + ".focus()")
+    browser.run(head + ".click()")
+    require(browser.run(column) == sorted(first), "the second click does not sort upwards")
+
+
+def check_chart(browser):
+    browser.run("document.querySelector('#plot').focus()")
+    browser.key("ArrowLeft")
+    text = browser.run("document.querySelector('#plot-readout').textContent")
+    require("iB at " in text and " s" in text, f"the chart says: {text}")
+
+
+def check_widths(browser):
+    for width in WIDTHS:
+        browser.width(width)
+        wide = browser.run("document.documentElement.scrollWidth")
+        widest = browser.run("[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll, svg') && "
+                             f"e.getBoundingClientRect().right > {width}).map(e => e.outerHTML.slice(0, 80))")
+        require(wide <= width, f"at {width} pixels the page is {wide} wide: {widest}")
+
+
+def check_quiet(browser):
+    asked = [e["params"]["request"]["url"] for e in browser.events if e["method"] == "Network.requestWillBeSent"]
+    require(len([u for u in asked if u.startswith("file:")]) == 1, f"asked for {asked}")
+    require(all(u.startswith(("file:", "data:")) for u in asked), f"asked for {asked}")
+    said = [e for e in browser.events if e["method"] in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown",
+                                                         "Log.entryAdded")]
+    require(not said, f"on the console: {said}")
+
+
+def shoot(browser, page, prefix):
+    """A fresh page down to the end of the KV map, with a borrowed block below the pointer."""
+    browser.open(page)
+    browser.width(1280, 1400)
+    height = int(browser.run("document.querySelector('#kv').getBoundingClientRect().bottom")) + 16
+    for name in ["light", "dark"]:
+        browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
+        browser.width(1280, height)
+        point_at(browser, "document.querySelector('svg[data-side=K] rect.borrow')")
+        image = browser.call("Page.captureScreenshot", format="webp", quality=80)
+        with open(f"{prefix}-{name}.webp", "wb") as file:
+            file.write(base64.b64decode(image["data"]))
+
+
+def main():
+    program, page, report_path = sys.argv[1:4]
+    with open(report_path, encoding="utf-8") as file:
+        report = json.load(file)
+    with tempfile.TemporaryDirectory() as profile:
+        browser = Browser(program, profile)
+        browser.open(page)
+        browser.width(1440)
+        check_cards(browser, report)
+        check_map(browser, report)
+        check_tables(browser)
+        check_chart(browser)
+        check_widths(browser)
+        check_quiet(browser)
+        if len(sys.argv) > 4:
+            shoot(browser, page, sys.argv[4])
+        browser.close()
+
+
+main()
