@@ -12,6 +12,7 @@ MAN_PAGES = $(wildcard docs/man/*.1)
 LIBKVSHARE_LINKS = $(notdir $(LIBKVSHARE) $(LIBKVSHARE_SONAME))
 INSTALLED = 755:$(RUN):$(BINDIR)/kvshare-run \
 	755:$(SOFTCUDA):$(PREFIX)/lib/kvshare/softcuda/$(notdir $(SOFTCUDA)) \
+	$(LIBKVSHARE_CUPTI:%=755:%:$(PREFIX)/lib/kvshare/$(notdir $(LIBKVSHARE_CUPTI))) \
 	755:$(LIBKVSHARE_FILE):$(LIBDIR)/$(notdir $(LIBKVSHARE_FILE)) \
 	644:$(BUILD)/kvshare.pc:$(LIBDIR)/pkgconfig/kvshare.pc \
 	644:$(BUILD)/completion/bash:$(DATADIR)/bash-completion/completions/kvshare-run \

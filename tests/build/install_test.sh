@@ -43,6 +43,9 @@ for libdir in lib lib/x86_64-linux-gnu; do
 	${CC:-cc} "$tree/docs/examples/cache.c" $sanitize $(package --cflags --libs) -o "$work/cache"
 	LD_LIBRARY_PATH=$prefix/$libdir "$work/cache" >"$work/said" || die "the example does not run"
 	grep -q "layer 3 reads 0x5eed" "$work/said" || die "the example says: $(cat "$work/said")"
+	if [ -e "$build/libkvshare-cupti.so" ]; then
+		nm -D "$prefix/lib/kvshare/libkvshare-cupti.so" | grep -q InitializeInjection || die "libkvshare-cupti.so is missing"
+	fi
 	[ -e "$prefix/share/man/man1/kvshare-run.1" ] || die "the manual is missing"
 	bash -n "$prefix/share/bash-completion/completions/kvshare-run" || die "bash cannot read its completion"
 	grep -q '^#compdef kvshare-run' "$prefix/share/zsh/site-functions/_kvshare-run" || die "zsh has no completion"
