@@ -281,7 +281,8 @@ size_t kvs_study_left(const kvs_study *study, size_t *rows)
 size_t study_token_bytes(const struct kvs_study *study, int tensors, bool merged)
 {
 	struct kvs_kv_format kv = {study->engine.kv_dtype, study->kv_heads, study->head_dim};
-	struct kvs_kv_format lengths = {study->engine.kv_dtype, study->kv_heads, 1}; /* of two, for each merged vector */
+	struct kvs_kv_format lengths = {
+		study->engine.kv_dtype, study->kv_heads, 1}; /* of two, for each merged vector */
 	size_t kept = kvs_kv_token_bytes(kv) * (2 * study->layers - tensors);
 
 	return kept + (merged ? 2 * kvs_kv_token_bytes(lengths) * tensors : 0);

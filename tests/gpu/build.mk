@@ -9,6 +9,7 @@ GPU_PARTS = $(BUILD)/gpu-parts
 GPU_IMAGES = $(GPU_PARTS)/lib/libkvshare-images.so
 GPU_ENGINE = $(GPU_PARTS)/engine.a
 GPU_OPENBLAS = $(GPU_PARTS)/lib/libopenblas.so.0
+GPU_CUPTI = $(LIBKVSHARE_CUPTI:$(BUILD)/%=$(GPU_PARTS)/lib/%)
 GPU_RUN = $(GPU_PARTS)/bin/kvshare-run
 GPU_TESTS = $(patsubst %.c,$(GPU_PARTS)/%,$(filter-out %/cublas_test.c, \
 	$(wildcard tests/conformance/*_test.c tests/kernels/*_test.c tests/gpu/*_test.c)) \
@@ -47,6 +48,11 @@ $(GPU_OPENBLAS): | deps-present
 	$(Q)$(CC) -shared -Wl,-soname,$(@F) -Wl,--version-script=$@.map -Wl,--gc-sections $(GPU_CBLAS:%=-Wl,-u,%) -o $@ \
 		-l:libopenblas.a -pthread -lm
 
+$(GPU_PARTS)/lib/libkvshare-cupti.so: $(CUPTI_OBJS) $(CUPTI_NEEDS)
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(LINK_CUPTI) -o $@ $^ -pthread -l:libz.a -ldl
+
 $(GPU_RUN): $(RUN_OBJS)
 $(filter $(GPU_PARTS)/tests/conformance/%,$(GPU_TESTS)): $(BUILD)/tests/conformance/conformance.o
 $(filter $(GPU_PARTS)/tests/kernels/%,$(GPU_TESTS)): $(BUILD)/tests/kernels/device.o
@@ -56,13 +62,13 @@ $(GPU_RUN) $(GPU_TESTS): $(GPU_ENGINE) $(GPU_IMAGES)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(CC) -o $@ $(filter %.o,$^) -Wl,--as-needed $(GPU_ENGINE) $(GPU_IMAGES) $(GPU_RPATH) -pthread \
-		-l:libjansson.a -l:libpcre2-8.a -l:libutf8proc.a -lcmocka -lm -ldl
+		-l:libjansson.a -l:libpcre2-8.a -l:libutf8proc.a -l:libz.a -lcmocka -lm -ldl
 
 # The folder is made anew each time, so that nothing stale is in it.
 .PHONY: gpu-bundle check-gpu check-bundle
-gpu-bundle: $(GPU_IMAGES) $(GPU_OPENBLAS) $(GPU_RUN) $(GPU_TESTS) $(GPU_AS_BUILT) $(GPU_PROBES) ## a folder that runs check-gpu on a bare GPU machine
+gpu-bundle: $(GPU_IMAGES) $(GPU_OPENBLAS) $(GPU_CUPTI) $(GPU_RUN) $(GPU_TESTS) $(GPU_AS_BUILT) $(GPU_PROBES) ## a folder that runs check-gpu on a bare GPU machine
 	$(Q)BUNDLE=$(GPU_BUNDLE) MIB=$(GPU_BUNDLE_MIB) CMOCKA=$$($(CC) -print-file-name=libcmocka.so.0) tests/gpu/pack.sh \
-		$(GPU_PARTS) '$(GPU_IMAGES) $(GPU_OPENBLAS) $(GPU_RUN) $(GPU_TESTS)' $(BUILD) '$(GPU_AS_BUILT) $(GPU_PROBES)' '$(GPU_DATA)'
+		$(GPU_PARTS) '$(GPU_IMAGES) $(GPU_OPENBLAS) $(GPU_CUPTI) $(GPU_RUN) $(GPU_TESTS)' $(BUILD) '$(GPU_AS_BUILT) $(GPU_PROBES)' '$(GPU_DATA)'
 check-bundle: gpu-bundle ## run the bundle on softcuda in an empty chroot, where a missing library shows
 	$(Q)tests/gpu/chroot.sh $(GPU_BUNDLE)
 check-gpu: ## verify everything on this machine's GPU; without one says so and exits 77 (as make's "Error 77")

@@ -99,6 +99,7 @@ for program in tests/conformance/*_test; do part "conformance-$(basename "$progr
 for program in tests/kernels/*_test; do part "kernels-$(basename "$program")" 90 "$program"; done
 part sharing_test 90 tests/e2e/sharing_test
 part device_test 120 tests/gpu/device_test
+part cupti_test 60 tests/gpu/cupti_test
 for program in tests/probes/*_probe; do
 	[ -x "$program" ] || continue
 	part "$(basename "$program")" 30 "$program" --device "$device" --json "$out/table" --limit 25 $quick
