@@ -406,24 +406,6 @@ int kvs_study_markdown(const kvs_study *study, char **markdown);
 /* study.md and its charts into a directory, each written aside and renamed. -EIO, -ENOMEM. */
 int kvs_study_write(const kvs_study *study, const char *dir);
 
-/* ---- charts (chart.c) ---- */
-
-struct kvs_series {
-	const char *name;
-	const double *x, *y; /* [count]; NAN leaves a gap */
-	size_t count;
-	const double *low, *high; /* [count]: a spread around y; NULL: none */
-};
-struct kvs_chart {
-	const char *title, *x_label, *y_label;
-	const struct kvs_series *series;
-	size_t series_count; /* at most 16; one without points is not drawn, but its colour goes to no other */
-	bool log_y;          /* values that are not above 0 leave a gap then */
-	bool whole_x;        /* x are whole numbers: ticks are too */
-};
-/* A line chart as SVG. -EINVAL, -ENOMEM, or the errors of kvs_file_write(). */
-int kvs_chart_write(const struct kvs_chart *chart, const char *path);
-
 #ifdef __cplusplus
 }
 #endif

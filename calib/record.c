@@ -6,6 +6,8 @@
  */
 #include "measure.h"
 
+#include "../chart/chart.h"
+
 #include <errno.h>
 #include <jansson.h>
 #include <math.h>

@@ -1,6 +1,6 @@
 RUN = $(BUILD)/kvshare-run
 RUN_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard tools/run/*.c tools/run/*/*.c)) $(BUILD)/tools/run/plan/exports.o
-LIB_OBJS = $(DRIVER_OBJS) $(PROFILER_OBJS) $(VMM_OBJS) $(ATTN_OBJS) $(MODEL_OBJS) $(CALIB_OBJS)
+LIB_OBJS = $(DRIVER_OBJS) $(CHART_OBJS) $(PROFILER_OBJS) $(VMM_OBJS) $(ATTN_OBJS) $(MODEL_OBJS) $(CALIB_OBJS)
 BUILD_PRODUCTS += $(RUN)
 
 $(BUILD)/tools/run/main.o: private CFLAGS_ALL += -DKVS_VERSION='"$(VERSION)"'

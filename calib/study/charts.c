@@ -6,6 +6,8 @@
  */
 #include "study.h"
 
+#include "../../chart/chart.h"
+
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>

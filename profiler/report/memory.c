@@ -6,6 +6,8 @@
  */
 #include "page.h"
 
+#include "../../chart/chart.h"
+
 #include <math.h>
 
 #define UNITS 10000 /* of the plot's own box, both ways */
@@ -21,7 +23,8 @@ static const enum kvs_memory_kind order[KVS_MEMORY_KINDS] = {KVS_MEMORY_WEIGHTS,
 
 struct scale {
 	uint64_t start_ns, end_ns;
-	double top; /* bytes */
+	struct kvs_axis bytes; /* in units of `unit` */
+	double unit, top;      /* top: bytes at the upper end */
 };
 
 static double x_of(const struct scale *scale, uint64_t time_ns)
@@ -51,52 +54,51 @@ static uint64_t height_of(const struct prof_totals *totals, int kind)
 
 /* ---- scales ---- */
 
-/* About `count` steps of 1, 2 or 5 times a power of ten. */
-static double step_of(double span, int count)
-{
-	double rough = span / count, power = pow(10, floor(log10(rough)));
-	double part = rough / power;
-
-	return power * (part <= 1 ? 1 : part <= 2 ? 2 : part <= 5 ? 5 : 10);
-}
-
 static struct scale scale_of(const kvs_report *r)
 {
-	struct scale scale = {r->start_ns, r->end_ns, 1};
+	struct scale scale = {r->start_ns, r->end_ns, kvs_axis_empty(false, false), 1, 1};
 
 	for (unsigned i = 0; i < r->series->count; i++)
 		if (r->series->points[i].time_ns)
 			scale.top = fmax(scale.top, height_of(&r->series->points[i].totals, KVS_MEMORY_KINDS));
-	scale.top *= 1.08;
+	while (scale.top / scale.unit >= 1024)
+		scale.unit *= 1024;
+	kvs_axis_widen(&scale.bytes, 0);
+	kvs_axis_widen(&scale.bytes, 1.02 * scale.top / scale.unit); /* so that the top line is seen */
+	kvs_axis_round(&scale.bytes);
+	scale.top = scale.bytes.high * scale.unit;
 	return scale;
 }
 
 static void print_y_ticks(struct prof_page *page, const struct scale *scale)
 {
-	double unit = 1, step;
 	char text[PROF_UNIT_TEXT];
 
-	while (scale->top / unit >= 1024)
-		unit *= 1024;
-	step = unit * step_of(scale->top / unit, 5);
-	for (double at = step; at <= scale->top; at += step) {
-		double y = PLOT_TOP + PLOT_HEIGHT * (1 - at / scale->top);
+	for (int i = 1; i <= kvs_axis_steps(&scale->bytes); i++) {
+		double at = scale->bytes.low + i * scale->bytes.step;
+		double y = PLOT_TOP + PLOT_HEIGHT * (1 - kvs_axis_part(&scale->bytes, at));
 		fprintf(page->to,
 			"<line class=\"grid\" x2=\"100%%\" y1=\"%.1f\" y2=\"%.1f\"/><text class=\"tick\" x=\"2\" "
 			"y=\"%.1f\">%s</text>\n",
-			y, y, y - 3, prof_size_text((uint64_t)at, text));
+			y, y, y - 3, prof_size_text((uint64_t)(at * scale->unit), text));
 	}
 }
 
+/* The axis ends where the trace does, and not at a round number. */
 static void print_x_ticks(struct prof_page *page, const struct scale *scale)
 {
-	double seconds = 1e-9 * (scale->end_ns - scale->start_ns), step = step_of(fmax(seconds, 1e-6), 5);
-	int digits = (int)fmax(0, -floor(log10(step) + 1e-9));
+	double seconds = fmax(1e-9 * (scale->end_ns - scale->start_ns), 1e-6);
+	struct kvs_axis axis = kvs_axis_empty(false, false);
+	char text[32];
 
-	for (double at = 0; at <= seconds * 0.97; at += step)
-		fprintf(page->to, "<text class=\"tick\" x=\"%.2f%%\" y=\"%d\"%s>%.*f s</text>\n",
-			100 * at / fmax(seconds, 1e-6), HEIGHT - 4, at > 0 ? " text-anchor=\"middle\"" : "", digits,
-			at);
+	kvs_axis_widen(&axis, 0);
+	kvs_axis_widen(&axis, seconds);
+	kvs_axis_round(&axis);
+	for (int i = 0; i <= kvs_axis_steps(&axis) && i * axis.step <= 0.97 * seconds; i++) {
+		kvs_axis_tick(&axis, i, text, sizeof(text));
+		fprintf(page->to, "<text class=\"tick\" x=\"%.2f%%\" y=\"%d\"%s>%s s</text>\n",
+			100 * i * axis.step / seconds, HEIGHT - 4, i ? " text-anchor=\"middle\"" : "", text);
+	}
 }
 
 /* ---- areas ---- */

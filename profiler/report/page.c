@@ -3,6 +3,7 @@
  */
 #include "page.h"
 
+#include "../../chart/chart.h"
 #include "../../driver/cu.h"
 
 #include <string.h>
@@ -13,27 +14,7 @@ void prof_page_name(struct prof_page *page, const char *text)
 {
 	char shown[PROF_PAGE_NAME];
 
-	for (const char *c = kvs_visible(text, shown, sizeof(shown)); *c; c++) {
-		switch (*c) {
-		case '&':
-			fputs("&amp;", page->to);
-			break;
-		case '<':
-			fputs("&lt;", page->to);
-			break;
-		case '>':
-			fputs("&gt;", page->to);
-			break;
-		case '"':
-			fputs("&quot;", page->to);
-			break;
-		case '\'':
-			fputs("&#39;", page->to);
-			break;
-		default:
-			fputc(*c, page->to);
-		}
-	}
+	kvs_chart_escape(page->to, kvs_visible(text, shown, sizeof(shown)));
 }
 
 void prof_page_size(struct prof_page *page, uint64_t bytes)

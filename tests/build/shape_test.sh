@@ -11,7 +11,7 @@ longest=800
 status=0
 
 # Objects whose source still exists: a build folder also keeps the objects of deleted files.
-objects=$(find driver profiler vmm attn model calib tools -name '*.c' -o -name '*.cu' -o -name '*.cpp' | while read -r source; do
+objects=$(find driver chart profiler vmm attn model calib tools -name '*.c' -o -name '*.cu' -o -name '*.cpp' | while read -r source; do
 	object=$build/${source%.*}.o
 	[ "${source%.cu}" = "$source" ] || object=${object%.o}.simt.o
 	[ ! -e "$object" ] || echo "$object"
@@ -31,11 +31,12 @@ nm -A -P $objects | awk -v build="$build/" -v verbose="$verbose" '
 	BEGIN {
 		no_circles["model"] = no_circles["vmm"] = no_circles["profiler"] = 1
 		below["driver"] = below["driver/softcuda"] = below["driver/simt"] = ""
-		below["profiler"] = "driver"
+		below["chart"] = "driver"
+		below["profiler"] = "driver chart"
 		below["vmm"] = "driver"
 		below["attn"] = "driver driver/simt"
 		below["model"] = "driver vmm attn"
-		below["calib"] = below["model"] " model"
+		below["calib"] = below["model"] " model chart"
 		below["tools"] = below["calib"] " calib profiler"
 		for (u in below) {
 			count = split(below[u], names, " ")
@@ -85,10 +86,10 @@ nm -A -P $objects | awk -v build="$build/" -v verbose="$verbose" '
 	}' || status=1
 
 # The headers that other folders may include.
-public="driver/cu.h profiler/profiler.h vmm/kvshare.h attn/attn.h model/model.h calib/calib.h"
+public="driver/cu.h chart/chart.h profiler/profiler.h vmm/kvshare.h attn/attn.h model/model.h calib/calib.h"
 public="$public driver/simt/simt.h driver/simt/tile.cuh"
 grep -rnE '^#include "' --include='*.c' --include='*.h' --include='*.cu' --include='*.cuh' --include='*.cpp' \
-	driver profiler vmm attn model calib tools | awk -F '[:"]' -v public="$public" '
+	driver chart profiler vmm attn model calib tools | awk -F '[:"]' -v public="$public" '
 	BEGIN { count = split(public, names, " "); for (i = 1; i <= count; i++) is_public[names[i]] = 1 }
 	{
 		folder = $1
@@ -103,7 +104,7 @@ grep -rnE '^#include "' --include='*.c' --include='*.h' --include='*.cu' --inclu
 	}
 	END { exit bad }' || status=1
 
-find Makefile driver profiler vmm attn model calib tools tests docs -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o \
+find Makefile driver chart profiler vmm attn model calib tools tests docs -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o \
 	-name '*.sh' -o -name '*.py' -o -name '*.mk' -o -name Makefile | xargs wc -l | awk -v longest=$longest '
 	$2 != "total" && $1 > longest { print "long: " $2 " has " $1 " lines"; bad = 1 } END { exit bad }' || status=1
 exit $status

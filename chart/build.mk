@@ -1,0 +1,1 @@
+CHART_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard chart/*.c))
