@@ -36,11 +36,13 @@ install: build $(BUILD)/kvshare.pc $(COMPLETIONS) ## install everything under PR
 	$(Q)for entry in $(INSTALLED); do \
 		to=$${entry#*:}; install -D -m "$${entry%%:*}" "$${to%%:*}" "$(DESTDIR)$${to#*:}" || exit 1; done
 	$(Q)for link in $(LIBKVSHARE_LINKS); do ln -sf $(notdir $(LIBKVSHARE_FILE)) "$(DESTDIR)$(LIBDIR)/$$link" || exit 1; done
+	$(Q)ln -sf $(notdir $(SOFTCUDA)) "$(DESTDIR)$(PREFIX)/lib/kvshare/softcuda/$(notdir $(SOFTCUDA_PLAIN))"
 	$(Q)$(if $(SOFTCUDA_LINK),ln -sfnr "$(DESTDIR)$(PREFIX)/lib/kvshare" "$(DESTDIR)$(SOFTCUDA_LINK)")
 	$(Q)$(if $(DESTDIR),,[ "$$(id -u)" -ne 0 ] || ldconfig)
 
 uninstall: ## remove it again
-	$(Q)for entry in $(INSTALLED) $(LIBKVSHARE_LINKS:%=::$(LIBDIR)/%) $(SOFTCUDA_LINK:%=::%); do \
+	$(Q)for entry in $(INSTALLED) $(LIBKVSHARE_LINKS:%=::$(LIBDIR)/%) $(SOFTCUDA_LINK:%=::%) \
+		::$(PREFIX)/lib/kvshare/softcuda/$(notdir $(SOFTCUDA_PLAIN)); do \
 		to=$${entry#*:}; rm -f "$(DESTDIR)$${to#*:}" || exit 1; done
 	$(Q)for dir in $(INCLUDEDIR) $(PREFIX)/lib/kvshare/softcuda $(PREFIX)/lib/kvshare; do \
 		[ ! -d "$(DESTDIR)$$dir" ] || rmdir --ignore-fail-on-non-empty "$(DESTDIR)$$dir" || exit 1; done

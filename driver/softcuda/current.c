@@ -47,6 +47,22 @@ void sc_current_reset(void)
 	memset(&stack, 0, sizeof(stack));
 }
 
+/* Each driver call of this thread that names no stream means the thread's own; the forms in perthread.c set it. */
+static __thread bool default_per_thread;
+
+bool sc_default_per_thread(bool now)
+{
+	bool before = default_per_thread;
+
+	default_per_thread = now;
+	return before;
+}
+
+bool sc_is_default_per_thread(void)
+{
+	return default_per_thread;
+}
+
 struct sc_context *sc_context_current(void)
 {
 	struct sc_context *context;

@@ -113,6 +113,8 @@ bool sc_current_pop(uint64_t *key);    /* false: it is empty */
 void sc_current_replace(uint64_t key); /* the top, or the first */
 uint64_t sc_current_key(void);         /* 0: none */
 void sc_current_reset(void);
+bool sc_default_per_thread(bool now); /* is the NULL stream this thread's own? Returns what it was before */
+bool sc_is_default_per_thread(void);
 
 /* Frees what a context owns when it goes, each in the file of its kind. All need sc_lock held. */
 void sc_events_free_of(struct sc_context *context);

@@ -90,6 +90,8 @@ static struct sc_stream *thread_stream_get(struct sc_context *context)
 
 struct sc_stream *sc_stream_get(struct sc_context *context, CUstream handle)
 {
+	if (handle == NULL && sc_is_default_per_thread())
+		handle = CU_STREAM_PER_THREAD;
 	if (handle == NULL || handle == CU_STREAM_LEGACY) {
 		atomic_fetch_add(&context->legacy->references, 1);
 		return context->legacy;

@@ -50,8 +50,9 @@ void record(const char *what, CUresult result);
 #define passes_or_refused(what, call) check_stricter((what), (call), #call, __FILE__, __LINE__)
 bool check_stricter(const char *what, CUresult result, const char *call, const char *file, int line);
 
-/* A function of the driver that kvs_cu has no member for. */
-#define driver_function(name) ((__typeof__(name) *)driver_symbol(#name))
+/* A function of the driver that kvs_cu has no member for, in the form that cuda.h declares. */
+#define driver_function(name) ((__typeof__(name) *)driver_symbol(CONFORMANCE_TEXT(name)))
+#define CONFORMANCE_TEXT(name) #name
 void *driver_symbol(const char *name);
 
 /* softcuda's counters; all zero on a real driver. */

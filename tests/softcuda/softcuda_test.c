@@ -560,6 +560,34 @@ static void functions_are_found_by_base_name_and_version(void **state)
 	assert_int_equal(table_get(&table, &id), CUDA_ERROR_NOT_FOUND);
 }
 
+/* Such a name is there for programs that bind every function; it is not handed out, and can be made to fail. */
+static void a_function_that_is_absent_says_so(void **state)
+{
+	void *library = fixture->cu->library, *found = library;
+	get_proc_address_fn *get = (get_proc_address_fn *)dlsym(library, "cuGetProcAddress_v2");
+	__typeof__(cuArrayDestroy) *destroy = (__typeof__(cuArrayDestroy) *)dlsym(library, "cuArrayDestroy");
+	CUdriverProcAddressQueryResult status = CU_GET_PROC_ADDRESS_SUCCESS;
+	struct softcuda_counters before = counters();
+
+	(void)state;
+	assert_non_null(destroy);
+	assert_int_equal(destroy(NULL), CUDA_ERROR_NOT_SUPPORTED);
+	assert_int_equal(counters().calls, before.calls + 1);
+	fixture->fail_nth("cuArrayDestroy", 1, CUDA_ERROR_UNKNOWN);
+	assert_int_equal(destroy(NULL), CUDA_ERROR_UNKNOWN);
+	assert_int_equal(get("cuArrayDestroy", &found, 12000, 0, &status), CUDA_SUCCESS);
+	assert_null(found);
+	assert_int_equal(status, CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND);
+	/* Nor is a form for per-thread default streams of one, or an older form than the version that was asked for. */
+	assert_int_equal(
+		get("cuGraphicsMapResources", &found, 12000, CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM, &status),
+		CUDA_SUCCESS);
+	assert_null(found);
+	assert_int_equal(get("cuMemAlloc", &found, 2000, 0, &status), CUDA_SUCCESS);
+	assert_null(found);
+	assert_int_equal(status, CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT);
+}
+
 static void every_result_has_a_name_and_a_text(void **state)
 {
 	const char *name, *text;
@@ -594,6 +622,7 @@ int main(void)
 		CASE(a_host_function_may_not_call_the_driver),
 		CASE(what_is_no_module_is_refused),
 		CASE(functions_are_found_by_base_name_and_version),
+		CASE(a_function_that_is_absent_says_so),
 		CASE(every_result_has_a_name_and_a_text),
 	};
 
