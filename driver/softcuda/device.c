@@ -6,10 +6,28 @@
 
 #include "memory.h"
 
+#include <dlfcn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define DEVICE_NAME "softcuda (host memory)"
+
+/* The library that CUDA_INJECTION64_PATH names is loaded by the first cuInit, as CUPTI's tools need it; failures are ignored. */
+static void load_injection(void)
+{
+	static atomic_flag loaded = ATOMIC_FLAG_INIT;
+	const char *path = getenv("CUDA_INJECTION64_PATH");
+	int (*initialize)(void);
+	void *library;
+
+	if (atomic_flag_test_and_set(&loaded) || !path || !*path)
+		return;
+	library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+	initialize = library ? (int (*)(void))dlsym(library, "InitializeInjection") : NULL;
+	if (initialize)
+		initialize();
+}
 
 CUresult CUDAAPI cuInit(unsigned int Flags)
 {
@@ -21,6 +39,7 @@ CUresult CUDAAPI cuInit(unsigned int Flags)
 		return error;
 	if (Flags)
 		return CUDA_ERROR_INVALID_VALUE;
+	load_injection();
 	pthread_mutex_lock(&starting);
 	if (!settings_read) {
 		error = sc_settings_read();

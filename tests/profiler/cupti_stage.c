@@ -185,9 +185,10 @@ void set_stage(void)
 {
 	setenv("KVSHARE_PROFILE", trace_path, 1);
 	unsetenv("KVSHARE_CUPTI");
+	setenv("CUDA_INJECTION64_PATH", built("libkvshare-cupti.so"), 1);
 	load_fake("full");
-	inject();
 	open_driver();
+	must(dlopen(built("libkvshare-cupti.so"), RTLD_NOW | RTLD_NOLOAD), "the driver did not load the library");
 }
 
 int in_child(void (*what)(void))

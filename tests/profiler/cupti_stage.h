@@ -49,7 +49,7 @@ void load_fake(const char *variant);
 void inject(void);
 /* Open softcuda and let the fake report its calls. */
 void open_driver(void);
-/* All of these, with the full fake. */
+/* The full fake, and the driver, which loads the library by CUDA_INJECTION64_PATH. */
 void set_stage(void);
 
 #define GRANULE ((size_t)2 << 20)
