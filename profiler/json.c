@@ -74,13 +74,19 @@ static json_t *memory_of(const kvs_report *r)
 		number(r->peak.host), "untracked_bytes", number(prof_untracked(r)), "by_kind", kinds_of(&r->peak));
 }
 
+static json_t *name_of(const kvs_report *r, uint32_t number)
+{
+	return number ? string_of(prof_names_text(&r->names, number)) : json_null();
+}
+
 static json_t *frame_of(const void *owner, size_t i)
 {
 	const kvs_report *r = ((const void *const *)owner)[0];
-	const struct prof_stack *stack = ((const void *const *)owner)[1];
+	const struct prof_frame *frame = &((const struct prof_stack *)((const void *const *)owner)[1])->frames[i];
 
-	return json_pack("{s:o,s:o}", "module", string_of(prof_names_text(&r->modules, stack->frames[i].module)),
-		"offset", address_of(stack->frames[i].offset));
+	return json_pack("{s:o,s:o,s:o,s:o,s:o}", "module", string_of(prof_names_text(&r->modules, frame->module)),
+		"offset", address_of(frame->offset), "function", name_of(r, frame->function), "file",
+		name_of(r, frame->file), "line", frame->line ? json_integer(frame->line) : json_null());
 }
 
 static json_t *stack_of(const kvs_report *r, uint32_t stack)

@@ -3,7 +3,6 @@
  */
 #include "report.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -80,18 +79,6 @@ const char *prof_copy_name(enum kvs_copy_kind kind)
 const char *prof_span_name(enum kvs_span_kind kind)
 {
 	return kind == KVS_SPAN_RANGE ? "range" : kind == KVS_SPAN_OVERHEAD ? "overhead" : "other";
-}
-
-const char *prof_frame_text(const kvs_report *report, const struct prof_frame *frame, char *out)
-{
-	const char *module = prof_names_text(&report->modules, frame->module), *slash = strrchr(module, '/');
-
-	snprintf(out, PROF_FRAME_TEXT, "%.100s+0x%llx",
-		slash     ? slash + 1
-		: *module ? module
-			  : "?",
-		(unsigned long long)frame->offset);
-	return out;
 }
 
 const char *prof_finding_name(enum prof_finding_kind kind)

@@ -29,6 +29,8 @@ int kvs_report_make(const char *trace, kvs_report **out)
 		err = prof_follow(report, reader);
 		kvs_trace_reader_close(reader);
 	}
+	if (!err)
+		err = prof_resolve(report);
 	if (!err && report->no_memory)
 		err = kvs_fail(-ENOMEM, "no memory for all that %s tells of", trace);
 	if (err)

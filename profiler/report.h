@@ -57,6 +57,7 @@ struct prof_span { /* those of one kind and name */
 struct prof_frame {
 	uint32_t module; /* of modules */
 	uint64_t offset;
+	uint32_t function, file, line; /* of names; 0: not known (symbols.c) */
 };
 struct prof_stack {
 	unsigned count;
@@ -167,9 +168,16 @@ const char *prof_source_name(enum kvs_source source);
 const char *prof_copy_name(enum kvs_copy_kind kind);
 const char *prof_span_name(enum kvs_span_kind kind);
 
-/* A place in a program for people: "libmodel.so+0x1234"; `out` has PROF_FRAME_TEXT bytes and is given back. */
+/* Names the frames that the report shows, as far as this machine has the files (symbols.c). -ENOMEM. */
+int prof_resolve(kvs_report *report);
+/*
+ * A frame for people: "load (weights.c:12)", "load (libmodel.so)", "libmodel.so+0x1234"; `out` has PROF_FRAME_TEXT bytes and
+ * is given back.
+ */
 #define PROF_FRAME_TEXT 128
 const char *prof_frame_text(const kvs_report *report, const struct prof_frame *frame, char *out);
+/* The index of the innermost frame that is neither the driver's nor kvshare's; 0 if all are. */
+unsigned prof_stack_place(const kvs_report *report, const struct prof_stack *stack);
 
 /* "63.7 MiB", "1.2 ms" (units.c); `out` has PROF_UNIT_TEXT bytes and is given back. */
 #define PROF_UNIT_TEXT 32

@@ -77,6 +77,18 @@ static int print_calls(const kvs_report *r, FILE *to)
 	return 0;
 }
 
+/* Of the largest leak, where a stack was taken. */
+static void print_place(const kvs_report *r, const struct prof_holder *holder, FILE *to)
+{
+	const struct prof_stack *stack = holder->stack ? r->stacks[holder->stack - 1] : NULL;
+	char place[PROF_FRAME_TEXT], shown[PROF_FRAME_TEXT], size[PROF_UNIT_TEXT];
+
+	if (!stack)
+		return;
+	prof_frame_text(r, &stack->frames[prof_stack_place(r, stack)], place);
+	fprintf(to, "; %s at %s", prof_size_text(holder->bytes, size), kvs_visible(place, shown, sizeof(shown)));
+}
+
 static void print_faults(const kvs_report *r, FILE *to)
 {
 	uint64_t leaked = 0, findings = 0;
@@ -86,8 +98,12 @@ static void print_faults(const kvs_report *r, FILE *to)
 		leaked += r->leaks.list[i].bytes;
 	for (size_t i = 0; i < r->process_count; i++)
 		findings += r->processes[i]->account.finding_count;
-	if (leaked)
-		fprintf(to, "leaked     %s, in %zu places\n", prof_size_text(leaked, a), r->leaks.count);
+	if (leaked) {
+		fprintf(to, "leaked     %s, in %zu place%s", prof_size_text(leaked, a), r->leaks.count,
+			r->leaks.count == 1 ? "" : "s");
+		print_place(r, &r->leaks.list[0], to);
+		fprintf(to, "\n");
+	}
 	if (findings)
 		fprintf(to,
 			"faults     %llu: memory used after it was given back, given back or mapped twice (--json has "

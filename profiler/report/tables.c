@@ -17,7 +17,7 @@ static void print_frame(struct prof_page *page, uint32_t stack, unsigned i)
 	prof_page_name(page, prof_frame_text(page->report, &page->report->stacks[stack - 1]->frames[i], text));
 }
 
-/* The innermost frame; the others on demand. */
+/* The place that called the driver; the whole stack on demand. */
 static void print_stack(struct prof_page *page, uint32_t number)
 {
 	const struct prof_stack *stack = number ? page->report->stacks[number - 1] : NULL;
@@ -29,10 +29,10 @@ static void print_stack(struct prof_page *page, uint32_t number)
 	}
 	if (stack->count > 1)
 		fputs("<details><summary>", page->to);
-	print_frame(page, number, 0);
+	print_frame(page, number, prof_stack_place(page->report, stack));
 	if (stack->count > 1) {
 		fputs("</summary><ol>", page->to);
-		for (unsigned i = 1; i < stack->count && i < MOST_FRAMES; i++) {
+		for (unsigned i = 0; i < stack->count && i < MOST_FRAMES; i++) {
 			fputs("<li>", page->to);
 			print_frame(page, number, i);
 			fputs("</li>", page->to);

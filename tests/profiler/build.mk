@@ -12,3 +12,6 @@ $(FAKE_CUPTI): $(BUILD)/tests/profiler/fake-cupti/%/libcupti.so.13: tests/profil
 $(BUILD)/tests/profiler/cupti_events_test: $(BUILD)/profiler/cupti/records.o $(BUILD)/profiler/cupti/callbacks.o
 $(BUILD)/tests/profiler/cupti_test: $(BUILD)/tests/profiler/cupti_stage.o | $(FAKE_CUPTI) $(LIBKVSHARE_CUPTI) $(CUPTI_LINKED) $(SOFTCUDA)
 endif
+
+# It is skipped where names of functions are not read.
+$(BUILD)/tests/profiler/symbols_test.o: private CFLAGS_ALL += $(if $(LIBDW),-DPROF_LIBDW)
