@@ -41,7 +41,7 @@ check: deps ## all tests, or with SAMPLE=N one in N, by date; ends in "N passed,
 
 # The tests with more than one thread; for SANITIZE=thread.
 check-threads: tests-build
-	$(Q)BUILD=$(BUILD) JOBS=$(TEST_JOBS) tests/run.sh $(filter $(BUILD)/tests/softcuda/% $(BUILD)/tests/conformance/% $(BUILD)/tests/vmm/%,$(TEST_PROGRAMS))
+	$(Q)BUILD=$(BUILD) JOBS=$(TEST_JOBS) tests/run.sh $(filter $(BUILD)/tests/softcuda/% $(BUILD)/tests/conformance/% $(BUILD)/tests/vmm/% $(BUILD)/tests/profiler/trace_test,$(TEST_PROGRAMS))
 
 bench: build $(BENCH_PROGRAMS) ## speed, each figure as a ratio within one run
 	$(Q)for program in $(BENCH_PROGRAMS); do \

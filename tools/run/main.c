@@ -111,6 +111,11 @@ static int run_help(int argc, char **argv)
 		fputs("kvshare-run: help takes the name of one command\n", stderr);
 		return RUN_EXIT_USAGE;
 	}
+	if (!strcmp(argv[0], "completion")) { /* for shells, so it is none of the commands that are listed */
+		puts("Usage: kvshare-run completion bash|zsh\n\n"
+		     "Prints what the shell needs to complete commands and options.");
+		return EXIT_SUCCESS;
+	}
 	memcpy(words, argv, sizeof(*argv) * argc);
 	words[argc] = help;
 	return run_command(argc + 1, words);
