@@ -34,7 +34,13 @@ $(GPU_IMAGES): $(GPU_PARTS)/images.o
 	$(call say,LD,$@)
 	$(Q)$(CC) -shared -nostdlib -Wl,-soname,$(@F) -o $@ $<
 
-$(GPU_ENGINE): $(filter-out $(BUILD)/attn/images.o,$(LIB_OBJS))
+# Without elfutils, whose libraries need others still: a stack there is offsets in files.
+$(GPU_PARTS)/symbols.o: profiler/symbols.c $(BUILD)/cc.flags
+	@mkdir -p $(@D)
+	$(call say,CC,$@)
+	$(Q)$(CC) $(CFLAGS_ALL) -c $< -o $@
+
+$(GPU_ENGINE): $(filter-out $(BUILD)/attn/images.o $(BUILD)/profiler/symbols.o,$(LIB_OBJS)) $(GPU_PARTS)/symbols.o
 	@mkdir -p $(@D)
 	@rm -f $@
 	$(call say,AR,$@)
