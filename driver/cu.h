@@ -223,6 +223,12 @@ char *kvs_visible(const char *text, char *out, size_t bytes);
  */
 int kvs_file_write(const char *path, const void *data, size_t bytes);
 
+/*
+ * A file that is installed with us: `file` beside the program or library that holds this code, in ../, ../lib/kvshare/ or
+ * kvshare/ from there; never in the working directory. -ENODEV: there is none.
+ */
+int kvs_find_beside(const char *file, char *path, size_t bytes);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,5 +1,5 @@
 /*
- * driver/locate.c: finds softcuda, which lies beside the file that holds this code.
+ * driver/locate.c: finds softcuda and others of our files, which lie beside the file that holds this code.
  *
  * The kernel, which mapped that file, knows its path. The dynamic linker (dladdr) only knows the name by which it was
  * started, which may be relative to another directory, or a bare name from PATH; resolving that would load whatever
@@ -18,12 +18,7 @@
 #define HOST_DRIVER "softcuda/libcuda.so.1"
 
 /* In the order of cu.h. */
-static const char *const places[] = {
-	HOST_DRIVER,
-	"../" HOST_DRIVER,
-	"../lib/kvshare/" HOST_DRIVER,
-	"kvshare/" HOST_DRIVER,
-};
+static const char *const places[] = {"", "../", "../lib/kvshare/", "kvshare/"};
 
 /* A line of /proc/self/maps: "start-end rights offset device inode   /path". */
 static const char *path_of_mapping(char *line, uintptr_t address)
@@ -56,23 +51,30 @@ static int file_of_this_code(char *file, size_t bytes)
 	return err;
 }
 
-static int find_beside_this_code(char *path, size_t bytes)
+int kvs_find_beside(const char *file, char *path, size_t bytes)
 {
 	char directory[PATH_MAX];
 
 	if (file_of_this_code(directory, sizeof(directory)))
-		return kvs_fail(-ENODEV,
-			"cannot tell where this program lies (/proc/self/maps); set KVSHARE_SOFTCUDA to softcuda's "
-			"libcuda.so.1");
+		return kvs_fail(-ENODEV, "cannot tell where this program lies (/proc/self/maps)");
 	*strrchr(directory, '/') = '\0';
 	for (size_t i = 0; i < sizeof(places) / sizeof(*places); i++) {
-		if (snprintf(path, bytes, "%s/%s", directory, places[i]) < (int)bytes && !access(path, R_OK))
+		if (snprintf(path, bytes, "%s/%s%s", directory, places[i], file) < (int)bytes && !access(path, R_OK))
 			return 0;
 	}
-	return kvs_fail(-ENODEV,
-		"softcuda is not beside %s: `make build` leaves it in build/softcuda, or set KVSHARE_SOFTCUDA to its "
-		"file",
-		directory);
+	return kvs_fail(-ENODEV, "%s is not beside %s", file, directory);
+}
+
+static int find_softcuda_beside(char *path, size_t bytes)
+{
+	char reason[PATH_MAX + 64];
+	int err = kvs_find_beside(HOST_DRIVER, path, bytes);
+
+	if (!err)
+		return 0;
+	snprintf(reason, sizeof(reason), "%s", kvs_error());
+	return kvs_fail(
+		err, "%s: `make build` leaves it in build/softcuda, or set KVSHARE_SOFTCUDA to its file", reason);
 }
 
 int driver_find_softcuda(char *path, size_t bytes)
@@ -80,7 +82,7 @@ int driver_find_softcuda(char *path, size_t bytes)
 	const char *asked = getenv("KVSHARE_SOFTCUDA");
 
 	if (!asked || !*asked)
-		return find_beside_this_code(path, bytes);
+		return find_softcuda_beside(path, bytes);
 	/* dlopen() would look for a bare name where libraries lie, and find a GPU's driver there. */
 	if (!strchr(asked, '/'))
 		return kvs_fail(

@@ -55,7 +55,7 @@ for libdir in lib lib/x86_64-linux-gnu; do
 	if "$work/alone/kvshare-run" generate --device host -m "$tree/tests/models/storyworld-3m" -p A -n 1 2>"$work/said"; then
 		die "a program without softcuda ran"
 	fi
-	grep -q "softcuda is not beside $work/alone" "$work/said" || die "a program without softcuda says: $(cat "$work/said")"
+	grep -q "softcuda/libcuda.so.1 is not beside $work/alone" "$work/said" || die "a program without softcuda says: $(cat "$work/said")"
 	cd "$tree"
 
 	# Only as the start of a path: the tree may be in /kvshare.
