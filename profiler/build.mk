@@ -1,10 +1,10 @@
-include profiler/report/build.mk
+include profiler/bpf/build.mk profiler/report/build.mk
 # Names of functions and lines in reports: by elfutils, if it is there.
 ifeq ($(origin LIBDW),undefined)
 LIBDW := $(shell pkg-config --exists libdw 2>/dev/null && echo -ldw -lelf)
 endif
 $(BUILD)/profiler/symbols.o: private CFLAGS_ALL += $(if $(LIBDW),-DPROF_LIBDW)
-PROFILER_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard profiler/*.c)) $(PAGE_OBJS)
+PROFILER_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard profiler/*.c) $(BPF_SRCS)) $(PAGE_OBJS)
 
 # The library for CUDA_INJECTION64_PATH. It is built if CUPTI's headers are there: a toolkit has them among its own or in a
 # folder of their own. libcupti is opened at run time; everything else that the library needs is linked into it.

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -211,6 +212,48 @@ int kvs_report_text(const kvs_report *report, char **text);
 int kvs_report_json(const kvs_report *report, char **text);
 /* One HTML file that needs nothing else, at most 2 MB. The caller frees *text. -ENOMEM. */
 int kvs_report_html(const kvs_report *report, char **text);
+/* ---- watching from outside ---- */
+
+/*
+ * Processes that know nothing of us, watched by the kernel (eBPF): probes on the libcuda.so.1 that they map, and tracepoints. A
+ * call of the driver costs them a few microseconds more. Children of a watched process are watched from birth.
+ */
+typedef struct kvs_watch kvs_watch;
+
+struct kvs_watch_options {
+	/*
+	 * The process is a child of ours that has yet to exec: it is told of when it does. And a process that maps a driver
+	 * stands still (SIGSTOP) until its probes are there, a few milliseconds, so that no call is missed.
+	 */
+	bool starting;
+	bool one_by_one;   /* put probes as kernels before 6.6 must, which takes longer: for tests */
+	size_t ring_bytes; /* buffer between the kernel and us, a power of two; 0: 4 MiB */
+};
+
+struct kvs_watch_state {
+	unsigned processes;  /* that the trace was told of */
+	unsigned drivers;    /* files with probes */
+	uint64_t events;     /* calls that were told one by one */
+	uint64_t lost;       /* events that found no room */
+	bool ended;          /* the process has */
+	int status;          /* then: as waitpid() gives it; -1: not known */
+	const char *problem; /* what kept a driver from being watched, "": nothing; valid until the watch is closed */
+};
+
+/* Whether this build, this kernel and this user can watch: 0, -ENOTSUP, -EPERM. The message says what is missing. */
+int kvs_watch_check(void);
+/*
+ * Watch process `pid`, and what it forks from now on; events go to `trace`, which must outlive the watch. All calls are made on
+ * one thread. What kvs_watch_check() answers; -ESRCH (no such process, or one of the kernel's own), -EACCES (of another user),
+ * -ENOMEM, or what the kernel says. On success the caller owes kvs_watch_close().
+ */
+int kvs_watch_open(pid_t pid, kvs_trace *trace, const struct kvs_watch_options *options, kvs_watch **out);
+/* Pass on what came, wait at most `timeout_ms` for more. 1; 0: the process has ended, and all of it is told; -EIO. A signal ends the wait. */
+int kvs_watch_poll(kvs_watch *watch, int timeout_ms);
+void kvs_watch_get_state(const kvs_watch *watch, struct kvs_watch_state *out);
+/* Take all probes away and pass on the rest: the state is final. Processes run on. */
+void kvs_watch_stop(kvs_watch *watch);
+void kvs_watch_close(kvs_watch *watch); /* stops it first; NULL is fine */
 
 #ifdef __cplusplus
 }

@@ -3,7 +3,7 @@
 #
 # Debian packages come from apt. An installed CUDA toolkit is used; without one, NVIDIA's packages on PyPI
 # (tools/cuda-packages.txt) provide the headers in BUILD/cuda, CUPTI's among them, and with GPU=1 the compiler too. DEV=1 adds the tools of
-# developers: clang, its formatter and fuzzer, the checkers of packages.
+# developers: clang, its formatter and fuzzer, the checkers of packages, what eBPF is built with and checked against.
 # usage: [BUILD=build] [CUDA=FOLDER WITH include/cuda.h] [NVCC=PROGRAM] [GPU=1] [DEV=1] tools/deps.sh
 set -eu
 cd "$(dirname "$0")/.."
@@ -47,7 +47,8 @@ from_pypi() { # NAME...
 }
 
 packages gcc g++ make pkg-config libjansson-dev libpcre2-dev libutf8proc-dev libopenblas-dev libboost-context-dev libcmocka-dev zlib1g-dev libdw-dev
-[ "${DEV:-0}" != 1 ] || packages clang clang-format libclang-rt-dev debhelper lintian python3
+[ "${DEV:-0}" != 1 ] || packages clang clang-format libclang-rt-dev debhelper lintian python3 \
+	libbpf-dev libelf-dev bpftool bpftrace
 # Ubuntu has no package with a browser in it; the test of the HTML report is skipped there.
 [ "${DEV:-0}" != 1 ] || ! apt-cache show chromium 2>/dev/null | grep -q '^Depends:.* chromium-common' || packages chromium
 headers="nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl nvidia-cuda-cupti"

@@ -1,0 +1,200 @@
+/*
+ * profiler/bpf/processes.c: the processes that are watched.
+ *
+ * A process is written into the trace when it first matters: when it maps the driver, or an event of it comes. So a shell and
+ * the tools that it runs on the way leave nothing.
+ */
+#include "processes.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+struct prof_process *prof_process_find(const struct prof_processes *all, uint32_t key)
+{
+	return prof_map_get(&all->map, key);
+}
+
+static void forget(void *value)
+{
+	struct prof_process *process = value;
+
+	prof_modules_clear(&process->modules);
+	free(process->counted);
+	free(process->command);
+	free(process);
+}
+
+static struct prof_process *add(struct prof_processes *all, uint32_t key, uint32_t pid)
+{
+	struct prof_process *process = calloc(1, sizeof(*process));
+
+	if (!process)
+		return NULL;
+	process->key = key;
+	process->pid = pid;
+	if (prof_map_set(&all->map, key, process, NULL))
+		return process;
+	free(process);
+	return NULL;
+}
+
+/* Arguments that end in 0 each, with spaces between them. */
+static char *join(const char *arguments, size_t bytes)
+{
+	char *text = malloc(bytes + 1);
+
+	while (bytes && !arguments[bytes - 1])
+		bytes--;
+	for (size_t i = 0; text && i < bytes; i++)
+		text[i] = arguments[i] ? arguments[i] : ' ';
+	if (text)
+		text[bytes] = '\0';
+	return text;
+}
+
+static uint32_t parent_of(uint32_t pid)
+{
+	char name[64], line[256];
+	unsigned parent = 0;
+	FILE *status;
+
+	snprintf(name, sizeof(name), "/proc/%u/status", pid);
+	status = fopen(name, "re");
+	while (status && fgets(line, sizeof(line), status))
+		if (sscanf(line, "PPid: %u", &parent) == 1)
+			break;
+	if (status)
+		fclose(status);
+	return parent;
+}
+
+static char *command_of(uint32_t pid)
+{
+	char name[64], arguments[PROF_COMMAND];
+	ssize_t bytes = -1;
+	int fd;
+
+	snprintf(name, sizeof(name), "/proc/%u/cmdline", pid);
+	fd = open(name, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0) {
+		bytes = read(fd, arguments, sizeof(arguments));
+		close(fd);
+	}
+	return join(arguments, bytes > 0 ? (size_t)bytes : 0);
+}
+
+struct prof_process *prof_process_get(struct prof_processes *all, uint32_t key, uint32_t pid)
+{
+	struct prof_process *process = prof_process_find(all, key);
+
+	if (process)
+		return process;
+	process = add(all, key, pid);
+	if (!process)
+		return NULL;
+	process->command = command_of(pid);
+	process->parent = parent_of(pid);
+	process->stale_modules = true;
+	return process;
+}
+
+struct prof_process *prof_process_fork(
+	struct prof_processes *all, uint32_t key, uint32_t pid, const struct prof_process *parent)
+{
+	struct prof_process *process;
+
+	prof_process_remove(all, key); /* one whose end was lost */
+	process = add(all, key, pid);
+	if (!process || !parent)
+		return process;
+	process->parent = parent->pid;
+	process->command = parent->command ? strdup(parent->command) : NULL;
+	process->has_driver = parent->has_driver;
+	if (parent->has_driver)
+		prof_modules_copy(&process->modules, &parent->modules);
+	process->stale_modules = parent->stale_modules;
+	return process;
+}
+
+void prof_process_exec(struct prof_process *process, uint32_t parent, const char *command, size_t bytes)
+{
+	free(process->command);
+	process->command = join(command, bytes);
+	process->parent = parent;
+	process->told = process->has_driver = false;
+	process->stale_modules = true;
+	prof_modules_clear(&process->modules);
+}
+
+static uint64_t wall_ns(uint64_t monotonic_ns)
+{
+	struct timespec now, wall;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	clock_gettime(CLOCK_REALTIME, &wall);
+	return (uint64_t)(wall.tv_sec - now.tv_sec) * 1000000000 + wall.tv_nsec - now.tv_nsec + monotonic_ns;
+}
+
+void prof_process_tell(struct prof_processes *all, struct prof_process *process, kvs_trace *trace, uint64_t time_ns)
+{
+	struct kvs_event event = {.type = KVS_EVENT_PROCESS, .pid = process->pid, .time_ns = time_ns};
+
+	if (process->told)
+		return;
+	event.process.source = KVS_SOURCE_EBPF;
+	event.process.command = process->command ? process->command : "";
+	event.process.device = "";
+	event.process.parent = process->parent;
+	event.process.wall_ns = wall_ns(time_ns);
+	kvs_trace_add(trace, &event);
+	process->told = true;
+	all->told++;
+}
+
+void prof_process_end(struct prof_process *process, kvs_trace *trace, uint64_t time_ns, int status)
+{
+	struct kvs_event event = {.type = KVS_EVENT_EXIT, .pid = process->pid, .time_ns = time_ns};
+
+	event.exit.status = status;
+	if (process->told)
+		kvs_trace_add(trace, &event);
+	process->told = false;
+}
+
+void prof_process_remove(struct prof_processes *all, uint32_t key)
+{
+	struct prof_process *process = prof_map_remove(&all->map, key);
+
+	if (process)
+		forget(process);
+}
+
+void prof_processes_clear(struct prof_processes *all)
+{
+	prof_map_clear(&all->map, forget);
+}
+
+void prof_process_read_modules(struct prof_process *process)
+{
+	if (process->stale_modules)
+		prof_modules_read(&process->modules, process->pid); /* where it is gone, what was known must do */
+	process->stale_modules = false;
+}
+
+/* A stack without frame pointers ends in whatever lay there: what is nobody's code, at the end, is no frame. */
+unsigned prof_process_frames(
+	struct prof_process *process, const uint64_t *addresses, unsigned count, struct kvs_frame *out)
+{
+	if (count > KVS_MAX_FRAMES)
+		count = KVS_MAX_FRAMES;
+	prof_process_read_modules(process);
+	for (unsigned i = 0; i < count; i++)
+		out[i] = prof_modules_frame(&process->modules, addresses[i]);
+	while (count > 1 && !*out[count - 1].module)
+		count--;
+	return count;
+}

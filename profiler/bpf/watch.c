@@ -1,0 +1,487 @@
+/*
+ * profiler/bpf/watch.c: processes watched from outside.
+ *
+ * Our programs in the kernel (watch.bpf.c) send records through a ring buffer; here they become events of a trace. What they
+ * cannot do is done here: putting probes on a driver that a process has just mapped, and finding files for addresses.
+ */
+#include "counts.h"
+#include "drivers.h"
+#include "functions.h"
+#include "processes.h"
+
+#include "../../driver/cu.h"
+
+#include "watch.skel.h"
+
+#include <bpf/bpf.h>
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define RING_BYTES (4u << 20)
+#define TICK_NS 1000000000u   /* counts are told this often */
+#define POLL_MS 50            /* calls wait in the ring without waking anybody, so it is emptied this often */
+#define TRACE_UPROBE_MULTI 48 /* enum bpf_attach_type of Linux 6.6 */
+#define KERNEL_PID_NAMESPACE 0xeffffffcu /* its inode, PROC_PID_INIT_INO in the kernel */
+
+struct kvs_watch {
+	struct watch_programs *programs;
+	struct ring_buffer *ring;
+	struct bpf_link *tracepoints[5];
+	struct prof_drivers drivers;
+	struct prof_processes processes;
+	kvs_trace *trace;
+	uint32_t target; /* key of the process */
+	uint64_t events, lost, next_tick_ns;
+	bool starting, ended;
+	int status;
+	char problem[256];
+};
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* ---- what the kernel can do ---- */
+
+/* CAP_BPF is 39, CAP_PERFMON 38, CAP_SYS_ADMIN 21 (linux/capability.h); the effective set is a hex word in /proc. */
+static bool may_load_programs(void)
+{
+	FILE *status = fopen("/proc/self/status", "re");
+	unsigned long long capabilities = 0;
+	char line[256];
+
+	while (status && fgets(line, sizeof(line), status))
+		if (sscanf(line, "CapEff: %llx", &capabilities) == 1)
+			break;
+	if (status)
+		fclose(status);
+	return capabilities >> 21 & 1 || (capabilities >> 39 & 1 && capabilities >> 38 & 1);
+}
+
+int kvs_watch_check(void)
+{
+	if (access("/sys/kernel/btf/vmlinux", R_OK))
+		return kvs_fail(-ENOTSUP,
+			"watching processes needs a kernel of 5.15 or newer with CONFIG_DEBUG_INFO_BTF "
+			"(/sys/kernel/btf/vmlinux)");
+	if (!may_load_programs())
+		return kvs_fail(-EPERM, "watching processes needs root, or CAP_BPF and CAP_PERFMON");
+	return 0;
+}
+
+/* What libbpf said last: a program that the kernel refuses is explained in its messages alone. */
+static __thread char said[256];
+
+static int listen(enum libbpf_print_level level, const char *format, va_list args)
+{
+	if (level == LIBBPF_WARN)
+		vsnprintf(said, sizeof(said), format, args);
+	return 0;
+}
+
+static uint32_t pid_namespace(void)
+{
+	struct stat st;
+
+	return stat("/proc/self/ns/pid", &st) || st.st_ino == KERNEL_PID_NAMESPACE ? 0 : (uint32_t)st.st_ino;
+}
+
+static int load(kvs_watch *watch, pid_t pid, const struct kvs_watch_options *options, bool many_at_once)
+{
+	struct watch_programs *programs = watch_programs__open();
+	int err;
+
+	if (!programs)
+		return -errno;
+	programs->rodata->target = pid;
+	programs->rodata->namespace = pid_namespace();
+	programs->rodata->hold = options->starting;
+	bpf_map__set_max_entries(programs->maps.ring, options->ring_bytes ? options->ring_bytes : RING_BYTES);
+	if (many_at_once) {
+		bpf_program__set_expected_attach_type(programs->progs.call_begins, TRACE_UPROBE_MULTI);
+		bpf_program__set_expected_attach_type(programs->progs.call_ends, TRACE_UPROBE_MULTI);
+	}
+	err = watch_programs__load(programs);
+	if (err) {
+		watch_programs__destroy(programs);
+		return err;
+	}
+	watch->programs = programs;
+	watch->drivers.begins = programs->progs.call_begins;
+	watch->drivers.ends = programs->progs.call_ends;
+	watch->drivers.many_at_once = many_at_once;
+	return 0;
+}
+
+static int load_either_way(kvs_watch *watch, pid_t pid, const struct kvs_watch_options *options)
+{
+	int err = -EINVAL;
+
+	libbpf_set_print(listen);
+	if (!options->one_by_one)
+		err = load(watch, pid, options, true);
+	if (err)
+		err = load(watch, pid, options, false);
+	said[strcspn(said, "\n")] = '\0';
+	return err ? kvs_fail(err, "the kernel does not take the programs that watch: %s (%s)", strerror(-err), said)
+		   : 0;
+}
+
+static int attach_tracepoints(kvs_watch *watch)
+{
+	const struct bpf_program *const programs[] = {watch->programs->progs.process_forks,
+		watch->programs->progs.process_execs, watch->programs->progs.thread_exits,
+		watch->programs->progs.system_call_ends, watch->programs->progs.system_call_begins};
+
+	for (size_t i = 0; i < sizeof(programs) / sizeof(*programs); i++) {
+		watch->tracepoints[i] = bpf_program__attach(programs[i]);
+		if (!watch->tracepoints[i])
+			return kvs_fail(-errno, "the kernel has no tracepoint for %s: %s",
+				bpf_program__name(programs[i]), strerror(errno));
+	}
+	return 0;
+}
+
+/* Lets a program look at every process, which is how we learn the kernel's own number of one. */
+static int find_target(kvs_watch *watch, pid_t pid)
+{
+	struct bpf_link *link = bpf_program__attach(watch->programs->progs.find_target);
+	int fd = link ? bpf_iter_create(bpf_link__fd(link)) : -1, map = bpf_map__fd(watch->programs->maps.processes);
+	uint32_t *before = NULL, value;
+	bool found = false;
+	char end;
+
+	if (fd < 0) {
+		bpf_link__destroy(link);
+		return kvs_fail(-EIO, "the kernel does not let us look at its processes: %s", strerror(errno));
+	}
+	while (read(fd, &end, 1) < 0 && errno == EINTR)
+		continue;
+	close(fd);
+	bpf_link__destroy(link);
+	while (!found && !bpf_map_get_next_key(map, before, &watch->target)) {
+		found = !bpf_map_lookup_elem(map, &watch->target, &value) && value == (uint32_t)pid;
+		before = &watch->target;
+	}
+	return found ? 0 : kvs_fail(-ESRCH, "there is no process %d", pid);
+}
+
+/* ---- records ---- */
+
+/* The first reason is kept: others tend to follow from it. */
+static void note_problem(kvs_watch *watch)
+{
+	if (!watch->problem[0])
+		snprintf(watch->problem, sizeof(watch->problem), "%s", kvs_error());
+}
+
+static void watch_driver(kvs_watch *watch, struct prof_process *process, uint64_t time_ns)
+{
+	int found = prof_drivers_attach(&watch->drivers, process->pid);
+
+	if (found < 0 && found != -ESRCH)
+		note_problem(watch);
+	if (found <= 0)
+		return;
+	process->has_driver = true;
+	prof_process_tell(&watch->processes, process, watch->trace, time_ns);
+}
+
+static void take_mapped(kvs_watch *watch, const struct prof_mapped *mapped)
+{
+	struct prof_process *process = prof_process_get(&watch->processes, mapped->record.key, mapped->record.pid);
+	uint8_t yes = 1;
+
+	if (process)
+		process->stale_modules = true;
+	if (process && mapped->driver)
+		watch_driver(watch, process, mapped->record.time_ns);
+	if (mapped->fresh)
+		bpf_map_update_elem(bpf_map__fd(watch->programs->maps.drivers), &mapped->file, &yes, BPF_ANY);
+	/* While the process may be standing, what it has mapped cannot go away with it. */
+	if (process && process->has_driver)
+		prof_process_read_modules(process);
+	if (mapped->held)
+		kill((pid_t)mapped->record.pid, SIGCONT);
+}
+
+static void take_call(kvs_watch *watch, const struct prof_call *call, const uint64_t *stack)
+{
+	struct prof_process *process = prof_process_get(&watch->processes, call->record.key, call->record.pid);
+	struct kvs_frame frames[KVS_MAX_FRAMES];
+	struct kvs_event event;
+
+	if (!process) {
+		kvs_trace_lost(watch->trace, 1);
+		return;
+	}
+	prof_process_tell(&watch->processes, process, watch->trace, call->record.time_ns);
+	prof_function_event(call, &event);
+	event.call.frames = frames;
+	event.call.frame_count = stack ? prof_process_frames(process, stack, call->frames, frames) : 0;
+	kvs_trace_add(watch->trace, &event);
+	watch->events++;
+	if (prof_function_tells_device(call, &event))
+		kvs_trace_add(watch->trace, &event);
+}
+
+static void tell_counts(kvs_watch *watch, struct prof_process *process, uint64_t time_ns)
+{
+	prof_counts_tell(bpf_map__fd(watch->programs->maps.counts), &watch->processes, process, watch->trace, time_ns);
+}
+
+static void take_exec(kvs_watch *watch, const struct prof_exec *exec)
+{
+	struct prof_process *process = prof_process_get(&watch->processes, exec->record.key, exec->record.pid);
+
+	if (!process)
+		return;
+	tell_counts(watch, process, exec->record.time_ns);
+	prof_process_end(process, watch->trace, exec->record.time_ns, -1);
+	prof_process_exec(process, exec->parent, exec->command, exec->bytes);
+	if (process->key == watch->target)
+		prof_process_tell(&watch->processes, process, watch->trace, exec->record.time_ns);
+}
+
+static void end_process(kvs_watch *watch, struct prof_process *process, uint64_t time_ns, int status)
+{
+	if (process->key == watch->target) {
+		watch->ended = true;
+		watch->status = status;
+	}
+	tell_counts(watch, process, time_ns);
+	prof_counts_forget(bpf_map__fd(watch->programs->maps.counts), process);
+	prof_process_end(process, watch->trace, time_ns, status);
+	prof_process_remove(&watch->processes, process->key);
+}
+
+static void take_exit(kvs_watch *watch, const struct prof_exit *record)
+{
+	struct prof_process *process = prof_process_get(&watch->processes, record->record.key, record->record.pid);
+
+	if (process)
+		end_process(watch, process, record->record.time_ns, record->status);
+}
+
+static int take(void *context, void *data, size_t bytes)
+{
+	const struct prof_record *record = data;
+	const struct prof_fork *born = data;
+	kvs_watch *watch = context;
+
+	switch (record->type) {
+	case PROF_CALL:
+		take_call(watch, data,
+			bytes >= sizeof(struct prof_call_stack)
+				? (const uint64_t *)((const struct prof_call_stack *)data)->stack
+				: NULL);
+		break;
+	case PROF_FORK:
+		prof_process_fork(&watch->processes, record->key, record->pid,
+			prof_process_find(&watch->processes, born->parent_key));
+		break;
+	case PROF_EXEC:
+		take_exec(watch, data);
+		break;
+	case PROF_EXIT:
+		take_exit(watch, data);
+		break;
+	case PROF_MAPPED:
+		take_mapped(watch, data);
+		break;
+	}
+	return 0;
+}
+
+/* ---- what is done now and then ---- */
+
+/* With records that were lost, ends of processes and mappings may be among them. */
+static void look_for_the_lost(kvs_watch *watch)
+{
+	int map = bpf_map__fd(watch->programs->maps.processes);
+	size_t i = 0;
+
+	while (i < watch->processes.map.slot_count) {
+		struct prof_process *process = watch->processes.map.slots[i].value;
+		uint32_t pid;
+
+		if (process && bpf_map_lookup_elem(map, &process->key, &pid)) {
+			end_process(watch, process, now_ns(), -1);
+			continue; /* another may lie in this slot now */
+		}
+		if (process)
+			process->stale_modules = true;
+		i++;
+	}
+}
+
+static void tell_lost(kvs_watch *watch)
+{
+	uint64_t lost = watch->programs->bss->lost;
+
+	if (lost == watch->lost)
+		return;
+	kvs_trace_lost(watch->trace, lost - watch->lost);
+	watch->lost = lost;
+	look_for_the_lost(watch);
+}
+
+static void tick(kvs_watch *watch)
+{
+	uint64_t now = now_ns();
+
+	if (now < watch->next_tick_ns)
+		return;
+	watch->next_tick_ns = now + TICK_NS;
+	tell_lost(watch);
+	tell_counts(watch, NULL, now);
+}
+
+/* ---- the watch ---- */
+
+static int begin(kvs_watch *watch, pid_t pid)
+{
+	struct prof_process *process = prof_process_get(&watch->processes, watch->target, pid);
+	int drivers;
+
+	if (!process)
+		return kvs_fail(-ENOMEM, "no memory for watching process %d", pid);
+	if (watch->starting)
+		return 0;
+	drivers = prof_drivers_attach(&watch->drivers, pid);
+	if (drivers < 0)
+		return drivers;
+	process->has_driver = drivers;
+	prof_process_read_modules(process);
+	prof_process_tell(&watch->processes, process, watch->trace, now_ns());
+	return 0;
+}
+
+static void detach(kvs_watch *watch)
+{
+	for (size_t i = 0; i < sizeof(watch->tracepoints) / sizeof(*watch->tracepoints); i++) {
+		bpf_link__destroy(watch->tracepoints[i]);
+		watch->tracepoints[i] = NULL;
+	}
+	prof_drivers_detach(&watch->drivers);
+}
+
+static void release(kvs_watch *watch)
+{
+	detach(watch);
+	ring_buffer__free(watch->ring);
+	watch_programs__destroy(watch->programs);
+	prof_processes_clear(&watch->processes);
+	free(watch);
+}
+
+/* Fails where there is no such process, or where we may not look at it. */
+static int look_at(pid_t pid)
+{
+	struct prof_modules modules = {0};
+	int err = prof_modules_read(&modules, pid);
+
+	prof_modules_clear(&modules);
+	return err;
+}
+
+static int start(kvs_watch *watch, pid_t pid, const struct kvs_watch_options *options)
+{
+	int err = load_either_way(watch, pid, options);
+
+	if (err)
+		return err;
+	watch->ring = ring_buffer__new(bpf_map__fd(watch->programs->maps.ring), take, watch, NULL);
+	if (!watch->ring)
+		return kvs_fail(-errno, "the kernel gives no ring buffer: %s", strerror(errno));
+	err = attach_tracepoints(watch);
+	if (!err)
+		err = find_target(watch, pid);
+	if (!err)
+		err = begin(watch, pid);
+	return err;
+}
+
+int kvs_watch_open(pid_t pid, kvs_trace *trace, const struct kvs_watch_options *options, kvs_watch **out)
+{
+	static const struct kvs_watch_options none;
+	kvs_watch *watch;
+	int err = kvs_watch_check();
+
+	options = options ? options : &none;
+	if (!err)
+		err = look_at(pid);
+	if (err)
+		return err;
+	watch = calloc(1, sizeof(*watch));
+	if (!watch)
+		return kvs_fail(-ENOMEM, "no memory for watching process %d", pid);
+	watch->trace = trace;
+	watch->starting = options->starting;
+	watch->status = -1;
+	err = start(watch, pid, options);
+	if (!err)
+		*out = watch;
+	else
+		release(watch);
+	return err;
+}
+
+int kvs_watch_poll(kvs_watch *watch, int timeout_ms)
+{
+	uint64_t until = now_ns() + (uint64_t)timeout_ms * 1000000;
+	int got;
+
+	do {
+		got = ring_buffer__poll(watch->ring, timeout_ms < POLL_MS ? timeout_ms : POLL_MS);
+		if (got < 0 && got != -EINTR)
+			return kvs_fail(-EIO, "what the kernel tells cannot be read: %s", strerror(-got));
+		ring_buffer__consume(watch->ring);
+		tick(watch);
+	} while (!watch->ended && got != -EINTR && now_ns() < until);
+	return !watch->ended;
+}
+
+void kvs_watch_get_state(const kvs_watch *watch, struct kvs_watch_state *out)
+{
+	*out = (struct kvs_watch_state){.processes = watch->processes.told,
+		.drivers = watch->drivers.ever,
+		.events = watch->events,
+		.lost = watch->lost,
+		.ended = watch->ended,
+		.status = watch->status,
+		.problem = watch->problem};
+}
+
+void kvs_watch_stop(kvs_watch *watch)
+{
+	uint64_t now;
+
+	detach(watch);
+	ring_buffer__consume(watch->ring);
+	prof_drivers_detach(&watch->drivers); /* one that was mapped just now */
+	now = now_ns();
+	tell_lost(watch);
+	tell_counts(watch, NULL, now);
+	for (size_t i = 0; i < watch->processes.map.slot_count; i++)
+		if (watch->processes.map.slots[i].value)
+			prof_process_end(watch->processes.map.slots[i].value, watch->trace, now, -1);
+}
+
+void kvs_watch_close(kvs_watch *watch)
+{
+	if (!watch)
+		return;
+	kvs_watch_stop(watch);
+	release(watch);
+}
