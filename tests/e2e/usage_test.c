@@ -17,8 +17,8 @@
 #define HELP_COLUMNS 79
 #define MODEL "tests/models/storyworld-3m"
 
-static const char *const commands[] = {
-	"generate", "eval", "calibrate", "study", "plan show", "plan check", "plan convert", "bench", "doctor"};
+static const char *const commands[] = {"generate", "eval", "calibrate", "study", "plan show", "plan check",
+	"plan convert", "bench", "profile", "attach", "doctor"};
 
 static struct process run_ok(const char *format, const char *word)
 {
@@ -46,16 +46,23 @@ static void help_is_the_same_both_ways(void **state)
 	}
 }
 
-/* An example is a line of its own. With --help after it, it is parsed to its end but not run. */
+/*
+ * An example is a line of its own. With --help after it, or after its options where another program's command follows, it is
+ * parsed to its end but not run.
+ */
 static void check_example(const char *line, const char *command)
 {
+	const char *other = strstr(line, " -- ");
+	char asked[512];
 	struct process process;
 
 	if (strncmp(line, "  kvshare-run ", 14)) {
 		fail_msg("help %s: not one example a line: \"%s\"", command, line);
 		return;
 	}
-	process = run_ok("%s --help", line);
+	snprintf(asked, sizeof(asked), "%.*s --help%s", other ? (int)(other - line) : (int)strlen(line), line,
+		other ? other : "");
+	process = run_ok("%s", asked);
 	process_free(&process);
 }
 
@@ -159,6 +166,8 @@ static void bash_completes_commands_options_and_words(void **state)
 	assert_completes("kvshare-run generate --kv-dtype \"\"", "f16 bf16 f32\n");
 	assert_completes("kvshare-run -m tests/models/story", MODEL "\n");
 	assert_completes("kvshare-run generate -f READ", "README.md\n");
+	assert_completes("kvshare-run profile --source c", "cupti\n");
+	assert_completes("kvshare-run attach --sec", "--seconds\n");
 }
 
 /* zsh may not be installed: the text must at least have balanced quotes and the expected options. */
@@ -233,6 +242,14 @@ static const struct {
 	{"kvshare-run plan convert /nowhere", "--to"},
 	{"kvshare-run plan check /nowhere", "-m DIR"},
 	{"kvshare-run plan draw", "no \"draw\""},
+	{"kvshare-run profile", "which program? Put it behind --"},
+	{"kvshare-run profile --source bpf -- true", "ebpf, ours, cupti or auto"},
+	{"kvshare-run profile --max-size 5X -- true", "--max-size is \"5X\": a number of bytes"},
+	{"kvshare-run profile --max-size -1 -- true", "a number of bytes"},
+	{"kvshare-run attach", "which process? Name it with -p PID"},
+	{"kvshare-run attach -p one", "--pid is \"one\": a whole number from 1"},
+	{"kvshare-run attach -p 1 --seconds 0", "--seconds is \"0\": a number above 0"},
+	{"kvshare-run attach 4711", "A process goes behind -p"},
 	{"kvshare-run completion fish", "bash or zsh"},
 	{"kvshare-run help draw", "no command \"draw\""},
 };

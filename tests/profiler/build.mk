@@ -15,3 +15,13 @@ endif
 
 # It is skipped where names of functions are not read.
 $(BUILD)/tests/profiler/symbols_test.o: private CFLAGS_ALL += $(if $(LIBDW),-DPROF_LIBDW)
+# A program to be watched, with frame pointers, by which the kernel walks a stack.
+WATCHED_CLIENT = $(BUILD)/tests/profiler/watched_client
+$(WATCHED_CLIENT): tests/profiler/watched_client.c driver/softcuda/softcuda.h $(BUILD)/cc.flags
+	@mkdir -p $(@D)
+	$(call say,CC,$@)
+	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE $(OPT) -fno-omit-frame-pointer -fno-optimize-sibling-calls -fno-inline \
+		 $(WARN) $(SAN_FLAGS) $(CUDA_FLAGS) -pthread -o $@ $< -ldl
+
+tests-build: $(WATCHED_CLIENT)
+$(addprefix $(BUILD)/tests/profiler/,profile_test attach_test): $(BUILD)/tests/profiler/watched.o | $(WATCHED_CLIENT)

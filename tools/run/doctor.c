@@ -5,6 +5,8 @@
  */
 #include "run.h"
 
+#include "../../profiler/profiler.h"
+
 #include <dlfcn.h>
 #include <stdlib.h>
 #include <string.h>
@@ -118,36 +120,17 @@ static void check_libraries(struct findings *all)
 		"profiling kernels needs it: it comes with the CUDA toolkit (extras/CUPTI)");
 }
 
-/* CAP_BPF is 39, CAP_PERFMON 38, CAP_SYS_ADMIN 21 (linux/capability.h); the effective set is a hex word in /proc. */
-static bool may_load_bpf(void)
-{
-	FILE *status = fopen("/proc/self/status", "r");
-	unsigned long long capabilities = 0;
-	char line[256];
-
-	while (status && fgets(line, sizeof(line), status))
-		if (sscanf(line, "CapEff: %llx", &capabilities) == 1)
-			break;
-	if (status)
-		fclose(status);
-	return capabilities >> 21 & 1 || (capabilities >> 39 & 1 && capabilities >> 38 & 1);
-}
-
 static void check_ebpf(struct findings *all)
 {
-	bool types = !access("/sys/kernel/btf/vmlinux", R_OK), rights = may_load_bpf();
-	struct finding *item = add(all, "eBPF", types && rights ? STATE_OK : STATE_OPTIONAL);
+	bool allowed = !kvs_watch_check();
+	struct finding *item = add(all, "eBPF", allowed ? STATE_OK : STATE_OPTIONAL);
 	struct utsname kernel;
 
 	uname(&kernel);
-	snprintf(item->found, sizeof(item->found), "kernel %s, %s type information (BTF), %s load programs",
-		kernel.release, types ? "with" : "without", rights ? "may" : "may not");
-	if (!types)
-		snprintf(item->advice, sizeof(item->advice),
-			"attaching to running processes needs a kernel built with CONFIG_DEBUG_INFO_BTF");
-	else if (!rights)
-		snprintf(item->advice, sizeof(item->advice),
-			"attaching to running processes needs root, or CAP_BPF and CAP_PERFMON");
+	snprintf(item->found, sizeof(item->found), "kernel %s, %s", kernel.release,
+		allowed ? "may watch processes" : "cannot watch processes");
+	if (!allowed)
+		snprintf(item->advice, sizeof(item->advice), "%s", kvs_error());
 }
 
 static int print_findings_json(const struct findings *all)
