@@ -116,10 +116,39 @@ static struct prof_handle *new_handle(struct prof_account *a, const struct prof_
 	return h;
 }
 
+static void tell_handle(const struct prof_account *a, const struct prof_handle *h)
+{
+	struct prof_lifetime lifetime = {.born_ns = h->born_ns,
+		.gone_ns = a->time_ns,
+		.bytes = h->bytes,
+		.id = h->id,
+		.kind = h->was,
+		.layer = h->was ? h->layer_was : -1,
+		.function = h->function};
+
+	if (a->hear)
+		a->hear(a->hear_arg, &lifetime);
+}
+
+static void tell_allocation(const struct prof_account *a, const struct prof_allocation *allocation)
+{
+	struct prof_lifetime lifetime = {.born_ns = allocation->born_ns,
+		.gone_ns = a->time_ns,
+		.bytes = allocation->taken,
+		.id = allocation->address,
+		.kind = allocation->kind,
+		.layer = allocation->layer,
+		.function = allocation->function};
+
+	if (a->hear && !allocation->host)
+		a->hear(a->hear_arg, &lifetime);
+}
+
 static void end_handle(struct prof_account *a, struct prof_handle *h)
 {
 	if (h->references || h->mappings)
 		return;
+	tell_handle(a, h);
 	add_physical(a, h->kind, -(int64_t)h->bytes);
 	*h->link = h->next;
 	if (h->next)
@@ -134,6 +163,10 @@ static void set_handle_kind(struct prof_account *a, struct prof_handle *h, enum 
 	add_physical(a, h->kind, -(int64_t)h->bytes);
 	h->kind = kind;
 	h->layer = layer;
+	if (kind != KVS_MEMORY_UNKNOWN) {
+		h->was = kind;
+		h->layer_was = layer;
+	}
 	add_physical(a, h->kind, h->bytes);
 	ADD(a, saved, saved_by(h) - saved);
 }
@@ -269,6 +302,7 @@ static void unreserve(struct prof_account *a, const struct prof_call *call)
 
 static void end_allocation(struct prof_account *a, struct prof_allocation *allocation)
 {
+	tell_allocation(a, allocation);
 	if (allocation->host) {
 		ADD(a, host, -(int64_t)allocation->bytes);
 	} else {
@@ -393,6 +427,7 @@ static void look_at_copy(struct prof_account *a, const struct prof_call *call)
 
 void prof_account_call(struct prof_account *a, const struct prof_call *call)
 {
+	a->time_ns = call->time_ns;
 	if (call->class == PROF_CALL_COPY)
 		look_at_copy(a, call);
 	if (call->result) {
@@ -442,6 +477,8 @@ void prof_account_reset(struct prof_account *a)
 		.findings = a->findings,
 		.finding_count = a->finding_count,
 		.finding_room = a->finding_room,
+		.hear = a->hear,
+		.hear_arg = a->hear_arg,
 		.no_memory = a->no_memory};
 
 	prof_map_clear(&a->handles, NULL);
@@ -449,10 +486,12 @@ void prof_account_reset(struct prof_account *a)
 	prof_map_clear(&a->reservations, NULL);
 	for (struct prof_handle *h = a->first_handle, *next; h; h = next) {
 		next = h->next;
+		tell_handle(a, h);
 		free(h);
 	}
 	for (struct prof_allocation *allocation = a->first_allocation, *next; allocation; allocation = next) {
 		next = allocation->next;
+		tell_allocation(a, allocation);
 		free(allocation);
 	}
 	prof_ranges_clear(&a->mappings, free);

@@ -36,7 +36,15 @@ struct prof_handle {
 	struct prof_handle *next, **link; /* all that are alive */
 	uint64_t id, bytes, born_ns;
 	unsigned references, mappings;
-	uint32_t ordinal, stack; /* ordinal: from 0, of all that ever were */
+	uint32_t ordinal, stack;        /* ordinal: from 0, of all that ever were */
+	enum kvs_memory_kind kind, was; /* was: the last that was known, of one that is mapped no more too */
+	int layer, layer_was;           /* -1: none */
+	const char *function;
+};
+
+/* Device memory from when it was taken to when it was given back, or its process ended. */
+struct prof_lifetime {
+	uint64_t born_ns, gone_ns, bytes, id; /* id: its handle, or its address */
 	enum kvs_memory_kind kind;
 	int layer; /* -1: none */
 	const char *function;
@@ -93,7 +101,11 @@ struct prof_account {
 	bool with_findings;
 	struct prof_finding *findings;
 	unsigned finding_count, finding_room;
-	bool no_memory; /* something could not be kept: figures are too low */
+	void (*hear)(
+		void *arg, const struct prof_lifetime *lifetime); /* of all that is given back; NULL: nobody does */
+	void *hear_arg;
+	uint64_t time_ns; /* of what is happening */
+	bool no_memory;   /* something could not be kept: figures are too low */
 };
 
 void prof_account_call(struct prof_account *account, const struct prof_call *call);

@@ -19,6 +19,7 @@ enum pass { CHOOSE, FOLLOW, TO_PEAK };
 
 struct follow {
 	kvs_report *report;
+	const struct prof_hooks *hooks; /* NULL: none; they are called in FOLLOW alone */
 	enum pass pass;
 	struct prof_map processes; /* struct watched, by pid */
 	struct prof_map numbers;   /* of function names, by the reader's pointer to them, plus 1 */
@@ -30,6 +31,7 @@ struct follow {
 
 struct watched {
 	struct prof_process *process;
+	const struct prof_hooks *hooks;
 	uint32_t number;
 	uint32_t writer; /* that its calls are taken from */
 	struct prof_order order;
@@ -162,6 +164,7 @@ static struct watched *new_process(struct follow *f, uint32_t pid)
 	process->pid = pid;
 	process->command = process->device = "";
 	watched->process = process;
+	watched->hooks = f->hooks;
 	watched->number = number;
 	return watched;
 }
@@ -237,6 +240,8 @@ static void note_change(struct follow *f, struct prof_process *p, uint64_t time_
 		}
 		return;
 	}
+	if (f->hooks)
+		f->hooks->change(f->hooks->arg, p, time_ns);
 	if (is_peak(&p->account.now, &p->peak))
 		p->peak = p->account.now;
 	if (r->now.physical && is_peak(&r->now, &r->peak)) {
@@ -457,6 +462,7 @@ static void follow_exit(struct follow *f, struct watched *watched, const struct 
 	if (f->done)
 		return;
 	add_totals(&f->report->now, &p->account.now, -1);
+	p->account.time_ns = event->time_ns;
 	prof_account_reset(&p->account);
 	note_change(f, p, event->time_ns);
 }
@@ -477,6 +483,11 @@ static void note_time(kvs_report *r, const struct kvs_event *event)
 	r->end_ns = end > r->end_ns ? end : r->end_ns;
 }
 
+static bool is_call(const struct kvs_event *event)
+{
+	return event->type == KVS_EVENT_CALL || event->type == KVS_EVENT_CALLS || event->type == KVS_EVENT_EXIT;
+}
+
 static void follow_event(struct follow *f, const struct kvs_event *event, uint32_t writer)
 {
 	struct watched *watched;
@@ -491,8 +502,11 @@ static void follow_event(struct follow *f, const struct kvs_event *event, uint32
 	if (!watched || !watched->process || f->pass == CHOOSE)
 		return;
 	chosen = !watched->process->source || watched->writer == writer;
-	if (f->pass == FOLLOW)
+	if (f->pass == FOLLOW) {
 		note_time(f->report, event);
+		if (f->hooks && (chosen || !is_call(event)))
+			f->hooks->event(f->hooks->arg, watched->process, event);
+	}
 	if (event->type == KVS_EVENT_CALL && chosen) {
 		follow_call(f, watched, event);
 	} else if (event->type == KVS_EVENT_CALLS && chosen) {
@@ -529,6 +543,35 @@ static void drain_all(struct follow *f)
 	}
 }
 
+static void tell_gone(void *arg, const struct prof_lifetime *lifetime)
+{
+	const struct watched *watched = arg;
+
+	watched->hooks->gone(watched->hooks->arg, watched->process, lifetime);
+}
+
+static void hear_gone(struct follow *f)
+{
+	for (size_t i = 0; i < f->processes.slot_count; i++) {
+		struct watched *watched = f->processes.slots[i].value;
+		if (!watched || !watched->process)
+			continue;
+		watched->process->account.hear = tell_gone;
+		watched->process->account.hear_arg = watched;
+	}
+}
+
+/* What is never given back is gone at the end of the trace. */
+static void end_all(struct follow *f)
+{
+	for (size_t i = 0; i < f->report->process_count; i++) {
+		struct prof_account *account = &f->report->processes[i]->account;
+		account->time_ns = f->report->end_ns;
+		prof_account_reset(account);
+		account->hear = NULL;
+	}
+}
+
 /* Memory is followed anew in each pass. */
 static void begin_pass(struct follow *f, enum pass pass)
 {
@@ -556,6 +599,8 @@ static int run_pass(struct follow *f, kvs_trace_reader *reader, enum pass pass)
 	if (got)
 		return got;
 	begin_pass(f, pass);
+	if (f->hooks && pass == FOLLOW)
+		hear_gone(f);
 	while (!f->err && !f->done && (got = kvs_trace_next(reader, &event, &writer)) > 0)
 		follow_event(f, &event, writer);
 	if (got < 0)
@@ -565,9 +610,9 @@ static int run_pass(struct follow *f, kvs_trace_reader *reader, enum pass pass)
 	return f->err;
 }
 
-int prof_follow(kvs_report *report, kvs_trace_reader *reader)
+int prof_follow(kvs_report *report, kvs_trace_reader *reader, const struct prof_hooks *hooks)
 {
-	struct follow f = {.report = report};
+	struct follow f = {.report = report, .hooks = hooks};
 	int err = run_pass(&f, reader, CHOOSE);
 
 	if (!err)
@@ -576,7 +621,9 @@ int prof_follow(kvs_report *report, kvs_trace_reader *reader)
 		kvs_trace_get_health(reader, &report->health);
 	if (!err)
 		prof_holders_merge(&report->leaks);
-	if (!err && report->peak_event)
+	if (!err && hooks)
+		end_all(&f);
+	if (!err && report->peak_event && !hooks)
 		err = run_pass(&f, reader, TO_PEAK);
 	prof_map_clear(&f.processes, free);
 	prof_map_clear(&f.numbers, NULL);

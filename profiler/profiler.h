@@ -255,6 +255,22 @@ void kvs_watch_get_state(const kvs_watch *watch, struct kvs_watch_state *out);
 void kvs_watch_stop(kvs_watch *watch);
 void kvs_watch_close(kvs_watch *watch); /* stops it first; NULL is fine */
 
+/* What a bounded file has no room for. */
+struct kvs_left_out {
+	uint64_t slices, shorter_than_ns; /* slices: of calls, kernels, copies and ranges; those that are shorter */
+	uint64_t lifetimes;               /* of memory: the smallest and shortest */
+	uint64_t rows;                    /* the last of a table */
+};
+/*
+ * The trace as events for ui.perfetto.dev (Chrome's JSON format), at most about 100 MB. The file that the report was made from
+ * is read again. The caller frees *text. What kvs_report_make() answers.
+ */
+int kvs_report_perfetto(const kvs_report *report, char **text, struct kvs_left_out *left_out);
+/* Allocations in the columns of RAPIDS Memory Manager's log, at most a million rows. As kvs_report_perfetto(). */
+int kvs_report_csv(const kvs_report *report, char **text, struct kvs_left_out *left_out);
+/* Stacks of what was held at the peak and at the end, for www.speedscope.app. The caller frees *text. -ENOMEM. */
+int kvs_report_speedscope(const kvs_report *report, char **text);
+
 #ifdef __cplusplus
 }
 #endif

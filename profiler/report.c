@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-int kvs_report_make(const char *trace, kvs_report **out)
+int prof_report_follow(const char *trace, const struct prof_hooks *hooks, kvs_report **out)
 {
 	kvs_report *report = calloc(1, sizeof(*report));
 	kvs_trace_reader *reader;
@@ -26,10 +26,10 @@ int kvs_report_make(const char *trace, kvs_report **out)
 	}
 	err = kvs_trace_read(trace, &reader);
 	if (!err) {
-		err = prof_follow(report, reader);
+		err = prof_follow(report, reader, hooks);
 		kvs_trace_reader_close(reader);
 	}
-	if (!err)
+	if (!err && !hooks)
 		err = prof_resolve(report);
 	if (!err && report->no_memory)
 		err = kvs_fail(-ENOMEM, "no memory for all that %s tells of", trace);
@@ -38,6 +38,11 @@ int kvs_report_make(const char *trace, kvs_report **out)
 	else
 		*out = report;
 	return err;
+}
+
+int kvs_report_make(const char *trace, kvs_report **out)
+{
+	return prof_report_follow(trace, NULL, out);
 }
 
 static void free_items(void **items, size_t count)

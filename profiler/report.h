@@ -154,8 +154,21 @@ void prof_holders_merge(struct prof_holders *holders); /* same ones together, so
 int prof_kv_take(const struct prof_process *process, uint32_t number, struct prof_kv_map *out);
 void prof_kv_clear(struct prof_kv_map *map);
 
-/* Follow the trace (follow.c): once to choose sources, once for everything, once more up to the peak. */
-int prof_follow(kvs_report *report, kvs_trace_reader *reader);
+/* Who hears of everything while a trace is followed. Calls are those of the source that is believed. */
+struct prof_hooks {
+	void *arg;
+	void (*event)(void *arg, const struct prof_process *process, const struct kvs_event *event);
+	void (*change)(void *arg, const struct prof_process *process, uint64_t time_ns); /* of process->account.now */
+	void (*gone)(void *arg, const struct prof_process *process, const struct prof_lifetime *lifetime);
+};
+
+/*
+ * Follow the trace (follow.c): once to choose sources, once for everything, once more up to the peak; with hooks (NULL: none)
+ * the last is left out, and memory that is never given back is told of at the end.
+ */
+int prof_follow(kvs_report *report, kvs_trace_reader *reader, const struct prof_hooks *hooks);
+/* kvs_report_make() with hooks, and without what is known of the peak alone (report.c). */
+int prof_report_follow(const char *trace, const struct prof_hooks *hooks, kvs_report **out);
 
 uint64_t prof_untracked(const kvs_report *report); /* memory that the driver counts, and no call tells of */
 

@@ -8,7 +8,7 @@ FUZZ_CXX ?= $(FUZZ_CC)++
 FUZZ_FLAGS = -O1 -g $(WARN) -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -pthread -D_GNU_SOURCE -Idriver $(CUDA_FLAGS) -MMD -MP
 FUZZ_LINK_FLAGS = -fsanitize=fuzzer,address,undefined -pthread
 # An archive, so that a target links only what it calls, and no kernels.
-FUZZ_OBJS = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(wildcard driver/*.c chart/*.c profiler/*.c profiler/report/*.c attn/*.c vmm/*.c model/*.c model/*/*.c calib/*.c calib/*/*.c tests/fuzz/no_images.c)) \
+FUZZ_OBJS = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(wildcard driver/*.c chart/*.c profiler/*.c profiler/report/*.c profiler/export/*.c attn/*.c vmm/*.c model/*.c model/*/*.c calib/*.c calib/*/*.c tests/fuzz/no_images.c)) \
 	$(patsubst %.cpp,$(BUILD)/fuzz/%.o,$(wildcard driver/*.cpp)) $(BUILD)/fuzz/profiler/report/assets.o
 FUZZ_ARCHIVE = $(BUILD)/fuzz/kvshare.a
 

@@ -7,19 +7,34 @@
 
 #include <stdlib.h>
 
+enum output { HTML, PERFETTO, SPEEDSCOPE, CSV, OUTPUTS };
+
 struct env {
-	const char *trace, *html;
+	const char *trace, *outputs[OUTPUTS]; /* paths; NULL: not wanted */
 	bool json;
 };
 
-enum { OPTION_JSON = 512, OPTION_HTML };
+enum { OPTION_JSON = 512, OPTION_OUTPUT }; /* OPTION_OUTPUT + enum output */
 
 static const struct argp_option options[] = {
 	{"json", OPTION_JSON, NULL, 0, "all figures as one JSON object on stdout", 0},
-	{"html", OPTION_HTML, "FILE", 0,
-		"the report as one HTML file that needs nothing else; \"-\" is standard output", 0},
+	{"html", OPTION_OUTPUT + HTML, "FILE", 0,
+		"the report as one HTML file that needs nothing else; \"-\" is standard output, here and below", 0},
+	{"perfetto", OPTION_OUTPUT + PERFETTO, "FILE", 0, "the trace for ui.perfetto.dev (Chrome's JSON format)", 0},
+	{"speedscope", OPTION_OUTPUT + SPEEDSCOPE, "FILE", 0, "the stacks of what was held, for www.speedscope.app", 0},
+	{"csv", OPTION_OUTPUT + CSV, "FILE", 0, "allocations, in the columns of RAPIDS Memory Manager's log", 0},
 	{0},
 };
+
+static void check_stdout(struct argp_state *state, const struct env *env)
+{
+	int wanted = env->json;
+
+	for (int o = 0; o < OUTPUTS; o++)
+		wanted += env->outputs[o] && run_is_stdout(env->outputs[o]);
+	if (wanted > 1)
+		argp_error(state, "standard output takes one of --json and the files named \"-\"");
+}
 
 static error_t parse(int key, char *text, struct argp_state *state)
 {
@@ -29,8 +44,11 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	case OPTION_JSON:
 		env->json = true;
 		return 0;
-	case OPTION_HTML:
-		env->html = text;
+	case OPTION_OUTPUT + HTML:
+	case OPTION_OUTPUT + PERFETTO:
+	case OPTION_OUTPUT + SPEEDSCOPE:
+	case OPTION_OUTPUT + CSV:
+		env->outputs[key - OPTION_OUTPUT] = text;
 		return 0;
 	case ARGP_KEY_ARG:
 		if (env->trace)
@@ -40,8 +58,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	case ARGP_KEY_END:
 		if (!env->trace)
 			argp_error(state, "which trace? One is written by `kvshare-run generate --profile TRACE`");
-		if (env->json && env->html && run_is_stdout(env->html))
-			argp_error(state, "--json and --html - both want standard output");
+		check_stdout(state, env);
 		return 0;
 	}
 	return ARGP_ERR_UNKNOWN;
@@ -53,9 +70,9 @@ static const char doc[] = "Say what a trace holds: the peak of GPU memory and wh
 			  "  kvshare-run generate -m DIR -p 'Once upon a time' --profile run.trace\n"
 			  "  kvshare-run report run.trace\n"
 			  "  kvshare-run report run.trace --json >run.json\n"
-			  "  kvshare-run report run.trace --html run.html\n";
+			  "  kvshare-run report run.trace --html run.html\n"
+			  "  kvshare-run report run.trace --perfetto run.json\n";
 
-/* What goes to standard output is the one thing there, so the summary is printed only where nothing else is. */
 static int print(const kvs_report *report, bool json)
 {
 	char *text;
@@ -70,23 +87,60 @@ static int print(const kvs_report *report, bool json)
 	return run_flush_stdout();
 }
 
-static int write_html(const kvs_report *report, const char *path)
+static int make(const kvs_report *report, enum output output, char **text, struct kvs_left_out *left_out)
 {
+	switch (output) {
+	case HTML:
+		return kvs_report_html(report, text);
+	case PERFETTO:
+		return kvs_report_perfetto(report, text, left_out);
+	case SPEEDSCOPE:
+		return kvs_report_speedscope(report, text);
+	default:
+		return kvs_report_csv(report, text, left_out);
+	}
+}
+
+static void say_left_out(const char *path, const struct kvs_left_out *left_out)
+{
+	if (left_out->slices)
+		fprintf(stderr, "%s: %llu slices shorter than %llu ns are left out\n", path,
+			(unsigned long long)left_out->slices, (unsigned long long)left_out->shorter_than_ns);
+	if (left_out->lifetimes)
+		fprintf(stderr, "%s: the lifetimes of %llu small allocations are left out\n", path,
+			(unsigned long long)left_out->lifetimes);
+	if (left_out->rows)
+		fprintf(stderr, "%s: the last %llu rows are left out\n", path, (unsigned long long)left_out->rows);
+}
+
+static int write_output(const kvs_report *report, enum output output, const char *path)
+{
+	struct kvs_left_out left_out = {0};
 	char *text;
-	int err = kvs_report_html(report, &text);
+	int err = make(report, output, &text, &left_out);
 
 	if (err)
 		return err;
 	err = run_write_output(path, text);
 	free(text);
+	if (!err)
+		say_left_out(path, &left_out);
 	return err;
 }
 
-static int print_all(const kvs_report *report, const struct env *env)
+/* The summary is for who asked for no file. */
+static int write_all(const kvs_report *report, const struct env *env)
 {
-	int err = env->html ? write_html(report, env->html) : 0;
+	bool any = false;
+	int err = 0;
 
-	if (!err && (env->json || !env->html))
+	for (int o = 0; o < OUTPUTS && !err; o++) {
+		if (!env->outputs[o])
+			continue;
+		any = true;
+		err = write_output(report, o, env->outputs[o]);
+	}
+	if (!err && (env->json || !any))
 		err = print(report, env->json);
 	return err;
 }
@@ -103,7 +157,7 @@ static int run(int argc, char **argv)
 	err = kvs_report_make(env.trace, &report);
 	if (err)
 		return run_complain();
-	err = print_all(report, &env);
+	err = write_all(report, &env);
 	kvs_report_free(report);
 	return err ? run_complain() : EXIT_SUCCESS;
 }
