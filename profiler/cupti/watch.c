@@ -58,6 +58,7 @@ static struct {
 /* Address of the last driver call recorded on this thread since the start of a runtime call. */
 #define NO_CALL (KVS_EVENT_NONE - 1)
 static __thread uint64_t last_address;
+static __thread uint32_t thread_id; /* 0: not asked yet */
 
 /* ---- the process ---- */
 
@@ -128,7 +129,8 @@ static void on_call(CUpti_CallbackDomain domain, CUpti_CallbackId id, const CUpt
 		return; /* CUPTI reported the driver call that the runtime made */
 	last_address = event.call.address;
 	event.pid = watch.records.pid;
-	event.tid = gettid();
+	thread_id = thread_id ? thread_id : (uint32_t)gettid();
+	event.tid = thread_id;
 	event.time_ns = *call->correlationData ? *call->correlationData : now;
 	event.call.duration_ns = now - event.time_ns;
 	introduce(call->context != NULL);
