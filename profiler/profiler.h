@@ -195,6 +195,14 @@ int kvs_trace_next(kvs_trace_reader *reader, struct kvs_event *out, uint32_t *wr
 int kvs_trace_rewind(kvs_trace_reader *reader);
 void kvs_trace_get_health(const kvs_trace_reader *reader, struct kvs_trace_health *out);
 
+/* ---- CUPTI ---- */
+
+/*
+ * The path of NVIDIA's libcupti, which libkvshare-cupti.so would use: $KVSHARE_CUPTI, or else the loader's and the toolkit's
+ * usual folders. It is loaded for that, and stays so. -ENOENT.
+ */
+int kvs_libcupti_find(char *path, size_t bytes);
+
 /* ---- reports ---- */
 
 typedef struct kvs_report kvs_report;

@@ -1,47 +1,14 @@
 /*
- * profiler/cupti/library.c: opens libcupti at run time, so that the target also starts on machines without it.
- *
- * A copy that is loaded already comes first: PyTorch brings its own, and two in one process would not know of each other.
- * With PROF_CUPTI_LINKED the functions are linked instead; the build uses that to check names and types (build.mk).
+ * profiler/cupti/library.c: libcupti's functions, found at run time, so that the target also starts on machines without it.
+ * With PROF_CUPTI_LINKED they are linked instead; the build uses that to check names and types (build.mk).
  */
 #include "library.h"
 
 #include "../../driver/cu.h"
+#include "../libcupti.h"
 
 #include <dlfcn.h>
 #include <errno.h>
-#include <stdlib.h>
-
-/* CUDA 13 and 12: the fields of the records that are used (records.c) have the same offsets in both. */
-static const char *const names[] = {"libcupti.so.13", "libcupti.so.12"};
-static const char *const places[] = {"libcupti.so.13", "libcupti.so.12", "/usr/local/cuda/lib64/libcupti.so",
-	"/usr/local/cuda/extras/CUPTI/lib64/libcupti.so", "/opt/cuda/lib64/libcupti.so",
-	"/opt/cuda/extras/CUPTI/lib64/libcupti.so"};
-
-static void *open_any(void)
-{
-	const char *asked = getenv("KVSHARE_CUPTI");
-	void *library = NULL;
-
-	if (asked && *asked)
-		return dlopen(asked, RTLD_NOW | RTLD_NODELETE);
-	for (size_t i = 0; i < sizeof(names) / sizeof(*names) && !library; i++)
-		library = dlopen(names[i], RTLD_NOW | RTLD_NODELETE | RTLD_NOLOAD);
-	for (size_t i = 0; i < sizeof(places) / sizeof(*places) && !library; i++)
-		library = dlopen(places[i], RTLD_NOW | RTLD_NODELETE);
-	return library;
-}
-
-static int not_there(void)
-{
-	const char *asked = getenv("KVSHARE_CUPTI"), *reason = dlerror();
-
-	if (asked && *asked)
-		return kvs_fail(-ENOENT, "KVSHARE_CUPTI=%s cannot be loaded: %s", asked, reason ? reason : "no reason");
-	return kvs_fail(-ENOENT,
-		"there is no libcupti.so.13 or .12 here: it comes with the CUDA toolkit (extras/CUPTI); KVSHARE_CUPTI "
-		"names one that lies elsewhere");
-}
 
 #ifdef PROF_CUPTI_LINKED
 #define FIND(name) out->name = name;
@@ -54,10 +21,10 @@ static int not_there(void)
 int prof_cupti_open(struct prof_cupti *out)
 {
 	const char *missing = NULL;
-	void *library = open_any();
+	void *library = prof_libcupti_open();
 
 	if (!library)
-		return not_there();
+		return -ENOENT;
 	PROF_CUPTI_FUNCTIONS(FIND)
 	out->cuptiActivityFlushPeriod =
 		(__typeof__(out->cuptiActivityFlushPeriod))dlsym(library, "cuptiActivityFlushPeriod");

@@ -30,9 +30,7 @@ struct prof_cupti {
 };
 
 /*
- * Open libcupti and find its functions. $KVSHARE_CUPTI names the file; without it, a copy that the process has loaded
- * already is used, or else one on the loader's path or in the toolkit's usual folders. The library stays loaded.
- * Returns 0, or -ENOENT if there is none or it lacks a function.
+ * Open libcupti (prof_libcupti_open()) and find its functions. Returns 0, or -ENOENT if there is none or it lacks one.
  */
 int prof_cupti_open(struct prof_cupti *out);
 /* Calls kvs_fail() with CUPTI's name for `result`; returns -EIO. */

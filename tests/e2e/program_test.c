@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -89,20 +90,41 @@ static void eval_measures_the_loss_of_transformers(void **state)
 	json_decref(json);
 }
 
-static void doctor_finds_the_host_device(void **state)
+/* What doctor says of `what`, whose state must be this; NULL if it says nothing of it. */
+static const char *doctor_found(const json_t *report, const char *what, const char *state)
 {
-	json_t *report = run_json("kvshare-run doctor --json"), *checks = json_object_get(report, "checks");
-	const char *found = NULL;
+	const json_t *checks = json_object_get(report, "checks");
 
-	(void)state;
 	for (size_t i = 0; i < json_array_size(checks); i++) {
 		const json_t *check = json_array_get(checks, i);
-		if (!strcmp(json_string_value(json_object_get(check, "what")), "host device") &&
-			!strcmp(json_string_value(json_object_get(check, "state")), "ok"))
-			found = json_string_value(json_object_get(check, "found"));
+		if (!strcmp(json_string_value(json_object_get(check, "what")), what) &&
+			!strcmp(json_string_value(json_object_get(check, "state")), state))
+			return json_string_value(json_object_get(check, "found"));
 	}
+	return NULL;
+}
+
+static void doctor_finds_the_host_device(void **state)
+{
+	json_t *report = run_json("kvshare-run doctor --json");
+	const char *found = doctor_found(report, "host device", "ok");
+
+	(void)state;
 	assert_non_null(found);
 	assert_non_null(strstr(found, "granule"));
+	json_decref(report);
+}
+
+/* Both of the libraries that a profile through CUPTI needs. */
+static void doctor_looks_for_cupti(void **state)
+{
+	json_t *report = run_json("KVSHARE_CUPTI=/nowhere/libcupti.so kvshare-run doctor --json");
+	const char *found = doctor_found(report, "CUPTI", "optional");
+
+	(void)state;
+	assert_non_null(found);
+	assert_non_null(strstr(found, "libcupti not found"));
+	assert_int_equal(!strstr(found, "libkvshare-cupti.so not found"), !access(built("libkvshare-cupti.so"), F_OK));
 	json_decref(report);
 }
 
@@ -123,6 +145,7 @@ int main(void)
 		cmocka_unit_test(generate_writes_the_tokens_of_transformers),
 		cmocka_unit_test(eval_measures_the_loss_of_transformers),
 		cmocka_unit_test(doctor_finds_the_host_device),
+		cmocka_unit_test(doctor_looks_for_cupti),
 		cmocka_unit_test(doctor_says_what_is_missing),
 	};
 

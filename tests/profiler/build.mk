@@ -10,7 +10,8 @@ $(FAKE_CUPTI): $(BUILD)/tests/profiler/fake-cupti/%/libcupti.so.13: tests/profil
 		-o $@ $< $(LINK_FLAGS)
 
 $(BUILD)/tests/profiler/cupti_events_test: $(BUILD)/profiler/cupti/records.o $(BUILD)/profiler/cupti/callbacks.o
-$(BUILD)/tests/profiler/cupti_test: $(BUILD)/tests/profiler/cupti_stage.o | $(FAKE_CUPTI) $(LIBKVSHARE_CUPTI) $(CUPTI_LINKED) $(SOFTCUDA)
+$(BUILD)/tests/profiler/cupti_test: $(BUILD)/tests/profiler/cupti_stage.o | $(FAKE_CUPTI) $(LIBKVSHARE_CUPTI) $(CUPTI_LINKED) $(SOFTCUDA) $(RUN) \
+	$(BUILD)/tests/clients/vector_add $(BUILD)/tests/softcuda/softcuda_kernels.so
 endif
 
 # It is skipped where names of functions are not read.

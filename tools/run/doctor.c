@@ -102,12 +102,30 @@ static void check_library(
 	snprintf(item->advice, sizeof(item->advice), "%s", advice);
 }
 
+/* NVIDIA's library, and ours that CUDA programs load for `profile --source cupti`. */
+static void check_cupti(struct findings *all)
+{
+	char theirs[512], ours[512];
+	bool is_there = !kvs_libcupti_find(theirs, sizeof(theirs));
+	bool is_built = !kvs_find_beside("libkvshare-cupti.so", ours, sizeof(ours));
+	struct finding *item = add(all, "CUPTI", is_there && is_built ? STATE_OK : STATE_OPTIONAL);
+
+	snprintf(item->found, sizeof(item->found), "%.500s, %.500s", is_there ? theirs : "libcupti not found",
+		is_built ? ours : "libkvshare-cupti.so not found");
+	if (!is_there)
+		snprintf(item->advice, sizeof(item->advice),
+			"profiling kernels on a GPU needs it: it comes with the CUDA toolkit (extras/CUPTI); "
+			"KVSHARE_CUPTI "
+			"names one in another folder");
+	else if (!is_built)
+		snprintf(item->advice, sizeof(item->advice),
+			"profiling kernels on a GPU needs it: `make build` makes it if cupti.h is there");
+}
+
 static void check_libraries(struct findings *all)
 {
 	static const char *const cublas[] = {"libcublas.so.13", "libcublas.so.12", NULL};
 	static const char *const openblas[] = {"libopenblas.so.0", NULL};
-	static const char *const cupti[] = {"libcupti.so.13", "libcupti.so.12", "libcupti.so",
-		"/usr/local/cuda/extras/CUPTI/lib64/libcupti.so", NULL};
 
 	check_library(all, "cuBLAS", cublas, STATE_OPTIONAL,
 		"--device cuda needs it: install the CUDA libraries, or put them on LD_LIBRARY_PATH");
@@ -116,8 +134,7 @@ static void check_libraries(struct findings *all)
 	else
 		check_library(all, "OpenBLAS", openblas, STATE_OPTIONAL,
 			"--device host needs it: apt-get install libopenblas0");
-	check_library(all, "CUPTI", cupti, STATE_OPTIONAL,
-		"profiling kernels needs it: it comes with the CUDA toolkit (extras/CUPTI)");
+	check_cupti(all);
 }
 
 static void check_ebpf(struct findings *all)

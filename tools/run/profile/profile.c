@@ -183,6 +183,8 @@ static int set_environment(const struct profile_env *env)
 		if (kvs_find_beside("libkvshare-cupti.so", path, sizeof(path)))
 			return -ENODEV;
 		setenv("CUDA_INJECTION64_PATH", path, 1);
+		if (!kvs_libcupti_find(path, sizeof(path))) /* CUPTI gets NVTX ranges only this way */
+			setenv("NVTX_INJECTION64_PATH", path, 0);
 	}
 	snprintf(limit, sizeof(limit), "%llu", (unsigned long long)env->file.max_bytes);
 	if (env->source != SOURCE_EBPF && env->file.max_bytes)
