@@ -22,6 +22,7 @@ static CUresult context_create(unsigned flags, struct sc_context **out)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	context->references = 1;
 	context->flags = flags;
+	sc_limits_init(context);
 	pthread_mutex_init(&context->order, NULL);
 	pthread_cond_init(&context->stream_left, NULL);
 	error = sc_stream_create(context, CU_STREAM_DEFAULT, 0, &context->legacy);

@@ -39,7 +39,22 @@ enum source {
 /* From the first byte of the first row to the last byte of the last. */
 static size_t span_of(const struct sc_side *side, const struct sc_copy *copy)
 {
-	return (copy->height - 1) * side->pitch + copy->width;
+	return (copy->depth - 1) * side->slice + (copy->height - 1) * side->pitch + copy->width;
+}
+
+static size_t rows_of(const struct sc_copy *copy)
+{
+	return copy->height * copy->depth;
+}
+
+static size_t bytes_of(const struct sc_copy *copy)
+{
+	return copy->width * rows_of(copy);
+}
+
+static uintptr_t row_of(const struct sc_side *side, const struct sc_copy *copy, size_t row)
+{
+	return side->address + row / copy->height * side->slice + row % copy->height * side->pitch;
 }
 
 static bool side_touches(const struct sc_side *side, const struct sc_copy *copy, uintptr_t base, size_t size)
@@ -57,11 +72,11 @@ static bool copy_touches(const struct sc_op *op, uintptr_t base, size_t size)
 
 static bool side_check(const struct sc_side *side, const struct sc_copy *copy, bool write, char *why, size_t bytes)
 {
-	bool packed = side->pitch == copy->width;
-	size_t rows = packed ? 1 : copy->height, width = packed ? copy->width * copy->height : copy->width;
+	bool packed = span_of(side, copy) == bytes_of(copy);
+	size_t rows = packed ? 1 : rows_of(copy), width = packed ? bytes_of(copy) : copy->width;
 
 	for (size_t row = 0; side->device && row < rows; row++) {
-		if (!sc_space_check(side->address + row * side->pitch, width, write, why, bytes))
+		if (!sc_space_check(row_of(side, copy, row), width, write, why, bytes))
 			return false;
 	}
 	return true;
@@ -79,13 +94,13 @@ static void row_fill(char *to, const struct sc_copy *copy)
 
 static void rows_move(const struct sc_copy *copy)
 {
-	for (size_t row = 0; row < copy->height; row++) {
-		char *to = (char *)copy->to.address + row * copy->to.pitch;
+	for (size_t row = 0; row < rows_of(copy); row++) {
+		char *to = (char *)row_of(&copy->to, copy, row);
 
 		if (copy->pattern_bytes)
 			row_fill(to, copy);
 		else
-			memmove(to, (const char *)copy->from.address + row * copy->from.pitch, copy->width);
+			memmove(to, (const char *)row_of(&copy->from, copy, row), copy->width);
 	}
 }
 
@@ -133,7 +148,7 @@ static void copy_run(struct sc_op *op, struct sc_stream *stream)
 	if (sides_check(copy, why, sizeof(why)) && rows_move_guarded(copy, why, sizeof(why)))
 		return;
 	fprintf(stderr, "softcuda: %.*s of %zu bytes in stream %llu: illegal %s\n", sc_base_length(op->what), op->what,
-		copy->width * copy->height, (unsigned long long)stream->id, why);
+		bytes_of(copy), (unsigned long long)stream->id, why);
 	sc_context_lose(stream->context, CUDA_ERROR_ILLEGAL_ADDRESS);
 }
 
@@ -153,14 +168,15 @@ static CUresult stage(struct copy_op *op)
 {
 	struct sc_copy *copy = &op->copy;
 
-	op->staged = malloc(copy->width * copy->height);
+	op->staged = malloc(bytes_of(copy));
 	if (!op->staged)
 		return CUDA_ERROR_OUT_OF_MEMORY;
-	for (size_t row = 0; row < copy->height; row++)
-		memcpy((char *)op->staged + row * copy->width,
-			(const char *)copy->from.address + row * copy->from.pitch, copy->width);
+	for (size_t row = 0; row < rows_of(copy); row++)
+		memcpy((char *)op->staged + row * copy->width, (const char *)row_of(&copy->from, copy, row),
+			copy->width);
 	copy->from.address = (uintptr_t)op->staged;
 	copy->from.pitch = copy->width;
+	copy->from.slice = copy->width * copy->height;
 	return CUDA_SUCCESS;
 }
 
@@ -205,7 +221,7 @@ static CUresult op_submit(
  */
 static CUresult submit_late(const char *what, struct sc_stream *stream, const struct sc_copy *copy)
 {
-	size_t late = copy->width * copy->height <= SC_STAGE_LIMIT ? copy->width : SC_STAGE_LIMIT;
+	size_t late = bytes_of(copy) <= SC_STAGE_LIMIT ? copy->width : SC_STAGE_LIMIT;
 	struct sc_copy head = *copy, tail = *copy;
 	CUresult error = sc_stream_synchronize(stream);
 	uint64_t ticket;
@@ -224,20 +240,20 @@ static CUresult submit_late(const char *what, struct sc_stream *stream, const st
 
 CUresult sc_copy_submit(const char *what, struct sc_stream *stream, const struct sc_copy *copy, bool asynchronous)
 {
-	bool small = copy->width * copy->height <= SC_STAGE_LIMIT, uploads;
+	bool small = bytes_of(copy) <= SC_STAGE_LIMIT, uploads;
 	char why[256];
 	uint64_t ticket;
 	CUresult error;
 
-	if (!copy->width || !copy->height)
+	if (!bytes_of(copy))
 		return CUDA_SUCCESS;
 	if (!sides_check(copy, why, sizeof(why))) {
 		fprintf(stderr, "softcuda: %.*s of %zu bytes is refused: %s\n", sc_base_length(what), what,
-			copy->width * copy->height, why);
+			bytes_of(copy), why);
 		return CUDA_ERROR_INVALID_VALUE;
 	}
 	uploads = !copy->pattern_bytes && copy->to.device && is_pageable(&copy->from, copy);
-	if (uploads && !asynchronous && sc_settings.late_copies && (small || copy->height == 1))
+	if (uploads && !asynchronous && sc_settings.late_copies && (small || rows_of(copy) == 1))
 		return submit_late(what, stream, copy);
 	if (uploads && asynchronous && small)
 		return op_submit(what, stream, copy, STAGED, NULL);

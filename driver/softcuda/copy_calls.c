@@ -7,17 +7,17 @@
 #include "memory.h"
 
 /* Under unified addressing a pointer itself says which side it is on. */
-static struct sc_side side_of(uintptr_t address, size_t pitch)
+struct sc_side sc_side_of(uintptr_t address, size_t pitch)
 {
 	return (struct sc_side){.device = sc_is_known(address), .address = address, .pitch = pitch};
 }
 
-static struct sc_side device_side(uintptr_t address, size_t pitch)
+struct sc_side sc_side_device(uintptr_t address, size_t pitch)
 {
 	return (struct sc_side){.device = true, .address = address, .pitch = pitch};
 }
 
-static struct sc_side host_side(const void *address, size_t pitch)
+struct sc_side sc_side_host(const void *address, size_t pitch)
 {
 	return (struct sc_side){.device = false, .address = (uintptr_t)address, .pitch = pitch};
 }
@@ -29,13 +29,13 @@ static bool side_is_valid(const struct sc_side *side)
 }
 
 /* The legacy default stream's forms (stream NULL, not asynchronous) and the asynchronous ones. */
-static CUresult submit(struct sc_context *context, const char *function, const struct sc_copy *copy, CUstream handle,
+CUresult sc_copy_call(struct sc_context *context, const char *function, const struct sc_copy *copy, CUstream handle,
 	bool asynchronous)
 {
 	struct sc_stream *stream;
 	CUresult error;
 
-	if (copy->width && copy->height &&
+	if (copy->width && copy->height && copy->depth &&
 		(!side_is_valid(&copy->to) || (!copy->pattern_bytes && !side_is_valid(&copy->from))))
 		return CUDA_ERROR_INVALID_VALUE;
 	stream = sc_stream_get(context, handle);
@@ -49,57 +49,57 @@ static CUresult submit(struct sc_context *context, const char *function, const s
 static CUresult copy_flat(
 	const char *function, struct sc_side to, struct sc_side from, size_t bytes, CUstream handle, bool asynchronous)
 {
-	const struct sc_copy copy = {.to = to, .from = from, .width = bytes, .height = 1};
+	const struct sc_copy copy = {.to = to, .from = from, .width = bytes, .height = 1, .depth = 1};
 	struct sc_context *context;
 	CUresult error = sc_enter_context(function, &context);
 
-	return error ? error : submit(context, function, &copy, handle, asynchronous);
+	return error ? error : sc_copy_call(context, function, &copy, handle, asynchronous);
 }
 
 CUresult CUDAAPI cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
 {
-	return copy_flat(__func__, side_of(dst, ByteCount), side_of(src, ByteCount), ByteCount, NULL, false);
+	return copy_flat(__func__, sc_side_of(dst, ByteCount), sc_side_of(src, ByteCount), ByteCount, NULL, false);
 }
 
 CUresult CUDAAPI cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, CUstream hStream)
 {
-	return copy_flat(__func__, side_of(dst, ByteCount), side_of(src, ByteCount), ByteCount, hStream, true);
+	return copy_flat(__func__, sc_side_of(dst, ByteCount), sc_side_of(src, ByteCount), ByteCount, hStream, true);
 }
 
 CUresult CUDAAPI cuMemcpyHtoD(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount)
 {
-	return copy_flat(
-		__func__, device_side(dstDevice, ByteCount), host_side(srcHost, ByteCount), ByteCount, NULL, false);
+	return copy_flat(__func__, sc_side_device(dstDevice, ByteCount), sc_side_host(srcHost, ByteCount), ByteCount,
+		NULL, false);
 }
 
 CUresult CUDAAPI cuMemcpyHtoDAsync(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount, CUstream hStream)
 {
-	return copy_flat(
-		__func__, device_side(dstDevice, ByteCount), host_side(srcHost, ByteCount), ByteCount, hStream, true);
+	return copy_flat(__func__, sc_side_device(dstDevice, ByteCount), sc_side_host(srcHost, ByteCount), ByteCount,
+		hStream, true);
 }
 
 CUresult CUDAAPI cuMemcpyDtoH(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount)
 {
-	return copy_flat(
-		__func__, host_side(dstHost, ByteCount), device_side(srcDevice, ByteCount), ByteCount, NULL, false);
+	return copy_flat(__func__, sc_side_host(dstHost, ByteCount), sc_side_device(srcDevice, ByteCount), ByteCount,
+		NULL, false);
 }
 
 CUresult CUDAAPI cuMemcpyDtoHAsync(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream)
 {
-	return copy_flat(
-		__func__, host_side(dstHost, ByteCount), device_side(srcDevice, ByteCount), ByteCount, hStream, true);
+	return copy_flat(__func__, sc_side_host(dstHost, ByteCount), sc_side_device(srcDevice, ByteCount), ByteCount,
+		hStream, true);
 }
 
 CUresult CUDAAPI cuMemcpyDtoD(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount)
 {
-	return copy_flat(
-		__func__, device_side(dstDevice, ByteCount), device_side(srcDevice, ByteCount), ByteCount, NULL, false);
+	return copy_flat(__func__, sc_side_device(dstDevice, ByteCount), sc_side_device(srcDevice, ByteCount),
+		ByteCount, NULL, false);
 }
 
 CUresult CUDAAPI cuMemcpyDtoDAsync(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream)
 {
-	return copy_flat(__func__, device_side(dstDevice, ByteCount), device_side(srcDevice, ByteCount), ByteCount,
-		hStream, true);
+	return copy_flat(__func__, sc_side_device(dstDevice, ByteCount), sc_side_device(srcDevice, ByteCount),
+		ByteCount, hStream, true);
 }
 
 /* One side of a 2D copy, at its first byte. */
@@ -115,13 +115,13 @@ static CUresult side_2d(CUmemorytype type, CUdeviceptr device, const void *host,
 		return CUDA_ERROR_INVALID_VALUE;
 	switch (type) {
 	case CU_MEMORYTYPE_HOST:
-		*side = host_side((const char *)host + start, pitch);
+		*side = sc_side_host((const char *)host + start, pitch);
 		return CUDA_SUCCESS;
 	case CU_MEMORYTYPE_DEVICE:
-		*side = device_side((uintptr_t)device + start, pitch);
+		*side = sc_side_device((uintptr_t)device + start, pitch);
 		return CUDA_SUCCESS;
 	case CU_MEMORYTYPE_UNIFIED:
-		*side = side_of((uintptr_t)device + start, pitch);
+		*side = sc_side_of((uintptr_t)device + start, pitch);
 		return CUDA_SUCCESS;
 	default: /* CUDA arrays: there are none here */
 		return CUDA_ERROR_NOT_SUPPORTED;
@@ -140,12 +140,13 @@ static CUresult copy_2d(const char *function, const CUDA_MEMCPY2D *p, CUstream s
 		return CUDA_ERROR_INVALID_VALUE;
 	copy.width = p->WidthInBytes;
 	copy.height = p->Height;
+	copy.depth = 1;
 	error = side_2d(p->dstMemoryType, p->dstDevice, p->dstHost, p->dstPitch, p->dstXInBytes, p->dstY,
 		p->WidthInBytes, &copy.to);
 	if (!error)
 		error = side_2d(p->srcMemoryType, p->srcDevice, p->srcHost, p->srcPitch, p->srcXInBytes, p->srcY,
 			p->WidthInBytes, &copy.from);
-	return error ? error : submit(context, function, &copy, stream, asynchronous);
+	return error ? error : sc_copy_call(context, function, &copy, stream, asynchronous);
 }
 
 CUresult CUDAAPI cuMemcpy2D(const CUDA_MEMCPY2D *pCopy)
@@ -168,7 +169,7 @@ CUresult CUDAAPI cuMemcpy2DAsync(const CUDA_MEMCPY2D *pCopy, CUstream hStream)
 static CUresult set_memory(const char *function, CUdeviceptr to, size_t pitch, unsigned bytes, uint32_t value,
 	size_t width, size_t height, CUstream stream, bool asynchronous)
 {
-	struct sc_copy copy = {.pattern_bytes = bytes, .pattern = value, .height = height};
+	struct sc_copy copy = {.pattern_bytes = bytes, .pattern = value, .height = height, .depth = 1};
 	struct sc_context *context;
 	CUresult error = sc_enter_context(function, &context);
 
@@ -177,8 +178,8 @@ static CUresult set_memory(const char *function, CUdeviceptr to, size_t pitch, u
 	if (to % bytes || width > SIZE_MAX / bytes || (height > 1 && (pitch % bytes || pitch < width * bytes)))
 		return CUDA_ERROR_INVALID_VALUE;
 	copy.width = width * bytes;
-	copy.to = device_side((uintptr_t)to, height > 1 ? pitch : copy.width);
-	return submit(context, function, &copy, stream, asynchronous);
+	copy.to = sc_side_device((uintptr_t)to, height > 1 ? pitch : copy.width);
+	return sc_copy_call(context, function, &copy, stream, asynchronous);
 }
 
 CUresult CUDAAPI cuMemsetD8(CUdeviceptr dstDevice, unsigned char uc, size_t N)

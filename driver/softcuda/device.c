@@ -60,6 +60,7 @@ void softcuda_reset(void)
 	pthread_mutex_lock(&sc_lock);
 	sc_space_reset();
 	sc_libraries_reset();
+	sc_links_reset();
 	sc_pools_reset();
 	pthread_mutex_unlock(&sc_lock);
 	sc_faults_reset();
@@ -147,6 +148,25 @@ CUresult CUDAAPI cuDeviceGetPCIBusId(char *pciBusId, int len, CUdevice dev)
 	return CUDA_SUCCESS;
 }
 
+/* "[domain]:[bus]:[device].[function], [domain]:[bus]:[device], [bus]:[device].[function]" (cuda.h) */
+CUresult CUDAAPI cuDeviceGetByPCIBusId(CUdevice *dev, const char *pciBusId)
+{
+	static const char *const forms[] = {"0000:00:00.0", "0000:00:00", "00:00.0"};
+	CUresult error = sc_enter_initialized(__func__);
+
+	if (error)
+		return error;
+	if (!dev || !pciBusId)
+		return CUDA_ERROR_INVALID_VALUE;
+	for (size_t i = 0; i < sizeof(forms) / sizeof(*forms); i++) {
+		if (!strcmp(pciBusId, forms[i])) {
+			*dev = 0;
+			return CUDA_SUCCESS;
+		}
+	}
+	return CUDA_ERROR_INVALID_DEVICE;
+}
+
 CUresult CUDAAPI cuDeviceTotalMem(size_t *bytes, CUdevice dev)
 {
 	CUresult error = sc_enter_initialized(__func__);
@@ -206,7 +226,7 @@ static const struct {
 	{CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK, SC_SHARED_STANDARD},
 	{CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, SC_SHARED_OPTIN},
 	{CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR, SC_SHARED_MULTIPROCESSOR},
-	{CU_DEVICE_ATTRIBUTE_RESERVED_SHARED_MEMORY_PER_BLOCK, 1024},
+	{CU_DEVICE_ATTRIBUTE_RESERVED_SHARED_MEMORY_PER_BLOCK, SC_SHARED_RESERVED},
 	{CU_DEVICE_ATTRIBUTE_TOTAL_CONSTANT_MEMORY, 64 * 1024},
 	{CU_DEVICE_ATTRIBUTE_WARP_SIZE, 32},
 	{CU_DEVICE_ATTRIBUTE_MAX_PITCH, 0x7fffffff},
@@ -236,6 +256,10 @@ static const struct {
 	{CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, 1},
 	{CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED, 1},
 	{CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED, 1},
+	{CU_DEVICE_ATTRIBUTE_MANAGED_MEMORY, 1},
+	{CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS, 1},
+	{CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS, 1},
+	{CU_DEVICE_ATTRIBUTE_CAN_USE_STREAM_WAIT_VALUE_NOR, 1},
 };
 
 CUresult CUDAAPI cuDeviceGetAttribute(int *pi, CUdevice_attribute attrib, CUdevice dev)

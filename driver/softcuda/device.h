@@ -19,6 +19,7 @@ enum {
 	SC_SHARED_STANDARD = 48 * 1024, /* without cuFuncSetAttribute */
 	SC_SHARED_OPTIN = 99 * 1024,    /* the least that any GPU from compute capability 8.0 on has */
 	SC_SHARED_MULTIPROCESSOR = 164 * 1024,
+	SC_SHARED_RESERVED = 1024, /* of each block's, for the driver */
 	SC_MAX_PARAMETER_BYTES = 4096,
 };
 

@@ -30,7 +30,7 @@ static CUresult foreign_image(const void *bytes)
 /*
  * cuModuleLoadData is given no size. The section headers are the last thing that linkers write, so they end the file.
  */
-static CUresult image_bytes(const void *bytes, size_t *size)
+CUresult sc_image_size(const void *bytes, size_t *size)
 {
 	const Elf64_Ehdr *header = bytes;
 
@@ -76,7 +76,7 @@ CUresult sc_image_load(const void *bytes, struct sc_image **out)
 {
 	struct sc_image *image;
 	size_t size = 0;
-	CUresult error = image_bytes(bytes, &size);
+	CUresult error = sc_image_size(bytes, &size);
 
 	if (error)
 		return error;

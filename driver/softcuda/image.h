@@ -6,6 +6,10 @@
 
 #include "module.h"
 
+/* How long it is, from its header, whose bytes must be there. */
+CUresult sc_image_size(const void *bytes, size_t *size);
+enum { SC_IMAGE_LEAST = 64 };
+
 /* NO_BINARY_FOR_GPU: code for another device. INVALID_IMAGE: no module at all. */
 CUresult sc_image_load(const void *bytes, struct sc_image **out);
 

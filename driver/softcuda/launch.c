@@ -106,18 +106,6 @@ static CUresult arguments_copy(struct launch_op *launch, void **params, void **e
 	return CUDA_SUCCESS;
 }
 
-static unsigned blocks_per_multiprocessor(const struct sc_function *function, size_t threads, size_t dynamic_bytes)
-{
-	size_t shared = function->kernel->static_shared_bytes + dynamic_bytes;
-	size_t blocks = SC_THREADS_MULTIPROCESSOR / ((threads + 31) / 32 * 32);
-
-	if (blocks > SC_BLOCKS_MULTIPROCESSOR)
-		blocks = SC_BLOCKS_MULTIPROCESSOR;
-	if (shared && SC_SHARED_MULTIPROCESSOR / (shared + 1024) < blocks)
-		blocks = SC_SHARED_MULTIPROCESSOR / (shared + 1024); /* the driver keeps 1 KiB of each block's */
-	return (unsigned)blocks;
-}
-
 static CUresult shape_check(const CUlaunchConfig *shape, const struct sc_function *function, bool cooperative)
 {
 	uint64_t threads = (uint64_t)shape->blockDimX * shape->blockDimY * shape->blockDimZ;
@@ -133,7 +121,7 @@ static CUresult shape_check(const CUlaunchConfig *shape, const struct sc_functio
 	if (shape->sharedMemBytes > (unsigned)function->max_dynamic_shared_bytes)
 		return CUDA_ERROR_INVALID_VALUE;
 	if (cooperative && blocks > (uint64_t)SC_MULTIPROCESSORS *
-					    blocks_per_multiprocessor(function, threads, shape->sharedMemBytes))
+					    sc_blocks_per_multiprocessor(function, threads, shape->sharedMemBytes))
 		return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
 	return CUDA_SUCCESS;
 }
@@ -253,132 +241,4 @@ CUresult CUDAAPI cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, vo
 		return CUDA_ERROR_INVALID_VALUE;
 	error = attributes_read(config, &cooperative);
 	return error ? error : launch(context, config, f, cooperative, kernelParams, extra);
-}
-
-/* ---- functions ---- */
-
-/* The start of every call on an existing function; on success the caller owes sc_image_put(). */
-static CUresult function_enter(const char *name, CUfunction handle, struct sc_function *function)
-{
-	CUresult error = sc_enter_alive(name);
-
-	if (error)
-		return error;
-	return sc_function_get(handle, function) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
-}
-
-static int function_attribute(const struct sc_function *function, CUfunction_attribute attribute)
-{
-	switch (attribute) {
-	case CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK:
-		return SC_MAX_THREADS;
-	case CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES:
-		return (int)function->kernel->static_shared_bytes;
-	case CU_FUNC_ATTRIBUTE_NUM_REGS:
-		return 32;
-	case CU_FUNC_ATTRIBUTE_PTX_VERSION:
-	case CU_FUNC_ATTRIBUTE_BINARY_VERSION:
-		return SC_CAPABILITY;
-	case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
-		return function->max_dynamic_shared_bytes;
-	case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
-		return function->carveout;
-	default: /* constant and local memory, clusters: it has none */
-		return 0;
-	}
-}
-
-CUresult CUDAAPI cuFuncGetAttribute(int *pi, CUfunction_attribute attrib, CUfunction hfunc)
-{
-	struct sc_function function;
-	CUresult error = function_enter(__func__, hfunc, &function);
-
-	if (error)
-		return error;
-	sc_image_put(function.module->image);
-	if (!pi || attrib < 0 || attrib >= CU_FUNC_ATTRIBUTE_MAX)
-		return CUDA_ERROR_INVALID_VALUE;
-	*pi = function_attribute(&function, attrib);
-	return CUDA_SUCCESS;
-}
-
-CUresult CUDAAPI cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, int value)
-{
-	CUresult error = sc_enter_alive(__func__);
-	struct sc_function *function;
-
-	if (error)
-		return error;
-	pthread_mutex_lock(&sc_lock);
-	function = sc_object_find(SC_FUNCTION, sc_key(hfunc));
-	if (!function)
-		error = CUDA_ERROR_INVALID_HANDLE;
-	else if (attrib == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES && value >= 0 &&
-		 (size_t)value + function->kernel->static_shared_bytes <= SC_SHARED_OPTIN)
-		function->max_dynamic_shared_bytes = value;
-	else if (attrib == CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT && value >= -1 && value <= 100)
-		function->carveout = value;
-	else
-		error = CUDA_ERROR_INVALID_VALUE;
-	pthread_mutex_unlock(&sc_lock);
-	return error;
-}
-
-CUresult CUDAAPI cuFuncGetName(const char **name, CUfunction hfunc)
-{
-	struct sc_function function;
-	CUresult error = function_enter(__func__, hfunc, &function);
-
-	if (error)
-		return error;
-	sc_image_put(function.module->image);
-	if (!name)
-		return CUDA_ERROR_INVALID_VALUE;
-	*name = function.kernel->name;
-	return CUDA_SUCCESS;
-}
-
-CUresult CUDAAPI cuFuncGetParamInfo(CUfunction func, size_t paramIndex, size_t *paramOffset, size_t *paramSize)
-{
-	struct sc_function function;
-	CUresult error = function_enter(__func__, func, &function);
-
-	if (error)
-		return error;
-	sc_image_put(function.module->image);
-	if (!paramOffset || paramIndex >= function.kernel->param_count)
-		return CUDA_ERROR_INVALID_VALUE;
-	*paramOffset = function.kernel->params[paramIndex].offset;
-	if (paramSize)
-		*paramSize = function.kernel->params[paramIndex].size;
-	return CUDA_SUCCESS;
-}
-
-CUresult CUDAAPI cuFuncGetModule(CUmodule *hmod, CUfunction hfunc)
-{
-	struct sc_function function;
-	CUresult error = function_enter(__func__, hfunc, &function);
-
-	if (error)
-		return error;
-	sc_image_put(function.module->image);
-	if (!hmod)
-		return CUDA_ERROR_INVALID_VALUE;
-	*hmod = (CUmodule)(uintptr_t)function.module->key;
-	return CUDA_SUCCESS;
-}
-
-CUresult CUDAAPI cuOccupancyMaxActiveBlocksPerMultiprocessor(
-	int *numBlocks, CUfunction func, int blockSize, size_t dynamicSMemSize)
-{
-	struct sc_function function;
-	CUresult error = function_enter(__func__, func, &function);
-
-	if (error)
-		return error;
-	sc_image_put(function.module->image);
-	if (!numBlocks || blockSize <= 0 || blockSize > SC_MAX_THREADS || dynamicSMemSize > SC_SHARED_OPTIN)
-		return CUDA_ERROR_INVALID_VALUE;
-	*numBlocks = (int)blocks_per_multiprocessor(&function, (size_t)blockSize, dynamicSMemSize);
-	return CUDA_SUCCESS;
 }

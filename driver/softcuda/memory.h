@@ -21,6 +21,7 @@ struct sc_handle {
 	bool own_fd, imported;
 	off_t offset;
 	size_t references, mappings;
+	size_t populated; /* mappings whose page tables were filled: at most one needs to be */
 	uint64_t block_id;
 };
 
@@ -29,6 +30,7 @@ struct sc_mapping {
 	size_t size;
 	struct sc_handle *handle;
 	CUmemAccess_flags access;
+	bool populated;
 };
 
 enum sc_range_kind {
@@ -36,6 +38,7 @@ enum sc_range_kind {
 	SC_ALLOCATED,  /* cuMemAlloc and its async and pool forms */
 	SC_HOST,       /* cuMemAllocHost, cuMemHostAlloc */
 	SC_REGISTERED, /* cuMemHostRegister */
+	SC_GLOBAL,     /* a variable of a module */
 };
 
 struct sc_range {
@@ -47,6 +50,8 @@ struct sc_range {
 	struct sc_context *context;  /* the owner of an allocation; NULL for a reservation */
 	uint64_t pool;               /* key of the pool that it came from, or 0 */
 	unsigned flags;              /* cuMemHostAlloc's */
+	bool managed;                /* cuMemAllocManaged's */
+	const void *image;           /* the module's that a variable belongs to */
 	struct sc_mapping *mappings; /* sorted by base */
 	size_t mapping_count, mapping_capacity;
 };
@@ -67,6 +72,7 @@ CUresult sc_range_reserve(size_t size, size_t alignment, uintptr_t hint, struct 
 CUresult sc_range_allocate(size_t size, struct sc_context *context, struct sc_range **out);
 CUresult sc_range_allocate_host(size_t size, struct sc_context *context, struct sc_range **out);
 CUresult sc_range_register(uintptr_t base, size_t size, struct sc_context *context, struct sc_range **out);
+CUresult sc_range_add_global(uintptr_t base, size_t size, const void *image, struct sc_range **out);
 void sc_range_free(struct sc_range *range); /* unmaps what is mapped */
 struct sc_range *sc_range_find(uintptr_t address);
 void sc_ranges_free_of(struct sc_context *context);

@@ -1,9 +1,6 @@
 /*
- * driver/softcuda/module.c: the driver's calls on modules, libraries, kernels and functions.
- *
- * A library is a module that belongs to no context; its kernels are functions under another name, as they may be
- * launched like functions. Modules have no global variables that a program could ask for by name: requests for them
- * return "not found".
+ * driver/softcuda/module.c: modules and their functions. library.c has libraries, which are modules too; globals.c has the
+ * variables of both.
  */
 #include "module.h"
 
@@ -18,7 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static void module_free(struct sc_module *module)
+void sc_module_free(struct sc_module *module)
 {
 	for (size_t i = 0; i < module->function_count; i++) {
 		if (module->functions[i].key)
@@ -26,6 +23,7 @@ static void module_free(struct sc_module *module)
 	}
 	if (module->key)
 		sc_object_remove(module->kind, module->key);
+	sc_globals_free_of(module->image);
 	atomic_store(&module->image->unloaded, true);
 	sc_image_put(module->image);
 	free(module);
@@ -38,17 +36,8 @@ void sc_modules_free_of(struct sc_context *context)
 
 	while ((module = sc_object_next(SC_MODULE, &cursor))) {
 		if (module->context == context)
-			module_free(module);
+			sc_module_free(module);
 	}
-}
-
-void sc_libraries_reset(void)
-{
-	struct sc_module *library;
-	size_t cursor = 0;
-
-	while ((library = sc_object_next(SC_LIBRARY, &cursor)))
-		module_free(library);
 }
 
 static bool keys_add(struct sc_module *module)
@@ -62,7 +51,7 @@ static bool keys_add(struct sc_module *module)
 	return module->key != 0;
 }
 
-static CUresult module_load(enum sc_kind kind, struct sc_context *context, const void *bytes, uint64_t *key)
+CUresult sc_module_load(enum sc_kind kind, struct sc_context *context, const void *bytes, uint64_t *key)
 {
 	struct sc_image *image;
 	struct sc_module *module;
@@ -91,14 +80,14 @@ static CUresult module_load(enum sc_kind kind, struct sc_context *context, const
 	if (keys_add(module)) {
 		*key = module->key;
 	} else {
-		module_free(module);
+		sc_module_free(module);
 		error = CUDA_ERROR_OUT_OF_MEMORY;
 	}
 	pthread_mutex_unlock(&sc_lock);
 	return error;
 }
 
-static CUresult file_load(struct sc_context *context, const char *path, uint64_t *key)
+CUresult sc_module_load_file(enum sc_kind kind, struct sc_context *context, const char *path, uint64_t *key)
 {
 	int fd = sc_descriptor(open(path, O_RDONLY | O_CLOEXEC));
 	CUresult error = CUDA_ERROR_INVALID_IMAGE;
@@ -107,10 +96,10 @@ static CUresult file_load(struct sc_context *context, const char *path, uint64_t
 
 	if (fd < 0)
 		return CUDA_ERROR_FILE_NOT_FOUND;
-	if (!fstat(fd, &file) && file.st_size >= 64) { /* an ELF header's bytes: what image_load looks at */
+	if (!fstat(fd, &file) && file.st_size >= SC_IMAGE_LEAST) {
 		bytes = mmap(NULL, (size_t)file.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
 		if (bytes != MAP_FAILED) {
-			error = module_load(SC_MODULE, context, bytes, key);
+			error = sc_module_load(kind, context, bytes, key);
 			munmap(bytes, (size_t)file.st_size);
 		}
 	}
@@ -127,14 +116,22 @@ static struct sc_function *function_named(struct sc_module *module, const char *
 	return NULL;
 }
 
-static CUresult function_key(enum sc_kind kind, uint64_t module_key, const char *name, uint64_t *key)
+/* A library is also found as a module, which cuLibraryGetModule gives out under the same key. */
+struct sc_module *sc_module_find(enum sc_kind kind, uint64_t key)
+{
+	struct sc_module *module = sc_object_find(kind, key);
+
+	return !module && kind == SC_MODULE ? sc_object_find(SC_LIBRARY, key) : module;
+}
+
+CUresult sc_function_key(enum sc_kind kind, uint64_t module_key, const char *name, uint64_t *key)
 {
 	CUresult error = CUDA_SUCCESS;
 	struct sc_function *function;
 	struct sc_module *module;
 
 	pthread_mutex_lock(&sc_lock);
-	module = sc_object_find(kind, module_key);
+	module = sc_module_find(kind, module_key);
 	function = module ? function_named(module, name) : NULL;
 	if (!module)
 		error = CUDA_ERROR_INVALID_HANDLE;
@@ -170,7 +167,7 @@ CUresult CUDAAPI cuModuleLoadData(CUmodule *module, const void *image)
 		return error;
 	if (!module || !image)
 		return CUDA_ERROR_INVALID_VALUE;
-	error = module_load(SC_MODULE, context, image, &key);
+	error = sc_module_load(SC_MODULE, context, image, &key);
 	if (!error)
 		*module = (CUmodule)(uintptr_t)key;
 	return error;
@@ -188,7 +185,7 @@ CUresult CUDAAPI cuModuleLoadDataEx(
 		return error;
 	if (!module || !image || (numOptions && (!options || !optionValues)))
 		return CUDA_ERROR_INVALID_VALUE;
-	error = module_load(SC_MODULE, context, image, &key);
+	error = sc_module_load(SC_MODULE, context, image, &key);
 	if (!error)
 		*module = (CUmodule)(uintptr_t)key;
 	return error;
@@ -204,7 +201,24 @@ CUresult CUDAAPI cuModuleLoad(CUmodule *module, const char *fname)
 		return error;
 	if (!module || !fname)
 		return CUDA_ERROR_INVALID_VALUE;
-	error = file_load(context, fname, &key);
+	error = sc_module_load_file(SC_MODULE, context, fname, &key);
+	if (!error)
+		*module = (CUmodule)(uintptr_t)key;
+	return error;
+}
+
+/* A fat binary may hold a module for this device as it is; what it usually holds is for others. */
+CUresult CUDAAPI cuModuleLoadFatBinary(CUmodule *module, const void *fatCubin)
+{
+	struct sc_context *context;
+	CUresult error = sc_enter_context(__func__, &context);
+	uint64_t key = 0;
+
+	if (error)
+		return error;
+	if (!module || !fatCubin)
+		return CUDA_ERROR_INVALID_VALUE;
+	error = sc_module_load(SC_MODULE, context, fatCubin, &key);
 	if (!error)
 		*module = (CUmodule)(uintptr_t)key;
 	return error;
@@ -229,7 +243,7 @@ CUresult CUDAAPI cuModuleUnload(CUmodule hmod)
 	pthread_mutex_lock(&sc_lock);
 	module = sc_object_find(SC_MODULE, sc_key(hmod));
 	if (module)
-		module_free(module);
+		sc_module_free(module);
 	pthread_mutex_unlock(&sc_lock);
 	return module ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
 }
@@ -244,95 +258,59 @@ CUresult CUDAAPI cuModuleGetFunction(CUfunction *hfunc, CUmodule hmod, const cha
 		return error;
 	if (!hfunc || !name)
 		return CUDA_ERROR_INVALID_VALUE;
-	error = function_key(SC_MODULE, sc_key(hmod), name, &key);
+	error = sc_function_key(SC_MODULE, sc_key(hmod), name, &key);
 	if (!error)
 		*hfunc = (CUfunction)(uintptr_t)key;
 	return error;
 }
 
-CUresult CUDAAPI cuModuleGetGlobal(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod, const char *name)
+/* The keys of the first `count` functions, or only how many there are. */
+CUresult sc_functions_list(enum sc_kind kind, uint64_t key, uint64_t *keys, unsigned count, unsigned *total)
+{
+	struct sc_module *module;
+
+	pthread_mutex_lock(&sc_lock);
+	module = sc_module_find(kind, key);
+	for (size_t i = 0; module && keys && i < count; i++)
+		keys[i] = i < module->function_count ? module->functions[i].key : 0;
+	if (module && total)
+		*total = (unsigned)module->function_count;
+	pthread_mutex_unlock(&sc_lock);
+	return module ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
+}
+
+#if CUDA_VERSION >= 12040
+CUresult CUDAAPI cuModuleGetFunctionCount(unsigned int *count, CUmodule mod)
 {
 	struct sc_context *context;
 	CUresult error = sc_enter_context(__func__, &context);
-	bool known;
 
-	(void)dptr;
-	(void)bytes;
 	if (error)
 		return error;
-	if (!name)
-		return CUDA_ERROR_INVALID_VALUE;
-	pthread_mutex_lock(&sc_lock);
-	known = sc_object_find(SC_MODULE, sc_key(hmod)) != NULL;
-	pthread_mutex_unlock(&sc_lock);
-	return known ? CUDA_ERROR_NOT_FOUND : CUDA_ERROR_INVALID_HANDLE;
+	return count ? sc_functions_list(SC_MODULE, sc_key(mod), NULL, 0, count) : CUDA_ERROR_INVALID_VALUE;
 }
 
-CUresult CUDAAPI cuLibraryLoadData(CUlibrary *library, const void *code, CUjit_option *jitOptions,
-	void **jitOptionsValues, unsigned int numJitOptions, CUlibraryOption *libraryOptions,
-	void **libraryOptionValues, unsigned int numLibraryOptions)
+CUresult CUDAAPI cuModuleEnumerateFunctions(CUfunction *functions, unsigned int numFunctions, CUmodule mod)
 {
-	CUresult error = sc_enter_alive(__func__);
-	uint64_t key = 0;
+	struct sc_context *context;
+	CUresult error = sc_enter_context(__func__, &context);
 
 	if (error)
 		return error;
-	if (!library || !code || (numJitOptions && (!jitOptions || !jitOptionsValues)) ||
-		(numLibraryOptions && (!libraryOptions || !libraryOptionValues)))
+	if (!functions)
 		return CUDA_ERROR_INVALID_VALUE;
-	error = module_load(SC_LIBRARY, NULL, code, &key);
-	if (!error)
-		*library = (CUlibrary)(uintptr_t)key;
-	return error;
+	return sc_functions_list(SC_MODULE, sc_key(mod), (uint64_t *)functions, numFunctions, NULL);
 }
+#endif
 
-CUresult CUDAAPI cuLibraryUnload(CUlibrary library)
+CUresult CUDAAPI cuModuleGetLoadingMode(CUmoduleLoadingMode *mode)
 {
 	CUresult error = sc_enter_initialized(__func__);
-	struct sc_context *context = sc_context_current();
-	struct sc_module *found;
 
 	if (error)
 		return error;
-	if (context)
-		sc_context_drain(context);
-	pthread_mutex_lock(&sc_lock);
-	found = sc_object_find(SC_LIBRARY, sc_key(library));
-	if (found)
-		module_free(found);
-	pthread_mutex_unlock(&sc_lock);
-	return found ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
-}
-
-CUresult CUDAAPI cuLibraryGetKernel(CUkernel *pKernel, CUlibrary library, const char *name)
-{
-	CUresult error = sc_enter_alive(__func__);
-	uint64_t key = 0;
-
-	if (error)
-		return error;
-	if (!pKernel || !name)
+	if (!mode)
 		return CUDA_ERROR_INVALID_VALUE;
-	error = function_key(SC_LIBRARY, sc_key(library), name, &key);
-	if (!error)
-		*pKernel = (CUkernel)(uintptr_t)key;
-	return error;
-}
-
-CUresult CUDAAPI cuKernelGetFunction(CUfunction *pFunc, CUkernel kernel)
-{
-	struct sc_context *context;
-	CUresult error = sc_enter_context(__func__, &context);
-	bool known;
-
-	if (error)
-		return error;
-	if (!pFunc)
-		return CUDA_ERROR_INVALID_VALUE;
-	pthread_mutex_lock(&sc_lock);
-	known = sc_object_find(SC_FUNCTION, sc_key(kernel)) != NULL;
-	pthread_mutex_unlock(&sc_lock);
-	if (known)
-		*pFunc = (CUfunction)kernel;
-	return known ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
+	*mode = CU_MODULE_EAGER_LOADING;
+	return CUDA_SUCCESS;
 }

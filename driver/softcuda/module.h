@@ -32,9 +32,21 @@ struct sc_module {
 	struct sc_function functions[];
 };
 
+/* A module, or a library (context NULL), from its bytes or a file. */
+CUresult sc_module_load(enum sc_kind kind, struct sc_context *context, const void *bytes, uint64_t *key);
+CUresult sc_module_load_file(enum sc_kind kind, struct sc_context *context, const char *path, uint64_t *key);
+void sc_module_free(struct sc_module *module);                     /* needs sc_lock held, as the next does */
+struct sc_module *sc_module_find(enum sc_kind kind, uint64_t key); /* of kind SC_MODULE: libraries too */
+CUresult sc_function_key(enum sc_kind kind, uint64_t module_key, const char *name, uint64_t *key);
+CUresult sc_functions_list(enum sc_kind kind, uint64_t key, uint64_t *keys, unsigned count, unsigned *total);
+void sc_globals_free_of(const struct sc_image *image); /* the ranges of its variables; needs sc_lock held (globals.c) */
+
 /* The function with this key, and its image referenced; NULL: no such function. */
 struct sc_function *sc_function_get(CUfunction handle, struct sc_function *copy);
 void sc_image_put(struct sc_image *image);
+/* The start of every call on an existing function; on success the caller owes sc_image_put(). */
+CUresult sc_function_enter(const char *call, CUfunction handle, struct sc_function *function);
+unsigned sc_blocks_per_multiprocessor(const struct sc_function *function, size_t threads, size_t dynamic_bytes);
 
 /* This thread runs, or has run its last, block of the image: see struct sc_image. */
 void sc_image_enter(struct sc_image *image);

@@ -51,7 +51,7 @@ static bool is_host(const struct place *place)
 /* There is memory behind the address: not for a hole in a reservation. */
 static bool is_backed(const struct place *place)
 {
-	return place->mapping || is_host(place);
+	return place->mapping || is_host(place) || (place->range && place->range->kind == SC_GLOBAL);
 }
 
 /* Attributes of the range, which a reservation has even where nothing is mapped. */
@@ -87,13 +87,13 @@ static CUresult memory_attribute(void *data, CUpointer_attribute attribute, cons
 		*(CUcontext *)data = place->range->context ? (CUcontext)(uintptr_t)place->range->context->key : NULL;
 		return CUDA_SUCCESS;
 	case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
-		*(unsigned *)data = mapping ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST;
+		*(unsigned *)data = is_host(place) ? CU_MEMORYTYPE_HOST : CU_MEMORYTYPE_DEVICE;
 		return CUDA_SUCCESS;
 	case CU_POINTER_ATTRIBUTE_DEVICE_POINTER:
 		*(CUdeviceptr *)data = place->address;
 		return CUDA_SUCCESS;
 	case CU_POINTER_ATTRIBUTE_HOST_POINTER:
-		if (mapping)
+		if (!is_host(place) && !place->range->managed)
 			return CUDA_ERROR_INVALID_VALUE;
 		*(void **)data = (void *)place->address;
 		return CUDA_SUCCESS;
@@ -119,6 +119,8 @@ static CUresult memory_attribute(void *data, CUpointer_attribute attribute, cons
 		*(void **)data = (void *)(mapping ? mapping->base : place->range->base);
 		return CUDA_SUCCESS;
 	case CU_POINTER_ATTRIBUTE_IS_MANAGED:
+		*(int *)data = place->range->managed;
+		return CUDA_SUCCESS;
 	case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS:
 	case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
 	case CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE:

@@ -6,6 +6,7 @@
  * kernel's accesses are checked by the MMU alone.
  */
 #include "memory.h"
+#include "module.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -189,16 +190,34 @@ CUresult sc_range_register(uintptr_t base, size_t size, struct sc_context *conte
 	return range_add(&what, out);
 }
 
+CUresult sc_range_add_global(uintptr_t base, size_t size, const void *image, struct sc_range **out)
+{
+	struct sc_range what = {.kind = SC_GLOBAL, .base = base, .size = size, .image = image};
+
+	return range_add(&what, out);
+}
+
+void sc_globals_free_of(const struct sc_image *image)
+{
+	for (size_t i = range_count; i-- > 0;) {
+		if (ranges[i]->kind == SC_GLOBAL && ranges[i]->image == image)
+			sc_range_free(ranges[i]);
+	}
+}
+
+static void mapping_drop(struct sc_mapping *mapping)
+{
+	mapping->handle->populated -= mapping->populated;
+	mapping->handle->mappings--;
+	sc_handle_put(mapping->handle);
+}
+
 void sc_range_free(struct sc_range *range)
 {
 	size_t index = range_index(range->base);
 
-	for (size_t i = 0; i < range->mapping_count; i++) {
-		struct sc_handle *handle = range->mappings[i].handle;
-
-		handle->mappings--;
-		sc_handle_put(handle);
-	}
+	for (size_t i = 0; i < range->mapping_count; i++)
+		mapping_drop(&range->mappings[i]);
 	if (range->footprint)
 		munmap((void *)range->base, range->footprint);
 	memmove(&ranges[index], &ranges[index + 1], (range_count - index - 1) * sizeof(*ranges));
@@ -294,7 +313,8 @@ CUresult sc_mapping_add(struct sc_range *range, uintptr_t base, size_t size, str
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	memmove(&range->mappings[index + 1], &range->mappings[index],
 		(range->mapping_count - index) * sizeof(*range->mappings));
-	range->mappings[index] = (struct sc_mapping){base, size, handle, CU_MEM_ACCESS_FLAGS_PROT_NONE};
+	range->mappings[index] = (struct sc_mapping){
+		.base = base, .size = size, .handle = handle, .access = CU_MEM_ACCESS_FLAGS_PROT_NONE};
 	range->mapping_count++;
 	handle->mappings++;
 	return CUDA_SUCCESS;
@@ -324,10 +344,8 @@ CUresult sc_run_unmap(struct sc_range *range, size_t first, size_t count)
 	if (mmap((void *)base, end - base, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) ==
 		MAP_FAILED)
 		return CUDA_ERROR_UNMAP_FAILED;
-	for (size_t i = 0; i < count; i++) {
-		run[i].handle->mappings--;
-		sc_handle_put(run[i].handle);
-	}
+	for (size_t i = 0; i < count; i++)
+		mapping_drop(&run[i]);
 	memmove(run, run + count, (range->mapping_count - first - count) * sizeof(*run));
 	range->mapping_count -= count;
 	return CUDA_SUCCESS;
@@ -341,19 +359,20 @@ static int protection_of(CUmemAccess_flags access)
 }
 
 /*
- * The page tables are filled now, as a GPU's are, so that kernels take no minor faults; an older kernel fills them
- * late.
+ * The page tables are filled now, as a GPU's are, so that kernels take no minor faults; an older kernel fills them late. That
+ * costs by the page, so it is done for one mapping of each block, which is also what PSS needs to count the block; others
+ * take their faults.
  */
-static void populate(uintptr_t base, size_t size, CUmemAccess_flags access)
+static void populate(struct sc_mapping *mapping)
 {
+	if (mapping->access == CU_MEM_ACCESS_FLAGS_PROT_NONE || mapping->handle->populated)
+		return;
 #ifdef MADV_POPULATE_WRITE
-	if (access == CU_MEM_ACCESS_FLAGS_PROT_READWRITE)
-		madvise((void *)base, size, MADV_POPULATE_WRITE);
-	else if (access == CU_MEM_ACCESS_FLAGS_PROT_READ)
-		madvise((void *)base, size, MADV_POPULATE_READ);
-#else
-	(void)base, (void)size, (void)access;
+	madvise((void *)mapping->base, mapping->size,
+		mapping->access == CU_MEM_ACCESS_FLAGS_PROT_READ ? MADV_POPULATE_READ : MADV_POPULATE_WRITE);
 #endif
+	mapping->populated = true;
+	mapping->handle->populated++;
 }
 
 CUresult sc_run_set_access(struct sc_range *range, size_t first, size_t count, CUmemAccess_flags access)
@@ -364,9 +383,10 @@ CUresult sc_run_set_access(struct sc_range *range, size_t first, size_t count, C
 
 	if (mprotect((void *)base, size, protection_of(access)))
 		return CUDA_ERROR_OUT_OF_MEMORY;
-	populate(base, size, access);
-	for (size_t i = 0; i < count; i++)
+	for (size_t i = 0; i < count; i++) {
 		run[i].access = access;
+		populate(&run[i]);
+	}
 	return CUDA_SUCCESS;
 }
 
@@ -409,7 +429,7 @@ static uintptr_t first_forbidden(uintptr_t at, uintptr_t end, bool write)
 
 		if (!range)
 			return at;
-		if (range->kind == SC_HOST || range->kind == SC_REGISTERED) {
+		if (range->kind == SC_HOST || range->kind == SC_REGISTERED || range->kind == SC_GLOBAL) {
 			at = range->base + range->size;
 		} else if (!mapping || !access_allows(mapping->access, write)) {
 			return at;
@@ -443,7 +463,9 @@ static void explain(uintptr_t address, uint64_t since, char *text, size_t bytes)
 		snprintf(text, bytes, "reserved, not mapped (reservation of %zu bytes at %#zx)", range->size,
 			(size_t)range->base);
 	else if (!mapping)
-		snprintf(text, bytes, "host memory of %zu bytes at %#zx", range->size, (size_t)range->base);
+		snprintf(text, bytes, "%s of %zu bytes at %#zx",
+			range->kind == SC_GLOBAL ? "a module's variable" : "host memory", range->size,
+			(size_t)range->base);
 	else
 		snprintf(text, bytes, "mapped %s",
 			mapping->access == CU_MEM_ACCESS_FLAGS_PROT_NONE

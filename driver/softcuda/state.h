@@ -78,6 +78,7 @@ enum sc_kind {
 	SC_LIBRARY,
 	SC_FUNCTION,
 	SC_POOL,
+	SC_LINK,
 	SC_KINDS
 };
 
@@ -96,12 +97,15 @@ struct sc_context {
 	atomic_int lost; /* the sticky CUresult */
 	/* Held while work is queued, so that the legacy default stream sees one order of all streams. */
 	pthread_mutex_t order;
-	struct sc_stream *streams; /* list by next_in_context; guarded by order */
-	struct sc_stream *legacy;  /* the NULL stream; is in the list too */
+	struct sc_stream *streams;   /* list by next_in_context; guarded by order */
+	struct sc_stream *legacy;    /* the NULL stream; is in the list too */
+	size_t limits[CU_LIMIT_MAX]; /* cuCtxSetLimit's: kept, and no more than that */
+	CUfunc_cache cache;
 	pthread_cond_t stream_left;
 };
 
 void sc_contexts_reset(void);
+void sc_limits_init(struct sc_context *context); /* limits.c */
 
 /* ---- this thread's contexts, by key (current.c) ---- */
 
@@ -120,6 +124,7 @@ bool sc_is_default_per_thread(void);
 void sc_events_free_of(struct sc_context *context);
 void sc_modules_free_of(struct sc_context *context);
 void sc_libraries_reset(void);
+void sc_links_reset(void);
 void sc_pools_reset(void);
 
 /* A stream's thread, and every thread that runs blocks, calls these first and last (fault.c). */

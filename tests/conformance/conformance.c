@@ -216,21 +216,27 @@ out_close:
 	return bytes;
 }
 
+void conformance_image_path(char *path, size_t bytes)
+{
+	const char *given = getenv("KVS_TEST_KERNELS");
+	char program[PATH_MAX] = {0};
+
+	assert_true(readlink("/proc/self/exe", program, sizeof(program) - 1) > 0);
+	*strrchr(program, '/') = '\0';
+	if (given)
+		snprintf(path, bytes, "%s", given);
+	else
+		snprintf(path, bytes, "%s/conformance_kernels.%s", program,
+			cu->kind == KVS_DEVICE_HOST ? "so" : "fatbin");
+}
+
 static int module_load(void)
 {
 	char path[PATH_MAX + 64] = {0};
-	const char *given = getenv("KVS_TEST_KERNELS");
-	ssize_t length = readlink("/proc/self/exe", path, PATH_MAX);
 	void *image;
 	CUresult result;
 
-	if (length < 0)
-		return -errno;
-	if (given)
-		snprintf(path, sizeof(path), "%s", given);
-	else
-		strcpy(strrchr(path, '/'),
-			cu->kind == KVS_DEVICE_HOST ? "/conformance_kernels.so" : "/conformance_kernels.fatbin");
+	conformance_image_path(path, sizeof(path));
 	image = file_read(path);
 	if (!image)
 		return kvs_fail(-errno, "%s: %s", path, strerror(errno));
@@ -245,11 +251,25 @@ static int module_load(void)
 	return result ? kvs_cu_fail(cu, result, "%s", path) : 0;
 }
 
-/* The module is loaded by the first launch, so that programs without one run where there is no image of it. */
-static CUresult try_launch(CUstream stream, CUfunction *function, unsigned blocks, unsigned threads, void **params)
+CUmodule conformance_module(void)
 {
 	if (!module && module_load())
 		fail_msg("%s", kvs_error());
+	return module;
+}
+
+CUfunction conformance_kernel(const char *name)
+{
+	CUfunction function = NULL;
+
+	must(cu->cuModuleGetFunction(&function, conformance_module(), name));
+	return function;
+}
+
+/* The module is loaded by the first launch, so that programs without one run where there is no image of it. */
+static CUresult try_launch(CUstream stream, CUfunction *function, unsigned blocks, unsigned threads, void **params)
+{
+	conformance_module();
 	return cu->cuLaunchKernel(*function, blocks, 1, 1, threads, 1, 1, 0, stream, params, NULL);
 }
 

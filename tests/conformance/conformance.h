@@ -81,6 +81,11 @@ void range_free(const struct range *r);  /* range_unmap() and release the handle
 void launch_fill(CUstream stream, CUdeviceptr out, unsigned value, size_t count);
 void launch_add(CUstream stream, CUdeviceptr out, CUdeviceptr in, unsigned addend, size_t count);
 
+/* The module of these kernels, loaded; the file that it comes from. */
+void conformance_image_path(char *path, size_t bytes);
+CUmodule conformance_module(void);
+CUfunction conformance_kernel(const char *name);
+
 /* Every one of the `bytes / 4` words at `at`, read by a copy behind all work of the context, is `value`. */
 void assert_words(CUdeviceptr at, size_t bytes, unsigned value);
 unsigned word_at(CUdeviceptr at);

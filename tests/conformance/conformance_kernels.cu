@@ -54,3 +54,11 @@ KVS_KERNEL(conformance_gate, unsigned *gate, unsigned long long limit, unsigned 
 		*touch += 1;
 	gate_store(&gate[2], looks < limit ? 1 : 2);
 }
+
+/* A variable of the module, which the host finds by name. */
+__device__ unsigned conformance_variable = 7;
+
+KVS_KERNEL(conformance_read_variable, unsigned *out)
+{
+	*out = conformance_variable;
+}

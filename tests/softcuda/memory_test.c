@@ -6,12 +6,14 @@
 #include "../../driver/softcuda/softcuda.h"
 
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -114,12 +116,71 @@ static void host_memory_is_registered_once(void **state)
 	free(memory);
 }
 
+/* Pages of [at, at + bytes) that this process's page tables have. */
+static size_t pages_present(CUdeviceptr at, size_t bytes)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE), present = 0;
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	uint64_t entry;
+
+	assert_true(fd >= 0);
+	for (CUdeviceptr end = at + bytes; at < end; at += page) {
+		assert_int_equal(pread(fd, &entry, sizeof(entry), (off_t)(at / page * sizeof(entry))), sizeof(entry));
+		present += entry >> 63;
+	}
+	close(fd);
+	return present;
+}
+
+/* Filling page tables costs by the page: once for each block, however often it is mapped. */
+static void pages_are_populated_for_one_mapping_of_a_block(void **state)
+{
+	CUmemAllocationProp properties = {
+		.type = CU_MEM_ALLOCATION_TYPE_PINNED, .location.type = CU_MEM_LOCATION_TYPE_DEVICE};
+	CUmemAccessDesc access = {.location = properties.location, .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+	CUmemGenericAllocationHandle handle;
+	size_t granule, pages;
+	CUdeviceptr at;
+
+	(void)state;
+	assert_int_equal(
+		on.cu->cuMemGetAllocationGranularity(&granule, &properties, CU_MEM_ALLOC_GRANULARITY_MINIMUM), 0);
+	pages = granule / (size_t)sysconf(_SC_PAGESIZE);
+	assert_int_equal(on.cu->cuMemCreate(&handle, granule, &properties, 0), CUDA_SUCCESS);
+	assert_int_equal(on.cu->cuMemAddressReserve(&at, 3 * granule, 0, 0, 0), CUDA_SUCCESS);
+	for (size_t i = 0; i < 3; i++)
+		assert_int_equal(on.cu->cuMemMap(at + i * granule, granule, 0, handle, 0), CUDA_SUCCESS);
+	assert_int_equal(on.cu->cuMemSetAccess(at + granule, 2 * granule, &access, 1), CUDA_SUCCESS);
+	assert_int_equal(on.cu->cuMemSetAccess(at, granule, &access, 1), CUDA_SUCCESS);
+#ifdef MADV_POPULATE_WRITE
+	assert_int_equal(pages_present(at + granule, granule), pages);
+#endif
+	assert_int_equal(pages_present(at, granule), 0);
+	assert_int_equal(pages_present(at + 2 * granule, granule), 0);
+	/* The others are there when they are used, and a block whose populated mapping has gone is populated again. */
+	assert_int_equal(on.cu->cuMemsetD8(at, 1, granule), CUDA_SUCCESS);
+	assert_int_equal(on.cu->cuCtxSynchronize(), CUDA_SUCCESS);
+	assert_int_equal(pages_present(at, granule), pages);
+	assert_int_equal(on.cu->cuMemUnmap(at, 3 * granule), CUDA_SUCCESS);
+	assert_int_equal(on.cu->cuMemMap(at, granule, 0, handle, 0), CUDA_SUCCESS);
+	access.flags = CU_MEM_ACCESS_FLAGS_PROT_READ;
+	assert_int_equal(on.cu->cuMemSetAccess(at, granule, &access, 1), CUDA_SUCCESS);
+#ifdef MADV_POPULATE_WRITE
+	assert_int_equal(pages_present(at, granule), pages);
+#endif
+	assert_int_equal(on.cu->cuMemUnmap(at, granule), CUDA_SUCCESS);
+	assert_int_equal(on.cu->cuMemAddressFree(at, 3 * granule), CUDA_SUCCESS);
+	assert_int_equal(on.cu->cuMemRelease(handle), CUDA_SUCCESS);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(
 			a_copy_past_the_end_of_an_allocation_is_refused, open_device, close_device),
 		cmocka_unit_test_setup_teardown(freeing_waits_and_tells_of_a_pending_use, open_device, close_device),
+		cmocka_unit_test_setup_teardown(
+			pages_are_populated_for_one_mapping_of_a_block, open_device, close_device),
 		cmocka_unit_test_setup_teardown(host_memory_is_registered_once, open_device, close_device),
 	};
 

@@ -1,0 +1,388 @@
+/*
+ * Calls that kvshare does not make itself and that programs of others need: limits and preferences, occupancy, managed
+ * memory, words that a stream writes and waits for, copies of slices and between contexts, variables and kernels of modules
+ * and libraries, the linker. Quotations are from the comments of cuda.h (CUDA 13.0) at the function named.
+ */
+#include "conformance.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- contexts and devices ---- */
+
+/* cuCtxSetLimit: "the program can use cuCtxGetLimit() to find out exactly what the limit has been set to" */
+static void a_limit_that_was_set_can_be_read_back(void **state)
+{
+	size_t before = 0, now = 0;
+
+	(void)state;
+	must(driver_function(cuCtxGetLimit)(&before, CU_LIMIT_STACK_SIZE));
+	must(driver_function(cuCtxSetLimit)(CU_LIMIT_STACK_SIZE, 4096));
+	must(driver_function(cuCtxGetLimit)(&now, CU_LIMIT_STACK_SIZE));
+	assert_true(now >= 4096);
+	must(driver_function(cuCtxSetLimit)(CU_LIMIT_STACK_SIZE, before));
+	must(driver_function(cuCtxGetLimit)(&now, CU_LIMIT_MALLOC_HEAP_SIZE));
+	assert_true(now > 0);
+	must_refuse(driver_function(cuCtxGetLimit)(&now, (CUlimit)1000));
+	must_refuse(driver_function(cuCtxSetLimit)((CUlimit)1000, 1));
+}
+
+/* cuCtxSetCacheConfig: "This is only a preference." */
+static void a_preference_for_the_cache_is_taken(void **state)
+{
+	CUfunc_cache config = CU_FUNC_CACHE_PREFER_EQUAL;
+
+	(void)state;
+	must(driver_function(cuCtxSetCacheConfig)(CU_FUNC_CACHE_PREFER_L1));
+	must(driver_function(cuCtxGetCacheConfig)(&config));
+	must(driver_function(cuCtxSetCacheConfig)(CU_FUNC_CACHE_PREFER_NONE));
+	must(driver_function(cuFuncSetCacheConfig)(conformance_kernel("conformance_add"), CU_FUNC_CACHE_PREFER_SHARED));
+}
+
+/* cuDeviceGetByPCIBusId: "[domain]:[bus]:[device].[function]", which is what cuDeviceGetPCIBusId gives. */
+static void a_device_is_found_by_its_place_on_the_bus(void **state)
+{
+	char id[32] = "";
+	CUdevice found = -1;
+
+	(void)state;
+	must(driver_function(cuDeviceGetPCIBusId)(id, sizeof(id), cu->device));
+	must(driver_function(cuDeviceGetByPCIBusId)(&found, id));
+	assert_int_equal(found, cu->device);
+	must_refuse(driver_function(cuDeviceGetByPCIBusId)(&found, "ffff:ff:1f.7"));
+	must_refuse(driver_function(cuDeviceGetByPCIBusId)(&found, NULL));
+}
+
+/* ---- functions ---- */
+
+/* cuOccupancyMaxPotentialBlockSize: "a reasonable block size", and a grid that fills the device with such blocks */
+static void a_block_size_is_suggested_that_can_be_launched(void **state)
+{
+	CUfunction function = conformance_kernel("conformance_fill");
+	int grid = 0, block = 0, most = 0, active = 0;
+
+	(void)state;
+	must(driver_function(cuOccupancyMaxPotentialBlockSize)(&grid, &block, function, NULL, 0, 0));
+	must(cu->cuFuncGetAttribute(&most, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, function));
+	assert_true(block > 0 && block <= most);
+	must(driver_function(cuOccupancyMaxActiveBlocksPerMultiprocessor)(&active, function, block, 0));
+	assert_int_equal(grid, active * cu->multiprocessors);
+	must(driver_function(cuOccupancyMaxPotentialBlockSizeWithFlags)(
+		&grid, &block, function, NULL, 0, 100, CU_OCCUPANCY_DEFAULT));
+	assert_true(block > 0 && block <= 100); /* blockSizeLimit */
+	must(driver_function(cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags)(
+		&active, function, 64, 0, CU_OCCUPANCY_DISABLE_CACHING_OVERRIDE));
+	assert_true(active > 0);
+	must_refuse(driver_function(cuOccupancyMaxPotentialBlockSize)(NULL, &block, function, NULL, 0, 0));
+}
+
+static int largest_asked;
+
+static size_t CUDA_CB much_for_many(int threads)
+{
+	if (threads > largest_asked)
+		largest_asked = threads;
+	return threads > 64 ? (size_t)1 << 30 : 1024;
+}
+
+/* "a unary function [...] that computes the dynamic shared memory needed by func for any given block size" */
+static void shared_memory_by_block_size_is_asked_for(void **state)
+{
+	int grid = 0, block = 0;
+
+	(void)state;
+	must(driver_function(cuOccupancyMaxPotentialBlockSize)(
+		&grid, &block, conformance_kernel("conformance_fill"), much_for_many, 0, 0));
+	assert_true(largest_asked > 64);
+	assert_true(block > 0 && block <= 64);
+}
+
+/* cuModuleGetGlobal: "Returns in *dptr and *bytes the base pointer and size of the global of name name" */
+static void a_variable_of_a_module_is_device_memory(void **state)
+{
+	CUfunction read = conformance_kernel("conformance_read_variable");
+	CUdeviceptr variable = 0, other = 0;
+	size_t bytes = 0;
+	unsigned value = 0;
+	struct range out = range_new(1, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
+	void *params[] = {&out.at};
+
+	(void)state;
+	must(driver_function(cuModuleGetGlobal)(&variable, &bytes, conformance_module(), "conformance_variable"));
+	assert_int_equal(bytes, sizeof(unsigned));
+	must(cu->cuMemcpyDtoH(&value, variable, sizeof(value)));
+	assert_int_equal(value, 7);
+	value = 42;
+	must(cu->cuMemcpyHtoD(variable, &value, sizeof(value)));
+	must(cu->cuCtxSynchronize());
+	must(cu->cuLaunchKernel(read, 1, 1, 1, 1, 1, 1, 0, NULL, params, NULL));
+	assert_int_equal(word_at(out.at), 42);
+	/* "One of the parameters dptr or bytes (not both) can be NULL" */
+	must(driver_function(cuModuleGetGlobal)(&other, NULL, conformance_module(), "conformance_variable"));
+	assert_int_equal(other, variable);
+	must_be(CUDA_ERROR_NOT_FOUND,
+		driver_function(cuModuleGetGlobal)(&other, &bytes, conformance_module(), "no_such_variable"));
+	value = 7;
+	must(cu->cuMemcpyHtoD(variable, &value, sizeof(value)));
+	range_free(&out);
+}
+
+/* cuModuleEnumerateFunctions: "Returns in *functions a maximum number of numFunctions function handles within mod" */
+static void the_functions_of_a_module_can_be_listed(void **state)
+{
+	CUfunction functions[16] = {NULL};
+	unsigned count = 0, found = 0;
+
+	(void)state;
+	must(driver_function(cuModuleGetFunctionCount)(&count, conformance_module()));
+	assert_true(count >= 4 && count <= 16);
+	must(driver_function(cuModuleEnumerateFunctions)(functions, count, conformance_module()));
+	for (unsigned i = 0; i < count; i++) {
+		const char *name = NULL;
+
+		must(driver_function(cuFuncGetName)(&name, functions[i]));
+		found += !strcmp(name, "conformance_fill") || !strcmp(name, "conformance_add");
+	}
+	assert_int_equal(found, 2);
+}
+
+/* A library has kernels, which can be asked and launched as functions are; it is of no context. */
+static void a_library_gives_kernels_variables_and_a_module(void **state)
+{
+	char path[4096] = {0};
+	CUlibrary library = NULL, of = NULL;
+	CUkernel kernels[16] = {NULL}, kernel = NULL;
+	CUmodule of_context = NULL;
+	CUfunction function = NULL;
+	CUdeviceptr variable = 0;
+	size_t bytes = 0, offset = 1;
+	unsigned count = 0;
+	const char *name = NULL;
+	int value = 0;
+
+	(void)state;
+	conformance_image_path(path, sizeof(path));
+	must(driver_function(cuLibraryLoadFromFile)(&library, path, NULL, NULL, 0, NULL, NULL, 0));
+	must(driver_function(cuLibraryGetKernelCount)(&count, library));
+	assert_true(count >= 4 && count <= 16);
+	must(driver_function(cuLibraryEnumerateKernels)(kernels, count, library));
+	must(driver_function(cuLibraryGetKernel)(&kernel, library, "conformance_add"));
+	must(driver_function(cuKernelGetName)(&name, kernel));
+	assert_string_equal(name, "conformance_add");
+	must(driver_function(cuKernelGetLibrary)(&of, kernel));
+	assert_ptr_equal(of, library);
+	must(driver_function(cuKernelGetParamInfo)(kernel, 1, &offset, &bytes));
+	assert_int_equal(offset, 8);
+	assert_int_equal(bytes, 8);
+	must(driver_function(cuKernelSetAttribute)(
+		CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 1024, kernel, cu->device));
+	must(driver_function(cuKernelGetAttribute)(
+		&value, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, kernel, cu->device));
+	assert_int_equal(value, 1024);
+	must(driver_function(cuLibraryGetModule)(&of_context, library));
+	must(cu->cuModuleGetFunction(&function, of_context, "conformance_fill"));
+	must(driver_function(cuLibraryGetGlobal)(&variable, &bytes, library, "conformance_variable"));
+	assert_int_equal(bytes, sizeof(unsigned));
+	must_be(CUDA_ERROR_NOT_FOUND, driver_function(cuLibraryGetKernel)(&kernel, library, "no_such_kernel"));
+	must(driver_function(cuLibraryUnload)(library));
+}
+
+/* cuLinkComplete: the output is "the output image", which a module is made from. */
+static void the_linker_gives_back_what_it_was_given(void **state)
+{
+	char path[4096] = {0};
+	CUlinkState link = NULL;
+	CUmodule linked = NULL;
+	CUfunction function = NULL;
+	void *image = NULL;
+	size_t bytes = 0;
+	char garbage[] = "no code of any kind, and long enough to be looked at as an image of one";
+
+	(void)state;
+	conformance_image_path(path, sizeof(path));
+	must(driver_function(cuLinkCreate)(0, NULL, NULL, &link));
+	must_refuse(driver_function(cuLinkAddData)(
+		link, CU_JIT_INPUT_FATBINARY, garbage, sizeof(garbage), NULL, 0, NULL, NULL));
+	must_be(CUDA_ERROR_FILE_NOT_FOUND,
+		driver_function(cuLinkAddFile)(link, CU_JIT_INPUT_FATBINARY, "/no/such/file", 0, NULL, NULL));
+	must(driver_function(cuLinkDestroy)(link));
+	must(driver_function(cuLinkCreate)(0, NULL, NULL, &link));
+	must(driver_function(cuLinkAddFile)(link, CU_JIT_INPUT_FATBINARY, path, 0, NULL, NULL));
+	must(driver_function(cuLinkComplete)(link, &image, &bytes));
+	assert_non_null(image);
+	assert_true(bytes > 0);
+	must(cu->cuModuleLoadData(&linked, image));
+	must(driver_function(cuLinkDestroy)(link));
+	must(cu->cuModuleGetFunction(&function, linked, "conformance_fill"));
+	must(cu->cuModuleUnload(linked));
+}
+
+/* ---- memory ---- */
+
+/* cuMemAllocManaged: "The pointer is valid on the CPU and on all GPUs in the system that support managed memory." */
+static void managed_memory_is_one_for_host_and_device(void **state)
+{
+	CUdeviceptr memory = 0;
+	unsigned *words, managed = 0;
+
+	(void)state;
+	must(driver_function(cuMemAllocManaged)(&memory, 4096, CU_MEM_ATTACH_GLOBAL));
+	words = (unsigned *)(uintptr_t)memory;
+	words[3] = 5;
+	launch_add(NULL, memory, memory, 2, 1024);
+	must(cu->cuCtxSynchronize());
+	assert_int_equal(words[3], 7);
+	must(cu->cuPointerGetAttribute(&managed, CU_POINTER_ATTRIBUTE_IS_MANAGED, memory));
+	assert_int_equal(managed & 1, 1);
+	must_refuse(driver_function(cuMemAllocManaged)(&memory, 0, CU_MEM_ATTACH_GLOBAL));
+	must_refuse(driver_function(cuMemAllocManaged)(&memory, 64, CU_MEM_ATTACH_SINGLE));
+	must(cu->cuMemFree((CUdeviceptr)(uintptr_t)words));
+}
+
+/* cuStreamWriteValue32: "Write a value to memory", in the order of the stream. */
+static void a_stream_writes_words_in_order(void **state)
+{
+	struct range memory = range_new(1, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
+	CUstream stream = stream_new(CU_STREAM_NON_BLOCKING);
+	unsigned *gate = gate_new(), words[4] = {0};
+
+	(void)state;
+	must(cu->cuMemsetD8(memory.at, 0, 16));
+	must(cu->cuCtxSynchronize());
+	gate_launch(stream, gate, 0);
+	gate_await_start(gate);
+	must(driver_function(cuStreamWriteValue32)(stream, memory.at, 11, CU_STREAM_WRITE_VALUE_DEFAULT));
+	must(driver_function(cuStreamWriteValue64)(
+		stream, memory.at + 8, 0x1234567890abcdefull, CU_STREAM_WRITE_VALUE_DEFAULT));
+	must_be(CUDA_ERROR_NOT_READY, cu->cuStreamQuery(stream));
+	gate_open(gate);
+	must(cu->cuStreamSynchronize(stream));
+	must(cu->cuMemcpyDtoH(words, memory.at, sizeof(words)));
+	assert_int_equal(words[0], 11);
+	assert_int_equal(words[1], 0);
+	assert_int_equal(words[2], 0x90abcdef);
+	assert_int_equal(words[3], 0x12345678);
+	must_refuse(driver_function(cuStreamWriteValue32)(stream, 0, 1, CU_STREAM_WRITE_VALUE_DEFAULT));
+	must(cu->cuStreamDestroy(stream));
+	gate_free(gate);
+	range_free(&memory);
+}
+
+/* cuStreamWaitValue32: "Work ordered after the operation will block until the given condition on the memory is satisfied." */
+static void a_stream_waits_for_a_word(void **state)
+{
+	struct range memory = range_new(1, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
+	CUstream waiter = stream_new(CU_STREAM_NON_BLOCKING), writer = stream_new(CU_STREAM_NON_BLOCKING);
+	static const struct {
+		unsigned flags, wanted, not_yet, met;
+	} conditions[] = {
+		{CU_STREAM_WAIT_VALUE_GEQ, 5, 4, 6},
+		{CU_STREAM_WAIT_VALUE_GEQ, 5, 0x80000006, 5}, /* "a cyclic greater-or-equal" */
+		{CU_STREAM_WAIT_VALUE_EQ, 5, 6, 5},
+		{CU_STREAM_WAIT_VALUE_AND, 6, 1, 2},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(conditions) / sizeof(*conditions); i++) {
+		must(cu->cuMemsetD32Async(memory.at, conditions[i].not_yet, 1, writer));
+		must(cu->cuStreamSynchronize(writer));
+		must(driver_function(cuStreamWaitValue32)(
+			waiter, memory.at, conditions[i].wanted, conditions[i].flags));
+		usleep(10000);
+		must_be(CUDA_ERROR_NOT_READY, cu->cuStreamQuery(waiter));
+		must(cu->cuMemsetD32Async(memory.at, conditions[i].met, 1, writer));
+		must(cu->cuStreamSynchronize(waiter));
+	}
+	must(cu->cuStreamDestroy(waiter));
+	must(cu->cuStreamDestroy(writer));
+	range_free(&memory);
+}
+
+/* cuMemcpy3D: the copy starts at (XInBytes, Y, Z) of each side; Pitch and Height are its rows and slices. */
+static void a_copy_of_slices_takes_a_box_out_of_a_larger_one(void **state)
+{
+	enum { X = 8, Y = 4, Z = 3 };
+	struct range memory = range_new(1, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
+	unsigned char whole[Z][Y][X], box[2][2][4], expected;
+	CUDA_MEMCPY3D copy = {.srcMemoryType = CU_MEMORYTYPE_HOST,
+		.srcHost = whole,
+		.srcPitch = X,
+		.srcHeight = Y,
+		.dstMemoryType = CU_MEMORYTYPE_DEVICE,
+		.dstDevice = memory.at,
+		.dstPitch = X,
+		.dstHeight = Y,
+		.WidthInBytes = X,
+		.Height = Y,
+		.Depth = Z};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(whole); i++)
+		((unsigned char *)whole)[i] = (unsigned char)i;
+	must(driver_function(cuMemcpy3D)(&copy));
+	copy = (CUDA_MEMCPY3D){.srcMemoryType = CU_MEMORYTYPE_DEVICE,
+		.srcDevice = memory.at,
+		.srcPitch = X,
+		.srcHeight = Y,
+		.srcXInBytes = 2,
+		.srcY = 1,
+		.srcZ = 1,
+		.dstMemoryType = CU_MEMORYTYPE_HOST,
+		.dstHost = box,
+		.dstPitch = 4,
+		.dstHeight = 2,
+		.WidthInBytes = 4,
+		.Height = 2,
+		.Depth = 2};
+	must(driver_function(cuMemcpy3DAsync)(&copy, NULL));
+	must(cu->cuCtxSynchronize());
+	for (int z = 0; z < 2; z++)
+		for (int y = 0; y < 2; y++)
+			for (int x = 0; x < 4; x++) {
+				expected = (unsigned char)(((z + 1) * Y + y + 1) * X + x + 2);
+				assert_int_equal(box[z][y][x], expected);
+			}
+	copy.srcPitch = 3; /* a row does not fit */
+	must_refuse(driver_function(cuMemcpy3D)(&copy));
+	range_free(&memory);
+}
+
+/* cuMemcpyPeer: "Copies from device memory in one context to device memory in another context", or in the same. */
+static void a_copy_between_contexts_copies(void **state)
+{
+	struct range memory = range_new(1, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
+	CUcontext context = cu->context;
+
+	(void)state;
+	launch_fill(NULL, memory.at, 9, 64);
+	must(driver_function(cuMemcpyPeer)(memory.at + 4096, context, memory.at, context, 256));
+	assert_words(memory.at + 4096, 256, 9);
+	must(driver_function(cuMemcpyPeerAsync)(memory.at + 8192, context, memory.at, context, 256, NULL));
+	assert_words(memory.at + 8192, 256, 9);
+	must_refuse(driver_function(cuMemcpyPeer)(memory.at, context, 0, context, 256));
+	range_free(&memory);
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		conformance_test(a_limit_that_was_set_can_be_read_back),
+		conformance_test(a_preference_for_the_cache_is_taken),
+		conformance_test(a_device_is_found_by_its_place_on_the_bus),
+		conformance_test(a_block_size_is_suggested_that_can_be_launched),
+		conformance_test(shared_memory_by_block_size_is_asked_for),
+		conformance_test(a_variable_of_a_module_is_device_memory),
+		conformance_test(the_functions_of_a_module_can_be_listed),
+		conformance_test(a_library_gives_kernels_variables_and_a_module),
+		conformance_test(the_linker_gives_back_what_it_was_given),
+		conformance_test(managed_memory_is_one_for_host_and_device),
+		conformance_test(a_stream_writes_words_in_order),
+		conformance_test(a_stream_waits_for_a_word),
+		conformance_test(a_copy_of_slices_takes_a_box_out_of_a_larger_one),
+		conformance_test(a_copy_between_contexts_copies),
+	};
+
+	return conformance_main(argc, argv, tests);
+}
