@@ -401,6 +401,8 @@ static const struct {
 	{"llama", "{\"max_position_embeddings\": 0}", "max_position_embeddings is 0"},
 	{"llama", "{\"rms_norm_eps\": 0}", "rms_norm_eps is 0"},
 	{"llama", "{\"rms_norm_eps\": -1e-5}", "rms_norm_eps is -1e-05"},
+	{"llama", "{\"rms_norm_eps\": 1.5}", "rms_norm_eps is 1.5"},
+	{"llama", "{\"num_hidden_layers\": 4097}", "num_hidden_layers is 4097, 1 to 4096"},
 	{"llama", "{\"rms_norm_eps\": \"1e-5\"}", "rms_norm_eps is a string"},
 	{"llama", "{\"tie_word_embeddings\": 1}", "tie_word_embeddings is an integer"},
 	{"llama", "{\"attention_bias\": \"no\"}", "attention_bias is a string"},

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <unistd.h>
+
 #include <cmocka.h>
 
 #define THREADS 4
@@ -237,6 +239,42 @@ static void *call_on(void *arg)
 	return NULL;
 }
 
+static int inside, left; /* atomic */
+
+static void take_long(void *arg, const struct kvs_cu_call *call)
+{
+	(void)arg;
+	if (call->after)
+		return;
+	__atomic_store_n(&inside, 1, __ATOMIC_SEQ_CST);
+	usleep(100000);
+	__atomic_store_n(&left, 1, __ATOMIC_SEQ_CST);
+}
+
+static void *call_once(void *arg)
+{
+	int version;
+
+	((kvs_cu *)arg)->cuDriverGetVersion(&version);
+	return NULL;
+}
+
+static void removal_waits_for_a_callback_that_runs(void **state)
+{
+	static const enum kvs_cu_function version_only[] = {KVS_FN_cuDriverGetVersion};
+	kvs_cu_observer *observer;
+	pthread_t thread;
+
+	(void)state;
+	assert_int_equal(kvs_cu_observe(cu, version_only, 1, take_long, NULL, &observer), 0);
+	assert_int_equal(pthread_create(&thread, NULL, call_once, cu), 0);
+	while (!__atomic_load_n(&inside, __ATOMIC_SEQ_CST))
+		usleep(1000);
+	assert_int_equal(kvs_cu_unobserve(observer), 0);
+	assert_int_equal(__atomic_load_n(&left, __ATOMIC_SEQ_CST), 1);
+	pthread_join(thread, NULL);
+}
+
 static void observers_come_and_go_while_threads_call(void **state)
 {
 	pthread_t threads[THREADS];
@@ -305,6 +343,7 @@ int main(void)
 		cmocka_unit_test(observers_do_not_disturb_each_other),
 		cmocka_unit_test(so_many_tables_and_no_more),
 		cmocka_unit_test(a_callback_may_call_but_not_remove),
+		cmocka_unit_test(removal_waits_for_a_callback_that_runs),
 		cmocka_unit_test(observers_come_and_go_while_threads_call),
 		cmocka_unit_test(a_c_program_needs_no_libstdcxx),
 	};

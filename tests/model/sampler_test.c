@@ -141,6 +141,7 @@ static void options_out_of_range_are_refused_by_name(void **state)
 	} rows[] = {
 		{{.temperature = -1, .top_p = 1}, "temperature"},
 		{{.temperature = NAN, .top_p = 1}, "temperature"},
+		{{.temperature = 1001, .top_p = 1}, "temperature"},
 		{{.temperature = 1, .top_p = 1, .top_k = -2}, "top-k"},
 		{{.temperature = 1, .top_p = 0}, "top-p"},
 		{{.temperature = 1, .top_p = 1.5f}, "top-p"},

@@ -276,6 +276,34 @@ static void freeing_survives_every_failure(void **state)
 	}
 }
 
+/* The worker that maps ahead has nobody to tell: what it began with is taken back, and the slot grows on demand. */
+static void mapping_ahead_survives_every_failure(void **state)
+{
+	static const char *const functions[] = {"cuMemCreate", "cuMemMap", "cuMemSetAccess"};
+	struct kvs_vmm_options options = {.premap = true, .no_free_list = true};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(functions) / sizeof(*functions); i++) {
+		struct fixture f = fixture_open(&options);
+		kvs_region *region;
+
+		fixture_check(kvs_region_reserve(f.vmm, 4 * f.block, 1, &region));
+		fixture_check(kvs_region_resize(region, 0, 1));
+		fixture_check(kvs_vmm_settle(f.vmm));
+		f.fail_nth(functions[i], 1, CUDA_ERROR_OUT_OF_MEMORY);
+		fixture_check(kvs_region_resize(region, 0, f.block * 3 / 4)); /* asks the worker for the next block */
+		fixture_check(kvs_vmm_settle(f.vmm));
+		assert_true(f.failed());
+		f.fail_nth(NULL, 0, CUDA_SUCCESS);
+		fixture_assert_valid(&f);
+		assert_int_equal(fixture_stats(&f).mapped_bytes, f.block);
+		assert_int_equal(fixture_counters(&f).physical_bytes, f.block);
+		fixture_check(kvs_region_resize(region, 0, 2 * f.block));
+		kvs_region_free(region);
+		fixture_close(&f);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -285,6 +313,7 @@ int main(void)
 		cmocka_unit_test(caches_survive_every_failure),
 		cmocka_unit_test(spaces_and_sinks_survive_every_failure),
 		cmocka_unit_test(freeing_survives_every_failure),
+		cmocka_unit_test(mapping_ahead_survives_every_failure),
 	};
 
 	setenv("SOFTCUDA_GRANULARITY", "64K", 0);
