@@ -77,7 +77,10 @@ CUresult CUDAAPI cuGetProcAddress(const char *symbol, void **pfn, int cudaVersio
 {
 	CUresult error = sc_enter(__func__);
 
-	return error ? error : address_get(symbol, pfn, cudaVersion, flags, NULL);
+	if (!error)
+		error = address_get(symbol, pfn, cudaVersion, flags, NULL);
+	/* It has no status to tell by: NVIDIA's driver of CUDA 13.0 answers so (H200, 2026-11-27). */
+	return error || *pfn ? error : CUDA_ERROR_NOT_FOUND;
 }
 
 CUresult CUDAAPI cuGetProcAddress_v2(
