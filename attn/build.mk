@@ -16,9 +16,10 @@ $(ATTN_HOST_IMAGE): $(patsubst %.cu,$(BUILD)/%.simt.o,$(ATTN_CU)) $(SIMT_OBJS)
 # A module is one image, so nvcc gets one file that includes all; it works on several architectures at once (-t).
 NVCC_ARCHS = $(foreach arch,$(GPU_ARCHS),-gencode arch=compute_$(arch),code=sm_$(arch))
 NVCC_FLAGS = -std=c++17 -I. -Idriver $(if $(filter 1,$(WERROR)),--Werror all-warnings) -Xcompiler -Wall,-Wextra $(NVCC_ARCHS) \
-	-gencode arch=compute_$(lastword $(GPU_ARCHS)),code=compute_$(lastword $(GPU_ARCHS)) $(NVCC_COMPRESS)
+	-gencode arch=compute_$(lastword $(GPU_ARCHS)),code=compute_$(lastword $(GPU_ARCHS))
+
 # A seventh of the size. Only from CUDA 13 on, whose programs need a driver that can read it anyway.
-NVCC_COMPRESS = $(if $(shell $(NVCC) --version 2>/dev/null | grep -E 'release (1[3-9]|[2-9][0-9])'),-compress-mode=size)
+NVCC_SMALL = $(NVCC) --version | grep -qE 'release (1[3-9]|[2-9][0-9])' && echo -compress-mode=size
 
 $(BUILD)/attn/kernels.cu: $(ATTN_CU)
 	@mkdir -p $(@D)
@@ -27,7 +28,7 @@ $(BUILD)/attn/kernels.cu: $(ATTN_CU)
 $(BUILD)/attn/kernels.fatbin: $(BUILD)/attn/kernels.cu $(wildcard attn/*.h attn/*.cuh driver/simt/*.h driver/simt/*.cuh driver/cu.h) $(BUILD)/nvcc.flags
 	@[ -n "$(NVCC)" ] || { echo "kvshare: no nvcc found: install the CUDA toolkit, set NVCC, or build with GPU=0" >&2; exit 1; }
 	$(call say,NVCC,$@)
-	$(Q)$(NVCC) -fatbin -t 0 $(NVCC_FLAGS) -Xptxas -v $< -o $@ 2>$(BUILD)/attn/ptxas.log || { cat $(BUILD)/attn/ptxas.log >&2; exit 1; }
+	$(Q)$(NVCC) -fatbin -t 0 $(NVCC_FLAGS) $$($(NVCC_SMALL)) -Xptxas -v $< -o $@ 2>$(BUILD)/attn/ptxas.log || { cat $(BUILD)/attn/ptxas.log >&2; exit 1; }
 
 $(BUILD)/attn/no_kernels.fatbin: | deps-present
 	@mkdir -p $(@D)
