@@ -263,6 +263,13 @@ void kvs_watch_get_state(const kvs_watch *watch, struct kvs_watch_state *out);
 void kvs_watch_stop(kvs_watch *watch);
 void kvs_watch_close(kvs_watch *watch); /* stops it first; NULL is fine */
 
+/*
+ * Two reports side by side: memory, tokens a second, time by class of kernel and by function; as text, or as one JSON object
+ * (docs/profiler.md has its keys). The caller frees *text. -ENOMEM.
+ */
+int kvs_report_diff_text(const kvs_report *a, const kvs_report *b, char **text);
+int kvs_report_diff_json(const kvs_report *a, const kvs_report *b, char **text);
+
 /* What a bounded file has no room for. */
 struct kvs_left_out {
 	uint64_t slices, shorter_than_ns; /* slices: of calls, kernels, copies and ranges; those that are shorter */

@@ -66,6 +66,12 @@ static void print_string(FILE *to, const char *text)
 	fputc('"', to);
 }
 
+/* Readers of JSON take whole numbers as signed ones of 64 bits. */
+static unsigned long long whole(uint64_t value)
+{
+	return value > INT64_MAX ? INT64_MAX : value;
+}
+
 /* Microseconds since the trace began, to the nanosecond. */
 static void print_time(struct perfetto *p, const char *key, uint64_t time_ns)
 {
@@ -211,7 +217,10 @@ static void print_field(FILE *to, const char *key, uint64_t value, bool is_addre
 {
 	if (value == KVS_EVENT_NONE)
 		return;
-	fprintf(to, is_address ? "%s\"%s\":\"0x%llx\"" : "%s\"%s\":%llu", *comma, key, (unsigned long long)value);
+	if (is_address)
+		fprintf(to, "%s\"%s\":\"0x%llx\"", *comma, key, (unsigned long long)value);
+	else
+		fprintf(to, "%s\"%s\":%llu", *comma, key, whole(value));
 	*comma = ",";
 }
 
@@ -251,7 +260,7 @@ static void write_copy(struct perfetto *p, const struct kvs_event *event)
 	begin_slice(p, prof_copy_name(event->copy.kind), event->pid,
 		stream_track(p, event, event->copy.stream, event->copy.duration_ns), event->time_ns,
 		event->copy.duration_ns, "copy");
-	fprintf(p->to, "\"bytes\":%llu}}", (unsigned long long)event->copy.bytes);
+	fprintf(p->to, "\"bytes\":%llu}}", whole(event->copy.bytes));
 }
 
 static void write_span(struct perfetto *p, const struct kvs_event *event)
@@ -318,7 +327,7 @@ static void write_counters(struct perfetto *p, uint32_t pid, uint64_t time_ns, c
 	for (size_t i = 0; i < sizeof(counters) / sizeof(*counters); i++) {
 		begin(p, 'C', counters[i].name, pid, 0);
 		print_time(p, "ts", time_ns);
-		fprintf(p->to, ",\"args\":{\"bytes\":%llu}}", (unsigned long long)counters[i].bytes);
+		fprintf(p->to, ",\"args\":{\"bytes\":%llu}}", whole(counters[i].bytes));
 	}
 }
 
@@ -378,8 +387,8 @@ static void write_lifetime(struct perfetto *p, const struct prof_kept *kept, siz
 		fprintf(p->to, ",\"cat\":\"memory\",\"id\":\"%zu\"", number);
 		print_time(p, "ts", end ? (l->gone_ns > l->born_ns ? l->gone_ns : l->born_ns) : l->born_ns);
 		if (!end) {
-			fprintf(p->to, ",\"args\":{\"bytes\":%llu,\"id\":\"0x%llx\",\"function\":",
-				(unsigned long long)l->bytes, (unsigned long long)l->id);
+			fprintf(p->to, ",\"args\":{\"bytes\":%llu,\"id\":\"0x%llx\",\"function\":", whole(l->bytes),
+				(unsigned long long)l->id);
 			print_string(p->to, l->function ? l->function : "");
 			fputs("}", p->to);
 		}
@@ -462,9 +471,8 @@ static void write_rest(struct perfetto *p)
 	fprintf(p->to,
 		"\n],\n\"otherData\":{\"program\":\"kvshare\",\"slices_left_out\":%llu,\"slices_shorter_than_ns\":%llu,"
 		"\"calls_only_counted\":%llu,\"lifetimes_left_out\":%llu,\"events_dropped\":%llu}}\n",
-		(unsigned long long)p->left_out, (unsigned long long)(p->left_out ? p->least_ns : 0),
-		(unsigned long long)p->counted_only, (unsigned long long)p->lifetimes.left_out,
-		(unsigned long long)r->health.lost_events);
+		whole(p->left_out), whole(p->left_out ? p->least_ns : 0), whole(p->counted_only),
+		whole(p->lifetimes.left_out), whole(r->health.lost_events));
 }
 
 static int write_all(struct perfetto *p)

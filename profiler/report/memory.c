@@ -80,7 +80,7 @@ static void print_y_ticks(struct prof_page *page, const struct scale *scale)
 		fprintf(page->to,
 			"<line class=\"grid\" x2=\"100%%\" y1=\"%.1f\" y2=\"%.1f\"/><text class=\"tick\" x=\"2\" "
 			"y=\"%.1f\">%s</text>\n",
-			y, y, y - 3, prof_size_text((uint64_t)(at * scale->unit), text));
+			y, y, y - 3, prof_size_text((uint64_t)fmin(at * scale->unit, 0x1p63), text));
 	}
 }
 

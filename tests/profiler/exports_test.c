@@ -321,6 +321,30 @@ static void a_long_trace_is_bounded(void **state)
 	kvs_report_free(made);
 }
 
+/* JSON's whole numbers end at 2^63, and figures of a trace do not. */
+static void numbers_of_any_size_are_written(void **state)
+{
+	kvs_report *made;
+	struct kvs_left_out left_out;
+	char *out;
+	json_t *json;
+
+	(void)state;
+	kvs_trace_lost(trace, UINT64_MAX - 5);
+	call("cuMemcpyHtoD_v2", 0x1000, UINT64_MAX - 1, NONE, 0);
+	call("cuMemAlloc_v2", 0x1000, UINT64_MAX - 0x2000, NONE, 0);
+	made = report();
+	assert_int_equal(kvs_report_perfetto(made, &out, &left_out), 0);
+	json = json_loads(out, 0, NULL);
+	assert_non_null(json);
+	json_decref(json);
+	free(out);
+	assert_int_equal(kvs_report_diff_text(made, made, &out), 0);
+	assert_non_null(strstr(out, "8192.0 PiB"));
+	free(out);
+	kvs_report_free(made);
+}
+
 /* ---- RMM's log, speedscope ---- */
 
 static void rows_add_up(void **state)
@@ -390,6 +414,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(chrome_events_tell_the_story),
 		TEST(a_long_trace_is_bounded),
+		TEST(numbers_of_any_size_are_written),
 		TEST(rows_add_up),
 		TEST(stacks_weigh_what_was_held),
 	};

@@ -155,6 +155,44 @@ static void every_launch_ran_and_has_its_layer(void **state)
 	json_decref(report);
 }
 
+static json_t *row_of(json_t *diff, const char *section, const char *name, const char *unit)
+{
+	json_t *row;
+	size_t i;
+
+	json_array_foreach(
+		member(diff, section), i, row) if (!strcmp(json_string_value(member(row, "name")), name) &&
+						   !strcmp(json_string_value(member(row, "unit")), unit)) return row;
+	fail_msg("no %s in %s", name, section);
+	return NULL;
+}
+
+static void two_runs_side_by_side(void **state)
+{
+	json_t *full = run_json(GENERATE "--no-premap --json --profile " TRACE),
+	       *shared = run_json(GENERATE OWNERS "--no-premap --json --profile " TRACE "2"),
+	       *diff = run_json("kvshare-run report --diff " TRACE " " TRACE "2 --json"), *row;
+	struct process process = run_shell("kvshare-run report --diff " TRACE " " TRACE "2", 60);
+
+	(void)state;
+	row = row_of(diff, "memory", "KV", "bytes");
+	assert_true(json_real_value(member(row, "a")) == (double)number(full, "memory.kv_physical_bytes"));
+	assert_true(json_real_value(member(row, "b")) == (double)number(shared, "memory.kv_physical_bytes"));
+	row = row_of(diff, "memory", "saved by sharing", "bytes");
+	assert_true(json_real_value(member(row, "a")) == 0 && json_real_value(member(row, "b")) > 0);
+	assert_true(json_real_value(member(row_of(diff, "phases", "decode", "tokens/s"), "a")) > 0);
+	assert_true(json_real_value(member(row_of(diff, "kernels", "attention", "ns"), "b")) > 0);
+	assert_true(json_real_value(member(row_of(diff, "calls", "cuMemCreate", "ns"), "b")) > 0);
+	assert_int_equal(process.status, 0);
+	assert_non_null(strstr(process.out, "saved by sharing"));
+	assert_non_null(strstr(process.out, "0.750\n")); /* 12 of 16 layers */
+	process_free(&process);
+	unlink(TRACE "2");
+	json_decref(full);
+	json_decref(shared);
+	json_decref(diff);
+}
+
 /* Each process adds to the one trace that the environment names; the text that is written is the same. */
 static void two_processes_share_a_trace(void **state)
 {
@@ -217,6 +255,7 @@ int main(void)
 		cmocka_unit_test(memory_agrees_with_the_engine_and_the_driver),
 		cmocka_unit_test(every_call_is_there),
 		cmocka_unit_test(every_launch_ran_and_has_its_layer),
+		cmocka_unit_test(two_runs_side_by_side),
 		cmocka_unit_test(two_processes_share_a_trace),
 		cmocka_unit_test(a_trace_that_cannot_be_written_stops_before_the_work),
 		cmocka_unit_test(a_full_disk_harms_nobody),

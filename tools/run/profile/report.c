@@ -10,14 +10,15 @@
 enum output { HTML, PERFETTO, SPEEDSCOPE, CSV, OUTPUTS };
 
 struct env {
-	const char *trace, *outputs[OUTPUTS]; /* paths; NULL: not wanted */
-	bool json;
+	const char *trace, *other, *outputs[OUTPUTS]; /* paths; NULL: not wanted; other: of diff */
+	bool json, diff;
 };
 
-enum { OPTION_JSON = 512, OPTION_OUTPUT }; /* OPTION_OUTPUT + enum output */
+enum { OPTION_JSON = 512, OPTION_DIFF, OPTION_OUTPUT }; /* OPTION_OUTPUT + enum output */
 
 static const struct argp_option options[] = {
 	{"json", OPTION_JSON, NULL, 0, "all figures as one JSON object on stdout", 0},
+	{"diff", OPTION_DIFF, NULL, 0, "two traces side by side: memory, tokens a second, kernels, calls", 0},
 	{"html", OPTION_OUTPUT + HTML, "FILE", 0,
 		"the report as one HTML file that needs nothing else; \"-\" is standard output, here and below", 0},
 	{"perfetto", OPTION_OUTPUT + PERFETTO, "FILE", 0, "the trace for ui.perfetto.dev (Chrome's JSON format)", 0},
@@ -25,6 +26,19 @@ static const struct argp_option options[] = {
 	{"csv", OPTION_OUTPUT + CSV, "FILE", 0, "allocations, in the columns of RAPIDS Memory Manager's log", 0},
 	{0},
 };
+
+static void check_traces(struct argp_state *state, const struct env *env)
+{
+	if (!env->trace)
+		argp_error(state, "which trace? One is written by `kvshare-run generate --profile TRACE`");
+	if (!env->diff && env->other)
+		argp_error(state, "one trace at a time, or --diff: what is \"%s\"?", env->other);
+	if (env->diff && !env->other)
+		argp_error(state, "--diff takes two traces");
+	for (int o = 0; o < OUTPUTS; o++)
+		if (env->diff && env->outputs[o])
+			argp_error(state, "--diff makes text or --json, no file");
+}
 
 static void check_stdout(struct argp_state *state, const struct env *env)
 {
@@ -50,14 +64,16 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	case OPTION_OUTPUT + CSV:
 		env->outputs[key - OPTION_OUTPUT] = text;
 		return 0;
+	case OPTION_DIFF:
+		env->diff = true;
+		return 0;
 	case ARGP_KEY_ARG:
-		if (env->trace)
-			argp_error(state, "one trace at a time: what is \"%s\"?", text);
-		env->trace = text;
+		if (env->other)
+			argp_error(state, "two traces at most: what is \"%s\"?", text);
+		*(env->trace ? &env->other : &env->trace) = text;
 		return 0;
 	case ARGP_KEY_END:
-		if (!env->trace)
-			argp_error(state, "which trace? One is written by `kvshare-run generate --profile TRACE`");
+		check_traces(state, env);
 		check_stdout(state, env);
 		return 0;
 	}
@@ -71,20 +87,37 @@ static const char doc[] = "Say what a trace holds: the peak of GPU memory and wh
 			  "  kvshare-run report run.trace\n"
 			  "  kvshare-run report run.trace --json >run.json\n"
 			  "  kvshare-run report run.trace --html run.html\n"
-			  "  kvshare-run report run.trace --perfetto run.json\n";
+			  "  kvshare-run report run.trace --perfetto run.json\n"
+			  "  kvshare-run report --diff full.trace shared.trace\n";
+
+static int print_text(char *text, bool json)
+{
+	fputs(text, stdout);
+	if (json)
+		putchar('\n');
+	free(text);
+	return run_flush_stdout();
+}
 
 static int print(const kvs_report *report, bool json)
 {
 	char *text;
 	int err = json ? kvs_report_json(report, &text) : kvs_report_text(report, &text);
 
+	return err ? err : print_text(text, json);
+}
+
+static int print_diff(const kvs_report *a, const char *trace, bool json)
+{
+	kvs_report *b;
+	char *text;
+	int err = kvs_report_make(trace, &b);
+
 	if (err)
 		return err;
-	fputs(text, stdout);
-	if (json)
-		putchar('\n');
-	free(text);
-	return run_flush_stdout();
+	err = json ? kvs_report_diff_json(a, b, &text) : kvs_report_diff_text(a, b, &text);
+	kvs_report_free(b);
+	return err ? err : print_text(text, json);
 }
 
 static int make(const kvs_report *report, enum output output, char **text, struct kvs_left_out *left_out)
@@ -145,7 +178,8 @@ static int write_all(const kvs_report *report, const struct env *env)
 	return err;
 }
 
-static const struct argp argp = {.options = options, .parser = parse, .args_doc = "TRACE", .doc = doc};
+static const struct argp argp = {
+	.options = options, .parser = parse, .args_doc = "TRACE\n--diff TRACE TRACE", .doc = doc};
 
 static int run(int argc, char **argv)
 {
@@ -157,7 +191,7 @@ static int run(int argc, char **argv)
 	err = kvs_report_make(env.trace, &report);
 	if (err)
 		return run_complain();
-	err = write_all(report, &env);
+	err = env.diff ? print_diff(report, env.other, env.json) : write_all(report, &env);
 	kvs_report_free(report);
 	return err ? run_complain() : EXIT_SUCCESS;
 }
