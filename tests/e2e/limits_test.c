@@ -119,6 +119,24 @@ static void threads_run_out_with_a_message(void **state)
 	assert_true(worked);
 }
 
+/* Threads get stacks of their own size, and the main thread needs little; with 32 KiB no program starts. */
+static void a_small_stack_is_enough(void **state)
+{
+	static const char *const commands[] = {GENERATE, "kvshare-run doctor",
+		"kvshare-run calibrate -m " MODEL " --text " MODEL "/calib.txt --samples 2 --sample-tokens 8 "
+		"--held-tokens 16 --share 1 -q -o -"};
+	static const int kilobytes[] = {100, 128, 200};
+	char command[512];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(commands) / sizeof(*commands); i++) {
+		for (size_t j = 0; j < sizeof(kilobytes) / sizeof(*kilobytes); j++) {
+			snprintf(command, sizeof(command), "ulimit -s %d; %s", kilobytes[j], commands[i]);
+			assert_true(works_or_says_why(command));
+		}
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -126,6 +144,7 @@ int main(void)
 		cmocka_unit_test(file_size_runs_out_with_a_message),
 		cmocka_unit_test(open_files_run_out_with_a_message),
 		cmocka_unit_test(threads_run_out_with_a_message),
+		cmocka_unit_test(a_small_stack_is_enough),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
