@@ -404,7 +404,7 @@ int call_ends(struct pt_regs *ctx)
 	if (pid && cookie.counted) {
 		struct prof_count_key counted = {.process = key, .function = cookie.function};
 		count(&counted, now - call->time_ns, (__u32)PT_REGS_RC(ctx));
-	} else if (pid && cookie.stack) {
+	} else if (pid && (cookie.stack || (__u32)PT_REGS_RC(ctx))) { /* of one that failed people ask where it was */
 		send_call_with_stack(ctx, call, id, *pid, now);
 	} else if (pid) {
 		send_call(ctx, call, id, *pid, now);
