@@ -48,7 +48,7 @@ help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 include driver/build.mk driver/softcuda/build.mk driver/simt/build.mk chart/build.mk profiler/build.mk vmm/build.mk attn/build.mk model/build.mk calib/build.mk
-include tools/build.mk tools/install.mk tests/build.mk tests/fuzz/build.mk
+include tools/preload/build.mk tools/build.mk tools/install.mk tests/build.mk tests/fuzz/build.mk
 
 comma := ,
 deps: ## install what building and testing need (Debian packages, CUDA headers); DEV=1, GPU=1 install more

@@ -183,7 +183,7 @@ static int kind_open(enum kvs_device_kind kind, int ordinal, kvs_cu **out)
 	if (!cu)
 		return kvs_fail(-ENOMEM, "no memory for a device's table");
 	cu->kind = kind;
-	err = kind == KVS_DEVICE_HOST ? driver_find_softcuda(path, sizeof(path)) : 0;
+	err = kind == KVS_DEVICE_HOST ? kvs_cu_find_softcuda(path, sizeof(path)) : 0;
 	if (err)
 		goto out_free;
 	err = library_open(cu, path);

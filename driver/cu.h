@@ -77,6 +77,12 @@ typedef struct kvs_cu {
 int kvs_cu_open(const char *device, kvs_cu **out);
 
 /*
+ * The file that kvs_cu_open("host") would load, for a program that starts another one on softcuda: -ENODEV, -EINVAL,
+ * -ENAMETOOLONG.
+ */
+int kvs_cu_find_softcuda(char *path, size_t bytes);
+
+/*
  * A driver that somebody else opened, as an LD_PRELOAD shim or a plug-in finds it. `symbol` gives the driver's own
  * function of an exported name, version included ("cuMemAlloc_v2"), or NULL. A shim answers with the functions of the
  * real driver that it kept, so that calls through the table do not come back to its own hooks; for a dlopen handle, use

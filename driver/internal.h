@@ -13,9 +13,6 @@ extern "C" {
 /* Forgets the observers of a table that is about to be freed (observe.cpp). */
 void driver_forget_observers(kvs_cu *cu);
 
-/* softcuda's file, by the rules of kvs_cu_open(): -ENODEV, -EINVAL, -ENAMETOOLONG, with a message (locate.c). */
-int driver_find_softcuda(char *path, size_t bytes);
-
 #ifdef __cplusplus
 }
 #endif

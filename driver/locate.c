@@ -42,7 +42,7 @@ static int file_of_this_code(char *file, size_t bytes)
 	if (!maps)
 		return -errno;
 	while (err == -ENOENT && fgets(line, sizeof(line), maps)) {
-		const char *path = path_of_mapping(line, (uintptr_t)driver_find_softcuda);
+		const char *path = path_of_mapping(line, (uintptr_t)kvs_cu_find_softcuda);
 
 		if (path)
 			err = snprintf(file, bytes, "%s", path) < (int)bytes ? 0 : -ENAMETOOLONG;
@@ -77,7 +77,7 @@ static int find_softcuda_beside(char *path, size_t bytes)
 		err, "%s: `make build` leaves it in build/softcuda, or set KVSHARE_SOFTCUDA to its file", reason);
 }
 
-int driver_find_softcuda(char *path, size_t bytes)
+int kvs_cu_find_softcuda(char *path, size_t bytes)
 {
 	const char *asked = getenv("KVSHARE_SOFTCUDA");
 

@@ -11,6 +11,7 @@ COMPLETIONS = $(addprefix $(BUILD)/completion/,bash zsh)
 MAN_PAGES = $(wildcard docs/man/*.1)
 LIBKVSHARE_LINKS = $(notdir $(LIBKVSHARE) $(LIBKVSHARE_SONAME))
 INSTALLED = 755:$(RUN):$(BINDIR)/kvshare-run \
+	755:$(PRELOAD):$(PREFIX)/lib/kvshare/$(notdir $(PRELOAD)) \
 	755:$(SOFTCUDA):$(PREFIX)/lib/kvshare/softcuda/$(notdir $(SOFTCUDA)) \
 	$(LIBKVSHARE_CUPTI:%=755:%:$(PREFIX)/lib/kvshare/$(notdir $(LIBKVSHARE_CUPTI))) \
 	755:$(LIBKVSHARE_FILE):$(LIBDIR)/$(notdir $(LIBKVSHARE_FILE)) \

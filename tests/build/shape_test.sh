@@ -49,7 +49,9 @@ nm -A -P $objects | awk -v build="$build/" -v verbose="$verbose" '
 		sub(/\.o:$/, "", file)
 		files[file] = unit(file)
 		# Weak symbols are every file`s own copy of an inline function.
-		if ($3 ~ /^[TDBRGSC]$/) defined[files[file], $2] = file
+		# A hook of the shim has the name of the function that it stands in front of, in a library of its own.
+		hook = file ~ /^tools\/preload\// && $2 ~ /^cu[A-Z]/
+		if ($3 ~ /^[TDBRGSC]$/ && !hook) defined[files[file], $2] = file
 		if ($3 == "U") { uses++; user[uses] = file; used[uses] = $2 }
 	}
 	END {

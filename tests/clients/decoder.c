@@ -1,0 +1,272 @@
+/*
+ * tests/clients/decoder.c: a small decoder on CUDA's driver API, as an engine that nobody of kvshare has written would be:
+ * it appends a row of K and V for each layer and token with one kernel, and attends with another. Its output is the last
+ * hidden state of each token, as hexadecimal numbers.
+ *
+ * usage: decoder [OPTION=VALUE...] MODULE
+ *   layout=slab|tensors|halves  one allocation for all layers, one for each K and V, one for each layer (default slab)
+ *   order=kv|kkvv               K and V of each layer in turn, or all K before all V
+ *   layers=N bytes=N tokens=N   (4, 4194304 for each K and V of a layer, 8)
+ *   owners=LIST                 the program itself lets layers read the K and V of others: what sharing has to equal
+ *   store=set_rows|hidden|struct|fused
+ *   launch=plain|ex|extra|cooperative
+ *   alloc=plain|async, streams=default|own
+ * On stderr: the device memory in use once the cache is there, and the process's PSS.
+ */
+#include <cuda.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WIDTH 32
+#define MAX_LAYERS 64
+
+static struct {
+	const char *layout, *order, *owners, *store, *launch, *alloc, *streams, *module;
+	long layers, bytes, tokens;
+} options = {"slab", "kv", NULL, "set_rows", "plain", "plain", "own", NULL, 4, 4 << 20, 8};
+
+static CUdeviceptr allocations[2 * MAX_LAYERS], cache[2][MAX_LAYERS]; /* cache[0]: K, cache[1]: V */
+static int allocation_count, owner[MAX_LAYERS];
+static CUdeviceptr x, q, k, v, row;
+static CUstream stream;
+static CUmodule module;
+
+static void check(CUresult result, const char *what)
+{
+	const char *name = "?";
+
+	if (result == CUDA_SUCCESS)
+		return;
+	cuGetErrorName(result, &name);
+	fprintf(stderr, "decoder: %s: %s (%d)\n", what, name, result);
+	exit(1);
+}
+
+static void option_read(const char *text)
+{
+	const struct {
+		const char *name, **word;
+		long *number;
+	} known[] = {{"layout=", &options.layout, NULL}, {"order=", &options.order, NULL},
+		{"owners=", &options.owners, NULL}, {"store=", &options.store, NULL},
+		{"launch=", &options.launch, NULL}, {"alloc=", &options.alloc, NULL},
+		{"streams=", &options.streams, NULL}, {"layers=", NULL, &options.layers},
+		{"bytes=", NULL, &options.bytes}, {"tokens=", NULL, &options.tokens}};
+
+	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++) {
+		size_t length = strlen(known[i].name);
+
+		if (strncmp(text, known[i].name, length))
+			continue;
+		if (known[i].word)
+			*known[i].word = text + length;
+		else
+			*known[i].number = atol(text + length);
+		return;
+	}
+	options.module = text;
+}
+
+static void owners_read(void)
+{
+	const char *at = options.owners;
+
+	for (int layer = 0; layer < options.layers; layer++) {
+		owner[layer] = layer;
+		if (!at)
+			continue;
+		owner[layer] = atoi(at);
+		at = strchr(at, ',');
+		at += at != NULL;
+	}
+}
+
+static CUdeviceptr allocate(size_t bytes)
+{
+	CUdeviceptr memory;
+
+	if (!strcmp(options.alloc, "async"))
+		check(cuMemAllocAsync(&memory, bytes, stream), "cuMemAllocAsync");
+	else
+		check(cuMemAlloc(&memory, bytes), "cuMemAlloc");
+	allocations[allocation_count++] = memory;
+	check(cuMemsetD8(memory, 0, bytes), "cuMemsetD8");
+	return memory;
+}
+
+static void cache_make(void)
+{
+	size_t bytes = (size_t)options.bytes;
+	int layers = (int)options.layers;
+	CUdeviceptr slab = !strcmp(options.layout, "slab") ? allocate(2 * layers * bytes) : 0;
+
+	for (int i = 0; i < 2 * layers; i++) {
+		int interleaved = !strcmp(options.order, "kv") || !strcmp(options.layout, "halves");
+		int which = interleaved ? i % 2 : i / layers, layer = interleaved ? i / 2 : i % layers;
+
+		if (slab)
+			cache[which][layer] = slab + i * bytes;
+		else if (!strcmp(options.layout, "tensors"))
+			cache[which][layer] = allocate(bytes);
+		else
+			cache[which][layer] = which ? cache[0][layer] + bytes : allocate(2 * bytes);
+	}
+}
+
+static void cache_free(void)
+{
+	for (int i = 0; i < allocation_count; i++) {
+		if (!strcmp(options.alloc, "async"))
+			check(cuMemFreeAsync(allocations[i], stream), "cuMemFreeAsync");
+		else
+			check(cuMemFree(allocations[i]), "cuMemFree");
+	}
+}
+
+static void launch(const char *name, void **params, size_t bytes, void *packed)
+{
+	void *extra[] = {
+		CU_LAUNCH_PARAM_BUFFER_POINTER, packed, CU_LAUNCH_PARAM_BUFFER_SIZE, &bytes, CU_LAUNCH_PARAM_END};
+	const CUlaunchConfig config = {1, 1, 1, WIDTH, 1, 1, 0, stream, NULL, 0};
+	CUfunction function;
+	CUresult result;
+
+	check(cuModuleGetFunction(&function, module, name), name);
+	if (!strcmp(options.launch, "ex"))
+		result = cuLaunchKernelEx(&config, function, params, NULL);
+	else if (!strcmp(options.launch, "cooperative"))
+		result = cuLaunchCooperativeKernel(function, 1, 1, 1, WIDTH, 1, 1, 0, stream, params);
+	else if (!strcmp(options.launch, "extra") && packed)
+		result = cuLaunchKernel(function, 1, 1, 1, WIDTH, 1, 1, 0, stream, NULL, extra);
+	else
+		result = cuLaunchKernel(function, 1, 1, 1, WIDTH, 1, 1, 0, stream, params, NULL);
+	check(result, name);
+}
+
+static void project(CUdeviceptr out, unsigned seed)
+{
+	int width = WIDTH;
+
+	launch("client_project", (void *[]){&x, &out, &seed, &width}, 0, NULL);
+}
+
+static void store(CUdeviceptr from, CUdeviceptr to)
+{
+	struct {
+		CUdeviceptr src, row, dst;
+		int width, pad;
+	} packed = {from, row, to, WIDTH, 0};
+	struct {
+		CUdeviceptr src, row;
+		int width, pad;
+		CUdeviceptr dst;
+	} copy = {from, row, WIDTH, 0, to};
+	void *params[] = {&packed.src, &packed.row, &packed.dst, &packed.width};
+
+	if (!strcmp(options.store, "struct"))
+		launch("client_index_copy", (void *[]){&copy}, sizeof(copy), &copy);
+	else if (!strcmp(options.store, "hidden"))
+		launch("client_hidden_store", params, sizeof(packed), &packed);
+	else
+		launch("client_set_rows", params, sizeof(packed), &packed);
+	if (packed.dst != to || copy.dst != to) {
+		fprintf(stderr, "decoder: its own parameters were changed\n");
+		exit(1);
+	}
+}
+
+static void layer_run(int layer, int tokens, int step)
+{
+	int width = WIDTH, from = owner[layer];
+
+	project(q, 3 * layer);
+	project(k, 3 * layer + 1);
+	project(v, 3 * layer + 2);
+	if (!strcmp(options.store, "fused")) {
+		launch("client_masked_multihead_attention",
+			(void *[]){&q, &k, &v, &cache[0][layer], &cache[1][layer], &x, &tokens, &step, &width}, 0,
+			NULL);
+		return;
+	}
+	if (from == layer) {
+		store(k, cache[0][layer]);
+		store(v, cache[1][layer]);
+	}
+	launch("client_attend", (void *[]){&q, &cache[0][from], &cache[1][from], &x, &tokens, &step, &width}, 0, NULL);
+}
+
+/* The rows of the tokens are spread over the whole cache, so that all of its pages are used. */
+static void token_run(int token)
+{
+	int step = (int)(options.bytes / (WIDTH * sizeof(float)) / options.tokens);
+	long long at = (long long)token * step;
+	float state[WIDTH];
+
+	for (int i = 0; i < WIDTH; i++)
+		state[i] = (float)((token * 7 + i * 3) % 11 - 5) / 5;
+	check(cuMemcpyHtoDAsync(x, state, sizeof(state), stream), "cuMemcpyHtoDAsync");
+	check(cuMemcpyHtoDAsync(row, &at, sizeof(at), stream), "cuMemcpyHtoDAsync");
+	for (int layer = 0; layer < options.layers; layer++)
+		layer_run(layer, token + 1, step);
+	check(cuMemcpyDtoHAsync(state, x, sizeof(state), stream), "cuMemcpyDtoHAsync");
+	check(cuStreamSynchronize(stream), "cuStreamSynchronize");
+	for (int i = 0; i < WIDTH; i++) {
+		uint32_t bits;
+
+		memcpy(&bits, &state[i], sizeof(bits));
+		printf("%08x%c", bits, i + 1 < WIDTH ? ' ' : '\n');
+	}
+}
+
+static void memory_tell(void)
+{
+	FILE *rollup = fopen("/proc/self/smaps_rollup", "r");
+	size_t left, total;
+	long pss = 0;
+	char line[256];
+
+	check(cuMemGetInfo(&left, &total), "cuMemGetInfo");
+	while (rollup && fgets(line, sizeof(line), rollup))
+		if (sscanf(line, "Pss: %ld", &pss) == 1)
+			break;
+	if (rollup)
+		fclose(rollup);
+	fprintf(stderr, "device_bytes %zu pss_kb %ld\n", total - left, pss);
+}
+
+int main(int argc, char **argv)
+{
+	CUcontext context;
+	CUdevice device;
+
+	for (int i = 1; i < argc; i++)
+		option_read(argv[i]);
+	if (!options.module || options.layers < 1 || options.layers > MAX_LAYERS)
+		return 2;
+	owners_read();
+	check(cuInit(0), "cuInit");
+	check(cuDeviceGet(&device, 0), "cuDeviceGet");
+	check(cuDevicePrimaryCtxRetain(&context, device), "cuDevicePrimaryCtxRetain");
+	check(cuCtxSetCurrent(context), "cuCtxSetCurrent");
+	check(cuModuleLoad(&module, options.module), "cuModuleLoad");
+	if (!strcmp(options.streams, "own"))
+		check(cuStreamCreate(&stream, CU_STREAM_DEFAULT), "cuStreamCreate");
+	cache_make();
+	memory_tell();
+	check(cuMemAlloc(&x, 5 * WIDTH * sizeof(float)), "cuMemAlloc");
+	q = x + WIDTH * sizeof(float);
+	k = q + WIDTH * sizeof(float);
+	v = k + WIDTH * sizeof(float);
+	row = v + WIDTH * sizeof(float);
+	for (int token = 0; token < options.tokens; token++)
+		token_run(token);
+	cache_free();
+	check(cuMemFree(x), "cuMemFree");
+	if (stream)
+		check(cuStreamDestroy(stream), "cuStreamDestroy");
+	check(cuModuleUnload(module), "cuModuleUnload");
+	check(cuDevicePrimaryCtxRelease(device), "cuDevicePrimaryCtxRelease");
+	return 0;
+}

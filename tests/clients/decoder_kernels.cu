@@ -1,0 +1,91 @@
+/*
+ * Kernels of the decoder (decoder.c): what an inference program does with a KV cache, as small as it can be. One block each.
+ */
+
+/* A weight in [-1, 1) of matrix `seed`, the same everywhere: the model needs no file. */
+static __device__ float client_weight(unsigned seed, unsigned row, unsigned column)
+{
+	unsigned hash = (seed * 0x9e3779b9u) ^ (row * 0x85ebca6bu) ^ (column * 0xc2b2ae35u);
+
+	hash = (hash ^ (hash >> 15)) * 0x2c1b3c6du;
+	hash = (hash ^ (hash >> 12)) * 0x297a2d39u;
+	return (float)(int)(hash ^ (hash >> 15)) / 2147483648.0f;
+}
+
+/* out[width] = W x / sqrt(width) */
+KVS_KERNEL(client_project, const float *x, float *out, unsigned seed, int width)
+{
+	int row = threadIdx.x;
+	float sum = 0;
+
+	for (int column = 0; column < width; column++)
+		sum += client_weight(seed, row, column) * x[column];
+	out[row] = sum / sqrtf((float)width);
+}
+
+/* dst[row][width] = src[width]; the third parameter is the cache, as in llama.cpp's set_rows. */
+KVS_KERNEL(client_set_rows, const float *src, const long long *row, float *dst, int width)
+{
+	dst[*row * width + threadIdx.x] = src[threadIdx.x];
+}
+
+/* The same under a name that nobody knows. */
+KVS_KERNEL(client_hidden_store, const float *src, const long long *row, float *dst, int width)
+{
+	dst[*row * width + threadIdx.x] = src[threadIdx.x];
+}
+
+/* The same with everything in one struct, as PyTorch's index kernels have it. */
+struct client_copy {
+	const float *src;
+	const long long *row;
+	int width;
+	float *dst;
+};
+
+KVS_KERNEL(client_index_copy, struct client_copy copy)
+{
+	copy.dst[*copy.row * copy.width + threadIdx.x] = copy.src[threadIdx.x];
+}
+
+/* x[width] += softmax(q K^T) V over `tokens` rows, `step` rows apart. */
+static __device__ void client_attention(
+	const float *q, const float *k, const float *v, float *x, int tokens, int step, int width)
+{
+	float most = -1e30f, sum = 0, value = 0;
+
+	for (int token = 0; token < tokens; token++) {
+		float score = 0;
+
+		for (int i = 0; i < width; i++)
+			score += q[i] * k[(long long)token * step * width + i];
+		score = score > 8 ? 8 : score;
+		most = score > most ? score : most;
+	}
+	for (int token = 0; token < tokens; token++) {
+		float score = 0, weight;
+
+		for (int i = 0; i < width; i++)
+			score += q[i] * k[(long long)token * step * width + i];
+		weight = expf((score > 8 ? 8 : score) - most);
+		sum += weight;
+		value += weight * v[(long long)token * step * width + threadIdx.x];
+	}
+	value = x[threadIdx.x] + value / sum;
+	x[threadIdx.x] = value / (1 + fabsf(value) / 4);
+}
+
+KVS_KERNEL(client_attend, const float *q, const float *k, const float *v, float *x, int tokens, int step, int width)
+{
+	client_attention(q, k, v, x, tokens, step, width);
+}
+
+/* Stores a row of K and of V and attends to all of them, in one launch. */
+KVS_KERNEL(client_masked_multihead_attention, const float *q, const float *new_k, const float *new_v, float *k,
+	float *v, float *x, int tokens, int step, int width)
+{
+	k[(long long)(tokens - 1) * step * width + threadIdx.x] = new_k[threadIdx.x];
+	v[(long long)(tokens - 1) * step * width + threadIdx.x] = new_v[threadIdx.x];
+	__syncthreads();
+	client_attention(q, k, v, x, tokens, step, width);
+}

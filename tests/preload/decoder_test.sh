@@ -1,0 +1,146 @@
+#!/bin/bash
+# A plain program under the shim: its output equals, bit for bit, what it prints when it lets layers read each other's K and V
+# itself, and its device memory falls to that of the owners plus one block. Where nothing can be shared, nothing changes.
+# usage: [BUILD=build] tests/preload/decoder_test.sh
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+build=${BUILD:-build}
+run=$build/kvshare-run
+decoder=$build/tests/clients/decoder
+kernels=$build/tests/clients/decoder_kernels.so
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failed=0
+# The sanitizer's library wants to be first, and the shim is.
+export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0
+
+# Bytes of K, and of V, of one layer; granules are 2 MiB.
+mib=$((1 << 20)) size=$((4 << 20))
+owners=0,1,0,1 layers=4
+
+fail() {
+	echo "$*"
+	failed=1
+}
+plain() { # NAME OPTION...
+	local name=$1
+	shift
+	KVSHARE_DISABLE=1 "$run" exec --device host -- "$decoder" "$@" "$kernels" >"$work/$name" 2>"$work/$name.memory"
+}
+shared() { # NAME LAYOUT OPTION...
+	local name=$1 layout=$2
+	shift 2
+	"$run" exec --device host --owners "$owners" --layout "$layout" --stats "$work/$name.json" \
+		-- "$decoder" "$@" "$kernels" >"$work/$name" 2>"$work/$name.memory"
+}
+device_bytes() { # NAME
+	sed -nE 's/^device_bytes ([0-9]+) .*/\1/p' "$work/$1.memory"
+}
+pss_kb() { # NAME
+	sed -nE 's/^.* pss_kb ([0-9]+)$/\1/p' "$work/$1.memory"
+}
+figure() { # NAME KEY
+	sed -nE "s/.*\"$2\": ([0-9]+).*/\\1/p" "$work/$1.json"
+}
+expect() { # WHAT FOUND EXPECTED
+	[ "$2" = "$3" ] || fail "$1 is $2, expected $3"
+}
+
+plain full || fail "the decoder does not run: $(cat "$work/full.memory")"
+plain oracle "owners=$owners" || fail "the decoder does not run with owners"
+! cmp -s "$work/full" "$work/oracle" || fail "sharing makes no difference, so this test can show nothing"
+
+as_oracle() { # WHAT LAYOUT OPTION...
+	local what=$1
+	shift
+	shared got "$@" || fail "$what: $(cat "$work/got.memory")"
+	cmp -s "$work/got" "$work/oracle" || fail "$what: the output differs from the program's own sharing"
+	[ "$(wc -l <"$work/got.memory")" = 1 ] || fail "$what: the shim says $(cat "$work/got.memory")"
+}
+slab=slab:layers=$layers,k=4MiB,v=4MiB
+# K and V of two layers of four, and one block of the sink.
+less=$((4 * size + 2 * mib))
+
+as_oracle slab $slab
+expect "device memory in a slab" "$(device_bytes got)" $less
+expect "device memory without sharing" "$(device_bytes full)" $((8 * size))
+expect physical_bytes "$(figure got physical_bytes)" $less
+expect virtual_bytes "$(figure got virtual_bytes)" $((8 * size))
+expect sink_bytes "$(figure got sink_bytes)" $((2 * mib))
+expect saved_bytes "$(figure got saved_bytes)" $((8 * size - less))
+expect launches_patched "$(figure got launches_patched)" $((8 * 4)) # 8 tokens, K and V of 2 layers
+case $(cat "$build/cc.flags") in
+*-fsanitize*) ;; # its own memory is larger than ours
+*)
+	freed=$((($(pss_kb full) - $(pss_kb got)) * 1024))
+	[ $freed -gt $((8 * size - less - 2 * mib)) ] || fail "PSS fell by $freed bytes only"
+	;;
+esac
+
+as_oracle "slab, all K first" $slab,order=kkvv order=kkvv
+as_oracle tensors tensors:layers=$layers,bytes=4MiB layout=tensors
+expect "device memory in tensors" "$(device_bytes got)" $less
+as_oracle "tensors, all K first" tensors:layers=$layers,bytes=4MiB,order=kkvv layout=tensors order=kkvv
+as_oracle halves halves:layers=$layers,bytes=8MiB layout=halves
+expect "device memory in halves" "$(device_bytes got)" $less
+as_oracle "stream-ordered allocations" tensors:layers=$layers,bytes=4MiB layout=tensors alloc=async
+as_oracle "the default stream" $slab streams=default
+for launch in ex extra cooperative; do
+	as_oracle "launch $launch" $slab launch=$launch
+	as_oracle "a struct, launch $launch" $slab store=struct launch=$launch
+done
+
+# A tensor of its own need not be whole granules: the rest of its last one belongs to nobody else.
+plain oracle "owners=$owners" bytes=$((3 * mib))
+as_oracle "tensors of 3 MiB" tensors:layers=$layers,bytes=3MiB layout=tensors bytes=$((3 * mib))
+plain full bytes=$((3 * mib))
+shared got slab:layers=$layers,k=3MiB,v=3MiB bytes=$((3 * mib)) || fail "a slab of 3 MiB does not run"
+cmp -s "$work/got" "$work/full" || fail "a slab that cannot be shared changes the output"
+grep -q "^kvshare: .*4194304 bytes a layer would align it" "$work/got.memory" ||
+	fail "a slab of 3 MiB says $(cat "$work/got.memory")"
+
+# Nothing to share.
+plain full
+"$run" exec --device host -- "$decoder" "$kernels" >"$work/got" 2>"$work/got.memory" || fail "exec without a plan fails"
+cmp "$work/got" "$work/full" || fail "exec without a plan changes the output"
+cmp "$work/got" "$work/full"
+shared got slab:layers=$layers,k=8MiB,v=8MiB || fail "a layout that does not fit: $(cat "$work/got.memory")"
+cmp "$work/got" "$work/full" || fail "a layout that does not fit changes the output"
+expect "device memory of a layout that does not fit" "$(device_bytes got)" $((8 * size))
+
+# A writer that nobody knows ends in a fault that names it, and is known once it is named.
+plain oracle "owners=$owners"
+! shared got $slab store=hidden || fail "an unknown writer was not noticed"
+grep -q "^kvshare: .*client_hidden_store" "$work/got.memory" || fail "an unknown writer: $(cat "$work/got.memory")"
+! "$run" exec --device host --owners $owners --layout $slab --sync -- "$decoder" store=hidden "$kernels" >"$work/got" \
+	2>"$work/got.memory" || fail "an unknown writer was not noticed with --sync"
+grep -q "^kvshare: kernel client_hidden_store has written" "$work/got.memory" ||
+	fail "an unknown writer, with --sync: $(cat "$work/got.memory")"
+"$run" exec --device host --owners $owners --layout $slab --writer '*hidden_store:2' -- "$decoder" store=hidden "$kernels" \
+	>"$work/got" 2>"$work/got.memory" || fail "--writer: $(cat "$work/got.memory")"
+cmp -s "$work/got" "$work/oracle" || fail "--writer: the output differs"
+! shared got $slab store=fused || fail "a kernel that stores and attends was let through"
+grep -q "^kvshare: kernel client_masked_multihead_attention both stores" "$work/got.memory" ||
+	fail "a fused kernel: $(cat "$work/got.memory")"
+
+# Each failure of a call that maps memory leaves the plain allocation, and the output of the program without the shim.
+strike() { # NAME LAYOUT OPTION...: every Nth call of one function, until one is not reached
+	local name=$1 nth
+	for ((nth = 1; nth < 200; nth++)); do
+		SOFTCUDA_FAIL=$name:$nth:2 shared got "${@:2}" || fail "$name fails at call $nth: $(cat "$work/got.memory")"
+		grep -q "^kvshare: an allocation" "$work/got.memory" || break
+		cmp -s "$work/got" "$work/full" || fail "$name fails at call $nth: the output changes"
+		expect "device memory when $name fails at call $nth" "$(device_bytes got)" $((8 * size))
+	done
+	[ $nth -gt 1 ] || fail "$name never failed"
+	cmp -s "$work/got" "$work/oracle" || fail "$name: the last run shares nothing"
+}
+for call in cuMemAddressReserve cuMemCreate cuMemMap cuMemSetAccess; do
+	strike $call $slab tokens=8
+	strike $call tensors:layers=$layers,bytes=4MiB layout=tensors
+done
+! SOFTCUDA_FAIL=cuMemCreate:1:2 "$run" exec --device host --strict --owners $owners --layout $slab -- "$decoder" "$kernels" \
+	>"$work/got" 2>"$work/got.memory" || fail "--strict goes on without sharing"
+grep -q "cuMemAlloc: CUDA_ERROR_OUT_OF_MEMORY" "$work/got.memory" || fail "--strict: $(cat "$work/got.memory")"
+
+exit $failed

@@ -1,0 +1,217 @@
+/*
+ * tools/preload/alloc.c: hooks of allocations, of what frees them, and of contexts, with which all memory goes.
+ */
+#include "preload.h"
+
+#include <pthread.h>
+
+/* What a program has retained of a device's primary context, to know when it is about to go. */
+#define MAX_DEVICES 64
+static atomic_int retained[MAX_DEVICES];
+
+CUresult CUDAAPI cuInit(unsigned int flags)
+{
+	const struct shim_real *driver = shim_real();
+
+	if (!driver->cuInit)
+		return SHIM_ABSENT;
+	if (shim_settings()->broken && shim_settings()->strict)
+		return CUDA_ERROR_INVALID_VALUE; /* the reason has been said */
+	return driver->cuInit(flags);
+}
+
+/* True: *result is the answer, memory of ours or an error. */
+static bool allocated(CUdeviceptr *out, size_t bytes, CUresult *result)
+{
+	shim_count(&shim_calls[SHIM_ALLOCS]);
+	if (!out)
+		return false;
+	return shim_cache_allocate(bytes, out, result) || *result;
+}
+
+CUresult CUDAAPI cuMemAlloc(CUdeviceptr *dptr, size_t bytesize)
+{
+	const struct shim_real *driver = shim_real();
+	CUresult result = CUDA_SUCCESS;
+
+	if (!driver->cuMemAlloc_v2)
+		return SHIM_ABSENT;
+	return allocated(dptr, bytesize, &result) ? result : driver->cuMemAlloc_v2(dptr, bytesize);
+}
+
+/* Rows of a pitch that only the driver knows: passed, and counted. */
+CUresult CUDAAPI cuMemAllocPitch(
+	CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes, size_t Height, unsigned int ElementSizeBytes)
+{
+	const struct shim_real *driver = shim_real();
+
+	shim_count(&shim_calls[SHIM_ALLOCS]);
+	return driver->cuMemAllocPitch_v2
+		       ? driver->cuMemAllocPitch_v2(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes)
+		       : SHIM_ABSENT;
+}
+
+/* Memory allocated during a capture belongs to the graph. */
+static bool is_capturing(CUstream stream)
+{
+	const struct shim_real *driver = shim_real();
+	CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+
+	return driver->cuStreamIsCapturing && !driver->cuStreamIsCapturing(stream, &status) &&
+	       status != CU_STREAM_CAPTURE_STATUS_NONE;
+}
+
+static CUresult allocate_async(CUdeviceptr *dptr, size_t bytes, CUstream stream, __typeof__(cuMemAllocAsync) *plain)
+{
+	CUresult result = CUDA_SUCCESS;
+
+	if (!plain)
+		return SHIM_ABSENT;
+	if (!is_capturing(stream) && allocated(dptr, bytes, &result))
+		return result;
+	return plain(dptr, bytes, stream);
+}
+
+CUresult CUDAAPI cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
+{
+	return allocate_async(dptr, bytesize, hStream, shim_real()->cuMemAllocAsync);
+}
+
+CUresult CUDAAPI cuMemAllocAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
+{
+	return allocate_async(dptr, bytesize, hStream, shim_real()->cuMemAllocAsync_ptsz);
+}
+
+static CUresult allocate_from_pool(
+	CUdeviceptr *dptr, size_t bytes, CUmemoryPool pool, CUstream stream, __typeof__(cuMemAllocFromPoolAsync) *plain)
+{
+	CUresult result = CUDA_SUCCESS;
+
+	if (!plain)
+		return SHIM_ABSENT;
+	if (!is_capturing(stream) && allocated(dptr, bytes, &result))
+		return result;
+	return plain(dptr, bytes, pool, stream);
+}
+
+CUresult CUDAAPI cuMemAllocFromPoolAsync(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream)
+{
+	return allocate_from_pool(dptr, bytesize, pool, hStream, shim_real()->cuMemAllocFromPoolAsync);
+}
+
+CUresult CUDAAPI cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream)
+{
+	return allocate_from_pool(dptr, bytesize, pool, hStream, shim_real()->cuMemAllocFromPoolAsync_ptsz);
+}
+
+/* ---- freeing: as cuMemFree does, this waits for the work that may use the memory ---- */
+
+static bool is_ours(CUdeviceptr address)
+{
+	CUdeviceptr base;
+	size_t bytes;
+
+	shim_count(&shim_calls[SHIM_FREES]);
+	return shim_ranges() && shim_cache_find(address, &base, &bytes) && base == address;
+}
+
+CUresult CUDAAPI cuMemFree(CUdeviceptr dptr)
+{
+	const struct shim_real *driver = shim_real();
+	CUresult result;
+
+	if (!driver->cuMemFree_v2)
+		return SHIM_ABSENT;
+	if (!is_ours(dptr))
+		return driver->cuMemFree_v2(dptr);
+	result = shim_fault_check(driver->cuCtxSynchronize(), NULL);
+	return shim_cache_free(dptr) ? result : CUDA_ERROR_INVALID_VALUE;
+}
+
+static CUresult free_async(
+	CUdeviceptr address, CUstream stream, __typeof__(cuMemFreeAsync) *plain, __typeof__(cuStreamSynchronize) *wait)
+{
+	CUresult result;
+
+	if (!plain || !wait)
+		return SHIM_ABSENT;
+	if (!is_ours(address))
+		return plain(address, stream);
+	result = shim_fault_check(wait(stream), NULL);
+	return shim_cache_free(address) ? result : CUDA_ERROR_INVALID_VALUE;
+}
+
+CUresult CUDAAPI cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
+{
+	const struct shim_real *driver = shim_real();
+
+	return free_async(dptr, hStream, driver->cuMemFreeAsync, driver->cuStreamSynchronize);
+}
+
+CUresult CUDAAPI cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream)
+{
+	const struct shim_real *driver = shim_real();
+
+	return free_async(dptr, hStream, driver->cuMemFreeAsync_ptsz, driver->cuStreamSynchronize_ptsz);
+}
+
+/* ---- contexts ---- */
+
+CUresult CUDAAPI cuCtxDestroy(CUcontext ctx)
+{
+	const struct shim_real *driver = shim_real();
+
+	if (!driver->cuCtxDestroy_v2)
+		return SHIM_ABSENT;
+	if (ctx && shim_ranges())
+		shim_cache_free_context(ctx);
+	return driver->cuCtxDestroy_v2(ctx);
+}
+
+static bool is_counted(CUdevice device)
+{
+	return device >= 0 && device < MAX_DEVICES;
+}
+
+CUresult CUDAAPI cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
+{
+	const struct shim_real *driver = shim_real();
+	CUresult result = driver->cuDevicePrimaryCtxRetain ? driver->cuDevicePrimaryCtxRetain(pctx, dev) : SHIM_ABSENT;
+
+	if (!result && is_counted(dev))
+		atomic_fetch_add(&retained[dev], 1);
+	return result;
+}
+
+/* The primary context of a device, while somebody still retains it. */
+static void primary_leave(CUdevice device)
+{
+	const struct shim_real *driver = shim_real();
+	CUcontext context = NULL;
+
+	if (!shim_ranges() || driver->cuDevicePrimaryCtxRetain(&context, device))
+		return;
+	shim_cache_free_context(context);
+	driver->cuDevicePrimaryCtxRelease_v2(device);
+}
+
+CUresult CUDAAPI cuDevicePrimaryCtxRelease(CUdevice dev)
+{
+	const struct shim_real *driver = shim_real();
+
+	if (!driver->cuDevicePrimaryCtxRelease_v2)
+		return SHIM_ABSENT;
+	if (is_counted(dev) && atomic_load(&retained[dev]) > 0 && atomic_fetch_sub(&retained[dev], 1) == 1)
+		primary_leave(dev);
+	return driver->cuDevicePrimaryCtxRelease_v2(dev);
+}
+
+CUresult CUDAAPI cuDevicePrimaryCtxReset(CUdevice dev)
+{
+	const struct shim_real *driver = shim_real();
+
+	if (!driver->cuDevicePrimaryCtxReset_v2)
+		return SHIM_ABSENT;
+	primary_leave(dev);
+	return driver->cuDevicePrimaryCtxReset_v2(dev);
+}

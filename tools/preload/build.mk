@@ -1,0 +1,15 @@
+# The shim. It lives in other people's programs, so everything that it needs is linked into it, and it exports its hooks alone.
+PRELOAD = $(BUILD)/libkvshare-preload.so
+PRELOAD_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard tools/preload/*.c))
+BUILD_PRODUCTS += $(PRELOAD)
+$(PRELOAD_OBJS): private CFLAGS_ALL += -fvisibility=hidden
+
+# Of driver/ and vmm/ it gets what it uses, through an archive: that needs no other library. nodelete: its exit handler and the
+# pointers that programs got from it outlive a dlclose.
+$(BUILD)/tools/preload/parts.a: $(DRIVER_OBJS) $(VMM_OBJS)
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+$(PRELOAD): $(PRELOAD_OBJS) $(BUILD)/tools/preload/parts.a tools/preload/preload.map
+	$(call say,LD,$@)
+	$(Q)$(CC) -shared -Wl,-soname,$(notdir $@) -Wl,--version-script=tools/preload/preload.map -Wl,-Bsymbolic -Wl,-z,nodelete \
+		$(if $(SAN_FLAGS),,-Wl,--no-undefined) -o $@ $(PRELOAD_OBJS) $(BUILD)/tools/preload/parts.a $(LINK_FLAGS) -ldl

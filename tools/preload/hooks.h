@@ -1,0 +1,70 @@
+/*
+ * tools/preload/hooks.h: the driver functions that the shim stands in front of, by the exact names of their symbols.
+ *
+ * A name here is an exported function of ours, a member of struct shim_real (the driver's own), a row of the table that
+ * maps one to the other, and a line of preload.map; tests/preload/hooks_test.sh checks that they agree. A _ptsz or
+ * _ptds form is the same function for a caller whose default stream is its thread's own.
+ */
+#ifndef SHIM_HOOKS_H
+#define SHIM_HOOKS_H
+
+/* What cuda.h declares is what we export; all else is hidden (-fvisibility). */
+#pragma GCC visibility push(default)
+#include <cuda.h>
+
+/* clang-format off */
+#define SHIM_HOOKS(F)                                                                                                  \
+	F(cuInit) F(cuGetProcAddress) F(cuGetProcAddress_v2)                                                           \
+	F(cuMemAlloc_v2) F(cuMemAllocPitch_v2) F(cuMemFree_v2)                                                         \
+	F(cuMemAllocAsync) F(cuMemAllocAsync_ptsz) F(cuMemFreeAsync) F(cuMemFreeAsync_ptsz)                            \
+	F(cuMemAllocFromPoolAsync) F(cuMemAllocFromPoolAsync_ptsz)                                                     \
+	F(cuCtxDestroy_v2) F(cuDevicePrimaryCtxRetain) F(cuDevicePrimaryCtxRelease_v2) F(cuDevicePrimaryCtxReset_v2)   \
+	F(cuMemGetAddressRange_v2) F(cuPointerGetAttribute) F(cuPointerGetAttributes) F(cuIpcGetMemHandle)             \
+	F(cuLaunchKernel) F(cuLaunchKernel_ptsz) F(cuLaunchKernelEx) F(cuLaunchKernelEx_ptsz)                          \
+	F(cuLaunchCooperativeKernel) F(cuLaunchCooperativeKernel_ptsz) F(cuModuleUnload) F(cuLibraryUnload)            \
+	F(cuMemsetD8_v2) F(cuMemsetD8_v2_ptds) F(cuMemsetD16_v2) F(cuMemsetD16_v2_ptds)                                \
+	F(cuMemsetD32_v2) F(cuMemsetD32_v2_ptds)                                                                       \
+	F(cuMemsetD8Async) F(cuMemsetD8Async_ptsz) F(cuMemsetD16Async) F(cuMemsetD16Async_ptsz)                        \
+	F(cuMemsetD32Async) F(cuMemsetD32Async_ptsz)                                                                   \
+	F(cuMemsetD2D8_v2) F(cuMemsetD2D8_v2_ptds) F(cuMemsetD2D16_v2) F(cuMemsetD2D16_v2_ptds)                        \
+	F(cuMemsetD2D32_v2) F(cuMemsetD2D32_v2_ptds)                                                                   \
+	F(cuMemsetD2D8Async) F(cuMemsetD2D8Async_ptsz) F(cuMemsetD2D16Async) F(cuMemsetD2D16Async_ptsz)                \
+	F(cuMemsetD2D32Async) F(cuMemsetD2D32Async_ptsz)                                                               \
+	F(cuMemcpy) F(cuMemcpy_ptds) F(cuMemcpyAsync) F(cuMemcpyAsync_ptsz)                                            \
+	F(cuMemcpyHtoD_v2) F(cuMemcpyHtoD_v2_ptds) F(cuMemcpyHtoDAsync_v2) F(cuMemcpyHtoDAsync_v2_ptsz)                \
+	F(cuMemcpyDtoD_v2) F(cuMemcpyDtoD_v2_ptds) F(cuMemcpyDtoDAsync_v2) F(cuMemcpyDtoDAsync_v2_ptsz)                \
+	F(cuMemcpyDtoH_v2) F(cuMemcpyDtoH_v2_ptds) F(cuMemcpyDtoHAsync_v2) F(cuMemcpyDtoHAsync_v2_ptsz)               \
+	F(cuMemcpy2D_v2) F(cuMemcpy2D_v2_ptds) F(cuMemcpy2DUnaligned_v2) F(cuMemcpy2DUnaligned_v2_ptds)                \
+	F(cuMemcpy2DAsync_v2) F(cuMemcpy2DAsync_v2_ptsz)                                                               \
+	F(cuCtxSynchronize) F(cuStreamSynchronize) F(cuStreamSynchronize_ptsz) F(cuEventSynchronize)     \
+	F(cuStreamQuery) F(cuStreamQuery_ptsz) F(cuEventQuery)
+
+/* Others of the driver's that the shim calls, and does not stand in front of. */
+#define SHIM_CALLS(F)                                                                                                  \
+	F(cuCtxGetCurrent) F(cuCtxGetDevice) F(cuFuncGetName) F(cuFuncGetParamInfo) F(cuKernelGetName)                 \
+	F(cuKernelGetParamInfo) F(cuStreamIsCapturing) F(cuEventRecord) F(cuGetErrorName)
+
+/* cuda.h hides these behind newer forms, or declares them only for callers with a default stream of their own. */
+#undef cuGetProcAddress
+#define SHIM_PTSZ(F)                                                                                                   \
+	F(cuMemAllocAsync) F(cuMemFreeAsync) F(cuMemAllocFromPoolAsync) F(cuLaunchKernel) F(cuLaunchKernelEx)          \
+	F(cuLaunchCooperativeKernel) F(cuMemsetD8Async) F(cuMemsetD16Async) F(cuMemsetD32Async)                        \
+	F(cuMemsetD2D8Async) F(cuMemsetD2D16Async) F(cuMemsetD2D32Async) F(cuMemcpyAsync) F(cuMemcpyHtoDAsync_v2)      \
+	F(cuMemcpyDtoDAsync_v2) F(cuMemcpy2DAsync_v2) F(cuMemcpyDtoHAsync_v2) F(cuStreamSynchronize)  \
+	F(cuStreamQuery)
+#define SHIM_PTDS(F)                                                                                                   \
+	F(cuMemsetD8_v2) F(cuMemsetD16_v2) F(cuMemsetD32_v2) F(cuMemsetD2D8_v2) F(cuMemsetD2D16_v2)                    \
+	F(cuMemsetD2D32_v2) F(cuMemcpy) F(cuMemcpyHtoD_v2) F(cuMemcpyDtoD_v2) F(cuMemcpyDtoH_v2) F(cuMemcpy2D_v2)      \
+	F(cuMemcpy2DUnaligned_v2)
+/* clang-format on */
+
+CUresult CUDAAPI cuGetProcAddress(const char *symbol, void **pfn, int cudaVersion, cuuint64_t flags);
+#define SHIM_DECLARE_PTSZ(name) __typeof__(name) name##_ptsz;
+#define SHIM_DECLARE_PTDS(name) __typeof__(name) name##_ptds;
+SHIM_PTSZ(SHIM_DECLARE_PTSZ)
+SHIM_PTDS(SHIM_DECLARE_PTDS)
+#undef SHIM_DECLARE_PTSZ
+#undef SHIM_DECLARE_PTDS
+#pragma GCC visibility pop
+
+#endif

@@ -1,0 +1,365 @@
+/*
+ * tools/preload/launch.c: hooks of launches. A kernel that stores K or V gets the sink's address where it was handed a
+ * borrower's: in a copy of its parameters, as the program's own are never written. All other launches go through.
+ */
+#include "preload.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define NEAR_PARAMS 64
+#define NEAR_BYTES 1024
+#define MAX_ATTRIBUTES 32
+
+/* What a launch is given in the place of the program's. */
+struct launch {
+	struct shim_kernel *kernel; /* NULL: none of our business */
+	bool shared;                /* it was handed memory that is shared */
+	void **params, **extra;     /* for the driver */
+	CUlaunchConfig config;      /* for cuLaunchKernelEx */
+	void *near_params[NEAR_PARAMS], *new_extra[5];
+	unsigned char near_bytes[NEAR_BYTES] __attribute__((aligned(16)));
+	CUlaunchAttribute attributes[MAX_ATTRIBUTES];
+	size_t extra_bytes;
+	void *far; /* freed after the launch; NULL: all fits here */
+};
+
+/* Where a store to `address` goes; 0: to itself. */
+static CUdeviceptr sink_of(const struct shim_ranges *ranges, CUdeviceptr address, bool *shared)
+{
+	const struct shim_range *range = shim_range_find(ranges, address);
+
+	*shared |= range != NULL;
+	return range && range->sink ? range->sink + (address - range->base) : 0;
+}
+
+static CUdeviceptr word_at(const unsigned char *bytes)
+{
+	CUdeviceptr word;
+
+	memcpy(&word, bytes, sizeof(word));
+	return word;
+}
+
+/* Any aligned word of a parameter, which may be a struct, can be an address. True: there is a borrower's. */
+static bool param_points(const struct shim_ranges *ranges, const unsigned char *value, size_t bytes, bool *shared)
+{
+	bool found = false;
+
+	for (size_t at = 0; at + sizeof(CUdeviceptr) <= bytes; at += sizeof(CUdeviceptr))
+		found |= sink_of(ranges, word_at(value + at), shared) != 0;
+	return found;
+}
+
+static void param_redirect(const struct shim_ranges *ranges, unsigned char *value, size_t bytes)
+{
+	bool shared = false;
+
+	for (size_t at = 0; at + sizeof(CUdeviceptr) <= bytes; at += sizeof(CUdeviceptr)) {
+		CUdeviceptr sink = sink_of(ranges, word_at(value + at), &shared);
+
+		if (sink)
+			memcpy(value + at, &sink, sizeof(sink));
+	}
+}
+
+static bool is_written(const struct shim_kernel *kernel, size_t param)
+{
+	return kernel->params_written == SHIM_ANY_PARAM || (param < 64 && kernel->params_written >> param & 1);
+}
+
+/* The packed form of the parameters; NULL: there is none. */
+static const unsigned char *packed_find(void **extra, size_t *bytes)
+{
+	const unsigned char *buffer = NULL;
+
+	*bytes = 0;
+	for (; extra && *extra != CU_LAUNCH_PARAM_END; extra += 2) {
+		if (*extra == CU_LAUNCH_PARAM_BUFFER_POINTER)
+			buffer = extra[1];
+		else if (*extra == CU_LAUNCH_PARAM_BUFFER_SIZE)
+			*bytes = *(const size_t *)extra[1];
+	}
+	return buffer;
+}
+
+/* The value of a parameter as the program gave it; NULL: it gave none. */
+static const unsigned char *value_of(
+	const struct launch *launch, size_t param, const unsigned char *packed, size_t bytes)
+{
+	const struct shim_param *place = &launch->kernel->param[param];
+
+	if (launch->params)
+		return launch->params[param];
+	return packed && place->offset + place->bytes <= bytes ? packed + place->offset : NULL;
+}
+
+/* Whether the launch was handed a borrower's address in a parameter; with `written`, in one that it writes through. */
+static bool launch_points(const struct shim_ranges *ranges, struct launch *launch, bool written)
+{
+	size_t bytes;
+	const unsigned char *packed = packed_find(launch->extra, &bytes);
+	bool found = false;
+
+	for (size_t i = 0; i < launch->kernel->param_count; i++) {
+		const unsigned char *value = value_of(launch, i, packed, bytes);
+
+		if (value && param_points(ranges, value, launch->kernel->param[i].bytes, &launch->shared))
+			found |= !written || is_written(launch->kernel, i);
+	}
+	return found;
+}
+
+/* Room for pointers and values of all parameters. */
+static bool room_get(struct launch *launch, void ***pointers, unsigned char **values, size_t bytes)
+{
+	size_t count = launch->kernel->param_count;
+
+	*pointers = launch->near_params;
+	*values = launch->near_bytes;
+	if (count <= NEAR_PARAMS && bytes <= NEAR_BYTES)
+		return true;
+	launch->far = malloc(count * sizeof(**pointers) + bytes + 16);
+	*pointers = launch->far;
+	*values = (unsigned char *)((uintptr_t)(*pointers + count + 1) & ~(uintptr_t)15);
+	return launch->far != NULL;
+}
+
+static bool params_redirect(const struct shim_ranges *ranges, struct launch *launch)
+{
+	const struct shim_kernel *kernel = launch->kernel;
+	unsigned char *values;
+	void **pointers;
+
+	if (!room_get(launch, &pointers, &values, kernel->param_bytes))
+		return false;
+	for (size_t i = 0; i < kernel->param_count; i++) {
+		unsigned char *value = values + kernel->param[i].offset;
+		bool shared = false;
+
+		pointers[i] = launch->params[i];
+		if (!is_written(kernel, i) || !param_points(ranges, launch->params[i], kernel->param[i].bytes, &shared))
+			continue;
+		memcpy(value, launch->params[i], kernel->param[i].bytes);
+		param_redirect(ranges, value, kernel->param[i].bytes);
+		pointers[i] = value;
+	}
+	launch->params = pointers;
+	return true;
+}
+
+static bool packed_redirect(const struct shim_ranges *ranges, struct launch *launch)
+{
+	const struct shim_kernel *kernel = launch->kernel;
+	const unsigned char *packed = packed_find(launch->extra, &launch->extra_bytes);
+	unsigned char *values;
+	void **pointers;
+
+	if (!room_get(launch, &pointers, &values, launch->extra_bytes))
+		return false;
+	memcpy(values, packed, launch->extra_bytes);
+	for (size_t i = 0; i < kernel->param_count; i++)
+		if (is_written(kernel, i) && kernel->param[i].offset + kernel->param[i].bytes <= launch->extra_bytes)
+			param_redirect(ranges, values + kernel->param[i].offset, kernel->param[i].bytes);
+	launch->new_extra[0] = CU_LAUNCH_PARAM_BUFFER_POINTER;
+	launch->new_extra[1] = values;
+	launch->new_extra[2] = CU_LAUNCH_PARAM_BUFFER_SIZE;
+	launch->new_extra[3] = &launch->extra_bytes;
+	launch->new_extra[4] = CU_LAUNCH_PARAM_END;
+	launch->extra = launch->new_extra;
+	return true;
+}
+
+/* A kernel that stores and reads in one launch would read its own stores in the sink, or nothing of them. */
+static CUresult fused_refuse(const struct shim_kernel *kernel)
+{
+	static atomic_bool told;
+
+	if (!atomic_exchange(&told, true))
+		shim_say("kernel %s both stores K and V and attends, so its layers cannot be shared: the launch is "
+			 "refused; "
+			 "run the program without a plan for it, or with another attention",
+			kernel->name);
+	return CUDA_ERROR_NOT_SUPPORTED;
+}
+
+/*
+ * Look at a launch, and change what has to be. The launch goes on with `launch`, which stays where it is until
+ * launch_end().
+ */
+static CUresult launch_begin(struct launch *launch, CUfunction function, void **params, void **extra)
+{
+	const struct shim_ranges *ranges = shim_ranges();
+
+	launch->params = params;
+	launch->extra = extra;
+	launch->kernel = NULL;
+	launch->shared = false;
+	launch->far = NULL;
+	shim_count(&shim_calls[SHIM_LAUNCHES]);
+	if (!ranges || !function || !(launch->kernel = shim_kernel_of(function)))
+		return CUDA_SUCCESS;
+	if (!launch_points(ranges, launch, launch->kernel->role == SHIM_WRITES))
+		return CUDA_SUCCESS;
+	atomic_store_explicit(&launch->kernel->touched, true, memory_order_relaxed);
+	if (launch->kernel->role == SHIM_FUSED)
+		return fused_refuse(launch->kernel);
+	if (launch->kernel->role == SHIM_READS)
+		return CUDA_SUCCESS;
+	shim_count(&shim_launches_patched);
+	return (params ? params_redirect(ranges, launch) : packed_redirect(ranges, launch)) ? CUDA_SUCCESS
+											    : CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+static CUresult launch_end(
+	struct launch *launch, CUresult result, CUstream stream, __typeof__(cuStreamSynchronize) *wait)
+{
+	free(launch->far);
+	if (!result && launch->shared && shim_settings()->sync && wait)
+		result = shim_fault_check(wait(stream), launch->kernel);
+	return shim_fault_check(result, NULL);
+}
+
+/* ---- the hooks ---- */
+
+static CUresult launch_kernel(CUfunction f, const unsigned *shape, CUstream stream, void **params, void **extra,
+	__typeof__(cuLaunchKernel) *plain, __typeof__(cuStreamSynchronize) *wait)
+{
+	struct launch launch;
+	CUresult result;
+
+	if (!plain)
+		return SHIM_ABSENT;
+	result = launch_begin(&launch, f, params, extra);
+	if (!result)
+		result = plain(f, shape[0], shape[1], shape[2], shape[3], shape[4], shape[5], shape[6], stream,
+			launch.params, launch.extra);
+	return launch_end(&launch, result, stream, wait);
+}
+
+CUresult CUDAAPI cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY, unsigned int gridDimZ,
+	unsigned int blockDimX, unsigned int blockDimY, unsigned int blockDimZ, unsigned int sharedMemBytes,
+	CUstream hStream, void **kernelParams, void **extra)
+{
+	const unsigned shape[] = {gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes};
+	const struct shim_real *driver = shim_real();
+
+	return launch_kernel(
+		f, shape, hStream, kernelParams, extra, driver->cuLaunchKernel, driver->cuStreamSynchronize);
+}
+
+CUresult CUDAAPI cuLaunchKernel_ptsz(CUfunction f, unsigned int gridDimX, unsigned int gridDimY, unsigned int gridDimZ,
+	unsigned int blockDimX, unsigned int blockDimY, unsigned int blockDimZ, unsigned int sharedMemBytes,
+	CUstream hStream, void **kernelParams, void **extra)
+{
+	const unsigned shape[] = {gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes};
+	const struct shim_real *driver = shim_real();
+
+	return launch_kernel(
+		f, shape, hStream, kernelParams, extra, driver->cuLaunchKernel_ptsz, driver->cuStreamSynchronize_ptsz);
+}
+
+static CUresult launch_cooperative(CUfunction f, const unsigned *shape, CUstream stream, void **params,
+	__typeof__(cuLaunchCooperativeKernel) *plain, __typeof__(cuStreamSynchronize) *wait)
+{
+	struct launch launch;
+	CUresult result;
+
+	if (!plain)
+		return SHIM_ABSENT;
+	result = launch_begin(&launch, f, params, NULL);
+	if (!result)
+		result = plain(
+			f, shape[0], shape[1], shape[2], shape[3], shape[4], shape[5], shape[6], stream, launch.params);
+	return launch_end(&launch, result, stream, wait);
+}
+
+CUresult CUDAAPI cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
+	unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY, unsigned int blockDimZ,
+	unsigned int sharedMemBytes, CUstream hStream, void **kernelParams)
+{
+	const unsigned shape[] = {gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes};
+	const struct shim_real *driver = shim_real();
+
+	return launch_cooperative(
+		f, shape, hStream, kernelParams, driver->cuLaunchCooperativeKernel, driver->cuStreamSynchronize);
+}
+
+CUresult CUDAAPI cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
+	unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY, unsigned int blockDimZ,
+	unsigned int sharedMemBytes, CUstream hStream, void **kernelParams)
+{
+	const unsigned shape[] = {gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes};
+	const struct shim_real *driver = shim_real();
+
+	return launch_cooperative(f, shape, hStream, kernelParams, driver->cuLaunchCooperativeKernel_ptsz,
+		driver->cuStreamSynchronize_ptsz);
+}
+
+/*
+ * A dependent launch starts before the one ahead of it has ended, and aliases of one block are not coherent then (CUDA
+ * Programming Guide, "Virtual Aliasing Support"): on a launch that is handed shared memory the attribute is dropped.
+ */
+static const CUlaunchConfig *config_of(struct launch *launch, const CUlaunchConfig *config)
+{
+	unsigned count = 0;
+
+	if (!launch->shared || !config->numAttrs || config->numAttrs > MAX_ATTRIBUTES)
+		return config;
+	for (unsigned i = 0; i < config->numAttrs; i++)
+		if (config->attrs[i].id != CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION)
+			launch->attributes[count++] = config->attrs[i];
+	launch->config = *config;
+	launch->config.attrs = launch->attributes;
+	launch->config.numAttrs = count;
+	return &launch->config;
+}
+
+static CUresult launch_ex(const CUlaunchConfig *config, CUfunction f, void **params, void **extra,
+	__typeof__(cuLaunchKernelEx) *plain, __typeof__(cuStreamSynchronize) *wait)
+{
+	struct launch launch;
+	CUresult result;
+
+	if (!plain)
+		return SHIM_ABSENT;
+	if (!config)
+		return plain(config, f, params, extra);
+	result = launch_begin(&launch, f, params, extra);
+	if (!result)
+		result = plain(config_of(&launch, config), f, launch.params, launch.extra);
+	return launch_end(&launch, result, config->hStream, wait);
+}
+
+CUresult CUDAAPI cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, void **kernelParams, void **extra)
+{
+	const struct shim_real *driver = shim_real();
+
+	return launch_ex(config, f, kernelParams, extra, driver->cuLaunchKernelEx, driver->cuStreamSynchronize);
+}
+
+CUresult CUDAAPI cuLaunchKernelEx_ptsz(const CUlaunchConfig *config, CUfunction f, void **kernelParams, void **extra)
+{
+	const struct shim_real *driver = shim_real();
+
+	return launch_ex(
+		config, f, kernelParams, extra, driver->cuLaunchKernelEx_ptsz, driver->cuStreamSynchronize_ptsz);
+}
+
+CUresult CUDAAPI cuModuleUnload(CUmodule hmod)
+{
+	const struct shim_real *driver = shim_real();
+	CUresult result = driver->cuModuleUnload ? driver->cuModuleUnload(hmod) : SHIM_ABSENT;
+
+	shim_kernels_stale();
+	return result;
+}
+
+CUresult CUDAAPI cuLibraryUnload(CUlibrary library)
+{
+	const struct shim_real *driver = shim_real();
+	CUresult result = driver->cuLibraryUnload ? driver->cuLibraryUnload(library) : SHIM_ABSENT;
+
+	shim_kernels_stale();
+	return result;
+}

@@ -1,0 +1,255 @@
+/*
+ * tools/preload/layout.c: the layout of a cache, from text, and the places of its tensors.
+ */
+#include "layout.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* How much larger than its tensors a slab may be: allocators round up, and leave room behind. */
+#define SLAB_SLACK_BYTES ((size_t)1 << 20)
+
+static const char *const kinds[] = {"slab", "tensors", "halves", NULL};
+static const char *const orders[] = {"kv", "kkvv", NULL};
+
+static int word_find(const char *const *words, const char *text, size_t length)
+{
+	for (int i = 0; words[i]; i++)
+		if (strlen(words[i]) == length && !strncmp(words[i], text, length))
+			return i;
+	return -1;
+}
+
+/* A number with one of the suffixes B, K, KiB, M, MiB, G, GiB. */
+static int bytes_parse(const char *text, size_t length, size_t *out)
+{
+	static const struct {
+		const char *suffix;
+		int shift;
+	} units[] = {{"", 0}, {"B", 0}, {"K", 10}, {"KiB", 10}, {"M", 20}, {"MiB", 20}, {"G", 30}, {"GiB", 30}};
+	char word[32], *end;
+	unsigned long long value;
+
+	if (!length || length >= sizeof(word) || text[0] < '0' || text[0] > '9')
+		return -EINVAL;
+	memcpy(word, text, length);
+	word[length] = '\0';
+	errno = 0;
+	value = strtoull(word, &end, 10);
+	for (size_t i = 0; !errno && i < sizeof(units) / sizeof(*units); i++) {
+		if (!strcmp(end, units[i].suffix) && value <= SIZE_MAX >> 1 >> units[i].shift) {
+			*out = (size_t)value << units[i].shift;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
+/* What the text gave, before it is known to fit together. */
+struct fields {
+	size_t layers, k, v, bytes, stride, offset, size, skip;
+	int order;
+};
+
+static size_t *field_of(struct fields *fields, const char *key, size_t length)
+{
+	const struct {
+		const char *name;
+		size_t *field;
+	} names[] = {{"layers", &fields->layers}, {"k", &fields->k}, {"v", &fields->v}, {"k_bytes", &fields->k},
+		{"v_bytes", &fields->v}, {"bytes", &fields->bytes}, {"stride", &fields->stride},
+		{"offset", &fields->offset}, {"size", &fields->size}, {"skip", &fields->skip}};
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
+		if (strlen(names[i].name) == length && !strncmp(names[i].name, key, length))
+			return names[i].field;
+	return NULL;
+}
+
+static int field_set(struct fields *fields, const char *key, size_t key_length, const char *value, size_t length)
+{
+	size_t *field = field_of(fields, key, key_length);
+
+	if (key_length == 5 && !strncmp(key, "order", 5)) {
+		fields->order = word_find(orders, value, length);
+		return fields->order < 0 ? kvs_fail(-EINVAL, "layout: order is \"%.*s\"; kv or kkvv is expected",
+						   (int)length, value)
+					 : 0;
+	}
+	if (!field)
+		return kvs_fail(-EINVAL, "layout: there is no \"%.*s\"", (int)key_length, key);
+	if (bytes_parse(value, length, field))
+		return kvs_fail(-EINVAL, "layout: %.*s is \"%.*s\"; a number such as 4194304 or 4MiB is expected",
+			(int)key_length, key, (int)length, value);
+	return 0;
+}
+
+static int layout_make(int kind, const struct fields *fields, struct shim_layout *out)
+{
+	size_t k = fields->k, v = fields->v;
+
+	if (kind == SHIM_TENSORS && fields->bytes)
+		k = v = fields->bytes;
+	if (kind == SHIM_HALVES && fields->bytes)
+		k = v = fields->bytes / 2;
+	if (kind != SHIM_SLAB && k != v)
+		return kvs_fail(-EINVAL, "layout: K and V of %s have one size (bytes=4MiB)", kinds[kind]);
+	if (fields->layers < 1 || fields->layers > KVS_PLAN_MAX_LAYERS)
+		return kvs_fail(
+			-EINVAL, "layout: layers is %zu; 1 to %d are expected", fields->layers, KVS_PLAN_MAX_LAYERS);
+	if (!k || !v || k > SIZE_MAX / 4 / fields->layers || v > SIZE_MAX / 4 / fields->layers)
+		return kvs_fail(-EINVAL, "layout: the sizes of K and V of one layer are missing or too large (%s)",
+			kind == SHIM_SLAB ? "k=4MiB,v=4MiB" : "bytes=4MiB");
+	if (fields->stride && (fields->stride < k + v || fields->stride > SIZE_MAX / 4 / fields->layers))
+		return kvs_fail(-EINVAL, "layout: stride is %zu, K and V of a layer take %zu", fields->stride, k + v);
+	if (fields->skip > 1000000 || fields->offset > SIZE_MAX / 4)
+		return kvs_fail(-EINVAL, "layout: skip or offset is too large");
+	*out = (struct shim_layout){.kind = kind,
+		.order = fields->order,
+		.layers = (int)fields->layers,
+		.k_bytes = k,
+		.v_bytes = v,
+		.stride_bytes = fields->stride ? fields->stride : k + v,
+		.offset_bytes = fields->offset,
+		.size_bytes = fields->size,
+		.skip = (int)fields->skip};
+	return 0;
+}
+
+int shim_layout_parse(const char *text, struct shim_layout *out)
+{
+	size_t length = strcspn(text, ":");
+	int kind = word_find(kinds, text, length), err = 0;
+	struct fields fields = {0};
+
+	if (kind < 0 || text[length] != ':')
+		return kvs_fail(
+			-EINVAL, "layout: \"%s\" is none; slab:..., tensors:... or halves:... is expected", text);
+	for (text += length + 1; !err && *text;) {
+		size_t key = strcspn(text, "=,"), value = text[key] == '=' ? strcspn(text + key + 1, ",") : 0;
+
+		err = field_set(&fields, text, key, text + key + (value != 0), value);
+		text += key + (text[key] == '=') + value;
+		text += *text == ',';
+	}
+	return err ? err : layout_make(kind, &fields, out);
+}
+
+struct shim_place shim_layout_place(const struct shim_layout *layout, enum kvs_k_or_v which, int layer)
+{
+	size_t bytes = which == KVS_K ? layout->k_bytes : layout->v_bytes, l = (size_t)layer;
+	bool interleaved = layout->order == SHIM_KV;
+
+	if (layout->kind == SHIM_HALVES)
+		return (struct shim_place){layer, which == KVS_K ? 0 : layout->k_bytes, bytes};
+	if (layout->kind == SHIM_TENSORS)
+		return (struct shim_place){
+			interleaved ? 2 * layer + (which == KVS_V) : layer + (which == KVS_V) * layout->layers, 0,
+			bytes};
+	if (interleaved)
+		return (struct shim_place){0,
+			layout->offset_bytes + l * layout->stride_bytes + (which == KVS_K ? 0 : layout->k_bytes),
+			bytes};
+	return (struct shim_place){0,
+		layout->offset_bytes +
+			(which == KVS_K ? l * bytes : (size_t)layout->layers * layout->k_bytes + l * bytes),
+		bytes};
+}
+
+int shim_layout_allocations(const struct shim_layout *layout)
+{
+	return layout->kind == SHIM_SLAB ? 1 : layout->kind == SHIM_HALVES ? layout->layers : 2 * layout->layers;
+}
+
+/* From the start of the slab to the end of its last tensor. */
+static size_t slab_bytes(const struct shim_layout *layout)
+{
+	struct shim_place last = shim_layout_place(layout, KVS_V, layout->layers - 1);
+
+	return last.offset + last.bytes;
+}
+
+bool shim_layout_fits(const struct shim_layout *layout, size_t bytes)
+{
+	size_t least = slab_bytes(layout);
+
+	if (layout->kind == SHIM_TENSORS)
+		return bytes == layout->k_bytes;
+	if (layout->kind == SHIM_HALVES)
+		return bytes == layout->k_bytes + layout->v_bytes;
+	return layout->size_bytes ? bytes == layout->size_bytes && bytes >= least
+				  : bytes >= least && bytes - least <= SLAB_SLACK_BYTES;
+}
+
+/* A tensor that shares starts at a granule; in a slab its last granule must hold nothing else either. */
+static int place_check(const struct shim_layout *layout, enum kvs_k_or_v which, int layer, size_t granule)
+{
+	struct shim_place place = shim_layout_place(layout, which, layer);
+	bool whole = layout->kind != SHIM_TENSORS && place.bytes % granule;
+
+	if (place.offset % granule == 0 && !whole)
+		return 0;
+	return kvs_fail(-EINVAL,
+		"%s of layer %d takes %zu bytes at offset %zu, which are not whole granules of %zu: %zu bytes a layer "
+		"would align it (choose a context size with that in mind)",
+		which == KVS_K ? "K" : "V", layer, place.bytes, place.offset, granule,
+		(place.bytes + granule - 1) / granule * granule);
+}
+
+int shim_layout_check(const struct shim_layout *layout, const struct shim_owners *owners, size_t granule)
+{
+	int err = 0;
+
+	if (owners->layers != layout->layers)
+		return kvs_fail(-EINVAL, "the plan has %d layers, the layout %d", owners->layers, layout->layers);
+	for (int i = 0; granule && !err && i < 2 * layout->layers; i++) {
+		enum kvs_k_or_v which = i % 2 ? KVS_V : KVS_K;
+		int owner = shim_owner(owners, i / 2, which);
+
+		if (owner == i / 2)
+			continue;
+		err = place_check(layout, which, i / 2, granule);
+		if (!err)
+			err = place_check(layout, which, owner, granule);
+	}
+	return err;
+}
+
+/* ---- owners ---- */
+
+int shim_owner(const struct shim_owners *owners, int layer, enum kvs_k_or_v which)
+{
+	return (which == KVS_K ? owners->k : owners->v)[layer];
+}
+
+static int list_parse(const char *text, int *owner, int *layers)
+{
+	for (*layers = 0; *text; ++*layers) {
+		char *end;
+		unsigned long value = strtoul(text, &end, 10);
+
+		if (*layers == KVS_PLAN_MAX_LAYERS || *text < '0' || *text > '9' || (*end && (*end != ',' || !end[1])))
+			return kvs_fail(-EINVAL, "owners: \"%s\" is no list such as 0,1,2,1", text);
+		if (value > (unsigned long)*layers)
+			return kvs_fail(-EINVAL, "owners: layer %d borrows from layer %lu, which comes after it",
+				*layers, value);
+		owner[*layers] = (int)value;
+		if (owner[value] != (int)value)
+			return kvs_fail(-EINVAL, "owners: layer %d borrows from layer %lu, which borrows itself",
+				*layers, value);
+		text = *end ? end + 1 : end;
+	}
+	return *layers ? 0 : kvs_fail(-EINVAL, "owners: the list is empty");
+}
+
+int shim_owners_parse(const char *k, const char *v, struct shim_owners *out)
+{
+	int v_layers, err = list_parse(k, out->k, &out->layers);
+
+	if (!err)
+		err = list_parse(v ? v : k, out->v, &v_layers);
+	if (!err && v_layers != out->layers)
+		err = kvs_fail(-EINVAL, "owners: %d layers of K and %d of V", out->layers, v_layers);
+	return err;
+}

@@ -1,0 +1,225 @@
+/*
+ * tools/preload/memcpy.c: hooks of copies. A copy into a borrower goes to its sink; a copy out of one reads its owner.
+ */
+#include "preload.h"
+
+#include "split.h"
+
+/* One copy in a line: its source is memory of the host or of the device. */
+struct copy {
+	const void *from_host;
+	CUdeviceptr from;
+	CUstream stream;
+	union {
+		__typeof__(cuMemcpy) *any; /* also DtoD */
+		__typeof__(cuMemcpyAsync) *any_async;
+		__typeof__(cuMemcpyHtoD_v2) *host;
+		__typeof__(cuMemcpyHtoDAsync_v2) *host_async;
+	};
+	enum { ANY, ANY_ASYNC, HOST, HOST_ASYNC } kind;
+};
+
+static CUresult line_make(const void *arg, CUdeviceptr to, size_t offset, size_t bytes)
+{
+	const struct copy *copy = arg;
+	const char *from_host = copy->from_host;
+
+	switch (copy->kind) {
+	case ANY:
+		return copy->any(to, copy->from + offset, bytes);
+	case ANY_ASYNC:
+		return copy->any_async(to, copy->from + offset, bytes, copy->stream);
+	case HOST:
+		return copy->host(to, from_host ? from_host + offset : NULL, bytes);
+	default:
+		return copy->host_async(to, from_host ? from_host + offset : NULL, bytes, copy->stream);
+	}
+}
+
+static CUresult line(CUdeviceptr to, size_t bytes, struct copy copy)
+{
+	shim_count(&shim_calls[SHIM_COPIES]);
+	return copy.any ? shim_fault_check(shim_split(to, bytes, line_make, &copy), NULL) : SHIM_ABSENT;
+}
+
+/* A box of rows into device memory; the source is left as it is. */
+static CUresult box(const CUDA_MEMCPY2D *copy, CUstream stream, __typeof__(cuMemcpy2D_v2) *call,
+	__typeof__(cuMemcpy2DAsync_v2) *call_async)
+{
+	CUresult result = CUDA_SUCCESS;
+	CUDA_MEMCPY2D part;
+	CUdeviceptr start, moved;
+
+	shim_count(&shim_calls[SHIM_COPIES]);
+	if (!call && !call_async)
+		return SHIM_ABSENT;
+	if (!copy || !shim_ranges() ||
+		(copy->dstMemoryType != CU_MEMORYTYPE_DEVICE && copy->dstMemoryType != CU_MEMORYTYPE_UNIFIED))
+		return call ? call(copy) : call_async(copy, stream);
+	part = *copy;
+	start = copy->dstDevice + copy->dstY * copy->dstPitch + copy->dstXInBytes;
+	if (shim_box_move(start, copy->dstPitch, copy->WidthInBytes, copy->Height, &moved)) {
+		part.dstDevice += moved - start;
+		return call ? call(&part) : call_async(&part, stream);
+	}
+	part.Height = 1;
+	for (size_t row = 0; !result && row < copy->Height; row++) {
+		if (!shim_box_move(start + row * copy->dstPitch, copy->dstPitch, copy->WidthInBytes, 1, &moved))
+			return CUDA_ERROR_NOT_SUPPORTED; /* a row over two tensors */
+		part.dstDevice = copy->dstDevice + (moved - start - row * copy->dstPitch);
+		part.srcY = copy->srcY + row;
+		part.dstY = copy->dstY + row;
+		result = call ? call(&part) : call_async(&part, stream);
+	}
+	return result;
+}
+
+CUresult CUDAAPI cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
+{
+	return line(dst, ByteCount, (struct copy){.from = src, .any = shim_real()->cuMemcpy, .kind = ANY});
+}
+
+CUresult CUDAAPI cuMemcpy_ptds(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
+{
+	return line(dst, ByteCount, (struct copy){.from = src, .any = shim_real()->cuMemcpy_ptds, .kind = ANY});
+}
+
+CUresult CUDAAPI cuMemcpyDtoD_v2(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
+{
+	return line(dst, ByteCount, (struct copy){.from = src, .any = shim_real()->cuMemcpyDtoD_v2, .kind = ANY});
+}
+
+CUresult CUDAAPI cuMemcpyDtoD_v2_ptds(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
+{
+	return line(dst, ByteCount, (struct copy){.from = src, .any = shim_real()->cuMemcpyDtoD_v2_ptds, .kind = ANY});
+}
+
+CUresult CUDAAPI cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, CUstream hStream)
+{
+	return line(dst, ByteCount,
+		(struct copy){
+			.from = src, .stream = hStream, .any_async = shim_real()->cuMemcpyAsync, .kind = ANY_ASYNC});
+}
+
+CUresult CUDAAPI cuMemcpyAsync_ptsz(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, CUstream hStream)
+{
+	return line(dst, ByteCount,
+		(struct copy){.from = src,
+			.stream = hStream,
+			.any_async = shim_real()->cuMemcpyAsync_ptsz,
+			.kind = ANY_ASYNC});
+}
+
+CUresult CUDAAPI cuMemcpyDtoDAsync_v2(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, CUstream hStream)
+{
+	return line(dst, ByteCount,
+		(struct copy){.from = src,
+			.stream = hStream,
+			.any_async = shim_real()->cuMemcpyDtoDAsync_v2,
+			.kind = ANY_ASYNC});
+}
+
+CUresult CUDAAPI cuMemcpyDtoDAsync_v2_ptsz(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, CUstream hStream)
+{
+	return line(dst, ByteCount,
+		(struct copy){.from = src,
+			.stream = hStream,
+			.any_async = shim_real()->cuMemcpyDtoDAsync_v2_ptsz,
+			.kind = ANY_ASYNC});
+}
+
+CUresult CUDAAPI cuMemcpyHtoD_v2(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount)
+{
+	return line(dstDevice, ByteCount,
+		(struct copy){.from_host = srcHost, .host = shim_real()->cuMemcpyHtoD_v2, .kind = HOST});
+}
+
+CUresult CUDAAPI cuMemcpyHtoD_v2_ptds(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount)
+{
+	return line(dstDevice, ByteCount,
+		(struct copy){.from_host = srcHost, .host = shim_real()->cuMemcpyHtoD_v2_ptds, .kind = HOST});
+}
+
+CUresult CUDAAPI cuMemcpyHtoDAsync_v2(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount, CUstream hStream)
+{
+	return line(dstDevice, ByteCount,
+		(struct copy){.from_host = srcHost,
+			.stream = hStream,
+			.host_async = shim_real()->cuMemcpyHtoDAsync_v2,
+			.kind = HOST_ASYNC});
+}
+
+CUresult CUDAAPI cuMemcpyHtoDAsync_v2_ptsz(
+	CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount, CUstream hStream)
+{
+	return line(dstDevice, ByteCount,
+		(struct copy){.from_host = srcHost,
+			.stream = hStream,
+			.host_async = shim_real()->cuMemcpyHtoDAsync_v2_ptsz,
+			.kind = HOST_ASYNC});
+}
+
+CUresult CUDAAPI cuMemcpyDtoH_v2(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount)
+{
+	const struct shim_real *driver = shim_real();
+
+	return driver->cuMemcpyDtoH_v2 ? shim_fault_check(driver->cuMemcpyDtoH_v2(dstHost, srcDevice, ByteCount), NULL)
+				       : SHIM_ABSENT;
+}
+
+CUresult CUDAAPI cuMemcpyDtoH_v2_ptds(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount)
+{
+	const struct shim_real *driver = shim_real();
+
+	return driver->cuMemcpyDtoH_v2_ptds
+		       ? shim_fault_check(driver->cuMemcpyDtoH_v2_ptds(dstHost, srcDevice, ByteCount), NULL)
+		       : SHIM_ABSENT;
+}
+
+CUresult CUDAAPI cuMemcpy2D_v2(const CUDA_MEMCPY2D *pCopy)
+{
+	return box(pCopy, NULL, shim_real()->cuMemcpy2D_v2, NULL);
+}
+
+CUresult CUDAAPI cuMemcpy2D_v2_ptds(const CUDA_MEMCPY2D *pCopy)
+{
+	return box(pCopy, NULL, shim_real()->cuMemcpy2D_v2_ptds, NULL);
+}
+
+CUresult CUDAAPI cuMemcpy2DUnaligned_v2(const CUDA_MEMCPY2D *pCopy)
+{
+	return box(pCopy, NULL, shim_real()->cuMemcpy2DUnaligned_v2, NULL);
+}
+
+CUresult CUDAAPI cuMemcpy2DUnaligned_v2_ptds(const CUDA_MEMCPY2D *pCopy)
+{
+	return box(pCopy, NULL, shim_real()->cuMemcpy2DUnaligned_v2_ptds, NULL);
+}
+
+CUresult CUDAAPI cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D *pCopy, CUstream hStream)
+{
+	return box(pCopy, hStream, NULL, shim_real()->cuMemcpy2DAsync_v2);
+}
+
+CUresult CUDAAPI cuMemcpy2DAsync_v2_ptsz(const CUDA_MEMCPY2D *pCopy, CUstream hStream)
+{
+	return box(pCopy, hStream, NULL, shim_real()->cuMemcpy2DAsync_v2_ptsz);
+}
+
+CUresult CUDAAPI cuMemcpyDtoHAsync_v2(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream)
+{
+	const struct shim_real *driver = shim_real();
+
+	if (!driver->cuMemcpyDtoHAsync_v2)
+		return SHIM_ABSENT;
+	return shim_fault_check(driver->cuMemcpyDtoHAsync_v2(dstHost, srcDevice, ByteCount, hStream), NULL);
+}
+
+CUresult CUDAAPI cuMemcpyDtoHAsync_v2_ptsz(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream)
+{
+	const struct shim_real *driver = shim_real();
+
+	if (!driver->cuMemcpyDtoHAsync_v2_ptsz)
+		return SHIM_ABSENT;
+	return shim_fault_check(driver->cuMemcpyDtoHAsync_v2_ptsz(dstHost, srcDevice, ByteCount, hStream), NULL);
+}

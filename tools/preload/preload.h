@@ -1,0 +1,154 @@
+/*
+ * tools/preload/preload.h: what the files of the shim share (libkvshare-preload.so).
+ *
+ * The shim lives in other people's programs: it starts with the first driver call, has no constructors, exports only its
+ * hooks and the forms of dlsym, and prints nothing but a line when something does not go as asked. Names that its files
+ * share start with shim_.
+ */
+#ifndef SHIM_PRELOAD_H
+#define SHIM_PRELOAD_H
+
+#include "hooks.h"
+#include "layout.h"
+
+#include "../../vmm/kvshare.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+/* ---- the driver behind the hooks (resolve.c) ---- */
+
+struct shim_real {
+#define SHIM_MEMBER(name) __typeof__(name) *name;
+	SHIM_HOOKS(SHIM_MEMBER)
+	SHIM_CALLS(SHIM_MEMBER)
+#undef SHIM_MEMBER
+	void *library;
+};
+/* The driver's own functions, found at the first call. Without a driver all are NULL. */
+const struct shim_real *shim_real(void);
+/* For kvs_cu_adopt(): the driver's function of an exported name. */
+void *shim_real_symbol(void *arg, const char *name);
+/* glibc's dlsym, as a program calls it; NULL where there is none. */
+void *shim_dlsym(void *handle, const char *name);
+/* The answer for a function that this driver does not have. */
+#define SHIM_ABSENT CUDA_ERROR_NOT_SUPPORTED
+
+/* glibc's functions by name and version, from the library in memory (elf.c). */
+void *shim_elf_find(const char *library, const char *name, const char *version);
+
+/* ---- what was asked for (settings.c) ---- */
+
+struct shim_settings {
+	bool off;    /* KVSHARE_DISABLE, no owners or no layout, or one that cannot be read */
+	bool broken; /* the last of these */
+	bool strict; /* KVSHARE_STRICT: errors instead of plain memory */
+	bool sync; /* KVSHARE_SYNC: wait after each launch that was handed shared memory, to name a kernel that fails */
+	struct shim_layout layout;
+	struct shim_owners owners;
+	const char *stats_path, *writers; /* KVSHARE_STATS, KVSHARE_WRITERS */
+};
+const struct shim_settings *shim_settings(void);
+/* KVSHARE_DISABLE alone: cheap, and legal while libraries are still being loaded. */
+bool shim_is_disabled(void);
+
+/* One line on stderr, "kvshare: ...". */
+void shim_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* ---- memory that is shared (cache.c, ranges.c) ---- */
+
+/* A tensor of a cache that borrows or lends, as the hooks of launches and copies see it. */
+struct shim_range {
+	CUdeviceptr base;
+	size_t bytes;
+	CUdeviceptr sink; /* where stores to it go; 0: to itself */
+};
+/* Never changes once it is published; sorted by base. */
+struct shim_ranges {
+	struct shim_ranges *older; /* may still be read by other threads, so it stays */
+	CUdeviceptr low, high;     /* all ranges lie in [low, high) */
+	size_t count;
+	struct shim_range range[];
+};
+/* NULL: no memory is shared. */
+const struct shim_ranges *shim_ranges(void);
+/* The range that holds `address`, or NULL. */
+const struct shim_range *shim_range_find(const struct shim_ranges *ranges, CUdeviceptr address);
+/* The first range that ends behind `address`, or NULL: it holds the address, or comes after it. */
+const struct shim_range *shim_range_next(const struct shim_ranges *ranges, CUdeviceptr address);
+/* Takes the array `range`. -ENOMEM: as before. */
+int shim_ranges_publish(const struct shim_range *range, size_t count);
+void shim_ranges_forget(void);
+
+/*
+ * Memory for an allocation of `bytes` bytes that fits the layout. False: it does not, or it cannot be backed (which has
+ * been said), and the caller makes a plain one; with --strict *error is then set.
+ */
+bool shim_cache_allocate(size_t bytes, CUdeviceptr *out, CUresult *error);
+/* The program's allocation that holds `address`. */
+bool shim_cache_find(CUdeviceptr address, CUdeviceptr *base, size_t *bytes);
+/* Frees the allocation that starts at `address`, whose last use is over; false: it is not ours. */
+bool shim_cache_free(CUdeviceptr address);
+/* Everything in `context`, which is about to go; NULL: in all. */
+void shim_cache_free_context(CUcontext context);
+/* In a child of fork(): nothing is shared any more. */
+void shim_cache_forget(void);
+
+/* ---- kernels (kernels.c, writers.c) ---- */
+
+enum shim_role { SHIM_READS, SHIM_WRITES, SHIM_FUSED };
+#define SHIM_ANY_PARAM UINT64_MAX
+/* The role of a kernel by its name; *params: a bit for each parameter through which it writes. */
+enum shim_role shim_role_of(const char *name, uint64_t *params);
+
+struct shim_param {
+	size_t offset, bytes;
+};
+struct shim_kernel {
+	struct shim_kernel *next;
+	CUfunction function;
+	unsigned generation;
+	char *name;
+	enum shim_role role;
+	uint64_t params_written;
+	atomic_bool touched; /* was launched with an address of a borrower */
+	size_t param_count, param_bytes;
+	struct shim_param param[];
+};
+/* NULL: the driver does not tell its parameters. */
+struct shim_kernel *shim_kernel_of(CUfunction function);
+/* Functions may have gone; their handles may come back as others. */
+void shim_kernels_stale(void);
+/* Calls `tell` with each kernel that was handed a borrower's address and is not known to write. */
+void shim_kernels_touched(void (*tell)(void *arg, const struct shim_kernel *kernel), void *arg);
+
+/* ---- counters (stats.c) ---- */
+
+enum shim_hook_kind {
+	SHIM_ALLOCS,
+	SHIM_FREES,
+	SHIM_LAUNCHES,
+	SHIM_COPIES,
+	SHIM_MEMSETS,
+	SHIM_QUERIES,
+	SHIM_KIND_COUNT
+};
+extern atomic_ulong shim_calls[SHIM_KIND_COUNT], shim_launches_patched;
+static inline void shim_count(atomic_ulong *counter)
+{
+	atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+}
+struct shim_memory {
+	size_t physical_bytes, virtual_bytes, saved_bytes, sink_bytes;
+};
+/* Notes the memory after a change; the largest is what the statistics report. */
+void shim_stats_note(const struct shim_memory *memory);
+/* From now on a file is written at exit, where one was asked for. */
+void shim_stats_start(void);
+
+/* ---- faults (fault.c) ---- */
+
+/* Says once which kernels may have written a borrower's memory, where `result` is such an error. Returns `result`. */
+CUresult shim_fault_check(CUresult result, const struct shim_kernel *kernel);
+
+#endif

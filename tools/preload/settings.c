@@ -1,0 +1,77 @@
+/*
+ * tools/preload/settings.c: what the environment asks for, read at the first driver call; `kvshare-run exec` sets it.
+ */
+#include "preload.h"
+
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct shim_settings settings;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+void shim_say(const char *format, ...)
+{
+	char line[1024] = "kvshare: ";
+	size_t used = strlen(line);
+	va_list args;
+	int length;
+
+	va_start(args, format);
+	length = vsnprintf(line + used, sizeof(line) - used - 1, format, args);
+	va_end(args);
+	used += length < 0 ? 0 : (size_t)length < sizeof(line) - used - 1 ? (size_t)length : sizeof(line) - used - 2;
+	line[used++] = '\n';
+	if (write(STDERR_FILENO, line, used) < 0) /* nobody listens: there is nothing to do about it */
+		return;
+}
+
+static bool is_on(const char *name)
+{
+	const char *value = getenv(name);
+
+	return value && *value && strcmp(value, "0");
+}
+
+bool shim_is_disabled(void)
+{
+	static atomic_int known; /* 0: not yet; 1: no; 2: yes */
+	int is = atomic_load_explicit(&known, memory_order_relaxed);
+
+	if (!is) {
+		is = is_on("KVSHARE_DISABLE") ? 2 : 1;
+		atomic_store(&known, is);
+	}
+	return is == 2;
+}
+
+static void settings_read(void)
+{
+	const char *owners = getenv("KVSHARE_OWNERS"), *layout = getenv("KVSHARE_LAYOUT");
+	int err;
+
+	settings.strict = is_on("KVSHARE_STRICT");
+	settings.sync = is_on("KVSHARE_SYNC");
+	settings.stats_path = getenv("KVSHARE_STATS");
+	settings.writers = getenv("KVSHARE_WRITERS");
+	settings.off = shim_is_disabled() || !owners || !layout;
+	if (settings.off)
+		return;
+	err = shim_owners_parse(owners, getenv("KVSHARE_V_OWNERS"), &settings.owners);
+	if (!err)
+		err = shim_layout_parse(layout, &settings.layout);
+	if (!err)
+		err = shim_layout_check(&settings.layout, &settings.owners, 0);
+	settings.off = settings.broken = err != 0;
+	if (err)
+		shim_say("nothing is shared: %s", kvs_error());
+}
+
+const struct shim_settings *shim_settings(void)
+{
+	pthread_once(&once, settings_read);
+	return &settings;
+}

@@ -1,0 +1,70 @@
+/*
+ * tools/preload/writers.c: the kernels that are known to write a KV cache, by name, and those that cannot be shared.
+ *
+ * Names are those of the driver (mangled for C++), matched as a shell matches file names. $KVSHARE_WRITERS adds to them:
+ * PATTERN or PATTERN:PARAMETER, separated by commas.
+ */
+#include "preload.h"
+
+#include <fnmatch.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PARAM(n) (UINT64_C(1) << (n))
+
+static const struct {
+	const char *pattern;
+	uint64_t params; /* a bit for each parameter through which it writes */
+	enum shim_role role;
+} known[] = {
+	{"*set_rows*", PARAM(2), SHIM_WRITES},                       /* llama.cpp: src, rows, dst */
+	{"*reshape_and_cache*", PARAM(2) | PARAM(3), SHIM_WRITES},   /* vLLM: key, value, key_cache, value_cache */
+	{"*concat_and_cache_mla*", SHIM_ANY_PARAM, SHIM_WRITES},     /* vLLM */
+	{"*index_copy*", SHIM_ANY_PARAM, SHIM_WRITES},               /* PyTorch: in a struct of offsets and pointers */
+	{"*index_put*", SHIM_ANY_PARAM, SHIM_WRITES},                /* PyTorch */
+	{"*index_elementwise_kernel*", SHIM_ANY_PARAM, SHIM_WRITES}, /* PyTorch */
+	{"*store_kv_cache*", SHIM_ANY_PARAM, SHIM_WRITES},           /* SGLang */
+	{"*store_kvcache*", SHIM_ANY_PARAM, SHIM_WRITES},            /* nano-vLLM */
+	{"*set_mla_kv_buffer*", SHIM_ANY_PARAM, SHIM_WRITES},        /* SGLang */
+	{"*AppendPagedKVCache*", SHIM_ANY_PARAM, SHIM_WRITES},       /* FlashInfer */
+	{"*masked_multihead_attention*", 0, SHIM_FUSED},             /* FasterTransformer, TensorRT-LLM */
+	{"*append_and_attend*", 0, SHIM_FUSED},
+};
+
+/* One entry of $KVSHARE_WRITERS, `length` characters long. */
+static bool entry_matches(const char *entry, size_t length, const char *name, uint64_t *params)
+{
+	char pattern[256], *colon;
+
+	if (!length || length >= sizeof(pattern))
+		return false;
+	memcpy(pattern, entry, length);
+	pattern[length] = '\0';
+	colon = strrchr(pattern, ':');
+	*params = SHIM_ANY_PARAM;
+	if (colon && colon[1] >= '0' && colon[1] <= '9') {
+		*params = PARAM(strtoul(colon + 1, NULL, 10) & 63);
+		*colon = '\0';
+	}
+	return !fnmatch(pattern, name, 0);
+}
+
+enum shim_role shim_role_of(const char *name, uint64_t *params)
+{
+	const char *entry = shim_settings()->writers;
+
+	while (entry && *entry) {
+		size_t length = strcspn(entry, ",");
+
+		if (entry_matches(entry, length, name, params))
+			return SHIM_WRITES;
+		entry += length + (entry[length] == ',');
+	}
+	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++) {
+		*params = known[i].params;
+		if (!fnmatch(known[i].pattern, name, 0))
+			return known[i].role;
+	}
+	*params = 0;
+	return SHIM_READS;
+}
