@@ -395,6 +395,22 @@ static void mark_phase(kvs_report *r, uint64_t time_ns, uint32_t phase)
 		r->marks[r->mark_count++] = (struct prof_phase_mark){time_ns, phase};
 }
 
+/* One without an address is no range, but what a profiler takes. */
+static void follow_label(struct follow *f, struct watched *watched, const struct kvs_event *event)
+{
+	struct prof_item item = {.time_ns = event->time_ns, .is_label = true};
+
+	if (event->label.kind == KVS_MEMORY_PROFILER && !event->label.address) {
+		if (event->label.bytes > f->report->overhead_bytes)
+			f->report->overhead_bytes = event->label.bytes;
+		return;
+	}
+	item.label.address = event->label.address;
+	item.label.bytes = event->label.bytes;
+	item.label.label = (struct prof_label){event->label.kind, event->label.layer, event->label.owner};
+	hold_back(f, watched, &item);
+}
+
 static void end_phase(struct follow *f, struct prof_process *p, uint64_t time_ns)
 {
 	if (p->phase && time_ns >= p->phase_ns)
@@ -518,11 +534,7 @@ static void follow_event(struct follow *f, const struct kvs_event *event, uint32
 	} else if (event->type == KVS_EVENT_SPAN) {
 		follow_span(f, event);
 	} else if (event->type == KVS_EVENT_LABEL) {
-		struct prof_item item = {.time_ns = event->time_ns, .is_label = true};
-		item.label.address = event->label.address;
-		item.label.bytes = event->label.bytes;
-		item.label.label = (struct prof_label){event->label.kind, event->label.layer, event->label.owner};
-		hold_back(f, watched, &item);
+		follow_label(f, watched, event);
 	} else if (event->type == KVS_EVENT_PHASE) {
 		follow_phase(f, watched->process, event);
 	} else if (event->type == KVS_EVENT_DEVICE) {

@@ -195,8 +195,7 @@ static json_t *span_of(const void *owner, size_t i)
 
 static json_t *overhead_of(const kvs_report *r)
 {
-	return json_pack(
-		"{s:o,s:o}", "ns", number(r->overhead_ns), "bytes", number(r->peak.by_kind[KVS_MEMORY_PROFILER]));
+	return json_pack("{s:o,s:o}", "ns", number(r->overhead_ns), "bytes", number(prof_overhead(r)));
 }
 
 static json_t *point_of(const void *owner, size_t i)

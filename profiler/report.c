@@ -89,3 +89,8 @@ uint64_t prof_untracked(const kvs_report *report)
 		most = report->processes[i]->untracked > most ? report->processes[i]->untracked : most;
 	return most;
 }
+
+uint64_t prof_overhead(const kvs_report *report)
+{
+	return report->overhead_bytes + report->peak.by_kind[KVS_MEMORY_PROFILER];
+}

@@ -133,6 +133,8 @@ struct kvs_report {
 	struct prof_span **spans;
 	struct prof_copies copies[KVS_COPY_KINDS];
 	uint64_t overhead_ns; /* of all spans that are overhead */
+	uint64_t
+		overhead_bytes; /* the most that a profiler told that it takes of the device, beside what calls tell of */
 	struct prof_intern stack_keys;
 	struct prof_stack **stacks;
 	struct prof_phase_mark *marks; /* [PROF_MAX_PHASES] */
@@ -170,6 +172,7 @@ int prof_follow(kvs_report *report, kvs_trace_reader *reader, const struct prof_
 /* kvs_report_make() with hooks, and without what is known of the peak alone (report.c). */
 int prof_report_follow(const char *trace, const struct prof_hooks *hooks, kvs_report **out);
 
+uint64_t prof_overhead(const kvs_report *report);  /* device memory of the profiler */
 uint64_t prof_untracked(const kvs_report *report); /* memory that the driver counts, and no call tells of */
 
 void prof_series_add(struct prof_series *series, uint64_t time_ns, const struct prof_totals *totals);

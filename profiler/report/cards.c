@@ -164,7 +164,7 @@ void prof_page_cards(struct prof_page *page)
 	begin_card(page, "Overhead", "", "overhead.ns", r->overhead_ns);
 	prof_page_time(page, r->overhead_ns);
 	snprintf(note, sizeof(note), "%s; %s of the device", r->overhead_ns ? "as told" : "none was told",
-		prof_size_text(r->peak.by_kind[KVS_MEMORY_PROFILER], size));
+		prof_size_text(prof_overhead(r), size));
 	end_card(page, note);
 	begin_card(page, "Dropped", r->health.lost_events ? "bad" : "", "dropped", r->health.lost_events);
 	prof_page_count(page, r->health.lost_events);

@@ -118,7 +118,7 @@ def check_cards(browser, report):
 
 def point_at(browser, expression):
     """Scroll there, and move the mouse onto the middle."""
-    x, y = browser.run(f"(() => {{ const e = {expression}; e.scrollIntoView({{block: 'center'}}); const b = "
+    x, y = browser.run(f"(() => {{ const e = {expression}; e.scrollIntoView({{block: 'nearest'}}); const b = "
                        "e.getBoundingClientRect(); return [b.left + b.width / 2, b.top + b.height / 2]; })()")
     browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 

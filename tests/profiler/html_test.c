@@ -130,6 +130,7 @@ static void every_card_is_a_figure_of_the_json(void **state)
 		add_layer(layer, layer == 3 ? 1 : -1, 3);
 	add((struct kvs_event){.type = KVS_EVENT_SPAN, .span = {KVS_SPAN_OVERHEAD, "flush", 12345}});
 	add((struct kvs_event){.type = KVS_EVENT_DEVICE, .device = {.free_bytes = MIB, .total_bytes = 100 * MIB}});
+	add((struct kvs_event){.type = KVS_EVENT_LABEL, .label = {0, 3 * MIB, KVS_MEMORY_PROFILER, -1, -1}});
 	kvs_trace_lost(trace, 42);
 	page = html(&json);
 	for (const char *c = page; (c = strstr(c, "data-json=\"")); c++) {
@@ -144,6 +145,8 @@ static void every_card_is_a_figure_of_the_json(void **state)
 	assert_int_equal(json_integer_value(at(json, "memory.saved_bytes")), 6 * MIB);
 	assert_int_equal(json_integer_value(at(json, "memory.untracked_bytes")), 99 * MIB - 18 * MIB);
 	assert_int_equal(json_integer_value(at(json, "overhead.ns")), 12345);
+	assert_int_equal(json_integer_value(at(json, "overhead.bytes")), 3 * MIB);
+	assert_non_null(strstr(page, "as told; 3.0 MiB of the device"));
 	assert_int_equal(json_integer_value(at(json, "dropped")), 42);
 	assert_non_null(strstr(page, "<b class=\"saved\">6.0 MiB saved</b>"));
 	assert_non_null(strstr(page, "42 events were lost"));

@@ -155,6 +155,40 @@ static void every_launch_ran_and_has_its_layer(void **state)
 	json_decref(report);
 }
 
+/* Each key of an object, and of what is in it, stands in the page as `key`. */
+static void is_documented(json_t *value, const char *page)
+{
+	char quoted[80];
+	const char *key;
+	json_t *inner;
+	size_t i;
+
+	json_array_foreach(value, i, inner) is_documented(inner, page);
+	json_object_foreach(value, key, inner)
+	{
+		snprintf(quoted, sizeof(quoted), "`%s`", key);
+		if (!strstr(page, quoted))
+			fail_msg("docs/profiler.md does not have %s", quoted);
+		is_documented(inner, page);
+	}
+}
+
+static void every_key_is_documented(void **state)
+{
+	struct process page = run_shell("cat docs/profiler.md", 10);
+	json_t *report, *diff;
+
+	(void)state;
+	json_decref(run_json(GENERATE OWNERS "--json --profile " TRACE));
+	report = run_json("kvshare-run report " TRACE " --json");
+	diff = run_json("kvshare-run report --diff " TRACE " " TRACE " --json");
+	is_documented(report, page.out);
+	is_documented(diff, page.out);
+	json_decref(report);
+	json_decref(diff);
+	process_free(&page);
+}
+
 static json_t *row_of(json_t *diff, const char *section, const char *name, const char *unit)
 {
 	json_t *row;
@@ -255,6 +289,7 @@ int main(void)
 		cmocka_unit_test(memory_agrees_with_the_engine_and_the_driver),
 		cmocka_unit_test(every_call_is_there),
 		cmocka_unit_test(every_launch_ran_and_has_its_layer),
+		cmocka_unit_test(every_key_is_documented),
 		cmocka_unit_test(two_runs_side_by_side),
 		cmocka_unit_test(two_processes_share_a_trace),
 		cmocka_unit_test(a_trace_that_cannot_be_written_stops_before_the_work),
