@@ -18,6 +18,7 @@ $(BUILD)/tests/%_test: $(BUILD)/tests/%_test.o $(TEST_SUPPORT) $(LIB_OBJS)
 -include tests/conformance/build.mk
 -include tests/driver/build.mk
 -include tests/kernels/build.mk
+-include tests/preload/build.mk
 -include tests/probes/build.mk
 -include tests/profiler/build.mk
 -include tests/gpu/build.mk

@@ -112,7 +112,7 @@ static bool is_ours(CUdeviceptr address)
 	size_t bytes;
 
 	shim_count(&shim_calls[SHIM_FREES]);
-	return shim_ranges() && shim_cache_find(address, &base, &bytes) && base == address;
+	return shim_cache_find(address, &base, &bytes) && base == address;
 }
 
 CUresult CUDAAPI cuMemFree(CUdeviceptr dptr)
@@ -163,7 +163,7 @@ CUresult CUDAAPI cuCtxDestroy(CUcontext ctx)
 
 	if (!driver->cuCtxDestroy_v2)
 		return SHIM_ABSENT;
-	if (ctx && shim_ranges())
+	if (ctx)
 		shim_cache_free_context(ctx);
 	return driver->cuCtxDestroy_v2(ctx);
 }
@@ -189,7 +189,7 @@ static void primary_leave(CUdevice device)
 	const struct shim_real *driver = shim_real();
 	CUcontext context = NULL;
 
-	if (!shim_ranges() || driver->cuDevicePrimaryCtxRetain(&context, device))
+	if (!shim_cache_any() || driver->cuDevicePrimaryCtxRetain(&context, device))
 		return;
 	shim_cache_free_context(context);
 	driver->cuDevicePrimaryCtxRelease_v2(device);

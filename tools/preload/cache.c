@@ -54,6 +54,7 @@ static struct device *devices;
 static struct cache *caches;
 static int skipped;
 static bool warned;
+static atomic_int live; /* allocations that are ours, for hooks that need not look if there is none */
 
 /* ---- devices ---- */
 
@@ -467,6 +468,10 @@ static int allocate(size_t bytes, CUdeviceptr *out)
 		err = cache_create(device, &cache);
 	if (err)
 		return err;
+	if (!cache->given_up && !tensor_next(cache, number, 0)) {
+		cache->allocations[number].plain = true; /* nothing in it is shared */
+		return -ECANCELED;
+	}
 	if (!cache->given_up)
 		err = allocation_open(cache, number, bytes);
 	if (!err && !cache->given_up)
@@ -480,6 +485,7 @@ static int allocate(size_t bytes, CUdeviceptr *out)
 		return err ? err : -ECANCELED;
 	}
 	*out = cache->allocations[number].base;
+	atomic_fetch_add(&live, 1);
 	memory_note();
 	return 0;
 }
@@ -501,7 +507,9 @@ bool shim_cache_allocate(size_t bytes, CUdeviceptr *out, CUresult *error)
 	}
 	err = allocate(bytes, out);
 	done = !err;
-	if (err && err != -ECANCELED && !warned)
+	if (err == -ECANCELED || err == -ENODEV) /* one that stays plain; a call that the driver will refuse */
+		goto out_unlock;
+	if (err && !warned)
 		shim_say(
 			"an allocation of %zu bytes stays as it is, its layers are not shared: %s", bytes, kvs_error());
 	warned |= err != 0;
@@ -526,11 +534,18 @@ static struct allocation *allocation_find(CUdeviceptr address, struct cache **ow
 	return NULL;
 }
 
+bool shim_cache_any(void)
+{
+	return atomic_load_explicit(&live, memory_order_acquire) > 0;
+}
+
 bool shim_cache_find(CUdeviceptr address, CUdeviceptr *base, size_t *bytes)
 {
 	struct allocation *allocation;
 	struct cache *cache;
 
+	if (!shim_cache_any())
+		return false;
 	pthread_mutex_lock(&lock);
 	allocation = allocation_find(address, &cache);
 	if (allocation) {
@@ -552,6 +567,7 @@ bool shim_cache_free(CUdeviceptr address)
 	ours = allocation && allocation->base == address;
 	if (ours) {
 		allocation->freed = true;
+		atomic_fetch_sub(&live, 1);
 		ranges_update();
 		cache_settle(cache, false);
 	}
@@ -564,8 +580,11 @@ void shim_cache_free_context(CUcontext context)
 	pthread_mutex_lock(&lock);
 	for (struct cache *cache = caches, *next; cache; cache = next) {
 		next = cache->next;
-		for (int i = 0; cache->device->context == context && i < cache->allocation_count; i++)
+		for (int i = 0; cache->device->context == context && i < cache->allocation_count; i++) {
+			if (cache->allocations[i].base && !cache->allocations[i].freed)
+				atomic_fetch_sub(&live, 1);
 			cache->allocations[i].freed = true;
+		}
 		if (cache->device->context == context)
 			cache_settle(cache, true);
 	}
@@ -584,5 +603,6 @@ void shim_cache_forget(void)
 	pthread_mutex_init(&lock, NULL);
 	devices = NULL;
 	caches = NULL;
+	atomic_store(&live, 0);
 	shim_ranges_forget();
 }

@@ -85,6 +85,7 @@ void shim_ranges_forget(void);
  * been said), and the caller makes a plain one; with --strict *error is then set.
  */
 bool shim_cache_allocate(size_t bytes, CUdeviceptr *out, CUresult *error);
+bool shim_cache_any(void); /* some allocation of the program's is ours */
 /* The program's allocation that holds `address`. */
 bool shim_cache_find(CUdeviceptr address, CUdeviceptr *base, size_t *bytes);
 /* Frees the allocation that starts at `address`, whose last use is over; false: it is not ours. */

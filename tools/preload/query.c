@@ -13,7 +13,7 @@ CUresult CUDAAPI cuMemGetAddressRange(CUdeviceptr *pbase, size_t *psize, CUdevic
 	if (!driver->cuMemGetAddressRange_v2)
 		return SHIM_ABSENT;
 	shim_count(&shim_calls[SHIM_QUERIES]);
-	if (!shim_ranges() || !shim_cache_find(dptr, &base, &bytes))
+	if (!shim_cache_find(dptr, &base, &bytes))
 		return driver->cuMemGetAddressRange_v2(pbase, psize, dptr);
 	if (pbase)
 		*pbase = base;
@@ -63,7 +63,7 @@ CUresult CUDAAPI cuPointerGetAttribute(void *data, CUpointer_attribute attribute
 		return SHIM_ABSENT;
 	shim_count(&shim_calls[SHIM_QUERIES]);
 	result = driver->cuPointerGetAttribute(data, attribute, ptr);
-	if (!result && data && shim_ranges() && shim_cache_find(ptr, &base, &bytes))
+	if (!result && data && shim_cache_find(ptr, &base, &bytes))
 		attribute_correct(data, attribute, base, bytes);
 	return result;
 }
@@ -80,7 +80,7 @@ CUresult CUDAAPI cuPointerGetAttributes(
 		return SHIM_ABSENT;
 	shim_count(&shim_calls[SHIM_QUERIES]);
 	result = driver->cuPointerGetAttributes(numAttributes, attributes, data, ptr);
-	if (!result && shim_ranges() && shim_cache_find(ptr, &base, &bytes))
+	if (!result && shim_cache_find(ptr, &base, &bytes))
 		for (unsigned i = 0; i < numAttributes; i++)
 			attribute_correct(data[i], attributes[i], base, bytes);
 	return result;
@@ -93,7 +93,7 @@ CUresult CUDAAPI cuIpcGetMemHandle(CUipcMemHandle *pHandle, CUdeviceptr dptr)
 	CUdeviceptr base;
 	size_t bytes;
 
-	if (shim_ranges() && shim_cache_find(dptr, &base, &bytes)) {
+	if (shim_cache_find(dptr, &base, &bytes)) {
 		shim_say("the program shares its cache with another process (cuIpcGetMemHandle), which is refused for "
 			 "memory that layers share");
 		return CUDA_ERROR_INVALID_VALUE;

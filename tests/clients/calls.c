@@ -1,0 +1,306 @@
+/*
+ * tests/clients/calls.c: asks the driver all that a careful program asks, and prints the answers, with addresses relative to
+ * its own allocation, so that two runs can be compared word for word.
+ *
+ * usage: calls queries|find|threads|fork BYTES LAYERS [MODULE]
+ *   queries  sizes, addresses, attributes and errors of an allocation of BYTES bytes
+ *   find     which file each way of finding a function leads to
+ *   threads  eight threads, each with a cache of LAYERS layers in BYTES bytes: what each layer shows after all were written
+ *   fork     a child that calls the driver, and one that becomes another program
+ */
+#define _GNU_SOURCE /* dladdr, RTLD_NEXT */
+#include <cuda.h>
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define THREADS 8
+#define ROUNDS 4
+
+static size_t bytes;
+static int layers;
+static CUcontext context;
+
+static void check(CUresult result, const char *what)
+{
+	if (result == CUDA_SUCCESS)
+		return;
+	fprintf(stderr, "calls: %s: %d\n", what, result);
+	exit(1);
+}
+
+static void context_make(void)
+{
+	CUdevice device;
+
+	check(cuInit(0), "cuInit");
+	check(cuDeviceGet(&device, 0), "cuDeviceGet");
+	check(cuDevicePrimaryCtxRetain(&context, device), "cuDevicePrimaryCtxRetain");
+	check(cuCtxSetCurrent(context), "cuCtxSetCurrent");
+}
+
+/* ---- queries ---- */
+
+static void attributes_print(CUdeviceptr memory, size_t at)
+{
+	static const CUpointer_attribute asked[] = {CU_POINTER_ATTRIBUTE_CONTEXT, CU_POINTER_ATTRIBUTE_MEMORY_TYPE,
+		CU_POINTER_ATTRIBUTE_DEVICE_POINTER, CU_POINTER_ATTRIBUTE_IS_MANAGED,
+		CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, CU_POINTER_ATTRIBUTE_RANGE_START_ADDR,
+		CU_POINTER_ATTRIBUTE_RANGE_SIZE, CU_POINTER_ATTRIBUTE_MAPPED, CU_POINTER_ATTRIBUTE_ACCESS_FLAGS,
+		CU_POINTER_ATTRIBUTE_MAPPING_SIZE, CU_POINTER_ATTRIBUTE_MAPPING_BASE_ADDR,
+		CU_POINTER_ATTRIBUTE_HOST_POINTER};
+
+	for (size_t i = 0; i < sizeof(asked) / sizeof(*asked); i++) {
+		uint64_t one = 0, many = 0;
+		CUpointer_attribute attribute = asked[i];
+		void *data[] = {&many};
+		CUresult result = cuPointerGetAttribute(&one, attribute, memory + at);
+
+		cuPointerGetAttributes(1, &attribute, data, memory + at);
+		if (attribute == CU_POINTER_ATTRIBUTE_CONTEXT)
+			one = one == (uintptr_t)context;
+		else if (one >= memory && one < memory + bytes)
+			one -= memory;
+		if (many >= memory && many < memory + bytes)
+			many -= memory;
+		printf("attribute %d at %zu: %d, %llu%s\n", attribute, at, result, (unsigned long long)one,
+			attribute == CU_POINTER_ATTRIBUTE_CONTEXT || one == many ? "" : ", and otherwise of several");
+	}
+}
+
+static void range_print(CUdeviceptr memory, size_t at)
+{
+	CUdeviceptr base = 0;
+	size_t size = 0;
+	CUresult result = cuMemGetAddressRange(&base, &size, memory + at);
+
+	printf("range at %zu: %d, %lld, %zu; base alone %d, size alone %d\n", at, result,
+		result ? 0 : (long long)(base - memory), size, cuMemGetAddressRange(&base, NULL, memory + at),
+		cuMemGetAddressRange(NULL, &size, memory + at));
+}
+
+/* Stores through each kind of memset and copy, over the edges of the layers; then the sum of all that is there. */
+static void stores_print(CUdeviceptr memory)
+{
+	size_t part = bytes / layers / 2, width = 64, pitch = 4096;
+	unsigned char *host = malloc(bytes);
+	uint64_t sum = 0;
+	CUDA_MEMCPY2D box = {.srcMemoryType = CU_MEMORYTYPE_HOST,
+		.srcHost = host,
+		.srcPitch = width,
+		.dstMemoryType = CU_MEMORYTYPE_DEVICE,
+		.dstDevice = memory,
+		.dstPitch = pitch,
+		.dstY = part / pitch - 1,
+		.WidthInBytes = width,
+		.Height = 4};
+
+	for (size_t i = 0; i < bytes; i++)
+		host[i] = (unsigned char)(i * 7 + i / 4096);
+	printf("stores: %d", cuMemsetD8(memory, 1, bytes));
+	printf(" %d", cuMemcpyHtoD(memory + part / 2, host, bytes - part));
+	printf(" %d", cuMemsetD32(memory + part - 64, 0x01020304, 32));
+	printf(" %d", cuMemsetD16Async(memory + 2 * part - 64, 0x0506, 64, NULL));
+	printf(" %d", cuMemsetD2D8(memory + part - pitch, pitch, 7, width, 4));
+	printf(" %d", cuMemcpyDtoD(memory, memory + part, part / 2));
+	printf(" %d", cuMemcpyAsync(memory + part - 32, memory, 64, NULL));
+	printf(" %d", cuMemcpy2D(&box));
+	printf(" %d\n", cuCtxSynchronize());
+	memset(host, 0, bytes);
+	check(cuMemcpyDtoH(host, memory, bytes), "cuMemcpyDtoH");
+	for (size_t i = 0; i < bytes; i++)
+		sum = sum * 31 + host[i];
+	printf("sum of all layers: %llu\n", (unsigned long long)sum);
+	free(host);
+}
+
+static void queries(void)
+{
+	CUdeviceptr memory = 0, none = 0;
+	CUresult before = cuMemAlloc(&none, bytes);
+	CUstream stream;
+	size_t pitch;
+
+	printf("before cuInit: %d\n", before);
+	context_make();
+	printf("no place for the address: %d; no bytes: %d\n", cuMemAlloc(NULL, bytes), cuMemAlloc(&none, 0));
+	printf("too much: %d\n", cuMemAlloc(&none, SIZE_MAX / 2));
+	check(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
+	for (int round = 0; round < 2; round++) {
+		check(round ? cuMemAllocAsync(&memory, bytes, stream) : cuMemAlloc(&memory, bytes), "an allocation");
+		check(cuStreamSynchronize(stream), "cuStreamSynchronize");
+		range_print(memory, 0);
+		range_print(memory, bytes / 2 + 1);
+		range_print(memory, bytes - 1);
+		attributes_print(memory, 0);
+		attributes_print(memory, bytes - 8);
+		stores_print(memory);
+		printf("free inside: %d\n", cuMemFree(memory + 64));
+		printf("free: %d\n", round ? cuMemFreeAsync(memory, stream) : cuMemFree(memory));
+		check(cuStreamSynchronize(stream), "cuStreamSynchronize");
+		printf("free again: %d\n", cuMemFree(memory));
+		range_print(memory, 0);
+	}
+	printf("free of nothing: %d\n", cuMemFree(0));
+	check(cuMemAllocPitch(&none, &pitch, 100, 3, 4), "cuMemAllocPitch");
+	printf("pitch %zu, free %d\n", pitch, cuMemFree(none));
+	printf("no function: %d\n", cuLaunchKernel(NULL, 1, 1, 1, 1, 1, 1, 0, NULL, NULL, NULL));
+	printf("no config: %d\n", cuLaunchKernelEx(NULL, NULL, NULL, NULL));
+	check(cuDevicePrimaryCtxRelease(0), "cuDevicePrimaryCtxRelease");
+}
+
+/* ---- find ---- */
+
+static void found_print(const char *way, const char *name, void *function)
+{
+	Dl_info info = {0};
+	const char *file;
+
+	if (!function || !dladdr(function, &info)) {
+		printf("%s %s: none\n", way, name);
+		return;
+	}
+	file = strrchr(info.dli_fname, '/');
+	printf("%s %s: %s in %s\n", way, name, info.dli_sname ? info.dli_sname : "?", file ? file + 1 : info.dli_fname);
+}
+
+static void find(void)
+{
+	static const char *const names[] = {"cuMemAlloc_v2", "cuLaunchKernel", "cuLaunchKernel_ptsz", "cuMemFree_v2",
+		"cuDeviceGet", "cuGetProcAddress", "cuGetProcAddress_v2", "cuNoSuchFunction"};
+	static const char *const bases[] = {
+		"cuMemAlloc", "cuLaunchKernel", "cuMemcpyHtoDAsync", "cuDeviceGet", "cuGetProcAddress"};
+	void *library = dlopen("libcuda.so.1", RTLD_NOW), *libc = dlopen("libc.so.6", RTLD_NOW), *function;
+	void *(*by_version)(void *, const char *, const char *) = NULL;
+	CUdriverProcAddressQueryResult status;
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+		found_print("dlsym", names[i], dlsym(library, names[i]));
+		found_print("default", names[i], dlsym(RTLD_DEFAULT, names[i]));
+		found_print("libc", names[i], dlsym(libc, names[i]));
+	}
+	for (size_t i = 0; i < sizeof(bases) / sizeof(*bases); i++) {
+		for (unsigned flags = 0; flags < 3; flags++) {
+			function = NULL;
+			check(cuGetProcAddress(bases[i], &function, 12040, flags, &status), "cuGetProcAddress");
+			found_print("address", bases[i], function);
+		}
+		function = NULL;
+		check(cuGetProcAddress(bases[i], &function, 12040, 0, NULL), "cuGetProcAddress");
+		found_print("address, no status", bases[i], function);
+	}
+	printf("a name that is none: %d\n", cuGetProcAddress("cuNoSuchFunction", &function, 12040, 0, &status));
+	*(void **)&by_version = dlsym(libc, "dlvsym");
+	printf("dlvsym by dlsym: %s\n", by_version && by_version(libc, "malloc", "GLIBC_2.2.5") ? "works" : "none");
+	printf("libm by RTLD_NEXT: %s\n", dlsym(RTLD_NEXT, "cuMemAlloc_v2") ? "some" : "none");
+	dlsym(library, "cuNoSuchFunction");
+	printf("dlerror: %s\n", dlerror() ? "some" : "none");
+}
+
+/* ---- threads ---- */
+
+static void *thread_run(void *arg)
+{
+	size_t part = bytes / layers / 2;
+	uint8_t base = (uint8_t)(uintptr_t)arg, *shown = arg;
+	CUdeviceptr memory;
+	CUstream stream;
+
+	base = *shown;
+	check(cuCtxSetCurrent(context), "cuCtxSetCurrent");
+	check(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
+	for (int round = 0; round < ROUNDS; round++) {
+		check(cuMemAlloc(&memory, bytes), "cuMemAlloc");
+		for (int i = 0; i < 2 * layers; i++)
+			check(cuMemsetD8Async(memory + i * part, (unsigned char)(base + i), part, stream),
+				"cuMemsetD8Async");
+		for (int i = 0; i < 2 * layers; i++)
+			check(cuMemcpyDtoHAsync(&shown[i], memory + (i + 1) * part - 1, 1, stream),
+				"cuMemcpyDtoHAsync");
+		check(cuStreamSynchronize(stream), "cuStreamSynchronize");
+		check(cuMemFree(memory), "cuMemFree");
+		for (int i = 0; round + 1 < ROUNDS && i < 2 * layers; i++)
+			shown[i] = 0;
+	}
+	check(cuStreamDestroy(stream), "cuStreamDestroy");
+	return NULL;
+}
+
+static void threads(void)
+{
+	static uint8_t shown[THREADS][256];
+	pthread_t thread[THREADS];
+
+	context_make();
+	for (int i = 0; i < THREADS; i++) {
+		shown[i][0] = (uint8_t)(20 * i);
+		if (pthread_create(&thread[i], NULL, thread_run, shown[i]))
+			exit(1);
+	}
+	for (int i = 0; i < THREADS; i++) {
+		pthread_join(thread[i], NULL);
+		for (int layer = 0; layer < 2 * layers; layer++)
+			printf("%d%c", (uint8_t)(shown[i][layer] - 20 * i), layer + 1 < 2 * layers ? ' ' : '\n');
+	}
+	check(cuDevicePrimaryCtxRelease(0), "cuDevicePrimaryCtxRelease");
+}
+
+/* ---- fork ---- */
+
+static void child_wait(const char *what, pid_t child)
+{
+	int status;
+
+	if (child < 0 || waitpid(child, &status, 0) != child)
+		exit(1);
+	printf("%s: status %d\n", what, status);
+}
+
+static void fork_both(char **argv)
+{
+	CUdeviceptr memory, other;
+	pid_t child;
+
+	context_make();
+	check(cuMemAlloc(&memory, bytes), "cuMemAlloc");
+	fflush(stdout);
+	child = fork();
+	if (!child) {
+		printf("child: cuInit %d, cuMemAlloc %d, cuMemFree %d\n", cuInit(0), cuMemAlloc(&other, bytes),
+			cuMemFree(memory));
+		exit(0);
+	}
+	child_wait("a child", child);
+	fflush(stdout);
+	child = fork();
+	if (!child) {
+		execl("/proc/self/exe", argv[0], "threads", argv[2], argv[3], NULL);
+		exit(1);
+	}
+	child_wait("another program", child);
+	printf("parent: cuMemsetD8 %d, ", cuMemsetD8(memory, 1, bytes));
+	printf("cuMemFree %d\n", cuMemFree(memory));
+	check(cuDevicePrimaryCtxRelease(0), "cuDevicePrimaryCtxRelease");
+}
+
+int main(int argc, char **argv)
+{
+	if (argc < 4)
+		return 2;
+	bytes = strtoull(argv[2], NULL, 10);
+	layers = atoi(argv[3]);
+	if (!strcmp(argv[1], "queries"))
+		queries();
+	else if (!strcmp(argv[1], "find"))
+		find();
+	else if (!strcmp(argv[1], "threads"))
+		threads();
+	else
+		fork_both(argv);
+	return 0;
+}

@@ -1,0 +1,2 @@
+# These run programs of tests/clients under the shim.
+$(BUILD)/tests/preload/calls_test: | $(PRELOAD) $(RUN) $(SOFTCUDA) $(CLIENTS) $(BUILD)/tests/clients/decoder_kernels.so

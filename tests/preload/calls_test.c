@@ -1,0 +1,170 @@
+/*
+ * Programs that know nothing of kvshare, under the shim: every answer of the driver is the one that they get without it,
+ * whichever way they found the function; threads and children of fork() included. Layers that borrow show their owners.
+ */
+#include "../support/process.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define BYTES "33554432" /* of four layers, K and V of 4 MiB each */
+#define LAYERS "4"
+#define LAYOUT "--layout slab:layers=4,k=4MiB,v=4MiB "
+#define SHARED "--owners 0,1,0,1 " LAYOUT
+#define TENSORS "--owners 0,1,0,1 --layout tensors:layers=4,bytes=4MiB "
+
+/* `program` with `options` of exec; NULL: without the shim. The output; its end is cut where the next run starts. */
+static char *output_of(const char *options, const char *program)
+{
+	char command[2048], folder[512];
+	struct process process;
+
+	snprintf(folder, sizeof(folder), "%s", built("softcuda"));
+	if (options)
+		snprintf(command, sizeof(command), "kvshare-run exec --device host %s-- %s", options, program);
+	else
+		snprintf(command, sizeof(command), "LD_LIBRARY_PATH=%s %s", folder, program);
+	setenv("ASAN_OPTIONS", "verify_asan_link_order=0", 1); /* the shim is first, and links it too */
+	process = run_shell(command, 300);
+	if (process.status || strstr(process.err, "kvshare: "))
+		fail_msg("%s: status %d: %s", command, process.status, process.err);
+	free(process.err);
+	return process.out;
+}
+
+static char *calls(const char *options, const char *what)
+{
+	char program[512];
+
+	snprintf(program, sizeof(program), "%s %s " BYTES " " LAYERS, built("tests/clients/calls"), what);
+	return output_of(options, program);
+}
+
+static char *decoder(const char *options, const char *what)
+{
+	char kernels[512], program[1024];
+
+	snprintf(kernels, sizeof(kernels), "%s", built("tests/clients/decoder_kernels.so"));
+	snprintf(program, sizeof(program), "%s %s %s", built("tests/clients/decoder"), what, kernels);
+	return output_of(options, program);
+}
+
+static void assert_same(char *got, char *expected)
+{
+	assert_string_equal(got, expected);
+	free(got);
+	free(expected);
+}
+
+/* The content of layers is not the same where they share: the lines about it are left out. */
+static char *without_sums(char *text)
+{
+	for (char *line = text; (line = strstr(line, "sum of all layers"));)
+		memmove(line, strchr(line, '\n') + 1, strlen(strchr(line, '\n')));
+	return text;
+}
+
+static void answers_are_those_without_the_shim(void **state)
+{
+	(void)state;
+	assert_same(calls("", "queries"), calls(NULL, "queries"));
+	assert_same(calls("--owners 0,1,2,3 " LAYOUT, "queries"), calls(NULL, "queries"));
+	assert_same(calls(TENSORS, "queries"), calls(NULL, "queries"));
+}
+
+static void shared_memory_answers_as_a_plain_allocation(void **state)
+{
+	char *shared = calls(SHARED, "queries"), *plain = calls(NULL, "queries");
+
+	(void)state;
+	assert_non_null(strstr(plain, "sum of all layers"));
+	assert_same(without_sums(shared), without_sums(plain));
+}
+
+/* "way name: symbol in file", with the file of each hook where the driver's would be. */
+static void hooks_are_found_each_way_and_nothing_else_is(void **state)
+{
+	static const char ours[] = " in libkvshare-preload.so", theirs[] = " in libcuda.so.1";
+	char *got = calls("", "find"), *expected = calls(NULL, "find");
+	char *line = got, *plain = expected;
+	int hooked = 0;
+
+	(void)state;
+	while (*line && *plain) {
+		size_t length = strcspn(line, "\n"), plain_length = strcspn(plain, "\n");
+		char *at = memmem(line, length, ours, strlen(ours));
+		bool same = length == plain_length && !strncmp(line, plain, length);
+
+		if (at) {
+			same = !strncmp(line, plain, at - line) &&
+			       !strncmp(plain + (at - line), theirs, strlen(theirs));
+			hooked++;
+		}
+		if (!same)
+			fail_msg("with the shim \"%.*s\", without \"%.*s\"", (int)length, line, (int)plain_length,
+				plain);
+		if (!at && strstr(line, "cuMemAlloc_v2 in") && strstr(line, "cuMemAlloc_v2 in") < line + length)
+			fail_msg("not hooked: %.*s", (int)length, line);
+		line += length + (line[length] != 0);
+		plain += plain_length + (plain[plain_length] != 0);
+	}
+	assert_int_equal(*line | *plain, 0);
+	assert_true(hooked >= 20);
+	free(got);
+	free(expected);
+}
+
+static void threads_have_caches_of_their_own(void **state)
+{
+	char *shared = calls(SHARED, "threads");
+
+	(void)state;
+	for (const char *line = shared; *line; line = strchr(line, '\n') + 1)
+		assert_memory_equal(line, "0 1 2 3 0 1 2 3\n", 16);
+	assert_int_equal(strlen(shared), 8 * 16);
+	free(shared);
+}
+
+static void children_are_as_without_the_shim(void **state)
+{
+	char *shared = calls(SHARED, "fork"), *plain = calls(NULL, "fork");
+
+	(void)state;
+	assert_non_null(strstr(plain, "child: cuInit 3, cuMemAlloc 3, cuMemFree 3\na child: status 0\n"));
+	assert_non_null(strstr(shared, "child: cuInit 3, cuMemAlloc 3, cuMemFree 3\na child: status 0\n"));
+	assert_non_null(
+		strstr(shared, "0 1 2 3 0 1 2 3\nanother program: status 0\nparent: cuMemsetD8 0, cuMemFree 0\n"));
+	free(shared);
+	free(plain);
+}
+
+/* decoder_test.sh has all the forms; these are the ones that the mutants are tried on. */
+static void borrowers_read_their_owners(void **state)
+{
+	(void)state;
+	assert_same(decoder(SHARED, "tokens=4"), decoder(NULL, "tokens=4 owners=0,1,0,1"));
+	assert_same(decoder(SHARED, "tokens=4 store=struct launch=extra"), decoder(NULL, "tokens=4 owners=0,1,0,1"));
+	assert_same(decoder(TENSORS, "tokens=4 layout=tensors launch=ex"), decoder(NULL, "tokens=4 owners=0,1,0,1"));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(answers_are_those_without_the_shim),
+		cmocka_unit_test(shared_memory_answers_as_a_plain_allocation),
+		cmocka_unit_test(hooks_are_found_each_way_and_nothing_else_is),
+		cmocka_unit_test(threads_have_caches_of_their_own),
+		cmocka_unit_test(children_are_as_without_the_shim),
+		cmocka_unit_test(borrowers_read_their_owners),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
