@@ -17,7 +17,7 @@
 
 enum pass { CHOOSE, FOLLOW, TO_PEAK };
 
-struct follow {
+struct prof_follow {
 	kvs_report *report;
 	const struct prof_hooks *hooks; /* NULL: none; they are called in FOLLOW alone */
 	enum pass pass;
@@ -25,6 +25,7 @@ struct follow {
 	struct prof_map numbers;   /* of function names, by the reader's pointer to them, plus 1 */
 	uint64_t event;            /* changes of memory so far */
 	uint32_t number;           /* of the process in hand */
+	bool live; /* nobody chooses sources first: the first that introduces a process is believed, until a better one comes */
 	bool done;
 	int err;
 };
@@ -37,7 +38,7 @@ struct watched {
 	struct prof_order order;
 };
 
-static int no_memory(struct follow *f)
+static int no_memory(struct prof_follow *f)
 {
 	if (!f->err)
 		f->err = kvs_fail(-ENOMEM, "no memory for the report");
@@ -55,7 +56,7 @@ static void add_totals(struct prof_totals *to, const struct prof_totals *from, i
 
 /* ---- names ---- */
 
-static const char *keep(struct follow *f, const char *text)
+static const char *keep(struct prof_follow *f, const char *text)
 {
 	uint32_t number = prof_names_add(&f->report->names, text);
 
@@ -65,7 +66,7 @@ static const char *keep(struct follow *f, const char *text)
 }
 
 /* Grows an array of pointers to hold the item `number`, from 1; it is made where it is not there yet. */
-static void *item_of(struct follow *f, void ***items, uint32_t number, size_t bytes)
+static void *item_of(struct prof_follow *f, void ***items, uint32_t number, size_t bytes)
 {
 	if (!number) {
 		no_memory(f);
@@ -85,7 +86,7 @@ static void *item_of(struct follow *f, void ***items, uint32_t number, size_t by
 	return (*items)[number - 1];
 }
 
-static struct prof_timing *timing_of(struct follow *f, struct prof_names *names, struct prof_timing ***list,
+static struct prof_timing *timing_of(struct prof_follow *f, struct prof_names *names, struct prof_timing ***list,
 	const char *key, const char *name, int layer)
 {
 	uint32_t before = names->intern.count, number = prof_names_add(names, *key ? key : "?");
@@ -103,7 +104,7 @@ static struct prof_timing *timing_of(struct follow *f, struct prof_names *names,
 }
 
 /* The reader gives one pointer for one string, so most names need no search. */
-static struct prof_timing *function_of(struct follow *f, const char *name)
+static struct prof_timing *function_of(struct prof_follow *f, const char *name)
 {
 	kvs_report *r = f->report;
 	uintptr_t key = (uintptr_t)name;
@@ -117,7 +118,7 @@ static struct prof_timing *function_of(struct follow *f, const char *name)
 	return timing;
 }
 
-static uint32_t stack_of(struct follow *f, const struct kvs_event *event)
+static uint32_t stack_of(struct prof_follow *f, const struct kvs_event *event)
 {
 	kvs_report *r = f->report;
 	uint64_t key[2 * KVS_MAX_FRAMES];
@@ -145,7 +146,7 @@ static uint32_t stack_of(struct follow *f, const struct kvs_event *event)
 
 /* ---- processes ---- */
 
-static struct watched *new_process(struct follow *f, uint32_t pid)
+static struct watched *new_process(struct prof_follow *f, uint32_t pid)
 {
 	kvs_report *r = f->report;
 	struct watched *watched = calloc(1, sizeof(*watched));
@@ -163,6 +164,7 @@ static struct watched *new_process(struct follow *f, uint32_t pid)
 	r->process_count++;
 	process->pid = pid;
 	process->command = process->device = "";
+	process->account.all = f->live ? &r->now : NULL;
 	watched->process = process;
 	watched->hooks = f->hooks;
 	watched->number = number;
@@ -170,7 +172,7 @@ static struct watched *new_process(struct follow *f, uint32_t pid)
 }
 
 /* A process that nobody introduced is taken as it comes: its introduction was lost. */
-static struct watched *process_of(struct follow *f, uint32_t pid)
+static struct watched *process_of(struct prof_follow *f, uint32_t pid)
 {
 	struct watched *watched = prof_map_get(&f->processes, pid);
 
@@ -183,7 +185,7 @@ static bool is_better(enum kvs_source new, enum kvs_source old)
 	return new && (!old || new < old);
 }
 
-static void introduce(struct follow *f, const struct kvs_event *event, uint32_t writer)
+static void introduce(struct prof_follow *f, const struct kvs_event *event, uint32_t writer)
 {
 	struct watched *watched = process_of(f, event->pid);
 	struct prof_process *p = watched ? watched->process : NULL;
@@ -208,7 +210,7 @@ static void introduce(struct follow *f, const struct kvs_event *event, uint32_t 
 
 /* ---- memory ---- */
 
-static int take_snapshot(struct follow *f)
+static int take_snapshot(struct prof_follow *f)
 {
 	kvs_report *r = f->report;
 	int err = 0;
@@ -228,7 +230,7 @@ static bool is_peak(const struct prof_totals *new, const struct prof_totals *old
 	return new->physical > old->physical || (new->physical == old->physical &&new->mapped >= old->mapped);
 }
 
-static void note_change(struct follow *f, struct prof_process *p, uint64_t time_ns)
+static void note_change(struct prof_follow *f, struct prof_process *p, uint64_t time_ns)
 {
 	kvs_report *r = f->report;
 
@@ -252,7 +254,7 @@ static void note_change(struct follow *f, struct prof_process *p, uint64_t time_
 	prof_series_add(r->series, time_ns, &r->now);
 }
 
-static void apply(struct follow *f, struct watched *watched)
+static void apply(struct prof_follow *f, struct watched *watched)
 {
 	struct prof_item item = prof_order_pop(&watched->order);
 	struct prof_account *account = &watched->process->account;
@@ -267,14 +269,14 @@ static void apply(struct follow *f, struct watched *watched)
 	note_change(f, watched->process, item.time_ns);
 }
 
-static void hold_back(struct follow *f, struct watched *watched, const struct prof_item *item)
+static void hold_back(struct prof_follow *f, struct watched *watched, const struct prof_item *item)
 {
 	if (watched->order.count == PROF_ORDER_WINDOW)
 		apply(f, watched);
 	prof_order_push(&watched->order, item);
 }
 
-static void drain(struct follow *f, struct watched *watched)
+static void drain(struct prof_follow *f, struct watched *watched)
 {
 	while (watched->order.count)
 		apply(f, watched);
@@ -294,7 +296,7 @@ static bool brings_memory(enum prof_call_class class)
 	       class == PROF_CALL_CREATE || class == PROF_CALL_RETAIN || class == PROF_CALL_MAP;
 }
 
-static void follow_call(struct follow *f, struct watched *watched, const struct kvs_event *event)
+static void follow_call(struct prof_follow *f, struct watched *watched, const struct kvs_event *event)
 {
 	struct prof_timing *function = function_of(f, event->call.function);
 	struct prof_item item = {.time_ns = event->time_ns};
@@ -305,6 +307,7 @@ static void follow_call(struct follow *f, struct watched *watched, const struct 
 		prof_histogram_add(&function->latency, event->call.duration_ns);
 		function->failures += event->call.result != 0;
 		f->report->calls++;
+		watched->process->calls++;
 		f->report->failures += event->call.result != 0;
 	}
 	if (!changes_memory(function->class))
@@ -323,7 +326,7 @@ static void follow_call(struct follow *f, struct watched *watched, const struct 
 	hold_back(f, watched, &item);
 }
 
-static void follow_calls(struct follow *f, const struct kvs_event *event)
+static void follow_calls(struct prof_follow *f, struct prof_process *p, const struct kvs_event *event)
 {
 	struct prof_timing *function = function_of(f, event->calls.function);
 	uint64_t before;
@@ -336,10 +339,11 @@ static void follow_calls(struct follow *f, const struct kvs_event *event)
 	function->latency.total_ns += event->calls.total_ns;
 	function->failures += event->calls.failures;
 	f->report->calls += function->latency.count - before;
+	p->calls += function->latency.count - before;
 	f->report->failures += event->calls.failures;
 }
 
-static void follow_kernel(struct follow *f, const struct kvs_event *event)
+static void follow_kernel(struct prof_follow *f, const struct kvs_event *event)
 {
 	kvs_report *r = f->report;
 	char key[1100];
@@ -353,7 +357,7 @@ static void follow_kernel(struct follow *f, const struct kvs_event *event)
 		prof_histogram_add(&kernel->latency, event->kernel.duration_ns);
 }
 
-static void follow_copy(struct follow *f, const struct kvs_event *event)
+static void follow_copy(struct prof_follow *f, const struct kvs_event *event)
 {
 	struct prof_copies *copies = &f->report->copies[event->copy.kind];
 
@@ -363,7 +367,7 @@ static void follow_copy(struct follow *f, const struct kvs_event *event)
 	prof_histogram_add(&copies->duration, event->copy.duration_ns);
 }
 
-static void follow_span(struct follow *f, const struct kvs_event *event)
+static void follow_span(struct prof_follow *f, const struct kvs_event *event)
 {
 	kvs_report *r = f->report;
 	uint32_t before = r->span_names.intern.count, number;
@@ -396,7 +400,7 @@ static void mark_phase(kvs_report *r, uint64_t time_ns, uint32_t phase)
 }
 
 /* One without an address is no range, but what a profiler takes. */
-static void follow_label(struct follow *f, struct watched *watched, const struct kvs_event *event)
+static void follow_label(struct prof_follow *f, struct watched *watched, const struct kvs_event *event)
 {
 	struct prof_item item = {.time_ns = event->time_ns, .is_label = true};
 
@@ -411,14 +415,14 @@ static void follow_label(struct follow *f, struct watched *watched, const struct
 	hold_back(f, watched, &item);
 }
 
-static void end_phase(struct follow *f, struct prof_process *p, uint64_t time_ns)
+static void end_phase(struct prof_follow *f, struct prof_process *p, uint64_t time_ns)
 {
 	if (p->phase && time_ns >= p->phase_ns)
 		prof_histogram_add(&f->report->phases[p->phase - 1]->duration, time_ns - p->phase_ns);
 	p->phase = 0;
 }
 
-static void follow_phase(struct follow *f, struct prof_process *p, const struct kvs_event *event)
+static void follow_phase(struct prof_follow *f, struct prof_process *p, const struct kvs_event *event)
 {
 	kvs_report *r = f->report;
 	uint32_t before = r->phase_names.intern.count, number;
@@ -450,7 +454,7 @@ static void follow_phase(struct follow *f, struct prof_process *p, const struct 
 		mark_phase(r, event->time_ns, number);
 }
 
-static void follow_device(struct follow *f, struct watched *watched, const struct kvs_event *event)
+static void follow_device(struct prof_follow *f, struct watched *watched, const struct kvs_event *event)
 {
 	uint64_t used = event->device.total_bytes - event->device.free_bytes, known;
 
@@ -462,7 +466,7 @@ static void follow_device(struct follow *f, struct watched *watched, const struc
 }
 
 /* What it still holds has leaked, though the system takes it back. */
-static void follow_exit(struct follow *f, struct watched *watched, const struct kvs_event *event)
+static void follow_exit(struct prof_follow *f, struct watched *watched, const struct kvs_event *event)
 {
 	struct prof_process *p = watched->process;
 
@@ -504,13 +508,13 @@ static bool is_call(const struct kvs_event *event)
 	return event->type == KVS_EVENT_CALL || event->type == KVS_EVENT_CALLS || event->type == KVS_EVENT_EXIT;
 }
 
-static void follow_event(struct follow *f, const struct kvs_event *event, uint32_t writer)
+static void follow_event(struct prof_follow *f, const struct kvs_event *event, uint32_t writer)
 {
 	struct watched *watched;
 	bool chosen;
 
 	if (event->type == KVS_EVENT_PROCESS) {
-		if (f->pass == CHOOSE)
+		if (f->pass == CHOOSE || f->live)
 			introduce(f, event, writer);
 		return;
 	}
@@ -526,7 +530,7 @@ static void follow_event(struct follow *f, const struct kvs_event *event, uint32
 	if (event->type == KVS_EVENT_CALL && chosen) {
 		follow_call(f, watched, event);
 	} else if (event->type == KVS_EVENT_CALLS && chosen) {
-		follow_calls(f, event);
+		follow_calls(f, watched->process, event);
 	} else if (event->type == KVS_EVENT_KERNEL) {
 		follow_kernel(f, event);
 	} else if (event->type == KVS_EVENT_COPY) {
@@ -546,7 +550,7 @@ static void follow_event(struct follow *f, const struct kvs_event *event, uint32
 
 /* ---- passes ---- */
 
-static void drain_all(struct follow *f)
+static void drain_all(struct prof_follow *f)
 {
 	for (size_t i = 0; i < f->processes.slot_count; i++) {
 		struct watched *watched = f->processes.slots[i].value;
@@ -562,7 +566,7 @@ static void tell_gone(void *arg, const struct prof_lifetime *lifetime)
 	watched->hooks->gone(watched->hooks->arg, watched->process, lifetime);
 }
 
-static void hear_gone(struct follow *f)
+static void hear_gone(struct prof_follow *f)
 {
 	for (size_t i = 0; i < f->processes.slot_count; i++) {
 		struct watched *watched = f->processes.slots[i].value;
@@ -574,7 +578,7 @@ static void hear_gone(struct follow *f)
 }
 
 /* What is never given back is gone at the end of the trace. */
-static void end_all(struct follow *f)
+static void end_all(struct prof_follow *f)
 {
 	for (size_t i = 0; i < f->report->process_count; i++) {
 		struct prof_account *account = &f->report->processes[i]->account;
@@ -585,7 +589,7 @@ static void end_all(struct follow *f)
 }
 
 /* Memory is followed anew in each pass. */
-static void begin_pass(struct follow *f, enum pass pass)
+static void begin_pass(struct prof_follow *f, enum pass pass)
 {
 	kvs_report *r = f->report;
 
@@ -602,7 +606,7 @@ static void begin_pass(struct follow *f, enum pass pass)
 	}
 }
 
-static int run_pass(struct follow *f, kvs_trace_reader *reader, enum pass pass)
+static int run_pass(struct prof_follow *f, kvs_trace_reader *reader, enum pass pass)
 {
 	struct kvs_event event;
 	uint32_t writer;
@@ -624,7 +628,7 @@ static int run_pass(struct follow *f, kvs_trace_reader *reader, enum pass pass)
 
 int prof_follow(kvs_report *report, kvs_trace_reader *reader, const struct prof_hooks *hooks)
 {
-	struct follow f = {.report = report, .hooks = hooks};
+	struct prof_follow f = {.report = report, .hooks = hooks};
 	int err = run_pass(&f, reader, CHOOSE);
 
 	if (!err)
@@ -640,4 +644,42 @@ int prof_follow(kvs_report *report, kvs_trace_reader *reader, const struct prof_
 	prof_map_clear(&f.processes, free);
 	prof_map_clear(&f.numbers, NULL);
 	return err;
+}
+
+/* ---- a trace that grows ---- */
+
+struct prof_follow *prof_follow_open(kvs_report *report)
+{
+	struct prof_follow *f = calloc(1, sizeof(*f));
+
+	if (!f)
+		return NULL;
+	f->report = report;
+	f->live = true;
+	f->pass = FOLLOW;
+	return f;
+}
+
+int prof_follow_news(struct prof_follow *f, kvs_trace_reader *reader)
+{
+	struct kvs_event event;
+	uint32_t writer;
+	int got = 0;
+
+	while (!f->err && (got = kvs_trace_next(reader, &event, &writer)) > 0)
+		follow_event(f, &event, writer);
+	if (got < 0)
+		return got;
+	drain_all(f);
+	kvs_trace_get_health(reader, &f->report->health);
+	return f->err;
+}
+
+void prof_follow_close(struct prof_follow *f)
+{
+	if (!f)
+		return;
+	prof_map_clear(&f->processes, free);
+	prof_map_clear(&f->numbers, NULL);
+	free(f);
 }

@@ -57,4 +57,10 @@ static inline int64_t prof_unzigzag(uint64_t value)
 	return (int64_t)(value >> 1) ^ -(int64_t)(value & 1);
 }
 
+/*
+ * The file may have grown (read.c): what is in it now can be read, and what is only half written there waits. `done`: bytes
+ * at its beginning that have been read and are not needed again.
+ */
+int prof_trace_go_on(kvs_trace_reader *reader, uint64_t *done);
+
 #endif

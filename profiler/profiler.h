@@ -220,6 +220,38 @@ int kvs_report_text(const kvs_report *report, char **text);
 int kvs_report_json(const kvs_report *report, char **text);
 /* One HTML file that needs nothing else, at most 2 MB. The caller frees *text. -ENOMEM. */
 int kvs_report_html(const kvs_report *report, char **text);
+/* ---- a trace that is being written ---- */
+
+typedef struct kvs_live kvs_live;
+
+struct kvs_live_process {
+	uint32_t pid;
+	const char *command; /* valid until the next update */
+	bool ended;
+	uint64_t physical_bytes, mapped_bytes, saved_bytes, kv_bytes, host_bytes; /* now */
+	uint64_t peak_bytes;                                                      /* most physical so far */
+	uint64_t calls;                                                           /* so far */
+};
+
+struct kvs_live_function {
+	const char *name;
+	uint64_t calls, failures, total_ns, p99_ns; /* so far, by all processes */
+};
+
+/* Follow a trace while it grows. What kvs_trace_read() answers, -ENOMEM. */
+int kvs_live_open(const char *trace, kvs_live **out);
+/*
+ * Take in what was written since. `done_bytes` (NULL: not asked): that many bytes at the beginning of the file are not needed
+ * again. -ENOMEM, -EIO.
+ */
+int kvs_live_update(kvs_live *live, uint64_t *done_bytes);
+size_t kvs_live_processes(const kvs_live *live);
+void kvs_live_get_process(const kvs_live *live, size_t index, struct kvs_live_process *out);
+size_t kvs_live_functions(const kvs_live *live);
+void kvs_live_get_function(const kvs_live *live, size_t index, struct kvs_live_function *out);
+uint64_t kvs_live_lost(const kvs_live *live); /* events */
+void kvs_live_close(kvs_live *live);          /* NULL is fine */
+
 /* ---- watching from outside ---- */
 
 /*

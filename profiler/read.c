@@ -33,6 +33,7 @@ struct writer {
 struct kvs_trace_reader {
 	int fd;
 	uint64_t at, file_bytes; /* at: where the chunk after this one is */
+	bool grows;              /* what is no whole chunk at the end may become one */
 	struct kvs_trace_health health;
 	struct prof_map strings, stacks; /* by who told it and its number */
 	struct prof_map writers;
@@ -410,6 +411,8 @@ static int next_chunk(kvs_trace_reader *reader)
 			return next;
 		if ((uint64_t)next > reader->file_bytes)
 			next = reader->file_bytes;
+		if (reader->grows && (uint64_t)next == reader->file_bytes)
+			return 0;
 		if ((uint64_t)next > reader->at)
 			reader->health.damaged_bytes += next - reader->at;
 		reader->at = next;
@@ -440,6 +443,18 @@ static void forget(kvs_trace_reader *reader)
 	prof_map_clear(&reader->strings, free);
 	prof_map_clear(&reader->stacks, free);
 	prof_map_clear(&reader->writers, free);
+}
+
+int prof_trace_go_on(kvs_trace_reader *reader, uint64_t *done)
+{
+	struct stat st;
+
+	if (fstat(reader->fd, &st))
+		return kvs_fail(-EIO, "the trace cannot be read: %s", strerror(errno));
+	reader->grows = true;
+	reader->file_bytes = st.st_size;
+	*done = reader->at;
+	return 0;
 }
 
 int kvs_trace_rewind(kvs_trace_reader *reader)

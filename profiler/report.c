@@ -9,21 +9,29 @@
 #include <stdlib.h>
 #include <string.h>
 
-int prof_report_follow(const char *trace, const struct prof_hooks *hooks, kvs_report **out)
+kvs_report *prof_report_new(const char *trace)
 {
 	kvs_report *report = calloc(1, sizeof(*report));
+
+	if (!report)
+		return NULL;
+	report->path = strdup(trace);
+	report->series = calloc(1, sizeof(*report->series));
+	report->marks = calloc(PROF_MAX_PHASES, sizeof(*report->marks));
+	if (report->path && report->series && report->marks)
+		return report;
+	kvs_report_free(report);
+	return NULL;
+}
+
+int prof_report_follow(const char *trace, const struct prof_hooks *hooks, kvs_report **out)
+{
+	kvs_report *report = prof_report_new(trace);
 	kvs_trace_reader *reader;
 	int err;
 
-	if (report) {
-		report->path = strdup(trace);
-		report->series = calloc(1, sizeof(*report->series));
-		report->marks = calloc(PROF_MAX_PHASES, sizeof(*report->marks));
-	}
-	if (!report || !report->path || !report->series || !report->marks) {
-		kvs_report_free(report);
+	if (!report)
 		return kvs_fail(-ENOMEM, "no memory for a report");
-	}
 	err = kvs_trace_read(trace, &reader);
 	if (!err) {
 		err = prof_follow(report, reader, hooks);

@@ -112,6 +112,7 @@ struct prof_process {
 	bool ended;
 	int32_t status;
 	bool asked;              /* the driver was asked how much memory is free */
+	uint64_t calls;          /* that were told of, one by one or counted */
 	uint64_t untracked;      /* most that the driver counted as used beyond what calls tell, when it was asked */
 	struct prof_totals peak; /* of its own */
 	struct prof_account account;
@@ -169,6 +170,15 @@ struct prof_hooks {
  * the last is left out, and memory that is never given back is told of at the end.
  */
 int prof_follow(kvs_report *report, kvs_trace_reader *reader, const struct prof_hooks *hooks);
+/* The same for a trace that grows: everything is taken once, as it comes, and there is no peak to go back to. */
+struct prof_follow;
+struct prof_follow *prof_follow_open(kvs_report *report); /* NULL: no memory */
+/* What came since. */
+int prof_follow_news(struct prof_follow *follow, kvs_trace_reader *reader);
+void prof_follow_close(struct prof_follow *follow);
+
+/* An empty report, to be filled; NULL: no memory (report.c). */
+kvs_report *prof_report_new(const char *trace);
 /* kvs_report_make() with hooks, and without what is known of the peak alone (report.c). */
 int prof_report_follow(const char *trace, const struct prof_hooks *hooks, kvs_report **out);
 

@@ -26,4 +26,4 @@ $(WATCHED_CLIENT): tests/profiler/watched_client.c driver/softcuda/softcuda.h $(
 
 tests-build: $(WATCHED_CLIENT)
 $(addprefix $(BUILD)/tests/profiler/,profile_test attach_test): $(BUILD)/tests/profiler/watched.o | $(WATCHED_CLIENT)
-$(BUILD)/tests/profiler/faults_test: $(BUILD)/tests/profiler/watched.o | $(BUILD)/tests/clients/leaks
+$(BUILD)/tests/profiler/faults_test $(BUILD)/tests/profiler/top_test: $(BUILD)/tests/profiler/watched.o | $(BUILD)/tests/clients/leaks

@@ -1,0 +1,89 @@
+/*
+ * tests/profiler/top_test.c: `kvshare-run top` shows what a process holds and saves while it runs, ends with it, and hears keys.
+ */
+#include "watched.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define GENERATE                                                                                                       \
+	"kvshare-run generate -q -m tests/models/storyworld-3m --device host -p Anna -n 100 --ctx 200 --ignore-eos "   \
+	"--owners 0,1,2,3,4,5,2,7,8,3,10,11,1,13,5,15 "
+
+static void has(const struct process *process, const char *text)
+{
+	if (!strstr(process->out, text))
+		fail_msg("no %s in: %s%s", text, process->out, process->err);
+}
+
+/* A driver that is loaded while top watches has its probes some milliseconds later; the cache comes after that. */
+static void memory_and_what_sharing_saves_are_shown(void **state)
+{
+	struct process process =
+		run_shell("(sleep 1; exec " GENERATE ") >&2 2>&1 & kvshare-run top -p $! -d 0.2; wait $!", 120);
+
+	(void)state;
+	if (process.status)
+		fail_msg("%d: %s", process.status, process.err);
+	has(&process, "PHYSICAL");
+	has(&process, "16.0M"); /* saved */
+	has(&process, "cuLaunchKernel");
+	has(&process, "(ended)");
+	assert_null(strchr(process.out, '\033')); /* no terminal, no drawing */
+	process_free(&process);
+}
+
+/* On a terminal (util-linux's script makes one) the screen is drawn, and q ends it. */
+static void keys_are_heard_on_a_terminal(void **state)
+{
+	struct process process = run_shell(
+		"command -v script >&2 || exit 77; T=$(mktemp); sleep 20 & "
+		"(sleep 1; printf c; sleep 1; printf q) | timeout 15 script -qec \"kvshare-run top -d 0.3 -p $!\" $T; "
+		"status=$?; rm $T; kill %1; exit $status",
+		60);
+
+	(void)state;
+	if (process.status == 77)
+		skip();
+	if (process.status)
+		fail_msg("%d: %s%s", process.status, process.out, process.err);
+	has(&process, "\033[H");
+	has(&process, "q end");
+	process_free(&process);
+}
+
+static void refuses(const char *command, int status, const char *message)
+{
+	struct process process = run_shell(command, 60);
+
+	if (process.status != status || !strstr(process.err, message))
+		fail_msg("%s: %d: %s", command, process.status, process.err);
+	process_free(&process);
+}
+
+static void what_cannot_be_watched_is_named(void **state)
+{
+	(void)state;
+	refuses("kvshare-run top -p 99999999", 1, "99999999");
+	refuses("kvshare-run top -d 0", 2, "--delay");
+	refuses("kvshare-run top 17", 2, "-p");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(memory_and_what_sharing_saves_are_shown),
+		cmocka_unit_test(keys_are_heard_on_a_terminal),
+		cmocka_unit_test(what_cannot_be_watched_is_named),
+	};
+
+	watched_or_skip();
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
