@@ -126,7 +126,7 @@ static void saved_card(struct prof_page *page)
 	if (peak->saved)
 		snprintf(note, sizeof(note), "%.1f&nbsp;%% of what it would have been",
 			percent(peak->saved, peak->physical + peak->saved));
-	size_card(page, "Saved by sharing", "accent", "memory.saved_bytes", peak->saved, note);
+	size_card(page, "Saved by sharing", peak->saved ? "accent" : "", "memory.saved_bytes", peak->saved, note);
 }
 
 static void kv_card(struct prof_page *page)

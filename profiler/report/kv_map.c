@@ -14,6 +14,8 @@
 
 #define MOST_LINES 160
 #define MOST_COLUMNS 64
+#define MOST_CELLS 4000 /* of a map: with many layers a cell stands for more blocks */
+#define MOST_ARCS 32    /* more cannot be told apart: owners are then named */
 #define LINE_HEIGHT 18
 #define ARCS_WIDTH 56
 #define COLOURS 7
@@ -28,8 +30,10 @@ struct line {
 struct map {
 	struct prof_page *page;
 	struct line *lines;
-	size_t count, columns;
+	size_t count, columns, per_cell, cells; /* columns: blocks of the longest line; cells: of a line */
+	size_t borrowers;
 	int colours;
+	bool sides[2]; /* whether any layer has a K, a V */
 };
 
 /* ---- lines ---- */
@@ -99,72 +103,74 @@ static void colour_lines(struct map *map)
 	}
 }
 
-static size_t columns_of(const struct map *map)
+static void measure(struct map *map)
 {
-	size_t most = 1;
+	size_t most;
 
+	map->columns = 1;
 	for (size_t i = 0; i < map->count; i++) {
+		map->borrowers += map->lines[i].k_owner >= 0 || map->lines[i].v_owner >= 0;
 		for (int v = 0; v < 2; v++) {
 			const struct prof_kv_range *range = side(&map->lines[i], v);
-			if (range && range->block_count > most)
-				most = range->block_count;
+			map->sides[v] |= range != NULL;
+			if (range && range->block_count > map->columns)
+				map->columns = range->block_count;
 		}
 	}
-	return most;
+	most = MOST_CELLS / (map->count * (map->sides[0] + map->sides[1]));
+	most = most > MOST_COLUMNS ? MOST_COLUMNS : most;
+	map->per_cell = (map->columns + most - 1) / most;
+	map->cells = (map->columns + map->per_cell - 1) / map->per_cell;
 }
 
 /* ---- cells ---- */
 
-static void print_cell_text(const struct map *map, const struct line *line, const struct prof_kv_range *range,
-	size_t cell, size_t cells, int owner, size_t y)
+static void print_cell_text(const struct map *map, const struct prof_kv_range *range, size_t cell, int owner)
 {
-	if (cells > 6)
+	if (map->cells > 6)
 		return;
-	fprintf(map->page->to, "<text x=\"%.2f%%\" y=\"%zu\">#%u", 100 * (cell + 0.5) / cells, y + 13,
-		range->blocks[cell]);
-	if (owner >= 0 && cells <= 2)
+	fprintf(map->page->to, "<text x=\"%.2f%%\" y=\"13\">#%u", 100 * (cell + 0.5) / map->cells, range->blocks[cell]);
+	if (owner >= 0 && map->cells <= 2)
 		fprintf(map->page->to, ", layer %d&#39;s", map->lines[owner].layer);
-	(void)line;
 	fputs("</text>\n", map->page->to);
 }
 
-/* `per_cell` blocks that follow each other. */
-static void print_cells(const struct map *map, size_t at, bool is_v, size_t per_cell, size_t cells)
+/* A cell is `per_cell` blocks that follow each other: the first is what it is known by. */
+static void print_cells(const struct map *map, size_t at, bool is_v)
 {
 	const struct line *line = &map->lines[at];
 	const struct prof_kv_range *range = side(line, is_v);
 	int owner = is_v ? line->v_owner : line->k_owner;
-	size_t y = at * LINE_HEIGHT;
 
-	for (size_t c = 0; range && c * per_cell < range->block_count && prof_page_has_room(map->page); c++) {
-		size_t first = c * per_cell, end = first + per_cell;
-		if (end > range->block_count)
-			end = range->block_count;
+	if (!range)
+		return;
+	fprintf(map->page->to, "<g transform=\"translate(0 %zu)\" class=\"%s g%d\" data-r=\"%zu\">\n", at * LINE_HEIGHT,
+		owner < 0 ? "own" : "borrow", line->colour + 1, at);
+	for (size_t c = 0; c * map->per_cell < range->block_count && prof_page_has_room(map->page); c++) {
+		size_t first = c * map->per_cell, end = first + map->per_cell;
+		end = end > range->block_count ? range->block_count : end;
 		fprintf(map->page->to,
-			"<rect x=\"%.2f%%\" y=\"%zu\" width=\"%.2f%%\" height=\"%d\" class=\"%s g%d\" data-r=\"%zu\" "
-			"data-c=\"%zu\" data-h=\"%u\" data-b=\"%zu\"",
-			100.0 * c / cells, y + 1, 100.0 / cells, LINE_HEIGHT - 2, owner < 0 ? "own" : "borrow",
-			line->colour + 1, at, c, range->blocks[first], first);
+			"<rect x=\"%.2f%%\" y=\"1\" width=\"%.2f%%\" height=\"%d\" data-h=\"%u\" data-b=\"%zu\"",
+			100.0 * c / map->cells, 100.0 / map->cells, LINE_HEIGHT - 2, range->blocks[first], first);
 		if (end - first > 1)
 			fprintf(map->page->to, " data-e=\"%zu\"", end - 1);
 		fputs("/>\n", map->page->to);
-		print_cell_text(map, line, range, c, cells, owner, y);
+		if (map->per_cell == 1)
+			print_cell_text(map, range, c, owner);
 	}
+	fputs("</g>\n", map->page->to);
 }
 
 /* K or V of all layers. */
 static void print_side(const struct map *map, bool is_v)
 {
-	size_t per_cell = (map->columns + MOST_COLUMNS - 1) / MOST_COLUMNS;
-	size_t cells = (map->columns + per_cell - 1) / per_cell;
-
 	fprintf(map->page->to,
-		"<svg class=\"cells\" width=\"100%%\" height=\"%zu\" data-side=\"%s\" role=\"group\" aria-label=\"%s "
-		"of each "
-		"layer, by block\">\n",
-		map->count * LINE_HEIGHT, is_v ? "V" : "K", is_v ? "V" : "K");
+		"<svg class=\"cells%s\" width=\"100%%\" height=\"%zu\" data-side=\"%s\" role=\"group\" aria-label=\"%s "
+		"of "
+		"each layer, by block\">\n",
+		map->cells > 16 ? " fine" : "", map->count * LINE_HEIGHT, is_v ? "V" : "K", is_v ? "V" : "K");
 	for (size_t i = 0; i < map->count; i++)
-		print_cells(map, i, is_v, per_cell, cells);
+		print_cells(map, i, is_v);
 	fputs("</svg>\n", map->page->to);
 }
 
@@ -215,24 +221,56 @@ static void print_arcs(const struct map *map)
 	fputs("</svg>\n", map->page->to);
 }
 
+/* Where arcs would be a tangle. */
+static void print_owners(const struct map *map)
+{
+	fputs("<div class=\"lines\">", map->page->to);
+	for (size_t i = 0; i < map->count; i++) {
+		const struct line *line = &map->lines[i];
+		int owner = line->k_owner >= 0 ? line->k_owner : line->v_owner;
+		if (owner >= 0)
+			fprintf(map->page->to, "<span>of %d</span>", map->lines[owner].layer);
+		else
+			fputs("<span>&nbsp;</span>", map->page->to);
+	}
+	fputs("</div>\n", map->page->to);
+}
+
 static void print_summary(const struct map *map)
 {
-	size_t borrowers = 0;
-
-	for (size_t i = 0; i < map->count; i++)
-		borrowers += map->lines[i].k_owner >= 0 || map->lines[i].v_owner >= 0;
-	if (borrowers)
+	if (map->borrowers)
 		fprintf(map->page->to,
 			"<p>%zu of %zu layers read the blocks of another layer. The same colour is the same physical "
 			"memory: "
 			"filled where it is owned, framed where it is borrowed.",
-			borrowers, map->count);
+			map->borrowers, map->count);
 	else
 		fprintf(map->page->to, "<p>Each of the %zu layers has blocks of its own: nothing is shared.",
 			map->count);
-	if (map->columns > MOST_COLUMNS)
-		fprintf(map->page->to, " A cell is %zu blocks.", (map->columns + MOST_COLUMNS - 1) / MOST_COLUMNS);
+	if (map->per_cell > 1)
+		fprintf(map->page->to, " A cell is %zu blocks.", map->per_cell);
 	fputs("</p>\n", map->page->to);
+}
+
+static void print_map(const struct map *map)
+{
+	print_summary(map);
+	fprintf(map->page->to, "<div class=\"map%s\" data-cells><b></b>", map->sides[0] && map->sides[1] ? "" : " one");
+	for (int v = 0; v < 2; v++)
+		if (map->sides[v])
+			fprintf(map->page->to, "<b>%s</b>", v ? "V" : "K");
+	fputs("<b></b>\n", map->page->to);
+	print_labels(map);
+	for (int v = 0; v < 2; v++)
+		if (map->sides[v])
+			print_side(map, v);
+	if (map->borrowers <= MOST_ARCS)
+		print_arcs(map);
+	else
+		print_owners(map);
+	fputs("</div>\n<p class=\"readout\" aria-live=\"polite\">Point at a block, or move to it with the arrow "
+	      "keys.</p>\n",
+		map->page->to);
 }
 
 static int print_process(struct prof_page *page, uint32_t process, size_t *lines_left)
@@ -250,18 +288,10 @@ static int print_process(struct prof_page *page, uint32_t process, size_t *lines
 	*lines_left -= map.count;
 	if (map.count) {
 		colour_lines(&map);
-		map.columns = columns_of(&map);
+		measure(&map);
 		if (page->report->process_count > 1)
 			fprintf(page->to, "<h3>Process %u</h3>\n", page->report->processes[process]->pid);
-		print_summary(&map);
-		fputs("<div class=\"map\" data-cells><b></b><b>K</b><b>V</b><b></b>\n", page->to);
-		print_labels(&map);
-		print_side(&map, false);
-		print_side(&map, true);
-		print_arcs(&map);
-		fputs("</div>\n<p class=\"readout\" aria-live=\"polite\">Point at a block, or move to it with the "
-		      "arrow keys.</p>\n",
-			page->to);
+		print_map(&map);
 	}
 	prof_page_rest(page, rest, 0);
 	free(map.lines);
@@ -275,6 +305,7 @@ int prof_page_kv_map(struct prof_page *page)
 	int err = 0;
 
 	prof_page_begin(page, "kv", "KV map: which layer holds which physical block", false);
+	page->part_bytes = PROF_PAGE_MAP;
 	if (!r->kv.count)
 		fputs("<p class=\"note\">No memory was named as a layer's K or V.</p>\n", page->to);
 	for (size_t i = 0; i < r->kv.count && !err; i++)

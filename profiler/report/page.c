@@ -60,6 +60,7 @@ double prof_page_s(const struct prof_page *page, uint64_t time_ns)
 void prof_page_begin(struct prof_page *page, const char *id, const char *title, bool wide)
 {
 	page->part_start = ftell(page->to);
+	page->part_bytes = PROF_PAGE_PART;
 	fprintf(page->to, "<section id=\"%s\"%s aria-labelledby=\"h-%s\"><h2 id=\"h-%s\">%s</h2>\n", id,
 		wide ? " class=\"wide\"" : "", id, id, title);
 }
@@ -71,7 +72,7 @@ void prof_page_end(struct prof_page *page)
 
 bool prof_page_has_room(const struct prof_page *page)
 {
-	return ftell(page->to) - page->part_start < PROF_PAGE_PART;
+	return ftell(page->to) - page->part_start < page->part_bytes;
 }
 
 void prof_page_rest(struct prof_page *page, size_t count, uint64_t bytes)

@@ -12,13 +12,14 @@
 
 #include <stdio.h>
 
-#define PROF_PAGE_PART (150 << 10) /* bytes that one part may take */
+#define PROF_PAGE_PART (110 << 10) /* bytes that a part may take */
+#define PROF_PAGE_MAP (500 << 10)  /* the KV map */
 #define PROF_PAGE_NAME 160         /* bytes of a name that are shown */
 
 struct prof_page {
 	const kvs_report *report;
 	FILE *to;
-	long part_start;
+	long part_start, part_bytes;
 };
 
 /* Text of a trace: control characters made visible, at most PROF_PAGE_NAME bytes, marks of HTML escaped. */

@@ -118,22 +118,22 @@
 	/* ---- the KV map ---- */
 
 	for (const map of all("[data-cells]")) {
-		const cells = all("rect[data-h]", map), lines = all(".lines span", map), readout = map.nextElementSibling;
+		const cells = all("rect[data-h]", map), lines = all("[data-layer]", map), readout = map.nextElementSibling;
 		const byHandle = new Map();
 		for (const cell of cells) {
 			const side = cell.closest("svg").dataset.side, name = side + cell.dataset.h;
 			if (!byHandle.has(name)) byHandle.set(name, []);
 			byHandle.get(name).push(cell);
 		}
-		const layer = cell => lines[cell.dataset.r].textContent;
-		const owns = cell => cell.classList.contains("own");
+		const line = cell => lines[cell.parentNode.dataset.r], layer = cell => line(cell).textContent;
+		const owns = cell => cell.parentNode.classList.contains("own");
 
 		function tell(cell) {
 			const side = cell.closest("svg").dataset.side, group = byHandle.get(side + cell.dataset.h);
 			const owner = group.find(owns), borrowers = group.filter(c => !owns(c)).map(layer);
 			const blocks = cell.dataset.e ? `blocks ${cell.dataset.b} to ${cell.dataset.e}` : `block ${cell.dataset.b}`;
 			const handles = cell.dataset.e ? `handles from #${cell.dataset.h}` : `handle #${cell.dataset.h}`;
-			return [`${layer(cell)}, ${side}, ${blocks}`, `: ${handles} of ${size(Number(lines[cell.dataset.r].dataset.bytes))}. `,
+			return [`${layer(cell)}, ${side}, ${blocks}`, `: ${handles} of ${size(Number(line(cell).dataset.bytes))}. `,
 				`Owner: ${owner ? layer(owner) : "not seen"}`, borrowers.length ? "; " : ", nobody borrows it.",
 				borrowers.length ? `borrowed by ${borrowers.join(", ")}` : ""];
 		}

@@ -178,10 +178,12 @@ static void print_layers(struct prof_page *page, struct sums *sums)
 	qsort(order, sums->layer_count, sizeof(*order), by_number);
 	for (unsigned l = 0; l < sums->layer_count; l++)
 		most = layer_sum(sums, l) > most ? layer_sum(sums, l) : most;
-	fputs("<table class=\"bars\"><caption>by layer</caption><tbody>\n", page->to);
+	fputs("<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"Kernel time by layer\"><table "
+	      "class=\"bars\"><caption>by layer</caption><tbody>\n",
+		page->to);
 	for (unsigned l = 0; l < sums->layer_count && prof_page_has_room(page); l++)
 		print_layer(page, sums, layer_of(sums, order[l]), most);
-	fputs("</tbody></table>\n", page->to);
+	fputs("</tbody></table></div>\n", page->to);
 }
 
 static void print_kernels(struct prof_page *page, struct prof_timing **kernels, size_t count)

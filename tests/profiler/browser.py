@@ -130,7 +130,7 @@ def check_map(browser, report):
     for kind, side in [("K", "K"), ("V", "V")]:
         row = next(r for r in borrowed if r["which"] == kind)
         owner, layer, block = f"layer {row['owner']}", f"layer {row['layer']}", row["blocks"][0]
-        cell = f"document.querySelector('svg[data-side={side}] rect.borrow[data-h=\"{block}\"]')"
+        cell = f"document.querySelector('svg[data-side={side}] .borrow rect[data-h=\"{block}\"]')"
         point_at(browser, cell)
         text = browser.run(readout)
         require(f"Owner: {owner};" in text and f"borrowed by {layer}" in text and f"#{block}" in text,
@@ -195,7 +195,7 @@ def shoot(browser, page, prefix):
     for name in ["light", "dark"]:
         browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
         browser.width(1280, height)
-        point_at(browser, "document.querySelector('svg[data-side=K] rect.borrow')")
+        point_at(browser, "document.querySelector('svg[data-side=K] .borrow rect')")
         image = browser.call("Page.captureScreenshot", format="webp", quality=80)
         with open(f"{prefix}-{name}.webp", "wb") as file:
             file.write(base64.b64decode(image["data"]))
