@@ -4,8 +4,8 @@
  * A pool is only a label of allocations: memory is taken at the call and given back when the stream reaches the free,
  * so a pool never keeps memory.
  */
+#include "capture.h"
 #include "memory.h"
-#include "stream.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -61,6 +61,8 @@ CUresult CUDAAPI cuMemAlloc(CUdeviceptr *dptr, size_t bytesize)
 	struct sc_context *context;
 	CUresult error = sc_enter_context(__func__, &context);
 
+	if (!error)
+		error = sc_capture_unsafe();
 	return error ? error : allocate(context, bytesize, 0, dptr);
 }
 
@@ -77,7 +79,9 @@ CUresult CUDAAPI cuMemAllocPitch(
 	if (!pPitch || !WidthInBytes || !Height || pitch < WidthInBytes || Height > SIZE_MAX / pitch ||
 		(ElementSizeBytes != 4 && ElementSizeBytes != 8 && ElementSizeBytes != 16))
 		return CUDA_ERROR_INVALID_VALUE;
-	error = allocate(context, pitch * Height, 0, dptr);
+	error = sc_capture_unsafe();
+	if (!error)
+		error = allocate(context, pitch * Height, 0, dptr);
 	if (!error)
 		*pPitch = pitch;
 	return error;
@@ -90,9 +94,10 @@ CUresult CUDAAPI cuMemAllocPitch(
 static CUresult free_waiting(struct sc_context *context, enum sc_range_kind kind, uintptr_t address, const char *call)
 {
 	size_t size = size_at(kind, address);
+	CUresult error = sc_capture_unsafe();
 
-	if (!size)
-		return CUDA_ERROR_INVALID_VALUE;
+	if (error || !size)
+		return error ? error : CUDA_ERROR_INVALID_VALUE;
 	sc_hazards_check(address, size, call);
 	if (context)
 		sc_context_drain(context);
@@ -118,6 +123,9 @@ static CUresult allocate_host(struct sc_context *context, void **pp, size_t byte
 
 	if (!pp || !bytes)
 		return CUDA_ERROR_INVALID_VALUE;
+	error = sc_capture_unsafe();
+	if (error)
+		return error;
 	pthread_mutex_lock(&sc_lock);
 	error = sc_range_allocate_host(bytes, context, &range);
 	if (!error) {
@@ -170,6 +178,9 @@ CUresult CUDAAPI cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Fla
 		return error;
 	if (!p || !bytesize || Flags & ~known || bytesize > UINTPTR_MAX - (uintptr_t)p)
 		return CUDA_ERROR_INVALID_VALUE;
+	error = sc_capture_unsafe();
+	if (error)
+		return error;
 	pthread_mutex_lock(&sc_lock);
 	error = sc_range_register((uintptr_t)p, bytesize, context, &range);
 	if (!error)
@@ -186,7 +197,7 @@ CUresult CUDAAPI cuMemHostUnregister(void *p)
 	if (error)
 		return error;
 	error = free_waiting(context, SC_REGISTERED, (uintptr_t)p, "cuMemHostUnregister");
-	return error ? CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED : CUDA_SUCCESS;
+	return error == CUDA_ERROR_INVALID_VALUE ? CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED : error;
 }
 
 /* The host's address of page-locked memory is the device's too. */
@@ -247,6 +258,11 @@ static CUresult allocate_async(
 
 	if (!stream)
 		return CUDA_ERROR_INVALID_HANDLE;
+	error = sc_capture_refuse(stream); /* there are no nodes for it */
+	if (error) {
+		sc_stream_put(stream);
+		return error;
+	}
 	error = allocate(stream->context, bytes, pool, dptr);
 	/* Memory freed in this stream is available again once the stream has reached the free. */
 	if (error == CUDA_ERROR_OUT_OF_MEMORY && !sc_stream_is_idle(stream)) {
@@ -282,13 +298,14 @@ CUresult CUDAAPI cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
 	stream = sc_stream_get(context, hStream);
 	if (!stream)
 		return CUDA_ERROR_INVALID_HANDLE;
-	op = calloc(1, sizeof(*op));
+	error = sc_capture_refuse(stream);
+	op = error ? NULL : calloc(1, sizeof(*op));
 	if (op) {
 		op->op.what = "cuMemFreeAsync";
 		op->op.run = free_run;
 		op->address = (uintptr_t)dptr;
 		error = sc_stream_submit(stream, &op->op, NULL);
-	} else {
+	} else if (!error) {
 		error = CUDA_ERROR_OUT_OF_MEMORY;
 	}
 	sc_stream_put(stream);

@@ -4,8 +4,8 @@
  * A context owns streams, events, modules and allocations; it can be lost (a fault), after which its calls give the
  * fault's error and only what frees and destroys still works. Memory of the VMM family belongs to no context.
  */
+#include "capture.h"
 #include "memory.h"
-#include "stream.h"
 
 #include <stdlib.h>
 
@@ -400,6 +400,9 @@ CUresult CUDAAPI cuCtxSynchronize(void)
 	struct sc_context *context;
 	CUresult error = sc_enter_context(__func__, &context);
 
+	if (error)
+		return error;
+	error = sc_capture_sync_all(context);
 	if (error)
 		return error;
 	sc_context_drain(context);

@@ -7,6 +7,7 @@
  */
 #include "copy.h"
 
+#include "capture.h"
 #include "fault.h"
 #include "memory.h"
 
@@ -190,21 +191,54 @@ static bool must_wait(const struct sc_copy *copy, bool asynchronous)
 	return asynchronous ? pageable : !all_device || sc_is_pinned(copy->to.address, 1);
 }
 
+static struct sc_op *copy_clone(const struct sc_op *op)
+{
+	struct copy_op *copy = malloc(sizeof(*copy));
+
+	if (!copy)
+		return NULL;
+	memcpy(copy, op, sizeof(*copy));
+	atomic_init(&copy->op.shares, 0);
+	return &copy->op;
+}
+
+static struct copy_op *op_create(const char *what, const struct sc_copy *copy)
+{
+	struct copy_op *op = calloc(1, sizeof(*op));
+
+	if (!op)
+		return NULL;
+	op->op.what = what;
+	op->op.run = copy_run;
+	op->op.release = copy_release;
+	op->op.touches = copy_touches;
+	op->op.clone = copy_clone;
+	op->copy = *copy;
+	return op;
+}
+
+CUresult sc_copy_op(const char *what, const struct sc_copy *copy, struct sc_op **out)
+{
+	struct copy_op *op = op_create(what, copy);
+
+	if (!op)
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	*out = &op->op;
+	return CUDA_SUCCESS;
+}
+
 /* Queues the copy; *ticket may be NULL. */
 static CUresult op_submit(
 	const char *what, struct sc_stream *stream, const struct sc_copy *copy, enum source source, uint64_t *ticket)
 {
-	struct copy_op *op = calloc(1, sizeof(*op));
+	struct copy_op *op = op_create(what, copy);
 	CUresult error;
 
 	if (!op)
 		return CUDA_ERROR_OUT_OF_MEMORY;
-	op->op.what = what;
-	op->op.run = copy_run;
-	op->op.release = copy_release;
 	/* A free waits for a late copy, so it is no hazard; an unmap is noticed by the check in copy_run(). */
-	op->op.touches = source == LATE ? NULL : copy_touches;
-	op->copy = *copy;
+	if (source == LATE)
+		op->op.touches = NULL;
 	op->late = source == LATE;
 	error = source == IN_PLACE ? CUDA_SUCCESS : stage(op);
 	if (error) {
@@ -238,20 +272,39 @@ static CUresult submit_late(const char *what, struct sc_stream *stream, const st
 	return error ? error : op_submit(what, stream, &tail, LATE, NULL);
 }
 
+/* A graph's copy reads and writes its memory when the graph runs, pageable memory too. */
+static CUresult capture_copy(const char *what, struct sc_stream *stream, const struct sc_copy *copy)
+{
+	struct sc_work work = {.type = copy->pattern_bytes ? CU_GRAPH_NODE_TYPE_MEMSET : CU_GRAPH_NODE_TYPE_MEMCPY};
+	CUresult error = sc_copy_op(what, copy, &work.op);
+
+	if (error)
+		return error;
+	if (copy->pattern_bytes)
+		sc_memset_describe(copy, &work.params.memset);
+	else
+		sc_copy_describe(copy, &work.params.memcpy);
+	return sc_work_submit(stream, &work, NULL);
+}
+
 CUresult sc_copy_submit(const char *what, struct sc_stream *stream, const struct sc_copy *copy, bool asynchronous)
 {
-	bool small = bytes_of(copy) <= SC_STAGE_LIMIT, uploads;
+	bool small = bytes_of(copy) <= SC_STAGE_LIMIT, uploads, capturing;
+	CUresult error = sc_capture_check(stream, &capturing);
 	char why[256];
 	uint64_t ticket;
-	CUresult error;
 
-	if (!bytes_of(copy))
-		return CUDA_SUCCESS;
+	if (!error && !asynchronous)
+		error = sc_capture_unsafe();
+	if (error || !bytes_of(copy))
+		return error;
 	if (!sides_check(copy, why, sizeof(why))) {
 		fprintf(stderr, "softcuda: %.*s of %zu bytes is refused: %s\n", sc_base_length(what), what,
 			bytes_of(copy), why);
 		return CUDA_ERROR_INVALID_VALUE;
 	}
+	if (capturing)
+		return capture_copy(what, stream, copy);
 	uploads = !copy->pattern_bytes && copy->to.device && is_pageable(&copy->from, copy);
 	if (uploads && !asynchronous && sc_settings.late_copies && (small || rows_of(copy) == 1))
 		return submit_late(what, stream, copy);

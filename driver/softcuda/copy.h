@@ -21,6 +21,13 @@ struct sc_copy {
 	uint32_t pattern;
 };
 
+/* One as a piece of work for a graph, and the driver's words for one. */
+CUresult sc_copy_op(const char *what, const struct sc_copy *copy, struct sc_op **out);
+void sc_copy_describe(const struct sc_copy *copy, CUDA_MEMCPY3D *out);
+void sc_memset_describe(const struct sc_copy *copy, CUDA_MEMSET_NODE_PARAMS *out);
+CUresult sc_copy_of_memset(const CUDA_MEMSET_NODE_PARAMS *p, struct sc_copy *copy);
+bool sc_copy_is_valid(const struct sc_copy *copy); /* its addresses are known */
+
 /* Pageable memory is staged at the call up to here; the call waits for what is more, which CUDA leaves open. */
 #define SC_STAGE_LIMIT ((size_t)64 * 1024)
 

@@ -49,6 +49,50 @@ CUresult sc_copy_of_3d(const CUDA_MEMCPY3D *p, struct sc_copy *copy)
 			       &copy->from);
 }
 
+void sc_copy_describe(const struct sc_copy *copy, CUDA_MEMCPY3D *out)
+{
+	const struct sc_side *to = &copy->to, *from = &copy->from;
+
+	*out = (CUDA_MEMCPY3D){.dstMemoryType = to->device ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST,
+		.dstHost = to->device ? NULL : (void *)to->address,
+		.dstDevice = to->device ? to->address : 0,
+		.dstPitch = to->pitch,
+		.dstHeight = copy->depth > 1 ? to->slice / to->pitch : copy->height,
+		.srcMemoryType = from->device ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST,
+		.srcHost = from->device ? NULL : (const void *)from->address,
+		.srcDevice = from->device ? from->address : 0,
+		.srcPitch = from->pitch,
+		.srcHeight = copy->depth > 1 ? from->slice / from->pitch : copy->height,
+		.WidthInBytes = copy->width,
+		.Height = copy->height,
+		.Depth = copy->depth};
+}
+
+void sc_memset_describe(const struct sc_copy *copy, CUDA_MEMSET_NODE_PARAMS *out)
+{
+	*out = (CUDA_MEMSET_NODE_PARAMS){.dst = copy->to.address,
+		.pitch = copy->to.pitch,
+		.value = copy->pattern,
+		.elementSize = copy->pattern_bytes,
+		.width = copy->width / copy->pattern_bytes,
+		.height = copy->height};
+}
+
+CUresult sc_copy_of_memset(const CUDA_MEMSET_NODE_PARAMS *p, struct sc_copy *copy)
+{
+	if ((p->elementSize != 1 && p->elementSize != 2 && p->elementSize != 4) || p->dst % p->elementSize ||
+		!p->width || !p->height || p->width > SIZE_MAX / p->elementSize ||
+		(p->height > 1 && (p->pitch % p->elementSize || p->pitch < p->width * p->elementSize)))
+		return CUDA_ERROR_INVALID_VALUE;
+	*copy = (struct sc_copy){.pattern_bytes = p->elementSize,
+		.pattern = p->value,
+		.width = p->width * p->elementSize,
+		.height = p->height,
+		.depth = 1};
+	copy->to = sc_side_device(p->dst, p->height > 1 ? p->pitch : copy->width);
+	return CUDA_SUCCESS;
+}
+
 static CUresult copy_3d(const char *function, const CUDA_MEMCPY3D *p, CUstream stream, bool asynchronous)
 {
 	struct sc_context *context;

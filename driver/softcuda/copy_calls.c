@@ -28,6 +28,12 @@ static bool side_is_valid(const struct sc_side *side)
 	return side->address && (!side->device || sc_is_known(side->address));
 }
 
+bool sc_copy_is_valid(const struct sc_copy *copy)
+{
+	return !copy->width || !copy->height || !copy->depth ||
+	       (side_is_valid(&copy->to) && (copy->pattern_bytes || side_is_valid(&copy->from)));
+}
+
 /* The legacy default stream's forms (stream NULL, not asynchronous) and the asynchronous ones. */
 CUresult sc_copy_call(struct sc_context *context, const char *function, const struct sc_copy *copy, CUstream handle,
 	bool asynchronous)
@@ -35,8 +41,7 @@ CUresult sc_copy_call(struct sc_context *context, const char *function, const st
 	struct sc_stream *stream;
 	CUresult error;
 
-	if (copy->width && copy->height && copy->depth &&
-		(!side_is_valid(&copy->to) || (!copy->pattern_bytes && !side_is_valid(&copy->from))))
+	if (!sc_copy_is_valid(copy))
 		return CUDA_ERROR_INVALID_VALUE;
 	stream = sc_stream_get(context, handle);
 	if (!stream)

@@ -52,6 +52,7 @@ void softcuda_get_counters(struct softcuda_counters *out)
 	out->streams = sc_object_count(SC_STREAM);
 	out->events = sc_object_count(SC_EVENT);
 	out->modules = sc_object_count(SC_MODULE) + sc_object_count(SC_LIBRARY);
+	out->graphs = sc_object_count(SC_GRAPH) + sc_object_count(SC_EXEC);
 	out->contexts = sc_object_count(SC_CONTEXT);
 	pthread_mutex_unlock(&sc_lock);
 	out->hazards = atomic_load(&hazards);

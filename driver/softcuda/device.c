@@ -4,6 +4,7 @@
  */
 #include "device.h"
 
+#include "capture.h"
 #include "memory.h"
 
 #include <dlfcn.h>
@@ -56,11 +57,14 @@ CUresult CUDAAPI cuInit(unsigned int Flags)
 
 void softcuda_reset(void)
 {
+	sc_captures_reset();
 	sc_contexts_reset();
 	pthread_mutex_lock(&sc_lock);
 	sc_space_reset();
 	sc_libraries_reset();
 	sc_links_reset();
+	sc_execs_reset();
+	sc_graphs_reset();
 	sc_pools_reset();
 	pthread_mutex_unlock(&sc_lock);
 	sc_faults_reset();

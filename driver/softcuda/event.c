@@ -4,7 +4,7 @@
  * A recording is an object of its own, shared by the event and the queue entry that stamps the time: recording an event
  * again does not affect waits for the older recording.
  */
-#include "stream.h"
+#include "capture.h"
 
 #include <stdlib.h>
 
@@ -19,7 +19,9 @@ struct event {
 	uint64_t key;
 	unsigned flags;
 	struct sc_context *context;
-	struct recording *last; /* NULL before the first; guarded by sc_lock */
+	struct recording *last; /* NULL before the first; guarded by sc_lock, as what follows */
+	uint64_t capture_id;    /* it was last recorded in this capture, behind these nodes; 0: in no capture */
+	struct sc_keys nodes;
 };
 
 struct record_op {
@@ -35,6 +37,13 @@ static void recording_put(struct recording *recording)
 	free(recording);
 }
 
+static void event_free(struct event *event)
+{
+	recording_put(event->last);
+	free(event->nodes.keys);
+	free(event);
+}
+
 static void record_run(struct sc_op *op, struct sc_stream *stream)
 {
 	(void)stream;
@@ -45,6 +54,43 @@ static void record_release(struct sc_op *op)
 {
 	recording_put(((struct record_op *)op)->recording);
 	free(op);
+}
+
+bool sc_event_exists(CUevent handle)
+{
+	bool exists;
+
+	pthread_mutex_lock(&sc_lock);
+	exists = sc_object_find(SC_EVENT, sc_key(handle)) != NULL;
+	pthread_mutex_unlock(&sc_lock);
+	return exists;
+}
+
+/* The capture that it was last recorded in; 0: none. */
+static uint64_t capture_of(CUevent handle)
+{
+	struct event *event;
+	uint64_t id;
+
+	pthread_mutex_lock(&sc_lock);
+	event = sc_object_find(SC_EVENT, sc_key(handle));
+	id = event ? event->capture_id : 0;
+	pthread_mutex_unlock(&sc_lock);
+	return id;
+}
+
+/*
+ * May the host ask for it, or wait? "The operation is not permitted on an event which was last recorded in a capturing
+ * stream" (CUDA_ERROR_CAPTURED_EVENT).
+ */
+static CUresult query_check(CUevent handle)
+{
+	uint64_t id = capture_of(handle);
+
+	if (!id)
+		return sc_capture_unsafe();
+	sc_capture_invalidate(id);
+	return CUDA_ERROR_CAPTURED_EVENT;
 }
 
 /* The event's last recording, referenced, or NULL; *found tells whether there is such an event. */
@@ -108,8 +154,7 @@ CUresult CUDAAPI cuEventDestroy(CUevent hEvent)
 	pthread_mutex_unlock(&sc_lock);
 	if (!event)
 		return CUDA_ERROR_INVALID_HANDLE;
-	recording_put(event->last);
-	free(event);
+	event_free(event);
 	return CUDA_SUCCESS;
 }
 
@@ -122,12 +167,11 @@ void sc_events_free_of(struct sc_context *context)
 		if (event->context != context)
 			continue;
 		sc_object_remove(SC_EVENT, event->key);
-		recording_put(event->last);
-		free(event);
+		event_free(event);
 	}
 }
 
-static CUresult event_record(CUevent handle, struct sc_stream *stream)
+CUresult sc_event_record(CUevent handle, struct sc_stream *stream)
 {
 	struct recording *recording = calloc(1, sizeof(*recording)), *older = NULL;
 	struct record_op *op = calloc(1, sizeof(*op));
@@ -153,6 +197,7 @@ static CUresult event_record(CUevent handle, struct sc_stream *stream)
 		if (event) {
 			older = event->last;
 			event->last = recording;
+			event->capture_id = 0;
 			recording = older;
 		} else {
 			error = CUDA_ERROR_INVALID_HANDLE;
@@ -163,38 +208,72 @@ static CUresult event_record(CUevent handle, struct sc_stream *stream)
 	return error;
 }
 
+/* In a stream that captures, it stands for the nodes that what comes next would wait for. */
+static CUresult record_captured(CUevent handle, struct sc_stream *stream)
+{
+	struct sc_keys nodes = {0}, older = {0};
+	uint64_t capture_id;
+	CUresult error = sc_capture_record(stream, &capture_id, &nodes);
+	struct event *event;
+
+	if (error)
+		return error;
+	pthread_mutex_lock(&sc_lock);
+	event = sc_object_find(SC_EVENT, sc_key(handle));
+	if (event) {
+		older = event->nodes;
+		event->nodes = nodes;
+		event->capture_id = capture_id;
+	} else {
+		older = nodes;
+		error = CUDA_ERROR_INVALID_HANDLE;
+	}
+	pthread_mutex_unlock(&sc_lock);
+	free(older.keys);
+	return error;
+}
+
+static CUresult record(struct sc_context *context, CUevent handle, CUstream stream_handle, bool external)
+{
+	struct sc_stream *stream = sc_stream_get(context, stream_handle);
+	struct sc_work work;
+	bool capturing;
+	CUresult error;
+
+	if (!stream)
+		return CUDA_ERROR_INVALID_HANDLE;
+	error = sc_capture_check(stream, &capturing);
+	if (!error && !capturing) {
+		error = sc_event_record(handle, stream);
+	} else if (!error && external) {
+		error = sc_work_of_event(CU_GRAPH_NODE_TYPE_EVENT_RECORD, handle, &work);
+		if (!error)
+			error = sc_work_submit(stream, &work, NULL);
+	} else if (!error) {
+		error = record_captured(handle, stream);
+	}
+	sc_stream_put(stream);
+	return error;
+}
+
 CUresult CUDAAPI cuEventRecordWithFlags(CUevent hEvent, CUstream hStream, unsigned int flags)
 {
 	struct sc_context *context;
 	CUresult error = sc_enter_context(__func__, &context);
-	struct sc_stream *stream;
 
 	if (error)
 		return error;
 	if (flags & ~(unsigned)CU_EVENT_RECORD_EXTERNAL)
 		return CUDA_ERROR_INVALID_VALUE;
-	stream = sc_stream_get(context, hStream);
-	if (!stream)
-		return CUDA_ERROR_INVALID_HANDLE;
-	error = event_record(hEvent, stream);
-	sc_stream_put(stream);
-	return error;
+	return record(context, hEvent, hStream, flags & CU_EVENT_RECORD_EXTERNAL);
 }
 
 CUresult CUDAAPI cuEventRecord(CUevent hEvent, CUstream hStream)
 {
 	struct sc_context *context;
 	CUresult error = sc_enter_context(__func__, &context);
-	struct sc_stream *stream;
 
-	if (error)
-		return error;
-	stream = sc_stream_get(context, hStream);
-	if (!stream)
-		return CUDA_ERROR_INVALID_HANDLE;
-	error = event_record(hEvent, stream);
-	sc_stream_put(stream);
-	return error;
+	return error ? error : record(context, hEvent, hStream, false);
 }
 
 CUresult CUDAAPI cuEventQuery(CUevent hEvent)
@@ -205,6 +284,9 @@ CUresult CUDAAPI cuEventQuery(CUevent hEvent)
 	unsigned flags;
 	bool found, passed;
 
+	if (error)
+		return error;
+	error = query_check(hEvent);
 	if (error)
 		return error;
 	recording = recording_get(hEvent, &found, &flags);
@@ -225,6 +307,9 @@ CUresult CUDAAPI cuEventSynchronize(CUevent hEvent)
 
 	if (error)
 		return error;
+	error = query_check(hEvent);
+	if (error)
+		return error;
 	recording = recording_get(hEvent, &found, &flags);
 	if (recording)
 		sc_stream_wait(recording->stream, recording->ticket);
@@ -232,14 +317,73 @@ CUresult CUDAAPI cuEventSynchronize(CUevent hEvent)
 	return found ? sc_context_error(context) : CUDA_ERROR_INVALID_HANDLE;
 }
 
+CUresult sc_event_wait(struct sc_stream *stream, CUevent handle)
+{
+	CUresult error = CUDA_SUCCESS;
+	unsigned flags;
+	bool found;
+	struct recording *recording = recording_get(handle, &found, &flags);
+
+	if (!found)
+		error = CUDA_ERROR_INVALID_HANDLE;
+	else if (recording) /* an event that was never recorded has nothing to wait for */
+		error = sc_stream_submit_wait(stream, recording->stream, recording->ticket);
+	recording_put(recording);
+	return error;
+}
+
+/* The event's nodes, copied; the caller frees the keys. */
+static CUresult nodes_get(CUevent handle, uint64_t *capture_id, struct sc_keys *nodes, bool *recorded)
+{
+	CUresult error = CUDA_SUCCESS;
+	struct event *event;
+
+	pthread_mutex_lock(&sc_lock);
+	event = sc_object_find(SC_EVENT, sc_key(handle));
+	if (!event)
+		error = CUDA_ERROR_INVALID_HANDLE;
+	else if (event->capture_id && !sc_keys_copy(nodes, &event->nodes))
+		error = CUDA_ERROR_OUT_OF_MEMORY;
+	*capture_id = event ? event->capture_id : 0;
+	*recorded = event && event->last;
+	pthread_mutex_unlock(&sc_lock);
+	return error;
+}
+
+/*
+ * "It is invalid to wait on a non-captured event from a stream which is being captured without specifying the
+ * cudaEventWaitExternal flag" (Programming Guide, prohibited and unhandled operations).
+ */
+static CUresult wait_in_capture(struct sc_stream *stream, CUevent handle, bool capturing, bool external)
+{
+	struct sc_keys nodes = {0};
+	struct sc_work work;
+	uint64_t capture_id;
+	bool recorded;
+	CUresult error = nodes_get(handle, &capture_id, &nodes, &recorded);
+
+	if (!error && external && capturing) {
+		error = sc_work_of_event(CU_GRAPH_NODE_TYPE_WAIT_EVENT, handle, &work);
+		if (!error)
+			error = sc_work_submit(stream, &work, NULL);
+	} else if (!error && capture_id) {
+		error = sc_capture_wait(stream, capture_id, &nodes);
+	} else if (!error && capturing && recorded) {
+		sc_capture_break(stream);
+		error = CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
+	} else if (!error && !capturing) {
+		error = sc_event_wait(stream, handle);
+	}
+	free(nodes.keys);
+	return error;
+}
+
 CUresult CUDAAPI cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int Flags)
 {
 	struct sc_context *context;
 	CUresult error = sc_enter_context(__func__, &context);
-	struct recording *recording;
 	struct sc_stream *stream;
-	unsigned flags;
-	bool found;
+	bool capturing;
 
 	if (error)
 		return error;
@@ -248,12 +392,9 @@ CUresult CUDAAPI cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned in
 	stream = sc_stream_get(context, hStream);
 	if (!stream)
 		return CUDA_ERROR_INVALID_HANDLE;
-	recording = recording_get(hEvent, &found, &flags);
-	if (!found)
-		error = CUDA_ERROR_INVALID_HANDLE;
-	else if (recording) /* an event that was never recorded has nothing to wait for */
-		error = sc_stream_submit_wait(stream, recording->stream, recording->ticket);
-	recording_put(recording);
+	error = sc_capture_check(stream, &capturing);
+	if (!error)
+		error = wait_in_capture(stream, hEvent, capturing, Flags & CU_EVENT_WAIT_EXTERNAL);
 	sc_stream_put(stream);
 	return error;
 }
@@ -266,7 +407,9 @@ static CUresult time_of(CUevent handle, uint64_t *time_ns)
 	bool found;
 	struct recording *recording = recording_get(handle, &found, &flags);
 
-	if (!recording || flags & CU_EVENT_DISABLE_TIMING)
+	if (capture_of(handle))
+		error = CUDA_ERROR_CAPTURED_EVENT;
+	else if (!recording || flags & CU_EVENT_DISABLE_TIMING)
 		error = CUDA_ERROR_INVALID_HANDLE;
 	else if (!sc_stream_reached(recording->stream, recording->ticket))
 		error = CUDA_ERROR_NOT_READY;

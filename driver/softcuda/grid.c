@@ -291,6 +291,9 @@ static void grid_run_together(struct sc_grid *grid)
 
 void sc_grid_run(struct sc_grid *grid)
 {
+	atomic_store(&grid->next, 0);
+	atomic_store(&grid->failed, false);
+	grid->helpers = 0;
 	sc_image_enter(grid->image);
 	if (grid->cooperative)
 		grid_run_together(grid);

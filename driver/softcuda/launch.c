@@ -4,8 +4,10 @@
  * A launch copies its arguments at the call. Its parameter table tells which of them may be addresses, so
  * that memory taken away under a launch is noticed.
  */
+#include "capture.h"
 #include "device.h"
 #include "grid.h"
+#include "launch.h"
 #include "memory.h"
 #include "stream.h"
 
@@ -15,6 +17,11 @@
 struct launch_op {
 	struct sc_op op;
 	struct sc_grid grid;
+	CUfunction function;
+	void *extra[5]; /* how the arguments came, if packed */
+	size_t packed_bytes;
+	bool packed;
+	size_t bytes; /* of all this with what lies behind it */
 	size_t argument_bytes;
 	void **params;   /* into the arguments */
 	char *arguments; /* behind the params, in the same piece of memory */
@@ -59,23 +66,61 @@ static size_t argument_bytes_of(const struct simt_kernel *kernel)
 	return (bytes + 7) / 8 * 8;
 }
 
+/* Arguments are aligned as a kernel may want them: to 16 bytes, for vector types. */
+static size_t head_bytes_of(const struct simt_kernel *kernel)
+{
+	return (sizeof(struct launch_op) + kernel->param_count * sizeof(void *) + 15) / 16 * 16;
+}
+
+/* The pointers into itself. */
+static void launch_wire(struct launch_op *launch)
+{
+	const struct simt_kernel *kernel = launch->grid.launch.kernel;
+
+	launch->params = (void **)(launch + 1);
+	launch->arguments = (char *)launch + head_bytes_of(kernel);
+	for (size_t i = 0; i < kernel->param_count; i++)
+		launch->params[i] = launch->arguments + kernel->params[i].offset;
+	launch->grid.launch.params = launch->params;
+	launch->extra[1] = launch->arguments;
+	launch->extra[3] = &launch->packed_bytes;
+}
+
 static struct launch_op *launch_create(const struct simt_kernel *kernel)
 {
-	size_t pointers = kernel->param_count * sizeof(void *), bytes = argument_bytes_of(kernel);
-	/* Arguments are aligned as a kernel may want them: to 16 bytes, for vector types. */
-	size_t head = (sizeof(struct launch_op) + pointers + 15) / 16 * 16;
+	size_t bytes = argument_bytes_of(kernel), head = head_bytes_of(kernel);
 	struct launch_op *launch = calloc(1, head + bytes);
 
 	if (!launch)
 		return NULL;
-	launch->params = (void **)(launch + 1);
-	launch->arguments = (char *)launch + head;
+	launch->bytes = head + bytes;
 	launch->argument_bytes = bytes;
-	for (size_t i = 0; i < kernel->param_count; i++)
-		launch->params[i] = launch->arguments + kernel->params[i].offset;
 	launch->grid.launch.kernel = kernel;
-	launch->grid.launch.params = launch->params;
+	launch_wire(launch);
 	return launch;
+}
+
+static struct sc_op *launch_clone(const struct sc_op *op)
+{
+	const struct launch_op *from = (const struct launch_op *)op;
+	struct launch_op *launch = malloc(from->bytes);
+
+	if (!launch)
+		return NULL;
+	memcpy(launch, from, from->bytes);
+	atomic_init(&launch->op.shares, 0);
+	launch_wire(launch);
+	atomic_fetch_add(&launch->grid.image->references, 1);
+	return &launch->op;
+}
+
+static void launch_bind(struct sc_op *op, const struct sc_stream *stream, uint64_t unmap_serial)
+{
+	struct sc_grid *grid = &((struct launch_op *)op)->grid;
+
+	grid->context = stream->context;
+	grid->stream_id = stream->id;
+	grid->unmap_serial = unmap_serial;
 }
 
 /* The arguments come as one pointer each, or packed in one buffer through `extra`. */
@@ -103,6 +148,11 @@ static CUresult arguments_copy(struct launch_op *launch, void **params, void **e
 	if (!buffer || bytes > launch->argument_bytes)
 		return CUDA_ERROR_INVALID_VALUE;
 	memcpy(launch->arguments, buffer, bytes);
+	launch->packed = true;
+	launch->packed_bytes = bytes;
+	launch->extra[0] = CU_LAUNCH_PARAM_BUFFER_POINTER;
+	launch->extra[2] = CU_LAUNCH_PARAM_BUFFER_SIZE;
+	launch->extra[4] = CU_LAUNCH_PARAM_END;
 	return CUDA_SUCCESS;
 }
 
@@ -126,23 +176,11 @@ static CUresult shape_check(const CUlaunchConfig *shape, const struct sc_functio
 	return CUDA_SUCCESS;
 }
 
-static CUresult launch_submit(struct sc_stream *stream, const CUlaunchConfig *shape, struct sc_function *function,
-	bool cooperative, void **params, void **extra)
+static void launch_fill(struct launch_op *launch, const CUlaunchConfig *shape, const struct sc_function *function)
 {
-	struct launch_op *launch = launch_create(function->kernel);
-	struct sc_grid *grid;
-	CUresult error;
+	struct sc_grid *grid = &launch->grid;
 
-	if (!launch) {
-		sc_image_put(function->module->image);
-		return CUDA_ERROR_OUT_OF_MEMORY;
-	}
-	grid = &launch->grid;
 	grid->image = function->module->image;
-	grid->context = stream->context;
-	grid->stream_id = stream->id;
-	grid->unmap_serial = sc_unmap_serial();
-	grid->cooperative = cooperative;
 	grid->launch.grid = (struct simt_dim3){shape->gridDimX, shape->gridDimY, shape->gridDimZ};
 	grid->launch.block = (struct simt_dim3){shape->blockDimX, shape->blockDimY, shape->blockDimZ};
 	grid->launch.dynamic_shared_bytes = shape->sharedMemBytes;
@@ -152,19 +190,15 @@ static CUresult launch_submit(struct sc_stream *stream, const CUlaunchConfig *sh
 	launch->op.told = true;
 	launch->op.release = launch_release;
 	launch->op.touches = launch_touches;
-	error = arguments_copy(launch, params, extra);
-	if (error) {
-		launch_release(&launch->op);
-		return error;
-	}
-	return sc_stream_submit(stream, &launch->op, NULL);
+	launch->op.clone = launch_clone;
+	launch->op.bind = launch_bind;
 }
 
-static CUresult launch(struct sc_context *context, const CUlaunchConfig *shape, CUfunction handle, bool cooperative,
-	void **params, void **extra)
+CUresult sc_launch_op(const CUlaunchConfig *shape, CUfunction handle, bool cooperative, void **params, void **extra,
+	struct sc_op **out)
 {
 	struct sc_function function;
-	struct sc_stream *stream;
+	struct launch_op *launch;
 	CUresult error;
 
 	if (params && extra)
@@ -173,12 +207,60 @@ static CUresult launch(struct sc_context *context, const CUlaunchConfig *shape, 
 		return CUDA_ERROR_INVALID_HANDLE;
 	error = !params && !extra && function.kernel->param_count ? CUDA_ERROR_INVALID_VALUE
 								  : shape_check(shape, &function, cooperative);
-	stream = error ? NULL : sc_stream_get(context, shape->hStream);
-	if (!stream) {
+	launch = error ? NULL : launch_create(function.kernel);
+	if (!launch) {
 		sc_image_put(function.module->image);
-		return error ? error : CUDA_ERROR_INVALID_HANDLE;
+		return error ? error : CUDA_ERROR_OUT_OF_MEMORY;
 	}
-	error = launch_submit(stream, shape, &function, cooperative, params, extra);
+	launch_fill(launch, shape, &function);
+	launch->function = handle;
+	launch->grid.cooperative = cooperative;
+	error = arguments_copy(launch, params, extra);
+	if (error)
+		launch_release(&launch->op);
+	else
+		*out = &launch->op;
+	return error;
+}
+
+void sc_launch_describe(const struct sc_op *op, CUDA_KERNEL_NODE_PARAMS_v2 *out)
+{
+	const struct launch_op *launch = (const struct launch_op *)op;
+	const struct simt_launch *simt = &launch->grid.launch;
+
+	*out = (CUDA_KERNEL_NODE_PARAMS_v2){.func = launch->function,
+		.gridDimX = simt->grid.x,
+		.gridDimY = simt->grid.y,
+		.gridDimZ = simt->grid.z,
+		.blockDimX = simt->block.x,
+		.blockDimY = simt->block.y,
+		.blockDimZ = simt->block.z,
+		.sharedMemBytes = (unsigned)simt->dynamic_shared_bytes,
+		.kernelParams = launch->packed ? NULL : launch->params,
+		.extra = launch->packed ? (void **)launch->extra : NULL};
+}
+
+bool sc_launch_is_cooperative(const struct sc_op *op)
+{
+	return ((const struct launch_op *)op)->grid.cooperative;
+}
+
+static CUresult launch(struct sc_context *context, const CUlaunchConfig *shape, CUfunction handle, bool cooperative,
+	void **params, void **extra)
+{
+	struct sc_stream *stream;
+	struct sc_op *op;
+	CUresult error = sc_launch_op(shape, handle, cooperative, params, extra, &op);
+
+	if (error)
+		return error;
+	stream = sc_stream_get(context, shape->hStream);
+	if (!stream) {
+		sc_op_put(op);
+		return CUDA_ERROR_INVALID_HANDLE;
+	}
+	launch_bind(op, stream, sc_unmap_serial());
+	error = sc_work_submit(stream, &(struct sc_work){.type = CU_GRAPH_NODE_TYPE_KERNEL, .op = op}, NULL);
 	sc_stream_put(stream);
 	return error;
 }

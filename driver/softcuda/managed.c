@@ -2,8 +2,8 @@
  * driver/softcuda/managed.c: managed memory. All device memory is memory of this machine, so managed memory is an ordinary
  * allocation that the host may use too, and where its pages should lie is nobody's concern.
  */
+#include "capture.h"
 #include "memory.h"
-#include "stream.h"
 
 CUresult CUDAAPI cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags)
 {
@@ -15,6 +15,9 @@ CUresult CUDAAPI cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned 
 		return error;
 	if (!dptr || !bytesize || (flags != CU_MEM_ATTACH_GLOBAL && flags != CU_MEM_ATTACH_HOST))
 		return CUDA_ERROR_INVALID_VALUE;
+	error = sc_capture_unsafe();
+	if (error)
+		return error;
 	pthread_mutex_lock(&sc_lock);
 	error = sc_range_allocate(bytesize, context, &range);
 	if (!error) {
@@ -56,8 +59,9 @@ static CUresult prefetch(const char *call, CUdeviceptr address, size_t bytes, CU
 	stream = sc_stream_get(context, handle);
 	if (!stream)
 		return CUDA_ERROR_INVALID_HANDLE;
+	error = sc_capture_refuse(stream);
 	sc_stream_put(stream);
-	return range_check(address, bytes);
+	return error ? error : range_check(address, bytes);
 }
 
 #undef cuMemAdvise

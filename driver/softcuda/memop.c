@@ -2,9 +2,9 @@
  * driver/softcuda/memop.c: words of memory that a stream writes, or waits for. A wait ends when the word has its value or the
  * context is lost; until then the stream stands, as on a GPU.
  */
+#include "capture.h"
 #include "fault.h"
 #include "memory.h"
-#include "stream.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -130,7 +130,9 @@ static CUresult memop_call(const char *call, CUstream handle, const struct memop
 		return CUDA_ERROR_INVALID_HANDLE;
 	memop.op.what = call;
 	memop.condition = flags;
-	error = memop_submit(stream, &memop);
+	error = sc_capture_refuse(stream); /* there are no nodes for it */
+	if (!error)
+		error = memop_submit(stream, &memop);
 	sc_stream_put(stream);
 	return error;
 }

@@ -34,6 +34,7 @@ struct softcuda_counters {
 	size_t hazards;        /* unmaps or frees of memory that a pending launch was handed, since the last reset */
 	size_t faults;         /* accesses that ended in a sticky error, since the last reset */
 	size_t calls;          /* driver calls since the last reset */
+	size_t graphs;         /* with executable ones, and with child graphs */
 };
 
 typedef void softcuda_get_counters_fn(struct softcuda_counters *out);

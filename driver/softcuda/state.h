@@ -79,6 +79,9 @@ enum sc_kind {
 	SC_FUNCTION,
 	SC_POOL,
 	SC_LINK,
+	SC_GRAPH,
+	SC_NODE,
+	SC_EXEC,
 	SC_KINDS
 };
 

@@ -7,6 +7,7 @@
  */
 #include "stream.h"
 
+#include "capture.h"
 #include "fault.h"
 #include "module.h"
 
@@ -65,6 +66,7 @@ void sc_stream_put(struct sc_stream *stream)
 {
 	if (atomic_fetch_sub(&stream->references, 1) != 1)
 		return;
+	free(stream->frontier.keys);
 	pthread_mutex_destroy(&stream->lock);
 	pthread_cond_destroy(&stream->work);
 	pthread_cond_destroy(&stream->done);
@@ -95,6 +97,7 @@ void sc_stream_close(struct sc_stream *stream)
 {
 	bool started;
 
+	sc_capture_lose(stream);
 	pthread_mutex_lock(&stream->lock);
 	stream->stopping = true;
 	started = stream->started;
@@ -157,8 +160,10 @@ static CUresult thread_start(struct sc_stream *stream)
 	return CUDA_SUCCESS;
 }
 
-static void op_release(struct sc_op *op)
+void sc_op_put(struct sc_op *op)
 {
+	if (atomic_fetch_sub(&op->shares, 1) != 0)
+		return;
 	if (op->release)
 		op->release(op);
 	else
@@ -175,7 +180,7 @@ static CUresult queue_append(struct sc_stream *stream, struct sc_op *op, uint64_
 		error = thread_start(stream);
 	if (error) {
 		pthread_mutex_unlock(&stream->lock);
-		op_release(op);
+		sc_op_put(op);
 		return error;
 	}
 	op->next = NULL;
@@ -232,13 +237,13 @@ CUresult sc_stream_submit(struct sc_stream *stream, struct sc_op *op, uint64_t *
 	CUresult error = sc_context_error(context);
 
 	if (error) {
-		op_release(op);
+		sc_op_put(op);
 		return error;
 	}
 	pthread_mutex_lock(&context->order);
 	error = order_append(stream);
 	if (error)
-		op_release(op);
+		sc_op_put(op);
 	else
 		error = queue_append(stream, op, ticket);
 	pthread_mutex_unlock(&context->order);
@@ -291,7 +296,7 @@ static void op_finish(struct sc_stream *stream, struct sc_op *op)
 	pthread_mutex_lock(&stream->lock);
 	stream->running = NULL;
 	pthread_mutex_unlock(&stream->lock);
-	op_release(op);
+	sc_op_put(op);
 	atomic_store(&stream->completed, ticket);
 	if (atomic_load(&stream->waiters)) {
 		pthread_mutex_lock(&stream->lock);

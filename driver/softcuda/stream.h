@@ -18,6 +18,16 @@ struct sc_op {
 	void (*release)(struct sc_op *op); /* frees it, run or not; NULL: free() will do */
 	bool (*touches)(const struct sc_op *op, uintptr_t base, size_t size); /* may use this memory; NULL: no */
 	bool told; /* a kernel or a host function: whoever listens is told that it ran */
+	/* Of work that a graph can hold: another one like it (NULL: no memory), and what it must know of where it runs. */
+	struct sc_op *(*clone)(const struct sc_op *op);
+	void (*bind)(struct sc_op *op, const struct sc_stream *stream, uint64_t unmap_serial); /* NULL: nothing */
+	atomic_uint shares; /* holders beyond the first */
+};
+
+/* Keys of objects, each once. */
+struct sc_keys {
+	uint64_t *keys;
+	size_t count, capacity;
 };
 
 struct sc_stream {
@@ -29,6 +39,8 @@ struct sc_stream {
 	bool blocking; /* takes part in the legacy default stream's order */
 	unsigned flags;
 	int priority;
+	struct sc_capture *capture; /* that it takes part in, or NULL; guarded by sc_lock, as the next is */
+	struct sc_keys frontier;    /* the nodes that the next one captured here depends on */
 
 	pthread_mutex_t lock; /* guards what follows but for the atomics */
 	pthread_cond_t work, done;
@@ -42,9 +54,12 @@ struct sc_stream {
 CUresult sc_stream_create(struct sc_context *context, unsigned flags, int priority, struct sc_stream **out);
 /* Runs it, on the stream's thread (listen.c). */
 void sc_op_run(struct sc_op *op, struct sc_stream *stream);
+void sc_op_put(struct sc_op *op); /* by a holder */
 /* The default streams or a program's, referenced; NULL: no such stream. */
 struct sc_stream *sc_stream_get(struct sc_context *context, CUstream handle);
 void sc_stream_put(struct sc_stream *stream);
+/* The start of every call on an existing stream; on success the caller owes sc_stream_put(). */
+CUresult sc_stream_enter(const char *function, CUstream handle, struct sc_stream **stream);
 /* No more work comes; the thread ends, and the stream leaves its context, once what is queued has run. */
 void sc_stream_close(struct sc_stream *stream);
 

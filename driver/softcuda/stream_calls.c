@@ -1,7 +1,7 @@
 /*
- * driver/softcuda/stream_calls.c: the driver's calls on streams, and functions of the host in them.
+ * driver/softcuda/stream_calls.c: the driver's calls on streams.
  */
-#include "stream.h"
+#include "capture.h"
 
 #include <stdlib.h>
 
@@ -151,8 +151,7 @@ CUresult CUDAAPI cuStreamDestroy(CUstream hStream)
 	return CUDA_SUCCESS;
 }
 
-/* The start of every call on an existing stream; on success the caller owes sc_stream_put(). */
-static CUresult stream_enter(const char *function, CUstream handle, struct sc_stream **stream)
+CUresult sc_stream_enter(const char *function, CUstream handle, struct sc_stream **stream)
 {
 	struct sc_context *context;
 	CUresult error = sc_enter_context(function, &context);
@@ -166,11 +165,13 @@ static CUresult stream_enter(const char *function, CUstream handle, struct sc_st
 CUresult CUDAAPI cuStreamSynchronize(CUstream hStream)
 {
 	struct sc_stream *stream;
-	CUresult error = stream_enter(__func__, hStream, &stream);
+	CUresult error = sc_stream_enter(__func__, hStream, &stream);
 
 	if (error)
 		return error;
-	error = sc_stream_synchronize(stream);
+	error = sc_capture_sync(stream);
+	if (!error)
+		error = sc_stream_synchronize(stream);
 	sc_stream_put(stream);
 	return error;
 }
@@ -178,11 +179,13 @@ CUresult CUDAAPI cuStreamSynchronize(CUstream hStream)
 CUresult CUDAAPI cuStreamQuery(CUstream hStream)
 {
 	struct sc_stream *stream;
-	CUresult error = stream_enter(__func__, hStream, &stream);
+	CUresult error = sc_stream_enter(__func__, hStream, &stream);
 
 	if (error)
 		return error;
-	error = sc_stream_is_idle(stream) ? sc_context_error(stream->context) : CUDA_ERROR_NOT_READY;
+	error = sc_capture_sync(stream);
+	if (!error)
+		error = sc_stream_is_idle(stream) ? sc_context_error(stream->context) : CUDA_ERROR_NOT_READY;
 	sc_stream_put(stream);
 	return error;
 }
@@ -190,7 +193,7 @@ CUresult CUDAAPI cuStreamQuery(CUstream hStream)
 CUresult CUDAAPI cuStreamGetPriority(CUstream hStream, int *priority)
 {
 	struct sc_stream *stream;
-	CUresult error = stream_enter(__func__, hStream, &stream);
+	CUresult error = sc_stream_enter(__func__, hStream, &stream);
 
 	if (error)
 		return error;
@@ -203,7 +206,7 @@ CUresult CUDAAPI cuStreamGetPriority(CUstream hStream, int *priority)
 CUresult CUDAAPI cuStreamGetFlags(CUstream hStream, unsigned int *flags)
 {
 	struct sc_stream *stream;
-	CUresult error = stream_enter(__func__, hStream, &stream);
+	CUresult error = sc_stream_enter(__func__, hStream, &stream);
 
 	if (error)
 		return error;
@@ -216,7 +219,7 @@ CUresult CUDAAPI cuStreamGetFlags(CUstream hStream, unsigned int *flags)
 CUresult CUDAAPI cuStreamGetId(CUstream hStream, unsigned long long *streamId)
 {
 	struct sc_stream *stream;
-	CUresult error = stream_enter(__func__, hStream, &stream);
+	CUresult error = sc_stream_enter(__func__, hStream, &stream);
 
 	if (error)
 		return error;
@@ -229,7 +232,7 @@ CUresult CUDAAPI cuStreamGetId(CUstream hStream, unsigned long long *streamId)
 CUresult CUDAAPI cuStreamGetCtx(CUstream hStream, CUcontext *pctx)
 {
 	struct sc_stream *stream;
-	CUresult error = stream_enter(__func__, hStream, &stream);
+	CUresult error = sc_stream_enter(__func__, hStream, &stream);
 
 	if (error)
 		return error;
@@ -237,19 +240,6 @@ CUresult CUDAAPI cuStreamGetCtx(CUstream hStream, CUcontext *pctx)
 		*pctx = (CUcontext)(uintptr_t)stream->context->key;
 	sc_stream_put(stream);
 	return pctx ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
-}
-
-CUresult CUDAAPI cuStreamIsCapturing(CUstream hStream, CUstreamCaptureStatus *captureStatus)
-{
-	struct sc_stream *stream;
-	CUresult error = stream_enter(__func__, hStream, &stream);
-
-	if (error)
-		return error;
-	if (captureStatus)
-		*captureStatus = CU_STREAM_CAPTURE_STATUS_NONE;
-	sc_stream_put(stream);
-	return captureStatus ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
 CUresult CUDAAPI cuCtxGetStreamPriorityRange(int *leastPriority, int *greatestPriority)
@@ -264,68 +254,4 @@ CUresult CUDAAPI cuCtxGetStreamPriorityRange(int *leastPriority, int *greatestPr
 	if (greatestPriority)
 		*greatestPriority = PRIORITY_GREATEST;
 	return CUDA_SUCCESS;
-}
-
-/* ---- functions of the host ---- */
-
-struct host_op {
-	struct sc_op op;
-	CUhostFn function;
-	CUstreamCallback callback; /* the older form, which is also called when the context is lost */
-	CUstream handle;
-	void *data;
-};
-
-static void host_run(struct sc_op *op, struct sc_stream *stream)
-{
-	struct host_op *host = (struct host_op *)op;
-	CUresult error = sc_context_error(stream->context);
-
-	sc_host_function_begin();
-	if (host->callback)
-		host->callback(host->handle, error, host->data);
-	else if (!error)
-		host->function(host->data);
-	sc_host_function_end();
-}
-
-static CUresult host_submit(
-	CUstream handle, struct sc_stream *stream, CUhostFn function, CUstreamCallback callback, void *data)
-{
-	struct host_op *host = calloc(1, sizeof(*host));
-
-	if (!host)
-		return CUDA_ERROR_OUT_OF_MEMORY;
-	host->op.what = "a host function";
-	host->op.run = host_run;
-	host->op.told = true;
-	host->function = function;
-	host->callback = callback;
-	host->handle = handle;
-	host->data = data;
-	return sc_stream_submit(stream, &host->op, NULL);
-}
-
-CUresult CUDAAPI cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void *userData)
-{
-	struct sc_stream *stream;
-	CUresult error = stream_enter(__func__, hStream, &stream);
-
-	if (error)
-		return error;
-	error = fn ? host_submit(hStream, stream, fn, NULL, userData) : CUDA_ERROR_INVALID_VALUE;
-	sc_stream_put(stream);
-	return error;
-}
-
-CUresult CUDAAPI cuStreamAddCallback(CUstream hStream, CUstreamCallback callback, void *userData, unsigned int flags)
-{
-	struct sc_stream *stream;
-	CUresult error = stream_enter(__func__, hStream, &stream);
-
-	if (error)
-		return error;
-	error = callback && !flags ? host_submit(hStream, stream, NULL, callback, userData) : CUDA_ERROR_INVALID_VALUE;
-	sc_stream_put(stream);
-	return error;
 }

@@ -433,6 +433,7 @@ int test_teardown(void **state)
 	assert_int_equal(now.host_allocations, before.host_allocations);
 	assert_int_equal(now.streams, before.streams);
 	assert_int_equal(now.events, before.events);
+	assert_int_equal(now.graphs, before.graphs);
 	assert_int_equal(now.physical_bytes, before.physical_bytes);
 	assert_int_equal(now.faults, before.faults);
 	return 0;
