@@ -29,6 +29,14 @@ static bool allocated(CUdeviceptr *out, size_t bytes, CUresult *result)
 	return shim_cache_allocate(bytes, out, result) || *result;
 }
 
+/* The driver's own allocation has been made, or not. */
+static CUresult told(const char *call, CUresult result, const CUdeviceptr *address, size_t bytes)
+{
+	if (!result && address && shim_settings()->inspect_path)
+		shim_inspect_allocated(call, *address, bytes);
+	return result;
+}
+
 CUresult CUDAAPI cuMemAlloc(CUdeviceptr *dptr, size_t bytesize)
 {
 	const struct shim_real *driver = shim_real();
@@ -36,7 +44,9 @@ CUresult CUDAAPI cuMemAlloc(CUdeviceptr *dptr, size_t bytesize)
 
 	if (!driver->cuMemAlloc_v2)
 		return SHIM_ABSENT;
-	return allocated(dptr, bytesize, &result) ? result : driver->cuMemAlloc_v2(dptr, bytesize);
+	return allocated(dptr, bytesize, &result)
+		       ? result
+		       : told("cuMemAlloc", driver->cuMemAlloc_v2(dptr, bytesize), dptr, bytesize);
 }
 
 /* Rows of a pitch that only the driver knows: passed, and counted. */
@@ -69,7 +79,7 @@ static CUresult allocate_async(CUdeviceptr *dptr, size_t bytes, CUstream stream,
 		return SHIM_ABSENT;
 	if (!is_capturing(stream) && allocated(dptr, bytes, &result))
 		return result;
-	return plain(dptr, bytes, stream);
+	return told("cuMemAllocAsync", plain(dptr, bytes, stream), dptr, bytes);
 }
 
 CUresult CUDAAPI cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
@@ -91,7 +101,7 @@ static CUresult allocate_from_pool(
 		return SHIM_ABSENT;
 	if (!is_capturing(stream) && allocated(dptr, bytes, &result))
 		return result;
-	return plain(dptr, bytes, pool, stream);
+	return told("cuMemAllocFromPoolAsync", plain(dptr, bytes, pool, stream), dptr, bytes);
 }
 
 CUresult CUDAAPI cuMemAllocFromPoolAsync(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream)
@@ -112,6 +122,8 @@ static bool is_ours(CUdeviceptr address)
 	size_t bytes;
 
 	shim_count(&shim_calls[SHIM_FREES]);
+	if (shim_settings()->inspect_path)
+		shim_inspect_freed(address);
 	return shim_cache_find(address, &base, &bytes) && base == address;
 }
 

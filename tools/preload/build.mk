@@ -2,6 +2,8 @@
 PRELOAD = $(BUILD)/libkvshare-preload.so
 PRELOAD_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard tools/preload/*.c))
 BUILD_PRODUCTS += $(PRELOAD)
+# A sanitizer calls dlsym, which is ours, before it is ready for code that it checks.
+$(addprefix $(BUILD)/tools/preload/,resolve.o elf.o): private SAN_FLAGS =
 $(PRELOAD_OBJS): private CFLAGS_ALL += -fvisibility=hidden
 
 # Of driver/ and vmm/ it gets what it uses, through an archive: that needs no other library. nodelete: its exit handler and the

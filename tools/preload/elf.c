@@ -2,14 +2,13 @@
  * tools/preload/elf.c: finds a function of glibc's in memory, by name and version.
  *
  * The shim has a dlsym and a dlvsym of its own, so it cannot ask for the real ones by name; it reads the symbol table of
- * the library that has them, as the dynamic linker does. Nothing here allocates or locks, because dlsym is called
- * from allocators while they start.
+ * the library that has them, as the dynamic linker does. Nothing here allocates, locks or calls what another library may
+ * have replaced, strcmp included, because dlsym is called by allocators and sanitizers while they start.
  */
 #include "preload.h"
 
 #include <elf.h>
 #include <link.h>
-#include <string.h>
 
 struct tables {
 	const ElfW(Sym) * symbols;
@@ -25,6 +24,24 @@ struct search {
 	void *found;
 };
 
+bool shim_same(const char *a, const char *b)
+{
+	for (; *a && *a == *b; a++)
+		b++;
+	return *a == *b;
+}
+
+/* What comes after the last slash. */
+static const char *file_of(const char *path)
+{
+	const char *file = path;
+
+	for (; *path; path++)
+		if (*path == '/')
+			file = path + 1;
+	return file;
+}
+
 /* glibc replaces the addresses in the dynamic section by real ones, other linkers do not. */
 static const void *address_of(const struct dl_phdr_info *info, ElfW(Addr) value)
 {
@@ -35,7 +52,7 @@ static bool tables_read(const struct dl_phdr_info *info, struct tables *out)
 {
 	const ElfW(Dyn) *entry = NULL;
 
-	memset(out, 0, sizeof(*out));
+	*out = (struct tables){0};
 	for (int i = 0; i < info->dlpi_phnum; i++)
 		if (info->dlpi_phdr[i].p_type == PT_DYNAMIC)
 			entry = (const void *)(info->dlpi_addr + info->dlpi_phdr[i].p_vaddr);
@@ -83,8 +100,8 @@ static uint32_t hash_of(const char *name)
 static bool symbol_fits(const struct tables *tables, uint32_t at, const struct search *search)
 {
 	return tables->symbols[at].st_shndx != SHN_UNDEF &&
-	       !strcmp(tables->strings + tables->symbols[at].st_name, search->name) &&
-	       !strcmp(version_name(tables, tables->versions[at] & 0x7fff), search->version);
+	       shim_same(tables->strings + tables->symbols[at].st_name, search->name) &&
+	       shim_same(version_name(tables, tables->versions[at] & 0x7fff), search->version);
 }
 
 /* The layout of DT_GNU_HASH: four numbers, the bloom filter (machine words), the buckets, the chains. */
@@ -107,11 +124,10 @@ static void *symbol_find(const struct tables *tables, const struct search *searc
 static int object_search(struct dl_phdr_info *info, size_t bytes, void *arg)
 {
 	struct search *search = arg;
-	const char *slash = strrchr(info->dlpi_name, '/'), *file = slash ? slash + 1 : info->dlpi_name;
 	struct tables tables;
 
 	(void)bytes;
-	if (strcmp(file, search->library) || !tables_read(info, &tables))
+	if (!shim_same(file_of(info->dlpi_name), search->library) || !tables_read(info, &tables))
 		return 0;
 	search->found = symbol_find(&tables, search);
 	return search->found != NULL;

@@ -170,6 +170,20 @@ static bool packed_redirect(const struct shim_ranges *ranges, struct launch *lau
 	return true;
 }
 
+/* For `kvshare-run inspect`: the addresses that a known writer was handed. */
+static void launch_inspect(struct launch *launch)
+{
+	size_t bytes;
+	const unsigned char *packed = packed_find(launch->extra, &bytes), *value;
+
+	for (size_t i = 0; i < launch->kernel->param_count; i++) {
+		value = is_written(launch->kernel, i) ? value_of(launch, i, packed, bytes) : NULL;
+		for (size_t at = 0; value && at + sizeof(CUdeviceptr) <= launch->kernel->param[i].bytes;
+			at += sizeof(CUdeviceptr))
+			shim_inspect_store(word_at(value + at));
+	}
+}
+
 /* A kernel that stores and reads in one launch would read its own stores in the sink, or nothing of them. */
 static CUresult fused_refuse(const struct shim_kernel *kernel)
 {
@@ -197,6 +211,12 @@ static CUresult launch_begin(struct launch *launch, CUfunction function, void **
 	launch->shared = false;
 	launch->far = NULL;
 	shim_count(&shim_calls[SHIM_LAUNCHES]);
+	if (shim_settings()->inspect_path && function) {
+		launch->kernel = shim_kernel_of(function);
+		if (launch->kernel && launch->kernel->role == SHIM_WRITES)
+			launch_inspect(launch);
+		return CUDA_SUCCESS;
+	}
 	if (!ranges || !function || !(launch->kernel = shim_kernel_of(function)))
 		return CUDA_SUCCESS;
 	if (!launch_points(ranges, launch, launch->kernel->role == SHIM_WRITES))

@@ -31,11 +31,14 @@ const struct shim_real *shim_real(void);
 void *shim_real_symbol(void *arg, const char *name);
 /* glibc's dlsym, as a program calls it; NULL where there is none. */
 void *shim_dlsym(void *handle, const char *name);
+/* KVSHARE_DISABLE alone: cheap, and legal while libraries are still being loaded. */
+bool shim_is_disabled(void);
 /* The answer for a function that this driver does not have. */
 #define SHIM_ABSENT CUDA_ERROR_NOT_SUPPORTED
 
 /* glibc's functions by name and version, from the library in memory (elf.c). */
 void *shim_elf_find(const char *library, const char *name, const char *version);
+bool shim_same(const char *a, const char *b); /* strcmp, for those who may not call it */
 
 /* ---- what was asked for (settings.c) ---- */
 
@@ -47,11 +50,9 @@ struct shim_settings {
 	struct shim_layout layout;
 	struct shim_owners owners;
 	const char *stats_path, *writers; /* KVSHARE_STATS, KVSHARE_WRITERS */
+	const char *inspect_path;         /* KVSHARE_INSPECT: share nothing, and write down what there is */
 };
 const struct shim_settings *shim_settings(void);
-/* KVSHARE_DISABLE alone: cheap, and legal while libraries are still being loaded. */
-bool shim_is_disabled(void);
-
 /* One line on stderr, "kvshare: ...". */
 void shim_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
@@ -122,6 +123,13 @@ struct shim_kernel *shim_kernel_of(CUfunction function);
 void shim_kernels_stale(void);
 /* Calls `tell` with each kernel that was handed a borrower's address and is not known to write. */
 void shim_kernels_touched(void (*tell)(void *arg, const struct shim_kernel *kernel), void *arg);
+
+/* ---- what there is to share (inspect.c) ---- */
+
+void shim_inspect_allocated(const char *call, CUdeviceptr base, size_t bytes);
+void shim_inspect_freed(CUdeviceptr base);
+/* A kernel that stores K or V was handed this address. */
+void shim_inspect_store(CUdeviceptr address);
 
 /* ---- counters (stats.c) ---- */
 

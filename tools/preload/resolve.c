@@ -54,6 +54,20 @@ static pthread_mutex_t real_lock = PTHREAD_MUTEX_INITIALIZER;
 #endif
 #define NEW_VERSION "GLIBC_2.34"
 
+bool shim_is_disabled(void)
+{
+	static atomic_int known; /* 0: not yet; 1: no; 2: yes */
+	const char *value;
+	int is = atomic_load_explicit(&known, memory_order_relaxed);
+
+	if (!is) {
+		value = getenv("KVSHARE_DISABLE");
+		is = value && *value && !shim_same(value, "0") ? 2 : 1;
+		atomic_store(&known, is);
+	}
+	return is == 2;
+}
+
 /* Since 2.34 they are in libc, which keeps the old versions; before, in libdl, with the old version alone. */
 static void *glibc_find(const char *name, const char *version)
 {
@@ -146,7 +160,7 @@ static const struct hook *hook_of_name(const char *name)
 	if (name[0] != 'c' || name[1] != 'u' || name[2] < 'A' || name[2] > 'Z')
 		return NULL;
 	for (size_t i = 0; i < HOOK_COUNT; i++)
-		if (!strcmp(hooks[i].name, name))
+		if (shim_same(hooks[i].name, name))
 			return &hooks[i];
 	return NULL;
 }

@@ -36,18 +36,6 @@ static bool is_on(const char *name)
 	return value && *value && strcmp(value, "0");
 }
 
-bool shim_is_disabled(void)
-{
-	static atomic_int known; /* 0: not yet; 1: no; 2: yes */
-	int is = atomic_load_explicit(&known, memory_order_relaxed);
-
-	if (!is) {
-		is = is_on("KVSHARE_DISABLE") ? 2 : 1;
-		atomic_store(&known, is);
-	}
-	return is == 2;
-}
-
 static void settings_read(void)
 {
 	const char *owners = getenv("KVSHARE_OWNERS"), *layout = getenv("KVSHARE_LAYOUT");
@@ -57,7 +45,8 @@ static void settings_read(void)
 	settings.sync = is_on("KVSHARE_SYNC");
 	settings.stats_path = getenv("KVSHARE_STATS");
 	settings.writers = getenv("KVSHARE_WRITERS");
-	settings.off = shim_is_disabled() || !owners || !layout;
+	settings.inspect_path = getenv("KVSHARE_INSPECT");
+	settings.off = shim_is_disabled() || settings.inspect_path || !owners || !layout;
 	if (settings.off)
 		return;
 	err = shim_owners_parse(owners, getenv("KVSHARE_V_OWNERS"), &settings.owners);

@@ -26,13 +26,6 @@ enum {
 	OPTION_WRITER
 };
 
-struct env {
-	const char *plan_path, *owners, *layout, *device, *stats;
-	char *writers;
-	bool strict, sync;
-	char **command; /* ends in NULL */
-};
-
 static const struct argp_option options[] = {
 	{"plan", OPTION_PLAN, "FILE", 0, "share layers as this plan describes", 0},
 	{"owners", OPTION_OWNERS, "LIST", 0, "share layers as listed: the owner of each layer's K and V, as in 0,1,2,1",
@@ -53,7 +46,7 @@ static const struct argp_option options[] = {
 	{0},
 };
 
-static void parse_writer(struct argp_state *state, struct env *env, const char *text)
+void exec_parse_writer(struct argp_state *state, struct exec_options *env, const char *text)
 {
 	char *joined;
 
@@ -63,7 +56,7 @@ static void parse_writer(struct argp_state *state, struct env *env, const char *
 	env->writers = joined;
 }
 
-static void check(struct argp_state *state, const struct env *env)
+static void check(struct argp_state *state, const struct exec_options *env)
 {
 	if (!env->command)
 		argp_error(state, "which program? Name it after --");
@@ -75,7 +68,7 @@ static void check(struct argp_state *state, const struct env *env)
 
 static error_t parse(int key, char *text, struct argp_state *state)
 {
-	struct env *env = state->input;
+	struct exec_options *env = state->input;
 
 	switch (key) {
 	case OPTION_PLAN:
@@ -103,7 +96,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		env->sync = true;
 		return 0;
 	case OPTION_WRITER:
-		parse_writer(state, env, text);
+		exec_parse_writer(state, env, text);
 		return 0;
 	case ARGP_KEY_ARG: /* the program, and all that is its own */
 		env->command = &state->argv[state->next - 1];
@@ -175,7 +168,7 @@ static int put_owners(const kvs_plan *plan, const char *name, enum kvs_k_or_v wh
 }
 
 /* The plan and the layout, if they fit together. */
-static int put_sharing(const struct env *env, const kvs_plan *plan)
+static int put_sharing(const struct exec_options *env, const kvs_plan *plan)
 {
 	struct shim_layout layout;
 	char *text;
@@ -196,7 +189,7 @@ static int put_sharing(const struct env *env, const kvs_plan *plan)
 	return err;
 }
 
-static int put_plan(const struct env *env)
+static int put_plan(const struct exec_options *env)
 {
 	kvs_plan *plan;
 	int err;
@@ -243,13 +236,13 @@ static int put_device(void)
 static void forget(void)
 {
 	static const char *const names[] = {"KVSHARE_OWNERS", "KVSHARE_V_OWNERS", "KVSHARE_LAYOUT", "KVSHARE_STATS",
-		"KVSHARE_STRICT", "KVSHARE_SYNC", "KVSHARE_WRITERS"};
+		"KVSHARE_STRICT", "KVSHARE_SYNC", "KVSHARE_WRITERS", "KVSHARE_INSPECT"};
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
 		unsetenv(names[i]);
 }
 
-static int prepare(const struct env *env)
+int exec_prepare(const struct exec_options *env)
 {
 	int err = put_shim();
 
@@ -266,24 +259,33 @@ static int prepare(const struct env *env)
 		err = put("KVSHARE_SYNC", "1");
 	if (!err && env->writers)
 		err = put("KVSHARE_WRITERS", env->writers);
+	if (!err && env->inspect)
+		err = put("KVSHARE_INSPECT", env->inspect);
 	return err;
+}
+
+int exec_become(char **command)
+{
+	int err;
+
+	execvp(command[0], command);
+	err = errno;
+	kvs_fail(-err, "cannot run %s: %s", command[0], strerror(err));
+	run_complain();
+	return err == ENOENT ? 127 : 126; /* as shells have it */
 }
 
 static int run(int argc, char **argv)
 {
-	struct env env = {0};
+	struct exec_options env = {0};
 	int err;
 
 	argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &env);
-	err = prepare(&env);
+	err = exec_prepare(&env);
 	free(env.writers);
 	if (err)
 		return run_complain();
-	execvp(env.command[0], env.command);
-	err = errno;
-	kvs_fail(-err, "cannot run %s: %s", env.command[0], strerror(err));
-	run_complain();
-	return err == ENOENT ? 127 : 126; /* as shells have it */
+	return exec_become(env.command);
 }
 
 const struct run_subcommand run_exec_command = {

@@ -1,8 +1,25 @@
 /*
- * tools/run/exec/exec.h: what the files of `kvshare-run exec` share.
+ * tools/run/exec/exec.h: what `kvshare-run exec` and `kvshare-run inspect` share: a program with the shim in front of its
+ * driver.
  */
 #ifndef KVS_RUN_EXEC_H
 #define KVS_RUN_EXEC_H
+
+#include "../run.h"
+
+struct exec_options {
+	const char *plan_path, *owners, *layout, *device, *stats, *inspect;
+	char *writers; /* the caller frees it */
+	bool strict, sync;
+	char **command; /* ends in NULL */
+};
+
+/* Puts all of it into the environment of this process, which is that of the program to come. */
+int exec_prepare(const struct exec_options *options);
+/* One more --writer. */
+void exec_parse_writer(struct argp_state *state, struct exec_options *options, const char *text);
+/* Becomes the program. If it returns, with the exit status, that has failed. */
+int exec_become(char **command);
 
 /*
  * The short form of a layout that is given in short form or as a JSON file, checked; the caller frees it. -EINVAL, -ENOENT,

@@ -1,0 +1,110 @@
+/*
+ * tools/preload/inspect.c: what a program allocates, and where kernels that are known to store K and V write: the raw material
+ * of `kvshare-run inspect`, as a JSON file at exit ($KVSHARE_INSPECT). Nothing is shared meanwhile.
+ */
+#include "preload.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MAX_STORES 16384 /* K and V of more layers than a plan can have */
+
+struct record {
+	const char *call;
+	CUdeviceptr base;
+	size_t bytes;
+	bool freed;
+};
+struct store { /* the first of each place */
+	size_t record, offset;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static struct record *records;
+static size_t record_count, record_room, store_count, granule;
+static struct store stores[MAX_STORES];
+static pid_t started_by;
+
+static void report_write(void)
+{
+	FILE *out = getpid() == started_by ? fopen(shim_settings()->inspect_path, "we") : NULL;
+
+	if (!out)
+		return;
+	fprintf(out, "{\"kvshare_inspect\": 1, \"granule_bytes\": %zu, \"allocations\": [", granule);
+	for (size_t i = 0; i < record_count; i++)
+		fprintf(out, "%s\n{\"call\": \"%s\", \"bytes\": %zu, \"freed\": %s}", i ? "," : "", records[i].call,
+			records[i].bytes, records[i].freed ? "true" : "false");
+	fputs("], \"stores\": [", out);
+	for (size_t i = 0; i < store_count; i++)
+		fprintf(out, "%s\n[%zu, %zu]", i ? "," : "", stores[i].record, stores[i].offset);
+	fputs("]}\n", out);
+	if (fclose(out))
+		shim_say("cannot write %s", shim_settings()->inspect_path);
+}
+
+static void start(void)
+{
+	const CUmemAllocationProp properties = {
+		.type = CU_MEM_ALLOCATION_TYPE_PINNED, .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE}};
+	const struct shim_real *driver = shim_real();
+
+	if (!driver->cuMemGetAllocationGranularity ||
+		driver->cuMemGetAllocationGranularity(&granule, &properties, CU_MEM_ALLOC_GRANULARITY_MINIMUM))
+		granule = 0;
+	started_by = getpid();
+	atexit(report_write);
+}
+
+void shim_inspect_allocated(const char *call, CUdeviceptr base, size_t bytes)
+{
+	struct record *grown;
+
+	pthread_once(&once, start);
+	pthread_mutex_lock(&lock);
+	if (record_count == record_room) {
+		grown = realloc(records, (2 * record_room + 64) * sizeof(*records));
+		if (!grown)
+			goto out_unlock;
+		records = grown;
+		record_room = 2 * record_room + 64;
+	}
+	records[record_count++] = (struct record){call, base, bytes, false};
+out_unlock:
+	pthread_mutex_unlock(&lock);
+}
+
+void shim_inspect_freed(CUdeviceptr base)
+{
+	pthread_mutex_lock(&lock);
+	for (size_t i = record_count; i-- > 0;) {
+		if (records[i].base == base && !records[i].freed) {
+			records[i].freed = true;
+			break;
+		}
+	}
+	pthread_mutex_unlock(&lock);
+}
+
+void shim_inspect_store(CUdeviceptr address)
+{
+	size_t at = record_count, seen = 0;
+
+	pthread_mutex_lock(&lock);
+	for (at = record_count; at-- > 0;)
+		if (!records[at].freed && address - records[at].base < records[at].bytes)
+			break;
+	if (at < record_count) {
+		const struct store store = {at, address - records[at].base};
+
+		while (seen < store_count && (stores[seen].record != at || stores[seen].offset != store.offset))
+			seen++;
+		if (seen == store_count && store_count < MAX_STORES)
+			stores[store_count++] = store;
+	}
+	pthread_mutex_unlock(&lock);
+}

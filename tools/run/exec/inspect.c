@@ -1,0 +1,335 @@
+/*
+ * tools/run/exec/inspect.c: `kvshare-run inspect` runs a program once and says which of its allocations look like a KV cache.
+ *
+ * The shim writes down the allocations, and the addresses that kernels that store K or V were handed, in the order in which
+ * they first came. K and V of layer 0 come first, then those of layer 1: so the addresses tell the layout.
+ */
+#include "exec.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct env {
+	struct exec_options exec;
+	const char *output;
+};
+
+struct store {
+	size_t allocation, offset;
+};
+struct account {
+	size_t granule, count, store_count;
+	size_t *bytes; /* [count], of each allocation */
+	struct store *stores;
+};
+
+enum { OPTION_DEVICE = 256, OPTION_WRITER };
+
+static const struct argp_option options[] = {
+	{"output", 'o', "FILE", 0, "write the layout that was found, as JSON, for `kvshare-run exec --layout`", 0},
+	{"device", OPTION_DEVICE, "cuda|host", 0, "cuda (default): the driver that the program finds; host: softcuda",
+		0},
+	{"writer", OPTION_WRITER, "PATTERN", 0,
+		"kernels that store K or V, beside those that are known; may be repeated", 0},
+	{0},
+};
+
+static error_t parse(int key, char *text, struct argp_state *state)
+{
+	static const char *const words[] = {"cuda", "host", NULL};
+	struct env *env = state->input;
+
+	switch (key) {
+	case 'o':
+		env->output = text;
+		return 0;
+	case OPTION_DEVICE:
+		env->exec.device = words[run_parse_word(state, "--device", text, words)];
+		return 0;
+	case OPTION_WRITER:
+		exec_parse_writer(state, &env->exec, text);
+		return 0;
+	case ARGP_KEY_ARG:
+		env->exec.command = &state->argv[state->next - 1];
+		state->next = state->argc;
+		return 0;
+	case ARGP_KEY_END:
+		if (!env->exec.command)
+			argp_error(state, "which program? Name it after --");
+		return 0;
+	}
+	return ARGP_ERR_UNKNOWN;
+}
+
+static const char doc[] = "Run a CUDA program once, and say which of its allocations look like a KV cache.\v"
+			  "Example:\n"
+			  "  kvshare-run inspect -o layout.json -- ./program --with its-own-options\n";
+
+static const struct argp argp = {
+	.options = options, .parser = parse, .args_doc = "-- PROGRAM [ARGUMENT...]", .doc = doc};
+
+/* ---- the shim's account ---- */
+
+static void account_clear(struct account *account)
+{
+	free(account->bytes);
+	free(account->stores);
+}
+
+/* All addresses that a kernel was handed count as stores, so those in what is too small to be shared are left out. */
+static int stores_fill(const json_t *stores, struct account *out)
+{
+	const json_t *pair;
+	size_t i;
+
+	json_array_foreach(stores, i, pair)
+	{
+		struct store *store = &out->stores[out->store_count];
+
+		store->allocation = (size_t)json_integer_value(json_array_get(pair, 0));
+		store->offset = (size_t)json_integer_value(json_array_get(pair, 1));
+		if (store->allocation >= out->count)
+			return kvs_fail(-EINVAL, "the account of allocations is damaged");
+		out->store_count += out->bytes[store->allocation] >= out->granule;
+	}
+	return 0;
+}
+
+static int account_fill(const json_t *document, struct account *out)
+{
+	const json_t *allocations = json_object_get(document, "allocations"),
+		     *stores = json_object_get(document, "stores");
+
+	out->count = json_array_size(allocations);
+	out->granule = (size_t)json_integer_value(json_object_get(document, "granule_bytes"));
+	out->bytes = calloc(out->count + 1, sizeof(*out->bytes));
+	out->stores = calloc(json_array_size(stores) + 1, sizeof(*out->stores));
+	if (!out->bytes || !out->stores)
+		return kvs_fail(-ENOMEM, "no memory for an account of allocations");
+	for (size_t i = 0; i < out->count; i++)
+		out->bytes[i] = (size_t)json_integer_value(json_object_get(json_array_get(allocations, i), "bytes"));
+	return stores_fill(stores, out);
+}
+
+static int account_read(const char *path, struct account *out)
+{
+	json_error_t error;
+	json_t *document = json_load_file(path, 0, &error);
+	int err;
+
+	if (!document)
+		return kvs_fail(-EINVAL, "the program has called no CUDA driver, or did not end by itself");
+	err = account_fill(document, out);
+	if (err)
+		account_clear(out);
+	json_decref(document);
+	return err;
+}
+
+/* ---- what it looks like ---- */
+
+struct guess {
+	const char *kind, *order; /* kind NULL: none */
+	size_t layers, bytes;     /* of K, and of V, of one layer */
+	size_t offset, size;      /* slab */
+};
+
+/* The stores of all layers, K and V in turn, lie in one allocation, evenly spaced. */
+static struct guess guess_slab(const struct account *a)
+{
+	const struct store *s = a->stores;
+	size_t pairs = a->store_count / 2, step;
+	bool interleaved = true, separate = true;
+
+	if (a->store_count < 4 || a->store_count % 2 || s[2].offset <= s[0].offset || s[1].offset <= s[0].offset)
+		return (struct guess){0};
+	step = s[1].offset - s[0].offset < s[2].offset - s[0].offset ? s[1].offset - s[0].offset
+								     : s[2].offset - s[0].offset;
+	for (size_t i = 0; i < a->store_count; i++) {
+		if (s[i].allocation != s[0].allocation)
+			return (struct guess){0};
+		interleaved &= s[i].offset - s[0].offset == i * step;
+		separate &= s[i].offset - s[0].offset == (i % 2 ? pairs + i / 2 : i / 2) * step;
+	}
+	if (!interleaved && !separate)
+		return (struct guess){0};
+	return (struct guess){"slab", interleaved ? "kv" : "kkvv", pairs, step, s[0].offset, a->bytes[s[0].allocation]};
+}
+
+/* Each store is at the start of an allocation of its own, all of one size. */
+static struct guess guess_tensors(const struct account *a)
+{
+	size_t first = a->store_count ? a->stores[0].allocation : 0, pairs = a->store_count / 2;
+	bool interleaved = true, separate = true;
+
+	if (a->store_count < 4 || a->store_count % 2)
+		return (struct guess){0};
+	for (size_t i = 0; i < a->store_count; i++) {
+		const struct store *s = &a->stores[i];
+
+		if (s->offset || a->bytes[s->allocation] != a->bytes[first])
+			return (struct guess){0};
+		interleaved &= s->allocation == first + i;
+		separate &= s->allocation == first + (i % 2 ? pairs + i / 2 : i / 2);
+	}
+	if (!interleaved && !separate)
+		return (struct guess){0};
+	return (struct guess){"tensors", interleaved ? "kv" : "kkvv", pairs, a->bytes[first], 0, 0};
+}
+
+static struct guess guess_halves(const struct account *a)
+{
+	size_t first = a->store_count ? a->stores[0].allocation : 0;
+
+	if (a->store_count < 4 || a->store_count % 2)
+		return (struct guess){0};
+	for (size_t i = 0; i < a->store_count; i++)
+		if (a->stores[i].allocation != first + i / 2 || a->bytes[first + i / 2] != a->bytes[first] ||
+			a->stores[i].offset != (i % 2 ? a->bytes[first] / 2 : 0))
+			return (struct guess){0};
+	return (struct guess){"halves", "kv", a->store_count / 2, a->bytes[first] / 2, 0, 0};
+}
+
+static struct guess guess(const struct account *account)
+{
+	struct guess found = guess_slab(account);
+
+	if (!found.kind)
+		found = guess_tensors(account);
+	if (!found.kind)
+		found = guess_halves(account);
+	return found;
+}
+
+/* ---- what is said ---- */
+
+/* Runs of equal allocations, in order; small ones are no caches. */
+static void put_allocations(const struct account *account)
+{
+	size_t small = 0, small_bytes = 0;
+
+	for (size_t i = 0, run; i < account->count; i += run) {
+		for (run = 1; i + run < account->count && account->bytes[i + run] == account->bytes[i]; run++)
+			;
+		if (account->bytes[i] < (1 << 20)) {
+			small += run;
+			small_bytes += run * account->bytes[i];
+			continue;
+		}
+		printf("  %4zu x %10.2f MiB\n", run, (double)account->bytes[i] / (1 << 20));
+	}
+	if (small)
+		printf("  %4zu smaller than 1 MiB, together %.2f MiB\n", small, (double)small_bytes / (1 << 20));
+}
+
+static void put_command(const struct guess *found)
+{
+	printf("  kvshare-run exec --plan PLAN --layout %s:layers=%zu", found->kind, found->layers);
+	if (strcmp(found->kind, "slab"))
+		printf(",bytes=%zu", strcmp(found->kind, "halves") ? found->bytes : 2 * found->bytes);
+	else
+		printf(",k=%zu,v=%zu,offset=%zu,size=%zu", found->bytes, found->bytes, found->offset, found->size);
+	printf("%s -- ...\n", strcmp(found->order, "kkvv") ? "" : ",order=kkvv");
+}
+
+static void put_guess(const struct guess *found, const struct account *account)
+{
+	size_t granule = account->granule, whole = granule ? (found->bytes + granule - 1) / granule * granule : 0;
+
+	printf("These look like a KV cache: %zu layers, K and V of %zu bytes each (%s, order %s).\n", found->layers,
+		found->bytes, found->kind, found->order);
+	if (granule && strcmp(found->kind, "tensors") && (found->bytes % granule || found->offset % granule))
+		printf("They cannot be shared as they are: memory is shared in granules of %zu bytes. %zu bytes would "
+		       "align them: a context %.4g times as long.\n",
+			granule, whole, (double)whole / (double)found->bytes);
+	else
+		put_command(found);
+}
+
+static void put_reason(const struct account *account)
+{
+	if (!account->store_count)
+		puts("No kernel that is known to store K or V was launched: name those of this program with --writer.");
+	else
+		printf("Known writers store to %zu places, which are no layout that can be shared (slab, tensors, "
+		       "halves).\n",
+			account->store_count);
+}
+
+static int layout_write(const struct guess *found, const char *path)
+{
+	char text[512];
+
+	snprintf(text, sizeof(text),
+		"{\"kvshare_layout\": 1, \"kind\": \"%s\", \"layers\": %zu, \"k_bytes\": %zu, \"v_bytes\": %zu, "
+		"\"order\": "
+		"\"%s\", \"offset\": %zu, \"size\": %zu}\n",
+		found->kind, found->layers, found->bytes, found->bytes, found->order, found->offset, found->size);
+	return run_write_output(path, text);
+}
+
+static int conclude(const struct env *env, const struct account *account)
+{
+	struct guess found = guess(account);
+
+	printf("Allocations of device memory, in order:\n");
+	put_allocations(account);
+	if (!found.kind) {
+		put_reason(account);
+		return env->output ? kvs_fail(-ENOENT, "no layout was found, so %s is not written", env->output) : 0;
+	}
+	put_guess(&found, account);
+	return env->output ? layout_write(&found, env->output) : 0;
+}
+
+/* The program's exit status. */
+static int program_run(const struct exec_options *exec)
+{
+	pid_t child;
+	int status;
+
+	fflush(NULL);
+	child = fork();
+	if (!child)
+		_exit(exec_prepare(exec) ? run_complain() : exec_become(exec->command));
+	while (child > 0 && waitpid(child, &status, 0) < 0)
+		if (errno != EINTR)
+			return EXIT_FAILURE;
+	if (child < 0)
+		return EXIT_FAILURE;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static int run(int argc, char **argv)
+{
+	char path[] = "/tmp/kvshare-inspect-XXXXXX";
+	struct account account = {0};
+	struct env env = {0};
+	int file, status, err;
+
+	argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &env);
+	file = mkstemp(path);
+	if (file < 0) {
+		kvs_fail(-errno, "cannot make a file in /tmp: %s", strerror(errno));
+		return run_complain();
+	}
+	close(file);
+	env.exec.inspect = path;
+	status = program_run(&env.exec);
+	if (status)
+		fprintf(stderr, "kvshare-run: the program has ended with status %d\n", status);
+	err = account_read(path, &account);
+	unlink(path);
+	free(env.exec.writers);
+	if (!err) {
+		err = conclude(&env, &account);
+		account_clear(&account);
+	}
+	return err ? run_complain() : status;
+}
+
+const struct run_subcommand run_inspect_command = {
+	"inspect", "say which allocations of a CUDA program look like a KV cache", &argp, run, NULL};
