@@ -11,6 +11,7 @@
  *   store=set_rows|hidden|struct|fused
  *   launch=plain|ex|extra|cooperative
  *   alloc=plain|async, streams=default|own
+ *   graph=none|capture|nodes    each token's launches are captured, and replayed twice; or stores are nodes, set once more
  * On stderr: the device memory in use once the cache is there, and the process's PSS.
  */
 #include <cuda.h>
@@ -23,9 +24,9 @@
 #define MAX_LAYERS 64
 
 static struct {
-	const char *layout, *order, *owners, *store, *launch, *alloc, *streams, *module;
+	const char *layout, *order, *owners, *store, *launch, *alloc, *streams, *graph, *module;
 	long layers, bytes, tokens;
-} options = {"slab", "kv", NULL, "set_rows", "plain", "plain", "own", NULL, 4, 4 << 20, 8};
+} options = {"slab", "kv", NULL, "set_rows", "plain", "plain", "own", "none", NULL, 4, 4 << 20, 8};
 
 static CUdeviceptr allocations[2 * MAX_LAYERS], cache[2][MAX_LAYERS]; /* cache[0]: K, cache[1]: V */
 static int allocation_count, owner[MAX_LAYERS];
@@ -52,8 +53,9 @@ static void option_read(const char *text)
 	} known[] = {{"layout=", &options.layout, NULL}, {"order=", &options.order, NULL},
 		{"owners=", &options.owners, NULL}, {"store=", &options.store, NULL},
 		{"launch=", &options.launch, NULL}, {"alloc=", &options.alloc, NULL},
-		{"streams=", &options.streams, NULL}, {"layers=", NULL, &options.layers},
-		{"bytes=", NULL, &options.bytes}, {"tokens=", NULL, &options.tokens}};
+		{"streams=", &options.streams, NULL}, {"graph=", &options.graph, NULL},
+		{"layers=", NULL, &options.layers}, {"bytes=", NULL, &options.bytes},
+		{"tokens=", NULL, &options.tokens}};
 
 	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++) {
 		size_t length = strlen(known[i].name);
@@ -152,6 +154,33 @@ static void project(CUdeviceptr out, unsigned seed)
 	launch("client_project", (void *[]){&x, &out, &seed, &width}, 0, NULL);
 }
 
+/* The same store as a graph of one node, whose parameters are set again before it runs. */
+static void store_node(void **params)
+{
+	CUDA_KERNEL_NODE_PARAMS node = {.gridDimX = 1,
+		.gridDimY = 1,
+		.gridDimZ = 1,
+		.blockDimX = WIDTH,
+		.blockDimY = 1,
+		.blockDimZ = 1,
+		.kernelParams = params};
+	CUgraphNode handle;
+	CUgraphExec exec;
+	CUgraph graph;
+
+	check(cuModuleGetFunction(&node.func, module, "client_set_rows"), "client_set_rows");
+	check(cuGraphCreate(&graph, 0), "cuGraphCreate");
+	check(cuGraphAddKernelNode(&handle, graph, NULL, 0, &node), "cuGraphAddKernelNode");
+	check(cuGraphKernelNodeSetParams(handle, &node), "cuGraphKernelNodeSetParams");
+	check(cuGraphInstantiate(&exec, graph, 0), "cuGraphInstantiate");
+	check(cuGraphLaunch(exec, stream), "cuGraphLaunch");
+	check(cuGraphExecKernelNodeSetParams(exec, handle, &node), "cuGraphExecKernelNodeSetParams");
+	check(cuGraphLaunch(exec, stream), "cuGraphLaunch");
+	check(cuStreamSynchronize(stream), "cuStreamSynchronize");
+	check(cuGraphExecDestroy(exec), "cuGraphExecDestroy");
+	check(cuGraphDestroy(graph), "cuGraphDestroy");
+}
+
 static void store(CUdeviceptr from, CUdeviceptr to)
 {
 	struct {
@@ -165,7 +194,9 @@ static void store(CUdeviceptr from, CUdeviceptr to)
 	} copy = {from, row, WIDTH, 0, to};
 	void *params[] = {&packed.src, &packed.row, &packed.dst, &packed.width};
 
-	if (!strcmp(options.store, "struct"))
+	if (!strcmp(options.graph, "nodes"))
+		store_node(params);
+	else if (!strcmp(options.store, "struct"))
 		launch("client_index_copy", (void *[]){&copy}, sizeof(copy), &copy);
 	else if (!strcmp(options.store, "hidden"))
 		launch("client_hidden_store", params, sizeof(packed), &packed);
@@ -197,6 +228,31 @@ static void layer_run(int layer, int tokens, int step)
 	launch("client_attend", (void *[]){&q, &cache[0][from], &cache[1][from], &x, &tokens, &step, &width}, 0, NULL);
 }
 
+static void layers_run(int token, int step)
+{
+	for (int layer = 0; layer < options.layers; layer++)
+		layer_run(layer, token + 1, step);
+}
+
+/* The second replay starts from the same state, and must come to the same. */
+static void token_capture(int token, int step, const float *state, size_t bytes)
+{
+	CUgraphExec exec;
+	CUgraph graph;
+
+	check(cuStreamSynchronize(stream), "cuStreamSynchronize");
+	check(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_GLOBAL), "cuStreamBeginCapture");
+	layers_run(token, step);
+	check(cuStreamEndCapture(stream, &graph), "cuStreamEndCapture");
+	check(cuGraphInstantiate(&exec, graph, 0), "cuGraphInstantiate");
+	check(cuGraphLaunch(exec, stream), "cuGraphLaunch");
+	check(cuMemcpyHtoDAsync(x, state, bytes, stream), "cuMemcpyHtoDAsync");
+	check(cuGraphLaunch(exec, stream), "cuGraphLaunch");
+	check(cuStreamSynchronize(stream), "cuStreamSynchronize");
+	check(cuGraphExecDestroy(exec), "cuGraphExecDestroy");
+	check(cuGraphDestroy(graph), "cuGraphDestroy");
+}
+
 /* The rows of the tokens are spread over the whole cache, so that all of its pages are used. */
 static void token_run(int token)
 {
@@ -208,8 +264,10 @@ static void token_run(int token)
 		state[i] = (float)((token * 7 + i * 3) % 11 - 5) / 5;
 	check(cuMemcpyHtoDAsync(x, state, sizeof(state), stream), "cuMemcpyHtoDAsync");
 	check(cuMemcpyHtoDAsync(row, &at, sizeof(at), stream), "cuMemcpyHtoDAsync");
-	for (int layer = 0; layer < options.layers; layer++)
-		layer_run(layer, token + 1, step);
+	if (!strcmp(options.graph, "capture"))
+		token_capture(token, step, state, sizeof(state));
+	else
+		layers_run(token, step);
 	check(cuMemcpyDtoHAsync(state, x, sizeof(state), stream), "cuMemcpyDtoHAsync");
 	check(cuStreamSynchronize(stream), "cuStreamSynchronize");
 	for (int i = 0; i < WIDTH; i++) {

@@ -37,7 +37,8 @@
 	F(cuMemcpy2D_v2) F(cuMemcpy2D_v2_ptds) F(cuMemcpy2DUnaligned_v2) F(cuMemcpy2DUnaligned_v2_ptds)                \
 	F(cuMemcpy2DAsync_v2) F(cuMemcpy2DAsync_v2_ptsz)                                                               \
 	F(cuCtxSynchronize) F(cuStreamSynchronize) F(cuStreamSynchronize_ptsz) F(cuEventSynchronize)     \
-	F(cuStreamQuery) F(cuStreamQuery_ptsz) F(cuEventQuery)
+	F(cuStreamQuery) F(cuStreamQuery_ptsz) F(cuEventQuery) \
+	F(cuGraphAddKernelNode_v2) F(cuGraphKernelNodeSetParams_v2) F(cuGraphExecKernelNodeSetParams_v2)
 
 /* Others of the driver's that the shim calls, and does not stand in front of. */
 #define SHIM_CALLS(F)                                                                                                  \

@@ -2,27 +2,10 @@
  * tools/preload/launch.c: hooks of launches. A kernel that stores K or V gets the sink's address where it was handed a
  * borrower's: in a copy of its parameters, as the program's own are never written. All other launches go through.
  */
-#include "preload.h"
+#include "launch.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-#define NEAR_PARAMS 64
-#define NEAR_BYTES 1024
-#define MAX_ATTRIBUTES 32
-
-/* What a launch is given in the place of the program's. */
-struct launch {
-	struct shim_kernel *kernel; /* NULL: none of our business */
-	bool shared;                /* it was handed memory that is shared */
-	void **params, **extra;     /* for the driver */
-	CUlaunchConfig config;      /* for cuLaunchKernelEx */
-	void *near_params[NEAR_PARAMS], *new_extra[5];
-	unsigned char near_bytes[NEAR_BYTES] __attribute__((aligned(16)));
-	CUlaunchAttribute attributes[MAX_ATTRIBUTES];
-	size_t extra_bytes;
-	void *far; /* freed after the launch; NULL: all fits here */
-};
 
 /* Where a store to `address` goes; 0: to itself. */
 static CUdeviceptr sink_of(const struct shim_ranges *ranges, CUdeviceptr address, bool *shared)
@@ -85,7 +68,7 @@ static const unsigned char *packed_find(void **extra, size_t *bytes)
 
 /* The value of a parameter as the program gave it; NULL: it gave none. */
 static const unsigned char *value_of(
-	const struct launch *launch, size_t param, const unsigned char *packed, size_t bytes)
+	const struct shim_launch *launch, size_t param, const unsigned char *packed, size_t bytes)
 {
 	const struct shim_param *place = &launch->kernel->param[param];
 
@@ -95,7 +78,7 @@ static const unsigned char *value_of(
 }
 
 /* Whether the launch was handed a borrower's address in a parameter; with `written`, in one that it writes through. */
-static bool launch_points(const struct shim_ranges *ranges, struct launch *launch, bool written)
+static bool launch_points(const struct shim_ranges *ranges, struct shim_launch *launch, bool written)
 {
 	size_t bytes;
 	const unsigned char *packed = packed_find(launch->extra, &bytes);
@@ -111,13 +94,13 @@ static bool launch_points(const struct shim_ranges *ranges, struct launch *launc
 }
 
 /* Room for pointers and values of all parameters. */
-static bool room_get(struct launch *launch, void ***pointers, unsigned char **values, size_t bytes)
+static bool room_get(struct shim_launch *launch, void ***pointers, unsigned char **values, size_t bytes)
 {
 	size_t count = launch->kernel->param_count;
 
 	*pointers = launch->near_params;
 	*values = launch->near_bytes;
-	if (count <= NEAR_PARAMS && bytes <= NEAR_BYTES)
+	if (count <= SHIM_NEAR_PARAMS && bytes <= SHIM_NEAR_BYTES)
 		return true;
 	launch->far = malloc(count * sizeof(**pointers) + bytes + 16);
 	*pointers = launch->far;
@@ -125,7 +108,7 @@ static bool room_get(struct launch *launch, void ***pointers, unsigned char **va
 	return launch->far != NULL;
 }
 
-static bool params_redirect(const struct shim_ranges *ranges, struct launch *launch)
+static bool params_redirect(const struct shim_ranges *ranges, struct shim_launch *launch)
 {
 	const struct shim_kernel *kernel = launch->kernel;
 	unsigned char *values;
@@ -148,7 +131,7 @@ static bool params_redirect(const struct shim_ranges *ranges, struct launch *lau
 	return true;
 }
 
-static bool packed_redirect(const struct shim_ranges *ranges, struct launch *launch)
+static bool packed_redirect(const struct shim_ranges *ranges, struct shim_launch *launch)
 {
 	const struct shim_kernel *kernel = launch->kernel;
 	const unsigned char *packed = packed_find(launch->extra, &launch->extra_bytes);
@@ -171,7 +154,7 @@ static bool packed_redirect(const struct shim_ranges *ranges, struct launch *lau
 }
 
 /* For `kvshare-run inspect`: the addresses that a known writer was handed. */
-static void launch_inspect(struct launch *launch)
+static void launch_inspect(struct shim_launch *launch)
 {
 	size_t bytes;
 	const unsigned char *packed = packed_find(launch->extra, &bytes), *value;
@@ -197,11 +180,7 @@ static CUresult fused_refuse(const struct shim_kernel *kernel)
 	return CUDA_ERROR_NOT_SUPPORTED;
 }
 
-/*
- * Look at a launch, and change what has to be. The launch goes on with `launch`, which stays where it is until
- * launch_end().
- */
-static CUresult launch_begin(struct launch *launch, CUfunction function, void **params, void **extra)
+CUresult shim_launch_begin(struct shim_launch *launch, CUfunction function, void **params, void **extra)
 {
 	const struct shim_ranges *ranges = shim_ranges();
 
@@ -231,11 +210,26 @@ static CUresult launch_begin(struct launch *launch, CUfunction function, void **
 											    : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
-static CUresult launch_end(
-	struct launch *launch, CUresult result, CUstream stream, __typeof__(cuStreamSynchronize) *wait)
+void shim_launch_end(struct shim_launch *launch)
 {
 	free(launch->far);
-	if (!result && launch->shared && shim_settings()->sync && wait)
+}
+
+/* A stream that is being captured cannot be waited for. */
+static bool is_capturing(CUstream stream)
+{
+	const struct shim_real *driver = shim_real();
+	CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+
+	return driver->cuStreamIsCapturing && !driver->cuStreamIsCapturing(stream, &status) &&
+	       status != CU_STREAM_CAPTURE_STATUS_NONE;
+}
+
+static CUresult launch_end(
+	struct shim_launch *launch, CUresult result, CUstream stream, __typeof__(cuStreamSynchronize) *wait)
+{
+	shim_launch_end(launch);
+	if (!result && launch->shared && shim_settings()->sync && wait && !is_capturing(stream))
 		result = shim_fault_check(wait(stream), launch->kernel);
 	return shim_fault_check(result, NULL);
 }
@@ -245,12 +239,12 @@ static CUresult launch_end(
 static CUresult launch_kernel(CUfunction f, const unsigned *shape, CUstream stream, void **params, void **extra,
 	__typeof__(cuLaunchKernel) *plain, __typeof__(cuStreamSynchronize) *wait)
 {
-	struct launch launch;
+	struct shim_launch launch;
 	CUresult result;
 
 	if (!plain)
 		return SHIM_ABSENT;
-	result = launch_begin(&launch, f, params, extra);
+	result = shim_launch_begin(&launch, f, params, extra);
 	if (!result)
 		result = plain(f, shape[0], shape[1], shape[2], shape[3], shape[4], shape[5], shape[6], stream,
 			launch.params, launch.extra);
@@ -282,12 +276,12 @@ CUresult CUDAAPI cuLaunchKernel_ptsz(CUfunction f, unsigned int gridDimX, unsign
 static CUresult launch_cooperative(CUfunction f, const unsigned *shape, CUstream stream, void **params,
 	__typeof__(cuLaunchCooperativeKernel) *plain, __typeof__(cuStreamSynchronize) *wait)
 {
-	struct launch launch;
+	struct shim_launch launch;
 	CUresult result;
 
 	if (!plain)
 		return SHIM_ABSENT;
-	result = launch_begin(&launch, f, params, NULL);
+	result = shim_launch_begin(&launch, f, params, NULL);
 	if (!result)
 		result = plain(
 			f, shape[0], shape[1], shape[2], shape[3], shape[4], shape[5], shape[6], stream, launch.params);
@@ -320,11 +314,11 @@ CUresult CUDAAPI cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int gridD
  * A dependent launch starts before the one ahead of it has ended, and aliases of one block are not coherent then (CUDA
  * Programming Guide, "Virtual Aliasing Support"): on a launch that is handed shared memory the attribute is dropped.
  */
-static const CUlaunchConfig *config_of(struct launch *launch, const CUlaunchConfig *config)
+static const CUlaunchConfig *config_of(struct shim_launch *launch, const CUlaunchConfig *config)
 {
 	unsigned count = 0;
 
-	if (!launch->shared || !config->numAttrs || config->numAttrs > MAX_ATTRIBUTES)
+	if (!launch->shared || !config->numAttrs || config->numAttrs > SHIM_MAX_ATTRIBUTES)
 		return config;
 	for (unsigned i = 0; i < config->numAttrs; i++)
 		if (config->attrs[i].id != CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION)
@@ -338,14 +332,14 @@ static const CUlaunchConfig *config_of(struct launch *launch, const CUlaunchConf
 static CUresult launch_ex(const CUlaunchConfig *config, CUfunction f, void **params, void **extra,
 	__typeof__(cuLaunchKernelEx) *plain, __typeof__(cuStreamSynchronize) *wait)
 {
-	struct launch launch;
+	struct shim_launch launch;
 	CUresult result;
 
 	if (!plain)
 		return SHIM_ABSENT;
 	if (!config)
 		return plain(config, f, params, extra);
-	result = launch_begin(&launch, f, params, extra);
+	result = shim_launch_begin(&launch, f, params, extra);
 	if (!result)
 		result = plain(config_of(&launch, config), f, launch.params, launch.extra);
 	return launch_end(&launch, result, config->hStream, wait);

@@ -1,0 +1,69 @@
+/*
+ * tools/preload/graph.c: hooks of calls that make or change the kernel nodes of a graph. What is captured from a stream comes
+ * through the hooks of launches, so all replays have the parameters that the shim gave them.
+ */
+#include "launch.h"
+
+/* The node's parameters for the driver. */
+static CUresult node_begin(struct shim_launch *launch, CUDA_KERNEL_NODE_PARAMS *node)
+{
+	CUresult result = shim_launch_begin(
+		launch, node->func ? node->func : (CUfunction)node->kern, node->kernelParams, node->extra);
+
+	node->kernelParams = launch->params;
+	node->extra = launch->extra;
+	return result;
+}
+
+CUresult CUDAAPI cuGraphAddKernelNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+	size_t numDependencies, const CUDA_KERNEL_NODE_PARAMS *nodeParams)
+{
+	__typeof__(cuGraphAddKernelNode) *plain = shim_real()->cuGraphAddKernelNode_v2;
+	CUDA_KERNEL_NODE_PARAMS node;
+	struct shim_launch launch;
+	CUresult result;
+
+	if (!plain || !nodeParams)
+		return plain ? plain(phGraphNode, hGraph, dependencies, numDependencies, nodeParams) : SHIM_ABSENT;
+	node = *nodeParams;
+	result = node_begin(&launch, &node);
+	if (!result)
+		result = plain(phGraphNode, hGraph, dependencies, numDependencies, &node);
+	shim_launch_end(&launch);
+	return result;
+}
+
+CUresult CUDAAPI cuGraphKernelNodeSetParams(CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS *nodeParams)
+{
+	__typeof__(cuGraphKernelNodeSetParams) *plain = shim_real()->cuGraphKernelNodeSetParams_v2;
+	CUDA_KERNEL_NODE_PARAMS node;
+	struct shim_launch launch;
+	CUresult result;
+
+	if (!plain || !nodeParams)
+		return plain ? plain(hNode, nodeParams) : SHIM_ABSENT;
+	node = *nodeParams;
+	result = node_begin(&launch, &node);
+	if (!result)
+		result = plain(hNode, &node);
+	shim_launch_end(&launch);
+	return result;
+}
+
+CUresult CUDAAPI cuGraphExecKernelNodeSetParams(
+	CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS *nodeParams)
+{
+	__typeof__(cuGraphExecKernelNodeSetParams) *plain = shim_real()->cuGraphExecKernelNodeSetParams_v2;
+	CUDA_KERNEL_NODE_PARAMS node;
+	struct shim_launch launch;
+	CUresult result;
+
+	if (!plain || !nodeParams)
+		return plain ? plain(hGraphExec, hNode, nodeParams) : SHIM_ABSENT;
+	node = *nodeParams;
+	result = node_begin(&launch, &node);
+	if (!result)
+		result = plain(hGraphExec, hNode, &node);
+	shim_launch_end(&launch);
+	return result;
+}

@@ -1,0 +1,33 @@
+/*
+ * tools/preload/launch.h: a kernel with its parameters, as they go on to the driver: for launches and nodes of graphs.
+ */
+#ifndef SHIM_LAUNCH_H
+#define SHIM_LAUNCH_H
+
+#include "preload.h"
+
+#define SHIM_NEAR_PARAMS 64
+#define SHIM_NEAR_BYTES 1024
+#define SHIM_MAX_ATTRIBUTES 32
+
+/* What a launch is given in the place of the program's. */
+struct shim_launch {
+	struct shim_kernel *kernel; /* NULL: none of our business */
+	bool shared;                /* it was handed memory that is shared */
+	void **params, **extra;     /* for the driver */
+	CUlaunchConfig config;      /* for cuLaunchKernelEx */
+	void *near_params[SHIM_NEAR_PARAMS], *new_extra[5];
+	unsigned char near_bytes[SHIM_NEAR_BYTES] __attribute__((aligned(16)));
+	CUlaunchAttribute attributes[SHIM_MAX_ATTRIBUTES];
+	size_t extra_bytes;
+	void *far; /* freed after the launch; NULL: all fits here */
+};
+
+/*
+ * Look at a kernel's parameters, and change what has to be: `launch` has those for the driver, and stays where it is until
+ * shim_launch_end(), which is called in any case. An error: the kernel must not run.
+ */
+CUresult shim_launch_begin(struct shim_launch *launch, CUfunction function, void **params, void **extra);
+void shim_launch_end(struct shim_launch *launch);
+
+#endif
