@@ -33,12 +33,21 @@ json_t *calib_json_number(double value)
 	return isfinite(value) ? json_real(value) : json_null();
 }
 
+/* The array with `item` behind its others; NULL, and both are dropped, where there is no memory. */
+static json_t *append(json_t *array, json_t *item)
+{
+	if (!json_array_append_new(array, item))
+		return array;
+	json_decref(array);
+	return NULL;
+}
+
 static json_t *owners_json(const int *owners, int layers)
 {
 	json_t *array = json_array();
 
-	for (int l = 0; l < layers; l++)
-		json_array_append_new(array, json_integer(owners[l]));
+	for (int l = 0; l < layers && array; l++)
+		array = append(array, json_integer(owners[l]));
 	return array;
 }
 
@@ -67,8 +76,8 @@ static json_t *trials_json(const struct kvs_search_result *result)
 {
 	json_t *array = json_array();
 
-	for (size_t i = 0; i < result->trial_count; i++)
-		json_array_append_new(array, trial_json(&result->trials[i]));
+	for (size_t i = 0; i < result->trial_count && array; i++)
+		array = append(array, trial_json(&result->trials[i]));
 	return array;
 }
 
@@ -220,13 +229,13 @@ static json_t *sweep_json(const struct kvs_search_result *result)
 {
 	json_t *points = json_array();
 
-	for (size_t i = 0; i < result->sweep_count; i++) {
+	for (size_t i = 0; i < result->sweep_count && points; i++) {
 		const struct kvs_search_point *point = &result->sweep[i];
-		json_array_append_new(points, json_pack("{s:i,s:f,s:o,s:s,s:o,s:o}", "share", point->tensors / 2,
-						      "kv_fraction", 1 - point->tensors / (2.0 * result->layers), "nll",
-						      calib_json_number(point->nll), "walk", kvs_walk_name(point->walk),
-						      "k_owners", owners_json(point->k_owners, result->layers),
-						      "v_owners", owners_json(point->v_owners, result->layers)));
+		points = append(points, json_pack("{s:i,s:f,s:o,s:s,s:o,s:o}", "share", point->tensors / 2,
+						"kv_fraction", 1 - point->tensors / (2.0 * result->layers), "nll",
+						calib_json_number(point->nll), "walk", kvs_walk_name(point->walk),
+						"k_owners", owners_json(point->k_owners, result->layers), "v_owners",
+						owners_json(point->v_owners, result->layers)));
 	}
 	return json_pack("{s:i,s:o,s:o}", "layers", result->layers, "full_nll", calib_json_number(result->full_nll),
 		"points", points);

@@ -143,7 +143,8 @@ typedef struct kvs_cu_observer kvs_cu_observer;
  * From now on `callback` runs on the calling thread before and after each call of `functions` (NULL: of all) that is made
  * through this table. The table's pointers are replaced for these functions alone: a function that nobody observes costs
  * nothing. Observers are called in no particular order. A callback may call through the table; such calls are not observed.
- * It must not throw or longjmp out. Other threads may be in calls meanwhile: one that has begun already may be missed, and
+ * It must not wait for what somebody holds while calling through the table, as a kvs_vmm does while it changes mappings: so it
+ * calls none of its functions. It must not throw or longjmp out. Other threads may be in calls meanwhile: one that has begun already may be missed, and
  * nobody hears of the end of a call without having heard of its beginning.
  * Returns 0; -EINVAL (no such function), -ENOSPC (one of the limits above).
  */
