@@ -286,13 +286,15 @@ static void a_stream_waits_for_a_word(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(conditions) / sizeof(*conditions); i++) {
-		must(cu->cuMemsetD32Async(memory.at, conditions[i].not_yet, 1, writer));
+		must(driver_function(cuStreamWriteValue32)(
+			writer, memory.at, conditions[i].not_yet, CU_STREAM_WRITE_VALUE_DEFAULT));
 		must(cu->cuStreamSynchronize(writer));
 		must(driver_function(cuStreamWaitValue32)(
 			waiter, memory.at, conditions[i].wanted, conditions[i].flags));
 		usleep(10000);
 		must_be(CUDA_ERROR_NOT_READY, cu->cuStreamQuery(waiter));
-		must(cu->cuMemsetD32Async(memory.at, conditions[i].met, 1, writer));
+		must(driver_function(cuStreamWriteValue32)(
+			writer, memory.at, conditions[i].met, CU_STREAM_WRITE_VALUE_DEFAULT));
 		must(cu->cuStreamSynchronize(waiter));
 	}
 	must(cu->cuStreamDestroy(waiter));
