@@ -372,20 +372,6 @@ static CUresult launch_submit(
 	return error;
 }
 
-/* In a stream that captures, the graph becomes a child of the one that is captured. */
-static CUresult launch_capture(struct sc_stream *stream, CUgraphExec exec)
-{
-	struct sc_work work = {.type = CU_GRAPH_NODE_TYPE_GRAPH};
-	struct sc_graph *graph;
-	CUresult error;
-
-	pthread_mutex_lock(&sc_lock);
-	graph = sc_exec_graph(exec);
-	error = graph ? sc_graph_copy(graph, true, &work.child) : CUDA_ERROR_INVALID_HANDLE;
-	pthread_mutex_unlock(&sc_lock);
-	return error ? error : sc_work_submit(stream, &work, NULL);
-}
-
 static pthread_mutex_t launching = PTHREAD_MUTEX_INITIALIZER; /* so that launches of one graph have one order */
 
 CUresult CUDAAPI cuGraphLaunch(CUgraphExec hGraphExec, CUstream hStream)
@@ -393,15 +379,12 @@ CUresult CUDAAPI cuGraphLaunch(CUgraphExec hGraphExec, CUstream hStream)
 	struct events events = {0};
 	struct graph_op *launch;
 	struct sc_stream *stream;
-	bool capturing;
 	CUresult error = sc_stream_enter(__func__, hStream, &stream);
 
 	if (error)
 		return error;
-	error = sc_capture_check(stream, &capturing);
-	if (!error && capturing) {
-		error = launch_capture(stream, hGraphExec);
-	} else if (!error) {
+	error = sc_capture_refuse(stream);
+	if (!error) {
 		pthread_mutex_lock(&launching);
 		pthread_mutex_lock(&sc_lock);
 		error = launch_create(hGraphExec, &launch, &events);

@@ -268,16 +268,15 @@ static void a_capture_tells_what_it_has(void **state)
 	range_free(&memory);
 }
 
-/* A graph that is launched where a stream captures is a child of what is captured. */
-static void a_graph_launched_in_a_capture_becomes_a_child(void **state)
+/* ---- what is forbidden ---- */
+
+/* Not documented: NVIDIA's driver of CUDA 13.0 answers so (H200, 2026-11-27). A graph gets a child by its own call. */
+static void a_graph_cannot_be_launched_into_a_capture(void **state)
 {
 	struct range memory = range_new(1, RW);
 	CUstream stream = stream_new(CU_STREAM_NON_BLOCKING);
 	CUgraphExec exec = NULL;
-	CUgraphNode nodes[3] = {NULL};
-	CUgraphNodeType type = CU_GRAPH_NODE_TYPE_EMPTY;
 	CUgraph graph;
-	size_t count = 3;
 
 	(void)state;
 	begin(stream, GLOBAL);
@@ -286,22 +285,12 @@ static void a_graph_launched_in_a_capture_becomes_a_child(void **state)
 	must(driver_function(cuGraphInstantiateWithFlags)(&exec, graph, 0));
 	must(driver_function(cuGraphDestroy)(graph));
 	begin(stream, GLOBAL);
-	launch_fill(stream, memory.at, 30, WORDS);
-	must(driver_function(cuGraphLaunch)(exec, stream));
-	launch_add(stream, memory.at, memory.at, 100, WORDS);
-	graph = end(stream);
+	must_be(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, driver_function(cuGraphLaunch)(exec, stream));
+	end_somehow(stream);
 	must(driver_function(cuGraphExecDestroy)(exec));
-	must(driver_function(cuGraphGetNodes)(graph, nodes, &count));
-	assert_int_equal(count, 3);
-	must(driver_function(cuGraphNodeGetType)(nodes[1], &type));
-	assert_int_equal(type, CU_GRAPH_NODE_TYPE_GRAPH);
-	run(graph, 1);
-	assert_words(memory.at, WORDS * 4, 131);
 	must(cu->cuStreamDestroy(stream));
 	range_free(&memory);
 }
-
-/* ---- what is forbidden ---- */
 
 static void begin_and_end_refuse_what_makes_no_sense(void **state)
 {
@@ -550,7 +539,7 @@ int main(int argc, char **argv)
 		conformance_test(other_streams_join_by_events),
 		conformance_test(a_stream_that_was_not_joined_again_is_an_error),
 		conformance_test(a_capture_tells_what_it_has),
-		conformance_test(a_graph_launched_in_a_capture_becomes_a_child),
+		conformance_test(a_graph_cannot_be_launched_into_a_capture),
 		conformance_test(begin_and_end_refuse_what_makes_no_sense),
 		conformance_test(synchronising_a_capturing_stream_invalidates_it),
 		conformance_test(a_captured_event_cannot_be_asked_or_awaited),

@@ -103,8 +103,7 @@ static void the_form_without_a_status_finds_the_same(void **state)
 	assert_ptr_equal(must_find("cuGetProcAddress", 12000, 0), driver_symbol("cuGetProcAddress_v2"));
 	must(old("cuMemMap", &found, 11030, 0));
 	assert_ptr_equal(found, must_find("cuMemMap", 11030, 0));
-	must_be(CUDA_ERROR_NOT_FOUND, old("cuNoSuchFunction", &found, 11030, 0));
-	assert_null(found);
+	must_be(CUDA_ERROR_NOT_FOUND, old("cuNoSuchFunction", &found, 11030, 0)); /* and `found` means nothing */
 }
 
 typedef CUresult stream_id_fn(CUstream, unsigned long long *);
