@@ -266,7 +266,8 @@ struct kvs_watch_options {
 	 * stands still (SIGSTOP) until its probes are there, a few milliseconds, so that no call is missed.
 	 */
 	bool starting;
-	bool one_by_one;   /* put probes as kernels before 6.6 must, which takes longer: for tests */
+	unsigned
+		as_before; /* for tests: do it as kernels before 6.13 (1), before 6.6 (2) must; 0: as well as this one can */
 	size_t ring_bytes; /* buffer between the kernel and us, a power of two; 0: 4 MiB */
 };
 

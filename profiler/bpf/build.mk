@@ -24,5 +24,5 @@ $(BPF_SKELETON): $(BUILD)/profiler/bpf/watch.bpf.o
 	$(Q)$(BPFTOOL) gen object $(@:.skel.h=.linked.o) $<
 	$(Q)$(BPFTOOL) gen skeleton $(@:.skel.h=.linked.o) name watch_programs >$@
 
-$(BUILD)/profiler/bpf/watch.o: $(BPF_SKELETON)
-$(BUILD)/profiler/bpf/watch.o: private CFLAGS_ALL += -isystem $(BUILD)/profiler/bpf
+$(BUILD)/profiler/bpf/programs.o: $(BPF_SKELETON)
+$(BUILD)/profiler/bpf/programs.o: private CFLAGS_ALL += -isystem $(BUILD)/profiler/bpf

@@ -9,6 +9,7 @@
 
 #include "functions.h"
 #include "mappings.h"
+#include "programs.h"
 #include "exports.h"
 
 #include "../../driver/cu.h"
@@ -73,8 +74,9 @@ static int open_driver(pid_t pid, const struct prof_mapping *mapping)
 
 /* ---- probes ---- */
 
-/* linux/bpf.h of 6.6; that of the machine where this is built may be older. */
+/* linux/bpf.h of 6.13; that of the machine where this is built may be older. */
 #define TRACE_UPROBE_MULTI 48
+#define TRACE_UPROBE_SESSION 57
 #define UPROBE_MULTI_RETURN 1
 struct link_uprobes {
 	uint32_t program, target, attach_type, flags;
@@ -82,12 +84,12 @@ struct link_uprobes {
 	uint32_t count, uprobe_flags, pid, unused;
 };
 
-static int attach_many(
-	const struct bpf_program *program, int side, const char *path, const struct prof_export *symbols, size_t count)
+static int attach_many(const struct bpf_program *program, uint32_t type, int side, const char *path,
+	const struct prof_export *symbols, size_t count)
 {
 	uint64_t *offsets = calloc(count, sizeof(*offsets)), *cookies = calloc(count, sizeof(*cookies));
 	struct link_uprobes link = {.program = bpf_program__fd(program),
-		.attach_type = TRACE_UPROBE_MULTI,
+		.attach_type = type,
 		.path = (uintptr_t)path,
 		.offsets = (uintptr_t)offsets,
 		.cookies = (uintptr_t)cookies,
@@ -108,14 +110,18 @@ static int attach_many(
 	return fd;
 }
 
-static int attach_all_at_once(const struct prof_drivers *drivers, struct prof_driver *driver, const char *path,
+static int attach_all_at_once(const struct prof_programs *programs, struct prof_driver *driver, const char *path,
 	const struct prof_export *symbols, size_t count)
 {
+	uint32_t type = programs->way == PROF_SESSION ? TRACE_UPROBE_SESSION : TRACE_UPROBE_MULTI;
+
 	/* The other way round a call could be seen to begin and never to end. */
-	driver->many[RETURN] = attach_many(drivers->ends, RETURN, path, symbols, count);
-	if (driver->many[RETURN] < 0)
-		return driver->many[RETURN];
-	driver->many[ENTRY] = attach_many(drivers->begins, ENTRY, path, symbols, count);
+	if (programs->way == PROF_MANY) {
+		driver->many[RETURN] = attach_many(programs->ends, type, RETURN, path, symbols, count);
+		if (driver->many[RETURN] < 0)
+			return driver->many[RETURN];
+	}
+	driver->many[ENTRY] = attach_many(programs->begins, type, ENTRY, path, symbols, count);
 	return driver->many[ENTRY] < 0 ? driver->many[ENTRY] : 0;
 }
 
@@ -132,7 +138,7 @@ static int attach_one(const struct bpf_program *program, bool on_return, struct 
 	return 0;
 }
 
-static int attach_one_by_one(const struct prof_drivers *drivers, struct prof_driver *driver, const char *path,
+static int attach_one_by_one(const struct prof_programs *programs, struct prof_driver *driver, const char *path,
 	const struct prof_export *symbols, size_t count)
 {
 	int err = 0;
@@ -141,9 +147,9 @@ static int attach_one_by_one(const struct prof_drivers *drivers, struct prof_dri
 	if (!driver->links)
 		return -ENOMEM;
 	for (size_t i = 0; i < count && !err; i++)
-		err = attach_one(drivers->ends, true, driver, path, &symbols[i]);
+		err = attach_one(programs->ends, true, driver, path, &symbols[i]);
 	for (size_t i = 0; i < count && !err; i++)
-		err = attach_one(drivers->begins, false, driver, path, &symbols[i]);
+		err = attach_one(programs->begins, false, driver, path, &symbols[i]);
 	return err;
 }
 
@@ -158,7 +164,7 @@ static void detach(struct prof_driver *driver)
 	close(driver->fd);
 }
 
-static int attach(const struct prof_drivers *drivers, struct prof_driver *driver)
+static int attach(const struct prof_programs *programs, struct prof_driver *driver)
 {
 	struct prof_export *symbols;
 	char path[64];
@@ -168,8 +174,8 @@ static int attach(const struct prof_drivers *drivers, struct prof_driver *driver
 	if (err)
 		return err;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", driver->fd);
-	err = drivers->many_at_once ? attach_all_at_once(drivers, driver, path, symbols, count)
-				    : attach_one_by_one(drivers, driver, path, symbols, count);
+	err = programs->way == PROF_ONE_BY_ONE ? attach_one_by_one(programs, driver, path, symbols, count)
+					       : attach_all_at_once(programs, driver, path, symbols, count);
 	free(symbols);
 	return err ? kvs_fail(err, "the kernel takes no probes: %s", strerror(-err)) : 0;
 }
@@ -197,7 +203,7 @@ static int add(struct prof_drivers *drivers, int fd, const struct stat *st)
 		return kvs_fail(-ENOMEM, "no memory for a driver's probes");
 	}
 	drivers->items = items;
-	err = attach(drivers, &driver);
+	err = attach(drivers->programs, &driver);
 	if (err) {
 		detach(&driver);
 		return err;

@@ -7,18 +7,15 @@
 #ifndef KVS_PROFILER_BPF_DRIVERS_H
 #define KVS_PROFILER_BPF_DRIVERS_H
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
-struct bpf_program;
-
 struct prof_driver;
+struct prof_programs;
 
-/* Begin with all zero but the two programs and `many_at_once`. */
+/* Begin with all zero but the programs. */
 struct prof_drivers {
-	const struct bpf_program *begins, *ends; /* of a call */
-	bool many_at_once;                       /* they were loaded for that (uprobe_multi) */
+	const struct prof_programs *programs;
 	struct prof_driver *items;
 	size_t count;
 	unsigned ever; /* files that had probes */

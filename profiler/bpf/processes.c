@@ -151,6 +151,7 @@ void prof_process_tell(struct prof_processes *all, struct prof_process *process,
 	event.process.parent = process->parent;
 	event.process.wall_ns = wall_ns(time_ns);
 	kvs_trace_add(trace, &event);
+	kvs_trace_flush(trace); /* in a trace that soon has its full size it is there at least */
 	process->told = true;
 	all->told++;
 }

@@ -20,9 +20,9 @@
 #include <bpf/bpf_tracing.h>
 
 #if defined(__TARGET_ARCH_x86)
-enum { NR_MMAP = 9, NR_IOCTL = 16, NR_OPENAT = 257, NR_OPENAT2 = 437, NR_OPEN = 2 };
+enum { NR_MMAP = 9, NR_IOCTL = 16, NR_OPENAT = 257 };
 #elif defined(__TARGET_ARCH_arm64)
-enum { NR_MMAP = 222, NR_IOCTL = 29, NR_OPENAT = 56, NR_OPENAT2 = 437, NR_OPEN = -1 };
+enum { NR_MMAP = 222, NR_IOCTL = 29, NR_OPENAT = 56 };
 #else
 #error "the numbers of system calls of this architecture are not known here"
 #endif
@@ -149,12 +149,17 @@ static __always_inline void lose(void)
 	__sync_fetch_and_add(&lost, 1);
 }
 
-/* Calls wait to be fetched, as waking somebody for each would cost more than the call; all else is told at once. */
+/*
+ * Calls wait to be fetched, as waking somebody for each would cost more than the call: only one that makes the ring a quarter full
+ * wakes. All else is told at once.
+ */
 static __always_inline __u64 wake_for_call(void)
 {
-	__u64 waiting = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA), room = bpf_ringbuf_query(&ring, BPF_RB_RING_SIZE);
+	__u64 waiting = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA),
+	      quarter = bpf_ringbuf_query(&ring, BPF_RB_RING_SIZE) / 4;
 
-	return waiting > room / 4 ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+	return waiting >= quarter && waiting < quarter + 2 * sizeof(struct prof_call_stack) ? BPF_RB_FORCE_WAKEUP
+											    : BPF_RB_NO_WAKEUP;
 }
 
 /* Run once, over all threads: finds the process to begin with. */
@@ -281,21 +286,21 @@ static __always_inline void read_inside(struct call *call)
 
 /*
  * A driver's function may call another one, which is no call of the program's: it is left out. It is told by the stack, which
- * reaches further down then; where it does not, the call before never returned, as after a longjmp.
+ * reaches further down then; where it does not, the call before never returned, as after a longjmp. Gives whether the call's end is
+ * of interest.
  */
-SEC("uprobe")
-int call_begins(struct pt_regs *ctx)
+static __always_inline bool begin_call(struct pt_regs *ctx)
 {
 	__u64 id = bpf_get_current_pid_tgid();
 	__u32 key = id >> 32;
 	struct call call = {}, *outer;
 
 	if (!bpf_map_lookup_elem(&processes, &key))
-		return 0;
+		return false;
 	call.stack_pointer = PT_REGS_SP(ctx);
 	outer = bpf_map_lookup_elem(&calls, &id);
 	if (outer && outer->stack_pointer > call.stack_pointer)
-		return 0;
+		return false;
 	call.cookie.word = bpf_get_attach_cookie(ctx);
 	call.args[0] = PT_REGS_PARM1(ctx);
 	call.args[1] = PT_REGS_PARM2(ctx);
@@ -305,9 +310,10 @@ int call_begins(struct pt_regs *ctx)
 	if (call.cookie.words)
 		read_inside(&call);
 	call.time_ns = bpf_ktime_get_ns();
-	if (bpf_map_update_elem(&calls, &id, &call, BPF_ANY))
-		lose();
-	return 0;
+	if (!bpf_map_update_elem(&calls, &id, &call, BPF_ANY))
+		return true;
+	lose();
+	return false;
 }
 
 static __always_inline unsigned int log2_of(__u64 value)
@@ -389,8 +395,7 @@ static __always_inline void send_call_with_stack(
 	bpf_ringbuf_submit(record, wake_for_call());
 }
 
-SEC("uretprobe")
-int call_ends(struct pt_regs *ctx)
+static __always_inline void end_call(struct pt_regs *ctx)
 {
 	__u64 now = bpf_ktime_get_ns(), id = bpf_get_current_pid_tgid();
 	union prof_cookie cookie = {.word = bpf_get_attach_cookie(ctx)};
@@ -399,7 +404,7 @@ int call_ends(struct pt_regs *ctx)
 
 	/* An inner call of the same function returns with less of the stack given back. */
 	if (!call || call->cookie.function != cookie.function || PT_REGS_SP(ctx) < call->stack_pointer)
-		return 0;
+		return;
 	pid = bpf_map_lookup_elem(&processes, &key);
 	if (pid && cookie.counted) {
 		struct prof_count_key counted = {.process = key, .function = cookie.function};
@@ -410,6 +415,31 @@ int call_ends(struct pt_regs *ctx)
 		send_call(ctx, call, id, *pid, now);
 	}
 	bpf_map_delete_elem(&calls, &id);
+}
+
+/* One program for both, from Linux 6.13 on. With 1 a call's end is left alone: in processes that are not watched it costs nothing. */
+extern bool bpf_session_is_return(void) __ksym __weak;
+
+SEC("uprobe")
+int call_passes(struct pt_regs *ctx)
+{
+	if (!bpf_session_is_return())
+		return !begin_call(ctx);
+	end_call(ctx);
+	return 0;
+}
+
+SEC("uprobe")
+int call_begins(struct pt_regs *ctx)
+{
+	begin_call(ctx);
+	return 0;
+}
+
+SEC("uretprobe")
+int call_ends(struct pt_regs *ctx)
+{
+	end_call(ctx);
 	return 0;
 }
 
@@ -481,33 +511,24 @@ static __always_inline bool begin(struct system_call *call, struct pt_regs *regs
 	case NR_IOCTL:
 		return begin_ioctl(call, regs);
 	case NR_OPENAT:
-	case NR_OPENAT2:
 		return begin_open(call, (const char *)PT_REGS_PARM2_SYSCALL(regs));
-	case NR_OPEN:
-		return begin_open(call, (const char *)PT_REGS_PARM1_SYSCALL(regs));
 	case NR_MMAP:
 		return begin_mmap(call, regs);
 	}
 	return false;
 }
 
-SEC("tp_btf/sys_enter")
-int BPF_PROG(system_call_begins, struct pt_regs *regs, long number)
+static __always_inline void begin_system_call(struct pt_regs *regs, long number)
 {
 	struct system_call call = {.number = number};
-	__u64 id;
-	__u32 key;
+	__u64 id = bpf_get_current_pid_tgid();
+	__u32 key = id >> 32;
 
-	if (number != NR_IOCTL && number != NR_OPENAT && number != NR_OPENAT2 && number != NR_MMAP && number != NR_OPEN)
-		return 0;
-	id = bpf_get_current_pid_tgid();
-	key = id >> 32;
 	if (!bpf_map_lookup_elem(&processes, &key) || !begin(&call, regs, number))
-		return 0;
+		return;
 	call.time_ns = bpf_ktime_get_ns();
 	if (bpf_map_update_elem(&system_calls, &id, &call, BPF_ANY))
 		lose();
-	return 0;
 }
 
 /* The process stops before it runs a line of what it mapped. */
@@ -528,17 +549,15 @@ static __always_inline void tell_mapping(const struct system_call *call, __u64 i
 	bpf_ringbuf_submit(record, BPF_RB_FORCE_WAKEUP);
 }
 
-SEC("tp_btf/sys_exit")
-int BPF_PROG(system_call_ends, struct pt_regs *regs, long result)
+static __always_inline void end_system_call(long result)
 {
 	__u64 id = bpf_get_current_pid_tgid();
 	__u32 key = id >> 32, *pid;
-	struct system_call *call;
+	struct system_call *call = bpf_map_lookup_elem(&system_calls, &id);
 	bool failed = result < 0 && result >= -4095;
 
-	call = bpf_map_lookup_elem(&system_calls, &id);
 	if (!call)
-		return 0;
+		return;
 	pid = bpf_map_lookup_elem(&processes, &key);
 	if (pid && call->number == NR_MMAP) {
 		if (!failed)
@@ -550,5 +569,20 @@ int BPF_PROG(system_call_ends, struct pt_regs *regs, long result)
 		count(&counted, bpf_ktime_get_ns() - call->time_ns, failed);
 	}
 	bpf_map_delete_elem(&system_calls, &id);
+}
+
+/* All system calls of the whole machine pass here, so that is decided first which of them matter. */
+SEC("tp_btf/sys_enter")
+int BPF_PROG(system_call_begins, struct pt_regs *regs, long number)
+{
+	if (number == NR_IOCTL || number == NR_OPENAT || number == NR_MMAP)
+		begin_system_call(regs, number);
+	return 0;
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(system_call_ends, struct pt_regs *regs, long result)
+{
+	end_system_call(result);
 	return 0;
 }

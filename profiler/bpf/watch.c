@@ -8,13 +8,12 @@
 #include "drivers.h"
 #include "functions.h"
 #include "processes.h"
+#include "programs.h"
 
 #include "../../driver/cu.h"
 
-#include "watch.skel.h"
-
 #include <bpf/bpf.h>
-
+#include <bpf/libbpf.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -24,15 +23,12 @@
 #include <unistd.h>
 
 #define RING_BYTES (4u << 20)
-#define TICK_NS 1000000000u   /* counts are told this often */
-#define POLL_MS 50            /* calls wait in the ring without waking anybody, so it is emptied this often */
-#define TRACE_UPROBE_MULTI 48 /* enum bpf_attach_type of Linux 6.6 */
-#define KERNEL_PID_NAMESPACE 0xeffffffcu /* its inode, PROC_PID_INIT_INO in the kernel */
+#define TICK_NS 1000000000u /* counts are told this often */
+#define POLL_MS 50          /* calls wait in the ring without waking anybody, so it is emptied this often */
 
 struct kvs_watch {
-	struct watch_programs *programs;
+	struct prof_programs programs;
 	struct ring_buffer *ring;
-	struct bpf_link *tracepoints[5];
 	struct prof_drivers drivers;
 	struct prof_processes processes;
 	kvs_trace *trace;
@@ -79,103 +75,6 @@ int kvs_watch_check(void)
 	return 0;
 }
 
-/* What libbpf said last: a program that the kernel refuses is explained in its messages alone. */
-static __thread char said[256];
-
-static int listen(enum libbpf_print_level level, const char *format, va_list args)
-{
-	if (level == LIBBPF_WARN)
-		vsnprintf(said, sizeof(said), format, args);
-	return 0;
-}
-
-static uint32_t pid_namespace(void)
-{
-	struct stat st;
-
-	return stat("/proc/self/ns/pid", &st) || st.st_ino == KERNEL_PID_NAMESPACE ? 0 : (uint32_t)st.st_ino;
-}
-
-static int load(kvs_watch *watch, pid_t pid, const struct kvs_watch_options *options, bool many_at_once)
-{
-	struct watch_programs *programs = watch_programs__open();
-	int err;
-
-	if (!programs)
-		return -errno;
-	programs->rodata->target = pid;
-	programs->rodata->namespace = pid_namespace();
-	programs->rodata->hold = options->starting;
-	bpf_map__set_max_entries(programs->maps.ring, options->ring_bytes ? options->ring_bytes : RING_BYTES);
-	if (many_at_once) {
-		bpf_program__set_expected_attach_type(programs->progs.call_begins, TRACE_UPROBE_MULTI);
-		bpf_program__set_expected_attach_type(programs->progs.call_ends, TRACE_UPROBE_MULTI);
-	}
-	err = watch_programs__load(programs);
-	if (err) {
-		watch_programs__destroy(programs);
-		return err;
-	}
-	watch->programs = programs;
-	watch->drivers.begins = programs->progs.call_begins;
-	watch->drivers.ends = programs->progs.call_ends;
-	watch->drivers.many_at_once = many_at_once;
-	return 0;
-}
-
-static int load_either_way(kvs_watch *watch, pid_t pid, const struct kvs_watch_options *options)
-{
-	int err = -EINVAL;
-
-	libbpf_set_print(listen);
-	if (!options->one_by_one)
-		err = load(watch, pid, options, true);
-	if (err)
-		err = load(watch, pid, options, false);
-	said[strcspn(said, "\n")] = '\0';
-	return err ? kvs_fail(err, "the kernel does not take the programs that watch: %s (%s)", strerror(-err), said)
-		   : 0;
-}
-
-static int attach_tracepoints(kvs_watch *watch)
-{
-	const struct bpf_program *const programs[] = {watch->programs->progs.process_forks,
-		watch->programs->progs.process_execs, watch->programs->progs.thread_exits,
-		watch->programs->progs.system_call_ends, watch->programs->progs.system_call_begins};
-
-	for (size_t i = 0; i < sizeof(programs) / sizeof(*programs); i++) {
-		watch->tracepoints[i] = bpf_program__attach(programs[i]);
-		if (!watch->tracepoints[i])
-			return kvs_fail(-errno, "the kernel has no tracepoint for %s: %s",
-				bpf_program__name(programs[i]), strerror(errno));
-	}
-	return 0;
-}
-
-/* Lets a program look at every process, which is how we learn the kernel's own number of one. */
-static int find_target(kvs_watch *watch, pid_t pid)
-{
-	struct bpf_link *link = bpf_program__attach(watch->programs->progs.find_target);
-	int fd = link ? bpf_iter_create(bpf_link__fd(link)) : -1, map = bpf_map__fd(watch->programs->maps.processes);
-	uint32_t *before = NULL, value;
-	bool found = false;
-	char end;
-
-	if (fd < 0) {
-		bpf_link__destroy(link);
-		return kvs_fail(-EIO, "the kernel does not let us look at its processes: %s", strerror(errno));
-	}
-	while (read(fd, &end, 1) < 0 && errno == EINTR)
-		continue;
-	close(fd);
-	bpf_link__destroy(link);
-	while (!found && !bpf_map_get_next_key(map, before, &watch->target)) {
-		found = !bpf_map_lookup_elem(map, &watch->target, &value) && value == (uint32_t)pid;
-		before = &watch->target;
-	}
-	return found ? 0 : kvs_fail(-ESRCH, "there is no process %d", pid);
-}
-
 /* ---- records ---- */
 
 /* The first reason is kept: others tend to follow from it. */
@@ -207,7 +106,7 @@ static void take_mapped(kvs_watch *watch, const struct prof_mapped *mapped)
 	if (process && mapped->driver)
 		watch_driver(watch, process, mapped->record.time_ns);
 	if (mapped->fresh)
-		bpf_map_update_elem(bpf_map__fd(watch->programs->maps.drivers), &mapped->file, &yes, BPF_ANY);
+		bpf_map_update_elem(watch->programs.drivers, &mapped->file, &yes, BPF_ANY);
 	/* While the process may be standing, what it has mapped cannot go away with it. */
 	if (process && process->has_driver)
 		prof_process_read_modules(process);
@@ -237,7 +136,7 @@ static void take_call(kvs_watch *watch, const struct prof_call *call, const uint
 
 static void tell_counts(kvs_watch *watch, struct prof_process *process, uint64_t time_ns)
 {
-	prof_counts_tell(bpf_map__fd(watch->programs->maps.counts), &watch->processes, process, watch->trace, time_ns);
+	prof_counts_tell(watch->programs.counts, &watch->processes, process, watch->trace, time_ns);
 }
 
 static void take_exec(kvs_watch *watch, const struct prof_exec *exec)
@@ -260,7 +159,7 @@ static void end_process(kvs_watch *watch, struct prof_process *process, uint64_t
 		watch->status = status;
 	}
 	tell_counts(watch, process, time_ns);
-	prof_counts_forget(bpf_map__fd(watch->programs->maps.counts), process);
+	prof_counts_forget(watch->programs.counts, process);
 	prof_process_end(process, watch->trace, time_ns, status);
 	prof_process_remove(&watch->processes, process->key);
 }
@@ -308,7 +207,7 @@ static int take(void *context, void *data, size_t bytes)
 /* With records that were lost, ends of processes and mappings may be among them. */
 static void look_for_the_lost(kvs_watch *watch)
 {
-	int map = bpf_map__fd(watch->programs->maps.processes);
+	int map = watch->programs.processes;
 	size_t i = 0;
 
 	while (i < watch->processes.map.slot_count) {
@@ -327,7 +226,7 @@ static void look_for_the_lost(kvs_watch *watch)
 
 static void tell_lost(kvs_watch *watch)
 {
-	uint64_t lost = watch->programs->bss->lost;
+	uint64_t lost = *watch->programs.lost;
 
 	if (lost == watch->lost)
 		return;
@@ -367,20 +266,12 @@ static int begin(kvs_watch *watch, pid_t pid)
 	return 0;
 }
 
-static void detach(kvs_watch *watch)
-{
-	for (size_t i = 0; i < sizeof(watch->tracepoints) / sizeof(*watch->tracepoints); i++) {
-		bpf_link__destroy(watch->tracepoints[i]);
-		watch->tracepoints[i] = NULL;
-	}
-	prof_drivers_detach(&watch->drivers);
-}
-
 static void release(kvs_watch *watch)
 {
-	detach(watch);
+	prof_programs_detach(&watch->programs);
+	prof_drivers_detach(&watch->drivers);
 	ring_buffer__free(watch->ring);
-	watch_programs__destroy(watch->programs);
+	prof_programs_free(&watch->programs);
 	prof_processes_clear(&watch->processes);
 	free(watch);
 }
@@ -397,16 +288,19 @@ static int look_at(pid_t pid)
 
 static int start(kvs_watch *watch, pid_t pid, const struct kvs_watch_options *options)
 {
-	int err = load_either_way(watch, pid, options);
+	const struct prof_programs_options programs = {.target = pid,
+		.hold = options->starting,
+		.ring_bytes = options->ring_bytes ? options->ring_bytes : RING_BYTES,
+		.way = options->as_before};
+	int err = prof_programs_load(&watch->programs, &programs);
 
 	if (err)
 		return err;
-	watch->ring = ring_buffer__new(bpf_map__fd(watch->programs->maps.ring), take, watch, NULL);
+	watch->drivers.programs = &watch->programs;
+	watch->ring = ring_buffer__new(watch->programs.ring, take, watch, NULL);
 	if (!watch->ring)
 		return kvs_fail(-errno, "the kernel gives no ring buffer: %s", strerror(errno));
-	err = attach_tracepoints(watch);
-	if (!err)
-		err = find_target(watch, pid);
+	err = prof_programs_find_target(&watch->programs, pid, &watch->target);
 	if (!err)
 		err = begin(watch, pid);
 	return err;
@@ -467,7 +361,8 @@ void kvs_watch_stop(kvs_watch *watch)
 {
 	uint64_t now;
 
-	detach(watch);
+	prof_programs_detach(&watch->programs);
+	prof_drivers_detach(&watch->drivers);
 	ring_buffer__consume(watch->ring);
 	prof_drivers_detach(&watch->drivers); /* one that was mapped just now */
 	now = now_ns();
