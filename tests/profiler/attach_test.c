@@ -244,28 +244,6 @@ static void events_come_within_a_second(void **state)
 	target_end(&target, SIGKILL);
 }
 
-static void probes_one_by_one_see_the_same(void **state)
-{
-	static const struct kvs_watch_options options = {.one_by_one = true};
-	struct target target = target_start("late", "30");
-	struct watched *watched;
-	kvs_trace *out;
-	kvs_watch *watch;
-
-	(void)state;
-	watch = watch_open(target.pid, &out, &options);
-	while (kvs_watch_poll(watch, 1000) > 0)
-		continue;
-	kvs_watch_close(watch);
-	assert_int_equal(kvs_trace_close(out), 0);
-	watched = watched_read(trace);
-	/* It is not held while probes are put, so its first calls may be missed; its last ones never are. */
-	assert_true(watched_calls(watched, "cuMemFree_v2") <= 30);
-	assert_int_equal(watched->processes[0].status, 0);
-	free(watched);
-	assert_int_equal(target_end(&target, 0), 0);
-}
-
 /* What the kernel has no room for is counted: nothing is missing without a word. */
 static void a_ring_that_is_too_small_counts_what_it_loses(void **state)
 {
@@ -422,7 +400,6 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_process_is_watched_and_left_as_it_was),
 		cmocka_unit_test(events_come_within_a_second),
-		cmocka_unit_test(probes_one_by_one_see_the_same),
 		cmocka_unit_test(a_ring_that_is_too_small_counts_what_it_loses),
 		cmocka_unit_test(a_driver_that_comes_later_is_watched),
 		cmocka_unit_test(a_process_that_is_killed_is_told_of),

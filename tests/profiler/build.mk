@@ -16,14 +16,21 @@ endif
 
 # It is skipped where names of functions are not read.
 $(BUILD)/tests/profiler/symbols_test.o: private CFLAGS_ALL += $(if $(LIBDW),-DPROF_LIBDW)
-# A program to be watched, with frame pointers, by which the kernel walks a stack.
-WATCHED_CLIENT = $(BUILD)/tests/profiler/watched_client
-$(WATCHED_CLIENT): tests/profiler/watched_client.c driver/softcuda/softcuda.h $(BUILD)/cc.flags
+
+# Programs to be watched, with frame pointers, by which the kernel walks a stack; and a driver for them that does odd things.
+WATCHED = $(addprefix $(BUILD)/tests/profiler/,watched_client watched_calls)
+$(WATCHED): $(BUILD)/tests/profiler/%: tests/profiler/%.c driver/softcuda/softcuda.h $(BUILD)/cc.flags | $(SOFTCUDA)
 	@mkdir -p $(@D)
 	$(call say,CC,$@)
 	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE $(OPT) -fno-omit-frame-pointer -fno-optimize-sibling-calls -fno-inline \
-		 $(WARN) $(SAN_FLAGS) $(CUDA_FLAGS) -pthread -o $@ $< -ldl
+		$(WARN) $(SAN_FLAGS) $(CUDA_FLAGS) -pthread -o $@ $< -ldl $(if $(filter %_calls,$@),$(SOFTCUDA))
 
-tests-build: $(WATCHED_CLIENT)
-$(addprefix $(BUILD)/tests/profiler/,profile_test attach_test): $(BUILD)/tests/profiler/watched.o | $(WATCHED_CLIENT)
+ODD_DRIVER = $(BUILD)/tests/profiler/odd/libcuda.so.1
+$(ODD_DRIVER): tests/profiler/odd_driver.c $(BUILD)/cc.flags
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE -O1 -fno-optimize-sibling-calls -fPIC -shared $(WARN) -Wl,-soname,libcuda.so.1 -o $@ $<
+
+tests-build: $(WATCHED) $(ODD_DRIVER)
+$(addprefix $(BUILD)/tests/profiler/,profile_test attach_test ways_test): $(BUILD)/tests/profiler/watched.o | $(WATCHED) $(ODD_DRIVER)
 $(BUILD)/tests/profiler/faults_test $(BUILD)/tests/profiler/top_test: $(BUILD)/tests/profiler/watched.o | $(BUILD)/tests/clients/leaks

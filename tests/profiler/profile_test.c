@@ -159,6 +159,48 @@ static void children_are_watched_from_birth(void **state)
 	free(watched);
 }
 
+/* "FUNCTION RESULT ADDRESS BYTES HANDLE", as the program prints it. */
+static void describe(const struct kvs_event *event, char *out, size_t bytes)
+{
+	const uint64_t values[] = {event->call.address, event->call.bytes, event->call.handle};
+	size_t used = (size_t)snprintf(out, bytes, "%s %d", event->call.function, event->call.result);
+
+	for (int i = 0; i < 3; i++)
+		used += (size_t)(values[i] == KVS_EVENT_NONE ? snprintf(out + used, bytes - used, " -")
+							     : snprintf(out + used, bytes - used, " %lx", values[i]));
+}
+
+static void addresses_bytes_and_handles_are_those_of_the_calls(void **state)
+{
+	struct process process = run(
+		"export LD_LIBRARY_PATH=$(dirname $KVSHARE_SOFTCUDA); kvshare-run profile --source ebpf -o $TRACE -- "
+		"$(dirname $CLIENT)/watched_calls",
+		0);
+	char *rest = process.out, *line, told[256];
+	struct watched *watched = watched_read(trace);
+	kvs_trace_reader *reader;
+	struct kvs_event event;
+	int calls = 0;
+
+	(void)state;
+	assert_int_equal(watched->devices, 1); /* cuMemGetInfo */
+	free(watched);
+	assert_int_equal(kvs_trace_read(trace, &reader), 0);
+	while (kvs_trace_next(reader, &event, NULL) > 0) {
+		if (event.type != KVS_EVENT_CALL)
+			continue;
+		line = strsep(&rest, "\n");
+		describe(&event, told, sizeof(told));
+		assert_non_null(line);
+		assert_string_equal(told, line);
+		calls++;
+	}
+	kvs_trace_reader_close(reader);
+	assert_true(calls > 60);
+	assert_string_equal(rest ? rest : "", "");
+	process_free(&process);
+}
+
 /* ---- the engine, beside bpftrace ---- */
 
 /* "@calls[uprobe:FILE:FUNCTION]: NUMBER" */
@@ -381,6 +423,7 @@ int main(void)
 		cmocka_unit_test(calls_of_all_threads_are_told),
 		cmocka_unit_test(a_driver_that_is_loaded_late_is_watched_from_its_first_call),
 		cmocka_unit_test(children_are_watched_from_birth),
+		cmocka_unit_test(addresses_bytes_and_handles_are_those_of_the_calls),
 		cmocka_unit_test(counts_and_bytes_are_those_of_bpftrace),
 		cmocka_unit_test(what_is_watched_does_what_it_does_unwatched),
 		cmocka_unit_test(opens_and_ioctls_of_the_kernel_driver_are_counted),
