@@ -394,11 +394,10 @@ CUresult CUDAAPI cuCtxGetApiVersion(CUcontext ctx, unsigned int *version)
 	return CUDA_SUCCESS;
 }
 
-#undef cuCtxSynchronize
-CUresult CUDAAPI cuCtxSynchronize(void)
+static CUresult synchronize_current(const char *call)
 {
 	struct sc_context *context;
-	CUresult error = sc_enter_context(__func__, &context);
+	CUresult error = sc_enter_context(call, &context);
 
 	if (error)
 		return error;
@@ -408,3 +407,28 @@ CUresult CUDAAPI cuCtxSynchronize(void)
 	sc_context_drain(context);
 	return sc_context_error(context);
 }
+
+#undef cuCtxSynchronize
+CUresult CUDAAPI cuCtxSynchronize(void)
+{
+	return synchronize_current(__func__);
+}
+
+#if CUDA_VERSION >= 13000
+/* "If the specified context is NULL, the API will operate on the current context." */
+CUresult CUDAAPI cuCtxSynchronize_v2(CUcontext ctx)
+{
+	CUresult error;
+	uint64_t key;
+
+	if (!ctx)
+		return synchronize_current(__func__);
+	if (!context_exists(ctx))
+		return CUDA_ERROR_INVALID_CONTEXT;
+	if (!sc_current_push(sc_key(ctx)))
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	error = synchronize_current(__func__);
+	sc_current_pop(&key);
+	return error;
+}
+#endif
