@@ -38,7 +38,7 @@ tests-build: build $(TEST_PROGRAMS) $(TEST_MODULES)
 run-tests: tests-build
 	$(Q)BUILD=$(BUILD) JOBS=$(TEST_JOBS) SAMPLE=$(SAMPLE) tests/run.sh $(TEST_SCRIPTS) $(TEST_PROGRAMS)
 check: deps ## all tests, or with SAMPLE=N one in N, by date; ends in "N passed, N failed, N skipped"
-	$(AND_THEN) run-tests
+	+$(AND_THEN) run-tests
 
 # The tests with more than one thread; for SANITIZE=thread.
 check-threads: tests-build
@@ -49,7 +49,7 @@ bench: build $(BENCH_PROGRAMS) ## speed, each figure as a ratio within one run
 		KVSHARE_SOFTCUDA=$(abspath $(SOFTCUDA)) BUILD=$(BUILD) $$program || exit 1; done
 
 demo: deps ## build, run the small model in tests/models, and show the memory that sharing saved
-	$(AND_THEN) build
+	+$(AND_THEN) build
 	$(Q)$(MAKE) --no-print-directory run-demo
 run-demo:
 	$(BUILD)/kvshare-run generate -m tests/models/storyworld-3m -p "It had rained all night." -n 64 --temperature 0.7 --seed 1 --owners 0,1,2,3,4,5,2,7,8,3,10,11,1,13,5,15

@@ -216,4 +216,7 @@ void vmm_queue_remove_region(kvs_vmm *vmm, const kvs_region *region)
 			slot = next;
 		}
 	}
+	/* The worker, which finds nothing to do now, does not tell those that wait for that. */
+	if (!vmm->queues[VMM_QUEUE_PREMAP].head)
+		pthread_cond_broadcast(&vmm->premap_idle);
 }

@@ -10,7 +10,7 @@
 #define MIB (1ul << 20)
 
 /* So that each fault has a function of its own, whatever the optimiser thinks. */
-#define APART __attribute__((noinline, noclone))
+#define APART __attribute__((noinline))
 
 static CUmemAllocationProp prop = {.type = CU_MEM_ALLOCATION_TYPE_PINNED, .location.type = CU_MEM_LOCATION_TYPE_DEVICE};
 

@@ -166,11 +166,103 @@ static void a_share_looks_again_after_its_wait(void **state)
 	alarm(0);
 }
 
+/* ---- the worker has nothing left to do ---- */
+
+struct crowd {
+	struct fixture f;
+	kvs_region *held, *free, *rest;
+	kvs_space *space;
+	sem_t inside, permission; /* of the call that holds the turn */
+	int err;
+};
+
+static void hold_the_turn(void *arg, const struct kvs_cu_call *call)
+{
+	struct crowd *c = arg;
+
+	if (call->after)
+		return;
+	sem_post(&c->inside);
+	sem_wait(&c->permission);
+}
+
+static void *grow_held(void *arg)
+{
+	struct crowd *c = arg;
+
+	kvs_cu_bind(c->f.cu);
+	fixture_check(kvs_region_resize(c->held, 0, BLOCKS * c->f.block));
+	return NULL;
+}
+
+static void *settle_it(void *arg)
+{
+	struct crowd *c = arg;
+
+	kvs_cu_bind(c->f.cu);
+	c->err = kvs_vmm_settle(c->f.vmm);
+	return NULL;
+}
+
+static void *split_free(void *arg)
+{
+	struct crowd *c = arg;
+
+	kvs_cu_bind(c->f.cu);
+	fixture_check(kvs_region_split(c->free, c->f.block, &c->rest));
+	return NULL;
+}
+
+/*
+ * A slot waits to be mapped ahead, somebody waits until nothing does, and its region is cut off behind what it has before the
+ * worker had its turn: then there is nothing to map, and whoever waits must hear of it.
+ */
+static void settling_ends_when_what_it_waits_for_is_taken_away(void **state)
+{
+	static const enum kvs_cu_function create[] = {KVS_FN_cuMemCreate};
+	struct kvs_vmm_options options = {.premap = true, .no_free_list = true};
+	struct crowd c = {.f = fixture_open(&options)};
+	pthread_t grower, settler, splitter;
+	kvs_cu_observer *observer;
+
+	(void)state;
+	alarm(60);
+	sem_init(&c.inside, 0, 0);
+	sem_init(&c.permission, 0, 0);
+	fixture_check(kvs_region_reserve(c.f.vmm, BLOCKS * c.f.block, 1, &c.held));
+	fixture_check(kvs_space_reserve(c.f.vmm, BLOCKS * c.f.block, &c.space));
+	fixture_check(kvs_region_create(c.space, 0, BLOCKS * c.f.block, 1, &c.free));
+	fixture_check(kvs_region_resize(c.free, 0, 1));
+	fixture_check(kvs_vmm_settle(c.f.vmm));
+	assert_int_equal(kvs_cu_observe(c.f.cu, create, 1, hold_the_turn, &c, &observer), 0);
+	assert_int_equal(pthread_create(&grower, NULL, grow_held, &c), 0);
+	sem_wait(&c.inside);
+	fixture_check(kvs_region_resize(
+		c.free, 0, c.f.block * 3 / 4)); /* asks for the next block; nobody has the turn for it */
+	assert_int_equal(pthread_create(&splitter, NULL, split_free, &c), 0);
+	assert_int_equal(pthread_create(&settler, NULL, settle_it, &c), 0);
+	usleep(200000);                  /* both wait */
+	for (int i = 0; i < BLOCKS; i++) /* all of the region, so that nothing of it is to be mapped ahead */
+		sem_post(&c.permission);
+	pthread_join(splitter, NULL);
+	pthread_join(settler, NULL);
+	pthread_join(grower, NULL);
+	assert_int_equal(c.err, 0);
+	assert_int_equal(kvs_cu_unobserve(observer), 0);
+	kvs_region_free(c.rest);
+	kvs_region_free(c.free);
+	kvs_space_free(c.space);
+	kvs_region_free(c.held);
+	fixture_close(&c.f);
+	alarm(0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(others_go_on_while_one_waits),
 		cmocka_unit_test(a_share_looks_again_after_its_wait),
+		cmocka_unit_test(settling_ends_when_what_it_waits_for_is_taken_away),
 	};
 
 	setenv("SOFTCUDA_GRANULARITY", "64K", 0);
