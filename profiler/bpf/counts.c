@@ -66,7 +66,7 @@ static void tell(struct prof_processes *all, struct prof_process *process, const
 		return;
 	name_function(key, name, sizeof(name));
 	event.calls.function = name;
-	prof_process_tell(all, process, trace, time_ns);
+	prof_process_tell(all, process, trace);
 	kvs_trace_add(trace, &event);
 }
 

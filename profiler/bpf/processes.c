@@ -2,7 +2,7 @@
  * profiler/bpf/processes.c: the processes that are watched.
  *
  * A process is written into the trace when it first matters: when it maps the driver, or an event of it comes. So a shell and
- * the tools that it runs on the way leave nothing.
+ * the tools that it runs on the way leave nothing. The one that was asked for is there in any case.
  */
 #include "processes.h"
 
@@ -28,15 +28,16 @@ static void forget(void *value)
 	free(process);
 }
 
-static struct prof_process *add(struct prof_processes *all, uint32_t key, uint32_t pid)
+static struct prof_process *add(struct prof_processes *all, const struct prof_record *record)
 {
 	struct prof_process *process = calloc(1, sizeof(*process));
 
 	if (!process)
 		return NULL;
-	process->key = key;
-	process->pid = pid;
-	if (prof_map_set(&all->map, key, process, NULL))
+	process->key = record->key;
+	process->pid = record->pid;
+	process->since_ns = record->time_ns;
+	if (prof_map_set(&all->map, record->key, process, NULL))
 		return process;
 	free(process);
 	return NULL;
@@ -87,28 +88,28 @@ static char *command_of(uint32_t pid)
 	return join(arguments, bytes > 0 ? (size_t)bytes : 0);
 }
 
-struct prof_process *prof_process_get(struct prof_processes *all, uint32_t key, uint32_t pid)
+struct prof_process *prof_process_get(struct prof_processes *all, const struct prof_record *record)
 {
-	struct prof_process *process = prof_process_find(all, key);
+	struct prof_process *process = prof_process_find(all, record->key);
 
 	if (process)
 		return process;
-	process = add(all, key, pid);
+	process = add(all, record);
 	if (!process)
 		return NULL;
-	process->command = command_of(pid);
-	process->parent = parent_of(pid);
+	process->command = command_of(record->pid);
+	process->parent = parent_of(record->pid);
 	process->stale_modules = true;
 	return process;
 }
 
 struct prof_process *prof_process_fork(
-	struct prof_processes *all, uint32_t key, uint32_t pid, const struct prof_process *parent)
+	struct prof_processes *all, const struct prof_record *record, const struct prof_process *parent)
 {
 	struct prof_process *process;
 
-	prof_process_remove(all, key); /* one whose end was lost */
-	process = add(all, key, pid);
+	prof_process_remove(all, record->key); /* one whose end was lost */
+	process = add(all, record);
 	if (!process || !parent)
 		return process;
 	process->parent = parent->pid;
@@ -120,11 +121,12 @@ struct prof_process *prof_process_fork(
 	return process;
 }
 
-void prof_process_exec(struct prof_process *process, uint32_t parent, const char *command, size_t bytes)
+void prof_process_exec(struct prof_process *process, const struct prof_exec *exec)
 {
 	free(process->command);
-	process->command = join(command, bytes);
-	process->parent = parent;
+	process->command = join(exec->command, exec->bytes);
+	process->parent = exec->parent;
+	process->since_ns = exec->record.time_ns;
 	process->told = process->has_driver = false;
 	process->stale_modules = true;
 	prof_modules_clear(&process->modules);
@@ -139,9 +141,9 @@ static uint64_t wall_ns(uint64_t monotonic_ns)
 	return (uint64_t)(wall.tv_sec - now.tv_sec) * 1000000000 + wall.tv_nsec - now.tv_nsec + monotonic_ns;
 }
 
-void prof_process_tell(struct prof_processes *all, struct prof_process *process, kvs_trace *trace, uint64_t time_ns)
+void prof_process_tell(struct prof_processes *all, struct prof_process *process, kvs_trace *trace)
 {
-	struct kvs_event event = {.type = KVS_EVENT_PROCESS, .pid = process->pid, .time_ns = time_ns};
+	struct kvs_event event = {.type = KVS_EVENT_PROCESS, .pid = process->pid, .time_ns = process->since_ns};
 
 	if (process->told)
 		return;
@@ -149,7 +151,7 @@ void prof_process_tell(struct prof_processes *all, struct prof_process *process,
 	event.process.command = process->command ? process->command : "";
 	event.process.device = "";
 	event.process.parent = process->parent;
-	event.process.wall_ns = wall_ns(time_ns);
+	event.process.wall_ns = wall_ns(process->since_ns);
 	kvs_trace_add(trace, &event);
 	kvs_trace_flush(trace); /* in a trace that soon has its full size it is there at least */
 	process->told = true;

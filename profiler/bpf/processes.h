@@ -17,6 +17,7 @@ struct prof_counted {
 
 struct prof_process {
 	uint32_t key, pid, parent;
+	uint64_t since_ns; /* it is watched, or became this program */
 	char *command;
 	bool told;          /* the trace has its KVS_EVENT_PROCESS */
 	bool has_driver;    /* it has mapped the driver */
@@ -34,14 +35,14 @@ struct prof_processes {
 
 struct prof_process *prof_process_find(const struct prof_processes *all, uint32_t key);
 /* The one that is there, or a new one, of which /proc is asked; NULL: no memory. */
-struct prof_process *prof_process_get(struct prof_processes *all, uint32_t key, uint32_t pid);
+struct prof_process *prof_process_get(struct prof_processes *all, const struct prof_record *record);
 /* A child that is what its parent (may be NULL) is; NULL: no memory. */
 struct prof_process *prof_process_fork(
-	struct prof_processes *all, uint32_t key, uint32_t pid, const struct prof_process *parent);
-/* It runs another program now; `command` has `bytes` of arguments, each with a closing 0. */
-void prof_process_exec(struct prof_process *process, uint32_t parent, const char *command, size_t bytes);
+	struct prof_processes *all, const struct prof_record *record, const struct prof_process *parent);
+/* It runs another program now. */
+void prof_process_exec(struct prof_process *process, const struct prof_exec *exec);
 /* Write its KVS_EVENT_PROCESS, once. */
-void prof_process_tell(struct prof_processes *all, struct prof_process *process, kvs_trace *trace, uint64_t time_ns);
+void prof_process_tell(struct prof_processes *all, struct prof_process *process, kvs_trace *trace);
 /* Write its KVS_EVENT_EXIT, where it was told of. */
 void prof_process_end(struct prof_process *process, kvs_trace *trace, uint64_t time_ns, int status);
 void prof_process_remove(struct prof_processes *all, uint32_t key);

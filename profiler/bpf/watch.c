@@ -84,7 +84,7 @@ static void note_problem(kvs_watch *watch)
 		snprintf(watch->problem, sizeof(watch->problem), "%s", kvs_error());
 }
 
-static void watch_driver(kvs_watch *watch, struct prof_process *process, uint64_t time_ns)
+static void watch_driver(kvs_watch *watch, struct prof_process *process)
 {
 	int found = prof_drivers_attach(&watch->drivers, process->pid);
 
@@ -93,18 +93,18 @@ static void watch_driver(kvs_watch *watch, struct prof_process *process, uint64_
 	if (found <= 0)
 		return;
 	process->has_driver = true;
-	prof_process_tell(&watch->processes, process, watch->trace, time_ns);
+	prof_process_tell(&watch->processes, process, watch->trace);
 }
 
 static void take_mapped(kvs_watch *watch, const struct prof_mapped *mapped)
 {
-	struct prof_process *process = prof_process_get(&watch->processes, mapped->record.key, mapped->record.pid);
+	struct prof_process *process = prof_process_get(&watch->processes, &mapped->record);
 	uint8_t yes = 1;
 
 	if (process)
 		process->stale_modules = true;
 	if (process && mapped->driver)
-		watch_driver(watch, process, mapped->record.time_ns);
+		watch_driver(watch, process);
 	if (mapped->fresh)
 		bpf_map_update_elem(watch->programs.drivers, &mapped->file, &yes, BPF_ANY);
 	/* While the process may be standing, what it has mapped cannot go away with it. */
@@ -116,7 +116,7 @@ static void take_mapped(kvs_watch *watch, const struct prof_mapped *mapped)
 
 static void take_call(kvs_watch *watch, const struct prof_call *call, const uint64_t *stack)
 {
-	struct prof_process *process = prof_process_get(&watch->processes, call->record.key, call->record.pid);
+	struct prof_process *process = prof_process_get(&watch->processes, &call->record);
 	struct kvs_frame frames[KVS_MAX_FRAMES];
 	struct kvs_event event;
 
@@ -124,7 +124,7 @@ static void take_call(kvs_watch *watch, const struct prof_call *call, const uint
 		kvs_trace_lost(watch->trace, 1);
 		return;
 	}
-	prof_process_tell(&watch->processes, process, watch->trace, call->record.time_ns);
+	prof_process_tell(&watch->processes, process, watch->trace);
 	prof_function_event(call, &event);
 	event.call.frames = frames;
 	event.call.frame_count = stack ? prof_process_frames(process, stack, call->frames, frames) : 0;
@@ -141,24 +141,23 @@ static void tell_counts(kvs_watch *watch, struct prof_process *process, uint64_t
 
 static void take_exec(kvs_watch *watch, const struct prof_exec *exec)
 {
-	struct prof_process *process = prof_process_get(&watch->processes, exec->record.key, exec->record.pid);
+	struct prof_process *process = prof_process_get(&watch->processes, &exec->record);
 
 	if (!process)
 		return;
 	tell_counts(watch, process, exec->record.time_ns);
 	prof_process_end(process, watch->trace, exec->record.time_ns, -1);
-	prof_process_exec(process, exec->parent, exec->command, exec->bytes);
-	if (process->key == watch->target)
-		prof_process_tell(&watch->processes, process, watch->trace, exec->record.time_ns);
+	prof_process_exec(process, exec);
 }
 
 static void end_process(kvs_watch *watch, struct prof_process *process, uint64_t time_ns, int status)
 {
+	tell_counts(watch, process, time_ns);
 	if (process->key == watch->target) {
 		watch->ended = true;
 		watch->status = status;
+		prof_process_tell(&watch->processes, process, watch->trace); /* whatever it did */
 	}
-	tell_counts(watch, process, time_ns);
 	prof_counts_forget(watch->programs.counts, process);
 	prof_process_end(process, watch->trace, time_ns, status);
 	prof_process_remove(&watch->processes, process->key);
@@ -166,7 +165,7 @@ static void end_process(kvs_watch *watch, struct prof_process *process, uint64_t
 
 static void take_exit(kvs_watch *watch, const struct prof_exit *record)
 {
-	struct prof_process *process = prof_process_get(&watch->processes, record->record.key, record->record.pid);
+	struct prof_process *process = prof_process_get(&watch->processes, &record->record);
 
 	if (process)
 		end_process(watch, process, record->record.time_ns, record->status);
@@ -186,8 +185,7 @@ static int take(void *context, void *data, size_t bytes)
 				: NULL);
 		break;
 	case PROF_FORK:
-		prof_process_fork(&watch->processes, record->key, record->pid,
-			prof_process_find(&watch->processes, born->parent_key));
+		prof_process_fork(&watch->processes, record, prof_process_find(&watch->processes, born->parent_key));
 		break;
 	case PROF_EXEC:
 		take_exec(watch, data);
@@ -250,7 +248,8 @@ static void tick(kvs_watch *watch)
 
 static int begin(kvs_watch *watch, pid_t pid)
 {
-	struct prof_process *process = prof_process_get(&watch->processes, watch->target, pid);
+	const struct prof_record record = {.key = watch->target, .pid = (uint32_t)pid, .time_ns = now_ns()};
+	struct prof_process *process = prof_process_get(&watch->processes, &record);
 	int drivers;
 
 	if (!process)
@@ -262,7 +261,7 @@ static int begin(kvs_watch *watch, pid_t pid)
 		return drivers;
 	process->has_driver = drivers;
 	prof_process_read_modules(process);
-	prof_process_tell(&watch->processes, process, watch->trace, now_ns());
+	prof_process_tell(&watch->processes, process, watch->trace);
 	return 0;
 }
 
@@ -276,12 +275,16 @@ static void release(kvs_watch *watch)
 	free(watch);
 }
 
-/* Fails where there is no such process, or where we may not look at it. */
+/* Fails where there is no such process, or where we may not look at it. One that is just at exec has nothing mapped for a moment. */
 static int look_at(pid_t pid)
 {
 	struct prof_modules modules = {0};
 	int err = prof_modules_read(&modules, pid);
 
+	for (int i = 0; err == -ESRCH && i < 5 && !kill(pid, 0); i++) {
+		usleep(20000);
+		err = prof_modules_read(&modules, pid);
+	}
 	prof_modules_clear(&modules);
 	return err;
 }

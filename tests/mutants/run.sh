@@ -82,28 +82,35 @@ prepare() {
 	programs_of "$@" | xargs -P "$jobs" -n 1 "$0" --control
 }
 
-# Records the time that the program may take with a fault: a program that hangs has noticed it, too.
+# Records the time that the program may take with a fault: a program that hangs has noticed it, too. One that cannot run here (77)
+# may take no time at all.
 control() { # PROGRAM
 	log=$(log_of "$1") start=$(date +%s)
-	if check_program "$base" "$1" 600 >"$log"; then
-		echo $((10 * ($(date +%s) - start) + 20)) >"$log.seconds"
-		return 0
-	fi
+	check_program "$base" "$1" 600 >"$log"
+	case $? in
+	0) echo $((10 * ($(date +%s) - start) + 20)) >"$log.seconds" ;;
+	77) echo 0 >"$log.seconds" ;;
+	*) false ;;
+	esac && return 0
 	echo "mutants: $1 fails without a fault: see $log"
 	return 1
 }
 
-# Whether the tests of NAME notice the fault in $tree. 2: it does not compile. A warning about the fault is not an error; FLAGS_*
+# Whether the tests of NAME notice the fault in $tree. 2: it does not compile. 3: none of them can run here. A warning about the fault is not an error; FLAGS_*
 # keep that change of flags from rebuilding everything.
 noticed() {
 	programs=$(for test in $(field "$1" tests); do echo "build/tests/$test"; done)
 	# shellcheck disable=SC2086 # a list
 	make -s -C "$tree" BUILD=build WERROR=0 FLAGS_cc="$(cat "$tree/build/cc.flags")" FLAGS_cxx="$(cat "$tree/build/cxx.flags")" \
 		build test-modules $programs 2>&1 || return 2
+	said=3
 	for program in $programs; do
-		check_program "$tree" "$program" "$(cat "$(log_of "$program").seconds")" || return 0
+		seconds=$(cat "$(log_of "$program").seconds")
+		[ "$seconds" -eq 0 ] && continue
+		said=1
+		check_program "$tree" "$program" "$seconds" || return 0
 	done
-	return 1
+	return $said
 }
 
 # Restores the tree from the base: every file that the mutant's build has written since `stamp`.
@@ -123,6 +130,7 @@ run_one() { # NAME, in the tree of this job
 	case $? in
 	0) say=noticed why= ;;
 	1) say=ALIVE why=": $(field "$1" tests) let it pass" ;;
+	3) say=skipped why=": $(field "$1" tests) cannot run here" ;;
 	*) say=BROKEN why=": it does not compile, see $work/$1.log" ;;
 	esac
 	printf '%-8s %-36s %3d s  %s%s\n' $say "$1" $(($(date +%s) - start)) "$file" "$why"
@@ -148,7 +156,7 @@ if [ ! "$check_only" ] && [ "$applying" ]; then
 	# shellcheck disable=SC2086
 	echo "mutants: $(programs_of $applying | wc -l) programs pass without a fault"
 	echo "$applying" | xargs -P "$jobs" -n 1 --process-slot-var=KVS_MUTANTS_SLOT "$0" --one | tee "$work/results"
-	passed=$(grep -c ^noticed "$work/results")
+	passed=$(grep -cE '^(noticed|skipped)' "$work/results")
 	rm -rf "$base" "$work"/tree*
 fi
 failed=$(($(echo "$list" | wc -w) - passed))

@@ -48,7 +48,7 @@ struct target {
 	FILE *out;
 };
 
-static struct target target_start(const char *mode, const char *rounds)
+static struct target target_start_on(const char *driver, const char *mode, const char *rounds)
 {
 	struct target target;
 	int out[2];
@@ -61,14 +61,18 @@ static struct target target_start(const char *mode, const char *rounds)
 		dup2(out[1], STDOUT_FILENO);
 		close(out[0]);
 		close(out[1]);
-		execl(built("tests/profiler/watched_client"), "watched_client", getenv("KVSHARE_SOFTCUDA"), mode,
-			rounds, NULL);
+		execl(built("tests/profiler/watched_client"), "watched_client", driver, mode, rounds, NULL);
 		_exit(127);
 	}
 	close(out[1]);
 	target.out = fdopen(out[0], "r");
 	assert_non_null(target.out);
 	return target;
+}
+
+static struct target target_start(const char *mode, const char *rounds)
+{
+	return target_start_on(getenv("KVSHARE_SOFTCUDA"), mode, rounds);
 }
 
 static void target_wait_until_ready(const struct target *target)
@@ -288,6 +292,31 @@ static void a_driver_that_comes_later_is_watched(void **state)
 	assert_int_equal(target_end(&target, 0), 0);
 }
 
+/* As after an upgrade: what lies at its path by now is another file. */
+static void a_driver_whose_file_was_replaced_is_watched(void **state)
+{
+	char driver[128];
+	struct target target;
+	struct process process;
+	struct watched *watched;
+
+	(void)state;
+	snprintf(driver, sizeof(driver), "%s/libcuda.so.1", folder);
+	process = run_shell("cp $KVSHARE_SOFTCUDA $FOLDER/libcuda.so.1", 60);
+	process_free(&process);
+	target = target_start_on(driver, "forever", "0");
+	target_wait_until_ready(&target);
+	process = run_shell("rm $FOLDER/libcuda.so.1 && cp /bin/true $FOLDER/libcuda.so.1", 60);
+	assert_int_equal(process.status, 0);
+	process_free(&process);
+	process = attach(target.pid, "--seconds 0.5", 0);
+	watched = watched_read(trace);
+	assert_true(watched_calls(watched, "cuMemAlloc_v2") > 10);
+	free(watched);
+	process_free(&process);
+	target_end(&target, SIGTERM);
+}
+
 static void a_process_that_is_killed_is_told_of(void **state)
 {
 	struct target target = target_start("forever", "0");
@@ -402,6 +431,7 @@ int main(void)
 		cmocka_unit_test(events_come_within_a_second),
 		cmocka_unit_test(a_ring_that_is_too_small_counts_what_it_loses),
 		cmocka_unit_test(a_driver_that_comes_later_is_watched),
+		cmocka_unit_test(a_driver_whose_file_was_replaced_is_watched),
 		cmocka_unit_test(a_process_that_is_killed_is_told_of),
 		cmocka_unit_test(a_profiler_that_is_killed_leaves_nothing),
 		cmocka_unit_test(what_cannot_be_watched_is_said_in_one_line),
