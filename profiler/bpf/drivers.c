@@ -33,6 +33,7 @@ struct prof_driver {
 	dev_t device;
 	ino_t inode;
 	int fd;
+	bool softcuda;
 	int many[SIDES];         /* links of probes that were put all at once, -1: none */
 	struct bpf_link **links; /* or one by one */
 	size_t link_count;
@@ -166,28 +167,29 @@ static void detach(struct prof_driver *driver)
 
 static int attach(const struct prof_programs *programs, struct prof_driver *driver)
 {
-	struct prof_export *symbols;
+	struct prof_exports exports;
 	char path[64];
-	size_t count;
-	int err = prof_exports_read(driver->fd, &symbols, &count);
+	int err = prof_exports_read(driver->fd, &exports);
 
 	if (err)
 		return err;
+	driver->softcuda = exports.softcuda;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", driver->fd);
-	err = programs->way == PROF_ONE_BY_ONE ? attach_one_by_one(programs, driver, path, symbols, count)
-					       : attach_all_at_once(programs, driver, path, symbols, count);
-	free(symbols);
+	err = programs->way == PROF_ONE_BY_ONE
+		      ? attach_one_by_one(programs, driver, path, exports.items, exports.count)
+		      : attach_all_at_once(programs, driver, path, exports.items, exports.count);
+	free(exports.items);
 	return err ? kvs_fail(err, "the kernel takes no probes: %s", strerror(-err)) : 0;
 }
 
 /* ---- drivers ---- */
 
-static bool is_known(const struct prof_drivers *drivers, const struct stat *st)
+static const struct prof_driver *find(const struct prof_drivers *drivers, const struct stat *st)
 {
 	for (size_t i = 0; i < drivers->count; i++)
 		if (drivers->items[i].device == st->st_dev && drivers->items[i].inode == st->st_ino)
-			return true;
-	return false;
+			return &drivers->items[i];
+	return NULL;
 }
 
 /* Takes over `fd`. */
@@ -213,35 +215,40 @@ static int add(struct prof_drivers *drivers, int fd, const struct stat *st)
 	return 0;
 }
 
-static int attach_mapping(struct prof_drivers *drivers, pid_t pid, const struct prof_mapping *mapping)
+static int attach_mapping(
+	struct prof_drivers *drivers, pid_t pid, const struct prof_mapping *mapping, struct prof_drivers_found *found)
 {
-	int fd = open_driver(pid, mapping);
+	int fd = open_driver(pid, mapping), err = 0;
+	const struct prof_driver *driver;
 	struct stat st;
 
 	if (fd < 0)
 		return fd;
-	if (!fstat(fd, &st) && !is_known(drivers, &st))
-		return add(drivers, fd, &st);
-	close(fd);
-	return 0;
+	if (!fstat(fd, &st) && !find(drivers, &st))
+		err = add(drivers, fd, &st);
+	else
+		close(fd);
+	driver = err ? NULL : find(drivers, &st);
+	found->drivers += driver != NULL;
+	found->softcuda |= driver && driver->softcuda;
+	return err;
 }
 
-int prof_drivers_attach(struct prof_drivers *drivers, pid_t pid)
+int prof_drivers_attach(struct prof_drivers *drivers, pid_t pid, struct prof_drivers_found *found)
 {
 	struct prof_mappings mappings;
 	struct prof_mapping mapping;
-	int found = 0, err = prof_mappings_open(&mappings, pid);
+	int err = prof_mappings_open(&mappings, pid), failed;
 
+	*found = (struct prof_drivers_found){0};
 	if (err)
 		return err;
-	while (!err && prof_mappings_next(&mappings, &mapping)) {
-		if (!is_driver(&mapping))
-			continue;
-		found++;
-		err = attach_mapping(drivers, pid, &mapping);
+	while (prof_mappings_next(&mappings, &mapping)) {
+		failed = is_driver(&mapping) ? attach_mapping(drivers, pid, &mapping, found) : 0;
+		err = failed ? failed : err;
 	}
 	prof_mappings_close(&mappings);
-	return err ? err : found;
+	return err;
 }
 
 void prof_drivers_detach(struct prof_drivers *drivers)

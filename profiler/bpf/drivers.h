@@ -7,6 +7,7 @@
 #ifndef KVS_PROFILER_BPF_DRIVERS_H
 #define KVS_PROFILER_BPF_DRIVERS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -21,11 +22,16 @@ struct prof_drivers {
 	unsigned ever; /* files that had probes */
 };
 
+struct prof_drivers_found {
+	unsigned drivers; /* files of the process that have probes */
+	bool softcuda;    /* one of them is our driver on host memory */
+};
+
 /*
- * Put probes on every file named libcuda.so... that the process has mapped and that has none yet. Gives how many such files it
- * has mapped, or -ESRCH (it is gone), -EACCES, -ENOEXEC, -ENOMEM, or what the kernel says to the probes.
+ * Put probes on every file named libcuda.so... that the process has mapped and that has none yet. -ESRCH (it is gone), -EACCES,
+ * -ENOEXEC, -ENOMEM, or what the kernel says to the probes; *found counts those that have them all the same.
  */
-int prof_drivers_attach(struct prof_drivers *drivers, pid_t pid);
+int prof_drivers_attach(struct prof_drivers *drivers, pid_t pid, struct prof_drivers_found *found);
 /* No probe is left. */
 void prof_drivers_detach(struct prof_drivers *drivers);
 

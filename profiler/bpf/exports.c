@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <gelf.h>
 #include <stdlib.h>
+#include <string.h>
 
 static bool place_in_file(Elf *elf, uint64_t address, uint64_t *offset)
 {
@@ -29,27 +30,35 @@ static bool place_in_file(Elf *elf, uint64_t address, uint64_t *offset)
 	return false;
 }
 
-/* Of one table of symbols: adds what is watched behind the `count` that are there. */
-static size_t read_table(Elf *elf, Elf_Scn *section, const GElf_Shdr *header, struct prof_export *out, size_t count)
+static void read_symbol(Elf *elf, const char *name, uint64_t address, struct prof_exports *out)
+{
+	int function = prof_function_find(name);
+	struct prof_export *item = &out->items[out->count];
+
+	if (!strcmp(name, "softcuda_get_counters"))
+		out->softcuda = true;
+	if (function < 0 || out->count == prof_function_count() || !place_in_file(elf, address, &item->offset))
+		return;
+	item->function = (unsigned)function;
+	out->count++;
+}
+
+static void read_table(Elf *elf, Elf_Scn *section, const GElf_Shdr *header, struct prof_exports *out)
 {
 	Elf_Data *data = elf_getdata(section, NULL);
 	size_t symbols = data && header->sh_entsize ? data->d_size / header->sh_entsize : 0;
 
-	for (size_t i = 0; i < symbols && count < prof_function_count(); i++) {
+	for (size_t i = 0; i < symbols; i++) {
 		GElf_Sym symbol;
 		const char *name;
-		int function;
 
 		if (!gelf_getsym(data, (int)i, &symbol) || symbol.st_shndx == SHN_UNDEF ||
 			GELF_ST_TYPE(symbol.st_info) != STT_FUNC)
 			continue;
 		name = elf_strptr(elf, header->sh_link, symbol.st_name);
-		function = name ? prof_function_find(name) : -1;
-		if (function < 0 || !place_in_file(elf, symbol.st_value, &out[count].offset))
-			continue;
-		out[count++].function = (unsigned)function;
+		if (name)
+			read_symbol(elf, name, symbol.st_value, out);
 	}
-	return count;
 }
 
 static int compare(const void *a, const void *b)
@@ -61,45 +70,44 @@ static int compare(const void *a, const void *b)
 	return (x->function > y->function) - (x->function < y->function);
 }
 
-static size_t drop_aliases(struct prof_export *symbols, size_t count)
+static void drop_aliases(struct prof_exports *exports)
 {
+	struct prof_export *items = exports->items;
 	size_t kept = 0;
 
-	qsort(symbols, count, sizeof(*symbols), compare);
-	for (size_t i = 0; i < count; i++)
-		if (!kept || symbols[i].offset != symbols[kept - 1].offset)
-			symbols[kept++] = symbols[i];
-	return kept;
+	qsort(items, exports->count, sizeof(*items), compare);
+	for (size_t i = 0; i < exports->count; i++)
+		if (!kept || items[i].offset != items[kept - 1].offset)
+			items[kept++] = items[i];
+	exports->count = kept;
 }
 
-static size_t read_elf(Elf *elf, struct prof_export *out)
+static void read_elf(Elf *elf, struct prof_exports *out)
 {
 	Elf_Scn *section = NULL;
-	size_t count = 0;
 
 	while ((section = elf_nextscn(elf, section))) {
 		GElf_Shdr header;
 		if (gelf_getshdr(section, &header) && header.sh_type == SHT_DYNSYM)
-			count = read_table(elf, section, &header, out, count);
+			read_table(elf, section, &header, out);
 	}
-	return drop_aliases(out, count);
+	drop_aliases(out);
 }
 
-int prof_exports_read(int fd, struct prof_export **out, size_t *count)
+int prof_exports_read(int fd, struct prof_exports *out)
 {
-	struct prof_export *symbols = calloc(prof_function_count(), sizeof(*symbols));
 	Elf *elf;
 
-	if (!symbols)
-		return kvs_fail(-ENOMEM, "no memory for a driver's symbols");
+	*out = (struct prof_exports){.items = calloc(prof_function_count(), sizeof(*out->items))};
+	if (!out->items)
+		return kvs_fail(-ENOMEM, "no memory for a driver's functions");
 	elf_version(EV_CURRENT);
 	elf = elf_begin(fd, ELF_C_READ_MMAP, NULL);
-	*count = elf && elf_kind(elf) == ELF_K_ELF ? read_elf(elf, symbols) : 0;
+	if (elf && elf_kind(elf) == ELF_K_ELF)
+		read_elf(elf, out);
 	elf_end(elf);
-	if (!*count) {
-		free(symbols);
-		return kvs_fail(-ENOEXEC, "no functions of the CUDA driver are in it");
-	}
-	*out = symbols;
-	return 0;
+	if (out->count)
+		return 0;
+	free(out->items);
+	return kvs_fail(-ENOEXEC, "no functions of the CUDA driver are in it");
 }

@@ -4,6 +4,7 @@
 #ifndef KVS_PROFILER_BPF_EXPORTS_H
 #define KVS_PROFILER_BPF_EXPORTS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -12,10 +13,16 @@ struct prof_export {
 	unsigned function;
 };
 
+struct prof_exports {
+	struct prof_export *items; /* by place */
+	size_t count;
+	bool softcuda; /* it is our driver on host memory */
+};
+
 /*
  * The watched functions (functions.h) that the file exports, each place once: of several names for it, the first in our table.
- * The caller frees *out. -ENOEXEC (no library, or none of them in it), -ENOMEM.
+ * The caller frees the items. -ENOEXEC (no library, or none of them in it), -ENOMEM.
  */
-int prof_exports_read(int fd, struct prof_export **out, size_t *count);
+int prof_exports_read(int fd, struct prof_exports *out);
 
 #endif

@@ -115,6 +115,7 @@ struct prof_process *prof_process_fork(
 	process->parent = parent->pid;
 	process->command = parent->command ? strdup(parent->command) : NULL;
 	process->has_driver = parent->has_driver;
+	process->softcuda = parent->softcuda;
 	if (parent->has_driver)
 		prof_modules_copy(&process->modules, &parent->modules);
 	process->stale_modules = parent->stale_modules;
@@ -127,7 +128,7 @@ void prof_process_exec(struct prof_process *process, const struct prof_exec *exe
 	process->command = join(exec->command, exec->bytes);
 	process->parent = exec->parent;
 	process->since_ns = exec->record.time_ns;
-	process->told = process->has_driver = false;
+	process->told = process->has_driver = process->softcuda = false;
 	process->stale_modules = true;
 	prof_modules_clear(&process->modules);
 }
@@ -149,7 +150,8 @@ void prof_process_tell(struct prof_processes *all, struct prof_process *process,
 		return;
 	event.process.source = KVS_SOURCE_EBPF;
 	event.process.command = process->command ? process->command : "";
-	event.process.device = "";
+	event.process.device = process->softcuda ? "softcuda (host memory)" : "";
+	event.process.unit_bytes = process->softcuda ? (uint64_t)sysconf(_SC_PAGESIZE) : 0;
 	event.process.parent = process->parent;
 	event.process.wall_ns = wall_ns(process->since_ns);
 	kvs_trace_add(trace, &event);

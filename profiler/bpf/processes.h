@@ -21,6 +21,7 @@ struct prof_process {
 	char *command;
 	bool told;          /* the trace has its KVS_EVENT_PROCESS */
 	bool has_driver;    /* it has mapped the driver */
+	bool softcuda;      /* which is ours on host memory */
 	bool stale_modules; /* and something else since `modules` were read */
 	struct prof_modules modules;
 	struct prof_counted *counted;

@@ -84,16 +84,14 @@ static void note_problem(kvs_watch *watch)
 		snprintf(watch->problem, sizeof(watch->problem), "%s", kvs_error());
 }
 
-static void watch_driver(kvs_watch *watch, struct prof_process *process)
+static int watch_driver(kvs_watch *watch, struct prof_process *process)
 {
-	int found = prof_drivers_attach(&watch->drivers, process->pid);
+	struct prof_drivers_found found;
+	int err = prof_drivers_attach(&watch->drivers, (pid_t)process->pid, &found);
 
-	if (found < 0 && found != -ESRCH)
-		note_problem(watch);
-	if (found <= 0)
-		return;
-	process->has_driver = true;
-	prof_process_tell(&watch->processes, process, watch->trace);
+	process->has_driver |= found.drivers > 0;
+	process->softcuda |= found.softcuda;
+	return err;
 }
 
 static void take_mapped(kvs_watch *watch, const struct prof_mapped *mapped)
@@ -103,8 +101,13 @@ static void take_mapped(kvs_watch *watch, const struct prof_mapped *mapped)
 
 	if (process)
 		process->stale_modules = true;
-	if (process && mapped->driver)
-		watch_driver(watch, process);
+	if (process && mapped->driver) {
+		int err = watch_driver(watch, process);
+		if (err && err != -ESRCH)
+			note_problem(watch);
+		if (process->has_driver)
+			prof_process_tell(&watch->processes, process, watch->trace);
+	}
 	if (mapped->fresh)
 		bpf_map_update_elem(watch->programs.drivers, &mapped->file, &yes, BPF_ANY);
 	/* While the process may be standing, what it has mapped cannot go away with it. */
@@ -250,16 +253,17 @@ static int begin(kvs_watch *watch, pid_t pid)
 {
 	const struct prof_record record = {.key = watch->target, .pid = (uint32_t)pid, .time_ns = now_ns()};
 	struct prof_process *process = prof_process_get(&watch->processes, &record);
-	int drivers;
+	int err;
 
 	if (!process)
 		return kvs_fail(-ENOMEM, "no memory for watching process %d", pid);
 	if (watch->starting)
 		return 0;
-	drivers = prof_drivers_attach(&watch->drivers, pid);
-	if (drivers < 0)
-		return drivers;
-	process->has_driver = drivers;
+	err = watch_driver(watch, process);
+	if (err && err != -ENOEXEC)
+		return err;
+	if (err)
+		note_problem(watch);
 	prof_process_read_modules(process);
 	prof_process_tell(&watch->processes, process, watch->trace);
 	return 0;

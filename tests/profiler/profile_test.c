@@ -263,6 +263,32 @@ static void counts_and_bytes_are_those_of_bpftrace(void **state)
 	process_free(&process);
 }
 
+static int64_t peak_of(const char *source)
+{
+	char command[512];
+	struct process process;
+	int64_t peak;
+	json_t *report;
+
+	snprintf(command, sizeof(command), "kvshare-run profile --source %s -o $TRACE -- " GENERATE " --no-premap -q",
+		source);
+	process = run(command, 0);
+	report = run_json("kvshare-run report --json $TRACE");
+	peak = json_integer_value(json_object_get(json_object_get(report, "memory"), "peak_physical_bytes"));
+	json_decref(report);
+	process_free(&process);
+	return peak;
+}
+
+/* What kvshare says of itself is compared with softcuda's counters in ours_test. */
+static void the_peak_is_what_kvshare_itself_says(void **state)
+{
+	(void)state;
+	assert_true(peak_of("ebpf") > 64 << 20);
+	assert_int_equal(peak_of("ebpf"), peak_of("ours"));
+	assert_int_equal(peak_of("auto"), peak_of("ours"));
+}
+
 static void what_is_watched_does_what_it_does_unwatched(void **state)
 {
 	struct process alone = run(GENERATE " -q", 0);
@@ -332,6 +358,21 @@ static void a_program_without_cuda_is_said_to_be_one(void **state)
 	(void)state;
 	assert_non_null(strstr(process.err, "no process mapped libcuda.so.1"));
 	assert_non_null(strstr(process.err, "the trace is in"));
+	process_free(&process);
+}
+
+/* The program is not harmed: it goes on. */
+static void a_driver_that_is_none_is_named(void **state)
+{
+	struct process process =
+		run("cp $(ldd $(command -v kvshare-run) | awk '/libz.so/ {print $3}') $FOLDER/libcuda.so.1 && "
+		    "kvshare-run profile --source ebpf -o $TRACE -- env LD_PRELOAD=$FOLDER/libcuda.so.1 echo done",
+			0);
+
+	(void)state;
+	assert_string_equal(process.out, "done\n");
+	assert_non_null(
+		strstr(process.err, "a driver could not be watched: no functions of the CUDA driver are in it"));
 	process_free(&process);
 }
 
@@ -418,10 +459,12 @@ int main(void)
 		cmocka_unit_test(children_are_watched_from_birth),
 		cmocka_unit_test(addresses_bytes_and_handles_are_those_of_the_calls),
 		cmocka_unit_test(counts_and_bytes_are_those_of_bpftrace),
+		cmocka_unit_test(the_peak_is_what_kvshare_itself_says),
 		cmocka_unit_test(what_is_watched_does_what_it_does_unwatched),
 		cmocka_unit_test(opens_and_ioctls_of_the_kernel_driver_are_counted),
 		cmocka_unit_test(the_exit_status_is_the_programs_own),
 		cmocka_unit_test(a_program_without_cuda_is_said_to_be_one),
+		cmocka_unit_test(a_driver_that_is_none_is_named),
 		cmocka_unit_test(an_interrupt_is_the_programs_to_answer),
 		cmocka_unit_test(a_trace_is_no_longer_than_asked),
 		cmocka_unit_test(a_driver_in_another_mount_namespace_is_watched),

@@ -384,6 +384,8 @@ int run_profile_open(const char *path, kvs_cu *cu, struct run_profile **out)
 		path = getenv("KVSHARE_PROFILE");
 	if (!path || !*path)
 		return 0;
+	if (options.append && getenv("KVSHARE_PROFILE_MAX_BYTES")) /* as `profile` sets it: a number */
+		options.max_bytes = strtoull(getenv("KVSHARE_PROFILE_MAX_BYTES"), NULL, 10);
 	p = calloc(1, sizeof(*p));
 	if (!p)
 		return kvs_fail(-ENOMEM, "no memory for a profile");
