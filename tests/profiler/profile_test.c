@@ -361,6 +361,32 @@ static void a_program_without_cuda_is_said_to_be_one(void **state)
 	process_free(&process);
 }
 
+static void cupti_finds_its_library_and_nvtx_its(void **state)
+{
+	char library[4096], line[4200];
+	struct process process;
+
+	(void)state;
+	if (!realpath(built("libkvshare-cupti.so"), library)) {
+		process = run("kvshare-run profile --source cupti -o $TRACE -- true", 1);
+		assert_non_null(strstr(process.err, "libkvshare-cupti.so is not beside"));
+		process_free(&process);
+		skip();
+	}
+	setenv("FAKE", built("tests/profiler/fake-cupti/full"), 1);
+	process =
+		run("LD_LIBRARY_PATH=$PWD/$FAKE kvshare-run profile --source cupti --max-size 1M -o $TRACE -- env", 0);
+	snprintf(line, sizeof(line), "CUDA_INJECTION64_PATH=%s\n", library);
+	assert_non_null(strstr(process.out, line));
+	snprintf(line, sizeof(line), "/%s/libcupti.so.13\n", getenv("FAKE"));
+	assert_non_null(strstr(process.out, line));
+	assert_non_null(strstr(process.out, "NVTX_INJECTION64_PATH=/"));
+	snprintf(line, sizeof(line), "KVSHARE_PROFILE=%s\n", trace);
+	assert_non_null(strstr(process.out, line));
+	assert_non_null(strstr(process.out, "KVSHARE_PROFILE_MAX_BYTES=1048576\n"));
+	process_free(&process);
+}
+
 /* The program is not harmed: it goes on. */
 static void a_driver_that_is_none_is_named(void **state)
 {
@@ -464,6 +490,7 @@ int main(void)
 		cmocka_unit_test(opens_and_ioctls_of_the_kernel_driver_are_counted),
 		cmocka_unit_test(the_exit_status_is_the_programs_own),
 		cmocka_unit_test(a_program_without_cuda_is_said_to_be_one),
+		cmocka_unit_test(cupti_finds_its_library_and_nvtx_its),
 		cmocka_unit_test(a_driver_that_is_none_is_named),
 		cmocka_unit_test(an_interrupt_is_the_programs_to_answer),
 		cmocka_unit_test(a_trace_is_no_longer_than_asked),
