@@ -217,7 +217,7 @@ static uint64_t now_ms(void)
 
 static kvs_watch *watch_open(pid_t pid, kvs_trace **out, const struct kvs_watch_options *options)
 {
-	kvs_watch *watch;
+	kvs_watch *watch = NULL;
 
 	if (kvs_trace_open(trace, NULL, out) || kvs_watch_open(pid, *out, options, &watch))
 		fail_msg("%s", kvs_error());
@@ -229,7 +229,7 @@ static void events_come_within_a_second(void **state)
 	struct target target = target_start("forever", "0");
 	struct kvs_watch_state seen = {0};
 	kvs_trace *out;
-	kvs_watch *watch;
+	kvs_watch *watch = NULL;
 	uint64_t begin;
 
 	(void)state;
@@ -256,7 +256,7 @@ static void a_ring_that_is_too_small_counts_what_it_loses(void **state)
 	struct kvs_watch_state seen;
 	struct watched *watched;
 	kvs_trace *out;
-	kvs_watch *watch;
+	kvs_watch *watch = NULL;
 
 	(void)state;
 	watch = watch_open(target.pid, &out, &options);
@@ -399,7 +399,7 @@ static void what_cannot_be_watched_is_said_in_one_line(void **state)
 static void a_process_that_has_ended_is_no_process(void **state)
 {
 	pid_t child = fork();
-	kvs_watch *watch;
+	kvs_watch *watch = NULL;
 	kvs_trace *out;
 
 	(void)state;

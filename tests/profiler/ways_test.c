@@ -90,7 +90,7 @@ static struct watched *watch(unsigned as_before)
 	const struct kvs_watch_options options = {.as_before = as_before};
 	int ready[2], go[2];
 	kvs_trace *out;
-	kvs_watch *watch;
+	kvs_watch *watch = NULL;
 	char byte = 0;
 	pid_t child;
 
