@@ -236,24 +236,27 @@ SEC("tp_btf/sched_process_exit")
 int BPF_PROG(thread_exits, struct task_struct *task)
 {
 	__u64 id = (__u64)task->tgid << 32 | task->pid;
-	__u32 key = task->tgid, *pid = bpf_map_lookup_elem(&processes, &key);
+	__u32 key = task->tgid, pid, *known = bpf_map_lookup_elem(&processes, &key);
 	struct prof_exit *record;
 
-	if (!pid)
+	if (!known)
 		return 0;
+	pid = *known;
 	bpf_map_delete_elem(&calls, &id);
 	bpf_map_delete_elem(&system_calls, &id);
-	if (task->signal->live.counter)
+	/* Several threads that end at once may each see that none is left: the one that takes it off the map is the last. */
+	if (task->signal->live.counter || bpf_map_delete_elem(&processes, &key))
 		return 0;
 	record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
-	if (record) {
-		fill(&record->record, PROF_EXIT, key, *pid, *pid);
-		record->status = task->signal->flags & GROUP_EXIT ? task->signal->group_exit_code
-								  : task->group_leader->exit_code;
-		record->unused = 0;
-		bpf_ringbuf_submit(record, BPF_RB_FORCE_WAKEUP);
+	if (!record) {
+		lose();
+		return 0;
 	}
-	bpf_map_delete_elem(&processes, &key);
+	fill(&record->record, PROF_EXIT, key, pid, pid);
+	record->status =
+		task->signal->flags & GROUP_EXIT ? task->signal->group_exit_code : task->group_leader->exit_code;
+	record->unused = 0;
+	bpf_ringbuf_submit(record, BPF_RB_FORCE_WAKEUP);
 	return 0;
 }
 

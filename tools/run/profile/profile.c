@@ -100,6 +100,7 @@ static void leave_signals_to(pid_t pid)
 	signalled = pid;
 	signal(SIGINT, SIG_IGN);
 	signal(SIGQUIT, SIG_IGN);
+	signal(SIGPIPE, SIG_IGN); /* it may be gone before it is let go */
 	sigaction(SIGTERM, &pass, NULL);
 	sigaction(SIGHUP, &pass, NULL);
 }
@@ -165,9 +166,9 @@ static int release_child(struct child *child, const char *trace)
 {
 	int reason = 0;
 
-	if (write(child->go, trace, strlen(trace) + 1) < 0) /* whole: a pipe takes PIPE_BUF bytes at once */
-		reason = errno;
-	else if (read(child->failed, &reason, sizeof(reason)) != sizeof(reason))
+	/* Whole, as a pipe takes PIPE_BUF bytes at once. One that has been killed is not there to read it: its status says so. */
+	if (write(child->go, trace, strlen(trace) + 1) < 0 ||
+		read(child->failed, &reason, sizeof(reason)) != sizeof(reason))
 		reason = 0; /* it closed at exec */
 	close(child->go);
 	close(child->failed);
