@@ -145,12 +145,33 @@ static uint32_t keep_function(struct symbols *s, const char *name)
 	return number;
 }
 
+/*
+ * The source file at an address, and its line; NULL if unknown. elfutils looks in the table of addresses (.debug_aranges),
+ * which gcc writes and clang does not: without it every unit is asked.
+ */
+static const char *source_of(const struct names_of_module *m, GElf_Addr address, int *number)
+{
+	Dwfl_Line *known = dwfl_module_getsrc(m->module, address);
+	Dwarf_Die *unit = NULL;
+	Dwarf_Addr bias;
+	Dwarf_Line *line;
+
+	if (known)
+		return dwfl_lineinfo(known, NULL, number, NULL, NULL, NULL);
+	while ((unit = dwfl_module_nextcu(m->module, unit, &bias))) {
+		if (dwarf_haspc(unit, address - bias) <= 0)
+			continue;
+		line = dwarf_getsrc_die(unit, address - bias);
+		return line && !dwarf_lineno(line, number) ? dwarf_linesrc(line, NULL, NULL) : NULL;
+	}
+	return NULL;
+}
+
 static void resolve(struct symbols *s, struct prof_frame *frame)
 {
 	struct names_of_module *m;
 	GElf_Addr address;
 	const char *name, *file;
-	Dwfl_Line *line;
 	int number = 0;
 
 	if (!frame->module || !frame->offset || frame->function)
@@ -164,8 +185,7 @@ static void resolve(struct symbols *s, struct prof_frame *frame)
 	name = dwfl_module_addrname(m->module, address);
 	if (name)
 		frame->function = keep_function(s, name);
-	line = dwfl_module_getsrc(m->module, address);
-	file = line ? dwfl_lineinfo(line, NULL, &number, NULL, NULL, NULL) : NULL;
+	file = source_of(m, address, &number);
 	if (!file)
 		return;
 	frame->file = keep(s, file);
