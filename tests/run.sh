@@ -8,6 +8,8 @@ export BUILD="${BUILD:-build}"
 # Makes a launch that does not wait for an upload in the default stream read old bytes, as it may on a GPU.
 export SOFTCUDA_LATE_COPIES="${SOFTCUDA_LATE_COPIES:-1}"
 # Test programs are too deep in the build folder for kvs_cu_open() to find softcuda.
+# Tests compare what a program says, however long it takes.
+export KVSHARE_PROGRESS_SECONDS=0
 export KVSHARE_SOFTCUDA="${KVSHARE_SOFTCUDA:-$PWD/$BUILD/softcuda/libcuda.so.1}"
 RESULTS=$(mktemp -d)
 export RESULTS

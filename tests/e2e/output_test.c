@@ -178,6 +178,30 @@ static void output_goes_where_o_leads(void **state)
 	}
 }
 
+/* Where stderr is a file, long work says how far it is, and how long it will take; short work and -q say nothing. */
+static void progress_reaches_a_log(void **state)
+{
+	static const char *const told[] = {"loading weights: 100 %\n", "capturing: ", " s left\n"};
+	static const char *const silent[] = {"KVSHARE_PROGRESS_SECONDS=0 ", "KVSHARE_PROGRESS_SECONDS=1000 ",
+		"KVSHARE_PROGRESS_SECONDS=0.000001 Q=-q "};
+	struct process process;
+
+	(void)state;
+	process = run_shell("export KVSHARE_PROGRESS_SECONDS=0.000001; " CALIBRATE "--method nll -o $T/p; rm -r $T", 60);
+	for (size_t i = 0; i < sizeof(told) / sizeof(*told); i++)
+		if (!strstr(process.err, told[i]))
+			fail_msg("no \"%s\" in: %s", told[i], process.err);
+	process_free(&process);
+	for (size_t i = 0; i < sizeof(silent) / sizeof(*silent); i++) {
+		char command[512];
+		snprintf(command, sizeof(command), "export %s; %s$Q -o $T/p; rm -r $T", silent[i], CALIBRATE);
+		process = run_shell(command, 60);
+		if (strstr(process.err, "capturing: "))
+			fail_msg("%sstill tells: %s", silent[i], process.err);
+		process_free(&process);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -187,6 +211,7 @@ int main(void)
 		cmocka_unit_test(a_closed_stdout_is_an_error_of_every_command),
 		cmocka_unit_test(closed_streams_stay_closed),
 		cmocka_unit_test(output_goes_where_o_leads),
+		cmocka_unit_test(progress_reaches_a_log),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

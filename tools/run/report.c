@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#define FIRST_LINE_SECONDS 5.0
 #define TEXT_LIMIT ((size_t)1 << 30) /* a text is held in memory; a larger one is a mistake */
 
 double run_now_s(void)
@@ -136,17 +137,45 @@ void run_print_memory_summary(const struct kvs_engine_memory *memory)
 		unshared > 0 ? 100 * (unshared - physical) / unshared : 0.0);
 }
 
-void run_progress_show(const char *what, size_t done, size_t total)
+static void show_bar(const char *what, const char *left, size_t done, size_t total, double now)
 {
 	static double shown;
-	double now = run_now_s();
 	int filled = total ? (int)(30 * done / total) : 0;
 
-	if (!isatty(STDERR_FILENO) || (now - shown < 0.05 && done < total))
+	if (now - shown < 0.05 && done < total)
 		return;
 	shown = now;
-	fprintf(stderr, "\r%s [%.*s%*s] %3d %%", what, filled, "##############################", 30 - filled, "",
-		total ? (int)(100 * done / total) : 0);
+	fprintf(stderr, "\r%-20s %11s [%.*s%*s] %3d %%", what, left, filled, "##############################",
+		30 - filled, "", total ? (int)(100 * done / total) : 0);
+}
+
+/* Seconds between two lines of progress; 0: none. */
+static double line_seconds(void)
+{
+	const char *given = getenv("KVSHARE_PROGRESS_SECONDS");
+	char *end;
+	double seconds = given ? strtod(given, &end) : 0;
+
+	return given && end != given && !*end && seconds >= 0 ? seconds : 30;
+}
+
+/* In a log: the first line is early, as it says how long all will take. */
+static void show_line(const char *what, const char *left, size_t done, size_t total, double now)
+{
+	static double next;
+	double seconds = line_seconds();
+
+	if (!next)
+		next = now + (seconds < FIRST_LINE_SECONDS ? seconds : FIRST_LINE_SECONDS);
+	if (!seconds || now < next)
+		return;
+	next = now + seconds;
+	fprintf(stderr, "%s: %d %%%s%s\n", what, total ? (int)(100 * done / total) : 0, *left ? ", " : "", left);
+}
+
+void run_progress_show(const char *what, const char *left, size_t done, size_t total)
+{
+	(isatty(STDERR_FILENO) ? show_bar : show_line)(what, left, done, total, run_now_s());
 }
 
 void run_progress_clear(void)

@@ -110,8 +110,11 @@ void run_print_memory_summary(const struct kvs_engine_memory *memory);
 /* Creates the directory unless it exists. -ENOTDIR, -EACCES or mkdir's errno. */
 int run_make_directory(const char *path);
 
-/* A progress bar on stderr; nothing unless that is a terminal. */
-void run_progress_show(const char *what, size_t done, size_t total);
+/*
+ * Progress on stderr: a bar on a terminal; elsewhere a line each KVSHARE_PROGRESS_SECONDS (30; 0: none). `left`: the time
+ * left, or "".
+ */
+void run_progress_show(const char *what, const char *left, size_t done, size_t total);
 void run_progress_clear(void);
 
 /* ---- standard streams (streams.c) ---- */
@@ -132,7 +135,7 @@ int run_flush_stdout(void);
 
 /* ---- long work (watch.c) ---- */
 
-/* A progress bar with the time left. A new phase begins when the total changes or `done` decreases. */
+/* Progress with the time left. A new phase begins when the total changes or `done` decreases. */
 struct run_watch {
 	bool quiet, started;
 	size_t first, done, total; /* of the phase */

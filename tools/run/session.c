@@ -13,7 +13,7 @@
 void run_show_load(void *arg, size_t done_bytes, size_t total_bytes)
 {
 	(void)arg;
-	run_progress_show("loading weights", done_bytes, total_bytes);
+	run_progress_show("loading weights", "", done_bytes, total_bytes);
 }
 
 static int load_plan(const struct run_model_options *options, kvs_plan **plan)

@@ -1,5 +1,5 @@
 /*
- * tools/run/search/watch.c: what long work owes a person at a terminal: its progress, the time left, and a Ctrl-C that
+ * tools/run/search/watch.c: what long work owes a person: its progress, the time left, and a Ctrl-C that
  * loses nothing.
  */
 #include "../run.h"
@@ -41,7 +41,7 @@ static void format_left(double seconds, char *text, size_t size)
 bool run_watch_step(void *arg, const char *what, size_t done, size_t total)
 {
 	struct run_watch *watch = arg;
-	char label[96], left[32] = "";
+	char left[32] = "";
 
 	if (total != watch->total || done < watch->done || !watch->started) {
 		watch->total = total;
@@ -52,8 +52,7 @@ bool run_watch_step(void *arg, const char *what, size_t done, size_t total)
 	watch->done = done;
 	if (done > watch->first && done < total)
 		format_left((run_now_s() - watch->start) * (total - done) / (done - watch->first), left, sizeof(left));
-	snprintf(label, sizeof(label), "%-20s %11s", what, left);
 	if (!watch->quiet)
-		run_progress_show(label, done, total);
+		run_progress_show(what, left, done, total);
 	return !stop_wanted;
 }

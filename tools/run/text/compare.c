@@ -197,7 +197,7 @@ static int measure(struct comparison *c)
 		if (!err)
 			err = measure_speed(c, 1 - first, round);
 		if (!c->env->model.quiet)
-			run_progress_show("measuring", round + 2, c->env->rounds + 1);
+			run_progress_show("measuring", "", round + 2, c->env->rounds + 1);
 	}
 	run_progress_clear();
 	for (enum side side = FULL; side < SIDES && c->env->text && !err; side++)

@@ -27,7 +27,7 @@ int run_score_windows(
 			*nll_sum += nll[i];
 		*predicted += now;
 		if (!quiet)
-			run_progress_show("evaluating", first + now, count - 1);
+			run_progress_show("evaluating", "", first + now, count - 1);
 	}
 	run_progress_clear();
 	free(nll);
