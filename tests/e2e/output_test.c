@@ -187,7 +187,8 @@ static void progress_reaches_a_log(void **state)
 	struct process process;
 
 	(void)state;
-	process = run_shell("export KVSHARE_PROGRESS_SECONDS=0.000001; " CALIBRATE "--method nll -o $T/p; rm -r $T", 60);
+	process =
+		run_shell("export KVSHARE_PROGRESS_SECONDS=0.000001; " CALIBRATE "--method nll -o $T/p; rm -r $T", 60);
 	for (size_t i = 0; i < sizeof(told) / sizeof(*told); i++)
 		if (!strstr(process.err, told[i]))
 			fail_msg("no \"%s\" in: %s", told[i], process.err);
