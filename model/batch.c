@@ -45,8 +45,10 @@ static int make_room(kvs_engine *e, int tokens)
 {
 	int err = tokens > e->lengths[BASE_SLOT] ? kvs_cache_resize(e->cache, BASE_SLOT, tokens) : 0;
 
-	if (!err && tokens > e->lengths[BASE_SLOT])
+	if (!err && tokens > e->lengths[BASE_SLOT]) {
 		e->lengths[BASE_SLOT] = tokens;
+		model_note_use(e);
+	}
 	return err;
 }
 

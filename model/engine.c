@@ -74,6 +74,27 @@ void model_stamp(kvs_engine *e, unsigned slot, int first, int tokens)
 		e->generations[t] = e->generation;
 }
 
+static size_t owners_of(const kvs_engine *e, enum kvs_k_or_v which)
+{
+	size_t owners = 0;
+
+	for (int layer = 0; layer < e->config.layers; layer++)
+		owners += !e->plan || e->share_by_pointer || kvs_plan_owner(e->plan, layer, which) == layer;
+	return owners;
+}
+
+void model_note_use(const kvs_engine *e)
+{
+	size_t tokens = 0, bytes = kvs_kv_token_bytes(e->kv);
+
+	if (!e->note)
+		return;
+	for (unsigned slot = 0; slot < e->slots; slot++)
+		tokens += kvs_cache_tokens(e->cache, slot);
+	model_note(e, (struct kvs_engine_note){.kind = KVS_NOTE_K_USE, .bytes = tokens * bytes * owners_of(e, KVS_K)});
+	model_note(e, (struct kvs_engine_note){.kind = KVS_NOTE_V_USE, .bytes = tokens * bytes * owners_of(e, KVS_V)});
+}
+
 /* Room in the cache, and the ids on the device. If a later step fails, give_back_room() undoes it. */
 static int begin_append(kvs_engine *e, unsigned slot, const int32_t *ids, size_t count)
 {
@@ -83,6 +104,7 @@ static int begin_append(kvs_engine *e, unsigned slot, const int32_t *ids, size_t
 		err = kvs_cache_resize(e->cache, slot, e->lengths[slot] + count);
 	if (err)
 		return err;
+	model_note_use(e);
 	model_stamp(e, slot, e->lengths[slot], count);
 	return model_upload_ids(e, e->ids, ids, count);
 }
@@ -187,6 +209,8 @@ int kvs_engine_truncate(kvs_engine *e, unsigned slot, int length)
 	err = kvs_cache_resize(e->cache, slot, length);
 	if (!err)
 		e->lengths[slot] = length;
+	if (!err)
+		model_note_use(e);
 	if (!err)
 		model_stamp(e, slot, length, e->ctx_tokens - length);
 	return err;
@@ -306,6 +330,7 @@ static void note_cache(const kvs_engine *e)
 		note_kv(e, KVS_NOTE_K, layer);
 		note_kv(e, KVS_NOTE_V, layer);
 	}
+	model_note_use(e);
 }
 
 static int open_cache(kvs_engine *e, const struct kvs_engine_options *options)

@@ -86,6 +86,8 @@ static inline void model_note(const kvs_engine *e, struct kvs_engine_note note)
 	if (e->note)
 		e->note(e->note_arg, &note);
 }
+/* How much of the cache's blocks is asked for; after each change of that. */
+void model_note_use(const kvs_engine *e);
 
 /*
  * Allocate and fill e->weights with matrices of type e->dtype. -ENOENT (a tensor is missing), -EINVAL (of another shape),

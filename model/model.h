@@ -139,7 +139,9 @@ struct kvs_engine_note {
 		KVS_NOTE_SCORE,   /* `tokens` tokens are appended and scored */
 		KVS_NOTE_BATCH,   /* `tokens` tokens of all sequences are run (batch.c) */
 		KVS_NOTE_IDLE,    /* opening has ended, or closing begins */
-		KVS_NOTE_LAYER    /* what is launched from now on is of `layer`; -1: of none */
+		KVS_NOTE_K_USE, /* `bytes` of K have been asked for: tokens of all slots, of layers that own their memory */
+		KVS_NOTE_V_USE,
+		KVS_NOTE_LAYER /* what is launched from now on is of `layer`; -1: of none */
 	} kind;
 	CUdeviceptr address;
 	size_t bytes;

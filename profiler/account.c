@@ -26,6 +26,41 @@ static void add_physical(struct prof_account *a, enum kvs_memory_kind kind, int6
 	add(a, offsetof(struct prof_totals, by_kind) + kind * sizeof(uint64_t), bytes);
 }
 
+static void add_asked(struct prof_account *a, enum kvs_memory_kind kind, int64_t bytes)
+{
+	add(a, offsetof(struct prof_totals, asked) + kind * sizeof(uint64_t), bytes);
+}
+
+static uint64_t asked_in_handles(const struct prof_account *a, enum kvs_memory_kind kind)
+{
+	return a->use_told[kind] && a->use[kind] < a->in_handles[kind] ? a->use[kind] : a->in_handles[kind];
+}
+
+static void add_in_handles(struct prof_account *a, enum kvs_memory_kind kind, int64_t bytes)
+{
+	uint64_t asked = asked_in_handles(a, kind);
+
+	add_physical(a, kind, bytes);
+	a->in_handles[kind] += bytes;
+	add_asked(a, kind, asked_in_handles(a, kind) - asked);
+}
+
+void prof_account_use(struct prof_account *a, enum kvs_memory_kind kind, uint64_t bytes)
+{
+	uint64_t asked = asked_in_handles(a, kind);
+
+	a->use[kind] = bytes;
+	a->use_told[kind] = true;
+	add_asked(a, kind, asked_in_handles(a, kind) - asked);
+}
+
+/* +1: it is there, -1: it is not any more. */
+static void add_allocation(struct prof_account *a, const struct prof_allocation *allocation, int sign)
+{
+	add_physical(a, allocation->kind, sign * (int64_t)allocation->taken);
+	add_asked(a, allocation->kind, sign * (int64_t)allocation->bytes);
+}
+
 static uint64_t saved_by(const struct prof_handle *handle)
 {
 	return handle->mappings > 1 && handle->kind != KVS_MEMORY_SINK ? (handle->mappings - 1) * handle->bytes : 0;
@@ -112,7 +147,7 @@ static struct prof_handle *new_handle(struct prof_account *a, const struct prof_
 	if (h->next)
 		h->next->link = &h->next;
 	a->first_handle = h;
-	add_physical(a, h->kind, h->bytes);
+	add_in_handles(a, h->kind, h->bytes);
 	return h;
 }
 
@@ -149,7 +184,7 @@ static void end_handle(struct prof_account *a, struct prof_handle *h)
 	if (h->references || h->mappings)
 		return;
 	tell_handle(a, h);
-	add_physical(a, h->kind, -(int64_t)h->bytes);
+	add_in_handles(a, h->kind, -(int64_t)h->bytes);
 	*h->link = h->next;
 	if (h->next)
 		h->next->link = h->link;
@@ -160,14 +195,14 @@ static void set_handle_kind(struct prof_account *a, struct prof_handle *h, enum 
 {
 	uint64_t saved = saved_by(h);
 
-	add_physical(a, h->kind, -(int64_t)h->bytes);
+	add_in_handles(a, h->kind, -(int64_t)h->bytes);
 	h->kind = kind;
 	h->layer = layer;
 	if (kind != KVS_MEMORY_UNKNOWN) {
 		h->was = kind;
 		h->layer_was = layer;
 	}
-	add_physical(a, h->kind, h->bytes);
+	add_in_handles(a, h->kind, h->bytes);
 	ADD(a, saved, saved_by(h) - saved);
 }
 
@@ -306,7 +341,7 @@ static void end_allocation(struct prof_account *a, struct prof_allocation *alloc
 	if (allocation->host) {
 		ADD(a, host, -(int64_t)allocation->bytes);
 	} else {
-		add_physical(a, allocation->kind, -(int64_t)allocation->taken);
+		add_allocation(a, allocation, -1);
 		ADD(a, reserved, -(int64_t)allocation->bytes);
 		ADD(a, mapped, -(int64_t)allocation->bytes);
 		drop_labels(a, allocation->address, allocation->address + allocation->bytes);
@@ -350,7 +385,7 @@ static void allocate(struct prof_account *a, const struct prof_call *call, bool 
 		return;
 	}
 	forget_gone(a, call->address, call->address + call->bytes);
-	add_physical(a, new->kind, new->taken);
+	add_allocation(a, new, 1);
 	ADD(a, reserved, new->bytes);
 	ADD(a, mapped, new->bytes);
 }
@@ -389,10 +424,10 @@ void prof_account_label(struct prof_account *a, uint64_t address, uint64_t bytes
 		apply_label(a, r->value, copy);
 	struct prof_allocation *allocation = prof_map_get(&a->allocations, address);
 	if (allocation && !allocation->host) {
-		add_physical(a, allocation->kind, -(int64_t)allocation->taken);
+		add_allocation(a, allocation, -1);
 		allocation->kind = label.kind;
 		allocation->layer = label.layer;
-		add_physical(a, allocation->kind, allocation->taken);
+		add_allocation(a, allocation, 1);
 	}
 }
 

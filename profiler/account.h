@@ -26,6 +26,7 @@ struct prof_call {
 struct prof_totals {
 	uint64_t physical;                  /* device memory that is held: handles and allocations */
 	uint64_t by_kind[KVS_MEMORY_KINDS]; /* of physical */
+	uint64_t asked[KVS_MEMORY_KINDS];   /* of by_kind: what the program asked for; the rest fills granules up */
 	uint64_t reserved;                  /* addresses: reservations and allocations */
 	uint64_t mapped;                    /* addresses with memory behind them, allocations included */
 	uint64_t saved;                     /* a handle's bytes for each mapping but its first; sinks not counted */
@@ -88,8 +89,11 @@ struct prof_finding {
 
 struct prof_account {
 	uint64_t unit_bytes;
-	struct prof_totals now, *all; /* all: of all processes together, kept up too; NULL: none */
-	struct prof_map handles;      /* by the driver's number: those with references */
+	struct prof_totals now, *all;          /* all: of all processes together, kept up too; NULL: none */
+	uint64_t in_handles[KVS_MEMORY_KINDS]; /* physical memory of handles */
+	uint64_t use[KVS_MEMORY_KINDS];        /* of it, as the program told; */
+	bool use_told[KVS_MEMORY_KINDS];       /* where it did: else all of a handle counts as asked for */
+	struct prof_map handles;               /* by the driver's number: those with references */
 	struct prof_handle *first_handle;
 	struct prof_allocation *first_allocation;
 	struct prof_map allocations;  /* by address */
@@ -109,6 +113,8 @@ struct prof_account {
 };
 
 void prof_account_call(struct prof_account *account, const struct prof_call *call);
+/* Of the handles of this kind so many bytes are in use from now on. */
+void prof_account_use(struct prof_account *account, enum kvs_memory_kind kind, uint64_t bytes);
 void prof_account_label(struct prof_account *account, uint64_t address, uint64_t bytes, struct prof_label label);
 /* Nothing is held any more. What was set up, and what was found, stays. */
 void prof_account_reset(struct prof_account *account);

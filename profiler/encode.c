@@ -277,6 +277,11 @@ bool prof_chunk_add(struct prof_chunk *chunk, struct prof_told *told, const stru
 	case KVS_EVENT_SPAN:
 		add_span(chunk, told, event);
 		break;
+	case KVS_EVENT_USE:
+		put_head(chunk, event);
+		put(chunk, event->use.kind);
+		put(chunk, event->use.bytes);
+		break;
 	default:
 		return true; /* no event of ours */
 	}

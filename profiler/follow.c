@@ -261,8 +261,10 @@ static void apply(struct prof_follow *f, struct watched *watched)
 
 	if (f->done)
 		return;
-	if (item.is_label)
+	if (item.type == PROF_ITEM_LABEL)
 		prof_account_label(account, item.label.address, item.label.bytes, item.label.label);
+	else if (item.type == PROF_ITEM_USE)
+		prof_account_use(account, item.use.kind, item.use.bytes);
 	else
 		prof_account_call(account, &item.call);
 	f->report->no_memory |= account->no_memory;
@@ -402,16 +404,24 @@ static void mark_phase(kvs_report *r, uint64_t time_ns, uint32_t phase)
 /* One without an address is no range, but what a profiler takes. */
 static void follow_label(struct prof_follow *f, struct watched *watched, const struct kvs_event *event)
 {
-	struct prof_item item = {.time_ns = event->time_ns, .is_label = true};
+	struct prof_item item = {.time_ns = event->time_ns, .type = PROF_ITEM_LABEL};
 
 	if (event->label.kind == KVS_MEMORY_PROFILER && !event->label.address) {
-		if (event->label.bytes > f->report->overhead_bytes)
-			f->report->overhead_bytes = event->label.bytes;
+		if (event->label.bytes > watched->process->overhead)
+			watched->process->overhead = event->label.bytes;
 		return;
 	}
 	item.label.address = event->label.address;
 	item.label.bytes = event->label.bytes;
 	item.label.label = (struct prof_label){event->label.kind, event->label.layer, event->label.owner};
+	hold_back(f, watched, &item);
+}
+
+static void follow_use(struct prof_follow *f, struct watched *watched, const struct kvs_event *event)
+{
+	struct prof_item item = {
+		.time_ns = event->time_ns, .type = PROF_ITEM_USE, .use = {event->use.kind, event->use.bytes}};
+
 	hold_back(f, watched, &item);
 }
 
@@ -460,7 +470,7 @@ static void follow_device(struct prof_follow *f, struct watched *watched, const 
 
 	drain(f, watched);
 	watched->process->asked = true;
-	known = watched->process->account.now.physical;
+	known = watched->process->account.now.physical + watched->process->overhead;
 	if (used > known && used - known > watched->process->untracked)
 		watched->process->untracked = used - known;
 }
@@ -539,6 +549,8 @@ static void follow_event(struct prof_follow *f, const struct kvs_event *event, u
 		follow_span(f, event);
 	} else if (event->type == KVS_EVENT_LABEL) {
 		follow_label(f, watched, event);
+	} else if (event->type == KVS_EVENT_USE) {
+		follow_use(f, watched, event);
 	} else if (event->type == KVS_EVENT_PHASE) {
 		follow_phase(f, watched->process, event);
 	} else if (event->type == KVS_EVENT_DEVICE) {

@@ -52,13 +52,13 @@ static json_t *list_of(const void *owner, size_t count, json_t *(*make)(const vo
 
 /* ---- memory ---- */
 
-static json_t *kinds_of(const struct prof_totals *totals)
+static json_t *kinds_of(const uint64_t *bytes)
 {
 	json_t *kinds = json_object();
 	bool bad = !kinds;
 
 	for (int k = 0; k < KVS_MEMORY_KINDS && !bad; k++)
-		bad = json_object_set_new(kinds, kvs_memory_kind_name(k), number(totals->by_kind[k])) != 0;
+		bad = json_object_set_new(kinds, kvs_memory_kind_name(k), number(bytes[k])) != 0;
 	if (!bad)
 		return kinds;
 	json_decref(kinds);
@@ -67,11 +67,14 @@ static json_t *kinds_of(const struct prof_totals *totals)
 
 static json_t *memory_of(const kvs_report *r)
 {
-	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "peak_physical_bytes", number(r->peak.physical),
-		"peak_s", json_real(r->peak_event ? 1e-9 * (r->peak_ns - r->start_ns) : 0), "virtual_bytes",
-		number(r->peak.reserved), "mapped_bytes", number(r->peak.mapped), "saved_bytes", number(r->peak.saved),
-		"kv_bytes", number(r->peak.by_kind[KVS_MEMORY_K] + r->peak.by_kind[KVS_MEMORY_V]), "host_bytes",
-		number(r->peak.host), "untracked_bytes", number(prof_untracked(r)), "by_kind", kinds_of(&r->peak));
+	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "peak_physical_bytes",
+		number(r->peak.physical), "peak_s", json_real(r->peak_event ? 1e-9 * (r->peak_ns - r->start_ns) : 0),
+		"virtual_bytes", number(r->peak.reserved), "mapped_bytes", number(r->peak.mapped), "saved_bytes",
+		number(r->peak.saved), "kv_bytes",
+		number(r->peak.by_kind[KVS_MEMORY_K] + r->peak.by_kind[KVS_MEMORY_V]), "host_bytes",
+		number(r->peak.host), "untracked_bytes", number(prof_untracked(r)), "profiler_bytes",
+		number(prof_overhead(r)), "unfilled_bytes", number(prof_unfilled(&r->peak, KVS_MEMORY_KINDS)),
+		"by_kind", kinds_of(r->peak.by_kind), "asked_by_kind", kinds_of(r->peak.asked));
 }
 
 static json_t *name_of(const kvs_report *r, uint32_t number)
@@ -208,7 +211,7 @@ static json_t *point_of(const void *owner, size_t i)
 	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o}", "s", json_real(1e-9 * ((double)p->time_ns - r->start_ns)),
 		"physical_bytes", number(p->totals.physical), "virtual_bytes", number(p->totals.reserved),
 		"mapped_bytes", number(p->totals.mapped), "saved_bytes", number(p->totals.saved), "by_kind",
-		kinds_of(&p->totals));
+		kinds_of(p->totals.by_kind));
 }
 
 /* ---- processes ---- */

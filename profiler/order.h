@@ -13,13 +13,17 @@
 
 struct prof_item {
 	uint64_t time_ns, sequence; /* sequence: as they were told; set by prof_order_push() */
-	bool is_label;
+	enum prof_item_type { PROF_ITEM_CALL, PROF_ITEM_LABEL, PROF_ITEM_USE } type;
 	union {
 		struct prof_call call;
 		struct {
 			uint64_t address, bytes;
 			struct prof_label label;
 		} label;
+		struct {
+			enum kvs_memory_kind kind;
+			uint64_t bytes;
+		} use;
 	};
 };
 

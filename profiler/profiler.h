@@ -50,6 +50,7 @@ enum kvs_event_type {
 	KVS_EVENT_EXIT,        /* the process was seen to end, or is not watched any more */
 	KVS_EVENT_COPY,        /* the device copied or filled memory */
 	KVS_EVENT_SPAN, /* a thread was in something that has a name, and is no call: a range of NVTX, an overhead */
+	KVS_EVENT_USE,  /* how much of its memory of one kind a program has filled: the rest of the blocks is empty */
 	KVS_EVENT_TYPES
 };
 
@@ -139,6 +140,10 @@ struct kvs_event {
 			const char *name;
 			uint64_t duration_ns; /* 0: a moment */
 		} span;
+		struct {
+			enum kvs_memory_kind kind;
+			uint64_t bytes; /* of physical memory, from now on; what several share counts once */
+		} use;
 	};
 };
 

@@ -204,14 +204,18 @@ static void read_kernel(const kvs_trace_reader *reader, struct cursor *c, struct
 	out->kernel.layer = get_signed(c);
 }
 
+static enum kvs_memory_kind get_kind(struct cursor *c)
+{
+	uint64_t kind = get(c);
+
+	return kind < KVS_MEMORY_KINDS ? kind : KVS_MEMORY_UNKNOWN;
+}
+
 static void read_label(struct cursor *c, struct kvs_event *out)
 {
-	uint64_t kind;
-
 	out->label.address = get(c);
 	out->label.bytes = get(c);
-	kind = get(c);
-	out->label.kind = kind < KVS_MEMORY_KINDS ? kind : KVS_MEMORY_UNKNOWN;
+	out->label.kind = get_kind(c);
 	out->label.layer = get_signed(c);
 	out->label.owner = get_signed(c);
 }
@@ -272,6 +276,10 @@ static void read_event(kvs_trace_reader *reader, struct cursor *c, uint8_t tag, 
 		break;
 	case KVS_EVENT_SPAN:
 		read_span(reader, c, out);
+		break;
+	case KVS_EVENT_USE:
+		out->use.kind = get_kind(c);
+		out->use.bytes = get(c);
 		break;
 	default:
 		c->bad = true;

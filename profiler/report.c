@@ -100,5 +100,19 @@ uint64_t prof_untracked(const kvs_report *report)
 
 uint64_t prof_overhead(const kvs_report *report)
 {
-	return report->overhead_bytes + report->peak.by_kind[KVS_MEMORY_PROFILER];
+	uint64_t bytes = report->peak.by_kind[KVS_MEMORY_PROFILER];
+
+	for (size_t i = 0; i < report->process_count; i++)
+		bytes += report->processes[i]->overhead;
+	return bytes;
+}
+
+uint64_t prof_unfilled(const struct prof_totals *totals, enum kvs_memory_kind kind)
+{
+	uint64_t bytes = 0;
+
+	for (int k = 0; k < KVS_MEMORY_KINDS; k++)
+		if (kind == KVS_MEMORY_KINDS || kind == (enum kvs_memory_kind)k)
+			bytes += totals->by_kind[k] - totals->asked[k];
+	return bytes;
 }

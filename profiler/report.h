@@ -113,6 +113,7 @@ struct prof_process {
 	int32_t status;
 	bool asked;              /* the driver was asked how much memory is free */
 	uint64_t calls;          /* that were told of, one by one or counted */
+	uint64_t overhead;       /* most that a profiler told that it takes of the device, beside what calls tell of */
 	uint64_t untracked;      /* most that the driver counted as used beyond what calls tell, when it was asked */
 	struct prof_totals peak; /* of its own */
 	struct prof_account account;
@@ -134,8 +135,6 @@ struct kvs_report {
 	struct prof_span **spans;
 	struct prof_copies copies[KVS_COPY_KINDS];
 	uint64_t overhead_ns; /* of all spans that are overhead */
-	uint64_t
-		overhead_bytes; /* the most that a profiler told that it takes of the device, beside what calls tell of */
 	struct prof_intern stack_keys;
 	struct prof_stack **stacks;
 	struct prof_phase_mark *marks; /* [PROF_MAX_PHASES] */
@@ -182,7 +181,9 @@ kvs_report *prof_report_new(const char *trace);
 /* kvs_report_make() with hooks, and without what is known of the peak alone (report.c). */
 int prof_report_follow(const char *trace, const struct prof_hooks *hooks, kvs_report **out);
 
-uint64_t prof_overhead(const kvs_report *report);  /* device memory of the profiler */
+uint64_t prof_overhead(const kvs_report *report); /* device memory of the profiler */
+uint64_t prof_unfilled(
+	const struct prof_totals *totals, enum kvs_memory_kind kind); /* KVS_MEMORY_KINDS: of all kinds */
 uint64_t prof_untracked(const kvs_report *report); /* memory that the driver counts, and no call tells of */
 
 void prof_series_add(struct prof_series *series, uint64_t time_ns, const struct prof_totals *totals);

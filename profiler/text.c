@@ -23,10 +23,14 @@ static void print_peak(const kvs_report *r, FILE *to)
 	fprintf(to, "           KV %s, weights %s",
 		prof_size_text(r->peak.by_kind[KVS_MEMORY_K] + r->peak.by_kind[KVS_MEMORY_V], a),
 		prof_size_text(r->peak.by_kind[KVS_MEMORY_WEIGHTS], b));
-	fprintf(to, ", the rest %s\n",
+	fprintf(to, ", the rest %s",
 		prof_size_text(r->peak.physical - r->peak.by_kind[KVS_MEMORY_K] - r->peak.by_kind[KVS_MEMORY_V] -
 				       r->peak.by_kind[KVS_MEMORY_WEIGHTS],
 			a));
+	if (prof_unfilled(&r->peak, KVS_MEMORY_KINDS))
+		fprintf(to, "; %s of all that are unfilled, inside of blocks",
+			prof_size_text(prof_unfilled(&r->peak, KVS_MEMORY_KINDS), a));
+	fprintf(to, "\n");
 }
 
 static void print_holders(const struct prof_holders *holders, const char *label, FILE *to)

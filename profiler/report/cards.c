@@ -138,6 +138,34 @@ static void kv_card(struct prof_page *page)
 	size_card(page, "KV cache", "", "memory.kv_bytes", kv_bytes(peak), note);
 }
 
+/* The two kinds with most of it by name. */
+static void unfilled_card(struct prof_page *page)
+{
+	const struct prof_totals *peak = &page->report->peak;
+	int most = -1, next = -1;
+	char note[128], a[PROF_UNIT_TEXT], b[PROF_UNIT_TEXT];
+	uint64_t of_most, of_next;
+
+	for (int k = 0; k < KVS_MEMORY_KINDS; k++) {
+		if (most < 0 || prof_unfilled(peak, k) > prof_unfilled(peak, most)) {
+			next = most;
+			most = k;
+		} else if (next < 0 || prof_unfilled(peak, k) > prof_unfilled(peak, next)) {
+			next = k;
+		}
+	}
+	of_most = prof_unfilled(peak, most);
+	of_next = prof_unfilled(peak, next);
+	if (!of_most)
+		snprintf(note, sizeof(note), "blocks are full, as far as was told");
+	else if (!of_next)
+		snprintf(note, sizeof(note), "inside of blocks: all %s", kvs_memory_kind_name(most));
+	else
+		snprintf(note, sizeof(note), "inside of blocks: %s %s, %s %s", kvs_memory_kind_name(most),
+			prof_size_text(of_most, a), kvs_memory_kind_name(next), prof_size_text(of_next, b));
+	size_card(page, "Unfilled", "", "memory.unfilled_bytes", prof_unfilled(peak, KVS_MEMORY_KINDS), note);
+}
+
 static bool was_asked(const kvs_report *r)
 {
 	for (size_t i = 0; i < r->process_count; i++)
@@ -159,6 +187,7 @@ void prof_page_cards(struct prof_page *page)
 	kv_card(page);
 	snprintf(note, sizeof(note), "addresses; %s mapped", prof_size_text(r->peak.mapped, size));
 	size_card(page, "Virtual", "", "memory.virtual_bytes", r->peak.reserved, note);
+	unfilled_card(page);
 	size_card(page, "Untracked", "", "memory.untracked_bytes", prof_untracked(r),
 		was_asked(r) ? "used, and no call tells of it" : "the driver was not asked");
 	begin_card(page, "Overhead", "", "overhead.ns", r->overhead_ns);

@@ -60,6 +60,9 @@ static uint64_t read_all(kvs_trace_reader *reader, uint64_t *sum)
 		} else if (event.type == KVS_EVENT_SPAN) {
 			require(event.span.kind < KVS_SPAN_KINDS);
 			*sum += strlen(event.span.name) + event.span.duration_ns;
+		} else if (event.type == KVS_EVENT_USE) {
+			require(event.use.kind < KVS_MEMORY_KINDS);
+			*sum += event.use.bytes;
 		}
 	}
 	require(got == 0);

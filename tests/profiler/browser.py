@@ -106,7 +106,7 @@ def require(holds, what):
 def check_cards(browser, report):
     cards = browser.run("[...document.querySelectorAll('[data-json]')].map(e => "
                         "[e.dataset.json, e.dataset.value, e.textContent, getComputedStyle(e).visibility])")
-    require(len(cards) == 7, f"{len(cards)} cards")
+    require(len(cards) == 8, f"{len(cards)} cards")
     for path, value, text, _ in cards:
         figure = report
         for key in path.split("."):

@@ -134,6 +134,7 @@ static void every_card_is_a_figure_of_the_json(void **state)
 	add((struct kvs_event){.type = KVS_EVENT_SPAN, .span = {KVS_SPAN_OVERHEAD, "flush", 12345}});
 	add((struct kvs_event){.type = KVS_EVENT_DEVICE, .device = {.free_bytes = MIB, .total_bytes = 100 * MIB}});
 	add((struct kvs_event){.type = KVS_EVENT_LABEL, .label = {0, 3 * MIB, KVS_MEMORY_PROFILER, -1, -1}});
+	add((struct kvs_event){.type = KVS_EVENT_USE, .use = {KVS_MEMORY_K, 13 * MIB}});
 	kvs_trace_lost(trace, 42);
 	page = html(&json);
 	for (const char *c = page; (c = strstr(c, "data-json=\"")); c++) {
@@ -144,11 +145,13 @@ static void every_card_is_a_figure_of_the_json(void **state)
 			fail_msg("%s: %llu on the page", keys, value);
 		cards++;
 	}
-	assert_int_equal(cards, 7);
+	assert_int_equal(cards, 8);
 	assert_int_equal(json_integer_value(at(json, "memory.saved_bytes")), 6 * MIB);
 	assert_int_equal(json_integer_value(at(json, "memory.untracked_bytes")), 99 * MIB - 19 * MIB);
 	assert_int_equal(json_integer_value(at(json, "overhead.ns")), 12345);
 	assert_int_equal(json_integer_value(at(json, "overhead.bytes")), 3 * MIB);
+	assert_int_equal(json_integer_value(at(json, "memory.unfilled_bytes")), 5 * MIB);
+	assert_non_null(strstr(page, "inside of blocks: all K"));
 	assert_non_null(strstr(page, "as told; 3.0 MiB of the device"));
 	assert_int_equal(json_integer_value(at(json, "dropped")), 42);
 	assert_non_null(strstr(page, "<b class=\"saved\">6.0 MiB saved</b>"));

@@ -87,6 +87,14 @@ static void memory_agrees(const char *owners, json_int_t owning)
 		number(run, "memory.kv_unshared_bytes") - number(run, "memory.kv_physical_bytes"));
 	assert_int_equal(
 		number(report, "memory.saved_bytes") * owning, number(report, "memory.kv_bytes") * (16 - owning));
+	/* K of a token takes kv_heads * head_dim values of two bytes; seven of the tokens that came out were put in again. */
+	assert_int_equal(number(report, "memory.asked_by_kind.K"), owning * (number(run, "prompt_tokens") + 7) *
+									   number(run, "model.kv_heads") *
+									   number(run, "model.head_dim") * 2);
+	assert_int_equal(number(report, "memory.asked_by_kind.V"), number(report, "memory.asked_by_kind.K"));
+	assert_in_range(number(report, "memory.unfilled_bytes") - number(report, "memory.kv_bytes") +
+				2 * number(report, "memory.asked_by_kind.K"),
+		0, 8 * 4095); /* ends of the last pages of the few allocations */
 	assert_in_range(number(report, "memory.by_kind.weights") - number(run, "memory.weights_bytes"), 0, 4095);
 	/* What nobody said anything about: a few KiB that the kernels' own code takes. */
 	assert_in_range(number(report, "memory.by_kind.other"), 0, 1 << 20);

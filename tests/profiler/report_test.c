@@ -23,6 +23,7 @@
 static char path[64];
 static kvs_trace *trace;
 static uint64_t now;
+static char summary[4096]; /* of the last report */
 static struct kvs_frame here[] = {{"/bin/program", 0x1000}};
 
 static int begin(void **state)
@@ -107,6 +108,7 @@ static json_t *report(void)
 	for (const char *at = text; *at; at++)
 		lines += *at == '\n';
 	assert_in_range(lines, 2, 12);
+	snprintf(summary, sizeof(summary), "%s", text);
 	free(text);
 	kvs_report_free(made);
 	return json;
@@ -188,6 +190,67 @@ static void a_sink_saves_nothing(void **state)
 	json = report();
 	assert_int_equal(integer(memory(json), "saved_bytes"), 0);
 	assert_int_equal(integer(memory(json), "mapped_bytes"), 8 * MIB + 1);
+	json_decref(json);
+}
+
+static void use(enum kvs_memory_kind kind, uint64_t bytes)
+{
+	add((struct kvs_event){.type = KVS_EVENT_USE, .use = {kind, bytes}});
+}
+
+/* Of two blocks of 2 MiB 3 MiB hold tokens, and an allocation of 5000 bytes takes two pages; of V nothing was told. */
+static void granules_that_are_not_full_are_counted(void **state)
+{
+	json_t *json, *asked, *held;
+
+	(void)state;
+	add((struct kvs_event){.type = KVS_EVENT_PROCESS,
+		.process = {.source = KVS_SOURCE_OURS, .command = "program", .device = "gpu", .unit_bytes = 4096}});
+	share_two_blocks();
+	use(KVS_MEMORY_K, 1 * MIB);
+	use(KVS_MEMORY_K, 3 * MIB);
+	use(KVS_MEMORY_WORKSPACE, 8 * MIB); /* more than there is */
+	call("cuMemAddressReserve", 0x30000000, 2 * MIB, NONE, 0);
+	label(0x30000000, 2 * MIB, KVS_MEMORY_V, 0, -1);
+	call("cuMemCreate", NONE, 2 * MIB, 200, 0);
+	call("cuMemMap", 0x30000000, 2 * MIB, 200, 0);
+	call("cuMemAlloc_v2", 0x40000000, 5000, NONE, 0);
+	label(0x40000000, 5000, KVS_MEMORY_WEIGHTS, -1, -1);
+	use(KVS_MEMORY_K, 3 * MIB + 1000); /* as much memory, and later */
+	call("cuMemFree_v2", 0x40000000, NONE, NONE, 0);
+	use(KVS_MEMORY_K, 0); /* past the peak */
+	json = report();
+	assert_non_null(strstr(summary, "; 1.0 MiB of all that are unfilled, inside of blocks"));
+	asked = json_object_get(memory(json), "asked_by_kind");
+	held = json_object_get(memory(json), "by_kind");
+	assert_int_equal(integer(asked, "K"), 3 * MIB + 1000);
+	assert_int_equal(integer(held, "K"), 4 * MIB);
+	assert_int_equal(integer(asked, "V"), integer(held, "V"));
+	assert_int_equal(integer(asked, "weights"), 5000);
+	assert_int_equal(integer(held, "weights"), 8192);
+	assert_int_equal(integer(asked, "workspace"), 0);
+	assert_int_equal(integer(memory(json), "unfilled_bytes"), MIB - 1000 + 8192 - 5000);
+	json_decref(json);
+}
+
+/* CUPTI tells of its buffers without an address; each process has its own. The driver counts them, so they are not untracked. */
+static void the_profilers_own_memory_is_counted(void **state)
+{
+	json_t *json;
+
+	(void)state;
+	process(7, KVS_SOURCE_CUPTI);
+	process(8, KVS_SOURCE_CUPTI);
+	label(0, 3 * MIB, KVS_MEMORY_PROFILER, -1, -1);
+	label(0, 2 * MIB, KVS_MEMORY_PROFILER, -1, -1); /* the most counts */
+	add((struct kvs_event){.type = KVS_EVENT_LABEL, .pid = 8, .label = {0, MIB, KVS_MEMORY_PROFILER, -1, -1}});
+	call("cuMemAlloc_v2", 0x1000, 4 * MIB, NONE, 0);
+	add((struct kvs_event){.type = KVS_EVENT_DEVICE, .device = {.free_bytes = 90 * MIB, .total_bytes = 100 * MIB}});
+	json = report();
+	assert_int_equal(integer(memory(json), "profiler_bytes"), 4 * MIB);
+	assert_int_equal(integer(memory(json), "peak_physical_bytes"), 4 * MIB);
+	assert_int_equal(integer(memory(json), "untracked_bytes"), 10 * MIB - 4 * MIB - 3 * MIB);
+	assert_int_equal(integer(json_object_get(json, "overhead"), "bytes"), 4 * MIB);
 	json_decref(json);
 }
 
@@ -449,6 +512,8 @@ int main(void)
 		TEST(a_shared_block_is_there_once),
 		TEST(a_released_handle_lives_while_it_is_mapped),
 		TEST(a_sink_saves_nothing),
+		TEST(granules_that_are_not_full_are_counted),
+		TEST(the_profilers_own_memory_is_counted),
 		TEST(the_peak_is_the_moment_with_most_memory),
 		TEST(an_early_peak_stays_in_the_series),
 		TEST(calls_count_in_the_order_in_which_they_happened),

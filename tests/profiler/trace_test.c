@@ -130,6 +130,7 @@ static void every_kind_of_event_comes_back(void **state)
 		{.type = KVS_EVENT_EXIT, .pid = 7, .time_ns = 9, .exit = {-1}},
 		{.type = KVS_EVENT_COPY, .pid = 7, .time_ns = 10, .copy = {KVS_COPY_FILL, UINT64_MAX, 11, UINT32_MAX}},
 		{.type = KVS_EVENT_SPAN, .pid = 7, .tid = 9, .time_ns = 11, .span = {KVS_SPAN_RANGE, "forward", 77}},
+		{.type = KVS_EVENT_USE, .pid = 7, .tid = 9, .time_ns = 12, .use = {KVS_MEMORY_V, UINT64_MAX}},
 	};
 	const size_t count = sizeof(events) / sizeof(events[0]);
 	kvs_trace *trace = open_trace(NULL);
@@ -204,6 +205,10 @@ static void every_kind_of_event_comes_back(void **state)
 				assert_int_equal(got.span.kind, want->span.kind);
 				assert_string_equal(got.span.name, want->span.name);
 				assert_true(got.span.duration_ns == want->span.duration_ns);
+				break;
+			case KVS_EVENT_USE:
+				assert_int_equal(got.use.kind, want->use.kind);
+				assert_true(got.use.bytes == want->use.bytes);
 				break;
 			default:
 				assert_int_equal(got.exit.status, want->exit.status);

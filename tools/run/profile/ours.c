@@ -266,6 +266,13 @@ static void label(
 	add(p, &event);
 }
 
+static void tell_use(struct run_profile *p, enum kvs_memory_kind kind, uint64_t bytes)
+{
+	struct kvs_event event = {.type = KVS_EVENT_USE, .use = {kind, bytes}};
+
+	add(p, &event);
+}
+
 static void begin_phase(struct run_profile *p, const char *name, size_t tokens)
 {
 	struct kvs_event event = {.type = KVS_EVENT_PHASE, .phase = {.name = name, .tokens = tokens}};
@@ -291,6 +298,12 @@ static void hear(void *arg, const struct kvs_engine_note *note)
 		break;
 	case KVS_NOTE_V:
 		label(p, note, KVS_MEMORY_V, note->layer, note->owner);
+		break;
+	case KVS_NOTE_K_USE:
+		tell_use(p, KVS_MEMORY_K, note->bytes);
+		break;
+	case KVS_NOTE_V_USE:
+		tell_use(p, KVS_MEMORY_V, note->bytes);
 		break;
 	case KVS_NOTE_LOAD:
 		begin_phase(p, "load", 0);
