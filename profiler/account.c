@@ -278,6 +278,12 @@ static void map(struct prof_account *a, const struct prof_call *call)
 	h->mappings++;
 	ADD(a, saved, saved_by(h));
 	ADD(a, mapped, call->bytes);
+	if (h->mappings == 1) {
+		h->first_address = call->address;
+		h->first_ns = call->time_ns;
+	} else if (a->hear_share && h->kind != KVS_MEMORY_SINK) {
+		a->hear_share(a->hear_arg, h, call);
+	}
 	if (label)
 		apply_label(a, m, label->value);
 }
@@ -513,6 +519,7 @@ void prof_account_reset(struct prof_account *a)
 		.finding_count = a->finding_count,
 		.finding_room = a->finding_room,
 		.hear = a->hear,
+		.hear_share = a->hear_share,
 		.hear_arg = a->hear_arg,
 		.no_memory = a->no_memory};
 

@@ -36,6 +36,7 @@ struct prof_totals {
 struct prof_handle {
 	struct prof_handle *next, **link; /* all that are alive */
 	uint64_t id, bytes, born_ns;
+	uint64_t first_address, first_ns; /* where and when it was mapped while it was mapped nowhere else */
 	unsigned references, mappings;
 	uint32_t ordinal, stack;        /* ordinal: from 0, of all that ever were */
 	enum kvs_memory_kind kind, was; /* was: the last that was known, of one that is mapped no more too */
@@ -107,6 +108,9 @@ struct prof_account {
 	unsigned finding_count, finding_room;
 	void (*hear)(
 		void *arg, const struct prof_lifetime *lifetime); /* of all that is given back; NULL: nobody does */
+	void (*hear_share)(
+		void *arg, const struct prof_handle *handle, const struct prof_call *call); /* of each mapping of a
+		handle that is mapped already; NULL: nobody does */
 	void *hear_arg;
 	uint64_t time_ns; /* of what is happening */
 	bool no_memory;   /* something could not be kept: figures are too low */

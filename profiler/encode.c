@@ -118,6 +118,10 @@ static void put_head(struct prof_chunk *chunk, const struct kvs_event *event)
 		chunk->pid = event->pid;
 		chunk->tid = event->tid;
 	}
+	if (event->link) {
+		put_byte(chunk, PROF_TAG_LINK);
+		put(chunk, event->link);
+	}
 	put_byte(chunk, event->type);
 	put_signed(chunk, event->time_ns - chunk->last_ns);
 	chunk->last_ns = event->time_ns;

@@ -578,6 +578,13 @@ static void tell_gone(void *arg, const struct prof_lifetime *lifetime)
 	watched->hooks->gone(watched->hooks->arg, watched->process, lifetime);
 }
 
+static void tell_share(void *arg, const struct prof_handle *handle, const struct prof_call *call)
+{
+	const struct watched *watched = arg;
+
+	watched->hooks->share(watched->hooks->arg, watched->process, handle, call);
+}
+
 static void hear_gone(struct prof_follow *f)
 {
 	for (size_t i = 0; i < f->processes.slot_count; i++) {
@@ -585,6 +592,7 @@ static void hear_gone(struct prof_follow *f)
 		if (!watched || !watched->process)
 			continue;
 		watched->process->account.hear = tell_gone;
+		watched->process->account.hear_share = f->hooks->share ? tell_share : NULL;
 		watched->process->account.hear_arg = watched;
 	}
 }
@@ -597,6 +605,7 @@ static void end_all(struct prof_follow *f)
 		account->time_ns = f->report->end_ns;
 		prof_account_reset(account);
 		account->hear = NULL;
+		account->hear_share = NULL;
 	}
 }
 

@@ -39,13 +39,14 @@ enum prof_tag {
 	PROF_TAG_STRING = 64, /* number, length, bytes: a string of this writer's */
 	PROF_TAG_STACK,       /* number, count, a module (a string) and an offset for each: a stack of this writer's */
 	PROF_TAG_THREAD,      /* pid, tid: of the events that follow in this chunk */
+	PROF_TAG_LINK,        /* number: of the one event that follows */
 };
 
 /* Which of a call's fields follow. */
 enum { PROF_HAS_ADDRESS = 1, PROF_HAS_BYTES = 2, PROF_HAS_HANDLE = 4, PROF_HAS_STACK = 8, PROF_HAS_RESULT = 16 };
 
 /* An event takes at most this, its strings not counted: a calls record, whose numbers are many. */
-#define PROF_MAX_EVENT ((size_t)16 + 10 * (KVS_LATENCIES + 8))
+#define PROF_MAX_EVENT ((size_t)24 + 10 * (KVS_LATENCIES + 8))
 
 static inline uint64_t prof_zigzag(int64_t value)
 {

@@ -84,6 +84,7 @@ struct kvs_frame {
 struct kvs_event {
 	enum kvs_event_type type;
 	uint32_t pid, tid; /* of the process and the thread; tid 0 where it is not known */
+	uint32_t link;     /* a launch and what it launched have the same in their process; 0: none */
 	uint64_t time_ns;  /* CLOCK_MONOTONIC; of what has a duration, when it began */
 	union {
 		struct {

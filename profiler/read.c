@@ -42,6 +42,7 @@ struct kvs_trace_reader {
 	uint8_t *payload; /* [PROF_MAX_PAYLOAD] */
 	size_t used;
 	uint64_t last_ns;
+	uint32_t link; /* of the event that follows */
 	uint32_t pid, tid;
 	struct kvs_frame frames[KVS_MAX_FRAMES];
 };
@@ -243,7 +244,9 @@ static void read_span(const kvs_trace_reader *reader, struct cursor *c, struct k
 static void read_event(kvs_trace_reader *reader, struct cursor *c, uint8_t tag, struct kvs_event *out)
 {
 	reader->last_ns += get_signed(c);
-	*out = (struct kvs_event){.type = tag, .pid = reader->pid, .tid = reader->tid, .time_ns = reader->last_ns};
+	*out = (struct kvs_event){
+		.type = tag, .pid = reader->pid, .tid = reader->tid, .link = reader->link, .time_ns = reader->last_ns};
+	reader->link = 0;
 	switch (out->type) {
 	case KVS_EVENT_PROCESS:
 		read_process(reader, c, out);
@@ -301,6 +304,8 @@ static int read_record(kvs_trace_reader *reader, struct kvs_event *out)
 		} else if (tag == PROF_TAG_THREAD) {
 			reader->pid = get(&c);
 			reader->tid = get(&c);
+		} else if (tag == PROF_TAG_LINK) {
+			reader->link = get(&c);
 		} else {
 			read_event(reader, &c, tag, out);
 			if (c.bad)
@@ -396,6 +401,7 @@ static int count_chunk(kvs_trace_reader *reader)
 	}
 	reader->used = 0;
 	reader->last_ns = header->time_ns;
+	reader->link = 0;
 	reader->pid = reader->tid = 0;
 	return 0;
 }

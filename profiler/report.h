@@ -162,6 +162,9 @@ struct prof_hooks {
 	void (*event)(void *arg, const struct prof_process *process, const struct kvs_event *event);
 	void (*change)(void *arg, const struct prof_process *process, uint64_t time_ns); /* of process->account.now */
 	void (*gone)(void *arg, const struct prof_process *process, const struct prof_lifetime *lifetime);
+	/* A handle that is mapped already is mapped by this call too. NULL: not asked for. */
+	void (*share)(void *arg, const struct prof_process *process, const struct prof_handle *handle,
+		const struct prof_call *call);
 };
 
 /*

@@ -145,7 +145,7 @@ int kvs_report_csv(const kvs_report *report, char **text, struct kvs_left_out *l
 {
 	size_t bytes;
 	struct csv csv = {.report = report, .to = open_memstream(text, &bytes)};
-	const struct prof_hooks hooks = {&csv, hear_event, hear_nothing, hear_no_end};
+	const struct prof_hooks hooks = {&csv, hear_event, hear_nothing, hear_no_end, NULL};
 	kvs_report *again = NULL;
 	int err;
 

@@ -6,8 +6,10 @@
  * goes. The file is bounded: of too many slices the longest are kept, of lifetimes those of most bytes for longest, of
  * counters the highest and the last of each step of time. What was left out is counted, and is told in the file.
  *
- * There are no flows: no source says which launch a kernel came from.
+ * Arrows (flows) lead from a launch to its kernel where the trace has both and links them, and from the call that mapped a block
+ * first to those that mapped it again.
  */
+#include "flows.h"
 #include "lifetimes.h"
 
 #include "../../driver/cu.h"
@@ -45,6 +47,7 @@ struct perfetto {
 	const kvs_report *report; /* made before: what is too much, and when the trace begins */
 	struct prof_map tracks, counters;
 	struct prof_lifetimes lifetimes;
+	struct prof_flows flows;
 	uint64_t least_ns;            /* shorter slices are left out */
 	uint64_t edge_every, edge_ns; /* of those from edge_ns to least_ns one in edge_every is kept */
 	uint64_t edge_count, left_out, counted_only, step_ns;
@@ -202,6 +205,48 @@ static uint32_t stream_track(struct perfetto *p, const struct kvs_event *event, 
 		event->time_ns + duration_ns, name);
 }
 
+/* ---- flows ---- */
+
+static void write_flow(struct perfetto *p, const struct prof_flow *flow, const char *name)
+{
+	for (int end = 0; end < 2; end++) {
+		const struct prof_place *place = end ? &flow->to : &flow->from;
+		begin(p, end ? 'f' : 's', name, place->pid, place->track);
+		/* "bp": it ends at the slice around this time, not at the next one. */
+		fprintf(p->to, ",\"cat\":\"%s\",\"id\":%llu%s", name, (unsigned long long)p->flows.count,
+			end ? ",\"bp\":\"e\"" : "");
+		print_time(p, "ts", place->time_ns);
+		fputs("}", p->to);
+	}
+}
+
+/* Behind each slice that may be an end of an arrow. */
+static void link_slice(struct perfetto *p, const struct kvs_event *event, uint32_t track, bool is_launch)
+{
+	struct prof_flow flow;
+	int got;
+
+	if (!event->link || p->err)
+		return;
+	got = prof_flows_link(
+		&p->flows, (struct prof_place){event->pid, track, event->time_ns}, event->link, is_launch, &flow);
+	if (got > 0)
+		write_flow(p, &flow, "launch");
+	else
+		p->err = got;
+}
+
+static void hear_share(
+	void *arg, const struct prof_process *process, const struct prof_handle *handle, const struct prof_call *call)
+{
+	struct perfetto *p = arg;
+	struct prof_flow flow;
+
+	if (prof_flows_share(&p->flows, process->pid, handle->first_address, handle->first_ns, call->address,
+		    call->time_ns, &flow))
+		write_flow(p, &flow, "share");
+}
+
 /* ---- slices ---- */
 
 static void begin_slice(struct perfetto *p, const char *name, uint32_t pid, uint32_t track, uint64_t time_ns,
@@ -227,40 +272,50 @@ static void print_field(FILE *to, const char *key, uint64_t value, bool is_addre
 static void write_call(struct perfetto *p, const struct kvs_event *event)
 {
 	const char *comma = "";
+	uint32_t track;
 
 	if (!is_kept(p, event->call.duration_ns))
 		return;
-	begin_slice(p, event->call.function, event->pid, thread_track(p, event->pid, event->tid), event->time_ns,
-		event->call.duration_ns, "driver");
+	track = thread_track(p, event->pid, event->tid);
+	begin_slice(p, event->call.function, event->pid, track, event->time_ns, event->call.duration_ns, "driver");
 	print_field(p->to, "address", event->call.address, true, &comma);
 	print_field(p->to, "bytes", event->call.bytes, false, &comma);
 	print_field(p->to, "handle", event->call.handle, true, &comma);
 	if (event->call.result)
 		fprintf(p->to, "%s\"result\":%d", comma, event->call.result);
 	fputs("}}", p->to);
+	link_slice(p, event, track, true);
+	if (!p->err && prof_call_class_of(event->call.function) == PROF_CALL_MAP)
+		p->err = prof_flows_map(
+			&p->flows, (struct prof_place){event->pid, track, event->time_ns}, event->call.address);
 }
 
 static void write_kernel(struct perfetto *p, const struct kvs_event *event)
 {
+	uint32_t track;
+
 	if (!is_kept(p, event->kernel.duration_ns))
 		return;
-	begin_slice(p, event->kernel.name, event->pid,
-		stream_track(p, event, event->kernel.stream, event->kernel.duration_ns), event->time_ns,
-		event->kernel.duration_ns, "kernel");
+	track = stream_track(p, event, event->kernel.stream, event->kernel.duration_ns);
+	begin_slice(p, event->kernel.name, event->pid, track, event->time_ns, event->kernel.duration_ns, "kernel");
 	fprintf(p->to, "\"class\":\"%s\"", prof_kernel_class(event->kernel.name));
 	if (event->kernel.layer >= 0)
 		fprintf(p->to, ",\"layer\":%d", event->kernel.layer);
 	fputs("}}", p->to);
+	link_slice(p, event, track, false);
 }
 
 static void write_copy(struct perfetto *p, const struct kvs_event *event)
 {
+	uint32_t track;
+
 	if (!is_kept(p, event->copy.duration_ns))
 		return;
-	begin_slice(p, prof_copy_name(event->copy.kind), event->pid,
-		stream_track(p, event, event->copy.stream, event->copy.duration_ns), event->time_ns,
-		event->copy.duration_ns, "copy");
+	track = stream_track(p, event, event->copy.stream, event->copy.duration_ns);
+	begin_slice(p, prof_copy_name(event->copy.kind), event->pid, track, event->time_ns, event->copy.duration_ns,
+		"copy");
 	fprintf(p->to, "\"bytes\":%llu}}", whole(event->copy.bytes));
+	link_slice(p, event, track, false);
 }
 
 static void write_span(struct perfetto *p, const struct kvs_event *event)
@@ -477,7 +532,7 @@ static void write_rest(struct perfetto *p)
 
 static int write_all(struct perfetto *p)
 {
-	const struct prof_hooks hooks = {p, hear_event, hear_change, hear_gone};
+	const struct prof_hooks hooks = {p, hear_event, hear_change, hear_gone, hear_share};
 	const kvs_report *r = p->report;
 	kvs_report *again = NULL;
 	int err;
@@ -493,6 +548,7 @@ static int write_all(struct perfetto *p)
 	kvs_report_free(again);
 	prof_map_clear(&p->tracks, free);
 	prof_map_clear(&p->counters, free);
+	prof_flows_clear(&p->flows);
 	return err;
 }
 

@@ -65,9 +65,21 @@ static void call(const char *function, uint64_t address, uint64_t bytes, uint64_
 			.frame_count = 2}});
 }
 
-static void kernel(uint64_t time_ns, uint64_t duration_ns, uint32_t stream)
+static void launch(uint32_t link)
+{
+	add((struct kvs_event){.type = KVS_EVENT_CALL,
+		.link = link,
+		.call = {.function = "cuLaunchKernel",
+			.duration_ns = 100,
+			.address = NONE,
+			.bytes = NONE,
+			.handle = 1}});
+}
+
+static void kernel(uint64_t time_ns, uint64_t duration_ns, uint32_t stream, uint32_t link)
 {
 	add((struct kvs_event){.type = KVS_EVENT_KERNEL,
+		.link = link,
 		.time_ns = time_ns,
 		.kernel = {"kvs_attention_decode", duration_ns, stream, 3}});
 }
@@ -88,9 +100,14 @@ static void tell_story(void)
 	call("cuMemAlloc_v2", 0x30000000, 4 * MIB, NONE, 0);
 	call("cuMemAlloc_v2", NONE, 90 * MIB, NONE, 2);
 	add((struct kvs_event){.type = KVS_EVENT_PHASE, .phase = {"decode", 1}});
-	kernel(now + 1000, 5000, 1);
-	kernel(now + 2000, 9000, 1); /* overlaps */
-	kernel(now + 2000, 300, 2);
+	launch(1);
+	launch(2);
+	kernel(now + 1000, 5000, 1, 1);
+	kernel(now + 2000, 9000, 1, 3); /* overlaps; it is told of before its launch */
+	kernel(now + 2000, 300, 2, 0);
+	launch(3);
+	kernel(now - 5000, 10, 3, 2); /* before its launch: a clock that is wrong */
+	launch(4);                    /* what it launched was lost */
 	add((struct kvs_event){
 		.type = KVS_EVENT_COPY, .copy = {.kind = KVS_COPY_HTOD, .bytes = 64, .duration_ns = 50, .stream = 2}});
 	add((struct kvs_event){.type = KVS_EVENT_SPAN, .tid = 9, .span = {KVS_SPAN_RANGE, "step", 70}});
@@ -242,6 +259,73 @@ static void every_track_has_a_name(json_t *events)
 	}
 }
 
+/* The slice of a track around a moment, the innermost. */
+static json_t *slice_around(json_t *events, json_t *end)
+{
+	json_t *event, *best = NULL;
+	size_t i;
+
+	json_array_foreach(events, i, event)
+	{
+		double from = !strcmp(text(event, "ph"), "X") ? number(event, "ts") : 0, at = number(end, "ts");
+		if (strcmp(text(event, "ph"), "X") || number(event, "tid") != number(end, "tid") ||
+			number(event, "pid") != number(end, "pid") || at < from || at > from + number(event, "dur"))
+			continue;
+		if (!best || from >= number(best, "ts"))
+			best = event;
+	}
+	if (!best)
+		fail_msg("%s of a flow at %f lies in no slice", text(end, "ph"), number(end, "ts"));
+	return best;
+}
+
+/* Each 's' has one 'f' of its name, category and id behind it, and both lie in slices that `fit` says belong together. */
+static void flows_pair(json_t *events, const char *name, unsigned count, void (*fit)(json_t *from, json_t *to))
+{
+	json_t *event, *other;
+	size_t i, k;
+	unsigned found = 0;
+
+	json_array_foreach(events, i, event)
+	{
+		unsigned ends = 0;
+		if (strcmp(text(event, "ph"), "s") || strcmp(text(event, "name"), name))
+			continue;
+		found++;
+		json_array_foreach(events, k, other)
+		{
+			if (strcmp(text(other, "ph"), "f") || number(other, "id") != number(event, "id"))
+				continue;
+			ends++;
+			assert_string_equal(text(other, "name"), name);
+			assert_string_equal(text(other, "cat"), text(event, "cat"));
+			assert_string_equal(text(other, "bp"), "e");
+			assert_true(number(other, "ts") >= number(event, "ts"));
+			fit(slice_around(events, event), slice_around(events, other));
+		}
+		assert_int_equal(ends, 1);
+	}
+	assert_int_equal(found, count);
+}
+
+static void a_launch_and_its_kernel(json_t *from, json_t *to)
+{
+	assert_string_equal(text(from, "name"), "cuLaunchKernel");
+	assert_int_equal(number(from, "tid"), 7);
+	assert_string_equal(text(to, "cat"), "kernel");
+	/* Of the first launch the kernel of 5 us, of the third that of 9 us. */
+	assert_true(number(to, "dur") == 5 || number(to, "dur") == 9);
+	assert_true((number(to, "dur") == 9) == (number(from, "ts") > number(to, "ts") - 1.5));
+}
+
+static void a_block_and_who_borrows_it(json_t *from, json_t *to)
+{
+	assert_string_equal(text(from, "name"), "cuMemMap");
+	assert_string_equal(text(json_object_get(from, "args"), "address"), "0x10000000");
+	assert_string_equal(text(to, "name"), "cuMemMap");
+	assert_string_equal(text(json_object_get(to, "args"), "address"), "0x20000000");
+}
+
 static void chrome_events_tell_the_story(void **state)
 {
 	kvs_report *made;
@@ -263,6 +347,10 @@ static void chrome_events_tell_the_story(void **state)
 	counters_go_forward(events, "mapped", 8 * MIB, 0);
 	counters_go_forward(events, "kv", 2 * MIB, 0);
 	counters_go_forward(events, "saved", 2 * MIB, 0);
+	flows_pair(events, "launch", 2, a_launch_and_its_kernel);
+	flows_pair(events, "share", 1, a_block_and_who_borrows_it);
+	assert_int_equal(count_of(events, "s"), 3);
+	assert_int_equal(count_of(events, "f"), 3);
 	assert_int_equal(count_of(events, "b"), 2);
 	assert_int_equal(number(json_object_get(named(events, "b", "K of layer 3"), "args"), "bytes"), 2 * MIB);
 	assert_int_equal(number(json_object_get(named(events, "X", "kvs_attention_decode"), "args"), "layer"), 3);

@@ -135,11 +135,24 @@ static void every_call_is_there(void **state)
 	json_decref(report);
 }
 
+/* How many arrows of a name begin; exports_test looks at where. */
+static json_int_t arrows(json_t *chrome, const char *name)
+{
+	json_t *event;
+	size_t i;
+	json_int_t count = 0;
+
+	json_array_foreach(member(chrome, "traceEvents"), i, event) count +=
+		!strcmp(json_string_value(member(event, "ph")), "s") &&
+		!strcmp(json_string_value(member(event, "name")), name);
+	return count;
+}
+
 /* softcuda tells of each kernel and each product that ran; a layer that shares projects no K and V, and so runs fewer kernels. */
 static void every_launch_ran_and_has_its_layer(void **state)
 {
 	json_t *run = run_json(GENERATE OWNERS "--json --profile " TRACE),
-	       *report = run_json("kvshare-run report " TRACE " --json"), *kernels = member(report, "kernels");
+	       *report = run_json("kvshare-run report " TRACE " --json"), *kernels = member(report, "kernels"), *chrome;
 	json_int_t ran = 0, rope_of_owner = 0, rope_of_borrower = 0, attention[16] = {0};
 
 	(void)state;
@@ -155,6 +168,10 @@ static void every_launch_ran_and_has_its_layer(void **state)
 			rope_of_borrower += number(kernel, "total_ns");
 	}
 	assert_int_equal(ran, calls(report, "cuLaunchKernel") + calls(report, "cuLaunchHostFunc"));
+	chrome = run_json("kvshare-run report " TRACE " --perfetto -");
+	assert_int_equal(arrows(chrome, "launch"), ran);
+	assert_int_equal(arrows(chrome, "share"), 8); /* K and V of four borrowers, a block each */
+	json_decref(chrome);
 	for (int layer = 1; layer < 16; layer++)
 		assert_int_equal(attention[layer], attention[0]);
 	assert_true(attention[0] >= 8); /* the prompt and seven steps; long contexts take a second launch */

@@ -26,4 +26,5 @@ expect 0 "errors" "select count(*) from stats where severity in ('error', 'data_
 expect 0 "slices without end" "select count(*) from slice where dur < 0"
 expect 0 "counters that go back" "select count(*) from (select ts, lag(ts) over (partition by track_id order by id) as before from counter) where ts < before"
 expect "$(grep -cE '"ph":"(X|b)"' "$work/trace.json")" "slices" "select count(*) from slice"
+expect "$(grep -c '"ph":"s"' "$work/trace.json")" "arrows" "select count(*) from flow"
 expect 4 "counters" "select count(distinct name) from counter_track"

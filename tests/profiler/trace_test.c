@@ -111,6 +111,7 @@ static void every_kind_of_event_comes_back(void **state)
 		{.type = KVS_EVENT_CALL,
 			.pid = 7,
 			.tid = UINT32_MAX,
+			.link = UINT32_MAX,
 			.time_ns = 900,
 			.call = {"cuMemCreate", 17, 2, KVS_EVENT_NONE, 2097152, 0, frames, 2}},
 		{.type = KVS_EVENT_CALL,
@@ -153,6 +154,7 @@ static void every_kind_of_event_comes_back(void **state)
 			assert_int_equal(got.pid, want->pid);
 			assert_int_equal(got.tid, want->tid);
 			assert_true(got.time_ns == want->time_ns);
+			assert_int_equal(got.link, want->link);
 			switch (want->type) {
 			case KVS_EVENT_PROCESS:
 				assert_string_equal(got.process.command, want->process.command);

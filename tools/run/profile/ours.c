@@ -25,8 +25,10 @@ struct launches {
 	struct launch {
 		CUstream stream;
 		int layer;
+		uint32_t link;
 	} * list; /* a ring of `room` places */
 	size_t room, first, count;
+	uint32_t link; /* of the last one; numbers start again after 2^32 of them */
 };
 
 struct run_profile {
@@ -70,9 +72,11 @@ static void add(struct run_profile *p, struct kvs_event *event)
 
 /* ---- kernels ---- */
 
-static void push_launch(struct launches *l, struct launch launch)
+/* Gives the number by which the launch and its kernel are known. */
+static uint32_t push_launch(struct launches *l, struct launch launch)
 {
 	pthread_mutex_lock(&l->lock);
+	launch.link = ++l->link ? l->link : ++l->link;
 	if (l->count == l->room) {
 		size_t room = l->room ? 2 * l->room : 256;
 		struct launch *larger = malloc(room * sizeof(*larger));
@@ -88,6 +92,7 @@ static void push_launch(struct launches *l, struct launch launch)
 	if (l->count < l->room) /* else its kernel gets another's layer: memory is short, and the work goes on */
 		l->list[(l->first + l->count++) % l->room] = launch;
 	pthread_mutex_unlock(&l->lock);
+	return launch.link;
 }
 
 /* The launch that was refused is the last. */
@@ -99,45 +104,49 @@ static void drop_launch(struct launches *l)
 	pthread_mutex_unlock(&l->lock);
 }
 
-static int take_layer(struct launches *l, CUstream stream)
+static struct launch take_launch(struct launches *l, CUstream stream)
 {
-	int layer = -1;
+	struct launch launch = {stream, -1, 0};
 
 	pthread_mutex_lock(&l->lock);
 	if (l->count && l->list[l->first].stream == stream) {
-		layer = l->list[l->first].layer;
+		launch = l->list[l->first];
 		l->first = (l->first + 1) % l->room;
 		l->count--;
 	}
 	pthread_mutex_unlock(&l->lock);
-	return layer;
+	return launch;
 }
 
 static void hear_kernel(void *arg, const char *name, CUstream stream, uint64_t start_ns, uint64_t end_ns)
 {
 	struct run_profile *p = arg;
+	struct launch launch = take_launch(&p->launches, stream);
 	struct kvs_event event = {.type = KVS_EVENT_KERNEL,
+		.link = launch.link,
 		.time_ns = start_ns,
 		.kernel = {
 			.name = strcmp(name, "a host function") ? name : "OpenBLAS gemm", /* the engine has no others */
 			.duration_ns = end_ns - start_ns,
 			.stream = (uintptr_t)stream,
-			.layer = take_layer(&p->launches, stream)}};
+			.layer = launch.layer}};
 
 	add(p, &event);
 }
 
-/* Before the call, as the kernel may run before it returns. */
-static void note_launch(struct run_profile *p, const struct kvs_cu_call *call)
+/* Before the call, as the kernel may run before it returns. Gives the link of a launch; 0: it is none. */
+static uint32_t note_launch(struct run_profile *p, const struct kvs_cu_call *call)
 {
+	static __thread uint32_t link; /* of the launch that this thread is in */
 	bool kernel = call->function == KVS_FN_cuLaunchKernel;
 
 	if (!p->hears_kernels || (!kernel && call->function != KVS_FN_cuLaunchHostFunc))
-		return;
+		return 0;
 	if (!call->after)
-		push_launch(&p->launches, (struct launch){ARG(call, CUstream, kernel ? 8 : 0), p->layer});
+		link = push_launch(&p->launches, (struct launch){ARG(call, CUstream, kernel ? 8 : 0), p->layer, 0});
 	else if (call->result)
 		drop_launch(&p->launches);
+	return link;
 }
 
 /* ---- calls ---- */
@@ -226,7 +235,7 @@ static void watch_call(void *arg, const struct kvs_cu_call *call)
 	struct run_profile *p = arg;
 	struct kvs_event event = {.type = KVS_EVENT_CALL, .time_ns = call->start_ns};
 
-	note_launch(p, call);
+	event.link = note_launch(p, call);
 	if (!call->after)
 		return;
 	event.call.function = exported[call->function];
