@@ -37,7 +37,7 @@ CFLAGS_ALL = -std=gnu11 -Wmissing-prototypes -Wstrict-prototypes $(BASE_FLAGS) $
 CXXFLAGS_ALL = -std=c++17 $(BASE_FLAGS) $(CPPFLAGS) $(CXXFLAGS)
 # For every link, and for the programs that use the engine.
 LINK_FLAGS = $(SAN_FLAGS) -pthread $(LDFLAGS)
-LDLIBS_ALL = $(LINK_FLAGS) -ljansson -lpcre2-8 -lutf8proc -lz -lm -ldl $(BPF_LIBS) $(LIBDW)
+LDLIBS_ALL = $(LINK_FLAGS) -ljansson -lpcre2-8 -lutf8proc -lz -lm -ldl $(BPF_LIBS) $(LIBDW) $(LIBIBERTY)
 
 .DELETE_ON_ERROR:
 .SECONDARY:

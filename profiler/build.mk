@@ -4,6 +4,9 @@ ifeq ($(origin LIBDW),undefined)
 LIBDW := $(shell pkg-config --exists libdw 2>/dev/null && echo -ldw -lelf)
 endif
 $(BUILD)/profiler/symbols.o: private CFLAGS_ALL += $(if $(LIBDW),-DPROF_LIBDW)
+# Names of C++ in plain words.
+LIBIBERTY := $(if $(wildcard /usr/include/libiberty/demangle.h /usr/local/include/libiberty/demangle.h),-liberty)
+$(BUILD)/profiler/demangle.o: private CFLAGS_ALL += $(if $(LIBIBERTY),-DPROF_LIBIBERTY)
 PROFILER_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard profiler/*.c) $(BPF_SRCS)) $(PAGE_OBJS)
 
 # The library for CUDA_INJECTION64_PATH. It is built if CUPTI's headers are there: a toolkit has them among its own or in a

@@ -96,7 +96,7 @@ static struct prof_timing *timing_of(struct prof_follow *f, struct prof_names *n
 		return (*list)[number - 1];
 	timing = item_of(f, (void ***)list, number, sizeof(*timing));
 	if (timing) {
-		timing->name = keep(f, *name ? name : "?");
+		timing->name = timing->symbol = keep(f, *name ? name : "?");
 		timing->layer = layer;
 		timing->class = prof_call_class_of(name);
 	}

@@ -161,6 +161,7 @@ static json_t *kernel_of(const void *owner, size_t i)
 
 	json_object_del(kernel, "failures");
 	if (!kernel || json_object_set_new(kernel, "layer", layer_of(t->layer)) ||
+		json_object_set_new(kernel, "symbol", string_of(t->symbol)) ||
 		json_object_set_new(kernel, "class", json_string(prof_kernel_class(t->name)))) {
 		json_decref(kernel);
 		return NULL;

@@ -24,6 +24,18 @@ kvs_report *prof_report_new(const char *trace)
 	return NULL;
 }
 
+static void name_kernels(kvs_report *report)
+{
+	char plain[PROF_PLAIN_NAME];
+
+	for (size_t i = 0; i < report->kernel_names.intern.count; i++) {
+		struct prof_timing *kernel = report->kernels[i];
+		uint32_t number = prof_names_add(&report->names, prof_demangle(kernel->symbol, plain, sizeof(plain)));
+		if (number)
+			kernel->name = prof_names_text(&report->names, number);
+	}
+}
+
 int prof_report_follow(const char *trace, const struct prof_hooks *hooks, kvs_report **out)
 {
 	kvs_report *report = prof_report_new(trace);
@@ -37,8 +49,10 @@ int prof_report_follow(const char *trace, const struct prof_hooks *hooks, kvs_re
 		err = prof_follow(report, reader, hooks);
 		kvs_trace_reader_close(reader);
 	}
-	if (!err && !hooks)
+	if (!err && !hooks) {
+		name_kernels(report);
 		err = prof_resolve(report);
+	}
 	if (!err && report->no_memory)
 		err = kvs_fail(-ENOMEM, "no memory for all that %s tells of", trace);
 	if (err)

@@ -5,6 +5,7 @@
 #define KVS_PROFILER_REPORT_H
 
 #include "account.h"
+#include "demangle.h"
 #include "histogram.h"
 #include "intern.h"
 #include "profiler.h"
@@ -24,9 +25,10 @@ uint32_t prof_names_add(struct prof_names *names, const char *text);
 const char *prof_names_text(const struct prof_names *names, uint32_t number); /* "" for 0 */
 void prof_names_clear(struct prof_names *names);
 
-struct prof_timing { /* of a function of the driver, or of a kernel */
-	const char *name;
-	int layer; /* of a kernel, -1: not known */
+struct prof_timing {        /* of a function of the driver, or of a kernel */
+	const char *name;   /* of a kernel in C++ as people write it */
+	const char *symbol; /* as the trace has it */
+	int layer;          /* of a kernel, -1: not known */
 	enum prof_call_class class;
 	uint64_t failures;
 	struct prof_histogram latency;

@@ -48,7 +48,6 @@ unsigned prof_stack_place(const kvs_report *report, const struct prof_stack *sta
 
 #ifdef PROF_LIBDW
 
-#include <dlfcn.h>
 #include <elfutils/libdwfl.h>
 #include <fcntl.h>
 #include <gelf.h>
@@ -66,8 +65,6 @@ struct symbols {
 	kvs_report *report;
 	struct names_of_module *modules; /* [number - 1] */
 	bool *opened;
-	char *(*demangle)(
-		const char *name, char *buffer, size_t *bytes, int *status); /* NULL: there is no C++ library */
 };
 
 /* A path of a trace may name anything: only a regular file is read. */
@@ -137,12 +134,9 @@ static uint32_t keep(struct symbols *s, const char *text)
 
 static uint32_t keep_function(struct symbols *s, const char *name)
 {
-	int status = -1;
-	char *plain = s->demangle && !strncmp(name, "_Z", 2) ? s->demangle(name, NULL, NULL, &status) : NULL;
-	uint32_t number = keep(s, plain && !status ? plain : name);
+	char plain[PROF_PLAIN_NAME];
 
-	free(plain);
-	return number;
+	return keep(s, prof_demangle(name, plain, sizeof(plain)));
 }
 
 /*
@@ -218,11 +212,8 @@ int prof_resolve(kvs_report *report)
 	struct symbols s = {.report = report,
 		.modules = calloc(count + 1, sizeof(*s.modules)),
 		.opened = calloc(count + 1, sizeof(*s.opened))};
-	void *library = count ? dlopen("libstdc++.so.6", RTLD_LAZY) : NULL;
 	int err = 0;
 
-	if (library)
-		s.demangle = (char *(*)(const char *, char *, size_t *, int *))dlsym(library, "__cxa_demangle");
 	if (s.modules && s.opened)
 		resolve_all(&s);
 	else
@@ -232,8 +223,6 @@ int prof_resolve(kvs_report *report)
 			dwfl_end(s.modules[i].dwfl);
 	free(s.modules);
 	free(s.opened);
-	if (library)
-		dlclose(library);
 	return err;
 }
 

@@ -46,7 +46,7 @@ from_pypi() { # NAME...
 	cp -R "$work"/to/nvidia/cu*/. "$cuda"
 }
 
-packages gcc g++ make pkg-config libjansson-dev libpcre2-dev libutf8proc-dev libopenblas-dev libboost-context-dev libcmocka-dev zlib1g-dev libdw-dev
+packages gcc g++ make pkg-config libjansson-dev libpcre2-dev libutf8proc-dev libopenblas-dev libboost-context-dev libcmocka-dev zlib1g-dev libdw-dev libiberty-dev
 [ "${DEV:-0}" != 1 ] || packages clang clang-format libclang-rt-dev debhelper lintian python3 \
 	libbpf-dev libelf-dev bpftool bpftrace
 # Ubuntu has no package with a browser in it; the test of the HTML report is skipped there.

@@ -42,7 +42,8 @@ static const struct place_of *find(const struct prof_map *map, uint32_t pid, uin
 }
 
 /* An arrow goes forward in time: clocks of two devices may not agree. */
-static bool connect(struct prof_flows *flows, const struct prof_place *from, const struct prof_place *to, struct prof_flow *out)
+static bool connect(
+	struct prof_flows *flows, const struct prof_place *from, const struct prof_place *to, struct prof_flow *out)
 {
 	if (to->time_ns < from->time_ns)
 		return false;
@@ -51,7 +52,8 @@ static bool connect(struct prof_flows *flows, const struct prof_place *from, con
 	return true;
 }
 
-int prof_flows_link(struct prof_flows *flows, struct prof_place place, uint32_t link, bool is_launch, struct prof_flow *out)
+int prof_flows_link(
+	struct prof_flows *flows, struct prof_place place, uint32_t link, bool is_launch, struct prof_flow *out)
 {
 	const struct place_of *other = find(&flows->halves, place.pid, link);
 	bool whole;
@@ -68,10 +70,11 @@ int prof_flows_map(struct prof_flows *flows, struct prof_place place, uint64_t a
 	return note(&flows->mappings, (struct place_of){place, address, false});
 }
 
-bool prof_flows_share(struct prof_flows *flows, uint32_t pid, uint64_t first_address, uint64_t first_ns, uint64_t address,
-	uint64_t time_ns, struct prof_flow *out)
+bool prof_flows_share(struct prof_flows *flows, uint32_t pid, uint64_t first_address, uint64_t first_ns,
+	uint64_t address, uint64_t time_ns, struct prof_flow *out)
 {
-	const struct place_of *from = find(&flows->mappings, pid, first_address), *to = find(&flows->mappings, pid, address);
+	const struct place_of *from = find(&flows->mappings, pid, first_address),
+			      *to = find(&flows->mappings, pid, address);
 
 	return from && to && from->place.time_ns == first_ns && to->place.time_ns == time_ns &&
 	       connect(flows, &from->place, &to->place, out);

@@ -28,12 +28,13 @@ struct prof_flows {
 };
 
 /* A slice with a link. 1: it is the other end of one that waited, and *out is the arrow; 0: not (yet); -ENOMEM. */
-int prof_flows_link(struct prof_flows *flows, struct prof_place place, uint32_t link, bool is_launch, struct prof_flow *out);
+int prof_flows_link(
+	struct prof_flows *flows, struct prof_place place, uint32_t link, bool is_launch, struct prof_flow *out);
 /* The slice of a cuMemMap. -ENOMEM. */
 int prof_flows_map(struct prof_flows *flows, struct prof_place place, uint64_t address);
 /* Whether the calls that mapped one block at two places have slices. */
-bool prof_flows_share(struct prof_flows *flows, uint32_t pid, uint64_t first_address, uint64_t first_ns, uint64_t address,
-	uint64_t time_ns, struct prof_flow *out);
+bool prof_flows_share(struct prof_flows *flows, uint32_t pid, uint64_t first_address, uint64_t first_ns,
+	uint64_t address, uint64_t time_ns, struct prof_flow *out);
 void prof_flows_clear(struct prof_flows *flows);
 
 #endif

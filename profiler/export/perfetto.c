@@ -48,6 +48,7 @@ struct perfetto {
 	struct prof_map tracks, counters;
 	struct prof_lifetimes lifetimes;
 	struct prof_flows flows;
+	struct prof_map plain;        /* names of kernels for people, by the reader's pointer to those of the trace */
 	uint64_t least_ns;            /* shorter slices are left out */
 	uint64_t edge_every, edge_ns; /* of those from edge_ns to least_ns one in edge_every is kept */
 	uint64_t edge_count, left_out, counted_only, step_ns;
@@ -290,15 +291,30 @@ static void write_call(struct perfetto *p, const struct kvs_event *event)
 			&p->flows, (struct prof_place){event->pid, track, event->time_ns}, event->call.address);
 }
 
+/* The reader gives one pointer for one string. */
+static const char *plain_name(struct perfetto *p, const char *symbol)
+{
+	char *name = prof_map_get(&p->plain, (uintptr_t)symbol), out[PROF_PLAIN_NAME];
+
+	if (name)
+		return name;
+	name = strdup(prof_demangle(symbol, out, sizeof(out)));
+	if (name && prof_map_set(&p->plain, (uintptr_t)symbol, name, NULL))
+		return name;
+	free(name);
+	return symbol;
+}
+
 static void write_kernel(struct perfetto *p, const struct kvs_event *event)
 {
+	const char *name = plain_name(p, event->kernel.name);
 	uint32_t track;
 
 	if (!is_kept(p, event->kernel.duration_ns))
 		return;
 	track = stream_track(p, event, event->kernel.stream, event->kernel.duration_ns);
-	begin_slice(p, event->kernel.name, event->pid, track, event->time_ns, event->kernel.duration_ns, "kernel");
-	fprintf(p->to, "\"class\":\"%s\"", prof_kernel_class(event->kernel.name));
+	begin_slice(p, name, event->pid, track, event->time_ns, event->kernel.duration_ns, "kernel");
+	fprintf(p->to, "\"class\":\"%s\"", prof_kernel_class(name));
 	if (event->kernel.layer >= 0)
 		fprintf(p->to, ",\"layer\":%d", event->kernel.layer);
 	fputs("}}", p->to);
@@ -549,6 +565,7 @@ static int write_all(struct perfetto *p)
 	prof_map_clear(&p->tracks, free);
 	prof_map_clear(&p->counters, free);
 	prof_flows_clear(&p->flows);
+	prof_map_clear(&p->plain, free);
 	return err;
 }
 

@@ -17,6 +17,9 @@ endif
 # It is skipped where names of functions are not read.
 $(BUILD)/tests/profiler/symbols_test.o: private CFLAGS_ALL += $(if $(LIBDW),-DPROF_LIBDW)
 
+# They are told whether names are demangled.
+$(addprefix $(BUILD)/tests/profiler/,report_test.o exports_test.o): private CFLAGS_ALL += $(if $(LIBIBERTY),-DPROF_LIBIBERTY)
+
 # Programs to be watched, with frame pointers, by which the kernel walks a stack; and a driver for them that does odd things.
 WATCHED = $(addprefix $(BUILD)/tests/profiler/,watched_client watched_calls)
 $(WATCHED): $(BUILD)/tests/profiler/%: tests/profiler/%.c driver/softcuda/softcuda.h $(BUILD)/cc.flags | $(SOFTCUDA)

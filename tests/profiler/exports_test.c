@@ -20,6 +20,12 @@
 #include "../../driver/cu.h"
 #include "../../profiler/profiler.h"
 
+#define DECODE "_Z20kvs_attention_decodeIfEvPT_"
+#ifdef PROF_LIBIBERTY
+#define DECODE_NAME "void kvs_attention_decode<float>(float*)"
+#else
+#define DECODE_NAME DECODE
+#endif
 #define MIB (1ul << 20)
 #define NONE KVS_EVENT_NONE
 
@@ -81,7 +87,7 @@ static void kernel(uint64_t time_ns, uint64_t duration_ns, uint32_t stream, uint
 	add((struct kvs_event){.type = KVS_EVENT_KERNEL,
 		.link = link,
 		.time_ns = time_ns,
-		.kernel = {"kvs_attention_decode", duration_ns, stream, 3}});
+		.kernel = {DECODE, duration_ns, stream, 3}});
 }
 
 /* Two layers on one block, an allocation that leaks, one that is refused, kernels that overlap, a phase that does not end. */
@@ -353,7 +359,7 @@ static void chrome_events_tell_the_story(void **state)
 	assert_int_equal(count_of(events, "f"), 3);
 	assert_int_equal(count_of(events, "b"), 2);
 	assert_int_equal(number(json_object_get(named(events, "b", "K of layer 3"), "args"), "bytes"), 2 * MIB);
-	assert_int_equal(number(json_object_get(named(events, "X", "kvs_attention_decode"), "args"), "layer"), 3);
+	assert_int_equal(number(json_object_get(named(events, "X", DECODE_NAME), "args"), "layer"), 3);
 	assert_string_equal(text(named(events, "X", "step"), "cat"), "range");
 	assert_string_equal(text(named(events, "X", "load"), "cat"), "phase");
 	assert_string_equal(text(named(events, "X", "decode"), "cat"), "phase");

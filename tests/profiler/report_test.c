@@ -450,6 +450,51 @@ static void phases_and_kernels_add_up(void **state)
 	json_decref(json);
 }
 
+static void kernel(const char *name)
+{
+	add((struct kvs_event){.type = KVS_EVENT_KERNEL, .kernel = {name, 500, 1, -1}});
+}
+
+/* CUPTI gives names as the compiler made them. One of them stands for a name of 2^40 parts. */
+static void names_of_kernels_are_readable(void **state)
+{
+	static const char bomb[] =
+		"_Z1f1aIiiE1bIS0_S0_E1cIS2_S2_E1dIS4_S4_E1eIS6_S6_E1fIS8_S8_E1gISA_SA_E1hISC_SC_E1iISE_SE_E1jISG_SG_E1k"
+		"ISI_SI_E1lISK_SK_E1mISM_SM_E1nISO_SO_E1oISQ_SQ_E1pISS_SS_E1qISU_SU_E1rISW_SW_E1sISY_SY_E1tIS10_S10_E1u"
+		"IS12_S12_E1vIS14_S14_E1wIS16_S16_E1xIS18_S18_E1yIS1A_S1A_E1zIS1C_S1C_E1AIS1E_S1E_E1BIS1G_S1G_E1CIS1I_"
+		"S1I_E1DIS1K_S1K_E1EIS1M_S1M_E1FIS1O_S1O_E1GIS1Q_S1Q_E1HIS1S_S1S_E1IIS1U_S1U_E1JIS1W_S1W_E1KIS1Y_S1Y_E1"
+		"LIS20_S20_E1MIS22_S22_E1NIS24_S24_E1OIS26_S26_E";
+	static const struct {
+		const char *symbol, *name, *class;
+	} expected[] = {
+		{"_Z9vectorAddPKfS0_Pfi", "vectorAdd(float const*, float const*, float*, int)", "other"},
+		{"_ZN7cutlass6KernelI4GemmEEvNT_6ParamsE", "void cutlass::Kernel<Gemm>(Gemm::Params)", "gemm"},
+		{"kvs_attention_decode", "kvs_attention_decode", "attention"},
+		{"_Zbroken", "_Zbroken", "other"},
+		{bomb, bomb, "other"},
+	};
+	const size_t count = sizeof(expected) / sizeof(*expected);
+	json_t *json, *kernels;
+
+	(void)state;
+#ifndef PROF_LIBIBERTY
+	skip();
+#endif
+	process(7, KVS_SOURCE_CUPTI);
+	for (size_t i = 0; i < count; i++)
+		kernel(expected[i].symbol);
+	json = report();
+	kernels = json_object_get(json, "kernels");
+	assert_int_equal(json_array_size(kernels), count);
+	for (size_t i = 0; i < count; i++) {
+		json_t *got = json_array_get(kernels, i);
+		assert_string_equal(json_string_value(json_object_get(got, "name")), expected[i].name);
+		assert_string_equal(json_string_value(json_object_get(got, "symbol")), expected[i].symbol);
+		assert_string_equal(json_string_value(json_object_get(got, "class")), expected[i].class);
+	}
+	json_decref(json);
+}
+
 /* Random calls against a plain count of what is held; many more than are held back, and than the series has points. */
 static void random_stories_add_up(void **state)
 {
@@ -521,6 +566,7 @@ int main(void)
 		TEST(two_sources_tell_of_each_call_once),
 		TEST(quantiles_are_near_the_truth),
 		TEST(phases_and_kernels_add_up),
+		TEST(names_of_kernels_are_readable),
 		TEST(random_stories_add_up),
 		TEST(an_empty_trace_makes_a_report),
 	};
