@@ -38,6 +38,14 @@ struct watched {
 	struct prof_order order;
 };
 
+static void free_watched(void *value)
+{
+	struct watched *watched = value;
+
+	prof_order_clear(&watched->order);
+	free(watched);
+}
+
 static int no_memory(struct prof_follow *f)
 {
 	if (!f->err)
@@ -275,7 +283,8 @@ static void hold_back(struct prof_follow *f, struct watched *watched, const stru
 {
 	if (watched->order.count == PROF_ORDER_WINDOW)
 		apply(f, watched);
-	prof_order_push(&watched->order, item);
+	if (!prof_order_push(&watched->order, item))
+		no_memory(f);
 }
 
 static void drain(struct prof_follow *f, struct watched *watched)
@@ -662,7 +671,7 @@ int prof_follow(kvs_report *report, kvs_trace_reader *reader, const struct prof_
 		end_all(&f);
 	if (!err && report->peak_event && !hooks)
 		err = run_pass(&f, reader, TO_PEAK);
-	prof_map_clear(&f.processes, free);
+	prof_map_clear(&f.processes, free_watched);
 	prof_map_clear(&f.numbers, NULL);
 	return err;
 }
@@ -700,7 +709,7 @@ void prof_follow_close(struct prof_follow *f)
 {
 	if (!f)
 		return;
-	prof_map_clear(&f->processes, free);
+	prof_map_clear(&f->processes, free_watched);
 	prof_map_clear(&f->numbers, NULL);
 	free(f);
 }

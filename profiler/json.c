@@ -1,5 +1,8 @@
 /*
  * profiler/json.c: a report as JSON. Keys are added, never renamed: docs/profiler.md lists them.
+ *
+ * A trace may name millions of things, so each list has a budget of bytes. It ends when that is spent, and "left_out" counts the
+ * rest. Holders come the largest first; of kernels and functions the longest stay.
  */
 #include "report.h"
 
@@ -9,6 +12,10 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define LIST_BYTES (4 << 20)
+#define HOLDER_BYTES (16 << 20) /* those have stacks */
+#define MOST_BLOCKS 65536       /* of one range of the KV map */
 
 /* jansson fails on a NULL object, so a missing part shows in the whole. Text of other programs may be no UTF-8. */
 static json_t *string_of(const char *text)
@@ -48,6 +55,41 @@ static json_t *list_of(const void *owner, size_t count, json_t *(*make)(const vo
 		}
 	}
 	return list;
+}
+
+/* Items until *budget is spent; *left_out: how many did not fit. */
+static json_t *bounded_list(
+	const void *owner, size_t count, json_t *(*make)(const void *owner, size_t i), size_t *budget, size_t *left_out)
+{
+	json_t *list = json_array();
+	size_t i;
+
+	for (i = 0; i < count && list; i++) {
+		json_t *item = make(owner, i);
+		size_t bytes = item ? json_dumpb(item, NULL, 0, JSON_INDENT(2) | JSON_ENCODE_ANY) : 0;
+		if (bytes > *budget) {
+			json_decref(item);
+			break;
+		}
+		*budget -= bytes;
+		if (json_array_append_new(list, item)) {
+			json_decref(list);
+			list = NULL;
+		}
+	}
+	*left_out = count - i;
+	return list;
+}
+
+/* Puts the list into the report, and the number of items that it has no room for beside it. */
+static bool put_list(json_t *root, const char *key, const void *owner, size_t count,
+	json_t *(*make)(const void *owner, size_t i), size_t budget)
+{
+	size_t left_out;
+	json_t *list = bounded_list(owner, count, make, &budget, &left_out);
+
+	return list && !json_object_set_new(root, key, list) &&
+	       (!left_out || !json_object_set_new(json_object_get(root, "left_out"), key, number(left_out)));
 }
 
 /* ---- memory ---- */
@@ -131,11 +173,13 @@ static json_t *kv_range(const void *owner, size_t i)
 	const kvs_report *r = owner;
 	const struct prof_kv_range *range = &r->kv.list[i];
 
-	return json_pack("{s:i,s:o,s:s,s:o,s:o,s:o,s:o,s:o,s:o}", "pid", (int)r->processes[range->process]->pid,
+	size_t shown = range->block_count < MOST_BLOCKS ? range->block_count : MOST_BLOCKS;
+
+	return json_pack("{s:i,s:o,s:s,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "pid", (int)r->processes[range->process]->pid,
 		"layer", layer_of(range->layer), "which", range->is_v ? "V" : "K", "owner", layer_of(range->owner),
 		"address", address_of(range->address), "virtual_bytes", number(range->bytes), "mapped_bytes",
 		number(range->mapped), "block_bytes", number(range->first_block_bytes), "blocks",
-		list_of(range, range->block_count, block_of));
+		list_of(range, shown, block_of), "blocks_left_out", number(range->block_count - shown));
 }
 
 /* ---- time ---- */
@@ -151,12 +195,12 @@ static json_t *timing_of(const struct prof_timing *t)
 
 static json_t *function_of(const void *owner, size_t i)
 {
-	return timing_of(((const kvs_report *)owner)->functions[i]);
+	return timing_of(((struct prof_timing *const *)owner)[i]);
 }
 
 static json_t *kernel_of(const void *owner, size_t i)
 {
-	const struct prof_timing *t = ((const kvs_report *)owner)->kernels[i];
+	const struct prof_timing *t = ((struct prof_timing *const *)owner)[i];
 	json_t *kernel = timing_of(t);
 
 	json_object_del(kernel, "failures");
@@ -167,6 +211,32 @@ static json_t *kernel_of(const void *owner, size_t i)
 		return NULL;
 	}
 	return kernel;
+}
+
+static int by_time(const void *left, const void *right)
+{
+	const struct prof_timing *a = *(struct prof_timing *const *)left, *b = *(struct prof_timing *const *)right;
+
+	return a->latency.total_ns > b->latency.total_ns ? -1 : a->latency.total_ns < b->latency.total_ns;
+}
+
+/* As they were first seen; where not all have room, those of most time come first. */
+static bool put_timings(json_t *root, const char *key, struct prof_timing *const *timings, size_t count,
+	json_t *(*make)(const void *owner, size_t i))
+{
+	struct prof_timing **sorted;
+	bool done = put_list(root, key, timings, count, make, LIST_BYTES);
+
+	if (!done || !json_object_get(json_object_get(root, "left_out"), key))
+		return done;
+	sorted = malloc(count * sizeof(*sorted));
+	if (!sorted)
+		return false;
+	memcpy(sorted, timings, count * sizeof(*sorted));
+	qsort(sorted, count, sizeof(*sorted), by_time);
+	done = put_list(root, key, sorted, count, make, LIST_BYTES);
+	free(sorted);
+	return done;
 }
 
 static json_t *phase_of(const void *owner, size_t i)
@@ -232,15 +302,31 @@ static json_t *process_of(const void *owner, size_t i)
 {
 	const kvs_report *r = owner;
 	const struct prof_process *p = r->processes[i];
-	const void *both[] = {r, p};
 
-	return json_pack("{s:i,s:i,s:o,s:o,s:s,s:i,s:o,s:o,s:o,s:o,s:o,s:o}", "pid", (int)p->pid, "parent",
-		(int)p->parent, "command", string_of(p->command), "device", string_of(p->device), "source",
-		prof_source_name(p->source), "driver_version", (int)p->driver_version, "device_bytes",
-		number(p->device_bytes), "peak_physical_bytes", number(p->peak.physical), "saved_bytes",
-		number(p->peak.saved), "untracked_bytes", number(p->untracked), "status",
-		p->ended && p->status >= 0 ? json_integer(p->status) : json_null(), "findings",
-		list_of(both, p->account.finding_count, finding_of));
+	return json_pack("{s:i,s:i,s:o,s:o,s:s,s:i,s:o,s:o,s:o,s:o,s:o}", "pid", (int)p->pid, "parent", (int)p->parent,
+		"command", string_of(p->command), "device", string_of(p->device), "source", prof_source_name(p->source),
+		"driver_version", (int)p->driver_version, "device_bytes", number(p->device_bytes),
+		"peak_physical_bytes", number(p->peak.physical), "saved_bytes", number(p->peak.saved),
+		"untracked_bytes", number(p->untracked), "status",
+		p->ended && p->status >= 0 ? json_integer(p->status) : json_null());
+}
+
+/* Those of all processes have one budget. */
+static bool put_findings(const kvs_report *r, json_t *root)
+{
+	size_t budget = LIST_BYTES, all_left_out = 0, left_out, i;
+	json_t *process;
+
+	json_array_foreach(json_object_get(root, "processes"), i, process)
+	{
+		const void *both[] = {r, r->processes[i]};
+		if (json_object_set_new(process, "findings",
+			    bounded_list(both, r->processes[i]->account.finding_count, finding_of, &budget, &left_out)))
+			return false;
+		all_left_out += left_out;
+	}
+	return !all_left_out ||
+	       !json_object_set_new(json_object_get(root, "left_out"), "findings", number(all_left_out));
 }
 
 static json_t *trace_of(const kvs_report *r)
@@ -260,20 +346,28 @@ static json_t *series_of(const kvs_report *r)
 	return series;
 }
 
+static bool put_lists(const kvs_report *r, json_t *root)
+{
+	return put_list(root, "processes", r, r->process_count, process_of, LIST_BYTES) && put_findings(r, root) &&
+	       put_list(root, "phases", r, r->phase_names.intern.count, phase_of, LIST_BYTES) &&
+	       put_timings(root, "api", r->functions, r->function_names.intern.count, function_of) &&
+	       put_timings(root, "kernels", r->kernels, r->kernel_names.intern.count, kernel_of) &&
+	       put_list(root, "copies", r, KVS_COPY_KINDS, copies_of, LIST_BYTES) &&
+	       put_list(root, "spans", r, r->span_names.intern.count, span_of, LIST_BYTES) &&
+	       put_list(root, "at_peak", r, r->at_peak.count, peak_holder, HOLDER_BYTES) &&
+	       put_list(root, "leaks", r, r->leaks.count, leak, HOLDER_BYTES) &&
+	       put_list(root, "kv_map", r, r->kv.count, kv_range, LIST_BYTES) &&
+	       !json_object_set_new(root, "series", series_of(r));
+}
+
 int kvs_report_json(const kvs_report *r, char **text)
 {
-	json_t *root = json_pack("{s:i,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}",
-		"kvshare_report", 1, "trace", trace_of(r), "events", number(r->health.events), "dropped",
-		number(r->health.lost_events), "seconds", json_real(1e-9 * (r->end_ns - r->start_ns)), "memory",
-		memory_of(r), "processes", list_of(r, r->process_count, process_of), "phases",
-		list_of(r, r->phase_names.intern.count, phase_of), "api",
-		list_of(r, r->function_names.intern.count, function_of), "kernels",
-		list_of(r, r->kernel_names.intern.count, kernel_of), "copies", list_of(r, KVS_COPY_KINDS, copies_of),
-		"spans", list_of(r, r->span_names.intern.count, span_of), "overhead", overhead_of(r), "at_peak",
-		list_of(r, r->at_peak.count, peak_holder), "leaks", list_of(r, r->leaks.count, leak), "kv_map",
-		list_of(r, r->kv.count, kv_range), "series", series_of(r));
+	json_t *root = json_pack("{s:i,s:o,s:o,s:o,s:o,s:o,s:o,s:{}}", "kvshare_report", 1, "trace", trace_of(r),
+		"events", number(r->health.events), "dropped", number(r->health.lost_events), "seconds",
+		json_real(1e-9 * (r->end_ns - r->start_ns)), "memory", memory_of(r), "overhead", overhead_of(r),
+		"left_out");
 
-	*text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
+	*text = root && put_lists(r, root) ? json_dumps(root, JSON_INDENT(2)) : NULL;
 	json_decref(root);
 	return *text ? 0 : kvs_fail(-ENOMEM, "no memory for the JSON report");
 }

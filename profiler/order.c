@@ -3,20 +3,38 @@
  */
 #include "order.h"
 
+#include <stdlib.h>
+
 static bool before(const struct prof_item *a, const struct prof_item *b)
 {
 	return a->time_ns != b->time_ns ? a->time_ns < b->time_ns : a->sequence < b->sequence;
 }
 
-void prof_order_push(struct prof_order *order, const struct prof_item *item)
+static bool make_room(struct prof_order *order)
 {
-	unsigned at = order->count++;
-	struct prof_item new = *item;
+	unsigned room = order->room ? 2 * order->room : 4;
+	struct prof_item *larger = realloc(order->items, room * sizeof(*larger));
 
+	if (!larger)
+		return false;
+	order->items = larger;
+	order->room = room;
+	return true;
+}
+
+bool prof_order_push(struct prof_order *order, const struct prof_item *item)
+{
+	struct prof_item new = *item;
+	unsigned at;
+
+	if (order->count == order->room && !make_room(order))
+		return false;
+	at = order->count++;
 	new.sequence = order->sequence++;
 	for (; at && before(&new, &order->items[(at - 1) / 2]); at = (at - 1) / 2)
 		order->items[at] = order->items[(at - 1) / 2];
 	order->items[at] = new;
+	return true;
 }
 
 struct prof_item prof_order_pop(struct prof_order *order)
@@ -33,4 +51,10 @@ struct prof_item prof_order_pop(struct prof_order *order)
 	}
 	order->items[at] = last;
 	return first;
+}
+
+void prof_order_clear(struct prof_order *order)
+{
+	free(order->items);
+	*order = (struct prof_order){0};
 }

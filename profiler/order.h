@@ -29,16 +29,18 @@ struct prof_item {
 
 #define PROF_ORDER_WINDOW 256
 
-/* A heap with the earliest at [0]. All zero is an empty one. */
+/* A heap with the earliest at [0]. All zero is an empty one. It grows: a trace may have many processes with few calls. */
 struct prof_order {
 	unsigned count;
 	uint64_t sequence;
-	struct prof_item items[PROF_ORDER_WINDOW];
+	struct prof_item *items;
+	unsigned room;
 };
 
-/* There must be room (count < PROF_ORDER_WINDOW). */
-void prof_order_push(struct prof_order *order, const struct prof_item *item);
+/* There must be room (count < PROF_ORDER_WINDOW). false: no memory. */
+bool prof_order_push(struct prof_order *order, const struct prof_item *item);
 /* The earliest; there must be one. */
 struct prof_item prof_order_pop(struct prof_order *order);
+void prof_order_clear(struct prof_order *order);
 
 #endif

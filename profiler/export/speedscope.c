@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MOST_STACKS 10000 /* at the peak, and as many at the end; the rest is one */
+
 struct scope {
 	const kvs_report *report;
 	struct prof_names names; /* of frames, by what is shown; a frame's index is its number - 1 */
@@ -58,12 +60,22 @@ static json_t *sample_of(struct scope *s, const struct prof_holder *h)
 static json_t *profile_of(struct scope *s, const struct prof_holders *holders, const char *name)
 {
 	json_t *samples = json_array(), *weights = json_array();
-	uint64_t all = 0;
+	uint64_t all = 0, rest = 0;
 
 	for (size_t i = 0; i < holders->count; i++) {
 		all += holders->list[i].bytes;
+		if (i >= MOST_STACKS) {
+			rest += holders->list[i].bytes;
+			continue;
+		}
 		s->bad |= json_array_append_new(samples, sample_of(s, &holders->list[i])) != 0;
 		s->bad |= json_array_append_new(weights, json_integer((json_int_t)holders->list[i].bytes)) != 0;
+	}
+	if (rest) {
+		json_t *sample = json_array();
+		add_frame(s, sample, "smaller ones, not shown", NULL);
+		s->bad |= json_array_append_new(samples, sample) != 0;
+		s->bad |= json_array_append_new(weights, json_integer((json_int_t)rest)) != 0;
 	}
 	return json_pack("{s:s,s:s,s:s,s:i,s:I,s:o,s:o}", "type", "sampled", "name", name, "unit", "bytes",
 		"startValue", 0, "endValue", (json_int_t)all, "samples", samples, "weights", weights);

@@ -23,7 +23,8 @@
 static char path[64];
 static kvs_trace *trace;
 static uint64_t now;
-static char summary[4096]; /* of the last report */
+static size_t report_bytes; /* of the last JSON */
+static char summary[4096];  /* of the last report */
 static struct kvs_frame here[] = {{"/bin/program", 0x1000}};
 
 static int begin(void **state)
@@ -102,6 +103,7 @@ static json_t *report(void)
 	assert_int_equal(kvs_report_json(made, &text), 0);
 	json = json_loads(text, 0, NULL);
 	assert_non_null(json);
+	report_bytes = strlen(text);
 	free(text);
 	assert_int_equal(kvs_report_text(made, &text), 0);
 	unsigned lines = 0;
@@ -538,6 +540,78 @@ static void random_stories_add_up(void **state)
 	json_decref(json);
 }
 
+/* What is listed and what is left out are together what there is. */
+static void is_cut(json_t *json, const char *key, size_t count)
+{
+	size_t listed = json_array_size(json_object_get(json, key));
+
+	assert_in_range(listed, 10, count - 1);
+	assert_int_equal(listed + integer(json_object_get(json, "left_out"), key), count);
+}
+
+/* Many of everything, with the longest names. */
+static void a_hostile_trace_makes_a_short_report(void **state)
+{
+	static char name[1025];
+	static struct kvs_frame frames[KVS_MAX_FRAMES];
+	json_t *json, *leaks;
+	uint64_t before = UINT64_MAX;
+
+	(void)state;
+	process(7, KVS_SOURCE_OURS);
+	memset(name, '\1', sizeof(name) - 1); /* each is shown as four characters, and escaped as five */
+	for (unsigned f = 0; f < KVS_MAX_FRAMES; f++)
+		frames[f].module = name;
+	for (unsigned i = 0; i < 4000; i++) {
+		snprintf(name, 16, "%015u", i);
+		name[15] = '\1';
+		process(100 + i, KVS_SOURCE_EBPF);
+		add((struct kvs_event){
+			.type = KVS_EVENT_PROCESS, .pid = 100 + i, .process = {.command = name, .device = name}});
+		add((struct kvs_event){.type = KVS_EVENT_KERNEL, .kernel = {name, 500 + i, 1, -1}});
+		add((struct kvs_event){.type = KVS_EVENT_PHASE, .phase = {name, 1}});
+		add((struct kvs_event){.type = KVS_EVENT_SPAN, .span = {KVS_SPAN_RANGE, name, 5}});
+		call(name, NONE, NONE, NONE, 0);
+		if (i % 8 == 0)
+			assert_int_equal(kvs_trace_flush(trace), 0);
+	}
+	for (unsigned i = 0; i < 1000; i++) {
+		struct kvs_event event = {.type = KVS_EVENT_CALL,
+			.call = {"cuMemAlloc_v2", 1, 0, (1ul << 40) + i * MIB, 1000 + i, NONE, frames, KVS_MAX_FRAMES}};
+		for (unsigned f = 0; f < KVS_MAX_FRAMES; f++)
+			frames[f].offset = 100 * i + f;
+		add(event);
+		event.call.address = (1ul << 50) + i * MIB;
+		add(event);
+		event.call.function = "cuMemFree_v2";
+		add(event); /* and once more, which is a finding with a stack */
+		event.call.result = 1;
+		add(event);
+	}
+	call("cuMemCreate", NONE, 4096, 5, 0);
+	label(1ul << 45, 1ul << 40, KVS_MEMORY_K, 0, -1);
+	for (uint64_t b = 0; b < 70000; b++)
+		call("cuMemMap", (1ul << 45) + b * 4096, 4096, 5, 0);
+	add((struct kvs_event){.type = KVS_EVENT_EXIT, .exit = {0}});
+	json = report();
+	assert_in_range(report_bytes, 20 * MIB, 100 * 1000 * 1000);
+	is_cut(json, "processes", 4001);
+	is_cut(json, "kernels", 4000);
+	is_cut(json, "phases", 4000);
+	is_cut(json, "api", 4000 + 4);
+	is_cut(json, "leaks", 1001);
+	is_cut(json, "at_peak", 1001);
+	assert_in_range(integer(json_object_get(json, "left_out"), "findings"), 1, 1000);
+	leaks = json_object_get(json, "leaks");
+	for (size_t i = 0; i < json_array_size(leaks); i++) {
+		assert_true((uint64_t)integer(json_array_get(leaks, i), "bytes") <= before);
+		before = integer(json_array_get(leaks, i), "bytes");
+	}
+	assert_int_equal(integer(json_array_get(json_object_get(json, "kernels"), 0), "total_ns"), 500 + 3999);
+	assert_int_equal(integer(json_array_get(json_object_get(json, "kv_map"), 0), "blocks_left_out"), 70000 - 65536);
+	json_decref(json);
+}
+
 static void an_empty_trace_makes_a_report(void **state)
 {
 	json_t *json;
@@ -568,6 +642,7 @@ int main(void)
 		TEST(phases_and_kernels_add_up),
 		TEST(names_of_kernels_are_readable),
 		TEST(random_stories_add_up),
+		TEST(a_hostile_trace_makes_a_short_report),
 		TEST(an_empty_trace_makes_a_report),
 	};
 
