@@ -27,6 +27,7 @@ $(BUILD)/fuzz/%.o: %.S $(BUILD)/fuzz.flags
 	$(call say,FUZZAS,$@)
 	$(Q)$(FUZZ_CC) -c $< -o $@
 
+$(BUILD)/fuzz/profiler/demangle.o: private FUZZ_FLAGS += $(if $(LIBIBERTY),-DPROF_LIBIBERTY)
 $(FUZZ_ARCHIVE): $(FUZZ_OBJS)
 	@rm -f $@
 	$(call say,AR,$@)
@@ -34,7 +35,7 @@ $(FUZZ_ARCHIVE): $(FUZZ_OBJS)
 
 $(BUILD)/fuzz/%_fuzz: $(BUILD)/fuzz/tests/fuzz/%_fuzz.o $(FUZZ_ARCHIVE)
 	$(call say,LD,$@)
-	$(Q)$(FUZZ_CC) $(FUZZ_LINK_FLAGS) -o $@ $^ -ljansson -lpcre2-8 -lutf8proc -lz -lm -ldl
+	$(Q)$(FUZZ_CC) $(FUZZ_LINK_FLAGS) -o $@ $^ -ljansson -lpcre2-8 -lutf8proc -lz -lm -ldl $(LIBIBERTY)
 
 # Each target is a job of make (-j), so that two cores need only half the time.
 FUZZ_RUNS = $(FUZZ_NAMES:%=fuzz-run-%)

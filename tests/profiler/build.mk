@@ -34,6 +34,6 @@ $(ODD_DRIVER): tests/profiler/odd_driver.c $(BUILD)/cc.flags
 	$(call say,LD,$@)
 	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE -O1 -fno-optimize-sibling-calls -fPIC -shared $(WARN) -Wl,-soname,libcuda.so.1 -o $@ $<
 
-tests-build: $(WATCHED) $(ODD_DRIVER)
+tests-build: $(WATCHED) $(ODD_DRIVER) $(BUILD)/tests/bench/profiler_bench
 $(addprefix $(BUILD)/tests/profiler/,profile_test attach_test ways_test kill_test): $(BUILD)/tests/profiler/watched.o | $(WATCHED) $(ODD_DRIVER) $(FAKE_CUPTI)
 $(BUILD)/tests/profiler/faults_test $(BUILD)/tests/profiler/top_test: $(BUILD)/tests/profiler/watched.o | $(BUILD)/tests/clients/leaks
