@@ -37,3 +37,4 @@ $(ODD_DRIVER): tests/profiler/odd_driver.c $(BUILD)/cc.flags
 tests-build: $(WATCHED) $(ODD_DRIVER) $(BUILD)/tests/bench/profiler_bench
 $(addprefix $(BUILD)/tests/profiler/,profile_test attach_test ways_test kill_test): $(BUILD)/tests/profiler/watched.o | $(WATCHED) $(ODD_DRIVER) $(FAKE_CUPTI)
 $(BUILD)/tests/profiler/faults_test $(BUILD)/tests/profiler/top_test: $(BUILD)/tests/profiler/watched.o | $(BUILD)/tests/clients/leaks
+$(BUILD)/tests/profiler/top_test: | $(WATCHED)

@@ -36,7 +36,34 @@ static void memory_and_what_sharing_saves_are_shown(void **state)
 	has(&process, "16.0M"); /* saved */
 	has(&process, "cuLaunchKernel");
 	has(&process, "(ended)");
+	assert_null(strchr(process.out, '+'));
 	assert_null(strchr(process.out, '\033')); /* no terminal, no drawing */
+	process_free(&process);
+}
+
+/* Who had the driver when watching began may have held memory, which nobody saw; who loads it later may not. */
+static void memory_of_before_is_marked(void **state)
+{
+	struct process process =
+		run_shell("F=$(mktemp); $BUILD/tests/profiler/watched_client $KVSHARE_SOFTCUDA forever >$F & "
+			  "for i in $(seq 200); do grep -q ready $F && break; sleep 0.05; done; rm $F; date +%H:%M "
+			  ">&2; kvshare-run top -p "
+			  "$! -d 0.3 -n 2; "
+			  "status=$?; date +%H:%M >&2; kill %1; exit $status",
+			60);
+	char since[32];
+
+	(void)state;
+	if (process.status)
+		fail_msg("%d: %s", process.status, process.err);
+	has(&process, "1 process holds ");
+	has(&process, "0B+ "); /* after each round */
+	has(&process, "+ and what it held before");
+	snprintf(since, sizeof(since), ", counted since %.5s", process.err);
+	if (!strstr(process.out, since)) {
+		snprintf(since, sizeof(since), ", counted since %.5s", process.err + 6);
+		has(&process, since);
+	}
 	process_free(&process);
 }
 
@@ -80,6 +107,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(memory_and_what_sharing_saves_are_shown),
+		cmocka_unit_test(memory_of_before_is_marked),
 		cmocka_unit_test(keys_are_heard_on_a_terminal),
 		cmocka_unit_test(what_cannot_be_watched_is_named),
 	};

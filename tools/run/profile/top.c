@@ -46,6 +46,8 @@ struct top {
 	kvs_live *live;
 	kvs_watch *watches[MOST_WATCHED];
 	size_t watch_count;
+	pid_t had_driver[MOST_WATCHED]; /* before they were watched: memory that they held then is not known */
+	time_t since;                   /* when watching began, as clocks on walls have it */
 	struct seen processes[MOST_SHOWN], functions[MOST_SHOWN];
 	enum sort sort;
 	bool terminal;
@@ -94,9 +96,11 @@ static error_t parse(int key, char *text, struct argp_state *state)
 static const struct argp argp = {options, parse, NULL,
 	"Show which processes hold memory of the GPU and what they ask of its driver, live (eBPF; root, or CAP_BPF and "
 	"CAP_PERFMON).\v"
-	"Memory counts from when watching began: what was allocated before is not known. Keys: m, c, p sort by memory, "
-	"calls, "
-	"number; q ends it.\n\n"
+	"Memory counts from when watching began, which the first line tells: what was allocated before is not known, "
+	"and a "
+	"process that had loaded the driver by then has a + behind its memory. Keys: m, c, p sort by memory, calls, "
+	"number; "
+	"q ends it.\n\n"
 	"Examples:\n"
 	"  kvshare-run top\n"
 	"  kvshare-run top -p 4711 -d 0.5\n"
@@ -122,12 +126,17 @@ static bool maps_a_driver(const char *pid)
 
 static int watch(struct top *top, pid_t pid)
 {
+	char name[16];
+	bool had_driver;
 	int err;
 
 	if (top->watch_count == MOST_WATCHED)
 		return 0;
+	snprintf(name, sizeof(name), "%d", (int)pid);
+	had_driver = maps_a_driver(name);
 	err = kvs_watch_open(pid, top->trace, NULL, &top->watches[top->watch_count]);
-	top->watch_count += !err;
+	if (!err)
+		top->had_driver[top->watch_count++] = had_driver ? pid : 0;
 	return err;
 }
 
@@ -175,6 +184,7 @@ static struct seen since(struct seen *table, uint64_t key, uint64_t calls, uint6
 struct row {
 	struct kvs_live_process process;
 	uint64_t news;
+	bool had_driver;
 };
 
 static enum sort sort_by;
@@ -188,6 +198,14 @@ static int before(const void *left, const void *right)
 	if (sort_by == BY_CALLS && a->news != b->news)
 		return a->news > b->news ? -1 : 1;
 	return a->process.pid < b->process.pid ? -1 : a->process.pid > b->process.pid;
+}
+
+static bool had_driver(const struct top *top, uint32_t pid)
+{
+	for (size_t i = 0; i < top->watch_count; i++)
+		if ((uint32_t)top->had_driver[i] == pid)
+			return true;
+	return false;
 }
 
 static const char *size_text(uint64_t bytes, char *out)
@@ -210,10 +228,10 @@ static void print_processes(const struct top *top, const struct row *rows, size_
 	for (size_t i = 0; i < count; i++) {
 		const struct kvs_live_process *p = &rows[i].process;
 		kvs_visible(p->command, command, sizeof(command));
-		printf("%8u %9s %9s %9s %9s %10.0f  %.*s\n", p->pid, size_text(p->physical_bytes, a),
-			size_text(p->mapped_bytes, b), size_text(p->saved_bytes, c), size_text(p->peak_bytes, d),
-			rows[i].news / seconds, width > 70 && top->terminal ? width - 62 : INT_MAX,
-			p->ended ? "(ended)" : command);
+		printf("%8u %9s%c%9s %9s %9s %10.0f  %.*s\n", p->pid, size_text(p->physical_bytes, a),
+			rows[i].had_driver ? '+' : ' ', size_text(p->mapped_bytes, b), size_text(p->saved_bytes, c),
+			size_text(p->peak_bytes, d), rows[i].news / seconds,
+			width > 70 && top->terminal ? width - 62 : INT_MAX, p->ended ? "(ended)" : command);
 	}
 }
 
@@ -264,12 +282,15 @@ static int print_picture(struct top *top)
 	size_t count = kvs_live_processes(top->live);
 	uint64_t physical = 0, saved = 0;
 	double now = run_now_s(), seconds = now - top->last_s;
-	char a[16], b[16], clock[16];
+	char a[16], b[16], clock[16], begun[16];
 	time_t wall = time(NULL);
+	bool marked = false;
 
 	count = count < MOST_SHOWN ? count : MOST_SHOWN;
 	for (size_t i = 0; i < count; i++) {
 		kvs_live_get_process(top->live, i, &rows[i].process);
+		rows[i].had_driver = had_driver(top, rows[i].process.pid);
+		marked |= rows[i].had_driver;
 		rows[i].news = since(top->processes, rows[i].process.pid, rows[i].process.calls, 0).calls;
 		physical += rows[i].process.physical_bytes;
 		saved += rows[i].process.saved_bytes;
@@ -277,14 +298,17 @@ static int print_picture(struct top *top)
 	sort_by = top->sort;
 	qsort(rows, count, sizeof(*rows), before);
 	strftime(clock, sizeof(clock), "%H:%M:%S", localtime(&wall));
+	strftime(begun, sizeof(begun), "%H:%M:%S", localtime(&top->since));
 	if (top->terminal)
 		fputs("\033[H\033[J", stdout);
-	printf("kvshare-run top, %s: %zu processes hold %s since watching began; sharing saves %s", clock, count,
-		size_text(physical, a), size_text(saved, b));
+	printf("kvshare-run top, %s: %zu %s %s, counted since %s; sharing saves %s", clock, count,
+		count == 1 ? "process holds" : "processes hold", size_text(physical, a), begun, size_text(saved, b));
 	if (kvs_live_lost(top->live))
 		printf("; %lu events were lost", (unsigned long)kvs_live_lost(top->live));
 	puts("\n");
 	print_processes(top, rows, count, seconds, width_of_terminal());
+	if (marked)
+		puts("       + and what it held before: it had loaded the driver when watching began");
 	print_functions(top, seconds);
 	puts(top->terminal ? "\nm memory  c calls  p number  q end" : "");
 	top->last_s = now;
@@ -346,6 +370,7 @@ static int show(struct top *top)
 	int alive = 1, err = 0;
 
 	top->last_s = run_now_s();
+	top->since = time(NULL);
 	while (!err && alive > 0 && !stopped && (!top->env->pictures || picture < top->env->pictures)) {
 		double until = top->last_s + top->env->seconds;
 		while (!stopped && alive > 0 && run_now_s() < until) {
