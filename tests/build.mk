@@ -48,6 +48,10 @@ bench: build $(BENCH_PROGRAMS) ## speed, each figure as a ratio within one run
 	$(Q)for program in $(BENCH_PROGRAMS); do \
 		KVSHARE_SOFTCUDA=$(abspath $(SOFTCUDA)) BUILD=$(BUILD) $$program || exit 1; done
 
+.PHONY: check-vocab
+check-vocab: build $(BUILD)/tests/tokenizer/golden_test $(BUILD)/tests/bench/tokenizer_bench ## real vocabularies against Hugging Face tokenizers, STRINGS=100000 a family; needs PyPI
+	$(Q)BUILD=$(BUILD) tests/vocab/check.sh $(STRINGS) || [ $$? -eq 77 ]
+
 demo: deps ## build, run the small model in tests/models, and show the memory that sharing saved
 	+$(AND_THEN) build
 	$(Q)$(MAKE) --no-print-directory run-demo

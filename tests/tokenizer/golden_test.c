@@ -3,6 +3,7 @@
  *
  * Every family of tests/golden/tokenizers (make_tokenizers.py describes the files) on 2,200 strings: encode with and
  * without special tokens, decode of the result, and decode of ids that no text gives; each decode at once and streamed.
+ * KVS_TEST_TOKENIZERS names another folder, of which all families are checked (tests/vocab/check.sh).
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,13 +12,14 @@
 
 #include <cmocka.h>
 #include <errno.h>
+#include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "../../model/model.h"
 
-#define GOLDEN "tests/golden/tokenizers/"
+static const char *golden = "tests/golden/tokenizers";
 
 struct bytes {
 	char *data;
@@ -69,10 +71,10 @@ static size_t read_ids(const char *text, int32_t *ids, size_t room)
 
 static FILE *open_golden(const char *name, const char *suffix)
 {
-	char path[128];
+	char path[512];
 	FILE *file;
 
-	snprintf(path, sizeof(path), GOLDEN "%s%s", name, suffix);
+	snprintf(path, sizeof(path), "%s/%s%s", golden, name, suffix);
 	file = fopen(path, "r");
 	if (!file)
 		fail_msg("%s: %s", path, strerror(errno));
@@ -82,14 +84,16 @@ static FILE *open_golden(const char *name, const char *suffix)
 static kvs_tokenizer *open_family(const char *family)
 {
 	FILE *file = open_golden(family, ".json");
-	static char json[200 * 1024];
-	size_t bytes = fread(json, 1, sizeof(json), file);
 	kvs_tokenizer *tok = NULL;
+	char *json = NULL;
+	size_t room = 0;
+	ssize_t bytes = getdelim(&json, &room, EOF, file);
 
 	fclose(file);
-	assert_true(bytes < sizeof(json));
-	if (kvs_tokenizer_parse(json, bytes, family, &tok))
+	assert_true(bytes > 0);
+	if (kvs_tokenizer_parse(json, (size_t)bytes, family, &tok))
 		fail_msg("%s", kvs_error());
+	free(json);
 	return tok;
 }
 
@@ -255,8 +259,35 @@ static void random_ids_give_the_text_of_hugging_face(void **state)
 #name " random ids", random_ids_give_the_text_of_hugging_face, NULL, NULL, #name                       \
 	}
 
+#define MOST_FAMILIES 32
+
+static int check_all_families(const char *folder)
+{
+	struct CMUnitTest tests[2 * MOST_FAMILIES];
+	size_t count = 0;
+	char pattern[512];
+	glob_t found;
+
+	golden = folder;
+	snprintf(pattern, sizeof(pattern), "%s/*.json", folder);
+	if (glob(pattern, 0, NULL, &found) || found.gl_pathc > MOST_FAMILIES)
+		return 1;
+	for (size_t i = 0; i < found.gl_pathc; i++) {
+		char *family = strrchr(found.gl_pathv[i], '/') + 1;
+		*strrchr(family, '.') = 0;
+		tests[count++] =
+			(struct CMUnitTest){family, strings_give_the_ids_and_text_of_hugging_face, NULL, NULL, family};
+		tests[count++] =
+			(struct CMUnitTest){family, random_ids_give_the_text_of_hugging_face, NULL, NULL, family};
+	}
+	count = (size_t)_cmocka_run_group_tests(folder, tests, count, NULL, NULL);
+	globfree(&found);
+	return (int)count;
+}
+
 int main(void)
 {
+	const char *folder = getenv("KVS_TEST_TOKENIZERS");
 	const struct CMUnitTest tests[] = {
 		FAMILY(gpt2),
 		FAMILY(llama3),
@@ -268,5 +299,5 @@ int main(void)
 		CHARACTERS(smollm),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return folder ? check_all_families(folder) : cmocka_run_group_tests(tests, NULL, NULL);
 }

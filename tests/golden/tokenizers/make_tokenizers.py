@@ -25,8 +25,6 @@ import subprocess
 import sys
 import unicodedata
 
-import unicodedata2
-
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 STRINGS = 2200
@@ -108,8 +106,8 @@ def broken(r):
     return bytes(data[: r.choice([len(data), len(data), max(1, len(data) - 1)])])
 
 
-def make_strings():
-    r = random.Random(20261123)
+def make_strings(count=STRINGS, seed=20261123):
+    r = random.Random(seed)
     out = [b"", b" ", b"  ", b"\n", b"\0", b"a", "é".encode(), b" a", b"a ", "▁".encode(), "▁▁a".encode(), "\u180e \u180e".encode(), b"<s>", b"<s><s> <s>",
            b"a" * 300, b" " * 300, b"\n" * 100, b"ab" * 150, b"9" * 50, "é".encode() * 60, "e\u0301".encode() * 60, "\u0301\u0316".encode() * 60,
            "😀".encode() * 30, b"\xff" * 40, b" \n" * 40, b"a " * 60, b"!" * 90, b"<" * 60, "<s>".encode() * 30, "ꙮ".encode() * 3]
@@ -117,15 +115,17 @@ def make_strings():
     fresh = [0x1c89, 0xa7cb, 0x105c0, 0x10d40, 0x10d4a, 0x11bf0, 0x11f04, 0x11f50, 0x13460, 0x16130, 0x1ccf0, 0x1d2c0, 0x1e4f0, 0x2ebf0, 0x31350, 0x323af, 0x1fae8,
              0x323b0, 0x897, 0x1e5d0, 0x11380, 0x1b4e]
     out += [f"a{chr(c)}{chr(c)} {chr(c)}1 {chr(c)}\u0301".encode() for c in fresh]
-    while len(out) < STRINGS - 300:
+    while len(out) < count - 300:
         out.append("".join(part(r) for _ in range(r.choice([1, 1, 2, 2, 3, 5]))).encode())
-    while len(out) < STRINGS:
+    while len(out) < count:
         out.append(broken(r))
     return out
 
 
 def unicode_strings():
     """The ends of each run of characters that Unicode 14 (Python 3.11) does not have, and of some that 17 does not have."""
+    import unicodedata2
+
     assert unicodedata.unidata_version == "14.0.0" and unicodedata2.unidata_version == "17.0.0"
     kinds = [pre_tokenizers.Split(Regex(r"\p{%s}" % name), "removed", False) for name in ("Lu", "Ll", "Lm", "Lo", "M", "N", "P", "S")]
     numbers = pre_tokenizers.Digits(individual_digits=True)
@@ -164,11 +164,22 @@ def byte_level(lines, size):
     return train(lines, size, pre_tokenizers.ByteLevel(add_prefix_space=False), initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
 
 
-def seams():
-    """A token for each pair of bytes that two characters can meet in, so that every cut between characters shows in the ids."""
+def gpt2_bytes():
+    """GPT-2's character for each byte."""
     names = sorted(pre_tokenizers.ByteLevel.alphabet(), key=lambda c: ord(c))
     shown = {ord(c): c for c in names if ord(c) < 256}
     shown.update(zip([b for b in range(256) if b not in shown], sorted(c for c in names if ord(c) >= 256)))
+    return shown
+
+
+def spm_decoder():
+    return {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+                                             {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}
+
+
+def seams():
+    """A token for each pair of bytes that two characters can meet in, so that every cut between characters shows in the ids."""
+    shown = gpt2_bytes()
     first, last = [shown[b] for b in b"aBx1 '\n" + bytes(range(0xe0, 0xf1))], [shown[b] for b in b"aBx1 '\n" + bytes(range(0x80, 0xc0))]
     merges = [[a, b] for a in last for b in first]
     return {"type": "BPE", "vocab": {t: i for i, t in enumerate(dict.fromkeys([shown[b] for b in range(256)] + [a + b for a, b in merges]))}, "merges": merges}
@@ -185,8 +196,6 @@ def families(lines):
     as_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     no_regex = dict(as_bytes, use_regex=False)
     split = lambda regex: {"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}, no_regex]}
-    spm_decoder = {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
-                                                    {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}
     strings = lambda model: dict(model, merges=[" ".join(m) for m in model["merges"]])
 
     model = byte_level(lines, 1600)
@@ -213,11 +222,11 @@ def families(lines):
     specials = ["<unk>", "<s>", "</s>"]
     yield "llama2", dict(model=strings(sentence_piece(lines, 2200, specials, 300)),
                          normalizer={"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
-                         post_processor=template(["<s>"], [1]), decoder=spm_decoder, added_tokens=[added(i, t) for i, t in enumerate(specials)])
+                         post_processor=template(["<s>"], [1]), decoder=spm_decoder(), added_tokens=[added(i, t) for i, t in enumerate(specials)])
 
     specials += ["[INST]", "[/INST]"]
     yield "mistral", dict(model=sentence_piece(lines, 2000, specials, 400), pre_tokenizer={"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False},
-                          post_processor=template(["<s>"], [1]), decoder=spm_decoder, added_tokens=[added(i, t) for i, t in enumerate(specials)])
+                          post_processor=template(["<s>"], [1]), decoder=spm_decoder(), added_tokens=[added(i, t) for i, t in enumerate(specials)])
 
     model = train(lines, 900, pre_tokenizers.Metaspace(), special_tokens=["<unk>"], limit_alphabet=120)
     model.update(unk_token="<unk>")
@@ -274,4 +283,5 @@ def main(corpus, out, *wanted):
             write_family(out, family, parts, of_unicode if family in ("o200k", "smollm") else strings)
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])
