@@ -224,31 +224,32 @@ static void assert_same(const struct watched *watched, const char *line)
 }
 
 /* The driver is a copy, which no other program uses meanwhile. */
-#define BPFTRACE                                                                                                       \
+#define BPFTRACE(command)                                                                                              \
 	"cp $KVSHARE_SOFTCUDA $FOLDER/libcuda.so.1 && export KVSHARE_SOFTCUDA=$FOLDER/libcuda.so.1 && "                \
 	"probes() { for name; do printf 'uprobe:%s:%s,' $KVSHARE_SOFTCUDA $name; done; } && "                          \
-	"{ bpftrace -o $FOLDER/counts -e \"$(probes cuMemAlloc_v2 cuMemFree_v2 cuMemAddressReserve cuMemAddressFree "  \
+	"{ bpftrace -o $FOLDER/counts -e \"$(probes cuMemFree_v2 cuMemAddressReserve cuMemAddressFree "                \
 	"cuMemRelease cuMemMap cuMemUnmap cuMemSetAccess cuStreamSynchronize cuLaunchKernel cuMemcpyDtoHAsync_v2 "     \
 	"cuMemcpyHtoDAsync_v2 cuLaunchHostFunc) uprobe:$KVSHARE_SOFTCUDA:cuStreamCreate { @calls[probe] = count(); } " \
-	"uprobe:$KVSHARE_SOFTCUDA:cuMemCreate { @calls[probe] = count(); @bytes[probe] = sum(arg1); } "                \
-	"uprobe:$KVSHARE_SOFTCUDA:cuMemcpyHtoD_v2 { @calls[probe] = count(); @bytes[probe] = sum(arg2); }\" & } && "   \
+	"$(probes cuMemCreate) uprobe:$KVSHARE_SOFTCUDA:cuMemAlloc_v2 "                                                \
+	"{ @calls[probe] = count(); @bytes[probe] = sum(arg1); } "                                                     \
+	"$(probes cuMemcpyDtoH_v2) uprobe:$KVSHARE_SOFTCUDA:cuMemcpyHtoD_v2 "                                          \
+	"{ @calls[probe] = count(); @bytes[probe] = sum(arg2); }\" & } && "                                            \
 	"counter=$! && for i in $(seq 300); do grep -q Attaching $FOLDER/counts 2>/dev/null && break; sleep 0.1; "     \
-	"done; sleep 1; kvshare-run profile --source ebpf -o $TRACE -- " GENERATE "; kill -INT $counter; "             \
+	"done; sleep 1; kvshare-run profile --source ebpf -o $TRACE -- " command "; kill -INT $counter; "              \
 	"wait $counter; cat $FOLDER/counts"
 
-static void counts_and_bytes_are_those_of_bpftrace(void **state)
+static struct watched *beside_bpftrace(const char *command, int least_lines)
 {
 	struct process process;
 	struct watched *watched;
 	char *rest, *line;
 	int lines = 0;
 
-	(void)state;
 	if (system("command -v bpftrace >/dev/null")) {
 		print_message("bpftrace is not here: apt-get install bpftrace\n");
 		skip();
 	}
-	process = run(BPFTRACE, 0);
+	process = run(command, 0);
 	watched = watched_read(trace);
 	rest = strstr(process.out, "@");
 	if (!rest)
@@ -257,10 +258,33 @@ static void counts_and_bytes_are_those_of_bpftrace(void **state)
 		lines += *line == '@';
 		assert_same(watched, line);
 	}
-	assert_true(lines >= 12);
+	assert_true(lines >= least_lines);
+	process_free(&process);
+	return watched;
+}
+
+static void counts_and_bytes_are_those_of_bpftrace(void **state)
+{
+	struct watched *watched = beside_bpftrace(BPFTRACE(GENERATE), 12);
+
+	(void)state;
 	assert_true(watched_calls(watched, "cuLaunchKernel") > 100);
 	free(watched);
-	process_free(&process);
+}
+
+static void counts_and_bytes_of_clients_are_those_of_bpftrace(void **state)
+{
+	struct watched *watched = beside_bpftrace(
+		BPFTRACE("sh -c 'export SOFTCUDA_STRICT=0 LD_LIBRARY_PATH=$FOLDER; cd ${BUILD:-build}/tests; "
+			 "clients/vector_add softcuda/softcuda_kernels.so && clients/leaks && "
+			 "clients/calls queries 8388608 4 && clients/calls threads 8388608 4 "
+			 "softcuda/softcuda_kernels.so'"),
+		10);
+
+	(void)state;
+	assert_true(watched_calls(watched, "cuMemAlloc_v2") > 8);
+	assert_true(watched_calls(watched, "cuLaunchKernel") > 0);
+	free(watched);
 }
 
 static int64_t peak_of(const char *source)
@@ -485,6 +509,7 @@ int main(void)
 		cmocka_unit_test(children_are_watched_from_birth),
 		cmocka_unit_test(addresses_bytes_and_handles_are_those_of_the_calls),
 		cmocka_unit_test(counts_and_bytes_are_those_of_bpftrace),
+		cmocka_unit_test(counts_and_bytes_of_clients_are_those_of_bpftrace),
 		cmocka_unit_test(the_peak_is_what_kvshare_itself_says),
 		cmocka_unit_test(what_is_watched_does_what_it_does_unwatched),
 		cmocka_unit_test(opens_and_ioctls_of_the_kernel_driver_are_counted),
