@@ -3,12 +3,15 @@
 
 usage: browser.py CHROMIUM PAGE JSON [SCREENSHOT_PREFIX]
 PAGE is opened from file://. It must ask for nothing from anywhere, say nothing on the console, show the figures of JSON on
-its cards, name owner and borrower in its KV map below the pointer and the focus, and be no wider than its window. With a
+its cards, name owner and borrower in its KV map below the pointer and the focus, be no wider than its window, have colours that
+colour-blind readers can tell apart, and be whole on paper. With a
 prefix, PREFIX-light.webp and PREFIX-dark.webp are written too.
 """
 import base64
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -187,6 +190,55 @@ def check_quiet(browser):
     require(not said, f"on the console: {said}")
 
 
+# Machado, Oliveira and Fernandes 2009, full severity; they work on linear RGB.
+DEFICIENCIES = {
+    "none": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+LEAST_DISTANCE = 12  # in CIELAB (CIE 1976), where 2.3 is just noticeable
+
+
+def lab_of(colour, matrix):
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in colour)]
+    r, g, b = (min(max(sum(m * c for m, c in zip(row, linear)), 0), 1) for row in matrix)
+    xyz = [(0.4124 * r + 0.3576 * g + 0.1805 * b) / 0.9505, 0.2126 * r + 0.7152 * g + 0.0722 * b,
+           (0.0193 * r + 0.1192 * g + 0.9505 * b) / 1.089]
+    x, y, z = (v ** (1 / 3) if v > 0.008856 else 7.787 * v + 16 / 116 for v in xyz)
+    return 116 * y - 16, 500 * (x - y), 200 * (y - z)
+
+
+def check_colours(browser):
+    """Kinds of memory that are drawn next to each other differ in everybody's eyes, in light and dark."""
+    for scheme in ["light", "dark"]:
+        browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        fills = browser.run("[...document.querySelectorAll('#memory path[class^=k]')].map(e => getComputedStyle(e).fill)")
+        require(len(fills) > 3, f"the chart has {len(fills)} areas")
+        colours = [[int(n) for n in re.findall(r"\d+", fill)[:3]] for fill in fills]
+        for name, matrix in DEFICIENCIES.items():
+            seen = [lab_of(colour, matrix) for colour in colours]
+            for i in range(1, len(seen)):
+                distance = math.dist(seen[i - 1], seen[i])
+                require(distance >= LEAST_DISTANCE,
+                        f"{fills[i - 1]} and {fills[i]} are {distance:.1f} apart in {scheme}, with {name}")
+    browser.call("Emulation.setEmulatedMedia", features=[])
+
+
+def check_print(browser):
+    """On paper: black on white whatever the screen has, nothing hidden behind a scroll bar, nothing that only a pointer fills."""
+    browser.call("Emulation.setEmulatedMedia", media="print", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    browser.width(794)  # A4 at 96 dots per inch
+    look = browser.run("(s => [s.backgroundColor, s.color])(getComputedStyle(document.body))")
+    require(look == ["rgb(255, 255, 255)", "rgb(0, 0, 0)"], f"on paper: {look}")
+    cut = browser.run("[...document.querySelectorAll('.scroll')].filter(e => getComputedStyle(e).overflow !== 'visible').length")
+    require(cut == 0, f"{cut} tables are cut on paper")
+    require(browser.run("document.documentElement.scrollWidth") <= 794, "the page is wider than the paper")
+    pdf = base64.b64decode(browser.call("Page.printToPDF", printBackground=True)["data"])
+    require(pdf.startswith(b"%PDF") and len(pdf) > 20000, f"a print of {len(pdf)} bytes")
+    browser.call("Emulation.setEmulatedMedia", media="", features=[])
+
+
 def shoot(browser, page, prefix):
     """A fresh page down to the end of the KV map, with a borrowed block below the pointer."""
     browser.open(page)
@@ -214,6 +266,8 @@ def main():
         check_tables(browser)
         check_chart(browser)
         check_widths(browser)
+        check_colours(browser)
+        check_print(browser)
         check_quiet(browser)
         if len(sys.argv) > 4:
             shoot(browser, page, sys.argv[4])
