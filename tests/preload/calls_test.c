@@ -155,6 +155,33 @@ static void borrowers_read_their_owners(void **state)
 	assert_same(decoder(TENSORS, "tokens=4 layout=tensors launch=ex"), decoder(NULL, "tokens=4 owners=0,1,0,1"));
 }
 
+/* stats_test.sh has all the ways to end; as above, these are for the mutants. */
+static void statistics_outlive_a_signal_and_are_no_childs(void **state)
+{
+	static const struct {
+		const char *way;
+		int status;
+		bool written;
+	} ends[] = {{"term", 143, true}, {"_exit", 0, true}, {"handler", 3, true}, {"child", 137, false}};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(ends) / sizeof(*ends); i++) {
+		char command[2048];
+		struct process process;
+
+		snprintf(command, sizeof(command),
+			"file=$(mktemp -u); kvshare-run exec --device host --stats $file " SHARED "-- %s " BYTES
+			" %s; status=$?; [ ! -e $file ] || grep -c '\"saved_bytes\": 14680064,' $file; rm -f $file; "
+			"exit $status",
+			built("tests/clients/ends"), ends[i].way);
+		process = run_shell(command, 60);
+		assert_int_equal(process.status, ends[i].status);
+		assert_string_equal(process.out, ends[i].written ? "1\n" : "");
+		free(process.out);
+		free(process.err);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -164,6 +191,7 @@ int main(void)
 		cmocka_unit_test(threads_have_caches_of_their_own),
 		cmocka_unit_test(children_are_as_without_the_shim),
 		cmocka_unit_test(borrowers_read_their_owners),
+		cmocka_unit_test(statistics_outlive_a_signal_and_are_no_childs),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The shim's tables agree: what it exports is what hooks.h lists and what preload.map lets out, with the forms of dlsym in glibc's
-# versions and nothing else; each hook has the name of a symbol that cuda.h's version of the function has; it needs no library
+# The shim's tables agree: what it exports is what hooks.h lists and what preload.map lets out, with the forms of dlsym and _exit in
+# glibc's versions and nothing else; each hook has the name of a symbol that cuda.h's version of the function has; it needs no library
 # but glibc, and has no constructor.
 # usage: [BUILD=build] tests/preload/hooks_test.sh
 set -eu
@@ -36,7 +36,7 @@ x86_64) old=GLIBC_2.2.5 ;;
 *) old=GLIBC_2.17 ;;
 esac
 nm -D --defined-only "$shim" | awk '$2 != "A" {print $3}' | grep -v '^cu' | sort >"$work/others"
-printf '%s\n' "dlsym@$old" "dlsym@@GLIBC_2.34" "dlvsym@$old" "dlvsym@@GLIBC_2.34" | sort >"$work/forms"
+printf '%s\n' "dlsym@$old" "dlsym@@GLIBC_2.34" "dlvsym@$old" "dlvsym@@GLIBC_2.34" "_exit@@$old" "_Exit@@$old" | sort >"$work/forms"
 case $(cat "$build/cc.flags") in
 *-fsanitize*) ;; # exports symbols of its own
 *) differ "exported beside the hooks" "$work/forms" "$work/others" ;;

@@ -17,6 +17,8 @@ CUresult CUDAAPI cuInit(unsigned int flags)
 		return SHIM_ABSENT;
 	if (shim_settings()->broken && shim_settings()->strict)
 		return CUDA_ERROR_INVALID_VALUE; /* the reason has been said */
+	if (!shim_is_disabled())
+		shim_stats_start();
 	return driver->cuInit(flags);
 }
 

@@ -152,8 +152,12 @@ struct shim_memory {
 };
 /* Notes the memory after a change; the largest is what the statistics report. */
 void shim_stats_note(const struct shim_memory *memory);
-/* From now on a file is written at exit, where one was asked for. */
+/* From now on a file is written when the program ends, where one was asked for. */
 void shim_stats_start(void);
+/* Writes it at once; a signal handler may call it. */
+void shim_stats_write_now(void);
+/* Notices ends that exit handlers do not see: SIGTERM, SIGABRT and _exit (ends.c). */
+void shim_ends_watch(void);
 
 /* ---- faults (fault.c) ---- */
 

@@ -1,10 +1,12 @@
 /*
- * tools/preload/stats.c: what sharing did, as a JSON file when the program exits.
+ * tools/preload/stats.c: what sharing did, as a JSON file when the program ends.
  *
  * Memory is that of the moment at which the program's caches were largest, as most programs free them before they end.
+ * Everything that the end by a signal needs is prepared at the start, because then nothing may allocate or lock.
  */
 #include "preload.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +20,8 @@ static const char *const kind_names[SHIM_KIND_COUNT] = {
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct shim_memory peak;
-static pid_t started_by;
+static pid_t started_by; /* 0: nobody asked for statistics */
+static char path[4096];
 
 void shim_stats_note(const struct shim_memory *memory)
 {
@@ -26,21 +29,32 @@ void shim_stats_note(const struct shim_memory *memory)
 		peak = *memory;
 }
 
+/*
+ * The process's rank among those that were started together. torchrun's comes first: it starts several processes inside
+ * one of a batch system's.
+ */
+static const char *rank_find(void)
+{
+	static const char *const names[] = {"RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
+	const char *rank = NULL;
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(*names) && (!rank || !*rank); i++)
+		rank = getenv(names[i]);
+	return rank && *rank ? rank : "0";
+}
+
 /* $KVSHARE_STATS with %p as the process's number and %r as its rank. */
 static void path_expand(const char *pattern, char *out, size_t bytes)
 {
-	const char *rank = getenv("RANK");
 	size_t used = 0;
 
-	if (!rank)
-		rank = getenv("OMPI_COMM_WORLD_RANK");
 	for (; *pattern && used + 1 < bytes; pattern++) {
 		int length = 1;
 
 		if (pattern[0] == '%' && pattern[1] == 'p')
 			length = snprintf(out + used, bytes - used, "%d", (int)getpid());
 		else if (pattern[0] == '%' && pattern[1] == 'r')
-			length = snprintf(out + used, bytes - used, "%s", rank ? rank : "0");
+			length = snprintf(out + used, bytes - used, "%s", rank_find());
 		else
 			out[used] = *pattern;
 		pattern += pattern[0] == '%' && (pattern[1] == 'p' || pattern[1] == 'r');
@@ -49,26 +63,55 @@ static void path_expand(const char *pattern, char *out, size_t bytes)
 	out[used < bytes ? used : bytes - 1] = '\0';
 }
 
-static void stats_write(void)
+/* glibc's snprintf neither allocates nor locks for whole numbers and plain strings, so a signal handler may come here. */
+static size_t text_make(char *text, size_t bytes)
 {
-	char path[4096], text[2048];
-	size_t used;
-
-	if (getpid() != started_by) /* a child that was forked, and did not become another program */
-		return;
-	path_expand(shim_settings()->stats_path, path, sizeof(path));
-	used = snprintf(text, sizeof(text),
+	size_t used = snprintf(text, bytes,
 		"{\"kvshare_stats\": 1, \"pid\": %d, \"physical_bytes\": %zu, \"virtual_bytes\": %zu, \"saved_bytes\": "
 		"%zu, "
 		"\"sink_bytes\": %zu, \"launches_patched\": %lu, \"hooks\": {",
 		(int)getpid(), peak.physical_bytes, peak.virtual_bytes, peak.saved_bytes, peak.sink_bytes,
 		atomic_load(&shim_launches_patched));
+
 	for (int i = 0; i < SHIM_KIND_COUNT; i++)
-		used += snprintf(text + used, sizeof(text) - used, "%s\"%s\": %lu", i ? ", " : "", kind_names[i],
+		used += snprintf(text + used, bytes - used, "%s\"%s\": %lu", i ? ", " : "", kind_names[i],
 			atomic_load(&shim_calls[i]));
-	snprintf(text + used, sizeof(text) - used, "}}\n");
+	return used + snprintf(text + used, bytes - used, "}}\n");
+}
+
+/* False: nobody asked for statistics, or this is a child that was forked and did not become another program. */
+static bool are_ours(void)
+{
+	return started_by && getpid() == started_by;
+}
+
+static void stats_write(void)
+{
+	char text[2048];
+
+	if (!are_ours())
+		return;
+	text_make(text, sizeof(text));
 	if (kvs_file_write(path, text, strlen(text)))
 		shim_say("no statistics: %s", kvs_error());
+}
+
+/* Without the writer of files, which allocates. A file that cannot be written stays unwritten: nobody may be told here. */
+void shim_stats_write_now(void)
+{
+	char text[2048];
+	size_t bytes, done = 0;
+	ssize_t wrote;
+	int file;
+
+	if (!are_ours())
+		return;
+	bytes = text_make(text, sizeof(text));
+	file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+	while (file >= 0 && done < bytes && (wrote = write(file, text + done, bytes - done)) > 0)
+		done += wrote;
+	if (file >= 0)
+		close(file);
 }
 
 static void child_begin(void)
@@ -78,10 +121,13 @@ static void child_begin(void)
 
 static void start(void)
 {
-	started_by = getpid();
 	pthread_atfork(NULL, NULL, child_begin);
-	if (shim_settings()->stats_path)
-		atexit(stats_write);
+	if (!shim_settings()->stats_path)
+		return;
+	path_expand(shim_settings()->stats_path, path, sizeof(path));
+	started_by = getpid();
+	atexit(stats_write);
+	shim_ends_watch();
 }
 
 void shim_stats_start(void)

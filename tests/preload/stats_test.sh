@@ -1,0 +1,73 @@
+#!/bin/bash
+# Statistics are written however the program ends, with the status that it has without the shim; each of several ranks has a
+# file of its own; a child of fork() leaves none.
+# usage: [BUILD=build] tests/preload/stats_test.sh
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+build=${BUILD:-build}
+run=$build/kvshare-run
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failed=0
+export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0:detect_leaks=0:handle_abort=0
+unset RANK OMPI_COMM_WORLD_RANK PMIX_RANK PMI_RANK SLURM_PROCID
+ulimit -c 0
+
+# Four layers, K and V of 4 MiB each, of which two borrow: half, without the sink's block.
+bytes=$((32 << 20)) saved=$(((16 << 20) - (2 << 20)))
+share="--owners 0,1,0,1 --layout slab:layers=4,k=4MiB,v=4MiB"
+
+fail() {
+	echo "$*"
+	failed=1
+}
+# The shell's own lines about signals are of no interest.
+exec 2>/dev/null
+ends() { # FILE WAY [OPTION...]: its status
+	local file=$1 way=$2
+	shift 2
+	# shellcheck disable=SC2086
+	"$run" exec --device host --stats "$file" "$@" -- "$build/tests/clients/ends" $bytes "$way" >"$work/out" 2>&1
+}
+plain() { # WAY: its status
+	LD_LIBRARY_PATH=$build/softcuda "$build/tests/clients/ends" $bytes "$1" >"$work/out" 2>&1
+}
+figure() { # FILE KEY
+	sed -nE "s/.*\"$2\": ([0-9]+).*/\\1/p" "$1"
+}
+
+for way in return _exit _Exit abort term handler info later ignored; do
+	plain $way
+	expected=$?
+	# shellcheck disable=SC2086
+	ends "$work/$way.json" $way $share
+	status=$?
+	[ $status = $expected ] || fail "$way: status $status with the shim, $expected without: $(cat "$work/out")"
+	[ "$(figure "$work/$way.json" saved_bytes)" = $saved ] || fail "$way: the statistics are $(cat "$work/$way.json" 2>&1)"
+	[ "$(figure "$work/$way.json" allocations)" = 1 ] || fail "$way: the statistics are $(cat "$work/$way.json" 2>&1)"
+done
+# shellcheck disable=SC2086
+ends "$work/child.json" child $share
+[ ! -e "$work/child.json" ] || fail "a child of fork() writes its parent's statistics"
+ends "$work/unshared.json" _exit || fail "without a plan: $(cat "$work/out")"
+[ "$(figure "$work/unshared.json" allocations)" = 1 ] || fail "without a plan there are no statistics"
+
+# Two ranks at once, each with its own owners; nothing is shared between them.
+for rank in 0 1; do
+	# shellcheck disable=SC2086
+	OMPI_COMM_WORLD_RANK=$rank ends "$work/%r.rank" term $share &
+	ranks[rank]=$!
+done
+for rank in 0 1; do
+	wait "${ranks[rank]}"
+	[ "$(figure "$work/$rank.rank" saved_bytes)" = $saved ] || fail "rank $rank: $(cat "$work/$rank.rank" 2>&1)"
+	[ "$(figure "$work/$rank.rank" physical_bytes)" = $((bytes - saved)) ] || fail "rank $rank: $(cat "$work/$rank.rank" 2>&1)"
+done
+[ "$(figure "$work/0.rank" pid)" != "$(figure "$work/1.rank" pid)" ] || fail "two ranks wrote one file"
+for name in PMI_RANK SLURM_PROCID RANK; do
+	env "$name=7" "$run" exec --device host --stats "$work/$name-%r-%p" -- "$build/tests/clients/ends" $bytes _exit
+	ls "$work/$name"-7-[1-9]* >/dev/null 2>&1 || fail "$name is not the rank: $(ls "$work")"
+done
+SLURM_PROCID=1 RANK=9 ends "$work/both-%r" _exit
+[ -e "$work/both-9" ] || fail "torchrun's rank does not come first: $(ls "$work")"
+exit $failed
