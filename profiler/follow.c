@@ -94,19 +94,29 @@ static void *item_of(struct prof_follow *f, void ***items, uint32_t number, size
 	return (*items)[number - 1];
 }
 
+/* Of too many different names the later ones are taken together: each has a histogram of 8 KiB. */
+static const char *key_or_others(const struct prof_names *names, const char *key, uint32_t most)
+{
+	bool has_place = names->intern.count < most || prof_intern_data(&names->intern, key, strlen(key) + 1);
+
+	return has_place ? key : PROF_OTHERS;
+}
+
 static struct prof_timing *timing_of(struct prof_follow *f, struct prof_names *names, struct prof_timing ***list,
 	const char *key, const char *name, int layer)
 {
-	uint32_t before = names->intern.count, number = prof_names_add(names, *key ? key : "?");
+	const char *kept = key_or_others(names, *key ? key : "?", PROF_MAX_TIMINGS);
+	uint32_t before = names->intern.count, number = prof_names_add(names, kept);
 	struct prof_timing *timing;
 
 	if (number && number <= before)
 		return (*list)[number - 1];
 	timing = item_of(f, (void ***)list, number, sizeof(*timing));
 	if (timing) {
-		timing->name = timing->symbol = keep(f, *name ? name : "?");
-		timing->layer = layer;
-		timing->class = prof_call_class_of(name);
+		bool is_one = strcmp(kept, PROF_OTHERS) != 0;
+		timing->name = timing->symbol = keep(f, !is_one ? PROF_OTHERS : *name ? name : "?");
+		timing->layer = is_one ? layer : -1;
+		timing->class = prof_call_class_of(timing->name);
 	}
 	return timing;
 }
@@ -141,7 +151,8 @@ static uint32_t stack_of(struct prof_follow *f, const struct kvs_event *event)
 	number = prof_intern(&r->stack_keys, key, 2 * event->call.frame_count * sizeof(*key), &is_new);
 	if (!is_new)
 		return number;
-	stack = item_of(f, (void ***)&r->stacks, number, sizeof(*stack));
+	stack = item_of(f, (void ***)&r->stacks, number,
+		offsetof(struct prof_stack, frames) + event->call.frame_count * sizeof(stack->frames[0]));
 	if (!stack)
 		return 0;
 	stack->count = event->call.frame_count;
@@ -455,7 +466,8 @@ static void follow_phase(struct prof_follow *f, struct prof_process *p, const st
 	end_phase(f, p, event->time_ns);
 	if (!*event->phase.name)
 		return;
-	number = prof_names_add(&r->phase_names, event->phase.name);
+	number = prof_names_add(
+		&r->phase_names, key_or_others(&r->phase_names, event->phase.name, PROF_MAX_PHASE_NAMES));
 	if (number > before) {
 		struct prof_phase *phase = item_of(f, (void ***)&r->phases, number, sizeof(*phase));
 		if (!phase)

@@ -12,7 +12,10 @@
 
 #define PROF_MAX_POINTS 1024
 #define PROF_MAX_PHASES 256
-#define PROF_MAX_SPANS 1024 /* names of spans may count up, as "step 17"; those beyond it are taken together */
+#define PROF_MAX_TIMINGS 8192 /* functions; kernels by layer */
+#define PROF_MAX_PHASE_NAMES 1024
+#define PROF_OTHERS "all others" /* what is beyond these */
+#define PROF_MAX_SPANS 1024      /* names of spans may count up, as "step 17"; those beyond it are taken together */
 
 /* Things with a name, numbered from 1; what is known of each is at [number - 1] of an array of the owner's. */
 struct prof_names {
@@ -63,7 +66,7 @@ struct prof_frame {
 };
 struct prof_stack {
 	unsigned count;
-	struct prof_frame frames[KVS_MAX_FRAMES];
+	struct prof_frame frames[KVS_MAX_FRAMES]; /* there is memory for `count` of them */
 };
 
 /* Memory over time, all processes together. A point is the moment with the most physical memory in its step of time. */
