@@ -17,8 +17,10 @@ CUresult CUDAAPI cuInit(unsigned int flags)
 		return SHIM_ABSENT;
 	if (shim_settings()->broken && shim_settings()->strict)
 		return CUDA_ERROR_INVALID_VALUE; /* the reason has been said */
-	if (!shim_is_disabled())
+	if (!shim_is_disabled()) {
 		shim_stats_start();
+		shim_profile_start();
+	}
 	return driver->cuInit(flags);
 }
 
@@ -43,12 +45,15 @@ CUresult CUDAAPI cuMemAlloc(CUdeviceptr *dptr, size_t bytesize)
 {
 	const struct shim_real *driver = shim_real();
 	CUresult result = CUDA_SUCCESS;
+	uint64_t start_ns = shim_profile_time();
 
 	if (!driver->cuMemAlloc_v2)
 		return SHIM_ABSENT;
-	return allocated(dptr, bytesize, &result)
-		       ? result
-		       : told("cuMemAlloc", driver->cuMemAlloc_v2(dptr, bytesize), dptr, bytesize);
+	if (allocated(dptr, bytesize, &result))
+		return result;
+	result = driver->cuMemAlloc_v2(dptr, bytesize);
+	shim_profile_call("cuMemAlloc_v2", result, result ? UINT64_MAX : *dptr, bytesize, start_ns);
+	return told("cuMemAlloc", result, dptr, bytesize);
 }
 
 /* Rows of a pitch that only the driver knows: passed, and counted. */
@@ -133,11 +138,15 @@ CUresult CUDAAPI cuMemFree(CUdeviceptr dptr)
 {
 	const struct shim_real *driver = shim_real();
 	CUresult result;
+	uint64_t start_ns = shim_profile_time();
 
 	if (!driver->cuMemFree_v2)
 		return SHIM_ABSENT;
-	if (!is_ours(dptr))
-		return driver->cuMemFree_v2(dptr);
+	if (!is_ours(dptr)) {
+		result = driver->cuMemFree_v2(dptr);
+		shim_profile_call("cuMemFree_v2", result, dptr, 0, start_ns);
+		return result;
+	}
 	result = shim_fault_check(driver->cuCtxSynchronize(), NULL);
 	return shim_cache_free(dptr) ? result : CUDA_ERROR_INVALID_VALUE;
 }

@@ -6,12 +6,12 @@ BUILD_PRODUCTS += $(PRELOAD)
 $(addprefix $(BUILD)/tools/preload/,resolve.o elf.o): private SAN_FLAGS =
 $(PRELOAD_OBJS): private CFLAGS_ALL += -fvisibility=hidden
 
-# Of driver/ and vmm/ it gets what it uses, through an archive: that needs no other library. nodelete: its exit handler and the
+# Of driver/, vmm/ and profiler/ it gets what it uses, through an archive: that needs no other library; zlib's checksum is linked in too. nodelete: its exit handler and the
 # pointers that programs got from it outlive a dlclose.
-$(BUILD)/tools/preload/parts.a: $(DRIVER_OBJS) $(VMM_OBJS)
+$(BUILD)/tools/preload/parts.a: $(DRIVER_OBJS) $(VMM_OBJS) $(addprefix $(BUILD)/profiler/,write.o encode.o intern.o)
 	$(call say,AR,$@)
 	$(Q)rm -f $@ && $(AR) rcs $@ $^
 $(PRELOAD): $(PRELOAD_OBJS) $(BUILD)/tools/preload/parts.a tools/preload/preload.map
 	$(call say,LD,$@)
 	$(Q)$(CC) -shared -Wl,-soname,$(notdir $@) -Wl,--version-script=tools/preload/preload.map -Wl,-Bsymbolic -Wl,-z,nodelete \
-		$(if $(SAN_FLAGS),,-Wl,--no-undefined) -o $@ $(PRELOAD_OBJS) $(BUILD)/tools/preload/parts.a $(LINK_FLAGS) -ldl
+		$(if $(SAN_FLAGS),,-Wl,--no-undefined) -o $@ $(PRELOAD_OBJS) $(BUILD)/tools/preload/parts.a $(LINK_FLAGS) -l:libz.a -ldl

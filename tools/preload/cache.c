@@ -71,6 +71,7 @@ static int device_create(CUcontext context, CUdevice device, struct device **out
 	err = kvs_cu_adopt(&driver, context, device, &created->cu);
 	if (err)
 		goto out_free;
+	shim_profile_engine(created->cu);
 	err = kvs_vmm_create(created->cu, &options, &created->vmm);
 	if (err)
 		goto out_close;
@@ -159,7 +160,11 @@ static int sink_create(struct cache *cache, const struct shim_settings *settings
 	err = shim_layout_check(layout, &settings->owners, kvs_vmm_granule_bytes(cache->device->vmm));
 	if (!err && !cache->sink_space)
 		err = kvs_space_reserve(cache->device->vmm, bytes, &cache->sink_space);
-	return err ? err : kvs_region_create_sink(cache->sink_space, 0, bytes, &cache->sink);
+	if (!err)
+		err = kvs_region_create_sink(cache->sink_space, 0, bytes, &cache->sink);
+	if (!err)
+		shim_profile_sink(kvs_region_address(cache->sink, 0), kvs_space_bytes(cache->sink_space));
+	return err;
 }
 
 static void tensors_place(struct cache *cache, const struct shim_settings *settings)
@@ -305,6 +310,20 @@ static void allocation_close(struct cache *cache, int number)
 	*allocation = (struct allocation){0};
 }
 
+/* Tells the profiler whose memory each tensor shows. */
+static void allocation_label(const struct cache *cache, int number)
+{
+	CUdeviceptr base = cache->allocations[number].base;
+
+	for (int i = 0; base && i < 2 * cache->layers; i++) {
+		const struct tensor *tensor = &cache->tensors[i];
+
+		if (tensor->place.allocation == number)
+			shim_profile_label(base + tensor->place.offset, tensor->place.bytes, tensor->which,
+				tensor->layer, tensor->owner);
+	}
+}
+
 static int allocation_open(struct cache *cache, int number, size_t bytes)
 {
 	struct allocation *allocation = &cache->allocations[number];
@@ -323,6 +342,7 @@ static int allocation_open(struct cache *cache, int number, size_t bytes)
 	}
 	allocation->base = kvs_space_address(allocation->space);
 	allocation->bytes = bytes;
+	allocation_label(cache, number);
 	return 0;
 }
 
@@ -372,6 +392,8 @@ static void cache_give_up(struct cache *cache)
 		if (tensor->region && kvs_region_owner(tensor->region) && tensor_unshare(cache, tensor))
 			shim_say("layer %d goes on sharing: %s", tensor->layer, kvs_error());
 	}
+	for (int i = 0; i < cache->allocation_count; i++)
+		allocation_label(cache, i);
 	for (int i = 0; i < 2 * cache->layers; i++)
 		if (cache->tensors[i].region && kvs_region_owner(cache->tensors[i].region))
 			return; /* its stores still need the sink */

@@ -159,6 +159,17 @@ void shim_stats_write_now(void);
 /* Notices ends that exit handlers do not see: SIGTERM, SIGABRT and _exit (ends.c). */
 void shim_ends_watch(void);
 
+/* ---- the profiler (profile.c); all of it does nothing where there is no KVSHARE_PROFILE ---- */
+
+void shim_profile_start(void);
+/* From now on the engine's calls through this table are told. */
+void shim_profile_engine(kvs_cu *cu);
+/* A call of the program's that began at shim_profile_time(); bytes 0: not known. */
+uint64_t shim_profile_time(void);
+void shim_profile_call(const char *function, CUresult result, CUdeviceptr address, size_t bytes, uint64_t start_ns);
+void shim_profile_label(CUdeviceptr address, size_t bytes, enum kvs_k_or_v which, int layer, int owner);
+void shim_profile_sink(CUdeviceptr address, size_t bytes);
+
 /* ---- faults (fault.c) ---- */
 
 /* Says once which kernels may have written a borrower's memory, where `result` is such an error. Returns `result`. */
