@@ -4,6 +4,7 @@
 #ifndef KVS_ENGINE_H
 #define KVS_ENGINE_H
 
+#include "convert.h"
 #include "model.h"
 
 /* One decoder layer's weights on the device. T is the type of GEMM's operands; norms and biases are f32. */
@@ -28,11 +29,6 @@ struct model_weights {
 };
 
 void model_weights_free(kvs_cu *cu, struct model_weights *weights);
-
-/* Elements first .. first + count - 1 of `in`, which has any float type and any alignment. */
-void model_to_f32(float *out, const void *in, enum kvs_dtype dtype, size_t first, size_t count);
-/* The other way, rounded to the nearest; `out` of any alignment. */
-void model_from_f32(void *out, const float *in, enum kvs_dtype dtype, size_t count);
 
 /* cos and sin for kvs_rope_append, f32 [positions][head_dim]. The caller frees *out. -ENOMEM. */
 int model_rope_table(const struct kvs_config *config, int positions, float **out);

@@ -49,6 +49,19 @@ int model_file_open(const char *dir, const char *name, struct model_file *out)
 	return err;
 }
 
+int model_file_open_path(const char *path, struct model_file *out)
+{
+	int err;
+
+	*out = (struct model_file){.fd = -1, .path = strdup(path)};
+	if (!out->path)
+		return kvs_fail(-ENOMEM, "%s: no memory to open it", path);
+	err = open_regular(out);
+	if (err)
+		model_file_close(out);
+	return err;
+}
+
 void model_file_close(struct model_file *file)
 {
 	if (file->path && file->fd >= 0)
@@ -106,7 +119,7 @@ const char *model_file_kind(const void *start, size_t bytes)
 		const char *start, *kind;
 	} kinds[] = {
 		{"version https://git-lfs", "a Git LFS pointer and not the file itself: run git lfs pull there"},
-		{"GGUF", "a GGUF file: give a directory with the model as Hugging Face has it, in safetensors"},
+		{"GGUF", "a GGUF file: give the file itself as the model"},
 		{"PK\3\4", "a PyTorch pickle: convert it to safetensors"},
 		{"\x80\2", "a PyTorch pickle: convert it to safetensors"},
 		{"<", "a web page and not the file itself: download it again"},

@@ -15,6 +15,7 @@ struct model_file {
 
 /* -ENOENT, -EINVAL (a pipe, a directory or another thing that is no regular file), -EIO, -ENOMEM. */
 int model_file_open(const char *dir, const char *name, struct model_file *out);
+int model_file_open_path(const char *path, struct model_file *out);
 void model_file_close(struct model_file *file);
 /* Bytes first .. first + bytes - 1. -EIO, also if the file ends before. */
 int model_file_read(const struct model_file *file, uint64_t first, void *out, size_t bytes);

@@ -50,11 +50,14 @@ struct kvs_weight {
 	enum kvs_dtype dtype;
 	int rank;
 	int64_t shape[4];
-	size_t bytes;
+	size_t bytes; /* as kvs_checkpoint_read() gives them */
+	bool widened; /* stored in another type (GGUF), and read as f32 */
 };
 
 /*
- * Read config.json, generation_config.json if present, and the headers of model.safetensors or of every shard that
+ * Open a directory as Hugging Face has it, or a GGUF file (of several parts: the first).
+ *
+ * Of a directory, read config.json, generation_config.json if present, and the headers of model.safetensors or of every shard that
  * model.safetensors.index.json names; the files stay open. Everything in them is checked. The message names file and
  * field; for a `dir` that is something else (a cache's top folder, a file, a name on the Hub) it says what to give
  * instead. -ENOENT (a file is missing), -EINVAL (damaged or not supported), -ENOMEM, -EIO.
@@ -95,7 +98,7 @@ int kvs_safetensors_get(const struct kvs_safetensors *st, size_t index, const ch
 
 typedef struct kvs_tokenizer kvs_tokenizer;
 
-/* Read DIR/tokenizer.json. -ENOENT, -EINVAL (damaged, or of a kind that is not supported, by name), -ENOMEM. */
+/* Read DIR/tokenizer.json, or the vocabulary in a GGUF file. -ENOENT, -EINVAL (damaged, or of a kind that is not supported, by name), -ENOMEM. */
 int kvs_tokenizer_open(const char *dir, kvs_tokenizer **out);
 int kvs_tokenizer_parse(const char *json, size_t bytes, const char *name, kvs_tokenizer **out);
 void kvs_tokenizer_close(kvs_tokenizer *tok);

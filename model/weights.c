@@ -9,7 +9,6 @@
 #include "engine.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -190,80 +189,6 @@ static int find_stored(struct loader *loader, const struct placement *item, stru
 		stored->rank, (long long)(stored->bytes / kvs_dtype_bytes(stored->dtype)), item->rows, item->cols);
 }
 
-static float half_to_float(uint16_t half)
-{
-	uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = (half >> 10) & 31, fraction = half & 1023;
-	union {
-		uint32_t bits;
-		float value;
-	} out;
-
-	if (exponent == 0) { /* zero and subnormals: fraction * 2^-24 */
-		out.value = (float)fraction * 0x1p-24f;
-		out.bits |= sign;
-	} else {
-		out.bits = sign | (exponent == 31 ? 255 : exponent + 112) << 23 | fraction << 13;
-	}
-	return out.value;
-}
-
-void model_to_f32(float *out, const void *in, enum kvs_dtype dtype, size_t first, size_t count)
-{
-	for (size_t i = 0; i < count; i++) {
-		if (dtype == KVS_F32) {
-			memcpy(&out[i], (const char *)in + 4 * (first + i), 4);
-			continue;
-		}
-		uint16_t raw;
-		memcpy(&raw, (const char *)in + 2 * (first + i), 2);
-		if (dtype == KVS_F16) {
-			out[i] = half_to_float(raw);
-		} else {
-			uint32_t bits = (uint32_t)raw << 16;
-			memcpy(&out[i], &bits, 4);
-		}
-	}
-}
-
-/* To the nearest, ties to even, as the device rounds. */
-static uint16_t float_to_half(float value)
-{
-	float magnitude = fabsf(value);
-	uint32_t bits;
-	uint16_t sign = signbit(value) ? 0x8000 : 0;
-
-	if (isnan(value))
-		return sign | 0x7e00;
-	if (magnitude < 0x1p-14f) /* subnormals; rounding up to 1024 gives the bits of the smallest normal number */
-		return sign | (uint16_t)lrintf(magnitude * 0x1p24f);
-	memcpy(&bits, &magnitude, sizeof(bits));
-	bits += 0xfff + (bits >> 13 & 1);
-	return sign | (bits >= 143u << 23 ? 0x7c00 : (bits >> 13) - (112 << 10));
-}
-
-static uint16_t float_to_bfloat(float value)
-{
-	uint32_t bits;
-
-	memcpy(&bits, &value, sizeof(bits));
-	if (isnan(value))
-		return bits >> 16 | 0x40;
-	return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-}
-
-void model_from_f32(void *out, const float *in, enum kvs_dtype dtype, size_t count)
-{
-	for (size_t i = 0; i < count; i++) {
-		uint16_t raw;
-		if (dtype == KVS_F32) {
-			memcpy((char *)out + 4 * i, &in[i], 4);
-			continue;
-		}
-		raw = dtype == KVS_F16 ? float_to_half(in[i]) : float_to_bfloat(in[i]);
-		memcpy((char *)out + 2 * i, &raw, 2);
-	}
-}
-
 static int copy_piece(struct loader *loader, CUdeviceptr to, const void *from, size_t bytes, const char *name)
 {
 	CUresult result = loader->cu->cuMemcpyHtoD(to, from, bytes);
@@ -291,7 +216,10 @@ static int fill(struct loader *loader, const struct placement *item, void *raw, 
 		const void *from = raw;
 		err = kvs_checkpoint_read(loader->ckpt, item->name, first * stored_size, raw, now * stored_size);
 		if (!err && stored.dtype != item->tensor->dtype) {
-			model_to_f32(piece, raw, stored.dtype, 0, now);
+			if (stored.dtype == KVS_F32)
+				model_from_f32(piece, raw, item->tensor->dtype, now);
+			else
+				model_to_f32(piece, raw, stored.dtype, 0, now);
 			from = piece;
 		}
 		if (!err)
@@ -300,7 +228,7 @@ static int fill(struct loader *loader, const struct placement *item, void *raw, 
 	return err;
 }
 
-/* A matrix keeps its stored type or becomes f32; there is no conversion between f16 and bf16. */
+/* A matrix keeps its stored type or becomes f32; only one that was read as f32 from another type becomes f16 or bf16. */
 static int check_types(const struct loader *loader)
 {
 	for (size_t i = 0; i < loader->count; i++) {
@@ -308,7 +236,8 @@ static int check_types(const struct loader *loader)
 		int err = kvs_checkpoint_weight(loader->ckpt, loader->items[i].name, &stored);
 		if (err)
 			return err;
-		if (loader->items[i].tensor->dtype != KVS_F32 && stored.dtype != loader->items[i].tensor->dtype)
+		if (loader->items[i].tensor->dtype != KVS_F32 && !stored.widened &&
+			stored.dtype != loader->items[i].tensor->dtype)
 			return kvs_fail(-EINVAL, "%s is stored as %s, the embedding as %s: run with --kv-dtype f32",
 				loader->items[i].name, kvs_dtype_name(stored.dtype), kvs_dtype_name(loader->dtype));
 	}
@@ -384,7 +313,7 @@ int model_weights_load(kvs_engine *e, const kvs_checkpoint *ckpt,
 static bool is_known_buffer(const char *name)
 {
 	static const char *const buffers[] = {
-		".inv_freq", ".cos_cached", ".sin_cached", ".position_ids", ".masked_bias"};
+		".inv_freq", ".cos_cached", ".sin_cached", ".position_ids", ".masked_bias", "rope_freqs.weight"};
 
 	for (size_t i = 0; i < sizeof(buffers) / sizeof(buffers[0]); i++) {
 		size_t length = strlen(name), tail = strlen(buffers[i]);

@@ -1,5 +1,5 @@
 /*
- * model/checkpoint/checkpoint.c: a Hugging Face directory as one set of named tensors.
+ * model/checkpoint/checkpoint.c: a Hugging Face directory, or a GGUF file, as one set of named tensors.
  *
  * Opening reads only headers; tensors are read later, in pieces. The tensors of all shards are in one table, sorted by
  * name: lookup is a binary search, and the fingerprint, which walks the table, does not depend on how the checkpoint
@@ -9,6 +9,8 @@
  * other names that a checkpoint may have for the same tensor.
  */
 #include "checkpoint.h"
+
+#include "../gguf.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -20,7 +22,8 @@
 
 struct shard {
 	struct model_file file;
-	struct kvs_safetensors *st;
+	struct kvs_safetensors *st; /* one of the two */
+	struct ckpt_gguf *gguf;
 };
 
 struct entry {
@@ -38,6 +41,7 @@ struct kvs_checkpoint {
 	size_t entry_count;
 	bool bare;   /* a base model, whose names lack "model." */
 	bool untied; /* config.json says tied, but the stored head differs */
+	bool widen;  /* a GGUF file with matrices of several or of quantised types: all are read as f32 */
 	char fingerprint[33];
 };
 
@@ -134,6 +138,19 @@ static int open_shards(kvs_checkpoint *ckpt, const json_t *weight_map, const cha
 	return err;
 }
 
+static size_t shard_count(const struct shard *shard)
+{
+	return shard->gguf ? ckpt_gguf_count(shard->gguf) : kvs_safetensors_count(shard->st);
+}
+
+static void shard_stored(const struct shard *shard, size_t index, struct ckpt_stored *out)
+{
+	if (shard->gguf)
+		ckpt_gguf_stored(shard->gguf, index, out);
+	else
+		ckpt_safetensors_stored(shard->st, index, out);
+}
+
 /* ---- the table ---- */
 
 static int by_name(const void *a, const void *b)
@@ -146,14 +163,14 @@ static int build_table(kvs_checkpoint *ckpt)
 	size_t total = 0;
 
 	for (size_t s = 0; s < ckpt->shard_count; s++)
-		total += kvs_safetensors_count(ckpt->shards[s].st);
+		total += shard_count(&ckpt->shards[s]);
 	ckpt->entries = calloc(total + 1, sizeof(*ckpt->entries));
 	if (!ckpt->entries)
 		return kvs_fail(-ENOMEM, "%s: no memory for %zu tensors", ckpt->dir, total);
 	for (size_t s = 0; s < ckpt->shard_count; s++) {
-		for (size_t i = 0; i < kvs_safetensors_count(ckpt->shards[s].st); i++) {
+		for (size_t i = 0; i < shard_count(&ckpt->shards[s]); i++) {
 			struct ckpt_stored stored;
-			ckpt_safetensors_stored(ckpt->shards[s].st, i, &stored);
+			shard_stored(&ckpt->shards[s], i, &stored);
 			ckpt->entries[ckpt->entry_count++] = (struct entry){stored.name, &ckpt->shards[s], i};
 		}
 	}
@@ -198,7 +215,7 @@ static int check_index(const kvs_checkpoint *ckpt, const json_t *weight_map, con
 		const struct entry *entry = find_stored(ckpt, tensor);
 		struct ckpt_stored stored = {0};
 		if (entry)
-			ckpt_safetensors_stored(entry->shard->st, entry->index, &stored);
+			shard_stored(entry->shard, entry->index, &stored);
 		if (!entry || strcmp(stored.file, json_string_value(file)))
 			return kvs_fail(-EINVAL, "%s: weight_map.%.200s is not in %.64s", index, tensor,
 				json_string_value(file));
@@ -254,6 +271,67 @@ static int open_weights(kvs_checkpoint *ckpt)
 	err = open_indexed(ckpt, text, bytes, index);
 	free(text);
 	return err;
+}
+
+/* ---- GGUF ---- */
+
+/* The part counts as a shard as soon as its file is open. */
+static int open_part(kvs_checkpoint *ckpt, const char *path)
+{
+	struct shard *shard = &ckpt->shards[ckpt->shard_count];
+	int err = model_file_open_path(path, &shard->file);
+
+	if (err)
+		return err;
+	ckpt->shard_count++;
+	return ckpt_gguf_open(&shard->file, path, &shard->gguf);
+}
+
+static int open_other_parts(kvs_checkpoint *ckpt, int count)
+{
+	struct shard *grown = realloc(ckpt->shards, count * sizeof(*grown));
+	int err = grown ? 0 : kvs_fail(-ENOMEM, "%s: no memory for %d parts", ckpt->dir, count);
+
+	if (!err) {
+		ckpt->shards = grown;
+		memset(&grown[1], 0, (count - 1) * sizeof(*grown));
+	}
+	for (int i = 1; i < count && !err; i++) {
+		int number, parts;
+		char *path;
+		err = ckpt_gguf_part_path(ckpt->dir, i, count, &path);
+		if (err)
+			return err;
+		err = open_part(ckpt, path);
+		if (!err)
+			err = ckpt_gguf_parts(ckpt->shards[i].gguf, &number, &parts);
+		if (!err && (number != i || parts != count))
+			err = kvs_fail(-EINVAL, "%s: says that it is part %d of %d, its name says part %d of %d", path,
+				number + 1, parts, i + 1, count);
+		free(path);
+	}
+	return err;
+}
+
+static int open_gguf(kvs_checkpoint *ckpt)
+{
+	const char *type = NULL;
+	int number, count, err;
+
+	ckpt->shards = calloc(1, sizeof(*ckpt->shards));
+	err = ckpt->shards ? open_part(ckpt, ckpt->dir) : kvs_fail(-ENOMEM, "%s: no memory", ckpt->dir);
+	if (!err)
+		err = ckpt_gguf_parts(ckpt->shards[0].gguf, &number, &count);
+	if (!err && number)
+		err = kvs_fail(-EINVAL, "%s: is part %d of %d: give the first, its name has 00001", ckpt->dir,
+			number + 1, count);
+	if (!err && count > 1)
+		err = open_other_parts(ckpt, count);
+	if (!err)
+		err = ckpt_gguf_config(ckpt_gguf_header(ckpt->shards[0].gguf), &ckpt->shards[0].file, &ckpt->config);
+	for (size_t s = 0; s < ckpt->shard_count && !err; s++)
+		ckpt->widen |= !ckpt_gguf_same_types(ckpt->shards[s].gguf, &type);
+	return err ? err : build_table(ckpt);
 }
 
 /* ---- the fingerprint: FNV-1a, 128 bits (Fowler, Noll, Vo) ---- */
@@ -321,7 +399,7 @@ static int fnv_tensor(const struct entry *entry, fnv_hash *hash)
 	struct ckpt_stored tensor;
 	char text[32];
 
-	ckpt_safetensors_stored(entry->shard->st, entry->index, &tensor);
+	shard_stored(entry->shard, entry->index, &tensor);
 	*hash = fnv_text(fnv_text(*hash, tensor.name), tensor.dtype);
 	for (int i = 0; i < tensor.rank; i++) {
 		snprintf(text, sizeof(text), "%lld", (long long)tensor.shape[i]);
@@ -377,8 +455,8 @@ static int untie(kvs_checkpoint *ckpt)
 
 	if (!ckpt->config.tied_embeddings || !a || !b || a == b)
 		return 0;
-	ckpt_safetensors_stored(a->shard->st, a->index, &embedding);
-	ckpt_safetensors_stored(b->shard->st, b->index, &head);
+	shard_stored(a->shard, a->index, &embedding);
+	shard_stored(b->shard, b->index, &head);
 	same = !strcmp(embedding.dtype, head.dtype) && embedding.bytes == head.bytes;
 	err = same ? same_bytes(&a->shard->file, embedding.offset, &b->shard->file, head.offset, head.bytes, &same) : 0;
 	ckpt->untied = !err && !same;
@@ -398,6 +476,12 @@ static int take_dtype(kvs_checkpoint *ckpt)
 	err = kvs_checkpoint_weight(ckpt, EMBEDDING, &embedding);
 	if (!err)
 		ckpt->config.dtype = embedding.dtype;
+	/*
+	 * Where the device multiplies 2-byte numbers: f16 keeps more of a quantised weight, but some activations of
+	 * Qwen's models are too large for it. K and V follow.
+	 */
+	if (!err && ckpt->widen)
+		ckpt->config.dtype = strcmp(ckpt->config.model_type, "llama") ? KVS_BF16 : KVS_F16;
 	return err;
 }
 
@@ -411,10 +495,14 @@ int kvs_checkpoint_open(const char *dir, kvs_checkpoint **out)
 		ckpt->dir = strdup(dir);
 	if (!ckpt || !ckpt->dir)
 		err = kvs_fail(-ENOMEM, "%s: no memory to open it", dir);
-	if (!err)
-		err = read_configs(ckpt);
-	if (!err)
-		err = open_weights(ckpt);
+	if (!err && model_gguf_is(dir)) {
+		err = open_gguf(ckpt);
+	} else {
+		if (!err)
+			err = read_configs(ckpt);
+		if (!err)
+			err = open_weights(ckpt);
+	}
 	if (!err)
 		err = take_dtype(ckpt);
 	if (!err)
@@ -435,6 +523,7 @@ void kvs_checkpoint_close(kvs_checkpoint *ckpt)
 		return;
 	for (size_t s = 0; s < ckpt->shard_count; s++) {
 		kvs_safetensors_free(ckpt->shards[s].st);
+		ckpt_gguf_close(ckpt->shards[s].gguf);
 		model_file_close(&ckpt->shards[s].file);
 	}
 	free(ckpt->shards);
@@ -463,7 +552,12 @@ int kvs_checkpoint_weight(const kvs_checkpoint *ckpt, const char *name, struct k
 	const struct entry *entry = find_entry(ckpt, name);
 	const char *found;
 
-	return entry ? kvs_safetensors_get(entry->shard->st, entry->index, &found, out) : no_tensor(ckpt, name);
+	if (!entry)
+		return no_tensor(ckpt, name);
+	if (!entry->shard->gguf)
+		return kvs_safetensors_get(entry->shard->st, entry->index, &found, out);
+	ckpt_gguf_get(entry->shard->gguf, entry->index, ckpt->widen, out);
+	return 0;
 }
 
 int kvs_checkpoint_read(const kvs_checkpoint *ckpt, const char *name, size_t first, void *out, size_t bytes)
@@ -473,7 +567,10 @@ int kvs_checkpoint_read(const kvs_checkpoint *ckpt, const char *name, size_t fir
 
 	if (!entry)
 		return no_tensor(ckpt, name);
-	ckpt_safetensors_stored(entry->shard->st, entry->index, &stored);
+	if (entry->shard->gguf)
+		return ckpt_gguf_read(entry->shard->gguf, entry->index, &entry->shard->file, &ckpt->config, ckpt->widen,
+			first, out, bytes);
+	shard_stored(entry->shard, entry->index, &stored);
 	if (first > stored.bytes || bytes > stored.bytes - first)
 		return kvs_fail(
 			-EINVAL, "%s: %zu bytes from byte %zu on, it has %zu", name, bytes, first, stored.bytes);

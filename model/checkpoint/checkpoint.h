@@ -31,6 +31,30 @@ void ckpt_safetensors_stored(const struct kvs_safetensors *st, size_t index, str
 /* As kvs_safetensors_parse(), for an open file, of which only the header is read. Also -EIO. */
 int ckpt_safetensors_open(const struct model_file *file, const char *name, struct kvs_safetensors **out);
 
+/* As kvs_config_parse(), of an object that is parsed already; its strings are copied. */
+int ckpt_read_config(const json_t *object, const char *name, struct kvs_config *out);
+
+/* One GGUF file's tensors, under the names that transformers has (gguf_weights.c). */
+struct ckpt_gguf;
+struct model_gguf;
+int ckpt_gguf_open(
+	const struct model_file *file, const char *name, struct ckpt_gguf **out); /* -EINVAL, -ENOMEM, -EIO */
+void ckpt_gguf_close(struct ckpt_gguf *part);
+const struct model_gguf *ckpt_gguf_header(const struct ckpt_gguf *part);
+size_t ckpt_gguf_count(const struct ckpt_gguf *part);
+void ckpt_gguf_stored(const struct ckpt_gguf *part, size_t index, struct ckpt_stored *out);
+/* Which of how many parts of a split file this is, from 0 on; and the path of another, from that of the first. -EINVAL. */
+int ckpt_gguf_parts(const struct ckpt_gguf *part, int *number, int *count);
+int ckpt_gguf_part_path(const char *first, int number, int count, char **path); /* the caller frees *path */
+/* All matrices are of one type of F32, F16 and BF16: *name, unless it is NULL, and it is set to it. */
+bool ckpt_gguf_same_types(const struct ckpt_gguf *part, const char **name);
+/* As kvs_checkpoint_weight() and kvs_checkpoint_read(). `widen`: all matrices are read as f32. */
+void ckpt_gguf_get(const struct ckpt_gguf *part, size_t index, bool widen, struct kvs_weight *out);
+int ckpt_gguf_read(const struct ckpt_gguf *part, size_t index, const struct model_file *file,
+	const struct kvs_config *config, bool widen, size_t first, void *out, size_t bytes);
+/* The configuration in the keys of a GGUF file; `file` is open, NULL: tensors cannot be read. -EINVAL, -ENOMEM, -EIO. */
+int ckpt_gguf_config(const struct model_gguf *gguf, const struct model_file *file, struct kvs_config *out);
+
 /* All stored tensors, sorted by name, to find those that are not used (weights.c). */
 size_t ckpt_count(const kvs_checkpoint *ckpt);
 const char *ckpt_name(const kvs_checkpoint *ckpt, size_t index);

@@ -393,6 +393,17 @@ static int read_config(const struct model_json *from, struct kvs_config *config)
 	return read_special(from, config);
 }
 
+int ckpt_read_config(const json_t *object, const char *name, struct kvs_config *out)
+{
+	int err;
+
+	*out = (struct kvs_config){0};
+	err = read_config(&(struct model_json){object, name, ""}, out);
+	if (err)
+		kvs_config_clear(out);
+	return err;
+}
+
 int kvs_config_parse(const char *json, size_t bytes, const char *name, struct kvs_config *out)
 {
 	json_t *root;
@@ -401,10 +412,8 @@ int kvs_config_parse(const char *json, size_t bytes, const char *name, struct kv
 	*out = (struct kvs_config){0};
 	if (err)
 		return err;
-	err = read_config(&(struct model_json){root, name, ""}, out);
+	err = ckpt_read_config(root, name, out);
 	json_decref(root);
-	if (err)
-		kvs_config_clear(out);
 	return err;
 }
 

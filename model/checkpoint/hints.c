@@ -62,10 +62,13 @@ static int explain_file(const char *path)
 
 	if (kind)
 		return kvs_fail(-EINVAL, "%s is %s", path, kind);
+	if (ends_in(path, ".gguf"))
+		return kvs_fail(-EINVAL, "%s: does not start as a GGUF file does: is it damaged?", path);
 	if (ends_in(path, ".safetensors") || ends_in(path, ".json"))
 		return kvs_fail(-EINVAL, "%s is one file of a model: give the directory that holds it", path);
-	return kvs_fail(
-		-EINVAL, "%s is a file: give a directory with config.json, tokenizer.json and model.safetensors", path);
+	return kvs_fail(-EINVAL,
+		"%s is a file: give a directory with config.json, tokenizer.json and model.safetensors, or a GGUF file",
+		path);
 }
 
 /* The form of a model's name on the Hub: one slash, and only the characters that are allowed there. */

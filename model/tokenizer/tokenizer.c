@@ -8,6 +8,7 @@
 
 #include "../../driver/cu.h"
 #include "../file.h"
+#include "../gguf.h"
 #include "../json.h"
 
 #include <errno.h>
@@ -167,16 +168,11 @@ static bool has_long_words(const struct kvs_tokenizer *tok)
 	return !cuts || !bytes;
 }
 
-static int load(struct kvs_tokenizer *tok, const char *json, size_t bytes)
+static int load(struct kvs_tokenizer *tok, const json_t *object)
 {
-	json_t *object;
-	int err = model_json_parse(json, bytes, tok->file, &object);
-	struct model_json root = {NULL, tok->file, ""};
+	struct model_json root = {object, tok->file, ""};
+	int err = tok_load_model(tok, &root);
 
-	if (err)
-		return err;
-	root.object = object;
-	err = tok_load_model(tok, &root);
 	if (!err)
 		err = tok_load_stages(tok, &root);
 	if (!err)
@@ -187,11 +183,10 @@ static int load(struct kvs_tokenizer *tok, const char *json, size_t bytes)
 		err = tok_load_decoder(tok, &root);
 	if (!err && has_long_words(tok) && tok_bpe_find_joints(tok))
 		err = kvs_fail(-ENOMEM, "%s: no memory for merges", tok->file);
-	json_decref(object);
 	return err;
 }
 
-int kvs_tokenizer_parse(const char *json, size_t bytes, const char *name, kvs_tokenizer **out)
+static int create(const json_t *object, const char *name, kvs_tokenizer **out)
 {
 	kvs_tokenizer *tok = calloc(1, sizeof(*tok));
 	int err;
@@ -200,7 +195,7 @@ int kvs_tokenizer_parse(const char *json, size_t bytes, const char *name, kvs_to
 		free(tok);
 		return kvs_fail(-ENOMEM, "%s: no memory", name);
 	}
-	err = load(tok, json, bytes);
+	err = load(tok, object);
 	if (err) {
 		kvs_tokenizer_close(tok);
 		return err;
@@ -208,6 +203,50 @@ int kvs_tokenizer_parse(const char *json, size_t bytes, const char *name, kvs_to
 	*out = tok;
 	return 0;
 }
+
+int kvs_tokenizer_parse(const char *json, size_t bytes, const char *name, kvs_tokenizer **out)
+{
+	json_t *object;
+	int err = model_json_parse(json, bytes, name, &object);
+
+	if (err)
+		return err;
+	err = create(object, name, out);
+	json_decref(object);
+	return err;
+}
+
+/* ---- GGUF ---- */
+
+int tok_gguf_parse(const struct model_gguf *gguf, kvs_tokenizer **out)
+{
+	json_t *object;
+	int err = tok_gguf_json(gguf, &object);
+
+	if (err)
+		return err;
+	err = create(object, model_gguf_name(gguf), out);
+	json_decref(object);
+	return err;
+}
+
+static int open_gguf(const char *path, kvs_tokenizer **out)
+{
+	struct model_file file;
+	struct model_gguf *gguf;
+	int err = model_file_open_path(path, &file);
+
+	if (err)
+		return err;
+	err = model_gguf_open(&file, path, &gguf);
+	if (!err)
+		err = tok_gguf_parse(gguf, out);
+	model_gguf_close(gguf);
+	model_file_close(&file);
+	return err;
+}
+
+/* ---- directories ---- */
 
 static bool has_file(const char *dir, const char *name)
 {
@@ -237,8 +276,11 @@ int kvs_tokenizer_open(const char *dir, kvs_tokenizer **out)
 {
 	char *path, *text;
 	size_t bytes;
-	int err = model_file_load(dir, "tokenizer.json", &text, &bytes);
+	int err;
 
+	if (model_gguf_is(dir))
+		return open_gguf(dir, out);
+	err = model_file_load(dir, "tokenizer.json", &text, &bytes);
 	if (err)
 		return err == -ENOENT ? explain_missing(dir) : err;
 	if (asprintf(&path, "%s/tokenizer.json", dir) < 0) {

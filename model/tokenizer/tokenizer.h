@@ -232,6 +232,12 @@ int tok_load_stages(struct kvs_tokenizer *tok, const struct model_json *root);
 int tok_load_template(struct kvs_tokenizer *tok, const struct model_json *root);
 int tok_load_decoder(struct kvs_tokenizer *tok, const struct model_json *root);
 
+/* The tokenizer.json that says what a GGUF file's keys say. The caller decrefs *out. -EINVAL, -ENOMEM. */
+struct json_t;
+struct model_gguf;
+int tok_gguf_json(const struct model_gguf *gguf, struct json_t **out);
+int tok_gguf_parse(const struct model_gguf *gguf, struct kvs_tokenizer **out);
+
 /* Run stages first .. end-1 on `pieces`. */
 int tok_stages_run(const struct kvs_tokenizer *tok, size_t first, size_t end, struct tok_pieces *pieces);
 

@@ -112,7 +112,7 @@ static const struct bad_input inputs[] = {
 		1, "/c/models--a--b/snapshots/0123 has: give that"},
 	{"the folder above", "kvshare-run -m $T -p x", 1, "/m has: give that"},
 	{"a file of weights", "kvshare-run -m $T/m/model.safetensors -p x", 1, "give the directory that holds it"},
-	{"a GGUF file", "printf GGUF0000 >$T/m.gguf; kvshare-run -m $T/m.gguf -p x", 1, "m.gguf is a GGUF file"},
+	{"a GGUF file", "printf GGUF0000 >$T/m.gguf; kvshare-run -m $T/m.gguf -p x", 1, "has GGUF version 808464432"},
 	{"a folder with a GGUF file", "mkdir $T/g; printf GGUF0000 >$T/g/m.gguf; kvshare-run -m $T/g -p x", 1,
 		"m.gguf is a GGUF file"},
 	{"an adapter", "mkdir $T/a; echo {} >$T/a/adapter_config.json; kvshare-run -m $T/a -p x", 1, "an adapter"},

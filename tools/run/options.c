@@ -25,7 +25,7 @@ enum { SHARING_GROUP = 10, MODEL_GROUP };
 
 static const struct argp_option options[] = {
 	{NULL, 0, NULL, 0, "Model and device:", MODEL_GROUP},
-	{"model", 'm', "DIR", 0, "Hugging Face checkpoint directory (required)", MODEL_GROUP},
+	{"model", 'm', "DIR", 0, "Hugging Face checkpoint directory, or a GGUF file (required)", MODEL_GROUP},
 	{"device", OPTION_DEVICE, RUN_DEVICE_WORDS, 0, RUN_DEVICE_HELP, MODEL_GROUP},
 	{"ctx", OPTION_CTX, "TOKENS", 0, "size of the context (default: the model's, at most 4096)", MODEL_GROUP},
 	{"kv-dtype", OPTION_KV_DTYPE, "f16|bf16|f32", 0, "type of K and V (default: the checkpoint's)", MODEL_GROUP},

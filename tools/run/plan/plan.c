@@ -108,7 +108,7 @@ static const struct argp_option show_options[] = {
 };
 static const struct argp_option check_options[] = {
 	OWNERS_OPTION,
-	{"model", 'm', "DIR", 0, "Hugging Face checkpoint directory (required)", 0},
+	{"model", 'm', "DIR", 0, "Hugging Face checkpoint directory, or a GGUF file (required)", 0},
 	{0},
 };
 static const struct argp_option convert_options[] = {
