@@ -48,7 +48,7 @@ from_pypi() { # NAME...
 
 packages gcc g++ make pkg-config libjansson-dev libpcre2-dev libutf8proc-dev libopenblas-dev libboost-context-dev libcmocka-dev zlib1g-dev libdw-dev libiberty-dev
 [ "${DEV:-0}" != 1 ] || packages clang clang-format libclang-rt-dev debhelper lintian python3 python3-pip \
-	libbpf-dev libelf-dev bpftool bpftrace
+	libbpf-dev libelf-dev bpftool bpftrace libjemalloc2
 # Ubuntu has no package with a browser in it; the test of the HTML report is skipped there.
 [ "${DEV:-0}" != 1 ] || ! apt-cache show chromium 2>/dev/null | grep -q '^Depends:.* chromium-common' || packages chromium
 headers="nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl nvidia-cuda-cupti"
