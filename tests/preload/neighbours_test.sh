@@ -21,7 +21,8 @@ fail() {
 	echo "$*"
 	failed=1
 }
-share=(--owners 0,1,0,1 --layout slab:layers=4,k=4MiB,v=4MiB)
+layout=slab:layers=4,k=4MiB,v=4MiB
+share=(--owners "0,1,0,1" --layout "$layout")
 "$run" exec --device host "${share[@]}" -- "$decoder" "$kernels" >"$work/expected" 2>"$work/err" || fail "$(cat "$work/err")"
 
 # bound COMMAND...: the symbols that the linker binds to the shim, immediately and all of them.
@@ -50,7 +51,7 @@ LD_PRELOAD=$jemalloc MALLOC_CONF=stats_print:true "$run" exec --device host "${s
 cmp "$work/expected" "$work/got" || fail "jemalloc behind the shim changes the output"
 grep -q "jemalloc statistics" "$work/err" || fail "jemalloc was not there behind the shim"
 LD_PRELOAD=$jemalloc:$shim MALLOC_CONF=stats_print:true LD_LIBRARY_PATH=$build/softcuda KVSHARE_OWNERS=0,1,0,1 \
-	KVSHARE_LAYOUT=${share[3]} "$decoder" "$kernels" >"$work/got" 2>"$work/err" || fail "before the shim: $(cat "$work/err")"
+	KVSHARE_LAYOUT=$layout "$decoder" "$kernels" >"$work/got" 2>"$work/err" || fail "before the shim: $(cat "$work/err")"
 cmp "$work/expected" "$work/got" || fail "jemalloc before the shim changes the output"
 grep -q "jemalloc statistics" "$work/err" || fail "jemalloc was not there before the shim"
 exit $failed
