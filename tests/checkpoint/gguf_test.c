@@ -122,7 +122,8 @@ static void compare_weight(const kvs_checkpoint *a, const kvs_checkpoint *b, con
 static void compare_model(const char *path)
 {
 	static const char *const parts[] = {"input_layernorm", "post_attention_layernorm", "self_attn.q_proj",
-		"self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"};
+		"self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
+		"mlp.down_proj"};
 	kvs_checkpoint *theirs, *ours;
 	char name[96], *warnings;
 
@@ -276,8 +277,10 @@ static void check_ids(const kvs_tokenizer *tok, const char *text, bool special, 
 static void scores_say_what_is_joined_first(void **state)
 {
 	enum { FIXED = 11 };
-	static const char *const own[FIXED] = {
-		"<unk>", "<s>", "</s>", "\xe2\x96\x81", "a", "b", "c", "ab", "bc", ("\xe2\x96\x81" "ab"), "abc"};
+	static const char *const own[FIXED] = {"<unk>", "<s>", "</s>", "\xe2\x96\x81", "a", "b", "c", "ab", "bc",
+		("\xe2\x96\x81"
+		 "ab"),
+		"abc"};
 	static const float own_scores[FIXED] = {0, 0, 0, -5, -6, -7, -8, -2, -3, -1, -9};
 	const char *tokens[FIXED + 256];
 	char bytes[256][8];

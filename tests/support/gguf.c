@@ -98,8 +98,8 @@ void gguf_numbers(struct gguf_writer *to, const char *key, uint32_t type, const 
 	put(to->keys, list, 4 * count);
 }
 
-void gguf_tensor(struct gguf_writer *to, const char *name, uint32_t type, uint64_t rows, uint64_t cols, const void *data,
-	size_t bytes)
+void gguf_tensor(struct gguf_writer *to, const char *name, uint32_t type, uint64_t rows, uint64_t cols,
+	const void *data, size_t bytes)
 {
 	put_text(to->infos, name);
 	put_u32(to->infos, cols ? 2 : 1);
@@ -208,8 +208,8 @@ void gguf_tokenizer(struct gguf_writer *to, const char *json, const char *pre)
 	assert_non_null(root);
 	added = json_object_get(root, "added_tokens");
 	vocab = json_object_get(json_object_get(root, "model"), "vocab");
-	json_object_foreach((json_t *)vocab, text, value)
-		count = (size_t)json_integer_value(value) + 1 > count ? (size_t)json_integer_value(value) + 1 : count;
+	json_object_foreach((json_t *)vocab, text, value) count =
+		(size_t)json_integer_value(value) + 1 > count ? (size_t)json_integer_value(value) + 1 : count;
 	json_array_foreach(added, i, value)
 	{
 		size_t id = json_integer_value(json_object_get(value, "id"));
@@ -249,7 +249,8 @@ static void move_rows(float *rows, size_t count, size_t cols, size_t heads)
 	for (size_t h = 0; h < heads; h++)
 		for (size_t i = 0; i < half; i++)
 			for (size_t j = 0; j < 2; j++)
-				memcpy(rows + cols * at++, from + cols * ((h * 2 + j) * half + i), cols * sizeof(*from));
+				memcpy(rows + cols * at++, from + cols * ((h * 2 + j) * half + i),
+					cols * sizeof(*from));
 	free(from);
 }
 
@@ -276,9 +277,9 @@ static void put_weight(struct gguf_writer *to, const kvs_checkpoint *ckpt, const
 void gguf_storyworld_tensors(struct gguf_writer *to, int part, int parts)
 {
 	static const char *const names[][2] = {{"input_layernorm", "attn_norm"},
-		{"post_attention_layernorm", "ffn_norm"}, {"self_attn.q_proj", "attn_q"}, {"self_attn.k_proj", "attn_k"},
-		{"self_attn.v_proj", "attn_v"}, {"self_attn.o_proj", "attn_output"}, {"mlp.gate_proj", "ffn_gate"},
-		{"mlp.up_proj", "ffn_up"}, {"mlp.down_proj", "ffn_down"}};
+		{"post_attention_layernorm", "ffn_norm"}, {"self_attn.q_proj", "attn_q"},
+		{"self_attn.k_proj", "attn_k"}, {"self_attn.v_proj", "attn_v"}, {"self_attn.o_proj", "attn_output"},
+		{"mlp.gate_proj", "ffn_gate"}, {"mlp.up_proj", "ffn_up"}, {"mlp.down_proj", "ffn_down"}};
 	kvs_checkpoint *ckpt;
 	char theirs[96], ours[64];
 
