@@ -9,7 +9,18 @@ ATTN_HOST_IMAGE = $(BUILD)/attn/kernels.so
 ATTN_GPU_IMAGE = $(BUILD)/attn/$(if $(WITH_GPU),kernels.fatbin,no_kernels.fatbin)
 ATTN_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard attn/*.c)) $(BUILD)/attn/images.o
 
-$(ATTN_HOST_IMAGE): $(patsubst %.cu,$(BUILD)/%.simt.o,$(ATTN_CU)) $(SIMT_OBJS)
+# Native bodies, once for each instruction set. One order of sums for all of them: no fused products.
+NATIVE_FLAGS = -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -fvisibility=hidden
+NATIVE_SETS = plain $(if $(filter x86_64,$(shell $(CC) -dumpmachine | cut -d- -f1)),avx2)
+NATIVE_FLAGS_avx2 = -mavx2
+NATIVE_OBJS = $(BUILD)/attn/native/table.o $(foreach set,$(NATIVE_SETS),$(BUILD)/attn/native/attention.$(set).o)
+$(BUILD)/attn/native/table.o: private override CFLAGS += -fvisibility=hidden
+$(BUILD)/attn/native/attention.%.o: attn/native/attention.c attn/build.mk $(BUILD)/cc.flags
+	@mkdir -p $(@D)
+	$(call say,CC,$@)
+	$(Q)$(CC) $(CFLAGS_ALL) $(NATIVE_FLAGS) $(NATIVE_FLAGS_$*) -DNATIVE_SET=$* -c $< -o $@
+
+$(ATTN_HOST_IMAGE): $(NATIVE_OBJS) $(patsubst %.cu,$(BUILD)/%.simt.o,$(ATTN_CU)) $(SIMT_OBJS)
 	$(call say,LD,$@)
 	$(Q)$(CXX) -shared -o $@ $^ $(LINK_FLAGS) $(SIMT_LIBS)
 

@@ -72,6 +72,18 @@ struct simt_module {
 
 #define SIMT_MODULE_SYMBOL "simt_module"
 
+/*
+ * A kernel's native body: C that does a whole block's work in one call, without threads, barriers or shared memory. The
+ * launch is the same, so is what it writes, up to the order of its sums. Blocks run at the same time, in any order.
+ */
+struct simt_native {
+	const char *kernel;
+	void (*run_block)(const struct simt_launch *launch, struct simt_dim3 block_index);
+};
+
+/* A module may export a table of them, ended by a kernel of NULL. */
+#define SIMT_NATIVES_SYMBOL "simt_natives"
+
 #ifdef __cplusplus
 }
 #endif

@@ -74,6 +74,14 @@ static void guard_fail(struct sc_grid *grid, struct simt_dim3 at, const struct s
 	}
 }
 
+static enum simt_outcome body_run(struct sc_grid *grid, struct simt_dim3 at, char *message, size_t message_bytes)
+{
+	if (!grid->native)
+		return grid->image->simt->run_block(&grid->launch, at, message, message_bytes);
+	grid->native->run_block(&grid->launch, at);
+	return SIMT_DONE;
+}
+
 static void block_run(struct sc_grid *grid, uint64_t block)
 {
 	struct sc_guard guard = {.explain = grid->image->simt->explain_address};
@@ -83,13 +91,14 @@ static void block_run(struct sc_grid *grid, uint64_t block)
 
 	if (sigsetjmp(guard.back, 0) == 0) {
 		sc_guard_set(&guard);
-		outcome = grid->image->simt->run_block(&grid->launch, at, message, sizeof(message));
+		outcome = body_run(grid, at, message, sizeof(message));
 		sc_guard_clear();
 		if (outcome != SIMT_DONE)
 			block_fail(grid, at, error_of(outcome), message);
 		return;
 	}
-	grid->image->simt->abandon_block();
+	if (!grid->native)
+		grid->image->simt->abandon_block();
 	guard_fail(grid, at, &guard);
 }
 

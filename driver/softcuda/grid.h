@@ -8,6 +8,7 @@
 
 struct sc_grid {
 	struct simt_launch launch;
+	const struct simt_native *native; /* runs the blocks, without fibers; NULL: the SIMT body does */
 	struct sc_image *image;
 	struct sc_context *context;
 	uint64_t stream_id;

@@ -66,8 +66,10 @@ static CUresult library_open(struct sc_image *image)
 		return CUDA_ERROR_INVALID_IMAGE;
 	}
 	image->simt = dlsym(image->library, SIMT_MODULE_SYMBOL);
-	if (image->simt && image->simt->abi == SIMT_ABI)
+	if (image->simt && image->simt->abi == SIMT_ABI) {
+		image->natives = dlsym(image->library, SIMT_NATIVES_SYMBOL);
 		return CUDA_SUCCESS;
+	}
 	dlclose(image->library);
 	return image->simt ? CUDA_ERROR_NO_BINARY_FOR_GPU : CUDA_ERROR_INVALID_IMAGE;
 }

@@ -181,6 +181,7 @@ static void launch_fill(struct launch_op *launch, const CUlaunchConfig *shape, c
 	struct sc_grid *grid = &launch->grid;
 
 	grid->image = function->module->image;
+	grid->native = function->native;
 	grid->launch.grid = (struct simt_dim3){shape->gridDimX, shape->gridDimY, shape->gridDimZ};
 	grid->launch.block = (struct simt_dim3){shape->blockDimX, shape->blockDimY, shape->blockDimZ};
 	grid->launch.dynamic_shared_bytes = shape->sharedMemBytes;

@@ -51,6 +51,15 @@ static bool keys_add(struct sc_module *module)
 	return module->key != 0;
 }
 
+static const struct simt_native *native_of(const struct sc_image *image, const struct simt_kernel *kernel)
+{
+	const struct simt_native *native = sc_native_wanted() ? image->natives : NULL;
+
+	while (native && native->kernel && strcmp(native->kernel, kernel->name))
+		native++;
+	return native && native->kernel ? native : NULL;
+}
+
 CUresult sc_module_load(enum sc_kind kind, struct sc_context *context, const void *bytes, uint64_t *key)
 {
 	struct sc_image *image;
@@ -73,6 +82,7 @@ CUresult sc_module_load(enum sc_kind kind, struct sc_context *context, const voi
 
 		module->functions[i] = (struct sc_function){.module = module,
 			.kernel = kernel,
+			.native = native_of(image, kernel),
 			.max_dynamic_shared_bytes = left > 0 ? left : 0,
 			.carveout = -1};
 	}

@@ -14,12 +14,14 @@ struct sc_image {
 	void *library;
 	int fd; /* stays open: the loader knows the library by this name */
 	const struct simt_module *simt;
+	const struct simt_native *natives; /* ended by a kernel of NULL; NULL: the module has none */
 };
 
 struct sc_function {
 	uint64_t key;
 	struct sc_module *module;
 	const struct simt_kernel *kernel;
+	const struct simt_native *native; /* NULL: there is none, or it is not wanted */
 	int max_dynamic_shared_bytes, carveout;
 };
 

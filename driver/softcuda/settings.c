@@ -128,6 +128,21 @@ static void schedule_check(void)
 	problem_set("KVS_SIMT_SCHEDULE", "forward, reverse or random:SEED");
 }
 
+bool sc_native_wanted(void)
+{
+	const char *kernels = getenv("KVS_HOST_KERNELS");
+
+	return kernels && !strcmp(kernels, "native");
+}
+
+static void kernels_check(void)
+{
+	const char *text = getenv("KVS_HOST_KERNELS");
+
+	if (text && strcmp(text, "native") && strcmp(text, "simt"))
+		problem_set("KVS_HOST_KERNELS", "native or simt");
+}
+
 CUresult sc_settings_read(void)
 {
 	size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -144,6 +159,7 @@ CUresult sc_settings_read(void)
 	sc_settings.late_copies = setting("SOFTCUDA_LATE_COPIES", 0, 0, 1) != 0;
 	failure_read();
 	schedule_check();
+	kernels_check();
 	if (!*problem)
 		return CUDA_SUCCESS;
 	fprintf(stderr, "softcuda: %s\n", problem);

@@ -38,6 +38,9 @@ struct sc_settings {
 extern pthread_mutex_t sc_lock;
 extern struct sc_settings sc_settings;
 
+/* KVS_HOST_KERNELS as it is now: modules loaded from here on run native bodies where kernels have one. */
+bool sc_native_wanted(void);
+
 /* ---- entry to a driver call (entry.c) ---- */
 
 struct sc_context;

@@ -89,7 +89,7 @@ nm -A -P $objects | awk -v build="$build/" -v verbose="$verbose" '
 
 # The headers that other folders may include.
 public="driver/cu.h chart/chart.h profiler/profiler.h vmm/kvshare.h attn/attn.h model/model.h calib/calib.h"
-public="$public driver/simt/simt.h driver/simt/tile.cuh"
+public="$public driver/simt/simt.h driver/simt/tile.cuh driver/simt/module.h"
 grep -rnE '^#include "' --include='*.c' --include='*.h' --include='*.cu' --include='*.cuh' --include='*.cpp' \
 	driver chart profiler vmm attn model calib tools | awk -F '[:"]' -v public="$public" '
 	BEGIN { count = split(public, names, " "); for (i = 1; i <= count; i++) is_public[names[i]] = 1 }

@@ -1,2 +1,3 @@
 # What the kernel tests share.
 $(patsubst %.c,$(BUILD)/%,$(wildcard tests/kernels/*_test.c)): $(BUILD)/tests/kernels/device.o
+$(BUILD)/tests/kernels/native_test: $(filter-out %/table.o,$(NATIVE_OBJS))

@@ -51,13 +51,17 @@ int random_int(int low, int high)
 
 int run_under_schedules(const struct CMUnitTest *tests, size_t count)
 {
-	static const char *const schedules[] = {"forward", "reverse", "random:7"};
+	static const char *const schedules[] = {"forward", "reverse", "random:7", "native"};
 	const char *device = getenv("KVS_TEST_DEVICE") ? getenv("KVS_TEST_DEVICE") : "host";
 	bool host = strcmp(device, "host") == 0;
 	int failed = 0;
 
-	for (int i = 0; i < (host ? 3 : 1); i++) {
-		setenv("KVS_SIMT_SCHEDULE", schedules[i], 1); /* read when the stream loads its kernels */
+	for (int i = 0; i < (host ? 4 : 1); i++) {
+		bool native = i == 3;
+
+		/* Both are read when the stream loads its kernels. */
+		setenv("KVS_SIMT_SCHEDULE", native ? "forward" : schedules[i], 1);
+		setenv("KVS_HOST_KERNELS", native ? "native" : "simt", 1);
 		if (kvs_cu_open(device, &cu) || kvs_stream_open(cu, &stream)) {
 			fprintf(stderr, "%s\n", kvs_error());
 			return 1;

@@ -4,7 +4,8 @@
  * The tests know the device through kvs_cu alone, so the same programs judge softcuda and a GPU:
  *   KVS_TEST_DEVICE   the device, as kvs_cu_open() takes it (default "host")
  *   KVS_TEST_SEED     seed of all random values (default 1)
- * On the host device every test runs once for each order in which softcuda can run a block's threads.
+ * On the host device every test runs once for each order in which softcuda can run a block's threads, and once with the
+ * kernels' native bodies.
  */
 #ifndef KVS_KERNELS_DEVICE_H
 #define KVS_KERNELS_DEVICE_H

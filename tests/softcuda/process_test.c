@@ -198,6 +198,8 @@ static void wrong_settings_are_named_at_the_start(void **state)
 		{"KVS_SIMT_SCHEDULE", "random"},
 		{"KVS_SIMT_SCHEDULE", "random:1x"},
 		{"KVS_SIMT_SCHEDULE", ""},
+		{"KVS_HOST_KERNELS", "fast"},
+		{"KVS_HOST_KERNELS", ""},
 	};
 
 	(void)state;
@@ -232,6 +234,8 @@ static void versioned_functions_and_all_schedules_are_known(void **state)
 		{"SOFTCUDA_FAIL", "*:100000:1"},
 		{"KVS_SIMT_SCHEDULE", "random:17"},
 		{"KVS_SIMT_SCHEDULE", "reverse"},
+		{"KVS_HOST_KERNELS", "native"},
+		{"KVS_HOST_KERNELS", "simt"},
 	};
 
 	(void)state;

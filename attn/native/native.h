@@ -1,0 +1,169 @@
+/*
+ * attn/native/native.h: what the native bodies share: vectors of floats, conversions, 2^x. Private to attn/native/.
+ *
+ * A native body does one block of a launch on a CPU (driver/simt/module.h). Each file is compiled once for each
+ * instruction set (attn/build.mk), with NATIVE(name) its names in that set; table.c chooses when the module is loaded.
+ * A sum over a row always has sixteen partial sums, folded in one order, however many of them a vector holds; products
+ * are not fused with sums, and 2^x is our own: so every instruction set and every compiler gives the same bits.
+ */
+#ifndef KVS_ATTN_NATIVE_H
+#define KVS_ATTN_NATIVE_H
+
+#include "../../driver/simt/module.h"
+#include "../kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+#ifndef NATIVE_SET
+#define NATIVE_SET plain
+#endif
+#define NATIVE_JOIN_(name, set) attn_native_##name##_##set
+#define NATIVE_JOIN(name, set) NATIVE_JOIN_(name, set)
+#define NATIVE(name) NATIVE_JOIN(name, NATIVE_SET)
+
+/* The bodies of a set, and the kernels that they belong to: ended by a kernel of NULL. */
+#define NATIVE_TABLE(set) attn_native_bodies_##set
+extern const struct simt_native NATIVE_TABLE(plain)[], NATIVE_TABLE(avx2)[];
+
+#define INLINE static inline __attribute__((always_inline))
+
+#ifdef __AVX__
+#define WIDTH 8 /* floats of a vector */
+#else
+#define WIDTH 4
+#endif
+#define LANES 16 /* partial sums of a row */
+#define PIECES (LANES / WIDTH)
+
+typedef float floats __attribute__((vector_size(4 * WIDTH)));
+typedef uint32_t words __attribute__((vector_size(4 * WIDTH)));
+typedef uint16_t halves __attribute__((vector_size(2 * WIDTH)));
+
+INLINE floats load_floats(const float *from)
+{
+	floats all;
+
+	memcpy(&all, from, sizeof(all));
+	return all;
+}
+
+INLINE void store_floats(float *to, floats all)
+{
+	memcpy(to, &all, sizeof(all));
+}
+
+INLINE floats every(float value)
+{
+	return value - (floats){};
+}
+
+/* A vector of elements from the `at`-th of an array of this type; exact. */
+INLINE floats load_elements(const void *from, size_t at, enum kvs_dtype dtype)
+{
+	halves narrow;
+	words bits, special;
+	floats value;
+
+	if (dtype == KVS_F32)
+		return load_floats((const float *)from + at);
+	memcpy(&narrow, (const uint16_t *)from + at, sizeof(narrow));
+	bits = __builtin_convertvector(narrow, words);
+	if (dtype == KVS_BF16)
+		return (floats)(bits << 16);
+	/* A half's exponent moves by 112 in a float, subnormal or not; infinity and NaN keep all bits of theirs. */
+	special = (words)((bits & 0x7c00) == 0x7c00) & 0x7f800000;
+	value = (floats)((bits & 0x7fff) << 13) * 0x1p112f;
+	return (floats)((words)value | special | (bits & 0x8000) << 16);
+}
+
+/* To the nearest, ties to even. */
+INLINE uint16_t bf16_of(float value)
+{
+	uint32_t bits;
+
+	memcpy(&bits, &value, sizeof(bits));
+	if (value != value)
+		return 0x7fff;
+	return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* The same. By way of a float whose unit is the half's: the sum rounds where the half would. */
+INLINE uint16_t f16_of(float value)
+{
+	uint32_t bits, sign, exponent;
+	float magnitude = fabsf(value), unit;
+
+	memcpy(&bits, &value, sizeof(bits));
+	sign = bits >> 16 & 0x8000;
+	if (value != value)
+		return 0x7fff;
+	if (magnitude >= 65520.0f)
+		return (uint16_t)(sign | 0x7c00);
+	memcpy(&bits, &magnitude, sizeof(bits));
+	exponent = bits >> 23 < 113 ? 113 : bits >> 23;
+	bits = (exponent + 13) << 23; /* 2^13 of it: adding rounds away thirteen bits */
+	memcpy(&unit, &bits, sizeof(unit));
+	magnitude += unit;
+	memcpy(&bits, &magnitude, sizeof(bits));
+	return (uint16_t)(sign | (((exponent - 113) << 10) + (bits & 0xfff)));
+}
+
+INLINE void store_element(void *to, size_t at, int dtype, float value)
+{
+	if (dtype == KVS_F32)
+		((float *)to)[at] = value;
+	else
+		((uint16_t *)to)[at] = dtype == KVS_F16 ? f16_of(value) : bf16_of(value);
+}
+
+/*
+ * 2^x for x of 0 and below; 0 below -126, NaN of NaN. The nearest integer goes to the exponent, the rest into the series
+ * of 2^x, to the seventh power: within two units in the last place.
+ */
+INLINE floats exp2_floats(floats x)
+{
+	const float shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
+	words seen = ~(words)(x < -126.0f);
+	floats whole, rest, power;
+
+	x = (floats)((words)x & seen);
+	whole = x + shift;
+	rest = x - (whole - shift);
+	power = rest * 1.5252733804e-5f + 1.5403530394e-4f;
+	power = power * rest + 1.3333558147e-3f;
+	power = power * rest + 9.6181291077e-3f;
+	power = power * rest + 5.5504108665e-2f;
+	power = power * rest + 2.4022650696e-1f;
+	power = power * rest + 6.9314718056e-1f;
+	power = power * rest + 1.0f;
+	power = (floats)(((words)power + ((words)whole << 23)) & seen);
+	return power + (x - x);
+}
+
+INLINE float exp2_one(float x)
+{
+	return exp2_floats(every(x))[0];
+}
+
+/* Sixteen partial sums to four: i and i + 8 first, then i and i + 4. */
+INLINE void fold_to_four(const floats sum[PIECES], float four[4])
+{
+#if WIDTH == 8
+	float eight[8];
+
+	store_floats(eight, sum[0] + sum[1]);
+	for (int i = 0; i < 4; i++)
+		four[i] = eight[i] + eight[i + 4];
+#else
+	store_floats(four, (sum[0] + sum[2]) + (sum[1] + sum[3]));
+#endif
+}
+
+/* The rest of the order. */
+INLINE float fold_four(const float four[4])
+{
+	return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+#endif
