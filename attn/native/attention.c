@@ -192,8 +192,8 @@ static void combine(const struct simt_launch *launch, struct simt_dim3 at)
 #define STRIP 4 /* query rows that a product takes at a time */
 
 /* out[row][LANES] += a[row][depth] * b[depth][LANES], for `rows` rows; each sum in the order of depth. */
-INLINE void multiply_add(float *out, int out_stride, const float *a, int a_stride, const float *b, int b_stride,
-	int depth, int rows)
+INLINE void multiply_add(
+	float *out, int out_stride, const float *a, int a_stride, const float *b, int b_stride, int depth, int rows)
 {
 	floats sum[STRIP][PIECES];
 
@@ -222,8 +222,8 @@ INLINE void multiply_strip(float *out, int out_stride, const float *a, int a_str
 		if (rows == STRIP)
 			multiply_add(out + c, out_stride, a, a_stride, b + c, b_stride, depth, STRIP);
 		for (int r = 0; rows < STRIP && r < rows; r++)
-			multiply_add(out + r * out_stride + c, 0, a + (size_t)r * a_stride, 0, b + c, b_stride, depth,
-				1);
+			multiply_add(
+				out + r * out_stride + c, 0, a + (size_t)r * a_stride, 0, b + c, b_stride, depth, 1);
 	}
 }
 
@@ -292,8 +292,8 @@ INLINE void prefill(const struct simt_launch *launch, struct simt_dim3 at, int d
 			if (position + r + strip - 1 < key)
 				continue;
 			memset(score, 0, sizeof(score));
-			multiply_strip(score, height, q + (size_t)r * p->q_stride, p->q_stride, k, height, dim, height,
-				strip);
+			multiply_strip(
+				score, height, q + (size_t)r * p->q_stride, p->q_stride, k, height, dim, height, strip);
 			for (int i = 0; i < strip; i++)
 				prefill_softmax(p, &softmax[r + i], score + i * height, sums + (r + i) * dim, key,
 					position + r + i, dim);
