@@ -122,6 +122,16 @@ grep -q "^kvshare: kernel client_hidden_store has written" "$work/got.memory" ||
 "$run" exec --device host --owners $owners --layout $slab --writer '*hidden_store:2' -- "$decoder" store=hidden "$kernels" \
 	>"$work/got" 2>"$work/got.memory" || fail "--writer: $(cat "$work/got.memory")"
 cmp -s "$work/got" "$work/oracle" || fail "--writer: the output differs"
+# A kernel that is named once for each of its parameters writes through all of them; one that has no such parameter, through none.
+named() { # WRITER...
+	local list=()
+	for writer; do list+=(--writer "$writer"); done
+	"$run" exec --device host --owners $owners --layout $slab "${list[@]}" -- "$decoder" store=hidden "$kernels" \
+		>"$work/got" 2>"$work/got.memory"
+}
+named '*hidden_store:1' '*hidden_store:2' || fail "--writer for two parameters: $(cat "$work/got.memory")"
+cmp -s "$work/got" "$work/oracle" || fail "--writer for two parameters: the output differs"
+! named '*hidden_store:66' || fail "--writer for parameter 66 is taken for one of another"
 ! shared got $slab store=fused || fail "a kernel that stores and attends was let through"
 grep -q "^kvshare: kernel client_masked_multihead_attention both stores" "$work/got.memory" ||
 	fail "a fused kernel: $(cat "$work/got.memory")"

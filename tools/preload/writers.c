@@ -43,7 +43,9 @@ static bool entry_matches(const char *entry, size_t length, const char *name, ui
 	colon = strrchr(pattern, ':');
 	*params = SHIM_ANY_PARAM;
 	if (colon && colon[1] >= '0' && colon[1] <= '9') {
-		*params = PARAM(strtoul(colon + 1, NULL, 10) & 63);
+		unsigned long number = strtoul(colon + 1, NULL, 10);
+
+		*params = number < 64 ? PARAM(number) : 0; /* there is no bit for it: such a store faults */
 		*colon = '\0';
 	}
 	return !fnmatch(pattern, name, 0);
@@ -52,14 +54,21 @@ static bool entry_matches(const char *entry, size_t length, const char *name, ui
 enum shim_role shim_role_of(const char *name, uint64_t *params)
 {
 	const char *entry = shim_settings()->writers;
+	bool named = false;
+	uint64_t more;
 
+	*params = 0; /* a kernel may be named once for each parameter */
 	while (entry && *entry) {
 		size_t length = strcspn(entry, ",");
 
-		if (entry_matches(entry, length, name, params))
-			return SHIM_WRITES;
+		if (entry_matches(entry, length, name, &more)) {
+			named = true;
+			*params |= more;
+		}
 		entry += length + (entry[length] == ',');
 	}
+	if (named)
+		return SHIM_WRITES;
 	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++) {
 		*params = known[i].params;
 		if (!fnmatch(known[i].pattern, name, 0))
