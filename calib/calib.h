@@ -334,6 +334,41 @@ int kvs_search_replay(const kvs_plan *plan, const struct kvs_search_options *opt
 /* The sweep as JSON, and as an SVG of loss against KV memory. Each file is written aside and renamed. -EIO. */
 int kvs_search_write_sweep(const struct kvs_search_result *result, const char *json_path, const char *svg_path);
 
+/* ---- compensation (compensate/) ---- */
+
+/* A refitted matrix, with its name in the checkpoint; `values` are rounded to the checkpoint's type. */
+struct kvs_refit {
+	char name[96];
+	int layer, rows, cols;
+	float *values; /* [rows][cols] */
+	double before,
+		after; /* mean square error of the layer's attention on the fit's text: with the old matrix and this */
+};
+
+struct kvs_compensation {
+	struct kvs_refit *refits; /* [count], by layer */
+	size_t count;
+	int tokens; /* that the fit saw */
+	double ridge;
+	double plain_nll, nll; /* of the windows: the plan without, and with the refitted matrices */
+	bool applied;          /* the second is lower */
+};
+
+#define KVS_COMPENSATE_RIDGE 0.03 /* of the mean diagonal; facts of an experiment on SmolLM2-135M */
+
+/*
+ * Refit W_o of every layer that borrows, so that the layer's attention adds to the residual as nearly as possible what
+ * brings it to the original model's. In order of layers: a layer sees the refits of those below. docs/compensation.md has
+ * the formula. The samples are fitted on; the plan's loss on the windows is measured before and after.
+ *
+ * The engine keeps the plan, and the refitted matrices whether they help or not. A plan without borrowers gives no
+ * refits. -EINVAL (too little text, or the samples are all there is: the message has the number; o_proj has a bias), -EIO
+ * (statistics that are not numbers or singular), -ENODEV (no LAPACK), -ECANCELED, -ENOMEM.
+ */
+int kvs_compensate(kvs_engine *engine, const struct kvs_calib_text *text, const kvs_plan *plan, double ridge,
+	const struct kvs_calib_progress *progress, struct kvs_compensation *out);
+void kvs_compensation_clear(struct kvs_compensation *compensation);
+
 /* ---- studies: many ways to share, measured on one text (study/) ---- */
 
 enum kvs_study_method {

@@ -114,6 +114,59 @@ int kvs_engine_run_batch(kvs_engine *e, const struct kvs_batch *batch)
 	return kvs_engine_run_batch_from(e, batch, NULL, NULL, 0);
 }
 
+/* ---- one layer's attention from inside ---- */
+
+/* f32 rows of a tensor of any float type. */
+static int download_as_f32(kvs_engine *e, float *out, kvs_tensor from)
+{
+	size_t count = (size_t)from.rows * from.cols;
+	void *raw = malloc(count * kvs_dtype_bytes(from.dtype));
+	CUresult result = CUDA_SUCCESS;
+	int err = raw ? kvs_stream_synchronize(e->stream) : kvs_fail(-ENOMEM, "no memory for %d rows", from.rows);
+
+	if (!err)
+		result = e->cu->cuMemcpyDtoH(raw, from.data, count * kvs_dtype_bytes(from.dtype));
+	if (result)
+		err = kvs_cu_fail(e->cu, result, "copying %d rows from the device", from.rows);
+	if (!err)
+		model_to_f32(out, raw, from.dtype, 0, count);
+	free(raw);
+	return err;
+}
+
+int kvs_engine_tap(kvs_engine *e, const struct kvs_batch *batch, int layer, const struct kvs_tap *out)
+{
+	int err = check_batch(e, batch), rows = err ? 0 : batch->sequences * batch->tokens;
+	struct model_pass pass = {.slot = BASE_SLOT,
+		.first = batch->first,
+		.sequences = batch->sequences,
+		.tokens = batch->tokens,
+		.below = layer};
+	kvs_tensor residual;
+
+	if (!err && (layer < 1 || layer >= e->config.layers))
+		err = kvs_fail(-EINVAL, "layer %d: 1 to %d have one below", layer, e->config.layers - 1);
+	if (!err)
+		err = make_room(e, batch->first + rows);
+	if (err)
+		return err;
+	e->sequences = 0;
+	model_stamp(e, BASE_SLOT, batch->first, rows);
+	residual = model_rows(e->residual, 0, rows);
+	err = embed(e, batch);
+	if (!err)
+		err = model_run_layers(e, &pass);
+	if (!err && out->before)
+		err = download_as_f32(e, out->before, residual);
+	if (!err)
+		err = model_run_attention(e, layer, &pass, residual);
+	if (!err && out->attended)
+		err = download_as_f32(e, out->attended, model_rows(e->attended, 0, rows));
+	if (!err && out->after)
+		err = download_as_f32(e, out->after, residual);
+	return err;
+}
+
 /* ---- results ---- */
 
 static int check_ran(const kvs_engine *e)

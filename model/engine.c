@@ -251,6 +251,51 @@ int kvs_engine_probabilities(kvs_engine *e, float temperature, float *probs)
 	return err || !isnan(probs[0]) ? err : not_numbers(); /* a NaN among the logits makes the sum NaN, and so all */
 }
 
+/* ---- matrices in place of others ---- */
+
+int kvs_engine_set_matrix(kvs_engine *e, const char *name, int rows, int cols, float *values)
+{
+	size_t count = (size_t)rows * cols;
+
+	for (size_t i = 0; i < count; i++) {
+		char raw[4];
+		model_from_f32(raw, &values[i], e->config.dtype, 1);
+		model_to_f32(&values[i], raw, e->config.dtype, 0, 1);
+	}
+	return model_weights_put(e, name, KVS_F32, rows, cols, values);
+}
+
+static int put_stored(kvs_engine *e, const kvs_checkpoint *ckpt, const struct kvs_patch_matrix *matrix)
+{
+	struct kvs_weight stored;
+	void *data = NULL;
+	int err = kvs_checkpoint_weight(ckpt, matrix->name, &stored);
+
+	if (!err)
+		data = malloc(stored.bytes);
+	if (!err && !data)
+		err = kvs_fail(-ENOMEM, "no memory for %s", matrix->name);
+	if (!err)
+		err = kvs_checkpoint_read(ckpt, matrix->name, 0, data, stored.bytes);
+	if (!err)
+		err = model_weights_put(e, matrix->name, stored.dtype, stored.shape[0], stored.shape[1], data);
+	free(data);
+	return err;
+}
+
+int kvs_engine_set_patch(kvs_engine *e, const kvs_patch *patch, const kvs_checkpoint *ckpt)
+{
+	int err = 0;
+
+	for (size_t i = 0; i < kvs_patch_count(patch) && !err; i++) {
+		struct kvs_patch_matrix matrix;
+		kvs_patch_get(patch, i, &matrix);
+		err = ckpt ? put_stored(e, ckpt, &matrix)
+			   : model_weights_put(e, matrix.name, matrix.dtype, matrix.rows, matrix.cols, matrix.data);
+	}
+	return err;
+}
+
 /* ---- open and close ---- */
 
 static int check_plan(const kvs_engine *e, const kvs_plan *plan)

@@ -91,6 +91,8 @@ void model_note_use(const kvs_engine *e);
  */
 int model_weights_load(kvs_engine *e, const kvs_checkpoint *ckpt,
 	void (*progress)(void *arg, size_t done_bytes, size_t total_bytes), void *progress_arg);
+/* Replaces one matrix, which has the checkpoint's name and shape; work in flight is waited for. -ENOENT, -EINVAL, -EIO. */
+int model_weights_put(kvs_engine *e, const char *name, enum kvs_dtype dtype, int rows, int cols, const void *data);
 /* The same with random matrices instead of a checkpoint's. */
 int model_weights_random(kvs_engine *e);
 
@@ -115,7 +117,10 @@ struct model_pass {
 	const struct kvs_residual *from; /* NULL: from layer 0 on, on e->residual */
 	const struct kvs_residual *keep; /* [keep_count], layers ascending, all above the first that is run */
 	int keep_count;
+	int below; /* only the layers below this one are run; 0: all */
 };
+/* The attention block of one layer, added to `residual`; its output before W_o stays in e->attended. */
+int model_run_attention(kvs_engine *e, int layer, const struct model_pass *pass, kvs_tensor residual);
 int model_run_layers(kvs_engine *e, const struct model_pass *pass);
 /* The logits of rows of the residual, into the first rows of e->logits. */
 int model_run_head(kvs_engine *e, kvs_tensor residual);

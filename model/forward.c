@@ -83,7 +83,7 @@ static int attend(kvs_engine *e, int l, const struct model_pass *pass, int s, bo
 	return err ? err : kvs_attention(e->stream, &attention);
 }
 
-static int run_attention(kvs_engine *e, int l, const struct model_pass *pass, kvs_tensor residual)
+int model_run_attention(kvs_engine *e, int l, const struct model_pass *pass, kvs_tensor residual)
 {
 	const struct model_layer *layer = &e->weights.layers[l];
 	bool own_k = !e->plan || kvs_plan_owner(e->plan, l, KVS_K) == l,
@@ -134,12 +134,12 @@ int model_run_layers(kvs_engine *e, const struct model_pass *pass)
 	int first = pass->from ? pass->from->layer : 0, kept = 0;
 	int err = pass->from ? copy_residual(e, residual, residual.data, pass->from->data) : 0;
 
-	for (int l = first; l < e->config.layers && !err; l++) {
+	for (int l = first; l < (pass->below ? pass->below : e->config.layers) && !err; l++) {
 		if (kept < pass->keep_count && pass->keep[kept].layer == l)
 			err = copy_residual(e, residual, pass->keep[kept++].data, residual.data);
 		model_note(e, (struct kvs_engine_note){.kind = KVS_NOTE_LAYER, .layer = l});
 		if (!err)
-			err = run_attention(e, l, pass, residual);
+			err = model_run_attention(e, l, pass, residual);
 		if (!err)
 			err = run_mlp(e, l, residual);
 	}

@@ -125,6 +125,35 @@ void kvs_text_stream_free(kvs_text_stream *ts);
 int kvs_text_stream_push(kvs_text_stream *ts, int32_t id, const char **text, size_t *bytes);
 int kvs_text_stream_finish(kvs_text_stream *ts, const char **text, size_t *bytes);
 
+/* ---- patches: matrices in place of a checkpoint's (patch.c) ---- */
+
+/*
+ * A safetensors file that holds a few matrices of one checkpoint, refitted for one plan. Its __metadata__ names both:
+ * "kvshare_patch" "1", "model" the checkpoint's fingerprint, "owners" a digest of the plan's two maps. A plan that was
+ * made with a patch holds the digest of the whole file (docs/compensation.md).
+ */
+typedef struct kvs_patch kvs_patch;
+
+struct kvs_patch_matrix {
+	const char *name;
+	int rows, cols;
+	enum kvs_dtype dtype;
+	const void *data; /* [rows][cols], of any alignment */
+};
+
+#define KVS_PATCH_DIGEST 33 /* bytes of a digest: 32 hex digits and NUL */
+
+/* -ENOENT, -EINVAL (damaged or no patch), -ENOMEM, -EIO. */
+int kvs_patch_open(const char *path, kvs_patch **out);
+void kvs_patch_close(kvs_patch *patch);
+size_t kvs_patch_count(const kvs_patch *patch);
+void kvs_patch_get(const kvs_patch *patch, size_t index, struct kvs_patch_matrix *out);
+/* -EINVAL: the bytes of the file do not have this digest, or it is for another plan or model. */
+int kvs_patch_check(const kvs_patch *patch, const char *digest, const kvs_plan *plan, const kvs_checkpoint *ckpt);
+/* Writes a patch; `matrices` are f32 and stored as `dtype`. `digest` becomes the file's. -ENOMEM, -EIO. */
+int kvs_patch_write(const char *path, const kvs_plan *plan, const kvs_checkpoint *ckpt, enum kvs_dtype dtype,
+	const struct kvs_patch_matrix *matrices, size_t count, char digest[KVS_PATCH_DIGEST]);
+
 /* ---- engine ---- */
 
 typedef struct kvs_engine kvs_engine;
@@ -268,6 +297,27 @@ uint64_t kvs_engine_generation(const kvs_engine *engine);
 uint64_t kvs_engine_token_generation(const kvs_engine *engine, int token);
 /* The current plan, valid until another is set; NULL: none. */
 const kvs_plan *kvs_engine_plan(const kvs_engine *engine);
+
+/*
+ * Run a batch up to the attention of `layer` (1 and up): the residual before it, the heads' output that W_o takes, and the
+ * residual after it, each or NULL. Nothing can be read of this batch afterwards. -EINVAL, -ENOMEM, -EIO.
+ */
+struct kvs_tap {
+	float *before;   /* [rows][hidden] */
+	float *attended; /* [rows][heads * head_dim] */
+	float *after;    /* [rows][hidden] */
+};
+int kvs_engine_tap(kvs_engine *engine, const struct kvs_batch *batch, int layer, const struct kvs_tap *out);
+/*
+ * Replace a matrix of the model from now on, named as in the checkpoint. `values` [rows][cols] are first rounded to the
+ * checkpoint's type, and handed back so. -ENOENT (no such matrix), -EINVAL (of another shape), -ENOMEM, -EIO.
+ */
+int kvs_engine_set_matrix(kvs_engine *engine, const char *name, int rows, int cols, float *values);
+/*
+ * Run with the matrices of `patch` from now on, or, with `ckpt`, with the checkpoint's in their place again. The caller
+ * has checked the patch (kvs_patch_check). Errors as above, or those of kvs_checkpoint_read().
+ */
+int kvs_engine_set_patch(kvs_engine *engine, const kvs_patch *patch, const kvs_checkpoint *ckpt);
 
 /* Of the batch that ran last; call them before anything else runs. Rows are numbered through all its sequences. */
 int kvs_engine_batch_hidden(kvs_engine *engine, float *hidden /* [rows][hidden]: the final norm's output */);

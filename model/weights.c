@@ -307,6 +307,64 @@ int model_weights_load(kvs_engine *e, const kvs_checkpoint *ckpt,
 	return err;
 }
 
+/* ---- one matrix in place of another ---- */
+
+/* In pieces, as fill() does, but from memory. */
+static int refill(struct loader *loader, const struct placement *item, enum kvs_dtype dtype, const void *data)
+{
+	size_t count = (size_t)item->rows * item->cols, size = kvs_dtype_bytes(item->tensor->dtype);
+	CUdeviceptr to = item->tensor->data + (size_t)item->first_row * item->cols * size;
+	float *piece = malloc(2 * sizeof(*piece) * FILL_ELEMENTS);
+	int err = piece ? 0 : kvs_fail(-ENOMEM, "no memory for a piece of %s", item->name);
+	CUresult result = CUDA_SUCCESS;
+
+	for (size_t first = 0; first < count && !err && !result; first += FILL_ELEMENTS) {
+		size_t now = count - first < FILL_ELEMENTS ? count - first : FILL_ELEMENTS;
+		model_to_f32(piece, data, dtype, first, now);
+		model_from_f32(piece + FILL_ELEMENTS, piece, item->tensor->dtype, now);
+		result = loader->cu->cuMemcpyHtoD(to + first * size, piece + FILL_ELEMENTS, now * size);
+		if (!result)
+			result = loader->cu->cuStreamSynchronize(NULL);
+	}
+	free(piece);
+	return result ? kvs_cu_fail(loader->cu, result, "copying %s to the device", item->name) : err;
+}
+
+static const struct placement *find_item(const struct loader *loader, const char *name)
+{
+	for (size_t i = 0; i < loader->count; i++)
+		if (!strcmp(loader->items[i].name, name) && !loader->items[i].vector)
+			return &loader->items[i];
+	return NULL;
+}
+
+/* The list of placements is made again, on a scratch copy of the tensors, as it is not kept. */
+int model_weights_put(kvs_engine *e, const char *name, enum kvs_dtype dtype, int rows, int cols, const void *data)
+{
+	struct loader loader = {.engine = e, .cu = e->cu, .config = &e->config, .dtype = e->dtype};
+	struct model_weights scratch = {.layers = calloc(e->config.layers, sizeof(*scratch.layers))};
+	const struct placement *item = NULL;
+	int err = scratch.layers ? kvs_stream_synchronize(e->stream)
+				 : kvs_fail(-ENOMEM, "no memory for %d layers", e->config.layers);
+
+	if (!err)
+		err = place_all(&loader, &scratch);
+	if (!err) {
+		lay_out(&loader, e->weights.memory);
+		item = find_item(&loader, name);
+	}
+	if (!err && !item)
+		err = kvs_fail(-ENOENT, "%s: the model has no matrix of that name", name);
+	else if (!err && (item->rows != rows || item->cols != cols))
+		err = kvs_fail(
+			-EINVAL, "%s is [%d][%d], in the model [%d][%d]", name, rows, cols, item->rows, item->cols);
+	if (!err)
+		err = refill(&loader, item, dtype, data);
+	free(loader.items);
+	free(scratch.layers);
+	return err;
+}
+
 /* ---- stored tensors that are not used ---- */
 
 /* Buffers that older versions of transformers stored beside the weights; config.json is enough to compute them. */

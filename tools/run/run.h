@@ -67,6 +67,7 @@ struct run_session {
 	kvs_checkpoint *ckpt;
 	kvs_tokenizer *tokenizer;
 	kvs_plan *plan;
+	kvs_patch *patch; /* the plan's refitted matrices; NULL: it has none */
 	kvs_engine *engine;
 	double load_s;
 };
@@ -78,6 +79,16 @@ int run_session_open_model(const struct run_model_options *options, struct run_s
 void run_session_close(struct run_session *session);
 /* The progress callback of struct kvs_engine_options: a bar while weights load. `arg` is unused. */
 void run_show_load(void *arg, size_t done_bytes, size_t total_bytes);
+
+/* ---- refitted matrices of a plan (patch.c) ---- */
+
+/* Where a plan's patch is: PLAN.patch.safetensors for PLAN.json. The caller frees *path. -ENOMEM. */
+int run_patch_path(const char *plan_path, char **path);
+/*
+ * The patch of the plan in `plan_path` (NULL: none); *out is NULL if it has none. -ENOENT (the plan names one, and it is
+ * not there), -EINVAL (one is there, and the plan does not name it; it is damaged, or another plan's or model's).
+ */
+int run_patch_load(const char *plan_path, const kvs_plan *plan, const kvs_checkpoint *ckpt, kvs_patch **out);
 
 /* ---- the loss on a text (text/score.c) ---- */
 

@@ -38,6 +38,8 @@ static int open_engine(const struct run_model_options *options, struct run_sessi
 
 	run_profile_engine(session->profile, &engine);
 	err = kvs_engine_open(session->cu, session->ckpt, &engine, &session->engine);
+	if (!err && session->patch)
+		err = kvs_engine_set_patch(session->engine, session->patch, NULL);
 	run_progress_clear();
 	return err;
 }
@@ -73,6 +75,8 @@ int run_session_open_model(const struct run_model_options *options, struct run_s
 		err = kvs_checkpoint_open(options->dir, &session->ckpt);
 	if (!err)
 		warn_of_context(options, kvs_checkpoint_config(session->ckpt));
+	if (!err)
+		err = run_patch_load(options->plan_path, session->plan, session->ckpt, &session->patch);
 	if (!err)
 		err = kvs_tokenizer_open(options->dir, &session->tokenizer);
 	if (!err)
@@ -127,6 +131,7 @@ void run_session_close(struct run_session *session)
 		say_what_is_in(session->profile_path);
 	kvs_cu_close(session->cu);
 	kvs_tokenizer_close(session->tokenizer);
+	kvs_patch_close(session->patch);
 	kvs_checkpoint_close(session->ckpt);
 	kvs_plan_free(session->plan);
 	*session = (struct run_session){0};

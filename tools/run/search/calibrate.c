@@ -31,7 +31,8 @@ enum {
 	OPTION_PROTECT_LAST,
 	OPTION_SWEEP,
 	OPTION_RESUME,
-	OPTION_BATCH
+	OPTION_BATCH,
+	OPTION_COMPENSATE
 };
 
 static const struct argp_option options[] = {
@@ -49,6 +50,11 @@ static const struct argp_option options[] = {
 		0},
 	{"split-kv", OPTION_SPLIT_KV, NULL, 0, "K and V may have different owners; 2 N tensors share", 0},
 	{"protect-last", OPTION_PROTECT_LAST, "P", 0, "the last P layers never share (default 0)", 0},
+	{"compensate", OPTION_COMPENSATE, NULL, 0,
+		"refit the output projections of layers that share, and keep them beside the plan if the held-back "
+		"text "
+		"says that they help",
+		0},
 	{"resume", OPTION_RESUME, NULL, 0, "continue from the trials in the plan of a stopped search", 0},
 	{NULL, 0, NULL, 0, "Details of the search:", 3},
 	{"batch", OPTION_BATCH, "N", 0, "samples to run through the model together (default: 1024 tokens' worth)", 3},
@@ -89,6 +95,8 @@ static void check(struct argp_state *state, struct run_calibrate *env)
 		argp_error(state, "-o - is standard output: --sweep writes a directory, --resume reads a plan's file");
 	if (run_is_stdout(env->output) && env->model.json)
 		argp_error(state, "-o - and --json both write to standard output: name a file with -o");
+	if (env->compensate && (env->search.sweep || run_is_stdout(env->output)))
+		argp_error(state, "--compensate writes matrices beside one plan's file: not with --sweep or -o -");
 	if (env->share && env->rate > 0)
 		argp_error(state, "--share and --rate both say how many: give one of them");
 	if (env->order_set && env->search.method != KVS_METHOD_KVSHARER)
@@ -159,6 +167,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	case OPTION_BATCH:
 		env->batch = run_parse_number(state, "--batch", text, 1, 1 << 12);
 		return 0;
+	case OPTION_COMPENSATE:
+		env->compensate = true;
+		return 0;
 	case OPTION_RESUME:
 		env->resume = true;
 		return 0;
@@ -180,6 +191,7 @@ static const char doc[] =
 	"stops the search and writes the plan so far.\n\n"
 	"Examples:\n"
 	"  kvshare-run calibrate -m DIR --text book.txt --rate 0.25 -o plan.json\n"
+	"  kvshare-run calibrate -m DIR --text book.txt --rate 0.25 --compensate -o plan.json\n"
 	"  kvshare-run calibrate -m DIR --text book.txt --sweep -o plans/\n"
 	"  kvshare-run calibrate -m DIR --text book.txt --method kvsharer -o plan.json\n"
 	"  kvshare-run generate -m DIR -p 'Once upon a time' --plan plan.json\n";
@@ -310,6 +322,7 @@ static int run_in_session(struct run_calibrate *env, struct run_session *session
 	double start = run_now_s();
 	int err;
 
+	env->ckpt = session->ckpt;
 	env->plan_model = (struct kvs_plan_model){config->model_type, config->layers, config->kv_heads,
 		config->head_dim, kvs_checkpoint_fingerprint(session->ckpt)};
 	err = set_share(env, config);
@@ -325,8 +338,11 @@ static int run_in_session(struct run_calibrate *env, struct run_session *session
 		err = search(env, session, &result);
 	if (err)
 		return err;
-	err = run_calibrate_report(env, session, &result, run_now_s() - start);
+	err = run_compensate(env, session, &result);
+	if (!err)
+		err = run_calibrate_report(env, session, &result, run_now_s() - start);
 	kvs_search_result_clear(&result);
+	kvs_compensation_clear(&env->compensation);
 	return err;
 }
 
@@ -335,6 +351,8 @@ static int calibrate(struct run_calibrate *env)
 	struct run_session session;
 	int err = check_output(env);
 
+	if (!err)
+		err = run_compensate_check(env);
 	if (!err)
 		err = run_session_open_model(&env->model, &session);
 	if (err)

@@ -19,7 +19,10 @@ static int save_point(const struct run_calibrate *env, const struct kvs_search_r
 
 	if (err)
 		return err;
-	err = kvs_plan_text(plan, &text);
+	if (point == &result->best)
+		err = run_compensate_save(env, plan);
+	if (!err)
+		err = kvs_plan_text(plan, &text);
 	kvs_plan_free(plan);
 	if (err)
 		return err;
@@ -116,23 +119,25 @@ static int print_result(const struct run_calibrate *env, const struct run_sessio
 	static const char *const ends[] = {"complete", "exhausted", "stopped"};
 	const struct kvs_search_point *best = &result->best;
 	bool same = !memcmp(best->k_owners, best->v_owners, sizeof(*best->k_owners) * result->layers);
-	json_t *trials;
+	json_t *trials, *object;
 	int err = trials_json(env, result, &trials);
 
 	if (err)
 		return err;
-	return run_print_json(
-		json_pack("{s:o,s:o,s:o,s:o,s:o,s:f,s:s,s:s,s:i,s:i,s:o,s:o,s:i,s:b,s:i,s:I,s:o,s:f,s:f,s:o,s:o}",
-			"owners", same ? ints_json(best->k_owners, result->layers) : json_null(), "k_owners",
-			ints_json(best->k_owners, result->layers), "v_owners",
-			ints_json(best->v_owners, result->layers), "cosine", run_json_number(result->cosine), "trials",
-			trials, "seconds", seconds, "end", ends[result->end], "walk", kvs_walk_name(best->walk),
-			"wanted_tensors", 2 * env->search.share, "shared_tensors", best->tensors, "nll",
-			run_json_number(best->nll), "full_nll", run_json_number(result->full_nll), "nll_tokens",
-			env->text.windows * env->text.window_tokens, "held_back", env->text.held_back, "skipped_lines",
-			env->text.skipped_lines, "replayed", (json_int_t)result->replayed, "walks", walks_json(result),
-			"search_s", result->search_s, "measure_s", result->measure_s, "device",
-			run_json_device(session->cu), "model", run_json_model(kvs_engine_config(session->engine))));
+	object = json_pack("{s:o,s:o,s:o,s:o,s:o,s:f,s:s,s:s,s:i,s:i,s:o,s:o,s:i,s:b,s:i,s:I,s:o,s:f,s:f,s:o,s:o}",
+		"owners", same ? ints_json(best->k_owners, result->layers) : json_null(), "k_owners",
+		ints_json(best->k_owners, result->layers), "v_owners", ints_json(best->v_owners, result->layers),
+		"cosine", run_json_number(result->cosine), "trials", trials, "seconds", seconds, "end",
+		ends[result->end], "walk", kvs_walk_name(best->walk), "wanted_tensors", 2 * env->search.share,
+		"shared_tensors", best->tensors, "nll", run_json_number(best->nll), "full_nll",
+		run_json_number(result->full_nll), "nll_tokens", env->text.windows * env->text.window_tokens,
+		"held_back", env->text.held_back, "skipped_lines", env->text.skipped_lines, "replayed",
+		(json_int_t)result->replayed, "walks", walks_json(result), "search_s", result->search_s, "measure_s",
+		result->measure_s, "device", run_json_device(session->cu), "model",
+		run_json_model(kvs_engine_config(session->engine)));
+	if (env->compensated)
+		json_object_set_new(object, "compensation", run_compensate_json(env));
+	return run_print_json(object);
 }
 
 /* ---- words ---- */
@@ -185,6 +190,7 @@ static void print_summary(const struct run_calibrate *env, const struct kvs_sear
 	fprintf(out, "%s: %g of %d layers share, %.1f %% less KV memory\n", env->output, result->best.tensors / 2.0,
 		result->layers, 100 * result->best.tensors / (2.0 * result->layers));
 	print_loss(out, env, result);
+	run_compensate_print(env, result->full_nll, out);
 	if (env->search.method == KVS_METHOD_AUTO && result->end != KVS_SEARCH_STOPPED)
 		print_choice(out, result);
 	if (env->search.sweep)
@@ -222,6 +228,8 @@ int run_calibrate_report(struct run_calibrate *env, const struct run_session *se
 	int err =
 		env->search.sweep ? save_sweep(env, result) : save_point(env, result, &result->best, true, env->output);
 
+	if (!err)
+		err = run_compensate_remove(env);
 	if (err)
 		return err;
 	if (env->model.json)
@@ -229,7 +237,7 @@ int run_calibrate_report(struct run_calibrate *env, const struct run_session *se
 	else
 		print_summary(env, result, seconds);
 	print_end(env, result);
-	env->end = result->end;
+	env->end = env->compensate_stopped ? KVS_SEARCH_STOPPED : result->end;
 	if (env->search.sweep && env->end == KVS_SEARCH_EXHAUSTED && !env->share && env->rate <= 0)
 		env->end = KVS_SEARCH_COMPLETE; /* a sweep without a limit is asked to go as far as it can */
 	return err;

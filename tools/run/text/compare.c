@@ -132,7 +132,11 @@ static int read_ids(struct comparison *c, size_t least)
 
 static int take_side(struct comparison *c, enum side side)
 {
-	return kvs_engine_set_plan(c->session.engine, side == SHARED ? c->session.plan : NULL);
+	int err = kvs_engine_set_plan(c->session.engine, side == SHARED ? c->session.plan : NULL);
+
+	if (err || !c->session.patch)
+		return err;
+	return kvs_engine_set_patch(c->session.engine, c->session.patch, side == SHARED ? NULL : c->session.ckpt);
 }
 
 /* The tokens are given, so that both sides run the same; the likeliest is asked for all the same, as a user would. */
@@ -154,7 +158,7 @@ static int measure_speed(struct comparison *c, enum side side, int round)
 {
 	struct measured *m = &c->sides[side];
 	int err = take_side(c, side);
-	double start = run_now_s(), middle;
+	double start = run_now_s(), middle; /* the side's matrices are in place by now */
 
 	if (!err)
 		err = kvs_engine_append(c->session.engine, 0, c->ids, c->prompt);

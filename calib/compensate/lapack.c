@@ -1,0 +1,123 @@
+/*
+ * calib/compensate/lapack.c: the linear algebra of a fit, by OpenBLAS in float64.
+ *
+ * One thread: the last bits of a product depend on the number of threads, and a fit must be the same everywhere. The
+ * number is a setting of the whole process, but the engine sets its own before each of its products (gemm_openblas.c), and
+ * has nothing in flight while a fit computes.
+ */
+#include "lapack.h"
+
+#include "../../attn/attn.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CBLAS_ROW_MAJOR = 101, CBLAS_NO_TRANS = 111, CBLAS_TRANS = 112 };
+typedef void dgemm_fn(int order, int trans_a, int trans_b, int m, int n, int k, double alpha, const double *a, int lda,
+	const double *b, int ldb, double beta, double *c, int ldc);
+typedef void dposv_fn(const char *uplo, const int *n, const int *count, double *a, const int *lda, double *b,
+	const int *ldb, int *info);
+typedef void set_threads_fn(int threads);
+
+struct calib_lapack {
+	void *handle;
+	dgemm_fn *dgemm;
+	dposv_fn *dposv;
+	set_threads_fn *set_threads;
+};
+
+#ifdef KVS_OPENBLAS_LINKED /* into the program, as for a static build */
+extern dgemm_fn cblas_dgemm;
+extern dposv_fn dposv_;
+extern set_threads_fn openblas_set_num_threads;
+
+static int find_functions(struct calib_lapack *lapack)
+{
+	lapack->dgemm = cblas_dgemm;
+	lapack->dposv = dposv_;
+	lapack->set_threads = openblas_set_num_threads;
+	return 0;
+}
+#else
+static int find_functions(struct calib_lapack *lapack)
+{
+	lapack->handle = dlopen("libopenblas.so.0", RTLD_NOW | RTLD_LOCAL);
+	if (!lapack->handle)
+		return kvs_fail(-ENODEV, "compensation needs OpenBLAS (Debian: libopenblas0): %s", dlerror());
+	lapack->dgemm = (dgemm_fn *)dlsym(lapack->handle, "cblas_dgemm");
+	lapack->dposv = (dposv_fn *)dlsym(lapack->handle, "dposv_");
+	lapack->set_threads = (set_threads_fn *)dlsym(lapack->handle, "openblas_set_num_threads");
+	if (!lapack->dgemm || !lapack->dposv || !lapack->set_threads)
+		return kvs_fail(-ENODEV,
+			"libopenblas.so.0 lacks cblas_dgemm, dposv_ or openblas_set_num_threads: it was "
+			"built without LAPACK, or another library has taken its name");
+	return 0;
+}
+#endif
+
+int calib_lapack_open(struct calib_lapack **out)
+{
+	struct calib_lapack *lapack = calloc(1, sizeof(*lapack));
+	int err = lapack ? kvs_openblas_check_room(1) : kvs_fail(-ENOMEM, "no memory for LAPACK");
+
+	if (!err)
+		err = find_functions(lapack);
+	if (err) {
+		calib_lapack_close(lapack);
+		return err;
+	}
+	*out = lapack;
+	return 0;
+}
+
+void calib_lapack_close(struct calib_lapack *lapack)
+{
+	if (!lapack)
+		return;
+	if (lapack->handle)
+		dlclose(lapack->handle);
+	free(lapack);
+}
+
+void calib_lapack_add_products(
+	struct calib_lapack *lapack, const double *a, int a_cols, const double *b, int b_cols, int rows, double *sum)
+{
+	lapack->set_threads(1);
+	lapack->dgemm(CBLAS_ROW_MAJOR, CBLAS_TRANS, CBLAS_NO_TRANS, a_cols, b_cols, rows, 1, a, a_cols, b, b_cols, 1,
+		sum, b_cols);
+}
+
+/* [rows][cols] to [cols][rows]: LAPACK has its matrices by columns. */
+static void transpose(const double *from, int rows, int cols, double *to)
+{
+	for (int r = 0; r < rows; r++)
+		for (int c = 0; c < cols; c++)
+			to[(size_t)c * rows + r] = from[(size_t)r * cols + c];
+}
+
+int calib_lapack_solve_ridge(struct calib_lapack *lapack, double *a, int n, double *b, int count, double ridge)
+{
+	double *columns = malloc(sizeof(*columns) * n * count), mean = 0;
+	int info = 0;
+
+	if (!columns)
+		return kvs_fail(-ENOMEM, "no memory to solve for a matrix of [%d][%d]", count, n);
+	for (int i = 0; i < n; i++)
+		mean += a[(size_t)i * n + i] / n;
+	for (int i = 0; i < n; i++)
+		a[(size_t)i * n + i] += ridge * mean;
+	transpose(b, n, count, columns);
+	lapack->set_threads(1);
+	lapack->dposv("L", &n, &count, a, &n, columns, &n, &info);
+	transpose(columns, count, n, b);
+	free(columns);
+	for (size_t i = 0; i < (size_t)n * count && !info; i++)
+		info = !isfinite(b[i]);
+	return info ? kvs_fail(-EIO,
+			      "the sums of a fit are singular or not numbers: the text may repeat itself, or the "
+			      "model's weights be damaged")
+		    : 0;
+}

@@ -1,0 +1,270 @@
+/*
+ * model/patch.c: a few matrices of a checkpoint, refitted for a sharing plan, in a safetensors file of their own.
+ *
+ * The file is useless, and harmful, with any other plan or model. So it names both, and the plan holds the digest of all
+ * its bytes: a file that was cut, changed or replaced is noticed before a matrix is used. The digest guards against
+ * mistakes, not against forgery: it is FNV-1a, as the checkpoint's fingerprint is.
+ */
+#include "checkpoint/checkpoint.h"
+#include "engine.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LENGTH_BYTES 8
+#define METADATA "__metadata__"
+
+struct kvs_patch {
+	char *path, *bytes;
+	size_t count;
+	struct kvs_patch_matrix *matrices; /* [count]; names belong to `st`, data to `bytes` */
+	struct kvs_safetensors *st;
+	json_t *header;
+	char digest[KVS_PATCH_DIGEST];
+};
+
+/* ---- digests ---- */
+
+static void digest_of(const void *bytes, size_t count, char digest[KVS_PATCH_DIGEST])
+{
+	const unsigned char *from = bytes;
+	unsigned __int128 hash = (unsigned __int128)0x6c62272e07bb0142 << 64 | 0x62b821756295c58d;
+	const unsigned __int128 prime = (unsigned __int128)1 << 88 | 0x13b;
+
+	for (size_t i = 0; i < count; i++)
+		hash = (hash ^ from[i]) * prime;
+	snprintf(
+		digest, KVS_PATCH_DIGEST, "%016llx%016llx", (unsigned long long)(hash >> 64), (unsigned long long)hash);
+}
+
+/* Of the plan's two maps: that is all of it that matrices depend on. */
+static int digest_of_owners(const kvs_plan *plan, char digest[KVS_PATCH_DIGEST])
+{
+	int layers = kvs_plan_layers(plan);
+	int32_t *owners = malloc(2 * sizeof(*owners) * layers);
+
+	if (!owners)
+		return kvs_fail(-ENOMEM, "no memory for a digest of %d layers", layers);
+	for (int l = 0; l < layers; l++) {
+		owners[l] = kvs_plan_owner(plan, l, KVS_K);
+		owners[layers + l] = kvs_plan_owner(plan, l, KVS_V);
+	}
+	digest_of(owners, 2 * sizeof(*owners) * layers, digest);
+	free(owners);
+	return 0;
+}
+
+/* ---- reading ---- */
+
+static const char *metadata(const kvs_patch *patch, const char *key)
+{
+	const char *value = json_string_value(json_object_get(json_object_get(patch->header, METADATA), key));
+
+	return value ? value : "";
+}
+
+static int read_matrices(kvs_patch *patch)
+{
+	int err = 0;
+
+	patch->count = kvs_safetensors_count(patch->st);
+	patch->matrices = calloc(patch->count + 1, sizeof(*patch->matrices));
+	if (!patch->matrices)
+		return kvs_fail(-ENOMEM, "%s: no memory for %zu matrices", patch->path, patch->count);
+	for (size_t i = 0; i < patch->count && !err; i++) {
+		struct kvs_patch_matrix *matrix = &patch->matrices[i];
+		struct kvs_weight stored;
+		err = kvs_safetensors_get(patch->st, i, &matrix->name, &stored);
+		if (!err && (stored.rank != 2 || stored.shape[0] > INT32_MAX || stored.shape[1] > INT32_MAX))
+			err = kvs_fail(-EINVAL, "%s: %.200s is not a matrix", patch->path, matrix->name);
+		if (err)
+			break;
+		matrix->rows = (int)stored.shape[0];
+		matrix->cols = (int)stored.shape[1];
+		matrix->dtype = stored.dtype;
+		matrix->data = patch->bytes + stored.offset;
+	}
+	return err;
+}
+
+/* The header was checked by the safetensors parser already; it is read again for its metadata. */
+static int read_metadata(kvs_patch *patch)
+{
+	uint64_t length = 0;
+	int err;
+
+	for (int i = 0; i < LENGTH_BYTES; i++)
+		length |= (uint64_t)(unsigned char)patch->bytes[i] << (8 * i);
+	err = model_json_parse(patch->bytes + LENGTH_BYTES, length, patch->path, &patch->header);
+	if (!err && strcmp(metadata(patch, "kvshare_patch"), "1"))
+		err = kvs_fail(-EINVAL, "%s: is no patch of version 1 (" METADATA ": kvshare_patch)", patch->path);
+	return err;
+}
+
+static int read_bytes(kvs_patch *patch)
+{
+	char *slash = strrchr(patch->path, '/');
+	char *dir = slash ? strndup(patch->path, slash - patch->path + 1) : strdup(".");
+	struct model_file file;
+	int err = dir ? model_file_open(dir, slash ? slash + 1 : patch->path, &file)
+		      : kvs_fail(-ENOMEM, "%s: no memory to open it", patch->path);
+
+	free(dir);
+	if (err)
+		return err;
+	patch->bytes = malloc(file.bytes + 1);
+	err = patch->bytes ? model_file_read(&file, 0, patch->bytes, file.bytes)
+			   : kvs_fail(-ENOMEM, "%s: no memory for it", patch->path);
+	if (!err) {
+		digest_of(patch->bytes, file.bytes, patch->digest);
+		err = kvs_safetensors_parse(patch->bytes, file.bytes, patch->path, &patch->st);
+	}
+	model_file_close(&file);
+	return err;
+}
+
+int kvs_patch_open(const char *path, kvs_patch **out)
+{
+	kvs_patch *patch = calloc(1, sizeof(*patch));
+	int err = 0;
+
+	*out = NULL;
+	if (patch)
+		patch->path = strdup(path);
+	if (!patch || !patch->path)
+		err = kvs_fail(-ENOMEM, "%s: no memory to open it", path);
+	if (!err)
+		err = read_bytes(patch);
+	if (!err)
+		err = read_metadata(patch);
+	if (!err)
+		err = read_matrices(patch);
+	if (err) {
+		kvs_patch_close(patch);
+		return err;
+	}
+	*out = patch;
+	return 0;
+}
+
+void kvs_patch_close(kvs_patch *patch)
+{
+	if (!patch)
+		return;
+	kvs_safetensors_free(patch->st);
+	json_decref(patch->header);
+	free(patch->matrices);
+	free(patch->bytes);
+	free(patch->path);
+	free(patch);
+}
+
+size_t kvs_patch_count(const kvs_patch *patch)
+{
+	return patch->count;
+}
+
+void kvs_patch_get(const kvs_patch *patch, size_t index, struct kvs_patch_matrix *out)
+{
+	*out = patch->matrices[index];
+}
+
+int kvs_patch_check(const kvs_patch *patch, const char *digest, const kvs_plan *plan, const kvs_checkpoint *ckpt)
+{
+	char owners[KVS_PATCH_DIGEST];
+	int err = digest_of_owners(plan, owners);
+
+	if (err)
+		return err;
+	if (strcmp(metadata(patch, "model"), kvs_checkpoint_fingerprint(ckpt)))
+		return kvs_fail(-EINVAL, "%s: its matrices are of another model (fingerprint %.32s, this one has %s)",
+			patch->path, metadata(patch, "model"), kvs_checkpoint_fingerprint(ckpt));
+	if (strcmp(metadata(patch, "owners"), owners))
+		return kvs_fail(-EINVAL, "%s: its matrices were fitted for another plan", patch->path);
+	if (strcmp(patch->digest, digest))
+		return kvs_fail(-EINVAL,
+			"%s: is not the file that the plan was made with: digest %s, the plan has %.32s", patch->path,
+			patch->digest, digest);
+	return 0;
+}
+
+/* ---- writing ---- */
+
+static size_t matrix_bytes(const struct kvs_patch_matrix *matrix, enum kvs_dtype dtype)
+{
+	return (size_t)matrix->rows * matrix->cols * kvs_dtype_bytes(dtype);
+}
+
+static json_t *header_json(const char *owners, const char *model, enum kvs_dtype dtype,
+	const struct kvs_patch_matrix *matrices, size_t count)
+{
+	json_t *header = json_pack("{s:{s:s,s:s,s:s,s:s}}", METADATA, "format", "pt", "kvshare_patch", "1", "model",
+		model, "owners", owners);
+	size_t at = 0;
+
+	for (size_t i = 0; i < count; i++) {
+		size_t end = at + matrix_bytes(&matrices[i], dtype);
+		json_object_set_new(header, matrices[i].name,
+			json_pack("{s:s,s:[i,i],s:[I,I]}", "dtype",
+				dtype == KVS_F32   ? "F32"
+				: dtype == KVS_F16 ? "F16"
+						   : "BF16",
+				"shape", matrices[i].rows, matrices[i].cols, "data_offsets", (json_int_t)at,
+				(json_int_t)end));
+		at = end;
+	}
+	if (header && json_object_size(header) == count + 1)
+		return header;
+	json_decref(header);
+	return NULL;
+}
+
+/* The whole file; the header is filled up with spaces to a multiple of 8, so that matrices are aligned. */
+static char *file_bytes(
+	const char *json, enum kvs_dtype dtype, const struct kvs_patch_matrix *matrices, size_t count, size_t *bytes)
+{
+	size_t length = (strlen(json) + 7) / 8 * 8, at = LENGTH_BYTES + length, total = at;
+	char *out;
+
+	for (size_t i = 0; i < count; i++)
+		total += matrix_bytes(&matrices[i], dtype);
+	out = malloc(total);
+	if (!out)
+		return NULL;
+	memset(out, ' ', at);
+	for (int i = 0; i < LENGTH_BYTES; i++)
+		out[i] = (char)(length >> (8 * i));
+	memcpy(out + LENGTH_BYTES, json, strlen(json));
+	for (size_t i = 0; i < count; at += matrix_bytes(&matrices[i++], dtype))
+		model_from_f32(out + at, matrices[i].data, dtype, (size_t)matrices[i].rows * matrices[i].cols);
+	*bytes = total;
+	return out;
+}
+
+int kvs_patch_write(const char *path, const kvs_plan *plan, const kvs_checkpoint *ckpt, enum kvs_dtype dtype,
+	const struct kvs_patch_matrix *matrices, size_t count, char digest[KVS_PATCH_DIGEST])
+{
+	char owners[KVS_PATCH_DIGEST], *json = NULL, *out = NULL;
+	size_t bytes = 0;
+	json_t *header = NULL;
+	int err = digest_of_owners(plan, owners);
+
+	if (!err)
+		header = header_json(owners, kvs_checkpoint_fingerprint(ckpt), dtype, matrices, count);
+	if (header)
+		json = json_dumps(header, JSON_COMPACT);
+	if (json)
+		out = file_bytes(json, dtype, matrices, count, &bytes);
+	if (!err && !out)
+		err = kvs_fail(-ENOMEM, "%s: no memory to write it", path);
+	if (!err)
+		err = kvs_file_write(path, out, bytes);
+	if (!err)
+		digest_of(out, bytes, digest);
+	free(out);
+	free(json);
+	json_decref(header);
+	return err;
+}

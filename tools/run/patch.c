@@ -1,0 +1,87 @@
+/*
+ * tools/run/patch.c: the refitted matrices that belong to a plan's file.
+ *
+ * `calibrate --compensate` writes them beside the plan, PLAN.json and PLAN.patch.safetensors, and their digest into the
+ * plan. A command that takes the plan takes them too. It never runs with one of the two alone: their losses have
+ * nothing to do with each other's.
+ */
+#include "run.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define ENDING ".json"
+
+int run_patch_path(const char *plan_path, char **path)
+{
+	size_t length = strlen(plan_path), ending = strlen(ENDING);
+
+	if (length > ending && !strcmp(plan_path + length - ending, ENDING))
+		length -= ending;
+	return asprintf(path, "%.*s.patch.safetensors", (int)length, plan_path) < 0
+		       ? kvs_fail(-ENOMEM, "no memory for a path")
+		       : 0;
+}
+
+/* The digest that the plan names, or "". */
+static int digest_in(const kvs_plan *plan, char digest[KVS_PATCH_DIGEST])
+{
+	char *text;
+	json_t *calibration;
+	const char *found;
+	int err = kvs_plan_calibration(plan, &text);
+
+	*digest = 0;
+	if (err)
+		return err == -ENOENT ? 0 : err;
+	calibration = json_loads(text, 0, NULL);
+	found = json_string_value(json_object_get(json_object_get(calibration, "compensation"), "patch"));
+	if (found)
+		snprintf(digest, KVS_PATCH_DIGEST, "%s", found);
+	json_decref(calibration);
+	free(text);
+	return 0;
+}
+
+static int load(const char *path, const char *digest, const kvs_plan *plan, const kvs_checkpoint *ckpt, kvs_patch **out)
+{
+	int err;
+
+	if (!*digest && access(path, F_OK))
+		return 0;
+	if (!*digest)
+		return kvs_fail(-EINVAL,
+			"%s: lies beside a plan that does not name it: it is another plan's; remove it, or calibrate "
+			"again with --compensate",
+			path);
+	if (access(path, F_OK))
+		return kvs_fail(-ENOENT,
+			"%s: no such file: the plan goes with refitted matrices, and they belong beside it", path);
+	err = kvs_patch_open(path, out);
+	if (!err)
+		err = kvs_patch_check(*out, digest, plan, ckpt);
+	return err;
+}
+
+int run_patch_load(const char *plan_path, const kvs_plan *plan, const kvs_checkpoint *ckpt, kvs_patch **out)
+{
+	char digest[KVS_PATCH_DIGEST], *path = NULL;
+	int err;
+
+	*out = NULL;
+	if (!plan_path)
+		return 0;
+	err = digest_in(plan, digest);
+	if (!err)
+		err = run_patch_path(plan_path, &path);
+	if (!err)
+		err = load(path, digest, plan, ckpt, out);
+	free(path);
+	if (err) {
+		kvs_patch_close(*out);
+		*out = NULL;
+	}
+	return err;
+}
