@@ -37,8 +37,8 @@ static FILE *start(const char *build, int shared, const char *layout, const char
 		snprintf(before, sizeof(before), "%s/kvshare-run exec --device host %s -- ", build, layout);
 	else
 		snprintf(before, sizeof(before), "LD_LIBRARY_PATH=%s/softcuda ", build);
-	snprintf(command, sizeof(command), "%s%s/tests/clients/%s %s/tests/clients/decoder_kernels.so 2>/dev/null", before,
-		build, program, build);
+	snprintf(command, sizeof(command), "%s%s/tests/clients/%s %s/tests/clients/decoder_kernels.so 2>/dev/null",
+		before, build, program, build);
 	return popen(command, "r");
 }
 
@@ -59,8 +59,8 @@ static int rates(const char *build, int shared, int round)
 static int decoder(const char *build, int shared, int round)
 {
 	double begun = now_ns();
-	FILE *output = start(build, shared, "--owners 0,1,0,1 --layout slab:layers=4,k=4MiB,v=4MiB",
-		"decoder tokens=64");
+	FILE *output =
+		start(build, shared, "--owners 0,1,0,1 --layout slab:layers=4,k=4MiB,v=4MiB", "decoder tokens=64");
 	char line[4096];
 
 	while (output && fgets(line, sizeof(line), output))

@@ -46,8 +46,7 @@ static void launch_plain(void)
 	int width = 1;
 	CUdeviceptr out = x + 1024;
 
-	check(cuLaunchKernel(
-		      project, 1, 1, 1, 1, 1, 1, 0, NULL, (void *[]){&x, &out, &seed, &width}, NULL),
+	check(cuLaunchKernel(project, 1, 1, 1, 1, 1, 1, 0, NULL, (void *[]){&x, &out, &seed, &width}, NULL),
 		"cuLaunchKernel");
 }
 
