@@ -191,7 +191,7 @@ static const char doc[] =
 	"stops the search and writes the plan so far.\n\n"
 	"Examples:\n"
 	"  kvshare-run calibrate -m DIR --text book.txt --rate 0.25 -o plan.json\n"
-	"  kvshare-run calibrate -m DIR --text book.txt --rate 0.25 --compensate -o plan.json\n"
+	"  kvshare-run calibrate -m DIR --text book.txt --compensate -o plan.json\n"
 	"  kvshare-run calibrate -m DIR --text book.txt --sweep -o plans/\n"
 	"  kvshare-run calibrate -m DIR --text book.txt --method kvsharer -o plan.json\n"
 	"  kvshare-run generate -m DIR -p 'Once upon a time' --plan plan.json\n";
