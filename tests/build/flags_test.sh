@@ -11,11 +11,11 @@ trap 'rm -rf "$work"' EXIT
 calls=$work/calls
 failed=0
 
-# A compiler that records its name and arguments and creates an empty file; to be asked for its version is no call.
+# A compiler that records its name and arguments and creates an empty file; to be asked for its version or machine is no call.
 compiler() { # NAME
 	cat >"$work/$1" <<-EOF
 		#!/bin/sh
-		[ "\$*" != --version ] || exit 0
+		case "\$*" in --version | *-dumpmachine) exit 0 ;; esac
 		echo "$1 \$*" >>$calls
 		while [ \$# -gt 0 ]; do [ "\$1" != -o ] || : >"\$2"; shift; done
 	EOF

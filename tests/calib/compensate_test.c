@@ -21,9 +21,11 @@
 #define OTHER "tests/golden/models/llama2"
 /*
  * Of layers above other refits: those are rounded to bf16, and where the two computations round a value differently, the
- * next fit sees other numbers. NumPy with a float64 forward pass is as far from itself.
+ * next fit sees other numbers: by 2e-3, and the loss by 1.2e-4, among OpenBLAS's kernels for different processors
+ * (OPENBLAS_CORETYPE). NumPy with a float64 forward pass is as far from itself.
  */
-#define ABOVE_REFITS 4e-3
+#define ABOVE_REFITS 1e-2
+#define LOSS_ABOVE_REFITS 1e-3
 #define MOST_BYTES (4 << 20)
 
 static kvs_cu *cu;
@@ -91,9 +93,9 @@ static void matrices_and_losses_are_numpys(void **state)
 	(void)state;
 	assert_int_equal(fit.count, json_array_size(matrices));
 	for (size_t i = 0; i < fit.count; i++)
-		check_matrix(json_array_get(matrices, i), &fit.refits[i], i ? ABOVE_REFITS : 1e-3);
-	assert_true(fabs(fit.plain_nll - number(nll, "plain")) < 1e-4);
-	assert_true(fabs(fit.nll - number(nll, "compensated")) < 1e-4);
+		check_matrix(json_array_get(matrices, i), &fit.refits[i], i ? ABOVE_REFITS : 1e-5);
+	assert_true(fabs(fit.plain_nll - number(nll, "plain")) < 1e-5);
+	assert_true(fabs(fit.nll - number(nll, "compensated")) < LOSS_ABOVE_REFITS);
 	assert_true(fit.applied && fit.nll < fit.plain_nll - 0.05); /* a quarter of the damage */
 }
 

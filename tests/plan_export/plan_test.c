@@ -435,6 +435,27 @@ static void escape_sequences_of_a_plan_are_made_visible(void **state)
 	process_free(&process);
 }
 
+/* A plan whose refitted matrices (calibrate --compensate) the output does not take along. */
+static void what_is_left_out_is_said(void **state)
+{
+	struct process process;
+	char command[512];
+
+	(void)state;
+	snprintf(command, sizeof(command),
+		"kvshare-run plan convert --owners 0,1,1 --to json | sed '1s/{/{ \"calibration\": {\"compensation\": "
+		"{\"patch\": \"00\"}},/' >%s/refitted.json; kvshare-run plan convert %s/refitted.json --to lckv",
+		dir, dir);
+	process = run_shell(command, SECONDS);
+	assert_string_equal(process.out, "0_1_1\n");
+	assert_says(process.err, "warning: ");
+	assert_says(process.err, "refitted.json goes with refitted matrices");
+	process_free(&process);
+	process = run_plan("convert --owners 0,1,1 --to lckv");
+	assert_string_equal(process.err, "");
+	process_free(&process);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -456,6 +477,7 @@ int main(void)
 		cmocka_unit_test(wrong_usage_says_what_is_wanted),
 		cmocka_unit_test(bad_plans_are_refused_with_the_place),
 		cmocka_unit_test(escape_sequences_of_a_plan_are_made_visible),
+		cmocka_unit_test(what_is_left_out_is_said),
 	};
 
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);

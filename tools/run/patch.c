@@ -8,6 +8,7 @@
 #include "run.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -43,6 +44,18 @@ static int digest_in(const kvs_plan *plan, char digest[KVS_PATCH_DIGEST])
 	json_decref(calibration);
 	free(text);
 	return 0;
+}
+
+void run_patch_warn_left_out(const char *plan_path, const kvs_plan *plan)
+{
+	char digest[KVS_PATCH_DIGEST];
+
+	if (plan_path && !digest_in(plan, digest) && *digest)
+		fprintf(stderr,
+			"kvshare-run: warning: %s goes with refitted matrices, which are left out here: the plan alone "
+			"loses "
+			"more\n",
+			plan_path);
 }
 
 static int load(const char *path, const char *digest, const kvs_plan *plan, const kvs_checkpoint *ckpt, kvs_patch **out)

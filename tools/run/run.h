@@ -89,6 +89,8 @@ int run_patch_path(const char *plan_path, char **path);
  * not there), -EINVAL (one is there, and the plan does not name it; it is damaged, or another plan's or model's).
  */
 int run_patch_load(const char *plan_path, const kvs_plan *plan, const kvs_checkpoint *ckpt, kvs_patch **out);
+/* For commands that pass on the plan without its patch. `plan_path` NULL: nothing. */
+void run_patch_warn_left_out(const char *plan_path, const kvs_plan *plan);
 
 /* ---- the loss on a text (text/score.c) ---- */
 

@@ -199,6 +199,7 @@ static int put_plan(const struct exec_options *env)
 	err = env->owners ? kvs_plan_parse(env->owners, &plan) : kvs_plan_load(env->plan_path, &plan);
 	if (err)
 		return err;
+	run_patch_warn_left_out(env->owners ? NULL : env->plan_path, plan);
 	err = put_sharing(env, plan);
 	kvs_plan_free(plan);
 	return err;

@@ -204,6 +204,7 @@ static int convert(const struct env *env, const kvs_plan *plan)
 
 	if (err)
 		return err;
+	run_patch_warn_left_out(env->path, plan);
 	err = run_write_output(env->output ? env->output : "-", text);
 	free(text);
 	return err;
