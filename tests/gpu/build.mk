@@ -69,7 +69,7 @@ $(GPU_RUN) $(GPU_TESTS): $(GPU_ENGINE) $(GPU_IMAGES)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(CC) -o $@ $(filter %.o,$^) -Wl,--as-needed $(GPU_ENGINE) $(GPU_IMAGES) $(GPU_RPATH) -pthread \
-		-l:libjansson.a -l:libpcre2-8.a -l:libutf8proc.a $(BPF_LIBS:-l%=-l:lib%.a) -l:libz.a -lcmocka -lm -ldl
+		-l:libjansson.a -l:libpcre2-8.a -l:libutf8proc.a $(BPF_LIBS:-l%=-l:lib%.a) $(LIBIBERTY) -l:libz.a -lcmocka -lm -ldl
 
 # The folder is made anew each time, so that nothing stale is in it.
 .PHONY: gpu-bundle check-gpu check-bundle
