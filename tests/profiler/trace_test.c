@@ -265,6 +265,7 @@ static void several_processes_write_one_trace(void **state)
 	for (int i = 0; i < processes; i++) {
 		if (fork() == 0) {
 			kvs_trace *mine;
+			alarm(60); /* whoever waits for the parent's thread, waits for ever */
 			bool bad = kvs_trace_open(path, &(struct kvs_trace_options){.append = true}, &mine);
 			for (int e = 0; e < each && !bad; e++) {
 				struct kvs_event event = call("cuMemMap", e);
@@ -274,6 +275,7 @@ static void several_processes_write_one_trace(void **state)
 				if (e % 300 == 0)
 					kvs_trace_flush(mine);
 			}
+			kvs_trace_flush(trace);
 			bad = bad || kvs_trace_close(mine) || kvs_trace_close(trace);
 			_exit(bad);
 		}
