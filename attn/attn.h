@@ -64,6 +64,11 @@ void kvs_stream_leave_out(kvs_stream *s, unsigned parts);
  * are missing it hangs, or ends the program (openblas_room.c). -ENOMEM, -EAGAIN. kvs_stream_open() checks this itself.
  */
 int kvs_openblas_check_room(int threads);
+/*
+ * The library, to look functions up in; the caller gives the handle to dlclose(). Where nobody has loaded it yet, its room
+ * is checked first, for a thread on each processor. `who` needs it, in messages. -ENODEV, and as above.
+ */
+int kvs_openblas_open(const char *who, void **handle);
 
 /* The type in which GEMM on this stream takes weights that a checkpoint stores as `stored`: OpenBLAS has only f32. */
 enum kvs_dtype kvs_gemm_dtype(const kvs_stream *s, enum kvs_dtype stored);

@@ -132,28 +132,12 @@ static void close_library(struct attn_gemm_library *base)
 	free(library);
 }
 
-#ifdef KVS_OPENBLAS_LINKED /* into the program, as for a static build */
-extern sgemm_fn cblas_sgemm;
-extern sgemv_fn cblas_sgemv;
-extern set_threads_fn openblas_set_num_threads;
-extern take_buffer_fn blas_memory_alloc;
-extern give_buffer_fn blas_memory_free;
+static int find_functions(struct openblas *library)
+{
+	int err = kvs_openblas_open("the host device", &library->handle);
 
-static int find_functions(struct openblas *library)
-{
-	library->sgemm = cblas_sgemm;
-	library->sgemv = cblas_sgemv;
-	library->set_threads = openblas_set_num_threads;
-	library->take_buffer = blas_memory_alloc;
-	library->give_buffer = blas_memory_free;
-	return 0;
-}
-#else
-static int find_functions(struct openblas *library)
-{
-	library->handle = dlopen("libopenblas.so.0", RTLD_NOW | RTLD_LOCAL);
-	if (!library->handle)
-		return kvs_fail(-ENODEV, "the host device needs OpenBLAS (Debian: libopenblas0): %s", dlerror());
+	if (err)
+		return err;
 	library->sgemm = (sgemm_fn *)dlsym(library->handle, "cblas_sgemm");
 	library->sgemv = (sgemv_fn *)dlsym(library->handle, "cblas_sgemv");
 	library->set_threads = (set_threads_fn *)dlsym(library->handle, "openblas_set_num_threads");
@@ -164,7 +148,6 @@ static int find_functions(struct openblas *library)
 					 "another library has taken its name");
 	return 0;
 }
-#endif
 
 int attn_gemm_open_openblas(kvs_stream *s, struct attn_gemm_library **out)
 {
@@ -177,9 +160,7 @@ int attn_gemm_open_openblas(kvs_stream *s, struct attn_gemm_library **out)
 	library->base = (struct attn_gemm_library){.run = run, .close = close_library};
 	library->threads = (int)sysconf(_SC_NPROCESSORS_ONLN);
 	pthread_mutex_init(&library->lock, NULL);
-	err = kvs_openblas_check_room(library->threads);
-	if (!err)
-		err = find_functions(library);
+	err = find_functions(library);
 	if (!err)
 		err = library->take_buffer && library->give_buffer /* not of its interface: a build may hide them */
 			      ? attn_openblas_take_buffer(library->take_buffer, library->give_buffer)

@@ -1,5 +1,5 @@
 /*
- * attn/openblas_room.c: whether this process has the address space and the threads that OpenBLAS needs.
+ * attn/openblas_room.c: loading OpenBLAS, where this process has the address space and the threads that it needs.
  *
  * OpenBLAS does not handle their lack: it retries an mmap that fails for ever (OpenBLAS#5289), and where it cannot
  * create a thread it ends the program with SIGINT. So both are tried here first, all at once, as it will take them, and
@@ -9,11 +9,13 @@
  */
 #include "stream.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #define LIBRARY_BYTES ((size_t)64 << 20)
 #define BUFFER_BYTES ((size_t)130 << 20) /* BUFFER_SIZE of its x86-64 build, 128 MiB, and what it aligns by */
@@ -77,6 +79,21 @@ int kvs_openblas_check_room(int threads)
 	int err = try_space(LIBRARY_BYTES + (BUFFER_BYTES + STACK_BYTES) * threads + ARENA_BYTES * (2 * threads + 2));
 
 	return err ? err : try_threads(threads - 1);
+}
+
+int kvs_openblas_open(const char *who, void **handle)
+{
+	static const char name[] = "libopenblas.so.0";
+	int err;
+
+	*handle = dlopen(name, RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD);
+	if (*handle)
+		return 0;
+	err = kvs_openblas_check_room((int)sysconf(_SC_NPROCESSORS_ONLN));
+	if (err)
+		return err;
+	*handle = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+	return *handle ? 0 : kvs_fail(-ENODEV, "%s needs OpenBLAS (Debian: libopenblas0): %s", who, dlerror());
 }
 
 int attn_openblas_take_buffer(void *(*take)(int), void (*give)(void *))

@@ -98,7 +98,10 @@ int kvs_safetensors_get(const struct kvs_safetensors *st, size_t index, const ch
 
 typedef struct kvs_tokenizer kvs_tokenizer;
 
-/* Read DIR/tokenizer.json, or the vocabulary in a GGUF file. -ENOENT, -EINVAL (damaged, or of a kind that is not supported, by name), -ENOMEM. */
+/*
+ * Read DIR/tokenizer.json, or the vocabulary in a GGUF file. -ENOENT, -EINVAL (damaged, or of a kind that is not supported,
+ * by name), -ENOMEM.
+ */
 int kvs_tokenizer_open(const char *dir, kvs_tokenizer **out);
 int kvs_tokenizer_parse(const char *json, size_t bytes, const char *name, kvs_tokenizer **out);
 void kvs_tokenizer_close(kvs_tokenizer *tok);

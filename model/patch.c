@@ -6,6 +6,7 @@
  * mistakes, not against forgery: it is FNV-1a, as the checkpoint's fingerprint is.
  */
 #include "checkpoint/checkpoint.h"
+#include "digest.h"
 #include "engine.h"
 
 #include <errno.h>
@@ -29,14 +30,7 @@ struct kvs_patch {
 
 static void digest_of(const void *bytes, size_t count, char digest[KVS_PATCH_DIGEST])
 {
-	const unsigned char *from = bytes;
-	unsigned __int128 hash = (unsigned __int128)0x6c62272e07bb0142 << 64 | 0x62b821756295c58d;
-	const unsigned __int128 prime = (unsigned __int128)1 << 88 | 0x13b;
-
-	for (size_t i = 0; i < count; i++)
-		hash = (hash ^ from[i]) * prime;
-	snprintf(
-		digest, KVS_PATCH_DIGEST, "%016llx%016llx", (unsigned long long)(hash >> 64), (unsigned long long)hash);
+	model_digest_print(model_digest_add(MODEL_DIGEST_START, bytes, count), digest);
 }
 
 /* Of the plan's two maps: that is all of it that matrices depend on. */
@@ -105,13 +99,9 @@ static int read_metadata(kvs_patch *patch)
 
 static int read_bytes(kvs_patch *patch)
 {
-	char *slash = strrchr(patch->path, '/');
-	char *dir = slash ? strndup(patch->path, slash - patch->path + 1) : strdup(".");
 	struct model_file file;
-	int err = dir ? model_file_open(dir, slash ? slash + 1 : patch->path, &file)
-		      : kvs_fail(-ENOMEM, "%s: no memory to open it", patch->path);
+	int err = model_file_open_path(patch->path, &file);
 
-	free(dir);
 	if (err)
 		return err;
 	patch->bytes = malloc(file.bytes + 1);

@@ -34,7 +34,9 @@ const char *prof_demangle(const char *name, char *out, size_t bytes)
 {
 	struct plain plain = {.out = out, .bytes = bytes};
 
-	if (strncmp(name, "_Z", 2) != 0 || setjmp(plain.too_long))
+	if (strncmp(name, "_Z", 2) != 0)
+		return name;
+	if (setjmp(plain.too_long))
 		return name;
 	return cplus_demangle_v3_callback(name, DMGL_PARAMS | DMGL_ANSI, add_piece, &plain) && plain.used ? out : name;
 }

@@ -29,24 +29,12 @@ struct calib_lapack {
 	set_threads_fn *set_threads;
 };
 
-#ifdef KVS_OPENBLAS_LINKED /* into the program, as for a static build */
-extern dgemm_fn cblas_dgemm;
-extern dposv_fn dposv_;
-extern set_threads_fn openblas_set_num_threads;
+static int find_functions(struct calib_lapack *lapack)
+{
+	int err = kvs_openblas_open("compensation", &lapack->handle);
 
-static int find_functions(struct calib_lapack *lapack)
-{
-	lapack->dgemm = cblas_dgemm;
-	lapack->dposv = dposv_;
-	lapack->set_threads = openblas_set_num_threads;
-	return 0;
-}
-#else
-static int find_functions(struct calib_lapack *lapack)
-{
-	lapack->handle = dlopen("libopenblas.so.0", RTLD_NOW | RTLD_LOCAL);
-	if (!lapack->handle)
-		return kvs_fail(-ENODEV, "compensation needs OpenBLAS (Debian: libopenblas0): %s", dlerror());
+	if (err)
+		return err;
 	lapack->dgemm = (dgemm_fn *)dlsym(lapack->handle, "cblas_dgemm");
 	lapack->dposv = (dposv_fn *)dlsym(lapack->handle, "dposv_");
 	lapack->set_threads = (set_threads_fn *)dlsym(lapack->handle, "openblas_set_num_threads");
@@ -56,15 +44,12 @@ static int find_functions(struct calib_lapack *lapack)
 			"built without LAPACK, or another library has taken its name");
 	return 0;
 }
-#endif
 
 int calib_lapack_open(struct calib_lapack **out)
 {
 	struct calib_lapack *lapack = calloc(1, sizeof(*lapack));
-	int err = lapack ? kvs_openblas_check_room(1) : kvs_fail(-ENOMEM, "no memory for LAPACK");
+	int err = lapack ? find_functions(lapack) : kvs_fail(-ENOMEM, "no memory for LAPACK");
 
-	if (!err)
-		err = find_functions(lapack);
 	if (err) {
 		calib_lapack_close(lapack);
 		return err;

@@ -10,6 +10,7 @@
  */
 #include "checkpoint.h"
 
+#include "../digest.h"
 #include "../gguf.h"
 
 #include <errno.h>
@@ -42,7 +43,7 @@ struct kvs_checkpoint {
 	bool bare;   /* a base model, whose names lack "model." */
 	bool untied; /* config.json says tied, but the stored head differs */
 	bool widen;  /* a GGUF file with matrices of several or of quantised types: all are read as f32 */
-	char fingerprint[33];
+	char fingerprint[MODEL_DIGEST_TEXT];
 };
 
 /* ---- files ---- */
@@ -334,26 +335,15 @@ static int open_gguf(kvs_checkpoint *ckpt)
 	return err ? err : build_table(ckpt);
 }
 
-/* ---- the fingerprint: FNV-1a, 128 bits (Fowler, Noll, Vo) ---- */
+/* ---- the fingerprint ---- */
 
-typedef unsigned __int128 fnv_hash;
-
-static fnv_hash fnv_bytes(fnv_hash hash, const void *data, size_t bytes)
+static model_digest fnv_text(model_digest hash, const char *text)
 {
-	const fnv_hash prime = ((fnv_hash)1 << 88) + 0x13b;
-	const unsigned char *at = data;
-
-	for (size_t i = 0; i < bytes; i++)
-		hash = (hash ^ at[i]) * prime;
-	return hash;
+	return model_digest_add(
+		hash, text, strlen(text) + 1); /* with its NUL, so that "a", "bc" differs from "ab", "c" */
 }
 
-static fnv_hash fnv_text(fnv_hash hash, const char *text)
-{
-	return fnv_bytes(hash, text, strlen(text) + 1); /* with its NUL, so that "a", "bc" differs from "ab", "c" */
-}
-
-static fnv_hash fnv_config(fnv_hash hash, const struct kvs_config *config)
+static model_digest fnv_config(model_digest hash, const struct kvs_config *config)
 {
 	char text[1024];
 
@@ -375,7 +365,7 @@ static fnv_hash fnv_config(fnv_hash hash, const struct kvs_config *config)
 }
 
 /* Eight runs of 64 bytes, the first and the last among them: a few pages of each tensor, however large it is. */
-static int fnv_data(const struct model_file *file, const struct ckpt_stored *tensor, fnv_hash *hash)
+static int fnv_data(const struct model_file *file, const struct ckpt_stored *tensor, model_digest *hash)
 {
 	enum { RUNS = 8, RUN_BYTES = 64 };
 	unsigned char run[RUNS * RUN_BYTES];
@@ -383,18 +373,18 @@ static int fnv_data(const struct model_file *file, const struct ckpt_stored *ten
 
 	if (tensor->bytes <= sizeof(run)) {
 		err = model_file_read(file, tensor->offset, run, tensor->bytes);
-		*hash = fnv_bytes(*hash, run, err ? 0 : tensor->bytes);
+		*hash = model_digest_add(*hash, run, err ? 0 : tensor->bytes);
 		return err;
 	}
 	for (size_t i = 0; i < RUNS && !err; i++) {
 		err = model_file_read(
 			file, tensor->offset + (tensor->bytes - RUN_BYTES) / (RUNS - 1) * i, run, RUN_BYTES);
-		*hash = fnv_bytes(*hash, run, RUN_BYTES);
+		*hash = model_digest_add(*hash, run, RUN_BYTES);
 	}
 	return err;
 }
 
-static int fnv_tensor(const struct entry *entry, fnv_hash *hash)
+static int fnv_tensor(const struct entry *entry, model_digest *hash)
 {
 	struct ckpt_stored tensor;
 	char text[32];
@@ -410,14 +400,13 @@ static int fnv_tensor(const struct entry *entry, fnv_hash *hash)
 
 static int take_fingerprint(kvs_checkpoint *ckpt)
 {
-	fnv_hash hash = (fnv_hash)0x6c62272e07bb0142 << 64 | 0x62b821756295c58d;
+	model_digest hash = MODEL_DIGEST_START;
 	int err = 0;
 
 	hash = fnv_config(hash, &ckpt->config);
 	for (size_t i = 0; i < ckpt->entry_count && !err; i++)
 		err = fnv_tensor(&ckpt->entries[i], &hash);
-	snprintf(ckpt->fingerprint, sizeof(ckpt->fingerprint), "%016llx%016llx", (unsigned long long)(hash >> 64),
-		(unsigned long long)hash);
+	model_digest_print(hash, ckpt->fingerprint);
 	return err;
 }
 
