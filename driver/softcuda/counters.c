@@ -10,8 +10,9 @@
 
 static atomic_size_t calls, hazards, faults;
 
-void sc_call_count(void)
+void sc_call_count(const char *function)
 {
+	sc_tally_call(function);
 	atomic_fetch_add_explicit(&calls, 1, memory_order_relaxed);
 }
 

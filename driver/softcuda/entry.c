@@ -22,7 +22,7 @@ int sc_base_length(const char *function)
 
 CUresult sc_enter_anywhere(const char *function)
 {
-	sc_call_count();
+	sc_call_count(function);
 	return in_host_function ? CUDA_ERROR_NOT_PERMITTED : sc_injected_error(function);
 }
 

@@ -90,6 +90,7 @@ CUresult sc_handle_create(size_t size, const CUmemAllocationProp *properties, st
 		return error;
 	}
 	used_bytes += size;
+	sc_tally_memory((int64_t)size);
 	handle->references = 1;
 	handle->block_id = ++last_block_id;
 	*out = handle;
@@ -104,8 +105,10 @@ void sc_handle_put(struct sc_handle *handle)
 		close(handle->fd);
 	else
 		fallocate(handle->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, handle->offset, (off_t)handle->size);
-	if (!handle->imported)
+	if (!handle->imported) {
 		used_bytes -= handle->size;
+		sc_tally_memory(-(int64_t)handle->size);
+	}
 	if (handle->key)
 		sc_object_remove(SC_HANDLE, handle->key);
 	free(handle);

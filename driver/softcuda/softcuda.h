@@ -13,6 +13,8 @@
  *   SOFTCUDA_TIMEOUT=SECONDS     a block that runs longer is ended with CUDA_ERROR_LAUNCH_TIMEOUT (default 60)
  *   SOFTCUDA_LATE_COPIES=0|1     1: a synchronous copy from pageable memory returns before its last bytes have arrived, as
  *                                CUDA allows; they come when the default stream is waited for (default 0; 1 in our tests)
+ *   SOFTCUDA_TALLY=FILE          count calls by function, and memory, in this file too (struct softcuda_tally), for all
+ *                                processes that have it; read at the first call
  *   SOFTCUDA_WORKERS=N           threads that run blocks (default: one for each core)
  *   KVS_SIMT_SCHEDULE=forward|reverse|random:SEED   order in which the threads of a block run (driver/simt)
  */
@@ -63,6 +65,19 @@ typedef const char *softcuda_problem_fn(void);
  */
 typedef void softcuda_kernel_callback(void *arg, const char *name, CUstream stream, uint64_t start_ns, uint64_t end_ns);
 typedef void softcuda_on_kernel_fn(softcuda_kernel_callback *callback, void *arg);
+
+/* What SOFTCUDA_TALLY=FILE holds: what all its processes together did, those that were killed included. */
+#define SOFTCUDA_TALLY_ROWS 256
+struct softcuda_tally_row {
+	_Atomic uint64_t calls;
+	_Atomic uint32_t state; /* of the name: 2: it is there */
+	char function[52];      /* as it is exported: "cuMemAlloc_v2" */
+};
+struct softcuda_tally {
+	_Atomic uint64_t physical_bytes; /* device memory; of a process that ended with some, that stays in it */
+	_Atomic uint64_t peak_physical_bytes;
+	struct softcuda_tally_row rows[SOFTCUDA_TALLY_ROWS];
+};
 
 #define SOFTCUDA_GET_COUNTERS "softcuda_get_counters"
 #define SOFTCUDA_FAIL_NTH "softcuda_fail_nth"

@@ -64,7 +64,10 @@ bool sc_fork_watch(void); /* from now on a child is refused all calls; false: no
 
 CUresult sc_settings_read(void); /* from the environment */
 CUresult sc_injected_error(const char *function);
-void sc_call_count(void);
+void sc_call_count(const char *function);
+/* tally.c: for whoever asked for it (SOFTCUDA_TALLY). Memory under sc_lock, in a process that has made a call. */
+void sc_tally_call(const char *function);
+void sc_tally_memory(int64_t bytes);
 void sc_fault_count(void);
 void sc_hazard_raise(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void sc_faults_reset(void); /* hazards, faults and calls start from zero */
