@@ -21,16 +21,31 @@
 #define EXIT_NOT_FOUND 127
 #define EXIT_SIGNALLED 128 /* and the signal's number */
 
-enum source { SOURCE_EBPF, SOURCE_OURS, SOURCE_CUPTI, SOURCE_AUTO };
-static const char *const source_words[] = {"ebpf", "ours", "cupti", "auto", NULL};
+/* Bits, as several may watch at once. AUTO: ours, and the kernel where it is allowed. */
+enum source { SOURCE_EBPF = 1, SOURCE_OURS = 2, SOURCE_CUPTI = 4, SOURCE_AUTO = 8 };
+static const char *const source_words[] = {"ebpf", "ours", "cupti", "auto", NULL}; /* [bit] */
 
 struct profile_env {
 	struct run_trace_file file;
-	enum source source;
+	unsigned sources;
 	char **command; /* up to NULL */
 };
 
 /* ---- options ---- */
+
+/* "ours,ebpf" */
+static unsigned parse_sources(struct argp_state *state, const char *text)
+{
+	char word[16];
+	unsigned sources = 0;
+
+	for (size_t length; *text || !sources; text += length + (text[length] == ',')) {
+		length = strcspn(text, ",");
+		snprintf(word, sizeof(word), "%.*s", (int)length, text);
+		sources |= 1u << run_parse_word(state, "--source", word, source_words);
+	}
+	return sources;
+}
 
 static error_t parse(int key, char *text, struct argp_state *state)
 {
@@ -41,7 +56,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		state->child_inputs[0] = &env->file;
 		return 0;
 	case 's':
-		env->source = run_parse_word(state, "--source", text, source_words);
+		env->sources = parse_sources(state, text);
 		return 0;
 	case ARGP_KEY_ARG: /* the first one; the rest is the program's own */
 		env->command = &state->argv[state->next - 1];
@@ -58,9 +73,8 @@ static error_t parse(int key, char *text, struct argp_state *state)
 
 static const struct argp_option options[] = {
 	{"source", 's', "ebpf|ours|cupti|auto", 0,
-		"who watches: the kernel (ebpf), kvshare itself where CMD is kvshare-run (ours), CUPTI; auto "
-		"(default): "
-		"ours, and ebpf where it is allowed",
+		"who watches: the kernel (ebpf), kvshare itself where CMD is kvshare-run (ours), CUPTI; several, as "
+		"ours,ebpf, write into one trace; auto (default): ours, and ebpf where it is allowed",
 		0},
 	{0},
 };
@@ -182,7 +196,7 @@ static int set_environment(const struct profile_env *env)
 {
 	char path[PATH_MAX], limit[32];
 
-	if (env->source == SOURCE_CUPTI) {
+	if (env->sources & SOURCE_CUPTI) {
 		if (kvs_find_beside("libkvshare-cupti.so", path, sizeof(path)))
 			return -ENODEV;
 		setenv("CUDA_INJECTION64_PATH", path, 1);
@@ -190,7 +204,7 @@ static int set_environment(const struct profile_env *env)
 			setenv("NVTX_INJECTION64_PATH", path, 0);
 	}
 	snprintf(limit, sizeof(limit), "%llu", (unsigned long long)env->file.max_bytes);
-	if (env->source != SOURCE_EBPF && env->file.max_bytes)
+	if (env->sources != SOURCE_EBPF && env->file.max_bytes)
 		setenv("KVSHARE_PROFILE_MAX_BYTES", limit, 1);
 	return 0;
 }
@@ -201,9 +215,9 @@ static int open_watch(const struct profile_env *env, pid_t pid, kvs_trace *trace
 	static const struct kvs_watch_options options = {.starting = true};
 
 	*out = NULL;
-	if (env->source == SOURCE_OURS || env->source == SOURCE_CUPTI || !kvs_watch_open(pid, trace, &options, out))
+	if (!(env->sources & (SOURCE_EBPF | SOURCE_AUTO)) || !kvs_watch_open(pid, trace, &options, out))
 		return 0;
-	if (env->source == SOURCE_EBPF)
+	if (env->sources & SOURCE_EBPF)
 		return -ENOTSUP;
 	fprintf(stderr, "kvshare-run: only what CMD itself tells is written down: %s\n", kvs_error());
 	return 0;
@@ -235,7 +249,7 @@ static int watch_to_the_end(const struct profile_env *env, struct child *child, 
 	int failed, status;
 
 	leave_signals_to(child->pid);
-	failed = release_child(child, env->source == SOURCE_EBPF ? "" : env->file.path);
+	failed = release_child(child, env->sources == SOURCE_EBPF ? "" : env->file.path);
 	if (!failed && watch)
 		watch_child(watch, child->pid);
 	status = wait_for(child->pid);
@@ -255,13 +269,13 @@ static int watch_to_the_end(const struct profile_env *env, struct child *child, 
 
 static int run_command(int argc, char **argv)
 {
-	struct profile_env env = {.source = SOURCE_AUTO};
+	struct profile_env env = {.sources = SOURCE_AUTO};
 	struct child child = {0};
 	kvs_trace *trace;
 	kvs_watch *watch;
 
 	argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &env);
-	if (env.source == SOURCE_EBPF && kvs_watch_check())
+	if ((env.sources & SOURCE_EBPF) && kvs_watch_check())
 		return run_complain();
 	/* The child comes first: it inherits no thread and no descriptor of those who watch. */
 	if (set_environment(&env) || fork_child(env.command, &child))
