@@ -21,7 +21,7 @@ static struct {
 #define MEMBER(name) __typeof__(name) *name;
 	DRIVER_FUNCTIONS(MEMBER)
 #undef MEMBER
-	bool is_there;
+	bool is_there, softcuda;
 } driver;
 static pthread_once_t driver_once = PTHREAD_ONCE_INIT;
 
@@ -39,6 +39,7 @@ static void find_driver(void)
 	driver.is_there &= driver.name != NULL;
 	DRIVER_FUNCTIONS(FIND)
 #undef FIND
+	driver.softcuda = dlsym(library, "softcuda_get_counters") != NULL;
 }
 
 static bool has_driver(void)
@@ -103,7 +104,9 @@ void prof_cupti_describe_process(struct prof_cupti_process *out, bool has_contex
 			.parent = getppid(),
 			.driver_version = version,
 			.device_bytes = bytes,
-			.wall_ns = clock_ns(CLOCK_REALTIME)}};
+			.wall_ns = clock_ns(CLOCK_REALTIME),
+			/* softcuda takes pages; NVIDIA's driver does not say. */
+			.unit_bytes = has_driver() && driver.softcuda ? (uint64_t)sysconf(_SC_PAGESIZE) : 0}};
 }
 
 bool prof_cupti_device_memory(struct kvs_event *out)

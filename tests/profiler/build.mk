@@ -12,6 +12,20 @@ $(FAKE_CUPTI): $(BUILD)/tests/profiler/fake-cupti/%/libcupti.so.13: tests/profil
 $(BUILD)/tests/profiler/cupti_events_test: $(BUILD)/profiler/cupti/records.o $(BUILD)/profiler/cupti/callbacks.o
 $(BUILD)/tests/profiler/cupti_test: $(BUILD)/tests/profiler/cupti_stage.o | $(FAKE_CUPTI) $(LIBKVSHARE_CUPTI) $(CUPTI_LINKED) $(SOFTCUDA) $(RUN) \
 	$(BUILD)/tests/clients/vector_add $(BUILD)/tests/softcuda/softcuda_kernels.so
+
+# softcuda whose allocating calls pass through cupti_feed.c: all its objects but the one that hands out addresses know them by another name.
+OBJCOPY ?= objcopy
+FED_DRIVER = $(BUILD)/tests/profiler/fed/libcuda.so.1
+SOFTCUDA_ADDRESSES = $(BUILD)/driver/softcuda/procaddress.o
+$(FED_DRIVER): tests/profiler/cupti_feed.c tests/profiler/cupti_fake.h $(SOFTCUDA_OBJS) driver/softcuda/softcuda.map $(BUILD)/cc.flags
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)sed -n 's/^FED(\([a-zA-Z0-9_]*\),.*/\1 soft_\1/p' $< >$(@D)/names
+	$(Q)$(LD) -r -o $(@D)/rest.o $(filter-out $(SOFTCUDA_ADDRESSES),$(SOFTCUDA_OBJS))
+	$(Q)$(OBJCOPY) --redefine-syms=$(@D)/names $(@D)/rest.o
+	$(Q)$(CC) -shared $(filter-out -MMD -MP,$(CFLAGS_ALL)) $(CUPTI_FLAGS) -Wno-missing-prototypes -Wl,-soname,libcuda.so.1 \
+		-Wl,--version-script=driver/softcuda/softcuda.map -Wl,-Bsymbolic -Wl,-z,nodelete \
+		-o $@ $< $(@D)/rest.o $(SOFTCUDA_ADDRESSES) $(LINK_FLAGS) -ldl
 endif
 
 # It is skipped where names of functions are not read.
@@ -36,5 +50,7 @@ $(ODD_DRIVER): tests/profiler/odd_driver.c $(BUILD)/cc.flags
 
 tests-build: $(WATCHED) $(ODD_DRIVER) $(BUILD)/tests/bench/profiler_bench
 $(addprefix $(BUILD)/tests/profiler/,profile_test attach_test ways_test kill_test): $(BUILD)/tests/profiler/watched.o | $(WATCHED) $(ODD_DRIVER) $(FAKE_CUPTI)
+$(BUILD)/tests/profiler/agree_test: $(BUILD)/tests/profiler/watched.o $(BUILD)/profiler/bpf/functions.o | $(FED_DRIVER) $(FAKE_CUPTI) $(LIBKVSHARE_CUPTI) \
+	$(CLIENTS) $(BUILD)/tests/clients/decoder_kernels.so $(BUILD)/tests/softcuda/softcuda_kernels.so
 $(BUILD)/tests/profiler/faults_test $(BUILD)/tests/profiler/top_test: $(BUILD)/tests/profiler/watched.o | $(BUILD)/tests/clients/leaks
 $(BUILD)/tests/profiler/top_test: | $(WATCHED)
