@@ -309,6 +309,22 @@ void kvs_watch_close(kvs_watch *watch); /* stops it first; NULL is fine */
 int kvs_report_diff_text(const kvs_report *a, const kvs_report *b, char **text);
 int kvs_report_diff_json(const kvs_report *a, const kvs_report *b, char **text);
 
+struct kvs_measured { /* beside the traces, of both sides in several rounds */
+	const char *name, *unit;
+	int digits;       /* shown behind the point */
+	double values[2]; /* of A and B */
+	double ratio, least,
+		largest; /* of B by A: the median of the rounds, and between what they lie; NAN: the difference is told */
+};
+struct kvs_diff_page {
+	const char *names[2]; /* "full", "shared": words of the caller, which are not escaped */
+	const struct kvs_measured *measured;
+	size_t measured_count;
+	unsigned rounds;
+};
+/* The same as one HTML file that needs nothing else, at most 2 MB. `given` NULL: named A and B, and nothing was measured beside. */
+int kvs_report_diff_html(const kvs_report *a, const kvs_report *b, const struct kvs_diff_page *given, char **text);
+
 /* What a bounded file has no room for. */
 struct kvs_left_out {
 	uint64_t slices, shorter_than_ns; /* slices: of calls, kernels, copies and ranges; those that are shorter */

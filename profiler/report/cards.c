@@ -209,7 +209,7 @@ static void say(struct prof_page *page, bool bad, const char *text)
 	fprintf(page->to, "<li%s>%s</li>\n", bad ? " class=\"bad\"" : "", text);
 }
 
-static void say_health(struct prof_page *page)
+void prof_page_health(struct prof_page *page)
 {
 	const struct kvs_trace_health *health = &page->report->health;
 	char text[160], size[PROF_UNIT_TEXT];
@@ -277,7 +277,7 @@ void prof_page_caveats(struct prof_page *page)
 {
 	prof_page_begin(page, "caveats", "What to know about these figures", false);
 	fputs("<ul>\n", page->to);
-	say_health(page);
+	prof_page_health(page);
 	say_sources(page);
 	say_missing(page);
 	say(page, false,

@@ -10,17 +10,23 @@
 
 extern const char prof_page_css[], prof_page_js[]; /* assets.S */
 
-static void print_head(struct prof_page *page)
+void prof_page_head(struct prof_page *page, const char *title, const char *path)
 {
 	fputs("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
 	      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
 	      /* Nothing is asked for from anywhere, not even an icon. */
 	      "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
 	      "script-src 'unsafe-inline'; img-src data:\">\n<link rel=\"icon\" href=\"data:,\">\n"
-	      "<meta name=\"color-scheme\" content=\"light dark\">\n<title>kvshare report: ",
+	      "<meta name=\"color-scheme\" content=\"light dark\">\n<title>",
 		page->to);
-	prof_page_name(page, page->report->path);
+	fputs(title, page->to);
+	prof_page_name(page, path);
 	fprintf(page->to, "</title>\n<style>\n%s</style>\n</head>\n<body>\n", prof_page_css);
+}
+
+void prof_page_foot(struct prof_page *page)
+{
+	fprintf(page->to, "<script>\n%s</script>\n</body>\n</html>\n", prof_page_js);
 }
 
 static int print_parts(struct prof_page *page)
@@ -30,7 +36,7 @@ static int print_parts(struct prof_page *page)
 	prof_page_cards(page);
 	fputs("<main>\n", page->to);
 	prof_page_memory(page);
-	err = prof_page_kv_map(page);
+	err = prof_page_kv_map(page, "kv", "KV map: which layer holds which physical block");
 	prof_page_at_peak(page);
 	if (!err)
 		err = prof_page_stacks(page);
@@ -55,9 +61,9 @@ int kvs_report_html(const kvs_report *report, char **text)
 
 	if (!page.to)
 		return kvs_fail(-ENOMEM, "no memory for the report");
-	print_head(&page);
+	prof_page_head(&page, "kvshare report: ", report->path);
 	err = print_parts(&page);
-	fprintf(page.to, "<script>\n%s</script>\n</body>\n</html>\n", prof_page_js);
+	prof_page_foot(&page);
 	if (fclose(page.to) || err) {
 		free(*text);
 		*text = NULL;

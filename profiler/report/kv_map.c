@@ -298,13 +298,13 @@ static int print_process(struct prof_page *page, uint32_t process, size_t *lines
 	return 0;
 }
 
-int prof_page_kv_map(struct prof_page *page)
+int prof_page_kv_map(struct prof_page *page, const char *id, const char *title)
 {
 	const kvs_report *r = page->report;
 	size_t lines_left = MOST_LINES;
 	int err = 0;
 
-	prof_page_begin(page, "kv", "KV map: which layer holds which physical block", false);
+	prof_page_begin(page, id, title, false);
 	page->part_bytes = PROF_PAGE_MAP;
 	if (!r->kv.count)
 		fputs("<p class=\"note\">No memory was named as a layer's K or V.</p>\n", page->to);

@@ -8,6 +8,7 @@
 #ifndef KVS_PROFILER_PAGE_H
 #define KVS_PROFILER_PAGE_H
 
+#include "../../chart/chart.h"
 #include "../report.h"
 
 #include <stdio.h>
@@ -41,11 +42,38 @@ void prof_page_rest(struct prof_page *page, size_t count, uint64_t bytes);
 /* Seconds since the start of the trace. */
 double prof_page_s(const struct prof_page *page, uint64_t time_ns);
 
+/* ---- charts of memory over time (scale.c) ---- */
+
+#define PROF_UNITS 10000 /* of the plot's own box, both ways */
+#define PROF_PLOT_TOP 18
+#define PROF_PLOT_HEIGHT 240
+#define PROF_PHASE_TOP (PROF_PLOT_TOP + PROF_PLOT_HEIGHT + 6)
+#define PROF_PHASE_HEIGHT 20
+#define PROF_CHART_HEIGHT (PROF_PHASE_TOP + PROF_PHASE_HEIGHT + 22)
+
+struct prof_scale {
+	uint64_t start_ns, end_ns;
+	struct kvs_axis bytes; /* in units of `unit` */
+	double unit, top;      /* top: bytes at the upper end */
+};
+struct prof_scale prof_scale_make(uint64_t start_ns, uint64_t end_ns, double most_bytes);
+double prof_scale_x(const struct prof_scale *scale, uint64_t time_ns); /* 0 to 1 */
+int prof_scale_y(const struct prof_scale *scale, double bytes);        /* in PROF_UNITS, downwards */
+void prof_scale_ticks(struct prof_page *page, const struct prof_scale *scale, int bottom); /* bottom: of the chart */
+
+/* ---- a page ---- */
+
+/* Up to <body>; `title` is a name of ours, and `path` of a trace. */
+void prof_page_head(struct prof_page *page, const char *title, const char *path);
+/* The script, and the end of the page. */
+void prof_page_foot(struct prof_page *page);
+
 /* The parts; 0 or -ENOMEM. */
 void prof_page_cards(struct prof_page *page);
 void prof_page_caveats(struct prof_page *page);
+void prof_page_health(struct prof_page *page); /* an item of a list: whether the trace is whole */
 void prof_page_memory(struct prof_page *page);
-int prof_page_kv_map(struct prof_page *page);
+int prof_page_kv_map(struct prof_page *page, const char *id, const char *title);
 void prof_page_at_peak(struct prof_page *page);
 void prof_page_leaks(struct prof_page *page);
 void prof_page_findings(struct prof_page *page);

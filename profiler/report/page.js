@@ -53,7 +53,7 @@
 	function memoryChart() {
 		const plot = document.getElementById("plot"), data = document.getElementById("points");
 		if (!plot || !data) return;
-		const { kinds, seconds, points } = JSON.parse(data.textContent);
+		const { kinds, seconds, points, pair } = JSON.parse(data.textContent);
 		if (!points.length) return;
 		const readout = document.getElementById("plot-readout"), cursor = document.createElement("div");
 		let at = points.reduce((most, point, i) => point[1] > points[most][1] ? i : most, 0);
@@ -66,9 +66,14 @@
 		function show(index) {
 			at = Math.max(0, Math.min(points.length - 1, index));
 			const [s, physical, saved, ...by] = points[at];
-			const parts = kinds.map((kind, k) => [kind, by[k]]).filter(([, bytes]) => bytes);
 			cursor.hidden = false;
 			cursor.style.left = 100 * (seconds ? Math.min(1, s / seconds) : 0) + "%";
+			if (pair) {
+				const names = all("#sides span").map(name => name.textContent);
+				say(readout, [`${s.toFixed(3)} s`, `: ${names[0]} ${size(physical)}, ${names[1]} ${size(saved)}`]);
+				return;
+			}
+			const parts = kinds.map((kind, k) => [kind, by[k]]).filter(([, bytes]) => bytes);
 			say(readout, [size(physical), ` at ${s.toFixed(3)} s` + (saved ? `, ${size(saved)} saved` : "") + ": " +
 				parts.map(([kind, bytes]) => `${kind} ${size(bytes)}`).join(", ")]);
 		}

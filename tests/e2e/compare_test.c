@@ -76,6 +76,24 @@ static void without_a_text_there_is_no_loss(void **state)
 	json_decref(report);
 }
 
+/* The page has what was measured, and what the traces of both tell. */
+static void the_page_is_of_both(void **state)
+{
+	struct process process = run_shell("kvshare-run compare " MODEL OWNERS SPEED "--html -", 60);
+	const char *page = process.out;
+
+	(void)state;
+	assert_int_equal(process.status, 0);
+	assert_memory_equal(page, "<!doctype html>", 15);
+	assert_non_null(strstr(page, "Rounds: 3"));
+	assert_non_null(strstr(page, "At its peak shared held <b>"));
+	assert_non_null(strstr(page, "<th scope=\"row\">prefill</th><td class=\"n\">"));
+	assert_non_null(strstr(page, "Each of the 16 layers has blocks of its own"));
+	assert_non_null(strstr(page, "4 of 16 layers read the blocks of another layer"));
+	assert_null(strstr(page, ">loss<"));
+	process_free(&process);
+}
+
 static void refuses(const char *command, int status, const char *message)
 {
 	struct process process = run_shell(command, 60);
@@ -94,6 +112,8 @@ static void what_makes_no_sense_is_refused(void **state)
 	refuses("kvshare-run compare " MODEL OWNERS "--prompt-tokens 127 -n 2", 1, "has room for 128");
 	refuses("printf 'Anna went.' | kvshare-run compare " MODEL OWNERS "--text -", 1, "--prompt-tokens, -n");
 	refuses("kvshare-run compare " MODEL "--owners 0,1,2", 1, "3 layers");
+	refuses("kvshare-run compare " MODEL OWNERS SPEED "--json --html -", 2, "standard output takes one");
+	refuses("kvshare-run compare " MODEL OWNERS SPEED "--html /nowhere/page.html", 1, "/nowhere/page.html");
 }
 
 int main(void)
@@ -101,6 +121,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(losses_are_those_of_eval),
 		cmocka_unit_test(without_a_text_there_is_no_loss),
+		cmocka_unit_test(the_page_is_of_both),
 		cmocka_unit_test(what_makes_no_sense_is_refused),
 	};
 

@@ -66,6 +66,9 @@ static void write_all(const kvs_report *report)
 	must_be_json(text);
 	require(!kvs_report_diff_text(report, report, &text));
 	free(text);
+	require(!kvs_report_diff_html(report, report, NULL, &text));
+	require(strlen(text) <= 2 << 20 && strstr(text, "</html>"));
+	free(text);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

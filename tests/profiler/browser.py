@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Opens an HTML report in a headless Chromium, over a pipe and with no other package, and says what does not hold.
 
-usage: browser.py CHROMIUM PAGE JSON [SCREENSHOT_PREFIX]
+usage: browser.py [--pair] CHROMIUM PAGE JSON [SCREENSHOT_PREFIX]
 PAGE is opened from file://. It must ask for nothing from anywhere, say nothing on the console, show the figures of JSON on
 its cards, name owner and borrower in its KV map below the pointer and the focus, be no wider than its window, have colours that
 colour-blind readers can tell apart, and be whole on paper. With a
-prefix, PREFIX-light.webp and PREFIX-dark.webp are written too.
+prefix, PREFIX-light.webp and PREFIX-dark.webp are written too. With --pair, PAGE is of two traces, the second of which shares,
+and JSON is of `report --diff`.
 """
 import base64
 import json
@@ -106,6 +107,45 @@ def require(holds, what):
         sys.exit(f"browser.py: {what}")
 
 
+def check_pair_cards(browser, diff):
+    cards = browser.run("[...document.querySelectorAll('[data-json]')].map(e => "
+                        "[e.dataset.json, e.dataset.value, e.textContent])")
+    shown = [r for r in diff["memory"] if r["a"] or r["b"]] + [r for r in diff["phases"] if r["unit"] == "tokens/s"]
+    require(len(cards) == 2 * len(shown), f"{len(cards)} figures on cards, {len(shown)} rows")
+    for path, value, text in cards:
+        section, index, side = path.split(".")
+        row = diff[section][int(index)]
+        require(float(value) == row[side], f"{path}: {value} on the page, {row[side]} in the JSON")
+        expected = size_text(row[side]) if row["unit"] == "bytes" else f"{row[side]:.1f} tok/s"
+        require(text == expected, f"{path}: \"{text}\" on the page, {expected} in the JSON")
+
+
+def check_pair_lines(browser):
+    """The chart says what is held, and the lines differ in everybody's eyes."""
+    browser.run("document.querySelector('#plot').focus()")
+    browser.key("ArrowLeft")
+    text = browser.run("document.querySelector('#plot-readout').textContent")
+    peaks = browser.run("[...document.querySelectorAll('#sides b')].map(e => e.textContent)")
+    require(f"A {peaks[0]}" in text or f"B {peaks[1]}" in text, f"the chart says {text}, peaks are {peaks}")
+    for scheme in ["light", "dark"]:
+        browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        strokes = browser.run("[...document.querySelectorAll('path.line')].map(e => getComputedStyle(e).stroke)")
+        a, b = [[int(n) for n in re.findall(r"\d+", stroke)[:3]] for stroke in strokes]
+        for name, matrix in DEFICIENCIES.items():
+            distance = math.dist(lab_of(a, matrix), lab_of(b, matrix))
+            require(distance >= LEAST_DISTANCE, f"the lines are {distance:.1f} apart in {scheme}, with {name}")
+    browser.call("Emulation.setEmulatedMedia", features=[])
+
+
+def check_pair_maps(browser):
+    count = "document.querySelectorAll('#kv-{} .{}').length"
+    require(browser.run(count.format("a", "borrow")) == 0, "the first run borrows")
+    require(browser.run(count.format("b", "borrow")) > 0, "the second run borrows nothing")
+    point_at(browser, "document.querySelector('#kv-b .borrow rect')")
+    text = browser.run("document.querySelector('#kv-b .readout').textContent")
+    require("borrowed by layer" in text, f"the map says of a borrowed block: {text}")
+
+
 def check_cards(browser, report):
     cards = browser.run("[...document.querySelectorAll('[data-json]')].map(e => "
                         "[e.dataset.json, e.dataset.value, e.textContent, getComputedStyle(e).visibility])")
@@ -152,10 +192,10 @@ def check_map(browser, report):
             "a block has no label")
 
 
-def check_tables(browser):
+def check_tables(browser, table):
     """A click sorts the other way, and the keyboard does it too."""
-    column = "[...document.querySelector('#call-table').tBodies[0].rows].map(r => Number(r.cells[2].dataset.n))"
-    head = "document.querySelector('#call-table').tHead.rows[0].cells[2].querySelector('button')"
+    column = f"[...document.querySelector('{table}').tBodies[0].rows].map(r => Number(r.cells[2].dataset.n))"
+    head = f"document.querySelector('{table}').tHead.rows[0].cells[2].querySelector('button')"
     point_at(browser, head)
     browser.run(head + ".click()")
     first = browser.run(column)
@@ -239,11 +279,11 @@ def check_print(browser):
     browser.call("Emulation.setEmulatedMedia", media="", features=[])
 
 
-def shoot(browser, page, prefix):
-    """A fresh page down to the end of the KV map, with a borrowed block below the pointer."""
+def shoot(browser, page, prefix, last):
+    """A fresh page down to the end of the KV map (`last`), with a borrowed block below the pointer."""
     browser.open(page)
     browser.width(1280, 1400)
-    height = int(browser.run("document.querySelector('#kv').getBoundingClientRect().bottom")) + 16
+    height = int(browser.run("document.querySelector('{last}').getBoundingClientRect().bottom".replace("{last}", last))) + 16
     for name in ["light", "dark"]:
         browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
         browser.width(1280, height)
@@ -253,24 +293,36 @@ def shoot(browser, page, prefix):
             file.write(base64.b64decode(image["data"]))
 
 
+def check_one(browser, report):
+    check_cards(browser, report)
+    check_map(browser, report)
+    check_tables(browser, "#call-table")
+    check_chart(browser)
+    check_colours(browser)
+
+
+def check_pair(browser, diff):
+    check_pair_cards(browser, diff)
+    check_pair_maps(browser)
+    check_tables(browser, "#calls-table")
+    check_pair_lines(browser)
+
+
 def main():
-    program, page, report_path = sys.argv[1:4]
+    pair = sys.argv[1] == "--pair"
+    program, page, report_path, *prefix = sys.argv[2 if pair else 1:]
     with open(report_path, encoding="utf-8") as file:
         report = json.load(file)
     with tempfile.TemporaryDirectory() as profile:
         browser = Browser(program, profile)
         browser.open(page)
         browser.width(1440)
-        check_cards(browser, report)
-        check_map(browser, report)
-        check_tables(browser)
-        check_chart(browser)
+        (check_pair if pair else check_one)(browser, report)
         check_widths(browser)
-        check_colours(browser)
         check_print(browser)
         check_quiet(browser)
-        if len(sys.argv) > 4:
-            shoot(browser, page, sys.argv[4])
+        if prefix:
+            shoot(browser, page, prefix[0], "#kv-b" if pair else "#kv")
         browser.close()
 
 

@@ -1,6 +1,6 @@
 /*
  * tests/profiler/html_test.c: the HTML report as text: its figures are the JSON's, nothing of a trace becomes markup, and it
- * stays small whatever the trace.
+ * stays small whatever the trace. The page of two traces must be as safe and as small.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -85,6 +85,20 @@ static void add_layer(int layer, int owner, unsigned blocks)
 	}
 }
 
+/* Whatever the trace. */
+static void check_pair(const kvs_report *report)
+{
+	char *page;
+
+	assert_int_equal(kvs_report_diff_html(report, report, NULL, &page), 0);
+	assert_in_range(strlen(page), 10000, MOST_BYTES);
+	assert_non_null(strstr(page, "</html>"));
+	assert_null(strstr(page, "alert(1)</"));
+	assert_null(strstr(page, "<b on"));
+	assert_null(strchr(page, 1));
+	free(page);
+}
+
 /* The page; and the JSON, unless that is NULL. */
 static char *html(json_t **json)
 {
@@ -95,6 +109,7 @@ static char *html(json_t **json)
 	if (kvs_report_make(path, &report))
 		fail_msg("%s", kvs_error());
 	assert_int_equal(kvs_report_html(report, &page), 0);
+	check_pair(report);
 	if (json) {
 		assert_int_equal(kvs_report_json(report, &text), 0);
 		*json = json_loads(text, 0, NULL);

@@ -36,8 +36,8 @@ static void check_traces(struct argp_state *state, const struct env *env)
 	if (env->diff && !env->other)
 		argp_error(state, "--diff takes two traces");
 	for (int o = 0; o < OUTPUTS; o++)
-		if (env->diff && env->outputs[o])
-			argp_error(state, "--diff makes text or --json, no file");
+		if (env->diff && o != HTML && env->outputs[o])
+			argp_error(state, "--diff makes text, --json or --html");
 }
 
 static void check_stdout(struct argp_state *state, const struct env *env)
@@ -88,7 +88,7 @@ static const char doc[] = "Say what a trace holds: the peak of GPU memory and wh
 			  "  kvshare-run report run.trace --json >run.json\n"
 			  "  kvshare-run report run.trace --html run.html\n"
 			  "  kvshare-run report run.trace --perfetto run.json\n"
-			  "  kvshare-run report --diff full.trace shared.trace\n";
+			  "  kvshare-run report --diff full.trace shared.trace --html both.html\n";
 
 static int print_text(char *text, bool json)
 {
@@ -107,17 +107,35 @@ static int print(const kvs_report *report, bool json)
 	return err ? err : print_text(text, json);
 }
 
-static int print_diff(const kvs_report *a, const char *trace, bool json)
+static int write_diff_page(const kvs_report *a, const kvs_report *b, const char *path)
 {
-	kvs_report *b;
 	char *text;
-	int err = kvs_report_make(trace, &b);
+	int err = kvs_report_diff_html(a, b, NULL, &text);
 
 	if (err)
 		return err;
-	err = json ? kvs_report_diff_json(a, b, &text) : kvs_report_diff_text(a, b, &text);
+	err = run_write_output(path, text);
+	free(text);
+	return err;
+}
+
+static int print_diff(const kvs_report *a, const struct env *env)
+{
+	kvs_report *b;
+	char *text;
+	int err = kvs_report_make(env->other, &b);
+
+	if (err)
+		return err;
+	if (env->outputs[HTML])
+		err = write_diff_page(a, b, env->outputs[HTML]);
+	if (!err && (env->json || !env->outputs[HTML])) {
+		err = env->json ? kvs_report_diff_json(a, b, &text) : kvs_report_diff_text(a, b, &text);
+		if (!err)
+			err = print_text(text, env->json);
+	}
 	kvs_report_free(b);
-	return err ? err : print_text(text, json);
+	return err;
 }
 
 static int make(const kvs_report *report, enum output output, char **text, struct kvs_left_out *left_out)
@@ -191,7 +209,7 @@ static int run(int argc, char **argv)
 	err = kvs_report_make(env.trace, &report);
 	if (err)
 		return run_complain();
-	err = env.diff ? print_diff(report, env.other, env.json) : write_all(report, &env);
+	err = env.diff ? print_diff(report, &env) : write_all(report, &env);
 	kvs_report_free(report);
 	return err ? run_complain() : EXIT_SUCCESS;
 }

@@ -3,9 +3,10 @@
  *
  * Machines drift, so what is compared lies close together: a round measures both, in the other order each time, and a ratio is
  * taken within it. What is shown is the median of the rounds and the least and the largest. One engine holds the weights; only
- * its cache is made anew.
+ * its cache is made anew. The page is of one more run of each, which is traced and opens its own engine (compare_page.c).
  */
 #include "../run.h"
+#include "compare.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -13,18 +14,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OPTION_TEXT = 512, OPTION_MAX_TOKENS, OPTION_ROUNDS, OPTION_PROMPT };
+enum { OPTION_TEXT = 512, OPTION_MAX_TOKENS, OPTION_ROUNDS, OPTION_PROMPT, OPTION_HTML };
 
 #define DEFAULT_PROMPT 256
 #define MOST_ROUNDS 1000
 
-enum side { FULL, SHARED, SIDES };
+enum side { FULL = RUN_FULL, SHARED = RUN_SHARED, SIDES };
 enum speed { PREFILL, DECODE, SPEEDS };
 
 struct env {
 	struct run_model_options model;
-	const char *text;
-	long max_tokens; /* of the text, for the loss; 0: all */
+	const char *text, *html; /* paths; NULL: none */
+	long max_tokens;         /* of the text, for the loss; 0: all */
 	int rounds, prompt_tokens, decode_tokens;
 };
 
@@ -50,6 +51,10 @@ static const struct argp_option options[] = {
 	{"prompt-tokens", OPTION_PROMPT, "N", 0, "length of the prompt (default 256)", 0},
 	{"tokens", 'n', "N", 0, "decode N tokens behind it (default 64)", 0},
 	{"rounds", OPTION_ROUNDS, "N", 0, "measure speed N times in turn (default 5)", 0},
+	{"html", OPTION_HTML, "FILE", 0,
+		"one more run of each, traced, as one HTML file: memory, KV maps, kernels, calls (- for standard "
+		"output)",
+		0},
 	{0},
 };
 
@@ -76,12 +81,17 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	case OPTION_ROUNDS:
 		env->rounds = run_parse_number(state, "--rounds", text, 1, MOST_ROUNDS);
 		return 0;
+	case OPTION_HTML:
+		env->html = text;
+		return 0;
 	case ARGP_KEY_ARG:
 		argp_error(state, "what is \"%s\"? The plan goes behind --plan, a text behind --text", text);
 		return 0;
 	case ARGP_KEY_END:
 		if (!env->model.plan_path && !env->model.owners)
 			argp_error(state, "compare with what? Give --plan FILE or --owners LIST");
+		if (env->html && run_is_stdout(env->html) && env->model.json)
+			argp_error(state, "standard output takes one of --json and --html -");
 		return 0;
 	}
 	return ARGP_ERR_UNKNOWN;
@@ -93,7 +103,8 @@ static const char doc[] = "Run a model with and without sharing, in turn, and co
 			  "once for each.\n\n"
 			  "Examples:\n"
 			  "  kvshare-run compare -m DIR --plan plan.json --text heldout.txt\n"
-			  "  kvshare-run compare -m DIR --owners 0,1,2,1 --rounds 9\n";
+			  "  kvshare-run compare -m DIR --owners 0,1,2,1 --rounds 9\n"
+			  "  kvshare-run compare -m DIR --plan plan.json --html both.html\n";
 
 /* ---- the text ---- */
 
@@ -139,18 +150,25 @@ static int take_side(struct comparison *c, enum side side)
 	return kvs_engine_set_patch(c->session.engine, c->session.patch, side == SHARED ? NULL : c->session.ckpt);
 }
 
+int run_compare_prefill(kvs_engine *engine, const int32_t *ids, int prompt)
+{
+	int err = kvs_engine_append(engine, 0, ids, prompt);
+
+	return err ? err : kvs_engine_wait(engine);
+}
+
 /* The tokens are given, so that both sides run the same; the likeliest is asked for all the same, as a user would. */
-static int decode(struct comparison *c)
+int run_compare_decode(kvs_engine *engine, const int32_t *ids, int count)
 {
 	int err = 0;
 
-	for (int i = 0; i < c->decode && !err; i++) {
+	for (int i = 0; i < count && !err; i++) {
 		int32_t likeliest;
-		err = kvs_engine_argmax(c->session.engine, &likeliest);
+		err = kvs_engine_argmax(engine, &likeliest);
 		if (!err)
-			err = kvs_engine_append(c->session.engine, 0, c->ids + c->prompt + i, 1);
+			err = kvs_engine_append(engine, 0, ids + i, 1);
 	}
-	return err ? err : kvs_engine_wait(c->session.engine);
+	return err ? err : kvs_engine_wait(engine);
 }
 
 /* `round` -1: to warm up. */
@@ -161,12 +179,10 @@ static int measure_speed(struct comparison *c, enum side side, int round)
 	double start = run_now_s(), middle; /* the side's matrices are in place by now */
 
 	if (!err)
-		err = kvs_engine_append(c->session.engine, 0, c->ids, c->prompt);
-	if (!err)
-		err = kvs_engine_wait(c->session.engine);
+		err = run_compare_prefill(c->session.engine, c->ids, c->prompt);
 	middle = run_now_s();
 	if (!err)
-		err = decode(c);
+		err = run_compare_decode(c->session.engine, c->ids + c->prompt, c->decode);
 	if (!err && round >= 0) {
 		m->rates[PREFILL][round] = c->prompt / (middle - start);
 		m->rates[DECODE][round] = c->decode / (run_now_s() - middle);
@@ -297,6 +313,30 @@ static int print_table(const struct comparison *c)
 	return run_flush_stdout();
 }
 
+/* ---- the page ---- */
+
+static struct kvs_measured measured_speed(const struct comparison *c, const char *name, enum speed speed)
+{
+	struct ratio ratio = ratio_of(c, speed);
+
+	return (struct kvs_measured){name, "tokens/s", 1, {rate_of(c, FULL, speed), rate_of(c, SHARED, speed)},
+		ratio.median, ratio.least, ratio.largest};
+}
+
+/* The engine goes first: each traced run has one of its own. */
+static int write_page(struct comparison *c)
+{
+	struct kvs_measured measured[] = {measured_speed(c, "prefill", PREFILL), measured_speed(c, "decode", DECODE),
+		{"loss", "nats", 4, {c->sides[FULL].nll, c->sides[SHARED].nll}, NAN, NAN, NAN}};
+	struct kvs_diff_page page = {.names = {"full", "shared"},
+		.measured = measured,
+		.measured_count = c->env->text ? 3 : 2,
+		.rounds = c->env->rounds};
+
+	run_session_close(&c->session);
+	return run_compare_page(&c->env->model, c->ids, c->prompt, c->decode, &page, c->env->html);
+}
+
 /* ---- the command ---- */
 
 static int allocate_rates(struct comparison *c)
@@ -335,7 +375,11 @@ static int compare(struct comparison *c)
 	if (!err)
 		err = measure(c);
 	if (!err)
-		err = c->env->model.json ? print_json(c) : print_table(c);
+		err = c->env->model.json                            ? print_json(c)
+		      : c->env->html && run_is_stdout(c->env->html) ? 0
+								    : print_table(c);
+	if (!err && c->env->html)
+		err = write_page(c);
 	return err;
 }
 
