@@ -51,6 +51,10 @@ $(ODD_DRIVER): tests/profiler/odd_driver.c $(BUILD)/cc.flags
 tests-build: $(WATCHED) $(ODD_DRIVER) $(BUILD)/tests/bench/profiler_bench
 $(addprefix $(BUILD)/tests/profiler/,profile_test attach_test ways_test kill_test): $(BUILD)/tests/profiler/watched.o | $(WATCHED) $(ODD_DRIVER) $(FAKE_CUPTI)
 $(BUILD)/tests/profiler/agree_test: $(BUILD)/tests/profiler/watched.o $(BUILD)/profiler/bpf/functions.o | $(FED_DRIVER) $(FAKE_CUPTI) $(LIBKVSHARE_CUPTI) \
-	$(CLIENTS) $(BUILD)/tests/clients/decoder_kernels.so $(BUILD)/tests/softcuda/softcuda_kernels.so
+	$(RUN) $(CLIENTS) $(BUILD)/tests/clients/decoder_kernels.so $(BUILD)/tests/softcuda/softcuda_kernels.so
+CALL_COST = $(addprefix $(BUILD)/,tests/profiler/call_cost.o tools/run/profile/ours.o)
+$(BUILD)/tests/profiler/cost_test: $(BUILD)/tests/profiler/watched.o $(CALL_COST) | $(SOFTCUDA)
+$(BUILD)/tests/bench/watch_bench: $(CALL_COST) | $(SOFTCUDA) $(RUN) $(PRELOAD) $(FED_DRIVER) $(FAKE_CUPTI) $(LIBKVSHARE_CUPTI) $(CLIENTS) \
+	$(BUILD)/tests/clients/decoder_kernels.so
 $(BUILD)/tests/profiler/faults_test $(BUILD)/tests/profiler/top_test: $(BUILD)/tests/profiler/watched.o | $(BUILD)/tests/clients/leaks
 $(BUILD)/tests/profiler/top_test: | $(WATCHED)
