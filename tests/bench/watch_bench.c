@@ -1,34 +1,27 @@
 /*
- * tests/bench/watch_bench.c: the cost of being watched from the kernel: of one call of each kind, for the process that is watched and
- * for another one with the same driver; of a system call; and for decoding with storyworld-3m as a whole, which the program itself
- * watches too (--profile). Needs root, but for the last.
+ * tests/bench/watch_bench.c: the cost of being watched, by each source: of one call of each kind, for the process that is watched
+ * and for another one with the same driver; of a system call; of decoding with storyworld-3m as a whole; and of a program that
+ * does nothing but call the driver (tests/clients/rates). By the kernel it needs root. CUPTI is the fake of the tests,
+ * which is fed with softcuda's real calls (cupti_feed.c): what it takes to feed is in the figure.
  *
- * A child makes the calls, once unwatched and once watched, in turn; medians are compared.
+ * Watched and unwatched take turns, and medians of the ratios of neighbours are told, with their quartiles: what else the machine
+ * does changes more slowly than that.
  */
 #include "../../driver/cu.h"
 #include "../../profiler/profiler.h"
+#include "../profiler/call_cost.h"
 
 #include <jansson.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #define ROUNDS 7
-#define DECODE_ROUNDS 15
-#define CALLS 20000
-#define GENERATE                                                                                                       \
-	"%s/kvshare-run generate -m tests/models/storyworld-3m -p 'Anna put the red key' -n 128 --device host --json"
-
-enum kind { TOLD, TOLD_WITH_STACK, COUNTED, SYSTEM_CALL, KINDS };
-static const char *const kind_names[] = {"a call that is told", "a call that is told with its stack",
-	"a call that is counted", "a system call (getppid)"};
-enum state { UNWATCHED, BESIDE, WATCHED, STATES };
+#define DECODE_ROUNDS 11
 
 static int compare(const void *a, const void *b)
 {
@@ -37,101 +30,19 @@ static int compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static double median(double *values, int count)
+/* part: 0.5 for the median. Sorts them. */
+static double quantile(double *values, int count, double part)
 {
 	qsort(values, count, sizeof(*values), compare);
-	return values[count / 2];
+	return values[(int)(part * (count - 1) + 0.5)];
 }
 
 /* ---- single calls ---- */
 
-/* softcuda refuses these at once, so that little else is timed. */
-static void call(const kvs_cu *cu, enum kind kind)
-{
-	CUdeviceptr memory;
-
-	if (kind == TOLD)
-		cu->cuMemFree(1);
-	else if (kind == TOLD_WITH_STACK)
-		cu->cuMemAlloc(&memory, 0);
-	else if (kind == COUNTED)
-		cu->cuStreamQuery(NULL);
-	else
-		syscall(SYS_getppid);
-}
-
-/* This thread's, as other programs may want the processors meanwhile. */
-static double cpu_s(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-	return now.tv_sec + now.tv_nsec * 1e-9;
-}
-
-/* Answers each byte on `in`, a kind, with the nanoseconds of a call. */
-static void serve(int in, int out)
-{
-	unsigned char kind;
-	kvs_cu *cu;
-
-	if (kvs_cu_open("host", &cu))
-		_exit(EXIT_FAILURE);
-	while (read(in, &kind, 1) == 1) {
-		double start = cpu_s(), ns;
-		for (int i = 0; i < CALLS; i++)
-			call(cu, kind);
-		ns = 1e9 * (cpu_s() - start) / CALLS;
-		if (write(out, &ns, sizeof(ns)) != sizeof(ns))
-			break;
-	}
-	_exit(EXIT_SUCCESS);
-}
-
-struct server {
-	pid_t pid;
-	int to, from;
-};
-
-static bool server_start(struct server *server)
-{
-	int to[2], from[2];
-
-	if (pipe(to) || pipe(from))
-		return false;
-	server->pid = fork();
-	if (!server->pid) {
-		close(to[1]);
-		close(from[0]);
-		serve(to[0], from[1]);
-	}
-	close(to[0]);
-	close(from[1]);
-	server->to = to[1];
-	server->from = from[0];
-	return server->pid > 0;
-}
-
-static void server_end(const struct server *server)
-{
-	kill(server->pid, SIGKILL); /* the other one has its pipe open, too */
-	close(server->to);
-	close(server->from);
-	waitpid(server->pid, NULL, 0);
-}
-
-static double server_ask(const struct server *server, enum kind kind)
-{
-	unsigned char byte = kind;
-	double ns = -1;
-
-	if (write(server->to, &byte, 1) != 1 || read(server->from, &ns, sizeof(ns)) != sizeof(ns))
-		ns = -1; /* shows as an absurd figure */
-	return ns;
-}
+enum state { UNWATCHED, BESIDE, WATCHED, STATES };
 
 /* All kinds once, while `watched` (0: nobody) is watched. */
-static bool ask_all(const struct server *server, pid_t watched, const char *trace_path, double ns[KINDS])
+static bool ask_all(const struct call_server *server, pid_t watched, const char *trace_path, double ns[CALL_KINDS])
 {
 	kvs_trace *trace = NULL;
 	kvs_watch *watch = NULL;
@@ -139,8 +50,8 @@ static bool ask_all(const struct server *server, pid_t watched, const char *trac
 
 	if (watched)
 		good = !kvs_trace_open(trace_path, NULL, &trace) && !kvs_watch_open(watched, trace, NULL, &watch);
-	for (int kind = 0; good && kind < KINDS; kind++) {
-		ns[kind] = server_ask(server, kind);
+	for (int kind = 0; good && kind < CALL_KINDS; kind++) {
+		ns[kind] = call_server_ask(server, kind);
 		if (watch)
 			kvs_watch_poll(watch, 100);
 	}
@@ -151,87 +62,211 @@ static bool ask_all(const struct server *server, pid_t watched, const char *trac
 
 static bool bench_calls(const char *trace)
 {
-	static double ns[STATES][KINDS][ROUNDS];
-	struct server served, other;
-	bool good = server_start(&served) && server_start(&other);
+	static double ns[STATES][CALL_KINDS][ROUNDS];
+	struct call_server served, other;
+	bool good = call_server_start(&served, NULL) && call_server_start(&other, NULL);
 
 	for (int round = 0; good && round < ROUNDS; round++) {
 		const pid_t watched[] = {0, other.pid, served.pid};
 		for (int state = 0; good && state < STATES; state++) {
-			double once[KINDS];
-			server_ask(&served, TOLD);
-			server_ask(&other, TOLD); /* both have opened their driver now */
+			double once[CALL_KINDS];
+			call_server_ask(&served, CALL_TOLD);
+			call_server_ask(&other, CALL_TOLD); /* both have opened their driver now */
 			good = ask_all(&served, watched[state], trace, once);
-			for (int kind = 0; kind < KINDS; kind++)
+			for (int kind = 0; kind < CALL_KINDS; kind++)
 				ns[state][kind][round] = once[kind];
 		}
 	}
-	for (int kind = 0; good && kind < KINDS; kind++) {
-		double bare = median(ns[UNWATCHED][kind], ROUNDS), beside = median(ns[BESIDE][kind], ROUNDS),
-		       with = median(ns[WATCHED][kind], ROUNDS);
-		printf("%-35s %6.0f ns unwatched, %+6.0f ns watched, %+6.0f ns beside one that is watched\n",
-			kind_names[kind], bare, with - bare, beside - bare);
+	for (int kind = 0; good && kind < CALL_KINDS; kind++) {
+		double bare = quantile(ns[UNWATCHED][kind], ROUNDS, 0.5),
+		       beside = quantile(ns[BESIDE][kind], ROUNDS, 0.5),
+		       with = quantile(ns[WATCHED][kind], ROUNDS, 0.5);
+		printf("by the kernel, %-35s %6.0f ns unwatched, %+6.0f ns watched, %+6.0f ns beside one that is "
+		       "watched\n",
+			call_kind_names[kind], bare, with - bare, beside - bare);
 	}
-	server_end(&served);
-	server_end(&other);
+	call_server_end(&served);
+	call_server_end(&other);
 	return good;
 }
 
-/* ---- the engine ---- */
-
-enum way { ALONE, BY_ITSELF, BY_KERNEL, WAYS };
-static const char *const way_names[] = {"nobody", "itself", "the kernel"}, *const way_aims[] = {"1", "1.005", "1.02"};
-
-static double decode_rate(const char *build, const char *watcher, const char *options)
+static bool bench_own_calls(const char *trace)
 {
-	char command[2048];
-	double rate;
-	FILE *output;
-	json_t *report;
+	static double ns[2][CALL_SYSTEM][ROUNDS];
+	struct call_server servers[2];
+	bool good = call_server_start(&servers[0], NULL) && call_server_start(&servers[1], trace);
 
-	snprintf(command, sizeof(command), "%s" GENERATE "%s 2>/dev/null", watcher, build, options);
-	output = popen(command, "r");
-	if (!output)
-		return 0;
-	report = json_loadf(output, 0, NULL);
-	pclose(output);
-	rate = json_number_value(json_object_get(json_object_get(report, "latency"), "decode_tokens_per_s"));
+	for (int round = 0; good && round < ROUNDS; round++)
+		for (int kind = 0; good && kind < CALL_SYSTEM; kind++)
+			for (int s = 0; s < 2; s++)
+				ns[s][kind][round] = call_server_ask(&servers[s], kind);
+	for (int kind = 0; good && kind < CALL_SYSTEM; kind++)
+		printf("by itself,     %-35s %6.0f ns unwatched, %+6.0f ns watched\n", call_kind_names[kind],
+			quantile(ns[0][kind], ROUNDS, 0.5),
+			quantile(ns[1][kind], ROUNDS, 0.5) - quantile(ns[0][kind], ROUNDS, 0.5));
+	call_server_end(&servers[0]);
+	call_server_end(&servers[1]);
+	return good;
+}
+
+/* ---- programs ---- */
+
+/* Who watches a program; before and behind is what stands around its command, with BUILD, TRACE and so on in the environment. */
+struct way {
+	const char *name, *before, *behind;
+	const char *against; /* the same unwatched, where that is not plain; NULL: it is */
+	double aim;          /* times as long, at most; 0: none is set */
+	bool kernel, cupti;  /* it needs them */
+};
+
+#define FED "KVSHARE_SOFTCUDA=$FED LD_LIBRARY_PATH=$(dirname $FED) "
+#define BY_CUPTI FED "KVSHARE_CUPTI=$FAKE $BUILD/kvshare-run profile --source cupti -o $TRACE -- "
+#define BY_KERNEL "$BUILD/kvshare-run profile --source ebpf -o $TRACE -- "
+#define SHIM "env LD_PRELOAD=$SHIM "
+static const struct way decode_ways[] = {
+	{"itself", "", "--profile $TRACE", NULL, 1.005, false, false},
+	{"the kernel", BY_KERNEL, "", NULL, 1.02, true, false},
+	{"CUPTI", BY_CUPTI, "", FED, 0, false, true},
+};
+static const struct way client_ways[] = {
+	{"itself (shim)", "KVSHARE_PROFILE=$TRACE " SHIM, "", SHIM, 1.005, false, false},
+	{"the kernel", BY_KERNEL, "", NULL, 1.02, true, false},
+	{"CUPTI", BY_CUPTI, "", FED, 0, false, true},
+};
+#define WAYS (sizeof(decode_ways) / sizeof(*decode_ways))
+
+static FILE *start(const char *before, const char *command, const char *behind)
+{
+	char line[2048];
+
+	snprintf(line, sizeof(line), "%s%s %s 2>/dev/null", before, command, behind);
+	unlink(getenv("TRACE")); /* some add to it */
+	return popen(line, "r");
+}
+
+/* Nanoseconds a token of decoding, and seconds of processors that the program took in all. */
+struct decoded {
+	double token_ns, cpu_s;
+};
+
+static bool run_decode(const char *before, const char *behind, struct decoded *out)
+{
+	FILE *output = start(before,
+		"bash -c 'TIMEFORMAT=\"cpu %U %S\"; { time \"$@\" 2>/dev/null; } 2>&1' - $BUILD/kvshare-run generate "
+		"-m tests/models/storyworld-3m -p \"Anna put the red key\" -n 128 --device host --json",
+		behind);
+	json_t *report = output ? json_loadf(output, JSON_DISABLE_EOF_CHECK, NULL) : NULL;
+	double rate = json_number_value(json_object_get(json_object_get(report, "latency"), "decode_tokens_per_s")),
+	       user = 0, system = 0;
+	bool good = rate > 0 && fscanf(output, " cpu %lf %lf", &user, &system) == 2;
+
+	if (output)
+		pclose(output);
 	json_decref(report);
-	return rate;
+	*out = (struct decoded){good ? 1e9 / rate : 0, user + system};
+	return good;
 }
 
-static double best(const double *values, int count)
-{
-	double most = 0;
+#define KINDS 3 /* that rates prints: launch, store, allocate */
+static char kinds[KINDS][16];
 
-	for (int i = 0; i < count; i++)
-		most = values[i] > most ? values[i] : most;
-	return most;
+/* Nanoseconds a call, of each kind. */
+static bool run_client(const char *before, const char *behind, double out[KINDS])
+{
+	FILE *output = start(before, "$BUILD/tests/clients/rates $BUILD/tests/clients/decoder_kernels.so", behind);
+	bool good = output != NULL;
+
+	for (int kind = 0; good && kind < KINDS; kind++)
+		good = fscanf(output, "%15s %lf", kinds[kind], &out[kind]) == 2;
+	if (output)
+		pclose(output);
+	return good;
 }
 
-/* The best of each is compared: what else the machine does only ever takes away from it. */
-static bool bench_decode(const char *build, const char *trace, bool can_watch)
+/* Events that the source told one by one, and those that it counted. */
+static uint64_t events_of(const char *trace)
 {
-	double rates[WAYS][DECODE_ROUNDS];
-	char watcher[512], options[512];
+	kvs_trace_reader *reader;
+	struct kvs_event event;
+	uint64_t events = 0;
 
-	snprintf(watcher, sizeof(watcher), "%s/kvshare-run profile --source ebpf -o %s -- ", build, trace);
-	snprintf(options, sizeof(options), " --profile %s", trace);
+	if (kvs_trace_read(trace, &reader))
+		return 0;
+	while (kvs_trace_next(reader, &event, NULL) > 0) {
+		events += event.type != KVS_EVENT_CALLS;
+		for (int b = 0; event.type == KVS_EVENT_CALLS && b < KVS_LATENCIES; b++)
+			events += event.calls.latency[b];
+	}
+	kvs_trace_reader_close(reader);
+	return events;
+}
+
+static void print_ratio(const char *what, const struct way *way, double *ratios, int rounds)
+{
+	char aim[32] = "no aim";
+
+	if (way->aim)
+		snprintf(aim, sizeof(aim), "aim: at most %g", way->aim);
+	printf("%s, watched by %-13s %.3f times as long (quartiles %.3f to %.3f; %s)", what, way->name,
+		quantile(ratios, rounds, 0.5), quantile(ratios, rounds, 0.25), quantile(ratios, rounds, 0.75), aim);
+}
+
+static bool bench_decode(const struct way *way)
+{
+	double ratios[DECODE_ROUNDS], cpu[DECODE_ROUNDS], more[DECODE_ROUNDS];
+	struct decoded bare, watched;
+	uint64_t events = 0;
+
 	for (int round = 0; round < DECODE_ROUNDS; round++) {
-		for (int way = 0; way < (can_watch ? WAYS : BY_KERNEL); way++) {
-			rates[way][round] =
-				decode_rate(build, way == BY_KERNEL ? watcher : "", way == BY_ITSELF ? options : "");
-			if (!rates[way][round])
-				return false;
+		if (!run_decode(way->against ? way->against : "", "", &bare) ||
+			!run_decode(way->before, way->behind, &watched))
+			return false;
+		ratios[round] = watched.token_ns / bare.token_ns;
+		cpu[round] = watched.cpu_s / bare.cpu_s;
+		events = events_of(getenv("TRACE"));
+		more[round] = 1e9 * (watched.cpu_s - bare.cpu_s) / (double)events;
+	}
+	print_ratio("decode, storyworld-3m", way, ratios, DECODE_ROUNDS);
+	printf(", %.3f of the CPU time (%.3f to %.3f), %+.0f ns for each of %lu events\n",
+		quantile(cpu, DECODE_ROUNDS, 0.5), quantile(cpu, DECODE_ROUNDS, 0.25),
+		quantile(cpu, DECODE_ROUNDS, 0.75), quantile(more, DECODE_ROUNDS, 0.5), events);
+	return true;
+}
+
+static bool bench_client(const struct way *way)
+{
+	double ratios[KINDS][ROUNDS], more[KINDS][ROUNDS], bare[KINDS], watched[KINDS];
+	char what[80];
+
+	for (int round = 0; round < ROUNDS; round++) {
+		if (!run_client(way->against ? way->against : "", "", bare) ||
+			!run_client(way->before, way->behind, watched))
+			return false;
+		for (int kind = 0; kind < KINDS; kind++) {
+			ratios[kind][round] = watched[kind] / bare[kind];
+			more[kind][round] = watched[kind] - bare[kind];
 		}
 	}
-	for (int way = BY_ITSELF; way < (can_watch ? WAYS : BY_KERNEL); way++)
-		printf("decode, storyworld-3m, watched by %-10s %6.1f tokens/s unwatched, %6.1f watched: %.3f times as "
-		       "long "
-		       "(aim: at most %s)\n",
-			way_names[way], best(rates[ALONE], DECODE_ROUNDS), best(rates[way], DECODE_ROUNDS),
-			best(rates[ALONE], DECODE_ROUNDS) / best(rates[way], DECODE_ROUNDS), way_aims[way]);
+	for (int kind = 0; kind < KINDS; kind++) {
+		snprintf(what, sizeof(what), "nothing but calls, %-8s", kinds[kind]);
+		print_ratio(what, way, ratios[kind], ROUNDS);
+		printf(", %+.0f ns for a call\n", /* of two, an allocation and its free */
+			quantile(more[kind], ROUNDS, 0.5) / (!strcmp(kinds[kind], "allocate") ? 2 : 1));
+	}
 	return true;
+}
+
+static bool bench_programs(bool can_watch)
+{
+	bool has_cupti = !access(getenv("FED"), R_OK), good = true;
+
+	for (size_t i = 0; good && i < 2 * WAYS; i++) {
+		const struct way *way = i < WAYS ? &decode_ways[i] : &client_ways[i - WAYS];
+		if ((way->kernel && !can_watch) || (way->cupti && !has_cupti))
+			continue;
+		good = i < WAYS ? bench_decode(way) : bench_client(way);
+	}
+	return good;
 }
 
 /* Probes belong to a file: with one of our own, nobody else's are measured, and ours do not slow anybody else. */
@@ -245,12 +280,28 @@ static bool own_driver(char *path, size_t bytes)
 		return false;
 	snprintf(path, bytes, "%s/libcuda.so.1", folder);
 	snprintf(command, sizeof(command), "cp '%s' %s", driver, path);
-	return !system(command) && !setenv("KVSHARE_SOFTCUDA", path, 1);
+	return !system(command) && !setenv("KVSHARE_SOFTCUDA", path, 1) && !setenv("LD_LIBRARY_PATH", folder, 1);
+}
+
+/* What the commands above have in their environment. */
+static void set_environment(const char *trace)
+{
+	const char *build = getenv("BUILD") ? getenv("BUILD") : "build";
+	static const char *const paths[][2] = {{"BUILD", ""}, {"FED", "tests/profiler/fed/libcuda.so.1"},
+		{"FAKE", "tests/profiler/fake-cupti/full/libcupti.so.13"}, {"SHIM", "libkvshare-preload.so"}};
+	char folder[PATH_MAX - 64], path[PATH_MAX];
+
+	if (!realpath(build, folder))
+		return; /* nothing will run */
+	for (size_t i = 0; i < sizeof(paths) / sizeof(*paths); i++) {
+		snprintf(path, sizeof(path), "%s/%s", folder, paths[i][1]);
+		setenv(paths[i][0], path, 1);
+	}
+	setenv("TRACE", trace, 1);
 }
 
 int main(void)
 {
-	const char *build = getenv("BUILD") ? getenv("BUILD") : "build";
 	char trace[] = "/tmp/kvshare-watch-bench-XXXXXX", driver[128];
 	bool can_watch = !kvs_watch_check(), good;
 	int fd;
@@ -261,8 +312,9 @@ int main(void)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	fd = mkstemp(trace);
 	close(fd);
+	set_environment(trace);
 	good = fd >= 0 && own_driver(driver, sizeof(driver)) && (!can_watch || bench_calls(trace)) &&
-	       bench_decode(build, trace, can_watch);
+	       bench_own_calls(trace) && bench_programs(can_watch);
 	unlink(trace);
 	unlink(driver);
 	*strrchr(driver, '/') = '\0';
