@@ -23,7 +23,8 @@
 static char trace[] = "/tmp/kvshare-cost-XXXXXX";
 
 /* Nanoseconds that it takes more with `watched` than with `bare`: least of all tries so far is kept in *least. */
-static void try_once(const struct call_server *bare, const struct call_server *watched, enum call_kind kind, double *least)
+static void try_once(
+	const struct call_server *bare, const struct call_server *watched, enum call_kind kind, double *least)
 {
 	double without = call_server_ask(bare, kind), with = call_server_ask(watched, kind);
 
@@ -38,7 +39,8 @@ static void check(const char *who, enum call_kind kind, double more_ns, double m
 
 	print_message("%s, %s: +%.0f ns (measured: %.0f)\n", who, call_kind_names[kind], more_ns, measured_ns);
 	if (more_ns > most)
-		fail_msg("%s: %s takes %.0f ns more, at most %.0f are allowed", who, call_kind_names[kind], more_ns, most);
+		fail_msg("%s: %s takes %.0f ns more, at most %.0f are allowed", who, call_kind_names[kind], more_ns,
+			most);
 }
 
 static void a_program_that_writes_a_trace_of_itself(void **state)

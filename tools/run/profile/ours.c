@@ -68,6 +68,14 @@ static void add(struct run_profile *p, struct kvs_event *event)
 	kvs_trace_add(p->trace, event);
 }
 
+/* What happens often is not set to zero first: an event has room for a histogram, half a KiB. */
+static void begin(struct kvs_event *event, enum kvs_event_type type, uint32_t link, uint64_t time_ns)
+{
+	event->type = type;
+	event->link = link;
+	event->time_ns = time_ns;
+}
+
 #define ARG(call, type, i) (*(const type *)(call)->args[i])
 
 /* ---- kernels ---- */
@@ -122,15 +130,14 @@ static void hear_kernel(void *arg, const char *name, CUstream stream, uint64_t s
 {
 	struct run_profile *p = arg;
 	struct launch launch = take_launch(&p->launches, stream);
-	struct kvs_event event = {.type = KVS_EVENT_KERNEL,
-		.link = launch.link,
-		.time_ns = start_ns,
-		.kernel = {
-			.name = strcmp(name, "a host function") ? name : "OpenBLAS gemm", /* the engine has no others */
-			.duration_ns = end_ns - start_ns,
-			.stream = (uintptr_t)stream,
-			.layer = launch.layer}};
+	struct kvs_event event;
 
+	begin(&event, KVS_EVENT_KERNEL, launch.link, start_ns);
+	event.kernel = (__typeof__(event.kernel)){
+		.name = strcmp(name, "a host function") ? name : "OpenBLAS gemm", /* the engine has no others */
+		.duration_ns = end_ns - start_ns,
+		.stream = (uintptr_t)stream,
+		.layer = launch.layer};
 	add(p, &event);
 }
 
@@ -230,21 +237,28 @@ static bool gives_out(enum kvs_cu_function function)
 	       function == KVS_FN_cuMemRetainAllocationHandle;
 }
 
-static void watch_call(void *arg, const struct kvs_cu_call *call)
+static void tell_call(struct run_profile *p, const struct kvs_cu_call *call, uint32_t link)
 {
-	struct run_profile *p = arg;
-	struct kvs_event event = {.type = KVS_EVENT_CALL, .time_ns = call->start_ns};
+	struct kvs_event event;
 
-	event.link = note_launch(p, call);
-	if (!call->after)
-		return;
-	event.call.function = exported[call->function];
-	event.call.duration_ns = call->nanoseconds;
-	event.call.result = call->result;
-	event.call.address = event.call.bytes = event.call.handle = KVS_EVENT_NONE;
+	begin(&event, KVS_EVENT_CALL, link, call->start_ns);
+	event.call = (__typeof__(event.call)){.function = exported[call->function],
+		.duration_ns = call->nanoseconds,
+		.result = call->result,
+		.address = KVS_EVENT_NONE,
+		.bytes = KVS_EVENT_NONE,
+		.handle = KVS_EVENT_NONE};
 	if (!call->result || !gives_out(call->function))
 		describe(call, &event);
 	add(p, &event);
+}
+
+static void watch_call(void *arg, const struct kvs_cu_call *call)
+{
+	uint32_t link = note_launch(arg, call);
+
+	if (call->after)
+		tell_call(arg, call, link);
 }
 
 /* ---- what the engine tells ---- */
