@@ -11,6 +11,8 @@
 #include "../attn/attn.h"
 #include "../vmm/kvshare.h"
 
+#include <time.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -127,6 +129,34 @@ void kvs_text_stream_free(kvs_text_stream *ts);
 /* *text (NUL-terminated, maybe empty) is valid until the next call. */
 int kvs_text_stream_push(kvs_text_stream *ts, int32_t id, const char **text, size_t *bytes);
 int kvs_text_stream_finish(kvs_text_stream *ts, const char **text, size_t *bytes);
+
+/* ---- conversations (chat/) ---- */
+
+/*
+ * A checkpoint's chat template, in one of the forms that we know: ChatML, Llama 2, Llama 3, Mistral. A template is read, and never
+ * run: one that has anything else is refused, with the statement that is not known.
+ */
+typedef struct kvs_chat kvs_chat;
+
+/*
+ * The template of a directory (chat_template.jinja, or tokenizer_config.json) or a GGUF file. -ENOENT (it has none), -EINVAL
+ * (no form that we know), -ENOMEM, -EIO.
+ */
+int kvs_chat_open(const char *dir, kvs_chat **out);
+/* The same for a template in memory; `bos` is the text of the BOS token, NULL: there is none. */
+int kvs_chat_parse(const char *text, size_t bytes, const char *name, const char *bos, kvs_chat **out);
+void kvs_chat_free(kvs_chat *chat);
+const char *kvs_chat_form(const kvs_chat *chat); /* "ChatML" */
+const char *kvs_chat_end(const kvs_chat *chat);  /* the token that ends an answer; NULL: the checkpoint's end of text */
+/* -EINVAL: a token that the template prints is not in the vocabulary. */
+int kvs_chat_check(const kvs_chat *chat, const kvs_tokenizer *tok);
+/*
+ * The text that the template prints for a system message (NULL: none), a user's and the start of the answer, special tokens
+ * included: encode it without those of the post-processor. `now`: for templates that name the date. The caller frees
+ * *text. -EINVAL (the template has no system message), -ENOMEM.
+ */
+int kvs_chat_render(const kvs_chat *chat, const char *system, const char *user, size_t user_bytes, time_t now,
+	char **text, size_t *bytes);
 
 /* ---- patches: matrices in place of a checkpoint's (patch.c) ---- */
 

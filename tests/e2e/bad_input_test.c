@@ -138,6 +138,25 @@ static const struct bad_input inputs[] = {
 	{"device memory too small for the cache", "SOFTCUDA_MEMORY=48M kvshare-run -m $T/m -p x --device host", 1,
 		"CUDA_ERROR_OUT_OF_MEMORY"},
 	{"a full disk under stdout", "kvshare-run -m $T/m -p x -n 4 --device host --json >/dev/full", 1, "stdout"},
+	{"a conversation with a model that has no chat template", "kvshare-run -m $T/m --chat -p x", 1,
+		"no chat template"},
+	{"a chat template of no known form",
+		"echo '{{ messages[0].content }}' >$T/m/chat_template.jinja; kvshare-run -m $T/m --chat -p x", 1,
+		"chat_template.jinja: the template is of none of the forms"},
+	{"a chat template whose tokens are not in the vocabulary",
+		"echo '{\"chat_template\": \"{{ \\u0027<|im_start|>\\u0027 + message.role + \\u0027\\\\n\\u0027 + "
+		"message.content + \\u0027<|im_end|>\\\\n\\u0027 }}{{ \\u0027<|im_start|>assistant\\\\n\\u0027 }}\"}' "
+		">$T/m/tokenizer_config.json; kvshare-run -m $T/m --chat -p x --device host",
+		1, "<|im_start|>, which is no token of this vocabulary"},
+	{"a system message where the chat template has none",
+		"echo \"{{ '[INST]' + message.content + '[/INST]' }}\" >$T/m/chat_template.jinja; "
+		"kvshare-run -m $T/m --chat --system y -p x --device host",
+		1, "has no system message"},
+	{"an empty message",
+		"echo \"{{ '[INST]' + message.content + '[/INST]' }}\" >$T/m/chat_template.jinja; "
+		"kvshare-run -m $T/m --chat -p '' --device host",
+		1, "nothing to answer"},
+	{"a system message without a conversation", "kvshare-run -m $T/m --system y -p x", 2, "--chat"},
 	{"a text too short to evaluate", "printf a | kvshare-run eval -m $T/m --text - --device host", 1, "at least 2"},
 	{"a text that is not there", "kvshare-run eval -m $T/m --text $T/nothing", 1, "nothing"},
 	{"a schedule that is none", "KVS_SIMT_SCHEDULE=sideways kvshare-run -m $T/m -p x --device host", 1, "sideways"},

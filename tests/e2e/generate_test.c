@@ -96,6 +96,144 @@ static void a_run_ends_with_the_text(void **state)
 	json_decref(report);
 }
 
+/* The prompt is what the template prints, and no token is put before it. */
+static void a_chat_is_what_its_template_prints(void **state)
+{
+	json_t *chat = run_json(
+		"T=$(mktemp -d); cp -r " MODEL " $T/m; printf %s \"{{ bos_token }}{% for message in messages %}"
+		"{{ '[INST] ' + message['content'] + ' [/INST]' }}{% endfor %}\" >$T/m/chat_template.jinja; "
+		"echo '{\"bos_token\": \"<s>\"}' >$T/m/tokenizer_config.json; "
+		"kvshare-run -m $T/m --chat -p 'Who put the red key there?' -n 8 --json; rm -r $T");
+	json_t *text =
+		run_json("kvshare-run -m " MODEL " -p '<s>[INST] Who put the red key there? [/INST]' -n 8 --json");
+
+	(void)state;
+	assert_int_equal(json_integer_value(json_object_get(chat, "prompt_tokens")),
+		json_integer_value(json_object_get(text, "prompt_tokens")));
+	assert_true(json_array_size(json_object_get(chat, "tokens")) > 0);
+	assert_true(json_equal(json_object_get(chat, "tokens"), json_object_get(text, "tokens")));
+	json_decref(chat);
+	json_decref(text);
+}
+
+/* Token `id` of a vocabulary gets another name; no merges make or use it from then on. */
+static void rename_token(json_t *tokenizer, json_int_t id, const char *name)
+{
+	json_t *model = json_object_get(tokenizer, "model"), *vocab = json_object_get(model, "vocab");
+	json_t *merges = json_object_get(model, "merges"), *value, *added = json_object_get(tokenizer, "added_tokens");
+	const char *key, *old = NULL;
+
+	json_object_foreach(vocab, key, value) if (json_integer_value(value) == id) old = key;
+	assert_non_null(old);
+	for (size_t i = json_array_size(merges); i--;) {
+		const json_t *merge = json_array_get(merges, i);
+		char left[64], right[64], both[128];
+		if (json_is_array(merge)) {
+			snprintf(left, sizeof(left), "%s", json_string_value(json_array_get(merge, 0)));
+			snprintf(right, sizeof(right), "%s", json_string_value(json_array_get(merge, 1)));
+		} else {
+			assert_int_equal(sscanf(json_string_value(merge), "%63s %63s", left, right), 2);
+		}
+		snprintf(both, sizeof(both), "%s%s", left, right);
+		if (!strcmp(left, old) || !strcmp(right, old) || !strcmp(both, old))
+			json_array_remove(merges, i);
+	}
+	json_object_del(vocab, old);
+	json_object_set_new(vocab, name, json_integer(id));
+	for (size_t i = json_array_size(added); i--;)
+		if (json_integer_value(json_object_get(json_array_get(added, i), "id")) == id)
+			json_array_remove(added, i);
+	json_array_append_new(
+		added, json_pack("{s:I,s:s,s:b,s:b,s:b,s:b,s:b}", "id", id, "content", name, "single_word", 0, "lstrip",
+			       0, "rstrip", 0, "normalized", 0, "special", 1));
+}
+
+#define CHATML                                                                                                         \
+	"{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}" \
+	"{% endfor %}{{ '<|im_start|>assistant\\n' }}"
+
+static void save(const char *dir, const char *name, const char *text)
+{
+	char path[64];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	file = fopen(path, "w");
+	assert_non_null(file);
+	assert_true(fputs(text, file) >= 0);
+	assert_int_equal(fclose(file), 0);
+}
+
+static json_t *chat(const char *dir, json_t *tokenizer, const char *options)
+{
+	char command[256], *text = json_dumps(tokenizer, 0);
+
+	save(dir, "tokenizer.json", text);
+	free(text);
+	snprintf(command, sizeof(command), "kvshare-run -m %s --chat -p 'Where is it?' -n 30 --json %s", dir, options);
+	return run_json(command);
+}
+
+/* Where `id` is in a list; its size: nowhere. */
+static size_t place(const json_t *tokens, json_int_t id)
+{
+	size_t i = 0;
+
+	while (i < json_array_size(tokens) && json_integer_value(json_array_get(tokens, i)) != id)
+		i++;
+	return i;
+}
+
+/* With `id` as the token that ends a turn, an answer that has it stops before it. False: the answer has it not. */
+static bool stops_before(const char *dir, const json_t *tokenizer, json_int_t id)
+{
+	json_t *changed = json_deep_copy(tokenizer), *whole, *cut;
+	size_t end;
+	bool comes;
+
+	rename_token(changed, id, "<|im_end|>");
+	whole = chat(dir, changed, "--ignore-eos");
+	end = place(json_object_get(whole, "tokens"), id);
+	comes = end < json_array_size(json_object_get(whole, "tokens"));
+	cut = comes ? chat(dir, changed, "") : NULL;
+	if (comes) {
+		assert_string_equal(json_string_value(json_object_get(cut, "stop")), "eos");
+		assert_int_equal(json_array_size(json_object_get(cut, "tokens")), end);
+	}
+	json_decref(whole);
+	json_decref(cut);
+	json_decref(changed);
+	return comes;
+}
+
+/* The end of a turn is looked for among tokens of an answer; it is not the checkpoint's end-of-text token. */
+static void an_answer_ends_with_its_turn(void **state)
+{
+	char dir[] = "/tmp/kvs-chat-XXXXXX", command[128];
+	json_t *tokenizer = json_load_file(MODEL "/tokenizer.json", 0, NULL), *report, *tokens;
+	size_t i = 0;
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	snprintf(command, sizeof(command), "cp %s/*.json %s/model.safetensors %s && echo []", MODEL, MODEL, dir);
+	json_decref(run_json(command));
+	save(dir, "chat_template.jinja", CHATML);
+	rename_token(tokenizer, 0, "<|im_start|>");
+	rename_token(tokenizer, 1, "<|im_end|>");
+	report = chat(dir, tokenizer, "");
+	assert_string_equal(json_string_value(json_object_get(report, "stop")), "length");
+	rename_token(tokenizer, 1, "unused");
+	tokens = json_object_get(report, "tokens");
+	while (i < json_array_size(tokens) &&
+		!stops_before(dir, tokenizer, json_integer_value(json_array_get(tokens, i))))
+		i++;
+	assert_true(i < json_array_size(tokens));
+	json_decref(report);
+	json_decref(tokenizer);
+	snprintf(command, sizeof(command), "rm -r %s && echo []", dir);
+	json_decref(run_json(command));
+}
+
 static void a_context_past_the_trained_positions_is_warned_of(void **state)
 {
 	static const struct {
@@ -196,6 +334,8 @@ int main(void)
 		cmocka_unit_test(report_has_what_its_contract_names),
 		cmocka_unit_test(a_run_says_why_it_ended),
 		cmocka_unit_test(a_run_ends_with_the_text),
+		cmocka_unit_test(a_chat_is_what_its_template_prints),
+		cmocka_unit_test(an_answer_ends_with_its_turn),
 		cmocka_unit_test(a_context_past_the_trained_positions_is_warned_of),
 		cmocka_unit_test(text_goes_to_stdout_and_the_summary_to_stderr),
 		cmocka_unit_test(tokens_do_not_depend_on_how_memory_is_managed),

@@ -9,11 +9,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OPTION_TEMPERATURE = 512, OPTION_TOP_K, OPTION_TOP_P, OPTION_SEED, OPTION_IGNORE_EOS };
+enum {
+	OPTION_TEMPERATURE = 512,
+	OPTION_TOP_K,
+	OPTION_TOP_P,
+	OPTION_SEED,
+	OPTION_IGNORE_EOS,
+	OPTION_CHAT,
+	OPTION_SYSTEM
+};
 
 struct env {
 	struct run_model_options model;
-	const char *prompt, *prompt_file;
+	const char *prompt, *prompt_file, *system;
+	bool chat;
 	int count; /* tokens to generate at most */
 	bool ignore_eos;
 	struct kvs_sampling sampling;
@@ -23,6 +32,8 @@ struct env {
 struct run {
 	const struct env *env;
 	struct run_session session;
+	kvs_chat *chat;   /* NULL: the prompt is text to continue */
+	int32_t chat_end; /* the token that ends an answer; -1: none but those of the checkpoint */
 	int32_t *prompt;
 	size_t prompt_count;
 	int32_t *ids; /* [env->count] */
@@ -38,6 +49,9 @@ static const struct argp_option options[] = {
 	{"prompt", 'p', "TEXT", 0, "the text to continue", 0},
 	{"file", 'f', "FILE", 0, "read the prompt from FILE (- for standard input)", 0},
 	{"tokens", 'n', "N", 0, "generate at most N tokens (default 128)", 0},
+	{"chat", OPTION_CHAT, NULL, 0, "the prompt is a message to answer: apply the checkpoint's chat template", 0},
+	{"system", OPTION_SYSTEM, "TEXT", 0, "with --chat, a system message (default: the template's, if it has one)",
+		0},
 	{NULL, 0, NULL, 0, "Sampling:", 2},
 	{"temperature", OPTION_TEMPERATURE, "T", 0, "sample at temperature T (default 0: the likeliest token)", 2},
 	{"top-k", OPTION_TOP_K, "K", 0, "sample from the K likeliest tokens (default 0: all)", 2},
@@ -79,6 +93,12 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	case OPTION_SEED:
 		env->sampling.seed = run_parse_number(state, "--seed", text, 0, LONG_MAX);
 		return 0;
+	case OPTION_CHAT:
+		env->chat = true;
+		return 0;
+	case OPTION_SYSTEM:
+		env->system = text;
+		return 0;
 	case OPTION_IGNORE_EOS:
 		env->ignore_eos = true;
 		return 0;
@@ -88,6 +108,8 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	case ARGP_KEY_END:
 		if (!env->prompt == !env->prompt_file)
 			argp_error(state, "give the prompt with -p TEXT or with -f FILE");
+		if (env->system && !env->chat)
+			argp_error(state, "--system is a part of a conversation: give --chat too");
 		return 0;
 	}
 	return ARGP_ERR_UNKNOWN;
@@ -101,23 +123,42 @@ static const char doc[] =
 	"  kvshare-run generate -m DIR -p 'Once upon a time'\n"
 	"  kvshare-run generate -m DIR -p 'Once upon a time' --owners 0,1,2,1\n"
 	"  kvshare-run generate -m DIR -f story.txt -n 500 --plan plan.json --json\n"
-	"  kvshare-run generate -m DIR -p 'Dear Anna' --temperature 0.8 --seed 7\n";
+	"  kvshare-run generate -m DIR -p 'Dear Anna' --temperature 0.8 --seed 7\n"
+	"  kvshare-run generate -m DIR --chat -p 'What is the capital of France?'\n";
+
+/* The text becomes what the chat template prints for it; its special tokens are in the text then. */
+static int apply_chat(struct run *run, char **text, size_t *bytes)
+{
+	char *message = *text;
+	int err = kvs_chat_check(run->chat, run->session.tokenizer);
+
+	if (!err && !*bytes)
+		err = kvs_fail(-EINVAL, "the prompt is empty: there is nothing to answer");
+	if (err)
+		return err;
+	err = kvs_chat_render(run->chat, run->env->system, message, *bytes, time(NULL), text, bytes);
+	free(message);
+	if (!err && kvs_chat_end(run->chat))
+		run->chat_end = kvs_tokenizer_id(run->session.tokenizer, kvs_chat_end(run->chat));
+	return err;
+}
 
 static int encode_prompt(struct run *run)
 {
-	char *text = NULL;
-	size_t bytes;
-	int err;
+	const struct env *env = run->env;
+	char *text = env->prompt_file ? NULL : strdup(env->prompt);
+	size_t bytes = text ? strlen(text) : 0;
+	int err = 0;
 
-	if (run->env->prompt_file) {
-		err = run_read_text(run->env->prompt_file, &text, &bytes);
-		if (err)
-			return err;
-	} else {
-		bytes = strlen(run->env->prompt);
-	}
-	err = kvs_tokenizer_encode(
-		run->session.tokenizer, text ? text : run->env->prompt, bytes, true, &run->prompt, &run->prompt_count);
+	if (env->prompt_file)
+		err = run_read_text(env->prompt_file, &text, &bytes);
+	else if (!text)
+		err = kvs_fail(-ENOMEM, "no memory for the prompt");
+	if (!err && run->chat)
+		err = apply_chat(run, &text, &bytes);
+	if (!err)
+		err = kvs_tokenizer_encode(
+			run->session.tokenizer, text, bytes, !run->chat, &run->prompt, &run->prompt_count);
 	free(text);
 	if (!err && !run->prompt_count)
 		err = kvs_fail(-EINVAL, "the prompt is empty, and this model has no token to start from");
@@ -139,10 +180,11 @@ static bool is_eos(const struct run *run, int32_t id)
 {
 	const struct kvs_config *config = kvs_engine_config(run->session.engine);
 
+	bool ends = id == run->chat_end;
+
 	for (int i = 0; i < config->eos_count; i++)
-		if (config->eos[i] == id)
-			return !run->env->ignore_eos;
-	return false;
+		ends |= config->eos[i] == id;
+	return ends && !run->env->ignore_eos;
 }
 
 static int keep_text(struct run *run, const char *text, size_t bytes)
@@ -294,8 +336,10 @@ static int report(struct run *run)
 
 static int run_generate(struct run *run)
 {
-	int err = run_session_open(&run->env->model, &run->session);
+	int err = run->env->chat ? kvs_chat_open(run->env->model.dir, &run->chat) : 0;
 
+	if (!err)
+		err = run_session_open(&run->env->model, &run->session);
 	if (!err)
 		err = encode_prompt(run);
 	if (!err)
@@ -316,7 +360,7 @@ static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL
 static int run_command(int argc, char **argv)
 {
 	struct env env = {.count = 128, .sampling = {.top_p = 1}};
-	struct run run = {.env = &env};
+	struct run run = {.env = &env, .chat_end = -1};
 	int err;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &env);
@@ -324,6 +368,7 @@ static int run_command(int argc, char **argv)
 	if (err)
 		run_complain();
 	run_session_close(&run.session);
+	kvs_chat_free(run.chat);
 	free(run.prompt);
 	free(run.ids);
 	free(run.token_s);
