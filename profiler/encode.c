@@ -286,6 +286,10 @@ bool prof_chunk_add(struct prof_chunk *chunk, struct prof_told *told, const stru
 		put(chunk, event->use.kind);
 		put(chunk, event->use.bytes);
 		break;
+	case KVS_EVENT_NVML:
+		put_head(chunk, event);
+		put(chunk, event->nvml.bytes);
+		break;
 	default:
 		return true; /* no event of ours */
 	}

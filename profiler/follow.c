@@ -496,6 +496,19 @@ static void follow_device(struct prof_follow *f, struct watched *watched, const 
 		watched->process->untracked = used - known;
 }
 
+/* NVML is asked now and then, and calls are told a moment later: what is held is what was told by then. */
+static void follow_nvml(struct prof_follow *f, struct watched *watched, const struct kvs_event *event)
+{
+	struct prof_process *p = watched->process;
+	uint64_t bytes = event->nvml.bytes;
+
+	drain(f, watched);
+	p->nvml_asked = true;
+	p->nvml = bytes > p->nvml ? bytes : p->nvml;
+	if (bytes > p->account.now.physical && bytes - p->account.now.physical > p->nvml_untracked)
+		p->nvml_untracked = bytes - p->account.now.physical;
+}
+
 /* What it still holds has leaked, though the system takes it back. */
 static void follow_exit(struct prof_follow *f, struct watched *watched, const struct kvs_event *event)
 {
@@ -576,6 +589,8 @@ static void follow_event(struct prof_follow *f, const struct kvs_event *event, u
 		follow_phase(f, watched->process, event);
 	} else if (event->type == KVS_EVENT_DEVICE) {
 		follow_device(f, watched, event);
+	} else if (event->type == KVS_EVENT_NVML) {
+		follow_nvml(f, watched, event);
 	} else if (event->type == KVS_EVENT_EXIT && chosen) {
 		follow_exit(f, watched, event);
 	}

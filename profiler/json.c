@@ -107,9 +107,18 @@ static json_t *kinds_of(const uint64_t *bytes)
 	return NULL;
 }
 
+static json_t *number_if(bool known, uint64_t value)
+{
+	return known ? number(value) : json_null();
+}
+
 static json_t *memory_of(const kvs_report *r)
 {
-	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "peak_physical_bytes",
+	uint64_t nvml, nvml_untracked;
+	bool asked = prof_nvml(r, &nvml, &nvml_untracked);
+
+	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "nvml_bytes",
+		number_if(asked, nvml), "nvml_untracked_bytes", number_if(asked, nvml_untracked), "peak_physical_bytes",
 		number(r->peak.physical), "peak_s", json_real(r->peak_event ? 1e-9 * (r->peak_ns - r->start_ns) : 0),
 		"virtual_bytes", number(r->peak.reserved), "mapped_bytes", number(r->peak.mapped), "saved_bytes",
 		number(r->peak.saved), "kv_bytes",
@@ -303,11 +312,12 @@ static json_t *process_of(const void *owner, size_t i)
 	const kvs_report *r = owner;
 	const struct prof_process *p = r->processes[i];
 
-	return json_pack("{s:i,s:i,s:o,s:o,s:s,s:i,s:o,s:o,s:o,s:o,s:o}", "pid", (int)p->pid, "parent", (int)p->parent,
-		"command", string_of(p->command), "device", string_of(p->device), "source", prof_source_name(p->source),
-		"driver_version", (int)p->driver_version, "device_bytes", number(p->device_bytes),
-		"peak_physical_bytes", number(p->peak.physical), "saved_bytes", number(p->peak.saved),
-		"untracked_bytes", number(p->untracked), "status",
+	return json_pack("{s:i,s:i,s:o,s:o,s:s,s:i,s:o,s:o,s:o,s:o,s:o,s:o}", "pid", (int)p->pid, "parent",
+		(int)p->parent, "command", string_of(p->command), "device", string_of(p->device), "source",
+		prof_source_name(p->source), "driver_version", (int)p->driver_version, "device_bytes",
+		number(p->device_bytes), "peak_physical_bytes", number(p->peak.physical), "saved_bytes",
+		number(p->peak.saved), "untracked_bytes", number(p->untracked), "nvml_bytes",
+		number_if(p->nvml_asked, p->nvml), "status",
 		p->ended && p->status >= 0 ? json_integer(p->status) : json_null());
 }
 

@@ -46,11 +46,12 @@ enum kvs_event_type {
 	KVS_EVENT_KERNEL,      /* a kernel ran on the device */
 	KVS_EVENT_LABEL,       /* what a range of addresses is for, until it is freed or labelled again */
 	KVS_EVENT_PHASE,       /* the process does something else from now on: load, prefill, decode */
-	KVS_EVENT_DEVICE,      /* what the driver (cuMemGetInfo) or NVML says of the device's memory */
+	KVS_EVENT_DEVICE,      /* what the driver says of the device's memory (cuMemGetInfo) */
 	KVS_EVENT_EXIT,        /* the process was seen to end, or is not watched any more */
 	KVS_EVENT_COPY,        /* the device copied or filled memory */
 	KVS_EVENT_SPAN, /* a thread was in something that has a name, and is no call: a range of NVTX, an overhead */
 	KVS_EVENT_USE,  /* how much of its memory of one kind a program has filled: the rest of the blocks is empty */
+	KVS_EVENT_NVML, /* what NVML says that the process has of all devices together, contexts and code included */
 	KVS_EVENT_TYPES
 };
 
@@ -145,6 +146,9 @@ struct kvs_event {
 			enum kvs_memory_kind kind;
 			uint64_t bytes; /* of physical memory, from now on; what several share counts once */
 		} use;
+		struct {
+			uint64_t bytes;
+		} nvml;
 	};
 };
 
@@ -208,6 +212,27 @@ void kvs_trace_get_health(const kvs_trace_reader *reader, struct kvs_trace_healt
  * usual folders. It is loaded for that, and stays so. -ENOENT.
  */
 int kvs_libcupti_find(char *path, size_t bytes);
+
+/* ---- NVML ---- */
+
+/*
+ * NVIDIA's management library tells which process has how much of which GPU, whoever asked for it: contexts, code and workspaces of
+ * libraries as well. It knows processes by the numbers that the host has for them, which a container does not see.
+ */
+typedef struct kvs_nvml kvs_nvml;
+
+struct kvs_nvml_process {
+	uint32_t pid;
+	unsigned device;
+	uint64_t bytes; /* KVS_EVENT_NONE: it does not say, as for a part of a GPU (MIG) in a container */
+};
+
+/* Open libnvidia-ml.so.1, or the library that $KVSHARE_NVML names. -ENOENT: there is none; -ENODEV: it does not work here; -ENOMEM. */
+int kvs_nvml_open(kvs_nvml **out);
+/* Those that compute on any device, one for each device, at most `room`; *count: those written. -EIO: NVML answers an error. */
+int kvs_nvml_list(kvs_nvml *nvml, struct kvs_nvml_process *list, size_t room, size_t *count);
+unsigned kvs_nvml_devices(const kvs_nvml *nvml);
+void kvs_nvml_close(kvs_nvml *nvml); /* NULL is fine */
 
 /* ---- reports ---- */
 

@@ -284,6 +284,9 @@ static void read_event(kvs_trace_reader *reader, struct cursor *c, uint8_t tag, 
 		out->use.kind = get_kind(c);
 		out->use.bytes = get(c);
 		break;
+	case KVS_EVENT_NVML:
+		out->nvml.bytes = get(c);
+		break;
 	default:
 		c->bad = true;
 	}

@@ -112,6 +112,20 @@ uint64_t prof_untracked(const kvs_report *report)
 	return most;
 }
 
+/* NVML tells each process's own part, so these add up. */
+bool prof_nvml(const kvs_report *report, uint64_t *bytes, uint64_t *untracked)
+{
+	bool asked = false;
+
+	*bytes = *untracked = 0;
+	for (size_t i = 0; i < report->process_count; i++) {
+		asked |= report->processes[i]->nvml_asked;
+		*bytes += report->processes[i]->nvml;
+		*untracked += report->processes[i]->nvml_untracked;
+	}
+	return asked;
+}
+
 uint64_t prof_overhead(const kvs_report *report)
 {
 	uint64_t bytes = report->peak.by_kind[KVS_MEMORY_PROFILER];

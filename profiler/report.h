@@ -120,6 +120,9 @@ struct prof_process {
 	uint64_t calls;          /* that were told of, one by one or counted */
 	uint64_t overhead;       /* most that a profiler told that it takes of the device, beside what calls tell of */
 	uint64_t untracked;      /* most that the driver counted as used beyond what calls tell, when it was asked */
+	bool nvml_asked;         /* NVML told of it */
+	uint64_t nvml;           /* most that NVML said it has */
+	uint64_t nvml_untracked; /* most of that beyond what calls tell */
 	struct prof_totals peak; /* of its own */
 	struct prof_account account;
 	/* the phase that it is in */
@@ -193,6 +196,8 @@ uint64_t prof_overhead(const kvs_report *report); /* device memory of the profil
 uint64_t prof_unfilled(
 	const struct prof_totals *totals, enum kvs_memory_kind kind); /* KVS_MEMORY_KINDS: of all kinds */
 uint64_t prof_untracked(const kvs_report *report); /* memory that the driver counts, and no call tells of */
+/* What NVML says of all processes, each at its most; and what of it no call tells of. False: it was not asked. */
+bool prof_nvml(const kvs_report *report, uint64_t *bytes, uint64_t *untracked);
 
 void prof_series_add(struct prof_series *series, uint64_t time_ns, const struct prof_totals *totals);
 

@@ -174,6 +174,19 @@ static bool was_asked(const kvs_report *r)
 	return false;
 }
 
+static void untracked_card(struct prof_page *page)
+{
+	const kvs_report *r = page->report;
+	uint64_t nvml, beyond;
+	char note[128], a[PROF_UNIT_TEXT], b[PROF_UNIT_TEXT];
+
+	snprintf(note, sizeof(note), "%s", was_asked(r) ? "used, and no call tells of it" : "the driver was not asked");
+	if (prof_nvml(r, &nvml, &beyond))
+		snprintf(note, sizeof(note), "by the driver; by NVML %s of %s", prof_size_text(beyond, a),
+			prof_size_text(nvml, b));
+	size_card(page, "Untracked", "", "memory.untracked_bytes", prof_untracked(r), note);
+}
+
 void prof_page_cards(struct prof_page *page)
 {
 	const kvs_report *r = page->report;
@@ -188,8 +201,7 @@ void prof_page_cards(struct prof_page *page)
 	snprintf(note, sizeof(note), "addresses; %s mapped", prof_size_text(r->peak.mapped, size));
 	size_card(page, "Virtual", "", "memory.virtual_bytes", r->peak.reserved, note);
 	unfilled_card(page);
-	size_card(page, "Untracked", "", "memory.untracked_bytes", prof_untracked(r),
-		was_asked(r) ? "used, and no call tells of it" : "the driver was not asked");
+	untracked_card(page);
 	begin_card(page, "Overhead", "", "overhead.ns", r->overhead_ns);
 	prof_page_time(page, r->overhead_ns);
 	snprintf(note, sizeof(note), "%s; %s of the device", r->overhead_ns ? "as told" : "none was told",
@@ -255,7 +267,12 @@ static void say_missing(struct prof_page *page)
 {
 	const kvs_report *r = page->report;
 	char text[160], step[PROF_UNIT_TEXT];
+	uint64_t nvml, beyond;
 
+	if (prof_nvml(r, &nvml, &beyond))
+		say(page, false,
+			"NVML counts what a process has with all that CUDA itself takes: contexts, code, workspaces of "
+			"libraries.");
 	if (!was_asked(r))
 		say(page, false, "The driver was not asked for its free memory, so the untracked part is not known.");
 	if (!r->kernel_names.intern.count)

@@ -170,11 +170,13 @@ static void print_measured(struct pair *pair)
 	if (!pair->given || !pair->given->measured_count)
 		return;
 	prof_page_begin(&pair->page, "measured", "Measured in turn", true);
-	fprintf(pair->page.to, "<p>Rounds: %u, each of both runs, without a trace. A ratio is the median of those within "
-			       "the rounds; beside it the least and the largest.</p>\n<table><thead><tr><th scope=\"col\"></th>",
+	fprintf(pair->page.to,
+		"<p>Rounds: %u, each of both runs, without a trace. A ratio is the median of those within "
+		"the rounds; beside it the least and the largest.</p>\n<table><thead><tr><th scope=\"col\"></th>",
 		pair->given->rounds);
 	print_names(pair);
-	fputs("<th scope=\"col\" class=\"n\">ratio</th><th scope=\"col\" class=\"n\">of the rounds</th></tr></thead><tbody>\n",
+	fputs("<th scope=\"col\" class=\"n\">ratio</th><th scope=\"col\" class=\"n\">of the "
+	      "rounds</th></tr></thead><tbody>\n",
 		pair->page.to);
 	for (size_t i = 0; i < pair->given->measured_count; i++)
 		print_measured_row(pair, &pair->given->measured[i]);
@@ -277,13 +279,13 @@ static void print_memory(struct pair *pair)
 	prof_page_begin(&pair->page, "memory", "Physical memory over time", true);
 	print_legend(pair);
 	fprintf(to,
-		"<div class=\"plot\" id=\"plot\" tabindex=\"0\" role=\"group\" aria-label=\"Physical memory of both runs over "
+		"<div class=\"plot\" id=\"plot\" tabindex=\"0\" role=\"group\" aria-label=\"Physical memory of both "
+		"runs over "
 		"time; arrow keys move through it\" data-top=\"%d\" data-height=\"%d\">\n<svg class=\"chart\" "
 		"width=\"100%%\" height=\"%d\" role=\"img\" aria-label=\"Physical memory of both runs over time\">\n",
 		PROF_PLOT_TOP, PROF_PLOT_HEIGHT, CHART_HEIGHT);
 	prof_scale_ticks(&pair->page, &scale, CHART_HEIGHT);
-	fprintf(to,
-		"<svg y=\"%d\" width=\"100%%\" height=\"%d\" viewBox=\"0 0 %d %d\" preserveAspectRatio=\"none\">\n",
+	fprintf(to, "<svg y=\"%d\" width=\"100%%\" height=\"%d\" viewBox=\"0 0 %d %d\" preserveAspectRatio=\"none\">\n",
 		PROF_PLOT_TOP, PROF_PLOT_HEIGHT, PROF_UNITS, PROF_UNITS);
 	print_line(pair, &scale, 0);
 	print_line(pair, &scale, 1);
@@ -343,7 +345,9 @@ static void print_section(struct pair *pair, enum prof_diff_section section, con
 		"id=\"%s-table\"><thead><tr><th scope=\"col\">name</th>",
 		title, id);
 	print_names(pair);
-	fputs("<th scope=\"col\" class=\"n\">ratio</th><th scope=\"col\" data-fixed>side by side</th></tr></thead>\n<tbody>\n", to);
+	fputs("<th scope=\"col\" class=\"n\">ratio</th><th scope=\"col\" data-fixed>side by "
+	      "side</th></tr></thead>\n<tbody>\n",
+		to);
 	for (size_t i = 0; i < pair->diff.count; i++) {
 		const struct prof_diff_row *row = &pair->diff.rows[i];
 		if (row->section != section)
@@ -385,7 +389,8 @@ static void print_caveats(struct pair *pair)
 		pair->page.report = pair->diff.reports[side];
 		prof_page_health(&pair->page);
 	}
-	fputs("<li>A ratio is the second run's figure by the first's. Times are those of one traced run each, and include what "
+	fputs("<li>A ratio is the second run's figure by the first's. Times are those of one traced run each, and "
+	      "include what "
 	      "tracing costs.</li>\n<li>Each run begins at 0 s.</li>\n<li>1 KiB is 1024 bytes.</li>\n</ul>\n",
 		pair->page.to);
 	prof_page_end(&pair->page);

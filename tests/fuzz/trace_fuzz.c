@@ -63,6 +63,8 @@ static uint64_t read_all(kvs_trace_reader *reader, uint64_t *sum)
 		} else if (event.type == KVS_EVENT_USE) {
 			require(event.use.kind < KVS_MEMORY_KINDS);
 			*sum += event.use.bytes;
+		} else if (event.type == KVS_EVENT_NVML) {
+			*sum += event.nvml.bytes;
 		}
 	}
 	require(got == 0);

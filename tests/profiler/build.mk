@@ -48,7 +48,15 @@ $(ODD_DRIVER): tests/profiler/odd_driver.c $(BUILD)/cc.flags
 	$(call say,LD,$@)
 	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE -O1 -fno-optimize-sibling-calls -fPIC -shared $(WARN) -Wl,-soname,libcuda.so.1 -o $@ $<
 
-tests-build: $(WATCHED) $(ODD_DRIVER) $(BUILD)/tests/bench/profiler_bench
+# A fake NVML, which says what a file says.
+FAKE_NVML = $(BUILD)/tests/profiler/fake-nvml/libnvidia-ml.so.1
+$(FAKE_NVML): tests/profiler/nvml_fake.c $(BUILD)/cc.flags
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) -std=gnu11 -O1 -fPIC -shared $(WARN) -Wno-missing-prototypes -Wl,-soname,libnvidia-ml.so.1 -o $@ $<
+$(addprefix $(BUILD)/tests/profiler/,nvml_test top_test): | $(FAKE_NVML)
+
+tests-build: $(WATCHED) $(ODD_DRIVER) $(FAKE_NVML) $(BUILD)/tests/bench/profiler_bench
 $(addprefix $(BUILD)/tests/profiler/,profile_test attach_test ways_test kill_test): $(BUILD)/tests/profiler/watched.o | $(WATCHED) $(ODD_DRIVER) $(FAKE_CUPTI)
 $(BUILD)/tests/profiler/agree_test: $(BUILD)/tests/profiler/watched.o $(BUILD)/profiler/bpf/functions.o | $(FED_DRIVER) $(FAKE_CUPTI) $(LIBKVSHARE_CUPTI) \
 	$(RUN) $(CLIENTS) $(BUILD)/tests/clients/decoder_kernels.so $(BUILD)/tests/softcuda/softcuda_kernels.so

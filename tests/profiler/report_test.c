@@ -256,6 +256,39 @@ static void the_profilers_own_memory_is_counted(void **state)
 	json_decref(json);
 }
 
+/* It tells each process's own memory, so what is beyond that of calls adds up over processes, at the moment of each answer. */
+static void what_nvml_says_is_compared_with_calls(void **state)
+{
+	json_t *json;
+
+	(void)state;
+	process(7, KVS_SOURCE_OURS);
+	process(8, KVS_SOURCE_OURS);
+	add((struct kvs_event){.type = KVS_EVENT_NVML, .nvml = {3 * MIB}}); /* a context */
+	call("cuMemAlloc_v2", 0x1000, 4 * MIB, NONE, 0);
+	add((struct kvs_event){.type = KVS_EVENT_NVML, .nvml = {9 * MIB}});
+	add((struct kvs_event){.type = KVS_EVENT_NVML, .nvml = {4 * MIB}}); /* the most counts */
+	add((struct kvs_event){.type = KVS_EVENT_NVML, .pid = 8, .nvml = {MIB}});
+	json = report();
+	assert_int_equal(integer(memory(json), "nvml_bytes"), 10 * MIB);
+	assert_int_equal(integer(memory(json), "nvml_untracked_bytes"), 5 * MIB + MIB);
+	assert_int_equal(integer(json_array_get(json_object_get(json, "processes"), 0), "nvml_bytes"), 9 * MIB);
+	json_decref(json);
+}
+
+static void without_nvml_there_is_no_figure(void **state)
+{
+	json_t *json;
+
+	(void)state;
+	process(7, KVS_SOURCE_OURS);
+	call("cuMemAlloc_v2", 0x1000, 4 * MIB, NONE, 0);
+	json = report();
+	assert_true(json_is_null(json_object_get(memory(json), "nvml_bytes")));
+	assert_true(json_is_null(json_object_get(memory(json), "nvml_untracked_bytes")));
+	json_decref(json);
+}
+
 static void the_peak_is_the_moment_with_most_memory(void **state)
 {
 	json_t *json, *holders;
@@ -654,6 +687,8 @@ int main(void)
 		TEST(a_sink_saves_nothing),
 		TEST(granules_that_are_not_full_are_counted),
 		TEST(the_profilers_own_memory_is_counted),
+		TEST(what_nvml_says_is_compared_with_calls),
+		TEST(without_nvml_there_is_no_figure),
 		TEST(the_peak_is_the_moment_with_most_memory),
 		TEST(an_early_peak_stays_in_the_series),
 		TEST(calls_count_in_the_order_in_which_they_happened),

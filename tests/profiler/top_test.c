@@ -67,6 +67,28 @@ static void memory_of_before_is_marked(void **state)
 	process_free(&process);
 }
 
+/* What NVML says stands beside what calls tell; and who is not watched is listed. */
+static void nvml_has_a_column_and_tells_of_others(void **state)
+{
+	struct process process = run_shell(
+		"export FAKE_NVML=$(mktemp) KVSHARE_NVML=$BUILD/tests/profiler/fake-nvml/libnvidia-ml.so.1; "
+		"F=$(mktemp); $BUILD/tests/profiler/watched_client $KVSHARE_SOFTCUDA forever >$F & "
+		"for i in $(seq 200); do grep -q ready $F && break; sleep 0.05; done; rm $F; "
+		"printf '0 %d 104857600\n1 %d 3145728\n1 %d 5242880\n0 99999999 18446744073709551615\n' $! $! $$ "
+		">$FAKE_NVML; kvshare-run top -d 0.3 -n 2; status=$?; kill %1; rm $FAKE_NVML; exit $status",
+		60);
+
+	(void)state;
+	if (process.status)
+		fail_msg("%d: %s", process.status, process.err);
+	has(&process, "PEAK      NVML    CALLS/s");
+	has(&process, "    103.0M ");
+	has(&process, "OTHERS ON THE GPU");
+	has(&process, "      5.0M  ");
+	assert_null(strstr(process.out, "99999999"));
+	process_free(&process);
+}
+
 /* On a terminal (util-linux's script makes one) the screen is drawn, and q ends it. */
 static void keys_are_heard_on_a_terminal(void **state)
 {
@@ -108,6 +130,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(memory_and_what_sharing_saves_are_shown),
 		cmocka_unit_test(memory_of_before_is_marked),
+		cmocka_unit_test(nvml_has_a_column_and_tells_of_others),
 		cmocka_unit_test(keys_are_heard_on_a_terminal),
 		cmocka_unit_test(what_cannot_be_watched_is_named),
 	};

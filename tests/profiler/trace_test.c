@@ -132,6 +132,7 @@ static void every_kind_of_event_comes_back(void **state)
 		{.type = KVS_EVENT_COPY, .pid = 7, .time_ns = 10, .copy = {KVS_COPY_FILL, UINT64_MAX, 11, UINT32_MAX}},
 		{.type = KVS_EVENT_SPAN, .pid = 7, .tid = 9, .time_ns = 11, .span = {KVS_SPAN_RANGE, "forward", 77}},
 		{.type = KVS_EVENT_USE, .pid = 7, .tid = 9, .time_ns = 12, .use = {KVS_MEMORY_V, UINT64_MAX}},
+		{.type = KVS_EVENT_NVML, .pid = 7, .time_ns = 13, .nvml = {UINT64_MAX}},
 	};
 	const size_t count = sizeof(events) / sizeof(events[0]);
 	kvs_trace *trace = open_trace(NULL);
@@ -211,6 +212,9 @@ static void every_kind_of_event_comes_back(void **state)
 			case KVS_EVENT_USE:
 				assert_int_equal(got.use.kind, want->use.kind);
 				assert_true(got.use.bytes == want->use.bytes);
+				break;
+			case KVS_EVENT_NVML:
+				assert_true(got.nvml.bytes == want->nvml.bytes);
 				break;
 			default:
 				assert_int_equal(got.exit.status, want->exit.status);

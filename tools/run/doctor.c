@@ -137,6 +137,22 @@ static void check_libraries(struct findings *all)
 	check_cupti(all);
 }
 
+/* It comes with the driver; without it reports lack what NVML says. */
+static void check_nvml(struct findings *all)
+{
+	kvs_nvml *nvml;
+	bool works = !kvs_nvml_open(&nvml);
+	struct finding *item = add(all, "NVML", works ? STATE_OK : STATE_OPTIONAL);
+
+	if (works)
+		snprintf(item->found, sizeof(item->found), "tells of %u GPU%s", kvs_nvml_devices(nvml),
+			kvs_nvml_devices(nvml) == 1 ? "" : "s");
+	else
+		snprintf(item->found, sizeof(item->found), "%s", kvs_error());
+	if (works)
+		kvs_nvml_close(nvml);
+}
+
 static void check_ebpf(struct findings *all)
 {
 	bool allowed = !kvs_watch_check();
@@ -203,6 +219,7 @@ static int run_command(int argc, char **argv)
 	check_gpu(&all);
 	check_host(&all);
 	check_libraries(&all);
+	check_nvml(&all);
 	check_ebpf(&all);
 	for (size_t i = 0; i < all.count; i++)
 		complete &= all.items[i].state != STATE_MISSING;

@@ -1,6 +1,7 @@
 /*
  * tools/run/profile/attach.c: `kvshare-run attach` watches a process that runs already, and leaves it as it was.
  */
+#include "sampler.h"
 #include "trace_file.h"
 
 #include <math.h>
@@ -112,6 +113,7 @@ static int run_command(int argc, char **argv)
 {
 	struct attach_env env = {0};
 	struct kvs_watch_state state;
+	struct run_sampler *sampler;
 	kvs_trace *trace;
 	kvs_watch *watch;
 	int err;
@@ -126,7 +128,9 @@ static int run_command(int argc, char **argv)
 		return EXIT_FAILURE;
 	}
 	say_begin(&env, watch);
+	sampler = run_sampler_start(trace, env.pid);
 	err = watch_until(&env, watch);
+	run_sampler_stop(sampler);
 	if (err < 0)
 		run_complain();
 	kvs_watch_stop(watch);

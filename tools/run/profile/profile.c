@@ -4,6 +4,7 @@
  * The program is forked, held at a pipe until everybody who watches is there, and let go. Its standard streams, signals and exit
  * status are its own.
  */
+#include "sampler.h"
 #include "trace_file.h"
 
 #include <dlfcn.h>
@@ -245,6 +246,7 @@ static void watch_child(kvs_watch *watch, pid_t pid)
 
 static int watch_to_the_end(const struct profile_env *env, struct child *child, kvs_trace *trace, kvs_watch *watch)
 {
+	struct run_sampler *sampler = run_sampler_start(trace, child->pid);
 	struct kvs_watch_state state;
 	int failed, status;
 
@@ -253,6 +255,7 @@ static int watch_to_the_end(const struct profile_env *env, struct child *child, 
 	if (!failed && watch)
 		watch_child(watch, child->pid);
 	status = wait_for(child->pid);
+	run_sampler_stop(sampler);
 	if (watch) {
 		kvs_watch_stop(watch);
 		kvs_watch_get_state(watch, &state);

@@ -50,6 +50,9 @@ struct top {
 	time_t since;                   /* when watching began, as clocks on walls have it */
 	struct seen processes[MOST_SHOWN], functions[MOST_SHOWN];
 	enum sort sort;
+	kvs_nvml *nvml;                           /* NULL: there is none */
+	struct kvs_nvml_process held[MOST_SHOWN]; /* what it said last */
+	size_t held_count;
 	bool terminal;
 	struct termios modes; /* as they were */
 	double last_s;
@@ -100,7 +103,9 @@ static const struct argp argp = {options, parse, NULL,
 	"and a "
 	"process that had loaded the driver by then has a + behind its memory. Keys: m, c, p sort by memory, calls, "
 	"number; "
-	"q ends it.\n\n"
+	"q ends it. Where NVML is, a column has what it says that a process holds, with contexts and code, and others "
+	"on "
+	"the GPU are listed.\n\n"
 	"Examples:\n"
 	"  kvshare-run top\n"
 	"  kvshare-run top -p 4711 -d 0.5\n"
@@ -220,18 +225,88 @@ static const char *size_text(uint64_t bytes, char *out)
 	return out;
 }
 
+/* What NVML says that a process has, of all devices; KVS_EVENT_NONE: it does not know it. */
+static uint64_t held_by(const struct top *top, uint32_t pid)
+{
+	uint64_t bytes = KVS_EVENT_NONE;
+
+	for (size_t i = 0; i < top->held_count; i++)
+		if (top->held[i].pid == pid && top->held[i].bytes != KVS_EVENT_NONE)
+			bytes = (bytes == KVS_EVENT_NONE ? 0 : bytes) + top->held[i].bytes;
+	return bytes;
+}
+
+static const char *held_text(const struct top *top, uint32_t pid, char *out)
+{
+	uint64_t bytes = held_by(top, pid);
+
+	if (!top->nvml)
+		*out = 0;
+	else if (bytes == KVS_EVENT_NONE)
+		snprintf(out, 24, " %9s", "?");
+	else {
+		char size[16];
+		snprintf(out, 24, " %9s", size_text(bytes, size));
+	}
+	return out;
+}
+
+/* Its arguments as /proc has them; "" where it is not to be seen. */
+static const char *command_of(uint32_t pid, char *out, size_t bytes)
+{
+	char path[64], raw[256];
+	size_t got = 0;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%u/cmdline", pid);
+	file = fopen(path, "re");
+	if (file) {
+		got = fread(raw, 1, sizeof(raw) - 1, file);
+		fclose(file);
+	}
+	for (size_t i = 0; i < got; i++)
+		if (!raw[i])
+			raw[i] = i + 1 < got ? ' ' : 0;
+	raw[got] = 0;
+	return kvs_visible(raw, out, bytes);
+}
+
+/* Who else has memory there: what is not watched, NVML tells all the same. */
+static void print_others(const struct top *top, const struct row *rows, size_t count)
+{
+	char size[16], command[256];
+	bool any = false;
+
+	for (size_t i = 0; i < top->held_count; i++) {
+		bool known = held_by(top, top->held[i].pid) == KVS_EVENT_NONE;
+		for (size_t j = 0; j < i; j++)
+			known |= top->held[j].pid == top->held[i].pid;
+		for (size_t r = 0; r < count; r++)
+			known |= rows[r].process.pid == top->held[i].pid;
+		if (known)
+			continue;
+		if (!any)
+			printf("\n%8s %9s  %s\n", "PID", "NVML", "OTHERS ON THE GPU");
+		any = true;
+		printf("%8u %9s  %s\n", top->held[i].pid, size_text(held_by(top, top->held[i].pid), size),
+			command_of(top->held[i].pid, command, sizeof(command)));
+	}
+}
+
 static void print_processes(const struct top *top, const struct row *rows, size_t count, double seconds, int width)
 {
-	char a[16], b[16], c[16], d[16], command[512];
+	char a[16], b[16], c[16], d[16], held[24], command[512];
+	int used = top->nvml ? 72 : 62;
 
-	printf("%8s %9s %9s %9s %9s %10s  %s\n", "PID", "PHYSICAL", "MAPPED", "SAVED", "PEAK", "CALLS/s", "COMMAND");
+	printf("%8s %9s %9s %9s %9s%s %10s  %s\n", "PID", "PHYSICAL", "MAPPED", "SAVED", "PEAK",
+		top->nvml ? "      NVML" : "", "CALLS/s", "COMMAND");
 	for (size_t i = 0; i < count; i++) {
 		const struct kvs_live_process *p = &rows[i].process;
 		kvs_visible(p->command, command, sizeof(command));
-		printf("%8u %9s%c%9s %9s %9s %10.0f  %.*s\n", p->pid, size_text(p->physical_bytes, a),
+		printf("%8u %9s%c%9s %9s %9s%s %10.0f  %.*s\n", p->pid, size_text(p->physical_bytes, a),
 			rows[i].had_driver ? '+' : ' ', size_text(p->mapped_bytes, b), size_text(p->saved_bytes, c),
-			size_text(p->peak_bytes, d), rows[i].news / seconds,
-			width > 70 && top->terminal ? width - 62 : INT_MAX, p->ended ? "(ended)" : command);
+			size_text(p->peak_bytes, d), held_text(top, p->pid, held), rows[i].news / seconds,
+			width > used + 8 && top->terminal ? width - used : INT_MAX, p->ended ? "(ended)" : command);
 	}
 }
 
@@ -286,6 +361,8 @@ static int print_picture(struct top *top)
 	time_t wall = time(NULL);
 	bool marked = false;
 
+	if (!top->nvml || kvs_nvml_list(top->nvml, top->held, MOST_SHOWN, &top->held_count))
+		top->held_count = 0;
 	count = count < MOST_SHOWN ? count : MOST_SHOWN;
 	for (size_t i = 0; i < count; i++) {
 		kvs_live_get_process(top->live, i, &rows[i].process);
@@ -307,6 +384,8 @@ static int print_picture(struct top *top)
 		printf("; %lu events were lost", (unsigned long)kvs_live_lost(top->live));
 	puts("\n");
 	print_processes(top, rows, count, seconds, width_of_terminal());
+	if (!top->env->pid)
+		print_others(top, rows, count);
 	if (marked)
 		puts("       + and what it held before: it had loaded the driver when watching began");
 	print_functions(top, seconds);
@@ -426,6 +505,8 @@ static int run_top(struct top *top)
 		err = top->env->pid ? watch(top, top->env->pid) : watch_all(top);
 	if (err)
 		return err;
+	if (kvs_nvml_open(&top->nvml))
+		top->nvml = NULL; /* one column less */
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
 	sigaction(SIGHUP, &action, NULL);
@@ -449,6 +530,7 @@ static int run_command(int argc, char **argv)
 		run_complain();
 	for (size_t i = 0; i < top.watch_count; i++)
 		kvs_watch_close(top.watches[i]);
+	kvs_nvml_close(top.nvml);
 	kvs_live_close(top.live);
 	kvs_trace_close(top.trace);
 	if (top.fd >= 0)
