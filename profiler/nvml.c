@@ -46,10 +46,8 @@ static int find_functions(kvs_nvml *nvml)
 		const char *name;
 		void **place;
 	} wanted[] = {
-		{"nvmlInit_v2", (void **)&nvml->init},
-		{"nvmlShutdown", (void **)&nvml->shutdown},
-		{"nvmlErrorString", (void **)&nvml->error_text},
-		{"nvmlDeviceGetCount_v2", (void **)&nvml->count},
+		{"nvmlInit_v2", (void **)&nvml->init}, {"nvmlShutdown", (void **)&nvml->shutdown},
+		{"nvmlErrorString", (void **)&nvml->error_text}, {"nvmlDeviceGetCount_v2", (void **)&nvml->count},
 		{"nvmlDeviceGetHandleByIndex_v2", (void **)&nvml->device},
 		{"nvmlDeviceGetComputeRunningProcesses_v3", (void **)&nvml->processes}, /* since driver 510 */
 	};
@@ -142,8 +140,7 @@ int kvs_nvml_list(kvs_nvml *nvml, struct kvs_nvml_process *list, size_t room, si
 		if (err)
 			return err;
 		for (unsigned i = 0; i < found && i < nvml->found_room && *count < room; i++)
-			list[(*count)++] =
-				(struct kvs_nvml_process){nvml->found[i].pid, d, nvml->found[i].used_bytes};
+			list[(*count)++] = (struct kvs_nvml_process){nvml->found[i].pid, d, nvml->found[i].used_bytes};
 	}
 	return 0;
 }

@@ -19,7 +19,9 @@
 #include "../support/process.h"
 
 #define MIB (1l << 20)
-#define FAKE "export FAKE_NVML=$(mktemp) KVSHARE_NVML=$BUILD/tests/profiler/fake-nvml/libnvidia-ml.so.1; T=$(mktemp -u); "
+#define FAKE                                                                                                           \
+	"export FAKE_NVML=$(mktemp) KVSHARE_NVML=${BUILD:-build}/tests/profiler/fake-nvml/libnvidia-ml.so.1; "         \
+	"T=$(mktemp -u); "
 #define CLEAN "; status=$?; rm -f $T $FAKE_NVML; exit $status"
 
 static json_int_t figure(json_t *report, const char *object, const char *key)
@@ -34,13 +36,14 @@ static json_int_t figure(json_t *report, const char *object, const char *key)
 /* The program writes down its own number; what it runs has memory on both devices, and a stranger's does not count. */
 static void what_it_says_of_the_program_and_its_children_is_in_the_trace(void **state)
 {
-	json_t *report = run_json(
-		FAKE "kvshare-run profile --source ours -o $T -- sh -c '"
-		     "echo 0 1 99999999 >$FAKE_NVML; "
-		     "kvshare-run generate -q -m tests/models/storyworld-3m --device host -p Anna -n 150 --ctx 200 --ignore-eos "
-		     ">/dev/null & "
-		     "for device in 0 1 1; do echo $device $! 104857600 >>$FAKE_NVML; done; wait' >&2; "
-		     "kvshare-run report $T --json" CLEAN);
+	json_t *report =
+		run_json(FAKE "kvshare-run profile --source ours -o $T -- sh -c '"
+			      "echo 0 1 99999999 >$FAKE_NVML; "
+			      "kvshare-run generate -q -m tests/models/storyworld-3m --device host -p Anna -n 150 "
+			      "--ctx 200 --ignore-eos "
+			      ">/dev/null & "
+			      "for device in 0 1 1; do echo $device $! 104857600 >>$FAKE_NVML; done; wait' >&2; "
+			      "kvshare-run report $T --json" CLEAN);
 
 	(void)state;
 	assert_int_equal(figure(report, "memory", "nvml_bytes"), 300 * MIB);
@@ -57,8 +60,9 @@ static void where_it_fails_nothing_is_said(void **state)
 	(void)state;
 	for (size_t i = 0; i < 2; i++) {
 		snprintf(command, sizeof(command),
-			FAKE "echo %s >$FAKE_NVML; kvshare-run profile --source ours -o $T -- kvshare-run generate -q -m "
-			     "tests/models/storyworld-3m --device host -p Anna -n 2 >&2; kvshare-run report $T --json" CLEAN,
+			FAKE
+			"echo %s >$FAKE_NVML; kvshare-run profile --source ours -o $T -- kvshare-run generate -q -m "
+			"tests/models/storyworld-3m --device host -p Anna -n 2 >&2; kvshare-run report $T --json" CLEAN,
 			words[i]);
 		json_t *report = run_json(command);
 		assert_true(json_is_null(json_object_get(json_object_get(report, "memory"), "nvml_bytes")));
@@ -96,7 +100,8 @@ static void a_long_list_is_whole(void **state)
 	for (unsigned i = 0; i < 40; i++)
 		fprintf(file, "%u %u %llu\n", i % 2, 100 + i, i == 7 ? ~0ull : 1000ull * i);
 	fclose(file);
-	snprintf(library, sizeof(library), "%s/tests/profiler/fake-nvml/libnvidia-ml.so.1", getenv("BUILD"));
+	snprintf(library, sizeof(library), "%s/tests/profiler/fake-nvml/libnvidia-ml.so.1",
+		getenv("BUILD") ? getenv("BUILD") : "build");
 	setenv("KVSHARE_NVML", library, 1);
 	setenv("FAKE_NVML", path, 1);
 	if (kvs_nvml_open(&nvml))

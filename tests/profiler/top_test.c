@@ -71,7 +71,7 @@ static void memory_of_before_is_marked(void **state)
 static void nvml_has_a_column_and_tells_of_others(void **state)
 {
 	struct process process = run_shell(
-		"export FAKE_NVML=$(mktemp) KVSHARE_NVML=$BUILD/tests/profiler/fake-nvml/libnvidia-ml.so.1; "
+		"export FAKE_NVML=$(mktemp) KVSHARE_NVML=${BUILD:-build}/tests/profiler/fake-nvml/libnvidia-ml.so.1; "
 		"F=$(mktemp); $BUILD/tests/profiler/watched_client $KVSHARE_SOFTCUDA forever >$F & "
 		"for i in $(seq 200); do grep -q ready $F && break; sleep 0.05; done; rm $F; "
 		"printf '0 %d 104857600\n1 %d 3145728\n1 %d 5242880\n0 99999999 18446744073709551615\n' $! $! $$ "

@@ -68,7 +68,8 @@ static uint64_t now_ns(clockid_t clock)
 static void write_down(struct run_sampler *s, const struct kvs_nvml_process *list, size_t count)
 {
 	for (size_t i = 0; i < count; i++) {
-		struct kvs_event event = {.type = KVS_EVENT_NVML, .pid = list[i].pid, .time_ns = now_ns(CLOCK_MONOTONIC)};
+		struct kvs_event event = {
+			.type = KVS_EVENT_NVML, .pid = list[i].pid, .time_ns = now_ns(CLOCK_MONOTONIC)};
 		bool told = list[i].bytes == KVS_EVENT_NONE;
 		for (size_t j = 0; j < i; j++)
 			told |= list[j].pid == list[i].pid;
