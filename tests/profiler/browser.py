@@ -123,10 +123,14 @@ def check_pair_cards(browser, diff):
 def check_pair_lines(browser):
     """The chart says what is held, and the lines differ in everybody's eyes."""
     browser.run("document.querySelector('#plot').focus()")
-    browser.key("ArrowLeft")
+    for key in ["ArrowLeft", "ArrowRight"]:  # there and back: the cursor begins at the peak of A
+        browser.key(key)
     text = browser.run("document.querySelector('#plot-readout').textContent")
     peaks = browser.run("[...document.querySelectorAll('#sides b')].map(e => e.textContent)")
-    require(f"A {peaks[0]}" in text or f"B {peaks[1]}" in text, f"the chart says {text}, peaks are {peaks}")
+    points = browser.run("JSON.parse(document.getElementById('points').textContent).points")
+    highest = [size_text(max(point[side] for point in points)) for side in [1, 2]]
+    require(f"A {peaks[0]}" in text, f"the chart says {text}, peaks are {peaks}")
+    require(highest == peaks, f"the lines rise to {highest}, peaks are {peaks}")
     for scheme in ["light", "dark"]:
         browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         strokes = browser.run("[...document.querySelectorAll('path.line')].map(e => getComputedStyle(e).stroke)")
