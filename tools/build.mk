@@ -1,6 +1,6 @@
 RUN = $(BUILD)/kvshare-run
 # `exec` checks a layout as the shim will read it.
-RUN_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard tools/run/*.c tools/run/*/*.c)) $(BUILD)/tools/run/plan/exports.o $(BUILD)/tools/preload/layout.o
+RUN_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard tools/run/*.c tools/run/*/*.c)) $(BUILD)/tools/run/plan/exports.o $(addprefix $(BUILD)/tools/preload/,layout.o explicit.o)
 LIB_OBJS = $(DRIVER_OBJS) $(CHART_OBJS) $(PROFILER_OBJS) $(VMM_OBJS) $(ATTN_OBJS) $(MODEL_OBJS) $(CALIB_OBJS)
 BUILD_PRODUCTS += $(RUN)
 

@@ -5,6 +5,7 @@
  *
  * usage: decoder [OPTION=VALUE...] MODULE
  *   layout=slab|tensors|halves  one allocation for all layers, one for each K and V, one for each layer (default slab)
+ *   layout=odd                  two unequal allocations: one with a head of 2 MiB and V before K, one from the last layer down
  *   order=kv|kkvv               K and V of each layer in turn, or all K before all V
  *   layers=N bytes=N tokens=N   (4, 4194304 for each K and V of a layer, 8)
  *   owners=LIST                 the program itself lets layers read the K and V of others: what sharing has to equal
@@ -98,12 +99,30 @@ static CUdeviceptr allocate(size_t bytes)
 	return memory;
 }
 
+static void cache_make_odd(size_t bytes, int layers)
+{
+	size_t head = 2 << 20, half = layers / 2;
+	CUdeviceptr first = allocate(head + 2 * half * bytes), second = allocate(2 * (layers - half) * bytes);
+
+	for (int layer = 0; layer < layers; layer++) {
+		CUdeviceptr at = layer < (int)half ? first + head + 2 * layer * bytes
+						   : second + 2 * (layers - 1 - layer) * bytes;
+
+		cache[1][layer] = at;
+		cache[0][layer] = at + bytes;
+	}
+}
+
 static void cache_make(void)
 {
 	size_t bytes = (size_t)options.bytes;
 	int layers = (int)options.layers;
 	CUdeviceptr slab = !strcmp(options.layout, "slab") ? allocate(2 * layers * bytes) : 0;
 
+	if (!strcmp(options.layout, "odd")) {
+		cache_make_odd(bytes, layers);
+		return;
+	}
 	for (int i = 0; i < 2 * layers; i++) {
 		int interleaved = !strcmp(options.order, "kv") || !strcmp(options.layout, "halves");
 		int which = interleaved ? i % 2 : i / layers, layer = interleaved ? i / 2 : i % layers;

@@ -19,6 +19,10 @@
 #define LAYERS "4"
 #define LAYOUT "--layout slab:layers=4,k=4MiB,v=4MiB "
 #define SHARED "--owners 0,1,0,1 " LAYOUT
+/* The last two layers lie the other way round, and the last one borrows from the one behind it. */
+#define ODD                                                                                                            \
+	"--owners 0,1,2,2 --layout explicit:size=18MiB,size=16MiB,k=0:6MiB:4MiB:2:8MiB,k=1:12MiB:4MiB:2:-8MiB,"        \
+	"v=0:2MiB:4MiB:2:8MiB,v=1:8MiB:4MiB:2:-8MiB "
 #define TENSORS "--owners 0,1,0,1 --layout tensors:layers=4,bytes=4MiB "
 
 /* `program` with `options` of exec; NULL: without the shim. The output; its end is cut where the next run starts. */
@@ -153,6 +157,7 @@ static void borrowers_read_their_owners(void **state)
 	assert_same(decoder(SHARED, "tokens=4"), decoder(NULL, "tokens=4 owners=0,1,0,1"));
 	assert_same(decoder(SHARED, "tokens=4 store=struct launch=extra"), decoder(NULL, "tokens=4 owners=0,1,0,1"));
 	assert_same(decoder(TENSORS, "tokens=4 layout=tensors launch=ex"), decoder(NULL, "tokens=4 owners=0,1,0,1"));
+	assert_same(decoder(ODD, "tokens=4 layout=odd"), decoder(NULL, "tokens=4 owners=0,1,2,2"));
 }
 
 /* stats_test.sh has all the ways to end; as above, these are for the mutants. */

@@ -228,14 +228,29 @@ static int gap_fill(struct allocation *allocation, size_t from, size_t to)
 	return err;
 }
 
-/* An owner is there before its borrowers: its layer is lower, and the order is that of layers within K and within V. */
-static int tensor_fill(struct cache *cache, struct allocation *allocation, struct tensor *tensor)
+/*
+ * Owners come first, as they may lie behind their borrowers. An owner in another allocation is there already: its layer is
+ * lower, and the order is that of layers within K and within V; of an explicit layout this has been checked.
+ */
+static int owners_fill(struct cache *cache, struct allocation *allocation, int number)
+{
+	int err = 0;
+
+	for (int i = 0; !err && i < 2 * cache->layers; i++) {
+		struct tensor *tensor = &cache->tensors[i];
+
+		if (tensor->place.allocation == number && tensor->lends)
+			err = whole_region(
+				allocation->space, tensor->place.offset, tensor->place.bytes, &tensor->region);
+	}
+	return err;
+}
+
+static int borrower_fill(struct cache *cache, struct allocation *allocation, struct tensor *tensor)
 {
 	struct tensor *owner = tensor_of(cache, tensor->which, tensor->owner);
 	int err;
 
-	if (!borrows(tensor))
-		return whole_region(allocation->space, tensor->place.offset, tensor->place.bytes, &tensor->region);
 	if (!owner->region)
 		return kvs_fail(
 			-EINVAL, "layer %d is allocated before layer %d, its owner", tensor->layer, tensor->owner);
@@ -262,13 +277,13 @@ static int allocation_fill(struct cache *cache, int number)
 {
 	struct allocation *allocation = &cache->allocations[number];
 	size_t at = 0, end = kvs_space_bytes(allocation->space);
+	int err = owners_fill(cache, allocation, number);
 	struct tensor *tensor;
-	int err = 0;
 
 	while (!err && (tensor = tensor_next(cache, number, at))) {
 		err = gap_fill(allocation, at, tensor->place.offset);
-		if (!err)
-			err = tensor_fill(cache, allocation, tensor);
+		if (!err && borrows(tensor))
+			err = borrower_fill(cache, allocation, tensor);
 		if (!err)
 			at = tensor->place.offset + kvs_region_slot_stride(tensor->region);
 	}
@@ -456,13 +471,18 @@ static void memory_note(void)
 	shim_stats_note(&memory);
 }
 
-/* A cache of this device with a place for one more allocation; the first such place. */
-static struct cache *cache_with_room(const struct device *device, int *number)
+/* A cache of this device whose next allocation, the first place that is free, can have `bytes` bytes. */
+static struct cache *cache_with_room(const struct device *device, size_t bytes, int *number)
 {
-	for (struct cache *cache = caches; cache; cache = cache->next)
-		for (*number = 0; cache->device == device && *number < cache->allocation_count; ++*number)
+	for (struct cache *cache = caches; cache; cache = cache->next) {
+		if (cache->device != device)
+			continue;
+		for (*number = 0; *number < cache->allocation_count; ++*number)
 			if (!cache->allocations[*number].space && !cache->allocations[*number].plain)
-				return cache;
+				break;
+		if (*number < cache->allocation_count && shim_layout_fits_at(&shim_settings()->layout, *number, bytes))
+			return cache;
+	}
 	*number = 0;
 	return NULL;
 }
@@ -485,7 +505,9 @@ static int allocate(size_t bytes, CUdeviceptr *out)
 
 	if (err)
 		return err;
-	cache = cache_with_room(device, &number);
+	cache = cache_with_room(device, bytes, &number);
+	if (!cache && !shim_layout_fits_at(&shim_settings()->layout, 0, bytes))
+		return -ECANCELED; /* as large as one of a cache's, but not the one that comes next */
 	if (!cache)
 		err = cache_create(device, &cache);
 	if (err)
@@ -524,7 +546,7 @@ bool shim_cache_allocate(size_t bytes, CUdeviceptr *out, CUresult *error)
 	shim_stats_start();
 	pthread_mutex_lock(&lock);
 	if (skipped < settings->layout.skip) {
-		skipped++;
+		skipped += shim_layout_fits_at(&settings->layout, 0, bytes);
 		goto out_unlock;
 	}
 	err = allocate(bytes, out);

@@ -10,7 +10,7 @@
 /* How much larger than its tensors a slab may be: allocators round up, and leave room behind. */
 #define SLAB_SLACK_BYTES ((size_t)1 << 20)
 
-static const char *const kinds[] = {"slab", "tensors", "halves", NULL};
+static const char *const kinds[] = {"slab", "tensors", "halves", "explicit", NULL};
 static const char *const orders[] = {"kv", "kkvv", NULL};
 
 static int word_find(const char *const *words, const char *text, size_t length)
@@ -21,8 +21,7 @@ static int word_find(const char *const *words, const char *text, size_t length)
 	return -1;
 }
 
-/* A number with one of the suffixes B, K, KiB, M, MiB, G, GiB. */
-static int bytes_parse(const char *text, size_t length, size_t *out)
+int shim_bytes_parse(const char *text, size_t length, size_t *out)
 {
 	static const struct {
 		const char *suffix;
@@ -50,6 +49,7 @@ static int bytes_parse(const char *text, size_t length, size_t *out)
 struct fields {
 	size_t layers, k, v, bytes, stride, offset, size, skip;
 	int order;
+	struct shim_places *places; /* explicit */
 };
 
 static size_t *field_of(struct fields *fields, const char *key, size_t length)
@@ -70,8 +70,13 @@ static size_t *field_of(struct fields *fields, const char *key, size_t length)
 static int field_set(struct fields *fields, const char *key, size_t key_length, const char *value, size_t length)
 {
 	size_t *field = field_of(fields, key, key_length);
+	int err = fields->places ? shim_explicit_field(fields->places, key, key_length, value, length) : -ENOENT;
 
-	if (key_length == 5 && !strncmp(key, "order", 5)) {
+	if (err != -ENOENT)
+		return err;
+	if (fields->places && field != &fields->layers && field != &fields->skip)
+		field = NULL; /* those of the other kinds say nothing here */
+	if (!fields->places && key_length == 5 && !strncmp(key, "order", 5)) {
 		fields->order = word_find(orders, value, length);
 		return fields->order < 0 ? kvs_fail(-EINVAL, "layout: order is \"%.*s\"; kv or kkvv is expected",
 						   (int)length, value)
@@ -79,7 +84,7 @@ static int field_set(struct fields *fields, const char *key, size_t key_length, 
 	}
 	if (!field)
 		return kvs_fail(-EINVAL, "layout: there is no \"%.*s\"", (int)key_length, key);
-	if (bytes_parse(value, length, field))
+	if (shim_bytes_parse(value, length, field))
 		return kvs_fail(-EINVAL, "layout: %.*s is \"%.*s\"; a number such as 4194304 or 4MiB is expected",
 			(int)key_length, key, (int)length, value);
 	return 0;
@@ -117,23 +122,44 @@ static int layout_make(int kind, const struct fields *fields, struct shim_layout
 	return 0;
 }
 
-int shim_layout_parse(const char *text, struct shim_layout *out)
+static int fields_read(const char *text, struct fields *fields)
 {
-	size_t length = strcspn(text, ":");
-	int kind = word_find(kinds, text, length), err = 0;
-	struct fields fields = {0};
+	int err = 0;
 
-	if (kind < 0 || text[length] != ':')
-		return kvs_fail(
-			-EINVAL, "layout: \"%s\" is none; slab:..., tensors:... or halves:... is expected", text);
-	for (text += length + 1; !err && *text;) {
+	while (!err && *text) {
 		size_t key = strcspn(text, "=,"), value = text[key] == '=' ? strcspn(text + key + 1, ",") : 0;
 
-		err = field_set(&fields, text, key, text + key + (value != 0), value);
+		err = field_set(fields, text, key, text + key + (value != 0), value);
 		text += key + (text[key] == '=') + value;
 		text += *text == ',';
 	}
-	return err ? err : layout_make(kind, &fields, out);
+	return err;
+}
+
+int shim_layout_parse(const char *text, struct shim_layout *out)
+{
+	size_t length = strcspn(text, ":");
+	int kind = word_find(kinds, text, length), err;
+	struct fields fields = {0};
+
+	if (kind < 0 || text[length] != ':')
+		return kvs_fail(-EINVAL,
+			"layout: \"%s\" is none; slab:..., tensors:..., halves:... or explicit:... is expected", text);
+	if (kind == SHIM_EXPLICIT && !(fields.places = calloc(1, sizeof(*fields.places))))
+		return kvs_fail(-ENOMEM, "no memory for a layout");
+	err = fields_read(text + length + 1, &fields);
+	if (!err)
+		err = fields.places ? shim_explicit_make(fields.places, fields.layers, fields.skip, out)
+				    : layout_make(kind, &fields, out);
+	if (err)
+		free(fields.places);
+	return err;
+}
+
+void shim_layout_clear(struct shim_layout *layout)
+{
+	free(layout->places);
+	layout->places = NULL;
 }
 
 struct shim_place shim_layout_place(const struct shim_layout *layout, enum kvs_k_or_v which, int layer)
@@ -141,6 +167,8 @@ struct shim_place shim_layout_place(const struct shim_layout *layout, enum kvs_k
 	size_t bytes = which == KVS_K ? layout->k_bytes : layout->v_bytes, l = (size_t)layer;
 	bool interleaved = layout->order == SHIM_KV;
 
+	if (layout->kind == SHIM_EXPLICIT)
+		return layout->places->at[which][layer];
 	if (layout->kind == SHIM_HALVES)
 		return (struct shim_place){layer, which == KVS_K ? 0 : layout->k_bytes, bytes};
 	if (layout->kind == SHIM_TENSORS)
@@ -159,6 +187,8 @@ struct shim_place shim_layout_place(const struct shim_layout *layout, enum kvs_k
 
 int shim_layout_allocations(const struct shim_layout *layout)
 {
+	if (layout->kind == SHIM_EXPLICIT)
+		return layout->places->allocations;
 	return layout->kind == SHIM_SLAB ? 1 : layout->kind == SHIM_HALVES ? layout->layers : 2 * layout->layers;
 }
 
@@ -172,8 +202,15 @@ static size_t slab_bytes(const struct shim_layout *layout)
 
 bool shim_layout_fits(const struct shim_layout *layout, size_t bytes)
 {
-	size_t least = slab_bytes(layout);
+	size_t least;
 
+	if (layout->kind == SHIM_EXPLICIT) {
+		for (int i = 0; i < layout->places->allocations; i++)
+			if (layout->places->bytes[i] == bytes)
+				return true;
+		return false;
+	}
+	least = slab_bytes(layout);
 	if (layout->kind == SHIM_TENSORS)
 		return bytes == layout->k_bytes;
 	if (layout->kind == SHIM_HALVES)
@@ -182,12 +219,19 @@ bool shim_layout_fits(const struct shim_layout *layout, size_t bytes)
 				  : bytes >= least && bytes - least <= SLAB_SLACK_BYTES;
 }
 
+bool shim_layout_fits_at(const struct shim_layout *layout, int number, size_t bytes)
+{
+	return layout->kind == SHIM_EXPLICIT ? layout->places->bytes[number] == bytes : shim_layout_fits(layout, bytes);
+}
+
 /* A tensor that shares starts at a granule; in a slab its last granule must hold nothing else either. */
 static int place_check(const struct shim_layout *layout, enum kvs_k_or_v which, int layer, size_t granule)
 {
 	struct shim_place place = shim_layout_place(layout, which, layer);
 	bool whole = layout->kind != SHIM_TENSORS && place.bytes % granule;
 
+	if (layout->kind == SHIM_EXPLICIT)
+		return shim_explicit_check(layout, which, layer, granule);
 	if (place.offset % granule == 0 && !whole)
 		return 0;
 	return kvs_fail(-EINVAL,
@@ -203,14 +247,17 @@ int shim_layout_check(const struct shim_layout *layout, const struct shim_owners
 
 	if (owners->layers != layout->layers)
 		return kvs_fail(-EINVAL, "the plan has %d layers, the layout %d", owners->layers, layout->layers);
-	for (int i = 0; granule && !err && i < 2 * layout->layers; i++) {
+	for (int i = 0; !err && i < 2 * layout->layers; i++) {
 		enum kvs_k_or_v which = i % 2 ? KVS_V : KVS_K;
 		int owner = shim_owner(owners, i / 2, which);
 
 		if (owner == i / 2)
 			continue;
-		err = place_check(layout, which, i / 2, granule);
-		if (!err)
+		if (layout->kind == SHIM_EXPLICIT)
+			err = shim_explicit_pair(layout, which, i / 2, owner);
+		if (!err && granule)
+			err = place_check(layout, which, i / 2, granule);
+		if (!err && granule)
 			err = place_check(layout, which, owner, granule);
 	}
 	return err;

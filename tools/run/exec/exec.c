@@ -32,7 +32,7 @@ static const struct argp_option options[] = {
 		0},
 	{"layout", OPTION_LAYOUT, "LAYOUT", 0,
 		"where the program keeps K and V: slab:layers=16,k=4MiB,v=4MiB, tensors:layers=16,bytes=4MiB,order=kv, "
-		"halves:layers=16,bytes=8MiB, or a JSON file",
+		"halves:layers=16,bytes=8MiB, or a JSON file (which may name each place: kind explicit)",
 		0},
 	{"device", OPTION_DEVICE, "cuda|host", 0, "cuda (default): the driver that the program finds; host: softcuda",
 		0},
@@ -177,7 +177,11 @@ static int put_sharing(const struct exec_options *env, const kvs_plan *plan)
 	if (err)
 		return err;
 	err = shim_layout_parse(text, &layout);
-	if (!err && layout.layers != kvs_plan_layers(plan))
+	if (err) {
+		free(text);
+		return err;
+	}
+	if (layout.layers != kvs_plan_layers(plan))
 		err = kvs_fail(-EINVAL, "the plan has %d layers, the layout %d", kvs_plan_layers(plan), layout.layers);
 	if (!err)
 		err = put("KVSHARE_LAYOUT", text);
@@ -185,6 +189,7 @@ static int put_sharing(const struct exec_options *env, const kvs_plan *plan)
 		err = put_owners(plan, "KVSHARE_OWNERS", KVS_K);
 	if (!err)
 		err = put_owners(plan, "KVSHARE_V_OWNERS", KVS_V);
+	shim_layout_clear(&layout);
 	free(text);
 	return err;
 }

@@ -27,4 +27,16 @@ int exec_become(char **command);
  */
 int exec_layout_text(const char *text, char **out);
 
+/* Where K and V of layer 0, of layer 1, ... were stored. */
+struct exec_place {
+	size_t allocation, offset;
+};
+struct exec_places {
+	size_t granule, allocations, count;
+	const size_t *bytes;         /* [allocations] */
+	const struct exec_place *at; /* [count] */
+};
+/* An explicit layout as JSON, for the caller to free, and the size of each K and V. -ENOENT: there is none; -ENOMEM. */
+int exec_explicit_guess(const struct exec_places *places, size_t *bytes, char **text);
+
 #endif

@@ -17,13 +17,10 @@ struct env {
 	const char *output;
 };
 
-struct store {
-	size_t allocation, offset;
-};
 struct account {
 	size_t granule, count, store_count;
 	size_t *bytes; /* [count], of each allocation */
-	struct store *stores;
+	struct exec_place *stores;
 };
 
 enum { OPTION_DEVICE = 256, OPTION_WRITER };
@@ -87,7 +84,7 @@ static int stores_fill(const json_t *stores, struct account *out)
 
 	json_array_foreach(stores, i, pair)
 	{
-		struct store *store = &out->stores[out->store_count];
+		struct exec_place *store = &out->stores[out->store_count];
 
 		store->allocation = (size_t)json_integer_value(json_array_get(pair, 0));
 		store->offset = (size_t)json_integer_value(json_array_get(pair, 1));
@@ -135,12 +132,13 @@ struct guess {
 	const char *kind, *order; /* kind NULL: none */
 	size_t layers, bytes;     /* of K, and of V, of one layer */
 	size_t offset, size;      /* slab */
+	char *text;               /* explicit: all of it */
 };
 
 /* The stores of all layers, K and V in turn, lie in one allocation, evenly spaced. */
 static struct guess guess_slab(const struct account *a)
 {
-	const struct store *s = a->stores;
+	const struct exec_place *s = a->stores;
 	size_t pairs = a->store_count / 2, step;
 	bool interleaved = true, separate = true;
 
@@ -156,7 +154,8 @@ static struct guess guess_slab(const struct account *a)
 	}
 	if (!interleaved && !separate)
 		return (struct guess){0};
-	return (struct guess){"slab", interleaved ? "kv" : "kkvv", pairs, step, s[0].offset, a->bytes[s[0].allocation]};
+	return (struct guess){
+		"slab", interleaved ? "kv" : "kkvv", pairs, step, s[0].offset, a->bytes[s[0].allocation], NULL};
 }
 
 /* Each store is at the start of an allocation of its own, all of one size. */
@@ -168,7 +167,7 @@ static struct guess guess_tensors(const struct account *a)
 	if (a->store_count < 4 || a->store_count % 2)
 		return (struct guess){0};
 	for (size_t i = 0; i < a->store_count; i++) {
-		const struct store *s = &a->stores[i];
+		const struct exec_place *s = &a->stores[i];
 
 		if (s->offset || a->bytes[s->allocation] != a->bytes[first])
 			return (struct guess){0};
@@ -177,7 +176,7 @@ static struct guess guess_tensors(const struct account *a)
 	}
 	if (!interleaved && !separate)
 		return (struct guess){0};
-	return (struct guess){"tensors", interleaved ? "kv" : "kkvv", pairs, a->bytes[first], 0, 0};
+	return (struct guess){"tensors", interleaved ? "kv" : "kkvv", pairs, a->bytes[first], 0, 0, NULL};
 }
 
 static struct guess guess_halves(const struct account *a)
@@ -190,7 +189,19 @@ static struct guess guess_halves(const struct account *a)
 		if (a->stores[i].allocation != first + i / 2 || a->bytes[first + i / 2] != a->bytes[first] ||
 			a->stores[i].offset != (i % 2 ? a->bytes[first] / 2 : 0))
 			return (struct guess){0};
-	return (struct guess){"halves", "kv", a->store_count / 2, a->bytes[first] / 2, 0, 0};
+	return (struct guess){"halves", "kv", a->store_count / 2, a->bytes[first] / 2, 0, 0, NULL};
+}
+
+static struct guess guess_explicit(const struct account *a)
+{
+	const struct exec_places places = {a->granule, a->count, a->store_count, a->bytes, a->stores};
+	struct guess found = {"explicit", "kv", a->store_count / 2, 0, 0, 0, NULL};
+
+	if (exec_explicit_guess(&places, &found.bytes, &found.text))
+		return (struct guess){0};
+	for (size_t i = 0; a->granule && i < a->store_count && !found.offset; i++)
+		found.offset = a->stores[i].offset % a->granule;
+	return found;
 }
 
 static struct guess guess(const struct account *account)
@@ -201,6 +212,8 @@ static struct guess guess(const struct account *account)
 		found = guess_tensors(account);
 	if (!found.kind)
 		found = guess_halves(account);
+	if (!found.kind)
+		found = guess_explicit(account);
 	return found;
 }
 
@@ -227,6 +240,10 @@ static void put_allocations(const struct account *account)
 
 static void put_command(const struct guess *found)
 {
+	if (found->text) {
+		puts("  It is a guess. -o FILE writes it, for kvshare-run exec --layout FILE.");
+		return;
+	}
 	printf("  kvshare-run exec --plan PLAN --layout %s:layers=%zu", found->kind, found->layers);
 	if (strcmp(found->kind, "slab"))
 		printf(",bytes=%zu", strcmp(found->kind, "halves") ? found->bytes : 2 * found->bytes);
@@ -239,8 +256,8 @@ static void put_guess(const struct guess *found, const struct account *account)
 {
 	size_t granule = account->granule, whole = granule ? (found->bytes + granule - 1) / granule * granule : 0;
 
-	printf("These look like a KV cache: %zu layers, K and V of %zu bytes each (%s, order %s).\n", found->layers,
-		found->bytes, found->kind, found->order);
+	printf("These look like a KV cache: %zu layers, K and V of %zu bytes each (%s%s%s).\n", found->layers,
+		found->bytes, found->kind, found->text ? "" : ", order ", found->text ? "" : found->order);
 	if (granule && strcmp(found->kind, "tensors") && (found->bytes % granule || found->offset % granule))
 		printf("They cannot be shared as they are: memory is shared in granules of %zu bytes. %zu bytes would "
 		       "align them: a context %.4g times as long.\n",
@@ -255,7 +272,7 @@ static void put_reason(const struct account *account)
 		puts("No kernel that is known to store K or V was launched: name those of this program with --writer.");
 	else
 		printf("Known writers store to %zu places, which are no layout that can be shared (slab, tensors, "
-		       "halves).\n",
+		       "halves, explicit).\n",
 			account->store_count);
 }
 
@@ -263,6 +280,8 @@ static int layout_write(const struct guess *found, const char *path)
 {
 	char text[512];
 
+	if (found->text)
+		return run_write_output(path, found->text);
 	snprintf(text, sizeof(text),
 		"{\"kvshare_layout\": 1, \"kind\": \"%s\", \"layers\": %zu, \"k_bytes\": %zu, \"v_bytes\": %zu, "
 		"\"order\": "
@@ -274,6 +293,7 @@ static int layout_write(const struct guess *found, const char *path)
 static int conclude(const struct env *env, const struct account *account)
 {
 	struct guess found = guess(account);
+	int err;
 
 	printf("Allocations of device memory, in order:\n");
 	put_allocations(account);
@@ -282,7 +302,9 @@ static int conclude(const struct env *env, const struct account *account)
 		return env->output ? kvs_fail(-ENOENT, "no layout was found, so %s is not written", env->output) : 0;
 	}
 	put_guess(&found, account);
-	return env->output ? layout_write(&found, env->output) : 0;
+	err = env->output ? layout_write(&found, env->output) : 0;
+	free(found.text);
+	return err;
 }
 
 /* The program's exit status. */
