@@ -45,11 +45,11 @@ static void memory_and_what_sharing_saves_are_shown(void **state)
 static void memory_of_before_is_marked(void **state)
 {
 	struct process process =
-		run_shell("F=$(mktemp); $BUILD/tests/profiler/watched_client $KVSHARE_SOFTCUDA forever >$F & "
+		run_shell("F=$(mktemp); $BUILD/tests/profiler/watched_client $KVSHARE_SOFTCUDA forever >$F & P=$!; "
 			  "for i in $(seq 200); do grep -q ready $F && break; sleep 0.05; done; rm $F; date +%H:%M "
 			  ">&2; kvshare-run top -p "
-			  "$! -d 0.3 -n 2; "
-			  "status=$?; date +%H:%M >&2; kill %1; exit $status",
+			  "$P -d 0.3 -n 2; "
+			  "status=$?; date +%H:%M >&2; kill $P; exit $status",
 			60);
 	char since[32];
 
@@ -72,10 +72,10 @@ static void nvml_has_a_column_and_tells_of_others(void **state)
 {
 	struct process process = run_shell(
 		"export FAKE_NVML=$(mktemp) KVSHARE_NVML=${BUILD:-build}/tests/profiler/fake-nvml/libnvidia-ml.so.1; "
-		"F=$(mktemp); $BUILD/tests/profiler/watched_client $KVSHARE_SOFTCUDA forever >$F & "
+		"F=$(mktemp); $BUILD/tests/profiler/watched_client $KVSHARE_SOFTCUDA forever >$F & P=$!; "
 		"for i in $(seq 200); do grep -q ready $F && break; sleep 0.05; done; rm $F; "
-		"printf '0 %d 104857600\n1 %d 3145728\n1 %d 5242880\n0 99999999 18446744073709551615\n' $! $! $$ "
-		">$FAKE_NVML; kvshare-run top -d 0.3 -n 2; status=$?; kill %1; rm $FAKE_NVML; exit $status",
+		"printf '0 %d 104857600\n1 %d 3145728\n1 %d 5242880\n0 99999999 18446744073709551615\n' $P $P $$ "
+		">$FAKE_NVML; kvshare-run top -d 0.3 -n 2; status=$?; kill $P; rm $FAKE_NVML; exit $status",
 		60);
 
 	(void)state;
@@ -93,9 +93,9 @@ static void nvml_has_a_column_and_tells_of_others(void **state)
 static void keys_are_heard_on_a_terminal(void **state)
 {
 	struct process process = run_shell(
-		"command -v script >&2 || exit 77; T=$(mktemp); sleep 20 & "
-		"(sleep 1; printf c; sleep 1; printf q) | timeout 15 script -qec \"kvshare-run top -d 0.3 -p $!\" $T; "
-		"status=$?; rm $T; kill %1; exit $status",
+		"command -v script >&2 || exit 77; T=$(mktemp); sleep 20 & P=$!; "
+		"(sleep 1; printf c; sleep 1; printf q) | timeout 15 script -qec \"kvshare-run top -d 0.3 -p $P\" $T; "
+		"status=$?; rm $T; kill $P; exit $status",
 		60);
 
 	(void)state;

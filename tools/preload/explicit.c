@@ -104,15 +104,16 @@ static int overlaps_check(const struct shim_places *places)
 static int places_check(const struct shim_places *places, size_t layers)
 {
 	if (places->layers[0] != places->layers[1] || !places->layers[0])
-		return kvs_fail(-EINVAL, "layout: it has K of %d layers and V of %d", places->layers[0],
-			places->layers[1]);
+		return kvs_fail(
+			-EINVAL, "layout: it has K of %d layers and V of %d", places->layers[0], places->layers[1]);
 	if (layers && layers != (size_t)places->layers[0])
-		return kvs_fail(-EINVAL, "layout: layers is %zu, and K and V of %d are given", layers,
-			places->layers[0]);
+		return kvs_fail(
+			-EINVAL, "layout: layers is %zu, and K and V of %d are given", layers, places->layers[0]);
 	return overlaps_check(places);
 }
 
-int shim_explicit_field(struct shim_places *places, const char *key, size_t key_length, const char *value, size_t length)
+int shim_explicit_field(
+	struct shim_places *places, const char *key, size_t key_length, const char *value, size_t length)
 {
 	if (key_length == 4 && !strncmp(key, "size", 4))
 		return size_add(places, value, length);
