@@ -38,6 +38,8 @@ static CUresult told(const char *call, CUresult result, const CUdeviceptr *addre
 {
 	if (!result && address && shim_settings()->inspect_path)
 		shim_inspect_allocated(call, *address, bytes);
+	if (!result && address && shim_settings()->probe_path)
+		shim_probe_allocated(*address, bytes);
 	return result;
 }
 
@@ -131,6 +133,8 @@ static bool is_ours(CUdeviceptr address)
 	shim_count(&shim_calls[SHIM_FREES]);
 	if (shim_settings()->inspect_path)
 		shim_inspect_freed(address);
+	if (shim_settings()->probe_path)
+		shim_probe_freed(address);
 	return shim_cache_find(address, &base, &bytes) && base == address;
 }
 

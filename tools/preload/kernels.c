@@ -114,6 +114,6 @@ void shim_kernels_touched(void (*tell)(void *arg, const struct shim_kernel *kern
 {
 	for (size_t i = 0; i < BUCKETS; i++)
 		for (struct shim_kernel *kernel = atomic_load(&buckets[i]); kernel; kernel = kernel->next)
-			if (kernel->role == SHIM_READS && atomic_load(&kernel->touched))
+			if (atomic_load(&kernel->touched))
 				tell(arg, kernel);
 }

@@ -77,19 +77,26 @@ static const unsigned char *value_of(
 	return packed && place->offset + place->bytes <= bytes ? packed + place->offset : NULL;
 }
 
-/* Whether the launch was handed a borrower's address in a parameter; with `written`, in one that it writes through. */
+/*
+ * Whether the launch was handed a borrower's address in a parameter; with `written`, in one that it writes through. One that
+ * stays as it is makes the kernel one that may fault.
+ */
 static bool launch_points(const struct shim_ranges *ranges, struct shim_launch *launch, bool written)
 {
 	size_t bytes;
 	const unsigned char *packed = packed_find(launch->extra, &bytes);
-	bool found = false;
+	bool found = false, stays = false;
 
 	for (size_t i = 0; i < launch->kernel->param_count; i++) {
 		const unsigned char *value = value_of(launch, i, packed, bytes);
 
-		if (value && param_points(ranges, value, launch->kernel->param[i].bytes, &launch->shared))
+		if (value && param_points(ranges, value, launch->kernel->param[i].bytes, &launch->shared)) {
 			found |= !written || is_written(launch->kernel, i);
+			stays |= !written || !is_written(launch->kernel, i);
+		}
 	}
+	if (stays)
+		atomic_store_explicit(&launch->kernel->touched, true, memory_order_relaxed);
 	return found;
 }
 
@@ -153,18 +160,25 @@ static bool packed_redirect(const struct shim_ranges *ranges, struct shim_launch
 	return true;
 }
 
-/* For `kvshare-run inspect`: the addresses that a known writer was handed. */
-static void launch_inspect(struct shim_launch *launch)
+void shim_launch_words(const struct shim_launch *launch, shim_word_fn *tell, void *arg)
 {
 	size_t bytes;
 	const unsigned char *packed = packed_find(launch->extra, &bytes), *value;
 
 	for (size_t i = 0; i < launch->kernel->param_count; i++) {
-		value = is_written(launch->kernel, i) ? value_of(launch, i, packed, bytes) : NULL;
+		value = value_of(launch, i, packed, bytes);
 		for (size_t at = 0; value && at + sizeof(CUdeviceptr) <= launch->kernel->param[i].bytes;
 			at += sizeof(CUdeviceptr))
-			shim_inspect_store(word_at(value + at));
+			tell(arg, i, at, word_at(value + at));
 	}
+}
+
+/* For `kvshare-run inspect`: the addresses that a known writer was handed. */
+static void word_inspect(void *arg, size_t param, size_t offset, CUdeviceptr word)
+{
+	(void)offset;
+	if (is_written(arg, param))
+		shim_inspect_store(word);
 }
 
 /* A kernel that stores and reads in one launch would read its own stores in the sink, or nothing of them. */
@@ -193,14 +207,17 @@ CUresult shim_launch_begin(struct shim_launch *launch, CUfunction function, void
 	if (shim_settings()->inspect_path && function) {
 		launch->kernel = shim_kernel_of(function);
 		if (launch->kernel && launch->kernel->role == SHIM_WRITES)
-			launch_inspect(launch);
+			shim_launch_words(launch, word_inspect, launch->kernel);
+		return CUDA_SUCCESS;
+	}
+	if (shim_settings()->probe_path && function) {
+		launch->kernel = shim_kernel_of(function);
 		return CUDA_SUCCESS;
 	}
 	if (!ranges || !function || !(launch->kernel = shim_kernel_of(function)))
 		return CUDA_SUCCESS;
 	if (!launch_points(ranges, launch, launch->kernel->role == SHIM_WRITES))
 		return CUDA_SUCCESS;
-	atomic_store_explicit(&launch->kernel->touched, true, memory_order_relaxed);
 	if (launch->kernel->role == SHIM_FUSED)
 		return fused_refuse(launch->kernel);
 	if (launch->kernel->role == SHIM_READS)
@@ -236,6 +253,39 @@ static CUresult launch_end(
 
 /* ---- the hooks ---- */
 
+/* A launch as it goes on to the driver: shape and one of the functions, which the hook has found. */
+struct start {
+	CUfunction function;
+	const unsigned *shape;
+	const CUlaunchConfig *config;
+	CUstream stream;
+	void **params, **extra;
+	__typeof__(cuLaunchKernel) *plain;
+	__typeof__(cuLaunchCooperativeKernel) *cooperative;
+	__typeof__(cuLaunchKernelEx) *ex;
+};
+
+static CUresult start(void *arg)
+{
+	const struct start *s = arg;
+	const unsigned *n = s->shape;
+
+	if (s->plain)
+		return s->plain(s->function, n[0], n[1], n[2], n[3], n[4], n[5], n[6], s->stream, s->params, s->extra);
+	if (s->cooperative)
+		return s->cooperative(s->function, n[0], n[1], n[2], n[3], n[4], n[5], n[6], s->stream, s->params);
+	return s->ex(s->config, s->function, s->params, s->extra);
+}
+
+static CUresult launch_start(struct shim_launch *launch, struct start *what)
+{
+	what->params = launch->params;
+	what->extra = launch->extra;
+	if (shim_settings()->probe_path && launch->kernel && !is_capturing(what->stream))
+		return shim_probe_launch(launch, start, what);
+	return start(what);
+}
+
 static CUresult launch_kernel(CUfunction f, const unsigned *shape, CUstream stream, void **params, void **extra,
 	__typeof__(cuLaunchKernel) *plain, __typeof__(cuStreamSynchronize) *wait)
 {
@@ -246,8 +296,8 @@ static CUresult launch_kernel(CUfunction f, const unsigned *shape, CUstream stre
 		return SHIM_ABSENT;
 	result = shim_launch_begin(&launch, f, params, extra);
 	if (!result)
-		result = plain(f, shape[0], shape[1], shape[2], shape[3], shape[4], shape[5], shape[6], stream,
-			launch.params, launch.extra);
+		result = launch_start(
+			&launch, &(struct start){.function = f, .shape = shape, .stream = stream, .plain = plain});
 	return launch_end(&launch, result, stream, wait);
 }
 
@@ -283,8 +333,8 @@ static CUresult launch_cooperative(CUfunction f, const unsigned *shape, CUstream
 		return SHIM_ABSENT;
 	result = shim_launch_begin(&launch, f, params, NULL);
 	if (!result)
-		result = plain(
-			f, shape[0], shape[1], shape[2], shape[3], shape[4], shape[5], shape[6], stream, launch.params);
+		result = launch_start(&launch,
+			&(struct start){.function = f, .shape = shape, .stream = stream, .cooperative = plain});
 	return launch_end(&launch, result, stream, wait);
 }
 
@@ -341,7 +391,10 @@ static CUresult launch_ex(const CUlaunchConfig *config, CUfunction f, void **par
 		return plain(config, f, params, extra);
 	result = shim_launch_begin(&launch, f, params, extra);
 	if (!result)
-		result = plain(config_of(&launch, config), f, launch.params, launch.extra);
+		result = launch_start(&launch, &(struct start){.function = f,
+						       .config = config_of(&launch, config),
+						       .stream = config->hStream,
+						       .ex = plain});
 	return launch_end(&launch, result, config->hStream, wait);
 }
 

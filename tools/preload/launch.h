@@ -30,4 +30,12 @@ struct shim_launch {
 CUresult shim_launch_begin(struct shim_launch *launch, CUfunction function, void **params, void **extra);
 void shim_launch_end(struct shim_launch *launch);
 
+/* Each aligned word of the parameters, which may be an address, and its place in the one that holds it. */
+typedef void shim_word_fn(void *arg, size_t param, size_t offset, CUdeviceptr word);
+void shim_launch_words(const struct shim_launch *launch, shim_word_fn *tell, void *arg);
+
+/* Runs a launch as `start` does, and finds out whether it writes the cache (probe.c). */
+typedef CUresult shim_start_fn(void *arg);
+CUresult shim_probe_launch(const struct shim_launch *launch, shim_start_fn *start, void *arg);
+
 #endif

@@ -50,7 +50,9 @@ struct shim_settings {
 	struct shim_layout layout;
 	struct shim_owners owners;
 	const char *stats_path, *writers; /* KVSHARE_STATS, KVSHARE_WRITERS */
+	bool only_writers;                /* KVSHARE_ONLY_WRITERS: no kernel writes but those of KVSHARE_WRITERS */
 	const char *inspect_path;         /* KVSHARE_INSPECT: share nothing, and write down what there is */
+	const char *probe_path;           /* KVSHARE_PROBE: share nothing, and find the kernels that write */
 };
 const struct shim_settings *shim_settings(void);
 /* One line on stderr, "kvshare: ...". */
@@ -113,7 +115,8 @@ struct shim_kernel {
 	char *name;
 	enum shim_role role;
 	uint64_t params_written;
-	atomic_bool touched; /* was launched with an address of a borrower */
+	atomic_bool
+		touched; /* was launched with an address of a borrower that is not one that it is known to write through */
 	size_t param_count, param_bytes;
 	struct shim_param param[];
 };
@@ -121,7 +124,7 @@ struct shim_kernel {
 struct shim_kernel *shim_kernel_of(CUfunction function);
 /* Functions may have gone; their handles may come back as others. */
 void shim_kernels_stale(void);
-/* Calls `tell` with each kernel that was handed a borrower's address and is not known to write. */
+/* Calls `tell` with each kernel that was handed a borrower's address and is not known to write through it. */
 void shim_kernels_touched(void (*tell)(void *arg, const struct shim_kernel *kernel), void *arg);
 
 /* ---- what there is to share (inspect.c) ---- */
@@ -130,6 +133,11 @@ void shim_inspect_allocated(const char *call, CUdeviceptr base, size_t bytes);
 void shim_inspect_freed(CUdeviceptr base);
 /* A kernel that stores K or V was handed this address. */
 void shim_inspect_store(CUdeviceptr address);
+
+/* ---- which kernels write (probe.c) ---- */
+
+void shim_probe_allocated(CUdeviceptr base, size_t bytes);
+void shim_probe_freed(CUdeviceptr base);
 
 /* ---- counters (stats.c) ---- */
 

@@ -36,6 +36,16 @@ static bool is_on(const char *name)
 	return value && *value && strcmp(value, "0");
 }
 
+/* The program runs unshared, and only its launches are watched. */
+static void probe_read(const char *layout)
+{
+	settings.off = true;
+	if (!shim_layout_parse(layout, &settings.layout))
+		return;
+	shim_say("nothing is probed: %s", kvs_error());
+	settings.probe_path = NULL;
+}
+
 static void settings_read(void)
 {
 	const char *owners = getenv("KVSHARE_OWNERS"), *layout = getenv("KVSHARE_LAYOUT");
@@ -46,7 +56,11 @@ static void settings_read(void)
 	settings.stats_path = getenv("KVSHARE_STATS");
 	settings.writers = getenv("KVSHARE_WRITERS");
 	settings.inspect_path = getenv("KVSHARE_INSPECT");
+	settings.probe_path = layout && !shim_is_disabled() ? getenv("KVSHARE_PROBE") : NULL;
+	settings.only_writers = is_on("KVSHARE_ONLY_WRITERS");
 	settings.off = shim_is_disabled() || settings.inspect_path || !owners || !layout;
+	if (settings.probe_path)
+		probe_read(layout);
 	if (settings.off)
 		return;
 	err = shim_owners_parse(owners, getenv("KVSHARE_V_OWNERS"), &settings.owners);

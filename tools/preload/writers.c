@@ -2,7 +2,8 @@
  * tools/preload/writers.c: the kernels that are known to write a KV cache, by name, and those that cannot be shared.
  *
  * Names are those of the driver (mangled for C++), matched as a shell matches file names. $KVSHARE_WRITERS adds to them:
- * PATTERN or PATTERN:PARAMETER, separated by commas.
+ * PATTERN or PATTERN:PARAMETER, separated by commas; with
+ * $KVSHARE_ONLY_WRITERS, as for what `kvshare-run probe` found, no others write.
  */
 #include "preload.h"
 
@@ -34,7 +35,7 @@ static const struct {
 /* One entry of $KVSHARE_WRITERS, `length` characters long. */
 static bool entry_matches(const char *entry, size_t length, const char *name, uint64_t *params)
 {
-	char pattern[256], *colon;
+	char pattern[4096], *colon; /* mangled names of templates are long */
 
 	if (!length || length >= sizeof(pattern))
 		return false;
@@ -71,7 +72,8 @@ enum shim_role shim_role_of(const char *name, uint64_t *params)
 		return SHIM_WRITES;
 	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++) {
 		*params = known[i].params;
-		if (!fnmatch(known[i].pattern, name, 0))
+		if (!fnmatch(known[i].pattern, name, 0) &&
+			(known[i].role == SHIM_FUSED || !shim_settings()->only_writers))
 			return known[i].role;
 	}
 	*params = 0;

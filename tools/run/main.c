@@ -11,8 +11,8 @@ const char *argp_program_version = "kvshare-run " KVS_VERSION;
 
 static const struct run_subcommand *const commands[] = {&run_generate_command, &run_eval_command,
 	&run_calibrate_command, &run_study_command, &run_compare_command, &run_plan_command, &run_bench_command,
-	&run_exec_command, &run_inspect_command, &run_profile_command, &run_attach_command, &run_top_command,
-	&run_report_command, &run_doctor_command, NULL};
+	&run_exec_command, &run_inspect_command, &run_probe_command, &run_profile_command, &run_attach_command,
+	&run_top_command, &run_report_command, &run_doctor_command, NULL};
 
 static void print_help(FILE *out)
 {

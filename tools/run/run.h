@@ -24,7 +24,8 @@ struct run_subcommand {
 };
 extern const struct run_subcommand run_bench_command, run_generate_command, run_eval_command, run_calibrate_command,
 	run_study_command, run_compare_command, run_plan_command, run_profile_command, run_attach_command,
-	run_top_command, run_report_command, run_exec_command, run_inspect_command, run_doctor_command;
+	run_top_command, run_report_command, run_exec_command, run_inspect_command, run_probe_command,
+	run_doctor_command;
 
 /* `kvshare-run completion SHELL`; `commands` ends in NULL (completion.c). Returns the exit status. */
 int run_print_completion(const struct run_subcommand *const *commands, const char *shell);

@@ -11,6 +11,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define SHIM "libkvshare-preload.so"
@@ -23,7 +24,8 @@ enum {
 	OPTION_STATS,
 	OPTION_STRICT,
 	OPTION_SYNC,
-	OPTION_WRITER
+	OPTION_WRITER,
+	OPTION_WRITERS
 };
 
 static const struct argp_option options[] = {
@@ -41,6 +43,10 @@ static const struct argp_option options[] = {
 	{"strict", OPTION_STRICT, NULL, 0, "fail where a cache cannot be shared, instead of a warning", 0},
 	{"writer", OPTION_WRITER, "PATTERN", 0,
 		"kernels that store K or V, beside those that are known; may be repeated", 0},
+	{"writers", OPTION_WRITERS, "FILE", 0,
+		"the kernels that store K or V, as `kvshare-run probe -o` wrote them: these, those of --writer, and no "
+		"others",
+		0},
 	{"sync", OPTION_SYNC, NULL, 0, "wait after each launch that uses shared memory, to name a kernel that fails",
 		0},
 	{0},
@@ -54,6 +60,13 @@ void exec_parse_writer(struct argp_state *state, struct exec_options *env, const
 		argp_failure(state, EXIT_FAILURE, ENOMEM, "--writer");
 	free(env->writers);
 	env->writers = joined;
+}
+
+const char *exec_parse_device(struct argp_state *state, const char *text)
+{
+	static const char *const words[] = {"cuda", "host", NULL};
+
+	return words[run_parse_word(state, "--device", text, words)];
 }
 
 static void check(struct argp_state *state, const struct exec_options *env)
@@ -80,12 +93,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	case OPTION_LAYOUT:
 		env->layout = text;
 		return 0;
-	case OPTION_DEVICE: {
-		static const char *const words[] = {"cuda", "host", NULL};
-
-		env->device = words[run_parse_word(state, "--device", text, words)];
+	case OPTION_DEVICE:
+		env->device = exec_parse_device(state, text);
 		return 0;
-	}
 	case OPTION_STATS:
 		env->stats = text;
 		return 0;
@@ -97,6 +107,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		return 0;
 	case OPTION_WRITER:
 		exec_parse_writer(state, env, text);
+		return 0;
+	case OPTION_WRITERS:
+		env->writers_path = text;
 		return 0;
 	case ARGP_KEY_ARG: /* the program, and all that is its own */
 		env->command = &state->argv[state->next - 1];
@@ -112,7 +125,8 @@ static error_t parse(int key, char *text, struct argp_state *state)
 static const char doc[] =
 	"Run a CUDA program that knows nothing of kvshare, with layers of its KV cache sharing memory.\v"
 	"Examples:\n"
-	"  kvshare-run exec --plan plan.json --layout layout.json -- ./program\n"
+	"  kvshare-run exec --plan plan.json --layout layout.json \\\n"
+	"    --writers writers.json -- ./program\n"
 	"  kvshare-run exec --owners 0,1,0,1 --layout slab:layers=4,k=4MiB,v=4MiB \\\n"
 	"    --stats stats.json -- ./program --with its-own-options\n";
 
@@ -194,6 +208,39 @@ static int put_sharing(const struct exec_options *env, const kvs_plan *plan)
 	return err;
 }
 
+static int put_layout(const char *layout)
+{
+	char *text;
+	int err = exec_layout_text(layout, &text);
+
+	if (err)
+		return err;
+	err = put("KVSHARE_LAYOUT", text);
+	free(text);
+	return err;
+}
+
+/* Those of a file, then those of --writer. */
+static int put_writers(const struct exec_options *env)
+{
+	char *found = NULL, *joined = NULL;
+	int err = env->writers_path ? exec_writers_text(env->writers_path, &found) : 0;
+
+	if (err)
+		return err;
+	if (asprintf(&joined, "%s%s%s", found ? found : "", found && env->writers ? "," : "",
+		    env->writers ? env->writers : "") < 0) {
+		free(found);
+		return kvs_fail(-ENOMEM, "no memory for the environment");
+	}
+	err = put("KVSHARE_WRITERS", joined);
+	if (!err && found)
+		err = put("KVSHARE_ONLY_WRITERS", "1");
+	free(joined);
+	free(found);
+	return err;
+}
+
 static int put_plan(const struct exec_options *env)
 {
 	kvs_plan *plan;
@@ -201,6 +248,8 @@ static int put_plan(const struct exec_options *env)
 
 	if (!env->layout)
 		return 0;
+	if (env->probe)
+		return put_layout(env->layout);
 	err = env->owners ? kvs_plan_parse(env->owners, &plan) : kvs_plan_load(env->plan_path, &plan);
 	if (err)
 		return err;
@@ -242,7 +291,8 @@ static int put_device(void)
 static void forget(void)
 {
 	static const char *const names[] = {"KVSHARE_OWNERS", "KVSHARE_V_OWNERS", "KVSHARE_LAYOUT", "KVSHARE_STATS",
-		"KVSHARE_STRICT", "KVSHARE_SYNC", "KVSHARE_WRITERS", "KVSHARE_INSPECT"};
+		"KVSHARE_STRICT", "KVSHARE_SYNC", "KVSHARE_WRITERS", "KVSHARE_ONLY_WRITERS", "KVSHARE_INSPECT",
+		"KVSHARE_PROBE"};
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
 		unsetenv(names[i]);
@@ -263,10 +313,12 @@ int exec_prepare(const struct exec_options *env)
 		err = put("KVSHARE_STRICT", "1");
 	if (!err && env->sync)
 		err = put("KVSHARE_SYNC", "1");
-	if (!err && env->writers)
-		err = put("KVSHARE_WRITERS", env->writers);
+	if (!err && (env->writers || env->writers_path))
+		err = put_writers(env);
 	if (!err && env->inspect)
 		err = put("KVSHARE_INSPECT", env->inspect);
+	if (!err && env->probe)
+		err = put("KVSHARE_PROBE", env->probe);
 	return err;
 }
 
@@ -279,6 +331,23 @@ int exec_become(char **command)
 	kvs_fail(-err, "cannot run %s: %s", command[0], strerror(err));
 	run_complain();
 	return err == ENOENT ? 127 : 126; /* as shells have it */
+}
+
+int exec_run_once(const struct exec_options *options)
+{
+	pid_t child;
+	int status;
+
+	fflush(NULL);
+	child = fork();
+	if (!child)
+		_exit(exec_prepare(options) ? run_complain() : exec_become(options->command));
+	while (child > 0 && waitpid(child, &status, 0) < 0)
+		if (errno != EINTR)
+			return EXIT_FAILURE;
+	if (child < 0)
+		return EXIT_FAILURE;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 static int run(int argc, char **argv)

@@ -1,6 +1,5 @@
 /*
- * tools/run/exec/exec.h: what `kvshare-run exec` and `kvshare-run inspect` share: a program with the shim in front of its
- * driver.
+ * tools/run/exec/exec.h: what `kvshare-run exec`, `inspect` and `probe` share: a program with the shim in front of its driver.
  */
 #ifndef KVS_RUN_EXEC_H
 #define KVS_RUN_EXEC_H
@@ -8,7 +7,8 @@
 #include "../run.h"
 
 struct exec_options {
-	const char *plan_path, *owners, *layout, *device, *stats, *inspect;
+	const char *plan_path, *owners, *layout, *device, *stats, *inspect, *probe;
+	const char *writers_path;
 	char *writers; /* the caller frees it */
 	bool strict, sync;
 	char **command; /* ends in NULL */
@@ -20,6 +20,16 @@ int exec_prepare(const struct exec_options *options);
 void exec_parse_writer(struct argp_state *state, struct exec_options *options, const char *text);
 /* Becomes the program. If it returns, with the exit status, that has failed. */
 int exec_become(char **command);
+/* Runs the program in a process of its own, and returns its exit status, or 128 and the signal. */
+int exec_run_once(const struct exec_options *options);
+/* The device's two words, for an option of that name. */
+const char *exec_parse_device(struct argp_state *state, const char *text);
+
+/*
+ * A file of `kvshare-run probe` as patterns for the shim, which the caller frees. -EINVAL: it is none, or says that a kernel
+ * cannot be shared; -ENOENT, -ENOMEM.
+ */
+int exec_writers_text(const char *path, char **out);
 
 /*
  * The short form of a layout that is given in short form or as a JSON file, checked; the caller frees it. -EINVAL, -ENOENT,

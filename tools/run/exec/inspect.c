@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 struct env {
@@ -36,7 +35,6 @@ static const struct argp_option options[] = {
 
 static error_t parse(int key, char *text, struct argp_state *state)
 {
-	static const char *const words[] = {"cuda", "host", NULL};
 	struct env *env = state->input;
 
 	switch (key) {
@@ -44,7 +42,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		env->output = text;
 		return 0;
 	case OPTION_DEVICE:
-		env->exec.device = words[run_parse_word(state, "--device", text, words)];
+		env->exec.device = exec_parse_device(state, text);
 		return 0;
 	case OPTION_WRITER:
 		exec_parse_writer(state, &env->exec, text);
@@ -307,24 +305,6 @@ static int conclude(const struct env *env, const struct account *account)
 	return err;
 }
 
-/* The program's exit status. */
-static int program_run(const struct exec_options *exec)
-{
-	pid_t child;
-	int status;
-
-	fflush(NULL);
-	child = fork();
-	if (!child)
-		_exit(exec_prepare(exec) ? run_complain() : exec_become(exec->command));
-	while (child > 0 && waitpid(child, &status, 0) < 0)
-		if (errno != EINTR)
-			return EXIT_FAILURE;
-	if (child < 0)
-		return EXIT_FAILURE;
-	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
 static int run(int argc, char **argv)
 {
 	char path[] = "/tmp/kvshare-inspect-XXXXXX";
@@ -340,7 +320,7 @@ static int run(int argc, char **argv)
 	}
 	close(file);
 	env.exec.inspect = path;
-	status = program_run(&env.exec);
+	status = exec_run_once(&env.exec);
 	if (status)
 		fprintf(stderr, "kvshare-run: the program has ended with status %d\n", status);
 	err = account_read(path, &account);

@@ -1,0 +1,97 @@
+#!/bin/bash
+# `kvshare-run probe` finds the kernels that write the cache of a program that it has never seen, and no others; with the file that
+# it writes `exec` shares the layers, and with one writer left out of it the program ends in a fault that names that kernel.
+# usage: [BUILD=build] tests/preload/probe_test.sh
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+build=${BUILD:-build}
+run=$build/kvshare-run
+decoder=$build/tests/clients/decoder
+kernels=$build/tests/clients/decoder_kernels.so
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failed=0
+# The sanitizer's library wants to be first, and the shim is.
+export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0
+layout=slab:layers=2,k=2MiB,v=2MiB
+small=(layers=2 bytes=$((2 << 20)) tokens=3)
+
+fail() {
+	echo "$*"
+	failed=1
+}
+probe() { # LAYOUT OPTION...: of the decoder
+	rm -f "$work/writers.json"
+	"$run" probe --device host --layout "$1" -o "$work/writers.json" -- "$decoder" "${small[@]}" "${@:2}" "$kernels" \
+		>"$work/said" 2>"$work/err"
+}
+rows() { # of the table: WRITES PARAMETER OFFSET LAYERS LAUNCHES KERNEL
+	sed -nE 's/^  ([kv]+) +([0-9]+) +([0-9]+) +([0-9]+) +([0-9]+)  (.*)/\1 \2 \3 \4 \5 \6/p' "$work/said" | sort
+}
+output() { # of the decoder
+	grep -E '^[0-9a-f]{8} ' "$work/said"
+}
+with_writers() { # OPTION...: of the decoder
+	"$run" exec --device host --owners 0,0 --layout "$layout" --writers "$work/writers.json" -- "$decoder" "${small[@]}" "$@" \
+		"$kernels" >"$work/got" 2>"$work/err"
+}
+
+"$run" exec --device host -- "$decoder" "${small[@]}" "$kernels" >"$work/plain" 2>"$work/err" || fail "the decoder does not run"
+"$run" exec --device host -- "$decoder" "${small[@]}" owners=0,0 "$kernels" >"$work/oracle" 2>"$work/err" ||
+	fail "the decoder does not run with owners"
+
+finds() { # WHAT LAYOUT ROW OPTION...: exactly this row, the program's own output, and a file with which layers are shared
+	probe "$2" "${@:4}" || fail "$1: $(cat "$work/err")"
+	[ "$(rows)" = "$3" ] || fail "$1: it says $(cat "$work/said")"
+	output | cmp -s - "$work/plain" || fail "$1: the program's output differs while it is probed"
+	layout=$2 with_writers "${@:4}" || fail "$1: with the writers that were found: $(cat "$work/err")"
+	cmp -s "$work/got" "$work/oracle" || fail "$1: with the writers that were found, the output differs"
+}
+tensors=tensors:layers=2,bytes=2MiB
+finds "a slab" $layout "kv 2 0 2 12 client_set_rows"
+finds "a writer that nobody knows" $layout "kv 2 0 2 12 client_hidden_store" store=hidden
+finds "an address in a struct" $tensors "kv 0 24 2 12 client_index_copy" layout=tensors store=struct
+finds "packed parameters" $layout "kv 2 0 2 12 client_hidden_store" store=hidden launch=extra
+finds "a struct, packed" $layout "kv 0 24 2 12 client_index_copy" store=struct launch=extra
+finds "cuLaunchKernelEx" $tensors "kv 2 0 2 12 client_set_rows" layout=tensors launch=ex
+finds "a cooperative launch" $layout "kv 2 0 2 12 client_hidden_store" store=hidden launch=cooperative
+
+# Only those of the file write. Without one of them the program ends, and the kernel is named.
+probe $layout || fail "$(cat "$work/err")"
+sed -i 's/"client_set_rows"/"client_other"/' "$work/writers.json"
+! with_writers || fail "a writer that is not in the file was not noticed"
+grep -q "^kvshare: .*client_set_rows" "$work/err" || fail "a writer that is not in the file: $(cat "$work/err")"
+# The same for one that is there with another parameter.
+probe $layout || fail "$(cat "$work/err")"
+sed -i 's/"parameter": 2/"parameter": 1/' "$work/writers.json"
+! with_writers || fail "a parameter that is not in the file was not noticed"
+grep -q "^kvshare: .*client_set_rows" "$work/err" || fail "a parameter that is not in the file: $(cat "$work/err")"
+
+# What cannot be shared is said, and refused.
+probe $layout store=fused || fail "a fused kernel: $(cat "$work/err")"
+grep -q "^Kernel client_masked_multihead_attention reads what it writes in the same launch" "$work/said" ||
+	fail "a fused kernel: it says $(cat "$work/said")"
+output | cmp -s - "$work/plain" || fail "a fused kernel: the program's output differs while it is probed"
+! with_writers store=fused || fail "a fused kernel is shared"
+grep -q "writers.json: kernel client_masked_multihead_attention reads" "$work/err" || fail "a fused kernel: $(cat "$work/err")"
+
+"$run" probe --device host --json --layout $layout -- "$decoder" "${small[@]}" "$kernels" >"$work/said" 2>"$work/err" || fail "--json"
+grep -v '^[0-9a-f]\{8\} ' "$work/said" | tr -d ' \n' >"$work/json"
+[ "$(cat "$work/json")" = '{"kvshare_writers":1,"writers":[{"kernel":"client_set_rows","way":"parameter","parameter":2,"offset":0,'\
+'"entry":0,"writes":"kv","layers":2,"launches":12,"reads":"no"}],"not_shareable":[]}' ] || fail "--json: $(cat "$work/json")"
+
+complains() { # MESSAGE ARGUMENT...
+	! "$run" "${@:2}" >"$work/said" 2>"$work/err" || fail "${*:2} is accepted"
+	grep -q -- "$1" "$work/err" || fail "${*:2}: $(cat "$work/err")"
+}
+complains '--layout takes the file that `kvshare-run inspect -o` writes' probe -- true
+complains 'which program' probe --layout $layout
+complains 'No such file' probe --layout "$work/none.json" -- true
+complains 'has made no allocation' probe --layout $layout -- true
+complains 'no kernel of 0 has written the cache' probe --device host --layout slab:layers=2,k=8MiB,v=8MiB \
+	-- "$decoder" "${small[@]}" "$kernels"
+echo '{"kvshare_layout": 1}' >"$work/bad.json"
+complains '"kvshare_writers" is not 1' exec --owners 0,0 --layout $layout --writers "$work/bad.json" -- true
+complains 'No such file' exec --owners 0,0 --layout $layout --writers "$work/none.json" -- true
+
+exit $failed

@@ -1,0 +1,234 @@
+/*
+ * tools/preload/probe.c: which kernels write the KV cache, for `kvshare-run probe`. Nothing is shared: the program keeps its
+ * own memory, and each launch is waited for, with the cache read before and after it.
+ *
+ * What differs, the launch has written, whatever its name is and wherever it had the address from. All launches of the
+ * program wait for each other meanwhile.
+ */
+#include "probe.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static struct probe_tensor *tensors;
+static size_t tensor_count, launches;
+static CUdeviceptr *slots; /* the allocations of all caches, in the order of the layout; 0: none yet */
+static size_t slot_count;
+static int skipped;
+static bool given_up;
+static pid_t started_by;
+
+struct probe_tensor *probe_tensors(size_t *count)
+{
+	*count = tensor_count;
+	return tensors;
+}
+
+const struct probe_tensor *probe_tensor_at(CUdeviceptr address)
+{
+	for (size_t i = 0; i < tensor_count; i++)
+		if (address - tensors[i].base < tensors[i].bytes)
+			return &tensors[i];
+	return NULL;
+}
+
+static void at_end(void)
+{
+	if (getpid() == started_by)
+		probe_write(launches);
+}
+
+static void start(void)
+{
+	started_by = getpid();
+	atexit(at_end);
+}
+
+static void give_up(const char *why)
+{
+	if (!given_up)
+		shim_say("probe goes on no longer: %s", why);
+	given_up = true;
+}
+
+/* ---- the cache ---- */
+
+/* The first free slot, if it is for one of this size; a cache that is full starts another. *number -1: it is not. */
+static bool slot_take(CUdeviceptr base, size_t bytes, int *number)
+{
+	const struct shim_layout *layout = &shim_settings()->layout;
+	size_t per_cache = (size_t)shim_layout_allocations(layout), at = 0;
+	CUdeviceptr *grown;
+
+	while (at < slot_count && slots[at])
+		at++;
+	*number = (int)(at % per_cache);
+	if (!shim_layout_fits_at(layout, *number, bytes)) {
+		*number = -1;
+		return true;
+	}
+	if (at == slot_count) {
+		grown = realloc(slots, (slot_count + per_cache) * sizeof(*slots));
+		if (!grown)
+			return false;
+		slots = grown;
+		memset(slots + slot_count, 0, per_cache * sizeof(*slots));
+		slot_count += per_cache;
+	}
+	slots[at] = base;
+	return true;
+}
+
+static bool tensor_add(CUdeviceptr allocation, enum kvs_k_or_v which, int layer, const struct shim_place *place)
+{
+	struct probe_tensor *grown = realloc(tensors, (tensor_count + 1) * sizeof(*tensors)), *tensor;
+
+	if (!grown)
+		return false;
+	tensors = grown;
+	tensor = &tensors[tensor_count];
+	*tensor = (struct probe_tensor){which, layer, allocation + place->offset, allocation, place->bytes,
+		malloc(place->bytes), malloc(place->bytes), false};
+	if (tensor->now && tensor->before) {
+		tensor_count++;
+		return true;
+	}
+	free(tensor->now);
+	free(tensor->before);
+	return false;
+}
+
+void shim_probe_allocated(CUdeviceptr base, size_t bytes)
+{
+	const struct shim_layout *layout = &shim_settings()->layout;
+	bool enough = true;
+	int number;
+
+	pthread_once(&once, start);
+	if (!shim_layout_fits(layout, bytes))
+		return;
+	pthread_mutex_lock(&lock);
+	if (skipped < layout->skip) {
+		skipped += shim_layout_fits_at(layout, 0, bytes);
+	} else {
+		enough = slot_take(base, bytes, &number);
+		for (int i = 0; enough && i < 2 * layout->layers; i++) {
+			const struct shim_place place = shim_layout_place(layout, i % 2 ? KVS_V : KVS_K, i / 2);
+
+			if (place.allocation == number)
+				enough = tensor_add(base, i % 2 ? KVS_V : KVS_K, i / 2, &place);
+		}
+	}
+	if (!enough)
+		give_up("no memory for a copy of the cache");
+	pthread_mutex_unlock(&lock);
+}
+
+void shim_probe_freed(CUdeviceptr base)
+{
+	size_t left = 0;
+
+	pthread_mutex_lock(&lock);
+	for (size_t i = 0; i < slot_count; i++)
+		if (slots[i] == base)
+			slots[i] = 0;
+	for (size_t i = 0; i < tensor_count; i++) {
+		if (tensors[i].allocation != base) {
+			tensors[left++] = tensors[i];
+			continue;
+		}
+		free(tensors[i].now);
+		free(tensors[i].before);
+	}
+	tensor_count = left;
+	pthread_mutex_unlock(&lock);
+}
+
+int probe_tensor_read(struct probe_tensor *tensor)
+{
+	unsigned char *read = tensor->before;
+
+	if (shim_real()->cuMemcpyDtoH_v2(read, tensor->base, tensor->bytes))
+		return kvs_fail(-EIO, "the cache cannot be read");
+	tensor->before = tensor->now;
+	tensor->now = read;
+	tensor->written = memcmp(tensor->now, tensor->before, tensor->bytes) != 0;
+	return 0;
+}
+
+/* Everything that was started has ended; all tensors are read. */
+static bool cache_read(CUresult *result)
+{
+	*result = shim_real()->cuCtxSynchronize();
+	for (size_t i = 0; !*result && i < tensor_count; i++) {
+		if (probe_tensor_read(&tensors[i])) {
+			give_up(kvs_error());
+			return false;
+		}
+	}
+	return !*result;
+}
+
+/* ---- a launch ---- */
+
+static void word_note(void *arg, size_t param, size_t offset, CUdeviceptr word)
+{
+	struct probe_words *words = arg;
+
+	if (word >= 65536 && words->count < PROBE_MAX_WORDS)
+		words->word[words->count++] = (struct probe_word){param, offset, word};
+}
+
+static struct probe_trial *trial_begin(const char *kernel, const struct probe_words *words)
+{
+	for (size_t i = 0; i < words->count; i++) {
+		const struct probe_tensor *tensor = probe_tensor_at(words->word[i].value);
+
+		if (tensor)
+			return probe_trial_is_due(kernel, tensor) ? probe_trial_begin(words) : NULL;
+	}
+	return NULL;
+}
+
+/* Whose words they are, in a launch that is over. */
+static void launch_conclude(
+	const char *kernel, const struct probe_words *words, struct probe_trial *trial, shim_start_fn *start, void *arg)
+{
+	bool wrote = false;
+
+	for (size_t i = 0; i < tensor_count; i++) {
+		if (tensors[i].written)
+			probe_found(kernel, words, &tensors[i]);
+		wrote |= tensors[i].written;
+	}
+	if (wrote)
+		probe_found_launch(kernel, trial ? probe_trial_run(trial, start, arg) : PROBE_UNTRIED);
+}
+
+CUresult shim_probe_launch(const struct shim_launch *launch, shim_start_fn *start, void *arg)
+{
+	static struct probe_words words; /* under the lock */
+	struct probe_trial *trial;
+	CUresult result;
+
+	pthread_mutex_lock(&lock);
+	if (given_up || !tensor_count || !cache_read(&result)) {
+		pthread_mutex_unlock(&lock);
+		return start(arg);
+	}
+	words.count = 0;
+	shim_launch_words(launch, word_note, &words);
+	trial = trial_begin(launch->kernel->name, &words);
+	launches++;
+	result = start(arg);
+	if (!result && cache_read(&result))
+		launch_conclude(launch->kernel->name, &words, trial, start, arg);
+	probe_trial_end(trial);
+	pthread_mutex_unlock(&lock);
+	return result;
+}

@@ -1,0 +1,65 @@
+/*
+ * tools/preload/probe.h: what the files of `kvshare-run probe` share. All of it is called with the lock of probe.c held.
+ */
+#ifndef SHIM_PROBE_H
+#define SHIM_PROBE_H
+
+#include "launch.h"
+
+/* K or V of one layer, in the program's own memory. */
+struct probe_tensor {
+	enum kvs_k_or_v which;
+	int layer;
+	CUdeviceptr base, allocation;
+	size_t bytes;
+	unsigned char *now, *before; /* [bytes], as last read, and as read before that */
+	bool written;                /* they differ */
+};
+
+/* The words of a launch's parameters that may be addresses. */
+#define PROBE_MAX_WORDS 4096
+struct probe_word {
+	size_t param, offset;
+	CUdeviceptr value;
+};
+struct probe_words {
+	size_t count;
+	struct probe_word word[PROBE_MAX_WORDS];
+};
+
+/* How a kernel came by an address that it wrote to. */
+enum probe_way {
+	PROBE_PARAMETER, /* a parameter points into the tensor */
+	PROBE_BEYOND,    /* a parameter points into another one of the same allocation */
+	PROBE_TABLE,     /* a parameter points to memory that holds the address */
+	PROBE_MAP,       /* a parameter is a tensor map of it */
+	PROBE_UNKNOWN
+};
+/* Whether a kernel's results depend on what the tensors held that it writes. */
+enum probe_reads { PROBE_UNTRIED, PROBE_WRITES_ONLY, PROBE_READS_TOO, PROBE_UNREPEATABLE };
+
+/* The tensor that holds `address`, or NULL. */
+const struct probe_tensor *probe_tensor_at(CUdeviceptr address);
+/* The tensors, and their number. */
+struct probe_tensor *probe_tensors(size_t *count);
+/* Reads a tensor again; -EIO. */
+int probe_tensor_read(struct probe_tensor *tensor);
+
+/* A second run of a launch, to see whether it reads what it writes (trial.c). */
+struct probe_trial;
+/* Before the first run: keeps the memory that its parameters point to. NULL: there is too much of it. */
+struct probe_trial *probe_trial_begin(const struct probe_words *words);
+/* After it, the tensors having been read: all memory ends as it was after the first run. */
+enum probe_reads probe_trial_run(struct probe_trial *trial, shim_start_fn *start, void *arg);
+void probe_trial_end(struct probe_trial *trial);
+
+/* A kernel has written `tensor` (found.c). */
+void probe_found(const char *kernel, const struct probe_words *words, const struct probe_tensor *tensor);
+/* One launch of it is over. */
+void probe_found_launch(const char *kernel, enum probe_reads reads);
+/* Whether the kernel is worth a trial on this tensor, which is counted. */
+bool probe_trial_is_due(const char *kernel, const struct probe_tensor *tensor);
+/* Writes what was found to $KVSHARE_PROBE. */
+void probe_write(size_t launches);
+
+#endif
