@@ -4,7 +4,7 @@
  * usage: watched_client DRIVER MODE [N]
  *   rounds     N rounds, each of 5 calls: an allocation of 4096 bytes, a copy there and back, a wait, a free
  *   threads    the same on 4 threads at once
- *   late       half a second before it opens the driver, then N rounds
+ *   late       half a second, or $LATE_MS, before it opens the driver, then N rounds
  *   family     N rounds; a child that makes 2 calls, which fail; a child that becomes another program, with N rounds
  *   forever    a line "ready" after the first round, then rounds until it is killed
  * After N rounds it prints how many calls softcuda has counted for them.
@@ -146,7 +146,7 @@ int main(int argc, char **argv)
 	driver = argv[1];
 	rounds = atoi(again[3]);
 	if (!strcmp(mode, "late"))
-		usleep(500000);
+		usleep(1000 * (getenv("LATE_MS") ? (unsigned)atoi(getenv("LATE_MS")) : 500));
 	open_driver();
 	if (!strcmp(mode, "forever"))
 		run_forever();
