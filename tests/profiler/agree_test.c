@@ -46,7 +46,8 @@ static const struct run {
 	bool sudden;  /* it ends without exit(): CUPTI, inside, has not written down its last 100 ms */
 	bool kernels; /* each launch is one kernel */
 	int status;
-	const char *also; /* another name that its processes have */
+	const char *also;   /* another name that its processes have */
+	const char *before; /* the command that becomes it */
 	/* Calls that CUPTI cannot hear: before cuInit, and in a child of fork(), where it stands down. */
 	struct {
 		const char *name;
@@ -75,6 +76,9 @@ static const struct run {
 	{"kvs-owners", "tests/clients/decoder",
 		"owners=0,0,2,2 layout=tensors launch=ex alloc=async streams=own $KERNELS", .alone = true,
 		.kernels = true},
+	/* Ours is the shim: what the program and the shim ask of memory. */
+	{"kvs-shim", "tests/clients/decoder", "$KERNELS", .ours = true, .alone = true,
+		.before = "kvshare-run exec --device host --owners 0,1,0,1 --layout slab:layers=4,k=4MiB,v=4MiB --"},
 	{"kvs-captured", "tests/clients/decoder", "graph=capture $KERNELS", .alone = true},
 	{"kvs-nodes", "tests/clients/decoder", "graph=nodes launch=extra layout=halves $KERNELS", .alone = true},
 };
@@ -166,8 +170,9 @@ static void read_tally(const struct run *run, struct counts *out)
 static void run_once(const struct run *run, const char *watcher)
 {
 	struct process process =
-		shell(run->status, "rm -f $FOLDER/%s.tally; %s SOFTCUDA_TALLY=$FOLDER/%s.tally %s $FOLDER/%s %s",
-			run->name, run->kernels ? "FEED_KERNELS=1" : "", run->name, watcher, run->name, run->arguments);
+		shell(run->status, "rm -f $FOLDER/%s.tally; %s SOFTCUDA_TALLY=$FOLDER/%s.tally %s %s $FOLDER/%s %s",
+			run->name, run->kernels ? "FEED_KERNELS=1" : "", run->name, watcher,
+			run->before ? run->before : "", run->name, run->arguments);
 
 	process_free(&process);
 }

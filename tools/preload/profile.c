@@ -145,7 +145,9 @@ static void introduce(void)
 			.command = command,
 			.device = "",
 			.parent = getppid(),
-			.wall_ns = clock_ns(CLOCK_REALTIME)}};
+			.wall_ns = clock_ns(CLOCK_REALTIME),
+			/* softcuda takes pages; NVIDIA's driver does not say. */
+			.unit_bytes = shim_real_symbol(NULL, "softcuda_get_counters") ? sysconf(_SC_PAGESIZE) : 0}};
 
 	if (file)
 		fclose(file);
