@@ -58,6 +58,7 @@ struct kvs_vmm_options {
 	size_t free_list_bytes; /* limit of the free blocks kept for reuse; 0: default of 64 blocks; SIZE_MAX: no limit */
 	bool no_free_list;      /* release every block at once */
 	bool premap;            /* a worker thread maps the next block of a slot once half of its last one is used */
+	bool write_borrowed;    /* borrowers are not read-only: whoever writes last, others read */
 };
 
 /*

@@ -128,6 +128,7 @@ struct kvs_vmm {
 
 	struct vmm_queue queues[VMM_QUEUE_COUNT];
 	bool premap, stop;
+	bool write_borrowed; /* borrowers are writable */
 	pthread_t worker;
 	pthread_cond_t premap_wanted, premap_idle;
 

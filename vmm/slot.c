@@ -70,8 +70,9 @@ static int grant(struct vmm_slot *slot, size_t target)
 {
 	kvs_region *region = slot->region;
 	size_t bytes = (target - slot->granted_blocks) * region->vmm->block_bytes;
+	bool read_only = region->owner && !region->vmm->write_borrowed;
 	CUresult result = vmm_call_set_access(region->vmm, block_address(slot, slot->granted_blocks), bytes,
-		region->owner ? CU_MEM_ACCESS_FLAGS_PROT_READ : CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
+		read_only ? CU_MEM_ACCESS_FLAGS_PROT_READ : CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
 
 	if (result)
 		return kvs_cu_fail(region->vmm->cu, result, "access to %zu bytes at %#llx", bytes,

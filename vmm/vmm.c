@@ -26,6 +26,7 @@ static int read_options(kvs_vmm *vmm, const struct kvs_vmm_options *options)
 	else if (__builtin_mul_overflow(vmm->block_bytes, default_free_blocks, &vmm->free_list_bytes))
 		vmm->free_list_bytes = SIZE_MAX;
 	vmm->premap = options->premap;
+	vmm->write_borrowed = options->write_borrowed;
 	return 0;
 }
 

@@ -9,6 +9,7 @@
  *   order=kv|kkvv               K and V of each layer in turn, or all K before all V
  *   layers=N bytes=N tokens=N   (4, 4194304 for each K and V of a layer, 8)
  *   owners=LIST                 the program itself lets layers read the K and V of others: what sharing has to equal
+ *   policy=owner|last           with owners: layers that read others' do not store, or they store there too
  *   store=set_rows|hidden|struct|fused
  *   launch=plain|ex|extra|cooperative
  *   alloc=plain|async, streams=default|own
@@ -25,9 +26,9 @@
 #define MAX_LAYERS 64
 
 static struct {
-	const char *layout, *order, *owners, *store, *launch, *alloc, *streams, *graph, *module;
+	const char *layout, *order, *owners, *policy, *store, *launch, *alloc, *streams, *graph, *module;
 	long layers, bytes, tokens;
-} options = {"slab", "kv", NULL, "set_rows", "plain", "plain", "own", "none", NULL, 4, 4 << 20, 8};
+} options = {"slab", "kv", NULL, "owner", "set_rows", "plain", "plain", "own", "none", NULL, 4, 4 << 20, 8};
 
 static CUdeviceptr allocations[2 * MAX_LAYERS], cache[2][MAX_LAYERS]; /* cache[0]: K, cache[1]: V */
 static int allocation_count, owner[MAX_LAYERS];
@@ -52,8 +53,8 @@ static void option_read(const char *text)
 		const char *name, **word;
 		long *number;
 	} known[] = {{"layout=", &options.layout, NULL}, {"order=", &options.order, NULL},
-		{"owners=", &options.owners, NULL}, {"store=", &options.store, NULL},
-		{"launch=", &options.launch, NULL}, {"alloc=", &options.alloc, NULL},
+		{"owners=", &options.owners, NULL}, {"policy=", &options.policy, NULL},
+		{"store=", &options.store, NULL}, {"launch=", &options.launch, NULL}, {"alloc=", &options.alloc, NULL},
 		{"streams=", &options.streams, NULL}, {"graph=", &options.graph, NULL},
 		{"layers=", NULL, &options.layers}, {"bytes=", NULL, &options.bytes},
 		{"tokens=", NULL, &options.tokens}};
@@ -236,13 +237,12 @@ static void layer_run(int layer, int tokens, int step)
 	project(v, 3 * layer + 2);
 	if (!strcmp(options.store, "fused")) {
 		launch("client_masked_multihead_attention",
-			(void *[]){&q, &k, &v, &cache[0][layer], &cache[1][layer], &x, &tokens, &step, &width}, 0,
-			NULL);
+			(void *[]){&q, &k, &v, &cache[0][from], &cache[1][from], &x, &tokens, &step, &width}, 0, NULL);
 		return;
 	}
-	if (from == layer) {
-		store(k, cache[0][layer]);
-		store(v, cache[1][layer]);
+	if (from == layer || !strcmp(options.policy, "last")) {
+		store(k, cache[0][from]);
+		store(v, cache[1][from]);
 	}
 	launch("client_attend", (void *[]){&q, &cache[0][from], &cache[1][from], &x, &tokens, &step, &width}, 0, NULL);
 }

@@ -3,7 +3,7 @@
  *
  * A cache is a row of allocations, and a row of tensors in them. Each allocation is a space; each tensor that borrows or
  * lends is a region of it, and what lies between is regions that share nothing. All borrowers of a cache have one sink, a
- * range as large as the largest of them, in a single block. An owner that the program frees before its borrowers
+ * range as large as the largest of them, in a single block; with the policy `last` there is none, as they write their owners. An owner that the program frees before its borrowers
  * keeps its memory until they are gone.
  */
 #include "preload.h"
@@ -61,7 +61,7 @@ static atomic_int live; /* allocations that are ours, for hooks that need not lo
 static int device_create(CUcontext context, CUdevice device, struct device **out)
 {
 	const struct kvs_cu_driver driver = {.symbol = shim_real_symbol};
-	const struct kvs_vmm_options options = {.no_free_list = true};
+	const struct kvs_vmm_options options = {.no_free_list = true, .write_borrowed = shim_settings()->last};
 	struct device *created = calloc(1, sizeof(*created));
 	int err;
 
@@ -158,7 +158,9 @@ static int sink_create(struct cache *cache, const struct shim_settings *settings
 	if (cache->sink)
 		return 0;
 	err = shim_layout_check(layout, &settings->owners, kvs_vmm_granule_bytes(cache->device->vmm));
-	if (!err && !cache->sink_space)
+	if (err || settings->last)
+		return err;
+	if (!cache->sink_space)
 		err = kvs_space_reserve(cache->device->vmm, bytes, &cache->sink_space);
 	if (!err)
 		err = kvs_region_create_sink(cache->sink_space, 0, bytes, &cache->sink);
@@ -429,7 +431,7 @@ static size_t ranges_of(const struct cache *cache, struct shim_range *out)
 		if (!tensor->region || !allocation->base || allocation->freed)
 			continue;
 		out[count++] = (struct shim_range){allocation->base + tensor->place.offset, tensor->place.bytes,
-			borrows(tensor) ? kvs_region_address(cache->sink, 0) : 0};
+			borrows(tensor) && cache->sink ? kvs_region_address(cache->sink, 0) : 0};
 	}
 	return count;
 }

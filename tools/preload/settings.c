@@ -3,6 +3,7 @@
  */
 #include "preload.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -46,6 +47,16 @@ static void probe_read(const char *layout)
 	settings.probe_path = NULL;
 }
 
+static int policy_read(void)
+{
+	const char *policy = getenv("KVSHARE_POLICY");
+
+	settings.last = policy && !strcmp(policy, "last");
+	if (!policy || !*policy || settings.last || !strcmp(policy, "owner"))
+		return 0;
+	return kvs_fail(-EINVAL, "KVSHARE_POLICY is \"%s\"; owner or last is expected", policy);
+}
+
 static void settings_read(void)
 {
 	const char *owners = getenv("KVSHARE_OWNERS"), *layout = getenv("KVSHARE_LAYOUT");
@@ -63,7 +74,9 @@ static void settings_read(void)
 		probe_read(layout);
 	if (settings.off)
 		return;
-	err = shim_owners_parse(owners, getenv("KVSHARE_V_OWNERS"), &settings.owners);
+	err = policy_read();
+	if (!err)
+		err = shim_owners_parse(owners, getenv("KVSHARE_V_OWNERS"), &settings.owners);
 	if (!err)
 		err = shim_layout_parse(layout, &settings.layout);
 	if (!err)

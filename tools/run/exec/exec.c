@@ -22,6 +22,7 @@ enum {
 	OPTION_LAYOUT,
 	OPTION_DEVICE,
 	OPTION_STATS,
+	OPTION_POLICY,
 	OPTION_STRICT,
 	OPTION_SYNC,
 	OPTION_WRITER,
@@ -39,6 +40,10 @@ static const struct argp_option options[] = {
 	{"device", OPTION_DEVICE, "cuda|host", 0, "cuda (default): the driver that the program finds; host: softcuda",
 		0},
 	{"stats", OPTION_STATS, "FILE", 0, "write memory and counters as JSON at exit; %p is the process, %r the rank",
+		0},
+	{"policy", OPTION_POLICY, "owner|last", 0,
+		"what layers that share read: owner (default): the K and V of the owner; last: those of the layer that "
+		"wrote last",
 		0},
 	{"strict", OPTION_STRICT, NULL, 0, "fail where a cache cannot be shared, instead of a warning", 0},
 	{"writer", OPTION_WRITER, "PATTERN", 0,
@@ -99,6 +104,12 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	case OPTION_STATS:
 		env->stats = text;
 		return 0;
+	case OPTION_POLICY: {
+		static const char *const words[] = {"owner", "last", NULL};
+
+		env->last = run_parse_word(state, "--policy", text, words) == 1;
+		return 0;
+	}
 	case OPTION_STRICT:
 		env->strict = true;
 		return 0;
@@ -292,7 +303,7 @@ static void forget(void)
 {
 	static const char *const names[] = {"KVSHARE_OWNERS", "KVSHARE_V_OWNERS", "KVSHARE_LAYOUT", "KVSHARE_STATS",
 		"KVSHARE_STRICT", "KVSHARE_SYNC", "KVSHARE_WRITERS", "KVSHARE_ONLY_WRITERS", "KVSHARE_INSPECT",
-		"KVSHARE_PROBE"};
+		"KVSHARE_PROBE", "KVSHARE_POLICY"};
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
 		unsetenv(names[i]);
@@ -311,6 +322,8 @@ int exec_prepare(const struct exec_options *env)
 		err = put_stats(env->stats);
 	if (!err && env->strict)
 		err = put("KVSHARE_STRICT", "1");
+	if (!err && env->last)
+		err = put("KVSHARE_POLICY", "last");
 	if (!err && env->sync)
 		err = put("KVSHARE_SYNC", "1");
 	if (!err && (env->writers || env->writers_path))

@@ -10,7 +10,7 @@ struct exec_options {
 	const char *plan_path, *owners, *layout, *device, *stats, *inspect, *probe;
 	const char *writers_path;
 	char *writers; /* the caller frees it */
-	bool strict, sync;
+	bool strict, sync, last;
 	char **command; /* ends in NULL */
 };
 
