@@ -55,6 +55,9 @@ finds "packed parameters" $layout "kv 2 0 2 12 client_hidden_store" store=hidden
 finds "a struct, packed" $layout "kv 0 24 2 12 client_index_copy" store=struct launch=extra
 finds "cuLaunchKernelEx" $tensors "kv 2 0 2 12 client_set_rows" layout=tensors launch=ex
 finds "a cooperative launch" $layout "kv 2 0 2 12 client_hidden_store" store=hidden launch=cooperative
+finds "captured launches" $layout "kv 2 0 2 12 client_set_rows" graph=capture
+finds "captured launches with a struct" $tensors "kv 0 24 2 12 client_index_copy" layout=tensors graph=capture store=struct launch=ex
+finds "nodes of a graph" $layout "kv 2 0 2 12 client_set_rows" graph=nodes
 
 # Only those of the file write. Without one of them the program ends, and the kernel is named.
 probe $layout || fail "$(cat "$work/err")"
@@ -72,6 +75,9 @@ probe $layout store=fused || fail "a fused kernel: $(cat "$work/err")"
 grep -q "^Kernel client_masked_multihead_attention reads what it writes in the same launch" "$work/said" ||
 	fail "a fused kernel: it says $(cat "$work/said")"
 output | cmp -s - "$work/plain" || fail "a fused kernel: the program's output differs while it is probed"
+probe $layout store=fused graph=capture || fail "a fused kernel, captured: $(cat "$work/err")"
+grep -q "^Kernel client_masked_multihead_attention reads what it writes" "$work/said" ||
+	fail "a fused kernel, captured: it says $(cat "$work/said")"
 ! with_writers store=fused || fail "a fused kernel is shared"
 grep -q "writers.json: kernel client_masked_multihead_attention reads" "$work/err" || fail "a fused kernel: $(cat "$work/err")"
 

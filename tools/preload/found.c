@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_TRIALS 4              /* for each kernel and tensor: a first token has nothing to read yet */
+#define MAX_TRIALS 4                   /* for each kernel and tensor: a first token has nothing to read yet */
 #define TABLE_BYTES ((size_t)64 << 10) /* as much is searched of what a parameter points to */
 
 /* A kernel that was handed, or has written, the cache. */
@@ -70,14 +70,19 @@ static void place_note(const char *name, enum probe_way way, const struct probe_
 	size_t param = word ? word->param : 0, offset = word ? word->offset : 0;
 	struct place *place = places;
 
-	while (place && (place->kernel != kernel || place->way != way || place->param != param ||
-				place->offset != offset))
+	while (place &&
+		(place->kernel != kernel || place->way != way || place->param != param || place->offset != offset))
 		place = place->next;
 	if (!kernel || (!place && !(place = calloc(1, sizeof(*place)))))
 		return;
 	if (!place->kernel) {
-		*place = (struct place){.next = places, .kernel = kernel, .way = way, .param = param, .offset = offset,
-			.entry = entry, .last = SIZE_MAX};
+		*place = (struct place){.next = places,
+			.kernel = kernel,
+			.way = way,
+			.param = param,
+			.offset = offset,
+			.entry = entry,
+			.last = SIZE_MAX};
 		places = place;
 	}
 	place->k |= tensor->which == KVS_K;

@@ -64,6 +64,8 @@ CUresult CUDAAPI cuGraphExecKernelNodeSetParams(
 	result = node_begin(&launch, &node);
 	if (!result)
 		result = plain(hGraphExec, hNode, &node);
+	if (!result && shim_settings()->probe_path)
+		shim_probe_node_set(hGraphExec, hNode, &launch);
 	shim_launch_end(&launch);
 	return result;
 }

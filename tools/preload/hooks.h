@@ -38,13 +38,16 @@
 	F(cuMemcpy2DAsync_v2) F(cuMemcpy2DAsync_v2_ptsz)                                                               \
 	F(cuCtxSynchronize) F(cuStreamSynchronize) F(cuStreamSynchronize_ptsz) F(cuEventSynchronize)     \
 	F(cuStreamQuery) F(cuStreamQuery_ptsz) F(cuEventQuery) \
-	F(cuGraphAddKernelNode_v2) F(cuGraphKernelNodeSetParams_v2) F(cuGraphExecKernelNodeSetParams_v2)
+	F(cuGraphAddKernelNode_v2) F(cuGraphKernelNodeSetParams_v2) F(cuGraphExecKernelNodeSetParams_v2)  \
+	F(cuGraphInstantiateWithFlags) F(cuGraphInstantiateWithParams) F(cuGraphInstantiateWithParams_ptsz)            \
+	F(cuGraphLaunch) F(cuGraphLaunch_ptsz) F(cuGraphExecUpdate_v2) F(cuGraphDestroy) F(cuGraphExecDestroy)
 
 /* Others of the driver's that the shim calls, and does not stand in front of. */
 #define SHIM_CALLS(F)                                                                                                  \
 	F(cuCtxGetCurrent) F(cuCtxGetDevice) F(cuFuncGetName) F(cuFuncGetParamInfo) F(cuKernelGetName)                 \
 	F(cuKernelGetParamInfo) F(cuStreamIsCapturing) F(cuEventRecord) F(cuGetErrorName)                    \
-	F(cuMemGetAllocationGranularity)
+	F(cuMemGetAllocationGranularity) F(cuGraphGetNodes) F(cuGraphNodeGetType) F(cuGraphNodeSetEnabled)             \
+	F(cuGraphNodeGetEnabled) F(cuGraphKernelNodeGetParams_v2) F(cuGraphNodeGetDependencies_v2)
 
 /* cuda.h hides these behind newer forms, or declares them only for callers with a default stream of their own. */
 #undef cuGetProcAddress
@@ -53,7 +56,7 @@
 	F(cuLaunchCooperativeKernel) F(cuMemsetD8Async) F(cuMemsetD16Async) F(cuMemsetD32Async)                        \
 	F(cuMemsetD2D8Async) F(cuMemsetD2D16Async) F(cuMemsetD2D32Async) F(cuMemcpyAsync) F(cuMemcpyHtoDAsync_v2)      \
 	F(cuMemcpyDtoDAsync_v2) F(cuMemcpy2DAsync_v2) F(cuMemcpyDtoHAsync_v2) F(cuStreamSynchronize)  \
-	F(cuStreamQuery)
+	F(cuStreamQuery) F(cuGraphLaunch) F(cuGraphInstantiateWithParams)
 #define SHIM_PTDS(F)                                                                                                   \
 	F(cuMemsetD8_v2) F(cuMemsetD16_v2) F(cuMemsetD32_v2) F(cuMemsetD2D8_v2) F(cuMemsetD2D16_v2)                    \
 	F(cuMemsetD2D32_v2) F(cuMemcpy) F(cuMemcpyHtoD_v2) F(cuMemcpyDtoD_v2) F(cuMemcpyDtoH_v2) F(cuMemcpy2D_v2)      \

@@ -36,6 +36,8 @@ void shim_launch_words(const struct shim_launch *launch, shim_word_fn *tell, voi
 
 /* Runs a launch as `start` does, and finds out whether it writes the cache (probe.c). */
 typedef CUresult shim_start_fn(void *arg);
+/* A kernel node of an executable graph was given this launch's parameters (replay.c). */
+void shim_probe_node_set(CUgraphExec exec, CUgraphNode node, const struct shim_launch *launch);
 CUresult shim_probe_launch(const struct shim_launch *launch, shim_start_fn *start, void *arg);
 
 #endif

@@ -23,6 +23,16 @@ static int skipped;
 static bool given_up;
 static pid_t started_by;
 
+void probe_lock(void)
+{
+	pthread_mutex_lock(&lock);
+}
+
+void probe_unlock(void)
+{
+	pthread_mutex_unlock(&lock);
+}
+
 struct probe_tensor *probe_tensors(size_t *count)
 {
 	*count = tensor_count;
@@ -176,12 +186,32 @@ static bool cache_read(CUresult *result)
 
 /* ---- a launch ---- */
 
+static void word_count(void *arg, size_t param, size_t offset, CUdeviceptr word)
+{
+	(void)param;
+	(void)offset;
+	(void)word;
+	++*(size_t *)arg;
+}
+
 static void word_note(void *arg, size_t param, size_t offset, CUdeviceptr word)
 {
 	struct probe_words *words = arg;
 
-	if (word >= 65536 && words->count < PROBE_MAX_WORDS)
+	if (word >= 65536) /* neither a small number nor nothing */
 		words->word[words->count++] = (struct probe_word){param, offset, word};
+}
+
+struct probe_words *probe_words_of(const struct shim_launch *launch)
+{
+	struct probe_words *words;
+	size_t count = 0;
+
+	shim_launch_words(launch, word_count, &count);
+	words = calloc(1, sizeof(*words) + count * sizeof(*words->word));
+	if (words)
+		shim_launch_words(launch, word_note, words);
+	return words;
 }
 
 static struct probe_trial *trial_begin(const char *kernel, const struct probe_words *words)
@@ -210,25 +240,33 @@ static void launch_conclude(
 		probe_found_launch(kernel, trial ? probe_trial_run(trial, start, arg) : PROBE_UNTRIED);
 }
 
-CUresult shim_probe_launch(const struct shim_launch *launch, shim_start_fn *start, void *arg)
+CUresult probe_watch(const char *kernel, const struct probe_words *words, shim_start_fn *start, void *arg)
 {
-	static struct probe_words words; /* under the lock */
 	struct probe_trial *trial;
 	CUresult result;
 
-	pthread_mutex_lock(&lock);
-	if (given_up || !tensor_count || !cache_read(&result)) {
-		pthread_mutex_unlock(&lock);
+	if (given_up || !tensor_count || !cache_read(&result))
 		return start(arg);
-	}
-	words.count = 0;
-	shim_launch_words(launch, word_note, &words);
-	trial = trial_begin(launch->kernel->name, &words);
+	trial = trial_begin(kernel, words);
 	launches++;
 	result = start(arg);
 	if (!result && cache_read(&result))
-		launch_conclude(launch->kernel->name, &words, trial, start, arg);
+		launch_conclude(kernel, words, trial, start, arg);
 	probe_trial_end(trial);
-	pthread_mutex_unlock(&lock);
+	return result;
+}
+
+CUresult shim_probe_launch(const struct shim_launch *launch, shim_start_fn *start, void *arg)
+{
+	struct probe_words *words;
+	CUresult result;
+
+	probe_lock();
+	words = probe_words_of(launch);
+	if (!words)
+		give_up("no memory for the parameters of a launch");
+	result = words ? probe_watch(launch->kernel->name, words, start, arg) : start(arg);
+	free(words);
+	probe_unlock();
 	return result;
 }

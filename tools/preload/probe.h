@@ -17,14 +17,13 @@ struct probe_tensor {
 };
 
 /* The words of a launch's parameters that may be addresses. */
-#define PROBE_MAX_WORDS 4096
 struct probe_word {
 	size_t param, offset;
 	CUdeviceptr value;
 };
 struct probe_words {
 	size_t count;
-	struct probe_word word[PROBE_MAX_WORDS];
+	struct probe_word word[];
 };
 
 /* How a kernel came by an address that it wrote to. */
@@ -37,6 +36,13 @@ enum probe_way {
 };
 /* Whether a kernel's results depend on what the tensors held that it writes. */
 enum probe_reads { PROBE_UNTRIED, PROBE_WRITES_ONLY, PROBE_READS_TOO, PROBE_UNREPEATABLE };
+
+void probe_lock(void);
+void probe_unlock(void);
+/* Of a launch; the caller frees them. NULL: no memory. */
+struct probe_words *probe_words_of(const struct shim_launch *launch);
+/* Runs a launch of a kernel as `start` does, and notes what it has written. */
+CUresult probe_watch(const char *kernel, const struct probe_words *words, shim_start_fn *start, void *arg);
 
 /* The tensor that holds `address`, or NULL. */
 const struct probe_tensor *probe_tensor_at(CUdeviceptr address);

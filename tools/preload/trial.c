@@ -90,8 +90,7 @@ static bool buffers_read(struct probe_trial *trial, bool again)
 	for (size_t i = 0; i < trial->count; i++) {
 		struct buffer *buffer = &trial->buffer[i];
 
-		if (shim_real()->cuMemcpyDtoH_v2(
-			    again ? buffer->again : buffer->after, buffer->base, buffer->bytes))
+		if (shim_real()->cuMemcpyDtoH_v2(again ? buffer->again : buffer->after, buffer->base, buffer->bytes))
 			return false;
 	}
 	return true;
@@ -102,8 +101,7 @@ static bool buffers_put(const struct probe_trial *trial, bool after)
 	for (size_t i = 0; i < trial->count; i++) {
 		const struct buffer *buffer = &trial->buffer[i];
 
-		if (shim_real()->cuMemcpyHtoD_v2(
-			    buffer->base, after ? buffer->after : buffer->before, buffer->bytes))
+		if (shim_real()->cuMemcpyHtoD_v2(buffer->base, after ? buffer->after : buffer->before, buffer->bytes))
 			return false;
 	}
 	return true;

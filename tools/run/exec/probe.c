@@ -19,7 +19,8 @@ struct env {
 enum { OPTION_DEVICE = 256, OPTION_LAYOUT, OPTION_JSON };
 
 static const struct argp_option options[] = {
-	{"layout", OPTION_LAYOUT, "LAYOUT", 0, "where the program keeps K and V: what `kvshare-run inspect -o` wrote", 0},
+	{"layout", OPTION_LAYOUT, "LAYOUT", 0, "where the program keeps K and V: what `kvshare-run inspect -o` wrote",
+		0},
 	{"output", 'o', "FILE", 0, "write the writers that were found, as JSON, for `kvshare-run exec --writers`", 0},
 	{"json", OPTION_JSON, NULL, 0, "print the same JSON instead of a table", 0},
 	{"device", OPTION_DEVICE, "cuda|host", 0, "cuda (default): the driver that the program finds; host: softcuda",
@@ -131,12 +132,11 @@ static void put_places(const json_t *places)
 	const json_t *place;
 	size_t i;
 
-	json_array_foreach(places, i, place)
-		printf("  %-6s %9lld %7lld %7lld %9lld  %s\n", text_of(place, "writes"),
-			(long long)json_integer_value(json_object_get(place, "parameter")),
-			(long long)json_integer_value(json_object_get(place, "offset")),
-			(long long)json_integer_value(json_object_get(place, "layers")),
-			(long long)json_integer_value(json_object_get(place, "launches")), text_of(place, "kernel"));
+	json_array_foreach(places, i, place) printf("  %-6s %9lld %7lld %7lld %9lld  %s\n", text_of(place, "writes"),
+		(long long)json_integer_value(json_object_get(place, "parameter")),
+		(long long)json_integer_value(json_object_get(place, "offset")),
+		(long long)json_integer_value(json_object_get(place, "layers")),
+		(long long)json_integer_value(json_object_get(place, "launches")), text_of(place, "kernel"));
 }
 
 static void put_table(const json_t *found, long long launches)
@@ -149,9 +149,8 @@ static void put_table(const json_t *found, long long launches)
 	printf("  writes parameter  offset  layers  launches  kernel\n");
 	put_places(writers);
 	put_places(others);
-	json_array_foreach(others, i, place)
-		printf("Kernel %s %s: its layers cannot be shared.\n", text_of(place, "kernel"),
-			text_of(place, "reason"));
+	json_array_foreach(others, i, place) printf(
+		"Kernel %s %s: its layers cannot be shared.\n", text_of(place, "kernel"), text_of(place, "reason"));
 }
 
 static int conclude(const struct env *env, const json_t *found, long long launches)
@@ -167,8 +166,9 @@ static int conclude(const struct env *env, const json_t *found, long long launch
 		put_table(found, launches);
 	if (!json_array_size(json_object_get(found, "writers")) &&
 		!json_array_size(json_object_get(found, "not_shareable")))
-		err = kvs_fail(-ENOENT, "no kernel of %lld has written the cache: has the program generated anything, "
-					"and is the layout its own (kvshare-run inspect)?",
+		err = kvs_fail(-ENOENT,
+			"no kernel of %lld has written the cache: has the program generated anything, "
+			"and is the layout its own (kvshare-run inspect)?",
 			launches);
 	else if (env->output)
 		err = run_write_output(env->output, text);

@@ -16,7 +16,8 @@ static int pattern_put(FILE *out, const char *path, const json_t *writer)
 	const json_t *param = json_object_get(writer, "parameter");
 
 	if (!name || !json_is_integer(param) || strchr(name, ',') || json_integer_value(param) < 0)
-		return kvs_fail(-EINVAL, "%s: a writer has a \"kernel\" without commas, and the number of a \"parameter\"", path);
+		return kvs_fail(-EINVAL,
+			"%s: a writer has a \"kernel\" without commas, and the number of a \"parameter\"", path);
 	for (; *name; name++)
 		fprintf(out, strchr("*?[\\", *name) ? "\\%c" : "%c", *name);
 	fprintf(out, ":%lld,", (long long)json_integer_value(param));
@@ -30,7 +31,8 @@ static int patterns_put(FILE *out, const char *path, const json_t *document)
 	int err = 0;
 
 	if (json_integer_value(json_object_get(document, "kvshare_writers")) != 1)
-		return kvs_fail(-EINVAL, "%s: \"kvshare_writers\" is not 1: `kvshare-run probe -o` writes such a file", path);
+		return kvs_fail(
+			-EINVAL, "%s: \"kvshare_writers\" is not 1: `kvshare-run probe -o` writes such a file", path);
 	if (other)
 		return kvs_fail(-EINVAL, "%s: kernel %s %s: its layers cannot be shared", path,
 			json_string_value(json_object_get(other, "kernel")),
