@@ -7,8 +7,8 @@
  * counts the bytes that each launch must read and write at least, so that time can be compared with the device's
  * bandwidth.
  *
- * Types. The residual stream, GEMM outputs, logits and norms are f32. The operands of a GEMM (`x` and `w`) have the
- * weights' type. K and V have a type of their own. Matrices are row-major, dense and aligned to 16 bytes.
+ * Types. The residual stream, GEMM outputs, logits and norms are f32. The weights of a GEMM (`w`) have 2 or 4 bytes, its
+ * `x` their type on a GPU, and f32 on the host. K and V have a type of their own. Matrices are row-major, dense and aligned to 16 bytes.
  */
 #ifndef KVS_ATTN_H
 #define KVS_ATTN_H
@@ -31,8 +31,8 @@ typedef struct kvs_tensor {
 typedef struct kvs_stream kvs_stream;
 
 /*
- * Create a stream, load the kernels for `cu`'s device and bind GEMM: cuBLAS on a GPU, OpenBLAS on the host; both are
- * dlopened here. -ENODEV (a library is missing; the message says which package has it), -ENOTSUP (device too old), -EIO.
+ * Create a stream, load the kernels for `cu`'s device and bind GEMM: cuBLAS on a GPU (dlopened here), our own on the
+ * host, or OpenBLAS where the processor or KVS_HOST_KERNELS does not allow that. -ENODEV (a library is missing; the message says which package has it), -ENOTSUP (device too old), -EIO.
  */
 int kvs_stream_open(kvs_cu *cu, kvs_stream **out);
 void kvs_stream_close(kvs_stream *s); /* waits for the stream; NULL is fine */
@@ -72,10 +72,12 @@ int kvs_openblas_open(const char *who, void **handle);
 
 /* The type in which GEMM on this stream takes weights that a checkpoint stores as `stored`: OpenBLAS has only f32. */
 enum kvs_dtype kvs_gemm_dtype(const kvs_stream *s, enum kvs_dtype stored);
+/* The type of x beside weights of type `w`: on the host always f32. */
+enum kvs_dtype kvs_gemm_x_dtype(const kvs_stream *s, enum kvs_dtype w);
 
 /*
  * out = x * wᵀ + (accumulate ? out : 0). out f32 [tokens][n] taken as rows of `out_stride` elements (0: dense), x [tokens][k],
- * w [n][k], x and w of one type out of kvs_gemm_dtype(). The residual add of a Llama layer is `accumulate`.
+ * w [n][k], of the types that kvs_gemm_x_dtype() and kvs_gemm_dtype() give. The residual add of a Llama layer is `accumulate`.
  */
 int kvs_gemm(kvs_stream *s, kvs_tensor out, int out_stride, kvs_tensor x, kvs_tensor w, bool accumulate);
 

@@ -12,13 +12,17 @@ ATTN_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard attn/*.c)) $(BUILD)/attn/imag
 # Native bodies, once for each instruction set. One order of sums for all of them: no fused products.
 NATIVE_FLAGS = -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -fvisibility=hidden
 NATIVE_SETS = plain $(if $(filter x86_64,$(shell $(CC) -dumpmachine | cut -d- -f1)),avx2)
-NATIVE_FLAGS_avx2 = -mavx2
-NATIVE_OBJS = $(BUILD)/attn/native/table.o $(foreach set,$(NATIVE_SETS),$(BUILD)/attn/native/attention.$(set).o)
+NATIVE_FLAGS_avx2 = -mavx2 -mfma -mf16c
+NATIVE_BODIES = $(filter-out attn/native/table.c,$(wildcard attn/native/*.c))
+NATIVE_OBJS = $(BUILD)/attn/native/table.o $(foreach set,$(NATIVE_SETS),$(NATIVE_BODIES:%.c=$(BUILD)/%.$(set).o))
 $(BUILD)/attn/native/table.o: private override CFLAGS += -fvisibility=hidden
-$(BUILD)/attn/native/attention.%.o: attn/native/attention.c attn/build.mk $(BUILD)/cc.flags
-	@mkdir -p $(@D)
-	$(call say,CC,$@)
-	$(Q)$(CC) $(CFLAGS_ALL) $(NATIVE_FLAGS) $(NATIVE_FLAGS_$*) -DNATIVE_SET=$* -c $< -o $@
+define NATIVE_RULE
+$$(BUILD)/attn/native/%.$(1).o: attn/native/%.c attn/build.mk $$(BUILD)/cc.flags
+	@mkdir -p $$(@D)
+	$$(call say,CC,$$@)
+	$$(Q)$$(CC) $$(CFLAGS_ALL) $$(NATIVE_FLAGS) $$(NATIVE_FLAGS_$(1)) -DNATIVE_SET=$(1) -c $$< -o $$@
+endef
+$(foreach set,$(NATIVE_SETS),$(eval $(call NATIVE_RULE,$(set))))
 
 $(ATTN_HOST_IMAGE): $(NATIVE_OBJS) $(patsubst %.cu,$(BUILD)/%.simt.o,$(ATTN_CU)) $(SIMT_OBJS)
 	$(call say,LD,$@)

@@ -1,6 +1,6 @@
 /*
- * attn/gemm.c: checks a matrix product and chooses who computes it: gemm_cublas.c, gemm_openblas.c or, for one row,
- * gemv.cu.
+ * attn/gemm.c: checks a matrix product and chooses who computes it: gemm_cublas.c, gemm_native.c, gemm_openblas.c or,
+ * for one row on a GPU, gemv.cu.
  */
 #include "kernels.h"
 #include "stream.h"
@@ -9,7 +9,12 @@
 
 enum kvs_dtype kvs_gemm_dtype(const kvs_stream *s, enum kvs_dtype stored)
 {
-	return s->gemm->takes_f16 ? stored : KVS_F32;
+	return s->gemm->takes_f16 || s->gemm->takes_any_w ? stored : KVS_F32;
+}
+
+enum kvs_dtype kvs_gemm_x_dtype(const kvs_stream *s, enum kvs_dtype w)
+{
+	return s->gemm->takes_f16 ? w : KVS_F32;
 }
 
 static int ceil_div(int a, int b)
@@ -58,11 +63,11 @@ int kvs_gemm(kvs_stream *s, kvs_tensor out, int out_stride, kvs_tensor x, kvs_te
 	int err = attn_tensor_check("gemm: x", x, ATTN_ANY_FLOAT, 0, 0);
 
 	if (!err)
-		err = attn_tensor_check("gemm: w", w, x.dtype, 0, x.cols);
+		err = attn_tensor_check("gemm: w", w, s->gemm->takes_any_w ? ATTN_ANY_FLOAT : x.dtype, 0, x.cols);
 	if (!err)
 		err = attn_tensor_check("gemm: out", out, KVS_F32, x.rows, w.rows);
-	if (!err && kvs_gemm_dtype(s, x.dtype) != x.dtype)
-		err = kvs_fail(-EINVAL, "gemm: x and w are %s, but OpenBLAS takes only f32", kvs_dtype_name(x.dtype));
+	if (!err && kvs_gemm_x_dtype(s, x.dtype) != x.dtype)
+		err = kvs_fail(-EINVAL, "gemm: x is %s, but the host device takes only f32", kvs_dtype_name(x.dtype));
 	if (!err && out_stride != 0 && out_stride < out.cols)
 		err = kvs_fail(-EINVAL, "gemm: out has %d columns in rows of %d", out.cols, out_stride);
 	if (err || s->left_out & KVS_PART_GEMM)
@@ -73,7 +78,7 @@ int kvs_gemm(kvs_stream *s, kvs_tensor out, int out_stride, kvs_tensor x, kvs_te
 		.out = out.data,
 		.x = x.data,
 		.w = w.data,
-		.dtype = x.dtype,
+		.dtype = w.dtype,
 		.tokens = x.rows,
 		.n = w.rows,
 		.k = x.cols,

@@ -57,6 +57,19 @@ struct attn_gemv_params {
 #define ATTN_GEMV_THREADS 128
 #define ATTN_GEMV_ROWS 2 /* of w, that a warp holds */
 
+struct attn_product_params {
+	float *out;    /* [tokens][out_stride], of which n columns */
+	const void *x; /* f32 [tokens][k] */
+	const void *w; /* [n][k] of dtype */
+	int tokens, n, k, out_stride;
+	int cols; /* of out, that a block computes */
+	int dtype, accumulate;
+};
+#define ATTN_PRODUCT_THREADS 128
+#define ATTN_PRODUCT_FEW 4     /* tokens at most, where each row of w is read once and never stored */
+#define ATTN_PRODUCT_ROWS 256  /* tokens of a block: x beside a panel of w stays in a core's second cache */
+#define ATTN_PRODUCT_DEPTH 256 /* of a panel: 16 KiB of f32, half of a first cache */
+
 /* In shared memory a row of a tile is followed by 16 unused bytes, so that eight 16-byte reads hit all banks once. */
 ATTN_CONSTANT int attn_tile_stride(int row_bytes)
 {

@@ -41,6 +41,7 @@ static void kernel_name(enum attn_kernel kernel, char *name, size_t bytes)
 		[ATTN_KERNEL_NLL] = "kvs_nll_kernel",
 		[ATTN_KERNEL_SOFTMAX] = "kvs_softmax_kernel",
 		[ATTN_KERNEL_CHECKSUM] = "kvs_checksum_kernel",
+		[ATTN_KERNEL_PRODUCT] = "kvs_product_kernel",
 		[ATTN_KERNEL_COMBINE] = "kvs_attention_combine",
 		[ATTN_KERNEL_GEMV_F32] = "kvs_gemv_f32",
 		[ATTN_KERNEL_GEMV_F16] = "kvs_gemv_f16",
@@ -129,8 +130,9 @@ int kvs_stream_open(kvs_cu *cu, kvs_stream **out)
 	if (!err)
 		err = clear_counters(s);
 	if (!err)
-		err = cu->kind == KVS_DEVICE_CUDA ? attn_gemm_open_cublas(s, &s->gemm)
-						  : attn_gemm_open_openblas(s, &s->gemm);
+		err = cu->kind == KVS_DEVICE_CUDA    ? attn_gemm_open_cublas(s, &s->gemm)
+		      : attn_gemm_native_is_wanted() ? attn_gemm_open_native(s, &s->gemm)
+						     : attn_gemm_open_openblas(s, &s->gemm);
 	if (err) {
 		tear_down(s);
 		return err;
@@ -220,6 +222,7 @@ static unsigned part_of(enum attn_kernel kernel)
 	case ATTN_KERNEL_NLL:
 	case ATTN_KERNEL_SOFTMAX:
 		return KVS_PART_LOGITS;
+	case ATTN_KERNEL_PRODUCT:
 	case ATTN_KERNEL_GEMV_F32:
 	case ATTN_KERNEL_GEMV_F16:
 	case ATTN_KERNEL_GEMV_BF16:

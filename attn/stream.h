@@ -20,6 +20,7 @@ enum attn_kernel {
 	ATTN_KERNEL_NLL,
 	ATTN_KERNEL_SOFTMAX,
 	ATTN_KERNEL_CHECKSUM,
+	ATTN_KERNEL_PRODUCT,
 	ATTN_KERNEL_COMBINE,
 	ATTN_KERNEL_GEMV_F32, /* + dtype */
 	ATTN_KERNEL_GEMV_F16,
@@ -44,10 +45,14 @@ struct attn_gemm_library {
 	int (*run)(struct attn_gemm_library *library, kvs_stream *s, const struct attn_gemm_call *call);
 	void (*close)(struct attn_gemm_library *library); /* the stream is idle */
 	bool takes_f16;                                   /* and bf16; else only f32 */
+	bool takes_any_w;                                 /* x is f32, whatever w is */
 };
 
 int attn_gemm_open_cublas(kvs_stream *s, struct attn_gemm_library **out);
 int attn_gemm_open_openblas(kvs_stream *s, struct attn_gemm_library **out);
+/* Our own kernel's native body (gemm_native.c), where this processor can and KVS_HOST_KERNELS does not say simt. */
+bool attn_gemm_native_is_wanted(void);
+int attn_gemm_open_native(kvs_stream *s, struct attn_gemm_library **out);
 /*
  * Have OpenBLAS map the calling thread's work buffer now, by its own `take` and `give`: it keeps the buffer, as its own
  * threads keep theirs, and maps no more later, when it could not handle a failure. -ENOMEM (openblas_room.c).

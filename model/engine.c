@@ -497,6 +497,19 @@ static int load_weights(kvs_engine *e, const kvs_checkpoint *ckpt, const struct 
 	return model_weights_load(e, ckpt, options->progress, options->progress_arg);
 }
 
+/*
+ * Callers choose an f32 cache to avoid rounding, so then nothing else rounds either: on a GPU weights become f32 too. On
+ * the host they may stay as they are stored, since x is f32 there and products are exact.
+ */
+static void set_types(kvs_engine *e)
+{
+	e->mixed_weights = kvs_gemm_x_dtype(e->stream, KVS_BF16) != kvs_gemm_dtype(e->stream, KVS_BF16);
+	e->weight_dtype = kvs_gemm_dtype(e->stream, e->config.dtype);
+	if (e->kv.dtype == KVS_F32 && !e->mixed_weights)
+		e->weight_dtype = KVS_F32;
+	e->dtype = kvs_gemm_x_dtype(e->stream, e->weight_dtype);
+}
+
 /* `ckpt` is NULL for random weights. */
 static int set_up(kvs_engine *e, const struct kvs_config *config, const kvs_checkpoint *ckpt,
 	const struct kvs_engine_options *options)
@@ -517,8 +530,7 @@ static int set_up(kvs_engine *e, const struct kvs_config *config, const kvs_chec
 		err = kvs_stream_open(e->cu, &e->stream);
 	if (err)
 		return err;
-	/* Callers choose an f32 cache to avoid rounding, so then nothing else rounds either. */
-	e->dtype = e->kv.dtype == KVS_F32 ? KVS_F32 : kvs_gemm_dtype(e->stream, e->config.dtype);
+	set_types(e);
 	err = open_cache(e, options);
 	if (!err)
 		err = allocate_activations(e);

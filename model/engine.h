@@ -50,9 +50,11 @@ struct kvs_engine {
 	int *lengths; /* [slots] tokens in the cache */
 	unsigned slots;
 	int ctx_tokens, chunk_tokens;
-	int positions;           /* rows of `rope` */
-	enum kvs_dtype dtype;    /* of GEMM's operands */
-	struct kvs_kv_format kv; /* of the cache */
+	int positions;               /* rows of `rope` */
+	enum kvs_dtype dtype;        /* of GEMM's x */
+	enum kvs_dtype weight_dtype; /* of its w; where mixed_weights, of random ones */
+	bool mixed_weights;          /* a stored matrix keeps its type, whatever the others have */
+	struct kvs_kv_format kv;     /* of the cache */
 
 	CUdeviceptr memory; /* one allocation for all tensors that follow */
 	size_t memory_bytes;
@@ -86,7 +88,7 @@ static inline void model_note(const kvs_engine *e, struct kvs_engine_note note)
 void model_note_use(const kvs_engine *e);
 
 /*
- * Allocate and fill e->weights with matrices of type e->dtype. -ENOENT (a tensor is missing), -EINVAL (of another shape),
+ * Allocate and fill e->weights with matrices of type e->weight_dtype. -ENOENT (a tensor is missing), -EINVAL (of another shape),
  * -ENOMEM, -EIO. On error nothing is held.
  */
 int model_weights_load(kvs_engine *e, const kvs_checkpoint *ckpt,

@@ -32,6 +32,7 @@ struct loader {
 	const kvs_checkpoint *ckpt;
 	const struct kvs_config *config;
 	enum kvs_dtype dtype;
+	bool keep_types; /* the tensors have theirs */
 	struct placement *items;
 	size_t count, room;
 	void (*progress)(void *arg, size_t done_bytes, size_t total_bytes);
@@ -54,7 +55,8 @@ static int place(struct loader *loader, kvs_tensor *tensor, int first_row, int r
 	snprintf(item->name, sizeof(item->name), "%s", name);
 	tensor->rows = first_row + rows;
 	tensor->cols = cols;
-	tensor->dtype = loader->dtype;
+	if (!loader->keep_types)
+		tensor->dtype = loader->dtype;
 	return 0;
 }
 
@@ -244,6 +246,25 @@ static int check_types(const struct loader *loader)
 	return 0;
 }
 
+/* Every matrix gets its stored type; f32 where parts of it differ, or were stored in no type of ours. */
+static int take_stored_types(struct loader *loader)
+{
+	for (size_t i = 0; i < loader->count; i++) {
+		const struct placement *item = &loader->items[i];
+		struct kvs_weight stored;
+		int err = item->vector ? 0 : kvs_checkpoint_weight(loader->ckpt, item->name, &stored);
+
+		if (err)
+			return err;
+		if (item->vector)
+			continue;
+		if (stored.widened || (item->first_row && stored.dtype != item->tensor->dtype))
+			stored.dtype = KVS_F32;
+		item->tensor->dtype = stored.dtype;
+	}
+	return 0;
+}
+
 static int fill_all(struct loader *loader)
 {
 	float *raw = malloc(sizeof(*raw) * FILL_ELEMENTS), *piece = malloc(sizeof(*piece) * FILL_ELEMENTS);
@@ -284,7 +305,7 @@ int model_weights_load(kvs_engine *e, const kvs_checkpoint *ckpt,
 		.cu = e->cu,
 		.ckpt = ckpt,
 		.config = kvs_checkpoint_config(ckpt),
-		.dtype = e->dtype,
+		.dtype = e->weight_dtype,
 		.progress = progress,
 		.progress_arg = progress_arg};
 	int err;
@@ -294,7 +315,7 @@ int model_weights_load(kvs_engine *e, const kvs_checkpoint *ckpt,
 	if (!err)
 		err = place_all(&loader, out);
 	if (!err)
-		err = check_types(&loader);
+		err = e->mixed_weights ? take_stored_types(&loader) : check_types(&loader);
 	if (!err)
 		err = allocate(&loader, out);
 	if (!err)
@@ -341,14 +362,18 @@ static const struct placement *find_item(const struct loader *loader, const char
 /* The list of placements is made again, on a scratch copy of the tensors, as it is not kept. */
 int model_weights_put(kvs_engine *e, const char *name, enum kvs_dtype dtype, int rows, int cols, const void *data)
 {
-	struct loader loader = {.engine = e, .cu = e->cu, .config = &e->config, .dtype = e->dtype};
-	struct model_weights scratch = {.layers = calloc(e->config.layers, sizeof(*scratch.layers))};
+	struct loader loader = {.engine = e, .cu = e->cu, .config = &e->config, .keep_types = true};
+	struct model_weights scratch = e->weights;
 	const struct placement *item = NULL;
-	int err = scratch.layers ? kvs_stream_synchronize(e->stream)
-				 : kvs_fail(-ENOMEM, "no memory for %d layers", e->config.layers);
+	int err;
 
-	if (!err)
+	scratch.layers = calloc(e->config.layers, sizeof(*scratch.layers));
+	err = scratch.layers ? kvs_stream_synchronize(e->stream)
+			     : kvs_fail(-ENOMEM, "no memory for %d layers", e->config.layers);
+	if (!err) {
+		memcpy(scratch.layers, e->weights.layers, e->config.layers * sizeof(*scratch.layers));
 		err = place_all(&loader, &scratch);
+	}
 	if (!err) {
 		lay_out(&loader, e->weights.memory);
 		item = find_item(&loader, name);
@@ -509,7 +534,7 @@ int model_weights_random(kvs_engine *e)
 	kvs_cu *cu = e->cu;
 	const struct kvs_config *config = &e->config;
 	struct model_weights *out = &e->weights;
-	struct loader loader = {.engine = e, .cu = cu, .config = config, .dtype = e->dtype};
+	struct loader loader = {.engine = e, .cu = cu, .config = config, .dtype = e->weight_dtype};
 	CUdeviceptr pattern = 0;
 	CUresult result = CUDA_SUCCESS;
 	int err;
@@ -521,7 +546,7 @@ int model_weights_random(kvs_engine *e)
 	if (!err)
 		err = allocate(&loader, out);
 	if (!err)
-		err = make_pattern(cu, e->dtype, &pattern);
+		err = make_pattern(cu, e->weight_dtype, &pattern);
 	for (size_t i = 0; i < loader.count && !err && !result; i++)
 		result = fill_random(cu, &loader.items[i], pattern);
 	if (!err && !result)

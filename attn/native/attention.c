@@ -61,12 +61,10 @@ INLINE float softmax_tile(struct softmax *row, float *score, int count)
 INLINE float softmax_total(const struct softmax *row)
 {
 	floats sum[PIECES];
-	float four[4];
 
 	for (int i = 0; i < PIECES; i++)
 		sum[i] = load_floats(row->total + i * WIDTH);
-	fold_to_four(sum, four);
-	return fold_four(four);
+	return fold(sum);
 }
 
 /* ---- decode ---- */
@@ -327,5 +325,5 @@ INLINE void prefill(const struct simt_launch *launch, struct simt_dim3 at, int d
 EACH_TYPE(BODY, decode)
 EACH_TYPE(BODY, prefill)
 
-const struct simt_native NATIVE(bodies)[] = {
+const struct simt_native NATIVE(attention)[] = {
 	EACH_TYPE(ENTRY, decode) EACH_TYPE(ENTRY, prefill){"kvs_attention_combine", combine}, {NULL, NULL}};

@@ -14,6 +14,9 @@
 
 #include <math.h>
 #include <string.h>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 
 #ifndef NATIVE_SET
 #define NATIVE_SET plain
@@ -22,9 +25,18 @@
 #define NATIVE_JOIN(name, set) NATIVE_JOIN_(name, set)
 #define NATIVE(name) NATIVE_JOIN(name, NATIVE_SET)
 
-/* The bodies of a set, and the kernels that they belong to: ended by a kernel of NULL. */
-#define NATIVE_TABLE(set) attn_native_bodies_##set
-extern const struct simt_native NATIVE_TABLE(plain)[], NATIVE_TABLE(avx2)[];
+/* The bodies of a file in a set, and the kernels that they belong to: ended by a kernel of NULL. */
+#define NATIVE_PARTS 4
+#define NATIVE_TABLE(set)                                                                                              \
+	{                                                                                                              \
+		attn_native_attention_##set, attn_native_rows_##set, attn_native_rope_append_##set,                    \
+			attn_native_product_##set                                                                      \
+	}
+#define NATIVE_DECLARE(set)                                                                                            \
+	extern const struct simt_native attn_native_attention_##set[], attn_native_rows_##set[],                       \
+		attn_native_rope_append_##set[], attn_native_product_##set[]
+NATIVE_DECLARE(plain);
+NATIVE_DECLARE(avx2);
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -68,6 +80,10 @@ INLINE floats load_elements(const void *from, size_t at, enum kvs_dtype dtype)
 	if (dtype == KVS_F32)
 		return load_floats((const float *)from + at);
 	memcpy(&narrow, (const uint16_t *)from + at, sizeof(narrow));
+#ifdef __F16C__
+	if (dtype == KVS_F16)
+		return (floats)_mm256_cvtph_ps((__m128i)narrow);
+#endif
 	bits = __builtin_convertvector(narrow, words);
 	if (dtype == KVS_BF16)
 		return (floats)(bits << 16);
@@ -146,6 +162,31 @@ INLINE float exp2_one(float x)
 	return exp2_floats(every(x))[0];
 }
 
+/*
+ * e^x for x of 0 and below; 0 below -87, NaN of NaN. As 2^whole * e^rest, with ln(2) in two parts, of which the first has
+ * few enough bits that whole times it is exact: so the relative error does not grow with x.
+ */
+INLINE floats exp_floats(floats x)
+{
+	const float shift = 12582912.0f;
+	words seen = ~(words)(x < -87.0f);
+	floats whole, rest, power;
+
+	x = (floats)((words)x & seen);
+	whole = x * 1.44269504f + shift;
+	rest = x - (whole - shift) * 0.693359375f;
+	rest = rest - (whole - shift) * -2.12194440e-4f;
+	power = rest * 1.9841270e-4f + 1.3888889e-3f;
+	power = power * rest + 8.3333333e-3f;
+	power = power * rest + 4.1666667e-2f;
+	power = power * rest + 1.6666667e-1f;
+	power = power * rest + 0.5f;
+	power = power * rest + 1.0f;
+	power = power * rest + 1.0f;
+	power = (floats)(((words)power + ((words)whole << 23)) & seen);
+	return power + (x - x);
+}
+
 /* Sixteen partial sums to four: i and i + 8 first, then i and i + 4. */
 INLINE void fold_to_four(const floats sum[PIECES], float four[4])
 {
@@ -160,10 +201,34 @@ INLINE void fold_to_four(const floats sum[PIECES], float four[4])
 #endif
 }
 
+/* LANES elements from column `at` on of a row of `cols`; 0 beyond its end. */
+INLINE void load_lanes(floats lanes[PIECES], const void *row, int at, int cols, enum kvs_dtype dtype)
+{
+	float padded[LANES] = {0};
+	int bytes = dtype == KVS_F32 ? 4 : 2;
+
+	if (at + LANES <= cols) {
+		for (int j = 0; j < PIECES; j++)
+			lanes[j] = load_elements(row, at + j * WIDTH, dtype);
+		return;
+	}
+	memcpy(padded, (const char *)row + (size_t)at * bytes, (size_t)(cols - at) * bytes);
+	for (int j = 0; j < PIECES; j++)
+		lanes[j] = load_elements(padded, j * WIDTH, dtype);
+}
+
 /* The rest of the order. */
 INLINE float fold_four(const float four[4])
 {
 	return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+INLINE float fold(const floats sum[PIECES])
+{
+	float four[4];
+
+	fold_to_four(sum, four);
+	return fold_four(four);
 }
 
 #endif

@@ -3,24 +3,28 @@
  */
 #include "native.h"
 
-#define ROOM 64 /* more than the bodies of a set, and the end */
+#define ROOM 128 /* more than the bodies of a set, and the end */
 
 __attribute__((visibility("default"))) struct simt_native simt_natives[ROOM];
 
-static const struct simt_native *bodies_of_this_processor(void)
+static void table_fill(const struct simt_native *const parts[NATIVE_PARTS])
 {
-#ifdef __x86_64__
-	if (__builtin_cpu_supports("avx2"))
-		return NATIVE_TABLE(avx2);
-#endif
-	return NATIVE_TABLE(plain);
+	int count = 0;
+
+	for (int part = 0; part < NATIVE_PARTS; part++) {
+		for (const struct simt_native *body = parts[part]; body->kernel && count < ROOM - 1; body++)
+			simt_natives[count++] = *body;
+	}
 }
 
 /* Before dlopen returns, so that nobody sees it change. */
-__attribute__((constructor)) static void table_fill(void)
+__attribute__((constructor)) static void choose_set(void)
 {
-	const struct simt_native *bodies = bodies_of_this_processor();
-
-	for (int i = 0; i < ROOM - 1 && bodies[i].kernel; i++)
-		simt_natives[i] = bodies[i];
+#ifdef __x86_64__
+	if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+		table_fill((const struct simt_native *const[])NATIVE_TABLE(avx2));
+		return;
+	}
+#endif
+	table_fill((const struct simt_native *const[])NATIVE_TABLE(plain));
 }

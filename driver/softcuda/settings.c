@@ -132,7 +132,7 @@ bool sc_native_wanted(void)
 {
 	const char *kernels = getenv("KVS_HOST_KERNELS");
 
-	return kernels && !strcmp(kernels, "native");
+	return !kernels || strcmp(kernels, "simt");
 }
 
 static void kernels_check(void)

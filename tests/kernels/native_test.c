@@ -1,6 +1,6 @@
 /*
- * Native bodies of attention give the same bits with every instruction set that this processor has, whatever the shape.
- * That they are right, attention_test shows; here they are called without a device.
+ * Native bodies give the same bits with every instruction set that this processor has, whatever the shape. That they are
+ * right, attention_test, rows_test, rope_append_test and gemm_test show; here they are called without a device.
  */
 #include "../../attn/native/native.h"
 
@@ -40,12 +40,18 @@ static void *elements(size_t count, const char *type)
 	return all;
 }
 
-static const struct simt_native *body_named(const struct simt_native *bodies, const char *name)
+static const struct simt_native *const plain_parts[] = NATIVE_TABLE(plain), *const avx2_parts[] = NATIVE_TABLE(avx2);
+
+static const struct simt_native *body_named(const struct simt_native *const parts[], const char *name)
 {
-	while (bodies->kernel && strcmp(bodies->kernel, name))
-		bodies++;
-	assert_non_null(bodies->kernel);
-	return bodies;
+	for (int part = 0; part < NATIVE_PARTS; part++) {
+		for (const struct simt_native *body = parts[part]; body->kernel; body++) {
+			if (!strcmp(body->kernel, name))
+				return body;
+		}
+	}
+	fail_msg("no body of %s", name);
+	return NULL;
 }
 
 static void run_all(const struct simt_native *body, const struct attn_attention_params *params, unsigned x, unsigned y)
@@ -64,10 +70,10 @@ static void check_equal(const char *kernel, struct attn_attention_params p, unsi
 
 	p.out = first;
 	p.parts = first;
-	run_all(body_named(NATIVE_TABLE(plain), kernel), &p, x, y);
+	run_all(body_named(plain_parts, kernel), &p, x, y);
 	p.out = second;
 	p.parts = second;
-	run_all(body_named(NATIVE_TABLE(avx2), kernel), &p, x, y);
+	run_all(body_named(avx2_parts, kernel), &p, x, y);
 	assert_false(first[0] == 0 && first[1] == 0);
 	assert_memory_equal(first, second, out_count * sizeof(*first));
 	free(first);
@@ -120,14 +126,195 @@ static void instruction_sets_give_the_same_bits(void **state)
 	}
 }
 
+/* ---- the other kernels ---- */
+
+/* Both sets on one launch with these params; params[out] points to the pointer of what is written, `bytes` of it. */
+static void check_launch(
+	const char *kernel, struct simt_launch launch, void *out_pointer, const void *before, size_t bytes)
+{
+	void *out[2];
+
+	for (int set = 0; set < 2; set++) {
+		const struct simt_native *body = body_named(set ? avx2_parts : plain_parts, kernel);
+		unsigned blocks = launch.grid.x * launch.grid.y;
+
+		out[set] = malloc(bytes);
+		memcpy(out[set], before, bytes);
+		memcpy(out_pointer, &out[set], sizeof(void *));
+		for (unsigned i = 0; i < blocks; i++)
+			body->run_block(&launch, (struct simt_dim3){i % launch.grid.x, i / launch.grid.x, 0});
+	}
+	assert_memory_not_equal(out[0], before, bytes);
+	assert_memory_equal(out[0], out[1], bytes);
+	free(out[0]);
+	free(out[1]);
+}
+
+static void check_rows(int rows, int cols, int dtype)
+{
+	static const char *const types[] = {"f32", "f16", "bf16"};
+	float *x = numbers((size_t)rows * 2 * cols, 30), *gain = numbers(cols, 2), eps = 1e-5f, inverse = 1.3f;
+	void *table = elements((size_t)rows * cols, types[dtype]), *out = NULL;
+	int *ids = malloc(rows * sizeof(*ids));
+	size_t elements_bytes = (size_t)rows * cols * 4, pieces = (cols + 127) / 128;
+	struct simt_launch launch = {.grid = {rows, 1, 1}, .block = {32, 1, 1}};
+
+	for (int i = 0; i < rows; i++)
+		ids[i] = (i * 7 + 3) % (rows < cols ? rows : cols);
+	launch.params = (void *[]){&out, &table, &ids, &cols, &dtype};
+	check_launch("kvs_embed_kernel", launch, &out, x, elements_bytes);
+	launch.params = (void *[]){&out, &x, &gain, &cols, &eps, &dtype};
+	check_launch("kvs_rmsnorm_kernel", launch, &out, x, elements_bytes / (dtype ? 2 : 1));
+	launch.params = (void *[]){&out, &gain, &cols};
+	check_launch("kvs_add_row_kernel", launch, &out, x, elements_bytes);
+	launch.params = (void *[]){&out, &x, &cols};
+	check_launch("kvs_argmax_kernel", launch, &out, x, rows * sizeof(int));
+	launch.params = (void *[]){&out, &x, &ids, &cols};
+	check_launch("kvs_nll_kernel", launch, &out, x, rows * sizeof(float));
+	launch.params = (void *[]){&out, &x, &cols, &inverse};
+	check_launch("kvs_softmax_kernel", launch, &out, x, elements_bytes);
+	launch.grid.y = (unsigned)pieces; /* of ATTN_ROW_TURNS elements for each of 32 threads */
+	launch.params = (void *[]){&out, &x, &cols, &dtype};
+	check_launch("kvs_silu_mul_kernel", launch, &out, x, elements_bytes / (dtype ? 2 : 1));
+	free(x);
+	free(gain);
+	free(table);
+	free(ids);
+}
+
+static void rows_give_the_same_bits(void **state)
+{
+	static const int cols[] = {1, 15, 16, 33, 96, 1030, 2500};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cols) / sizeof(*cols); i++) {
+		for (int dtype = KVS_F32; dtype <= KVS_BF16; dtype++)
+			check_rows(5, cols[i], dtype);
+	}
+}
+
+static void check_product(int tokens, int n, int k, int dtype)
+{
+	static const char *const types[] = {"f32", "f16", "bf16"};
+	float *x = numbers((size_t)tokens * k, 2), *before = numbers((size_t)tokens * (n + 3), 2);
+	void *w = elements((size_t)n * k, types[dtype]);
+	struct attn_product_params p = {
+		.x = x, .w = w, .tokens = tokens, .n = n, .k = k, .out_stride = n + 3, .cols = 32, .dtype = dtype};
+	struct simt_launch launch = {.grid = {(n + 31) / 32, (tokens + ATTN_PRODUCT_ROWS - 1) / ATTN_PRODUCT_ROWS, 1},
+		.params = (void *[]){&p}};
+
+	for (p.accumulate = 0; p.accumulate < 2; p.accumulate++)
+		check_launch("kvs_product_kernel", launch, &p.out, before, (size_t)tokens * (n + 3) * sizeof(float));
+	free(x);
+	free(before);
+	free(w);
+}
+
+static void products_give_the_same_bits(void **state)
+{
+	static const int shapes[][3] = {{1, 5, 7}, {1, 77, 600}, {2, 35, 64}, {3, 7, 33}, {4, 40, 100}, {5, 50, 300},
+		{9, 17, 519}, {ATTN_PRODUCT_ROWS + 7, 33, ATTN_PRODUCT_DEPTH + 9}};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++) {
+		for (int dtype = KVS_F32; dtype <= KVS_BF16; dtype++)
+			check_product(shapes[i][0], shapes[i][1], shapes[i][2], dtype);
+	}
+}
+
+/* A row of x has the same sums whatever rows are beside it, among few as among many. */
+static void a_row_does_not_depend_on_others(void **state)
+{
+	enum { MANY = 19, N = 37, K = 530 };
+	float *x = numbers(MANY * K, 2), *w = numbers(N * K, 2), all[MANY * N], part[MANY * N];
+	struct attn_product_params p = {.x = x, .w = w, .n = N, .k = K, .out_stride = N, .cols = N, .dtype = KVS_F32};
+	struct simt_launch launch = {.params = (void *[]){&p}};
+	const struct simt_native *body = body_named(avx2_parts, "kvs_product_kernel");
+
+	(void)state;
+	for (int group = 0; group < 2; group++) {
+		int most = group ? MANY : ATTN_PRODUCT_FEW;
+
+		p.x = x;
+		p.out = all;
+		p.tokens = most;
+		body->run_block(&launch, (struct simt_dim3){0, 0, 0});
+		for (p.tokens = group ? ATTN_PRODUCT_FEW + 1 : 1; p.tokens < most; p.tokens++) {
+			p.x = x + (most - p.tokens) * K;
+			p.out = part;
+			body->run_block(&launch, (struct simt_dim3){0, 0, 0});
+			assert_memory_equal(part, all + (most - p.tokens) * N, p.tokens * N * sizeof(float));
+		}
+	}
+	free(x);
+	free(w);
+}
+
+static void check_rope(int dim, int dtype, bool gains)
+{
+	enum { Q_HEADS = 5, TURNS = 9, START = 4 };
+	int total = Q_HEADS + 2 * KV_HEADS, bytes = dtype ? 2 : 4;
+	float *qkv = numbers(TURNS * total * dim, 3), *rope = numbers((START + TURNS) * dim, 2),
+	      *gain = numbers(2 * dim, 2);
+	size_t kv_bytes = (size_t)(START + TURNS) * KV_HEADS * dim * bytes;
+	char *before = calloc(2, kv_bytes), *v = calloc(1, kv_bytes);
+	struct attn_rope_params p = {.bias = gains ? qkv : NULL,
+		.q_gain = gains ? gain : NULL,
+		.k_gain = gains ? gain + dim : NULL,
+		.rope = rope,
+		.v = v,
+		.token_bytes = KV_HEADS * dim * bytes,
+		.head_bytes = dim * bytes,
+		.kv_dtype = dtype,
+		.heads = Q_HEADS,
+		.kv_heads = KV_HEADS,
+		.head_dim = dim,
+		.start = START,
+		.eps = 1e-6f};
+	struct simt_launch launch = {
+		.grid = {TURNS, (total + ATTN_ROPE_WARPS - 1) / ATTN_ROPE_WARPS, 1}, .params = (void *[]){&p}};
+	float *rotated = malloc(TURNS * total * dim * sizeof(*rotated));
+
+	p.k = before + kv_bytes;
+	check_launch("kvs_rope_append_kernel", launch, &p.qkv, qkv, TURNS * total * dim * sizeof(float));
+	for (int i = 0; i < 2; i++) { /* what K is, is checked with a fresh qkv for each set */
+		p.k = before + i * kv_bytes;
+		memcpy(rotated, qkv, TURNS * total * dim * sizeof(*rotated));
+		p.qkv = rotated;
+		for (unsigned b = 0; b < TURNS * launch.grid.y; b++)
+			body_named(i ? avx2_parts : plain_parts, "kvs_rope_append_kernel")
+				->run_block(&launch, (struct simt_dim3){b % TURNS, b / TURNS, 0});
+	}
+	assert_memory_equal(before, before + kv_bytes, kv_bytes);
+	free(qkv);
+	free(rope);
+	free(gain);
+	free(before);
+	free(v);
+	free(rotated);
+}
+
+static void rotations_give_the_same_bits(void **state)
+{
+	static const int dims[] = {32, 64, 80, 96, 128, 256};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(dims) / sizeof(*dims); i++) {
+		for (int dtype = KVS_F32; dtype <= KVS_BF16; dtype++)
+			check_rope(dims[i], dtype, i % 2);
+	}
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(instruction_sets_give_the_same_bits)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(instruction_sets_give_the_same_bits),
+		cmocka_unit_test(rows_give_the_same_bits), cmocka_unit_test(products_give_the_same_bits),
+		cmocka_unit_test(a_row_does_not_depend_on_others), cmocka_unit_test(rotations_give_the_same_bits)};
 
 #ifdef __x86_64__
-	if (__builtin_cpu_supports("avx2"))
+	if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
 		return cmocka_run_group_tests(tests, NULL, NULL);
 #endif
-	puts("this processor has no AVX2");
+	puts("this processor lacks AVX2, FMA or F16C");
 	return 77;
 }
