@@ -66,8 +66,8 @@ INLINE void dot_rows(
 }
 
 /* Rows of w from n to end; as many at a time as leave their sums in registers. */
-INLINE void dot_block(const struct attn_product_params *p, int n, int end, int tokens, enum kvs_dtype x_dtype,
-	enum kvs_dtype dtype)
+INLINE void dot_block(
+	const struct attn_product_params *p, int n, int end, int tokens, enum kvs_dtype x_dtype, enum kvs_dtype dtype)
 {
 	const int rows = tokens == 1 ? 4 : tokens == 2 ? 2 : 1;
 
@@ -136,9 +136,10 @@ INLINE void pack(
 			floats square[WIDTH];
 
 			for (int r = 0; r < WIDTH; r++)
-				square[r] = group + r < rows ? load_some(w + (size_t)(group + r) * p->k * bytes_of(dtype),
-								       first + i, p->k, dtype)
-							     : every(0);
+				square[r] = group + r < rows
+						    ? load_some(w + (size_t)(group + r) * p->k * bytes_of(dtype),
+							      first + i, p->k, dtype)
+						    : every(0);
 			transpose(square);
 			for (int j = 0; j < WIDTH; j++)
 				store_floats(panel + (i + j) * LANES + group, square[j]);
@@ -171,16 +172,28 @@ INLINE void multiply(float *out, size_t out_stride, const float *x, size_t x_str
 	}
 }
 
-static void multiply_strip(float *out, size_t out_stride, const float *x, size_t x_stride, const float *panel, int depth,
-	int rows, bool add)
+static void multiply_strip(float *out, size_t out_stride, const float *x, size_t x_stride, const float *panel,
+	int depth, int rows, bool add)
 {
 	switch (rows) {
-	case 6: multiply(out, out_stride, x, x_stride, panel, depth, 6, add); return;
-	case 5: multiply(out, out_stride, x, x_stride, panel, depth, 5, add); return;
-	case 4: multiply(out, out_stride, x, x_stride, panel, depth, 4, add); return;
-	case 3: multiply(out, out_stride, x, x_stride, panel, depth, 3, add); return;
-	case 2: multiply(out, out_stride, x, x_stride, panel, depth, 2, add); return;
-	default: multiply(out, out_stride, x, x_stride, panel, depth, 1, add); return;
+	case 6:
+		multiply(out, out_stride, x, x_stride, panel, depth, 6, add);
+		return;
+	case 5:
+		multiply(out, out_stride, x, x_stride, panel, depth, 5, add);
+		return;
+	case 4:
+		multiply(out, out_stride, x, x_stride, panel, depth, 4, add);
+		return;
+	case 3:
+		multiply(out, out_stride, x, x_stride, panel, depth, 3, add);
+		return;
+	case 2:
+		multiply(out, out_stride, x, x_stride, panel, depth, 2, add);
+		return;
+	default:
+		multiply(out, out_stride, x, x_stride, panel, depth, 1, add);
+		return;
 	}
 }
 
@@ -232,11 +245,21 @@ INLINE void product(const struct attn_product_params *p, struct simt_dim3 at, en
 	int token = at.y * ATTN_PRODUCT_ROWS, token_end = least(token + ATTN_PRODUCT_ROWS, p->tokens);
 
 	switch (p->tokens) {
-	case 1: dot_block(p, n, end, 1, KVS_F32, dtype); return;
-	case 2: dot_block(p, n, end, 2, KVS_F32, dtype); return;
-	case 3: dot_block(p, n, end, 3, KVS_F32, dtype); return;
-	case 4: dot_block(p, n, end, 4, KVS_F32, dtype); return;
-	default: multiply_block(p, n, end, token, token_end, dtype); return;
+	case 1:
+		dot_block(p, n, end, 1, KVS_F32, dtype);
+		return;
+	case 2:
+		dot_block(p, n, end, 2, KVS_F32, dtype);
+		return;
+	case 3:
+		dot_block(p, n, end, 3, KVS_F32, dtype);
+		return;
+	case 4:
+		dot_block(p, n, end, 4, KVS_F32, dtype);
+		return;
+	default:
+		multiply_block(p, n, end, token, token_end, dtype);
+		return;
 	}
 }
 

@@ -99,10 +99,12 @@ static double margin_of(enum kvs_dtype type)
 /* The distance below which rounding may swap two tokens, on this engine's device and with its types. */
 static double engine_margin(kvs_engine *engine, const struct precision *precision)
 {
-	enum kvs_dtype operands = kvs_gemm_dtype(kvs_engine_stream(engine), kvs_engine_config(engine)->dtype);
+	kvs_stream *stream = kvs_engine_stream(engine);
+	enum kvs_dtype weights = kvs_gemm_dtype(stream, kvs_engine_config(engine)->dtype);
+	enum kvs_dtype operands = kvs_gemm_x_dtype(stream, weights); /* those that are rounded */
 
 	if (precision->kv_dtype == KVS_F32 || operands == KVS_F32)
-		return precision->margin; /* with f32 K and V the engine's matrices are f32 too */
+		return precision->margin; /* with f32 K and V nothing else is rounded either */
 	return OPERANDS_MARGIN * fmax(precision->margin, margin_of(operands));
 }
 

@@ -58,10 +58,12 @@ static int lay_out_gemm(struct bench *bench, struct gemm *g, int tokens)
 	int widest = s->vocab > 2 * s->ff ? s->vocab : 2 * s->ff;
 	size_t size, out_bytes = (size_t)tokens * widest * sizeof(float), x_bytes, bytes;
 	CUresult result;
+	int err;
 
-	g->w.dtype = g->x.dtype = kvs_gemm_dtype(g->stream, bench->dtype);
+	g->w.dtype = kvs_gemm_dtype(g->stream, bench->dtype);
+	g->x.dtype = kvs_gemm_x_dtype(g->stream, g->w.dtype);
 	size = kvs_dtype_bytes(g->w.dtype);
-	x_bytes = (size_t)tokens * (s->ff > s->hidden ? s->ff : s->hidden) * size;
+	x_bytes = (size_t)tokens * (s->ff > s->hidden ? s->ff : s->hidden) * kvs_dtype_bytes(g->x.dtype);
 	g->room = (size_t)widest * s->hidden * size + (bench->cu->kind == KVS_DEVICE_HOST ? 0 : COLD_BYTES);
 	bytes = out_bytes + x_bytes + g->room;
 	result = bench->cu->cuMemAlloc(&g->weights, bytes);
@@ -70,7 +72,8 @@ static int lay_out_gemm(struct bench *bench, struct gemm *g, int tokens)
 	g->x.data = g->weights + g->room;
 	g->out.data = g->x.data + x_bytes;
 	g->out.dtype = KVS_F32;
-	return bench_fill_random(bench, g->weights, g->room + x_bytes, g->x.dtype);
+	err = bench_fill_random(bench, g->weights, g->room, g->w.dtype);
+	return err ? err : bench_fill_random(bench, g->x.data, x_bytes, g->x.dtype);
 }
 
 int bench_gemm(struct bench *bench, json_t *report)
@@ -155,7 +158,7 @@ static kvs_tensor take(CUdeviceptr *next, enum kvs_dtype dtype, int cols)
 static int lay_out_rows(struct bench *bench, struct rows *r)
 {
 	const struct bench_shape *s = &bench->shape;
-	enum kvs_dtype dtype = kvs_gemm_dtype(r->stream, bench->dtype);
+	enum kvs_dtype dtype = kvs_gemm_x_dtype(r->stream, kvs_gemm_dtype(r->stream, bench->dtype));
 	CUdeviceptr next = bench->from;
 	CUresult result;
 

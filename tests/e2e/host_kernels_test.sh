@@ -1,0 +1,44 @@
+#!/bin/sh
+# The native bodies of the host device against the SIMT bodies, on the fixture: the same text, the same plans, losses within
+# 1e-4; and the same bits whatever the number of workers.
+set -eu
+run=${BUILD:-build}/kvshare-run
+model=tests/models/storyworld-3m
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+lasting() {
+	sed -E '/"(seconds|load_s|prefill_s|decode_s|search_s|measure_s|memory_bytes|[a-z0-9]*_tokens_per_s|p50|p90|p99)"/d'
+}
+with() { # NAME COMMAND...: the command's plan and output, without times
+	name=$1; shift
+	for word in "$@"; do # settings come first
+		case $word in *=*) export "${word?}"; shift ;; *) break ;; esac
+	done
+	"$run" generate -m $model -p "Anna put the red key" -n 24 --device host -q >"$work/$name.text"
+	"$run" eval -m $model --text $model/heldout.txt --max-tokens 200 --ctx 100 --chunk 40 --device host --json |
+		lasting >"$work/$name.eval"
+	for method in kvsharer nll; do
+		"$run" calibrate -m $model --text $model/calib.txt --samples 2 --held-tokens 64 --ctx 64 --share 1 --method $method \
+			--device host -q -o "$work/$name.$method" >"$work/$name.$method.out"
+	done
+}
+loss() { sed -n 's/.*"nll": *\([0-9.]*\).*/\1/p' "$work/$1.eval"; }
+owners() { tr -d ' \n' <"$work/$1.$2" | sed -n 's/.*"k_owners":\(\[[^]]*\]\).*/\1/p'; }
+fail() { echo "$*" >&2; exit 1; }
+
+(with simt KVS_HOST_KERNELS=simt)
+(with one SOFTCUDA_WORKERS=1)
+(with five SOFTCUDA_WORKERS=5)
+
+for what in text eval kvsharer nll; do
+	cmp "$work/one.$what" "$work/five.$what" || fail "$what depends on the number of workers"
+done
+cmp "$work/simt.text" "$work/one.text" || fail "native bodies write another text than SIMT"
+for method in kvsharer nll; do
+	[ -n "$(owners simt $method)" ] || fail "no owners in the plan of $method"
+	[ "$(owners simt $method)" = "$(owners one $method)" ] || fail "native bodies find another plan by $method"
+done
+[ -n "$(loss simt)" ] || fail "no loss in the output of eval"
+awk "BEGIN {d = $(loss simt) - $(loss one); exit !(d < 1e-4 && d > -1e-4)}" ||
+	fail "loss by SIMT $(loss simt), by native bodies $(loss one)"
