@@ -2,6 +2,7 @@
  * attn/gemm_native.c: GEMM on the host device by the native body of our own kernel, on softcuda's workers.
  */
 #include "kernels.h"
+#include "native/processor.h"
 #include "stream.h"
 
 #include <errno.h>
@@ -17,12 +18,10 @@ bool attn_gemm_native_is_wanted(void)
 
 	if (kernels && !strcmp(kernels, "simt"))
 		return false;
-#ifdef __x86_64__
-	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-#elif defined(__aarch64__)
+#ifdef __aarch64__
 	return true;
 #else
-	return false; /* without fused multiply-add in hardware the body is slower than OpenBLAS */
+	return attn_has_avx2(); /* without fused multiply-add in hardware the body is slower than OpenBLAS */
 #endif
 }
 

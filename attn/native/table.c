@@ -2,6 +2,7 @@
  * attn/native/table.c: the module's table of native bodies, of the best instruction set that this processor has.
  */
 #include "native.h"
+#include "processor.h"
 
 #define ROOM 128 /* more than the bodies of a set, and the end */
 
@@ -21,7 +22,7 @@ static void table_fill(const struct simt_native *const parts[NATIVE_PARTS])
 __attribute__((constructor)) static void choose_set(void)
 {
 #ifdef __x86_64__
-	if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+	if (attn_has_avx2()) {
 		table_fill((const struct simt_native *const[])NATIVE_TABLE(avx2));
 		return;
 	}

@@ -3,6 +3,7 @@
  * right, attention_test, rows_test, rope_append_test and gemm_test show; here they are called without a device.
  */
 #include "../../attn/native/native.h"
+#include "../../attn/native/processor.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -12,9 +13,6 @@
 
 #include <cmocka.h>
 
-#ifndef __x86_64__
-#define avx2 plain /* there is only one set: nothing to compare */
-#endif
 #define TOKENS 150 /* in the cache */
 #define HEADS 6
 #define KV_HEADS 2
@@ -40,7 +38,12 @@ static void *elements(size_t count, const char *type)
 	return all;
 }
 
-static const struct simt_native *const plain_parts[] = NATIVE_TABLE(plain), *const avx2_parts[] = NATIVE_TABLE(avx2);
+static const struct simt_native *const plain_parts[] = NATIVE_TABLE(plain);
+#ifdef __x86_64__
+static const struct simt_native *const avx2_parts[] = NATIVE_TABLE(avx2);
+#else
+#define avx2_parts plain_parts /* there is only one set: nothing to compare */
+#endif
 
 static const struct simt_native *body_named(const struct simt_native *const parts[], const char *name)
 {
@@ -312,7 +315,7 @@ int main(void)
 		cmocka_unit_test(a_row_does_not_depend_on_others), cmocka_unit_test(rotations_give_the_same_bits)};
 
 #ifdef __x86_64__
-	if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
+	if (attn_has_avx2())
 		return cmocka_run_group_tests(tests, NULL, NULL);
 #endif
 	puts("this processor lacks AVX2, FMA or F16C");
