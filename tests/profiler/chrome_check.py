@@ -3,6 +3,7 @@
 
 An independent reader: it shares nothing with profiler/export. usage: chrome_check.py FILE
 """
+import bisect
 import collections
 import json
 import sys
@@ -55,12 +56,26 @@ def check_slices(track, slices):
         open_ends.append(start + length)
 
 
+def union(slices):
+    """The times in which any slice of a track is open: begins and ends, in order."""
+    begins, ends = [], []
+    for start, length, _ in sorted(slices):
+        if ends and start <= ends[-1]:
+            ends[-1] = max(ends[-1], start + length)
+        else:
+            begins.append(start)
+            ends.append(start + length)
+    return begins, ends
+
+
 def check_flows(flows, slices):
+    open_times = {track: union(inside) for track, inside in slices.items()}
     for key, (starts, ends) in flows.items():
         demand(len(starts) == 1 and len(ends) >= 1, "flow", key, "has", len(starts), "starts and", len(ends), "ends")
         for event in starts + ends:
-            inside = slices[event["pid"], event["tid"]]
-            demand(any(s <= ns(event["ts"]) <= s + length for s, length, _ in inside), "flow", key, "is bound to no slice")
+            opened, closed = open_times.get((event["pid"], event["tid"]), ([], []))
+            at = bisect.bisect_right(opened, ns(event["ts"])) - 1
+            demand(at >= 0 and ns(event["ts"]) <= closed[at], "flow", key, "is bound to no slice")
         if starts and ends:
             demand(min(ns(e["ts"]) for e in ends) >= ns(starts[0]["ts"]), "flow", key, "ends before it starts")
 
