@@ -2,10 +2,11 @@
  * tests/clients/calls.c: asks the driver all that a careful program asks, and prints the answers, with addresses relative to
  * its own allocation, so that two runs can be compared word for word.
  *
- * usage: calls queries|find|threads|fork BYTES LAYERS [MODULE]
+ * usage: calls queries|find|threads|fork|copies BYTES LAYERS [MODULE]
  *   queries  sizes, addresses, attributes and errors of an allocation of BYTES bytes
  *   find     which file each way of finding a function leads to
  *   threads  eight threads, each with a cache of LAYERS layers in BYTES bytes: what each layer shows after all were written
+ *   copies   what layers 0 and 2, and the edge between 1 and 2, show after each kind of copy and memset into layer 2
  *   fork     a child that calls the driver, and one that becomes another program
  */
 #define _GNU_SOURCE /* dladdr, RTLD_NEXT */
@@ -154,6 +155,91 @@ static void queries(void)
 	check(cuDevicePrimaryCtxRelease(0), "cuDevicePrimaryCtxRelease");
 }
 
+/* ---- copies ---- */
+
+static size_t part; /* of K, and of V, of one layer */
+static CUdeviceptr cache, source;
+
+/* After a store of `value` into the start of K of layer 2. */
+static void shown_print(const char *name, CUresult result)
+{
+	unsigned char owner[2], borrower[2], edge;
+
+	check(cuCtxSynchronize(), name);
+	check(cuMemcpyDtoH(owner, cache, 2), name);
+	check(cuMemcpyDtoH(borrower, cache + 4 * part, 2), name);
+	check(cuMemcpyDtoH(&edge, cache + 4 * part - 4096, 1), name);
+	printf("%s: %d, layer 0 %02x %02x, layer 2 %02x %02x, last row of layer 1 %02x\n", name, result, owner[0],
+		owner[1], borrower[0], borrower[1], edge);
+	check(cuMemsetD8(cache, 0x11, bytes), name);
+	check(cuCtxSynchronize(), name); /* a memset waits for nobody, and the stream to come does not wait for it */
+}
+
+/* Two slices of two rows; with `before`, the first slice ends the layer before. */
+static CUDA_MEMCPY3D box_of(int before)
+{
+	return (CUDA_MEMCPY3D){.srcMemoryType = CU_MEMORYTYPE_DEVICE,
+		.srcDevice = source,
+		.srcPitch = 4096,
+		.srcHeight = 2,
+		.srcZ = 1,
+		.dstMemoryType = CU_MEMORYTYPE_DEVICE,
+		.dstDevice = cache + 4 * part - 16 * 4096,
+		.dstPitch = 4096,
+		.dstHeight = 2,
+		.dstZ = before ? 7 : 8,
+		.WidthInBytes = 64,
+		.Height = 2,
+		.Depth = 2};
+}
+
+static void boxes(CUstream stream)
+{
+	for (int before = 0; before < 2; before++) {
+		CUDA_MEMCPY3D box = box_of(before);
+		CUDA_MEMCPY3D_PEER peer;
+
+		memcpy(&peer, &box, sizeof(peer));
+		peer.srcContext = peer.dstContext = context;
+		shown_print("3D", cuMemcpy3D(&box));
+		shown_print("3D async", cuMemcpy3DAsync(&box, stream));
+		shown_print("3D peer", cuMemcpy3DPeer(&peer));
+		shown_print("3D peer async", cuMemcpy3DPeerAsync(&peer, stream));
+	}
+}
+
+static void copies(void)
+{
+	CUdeviceptr to;
+	CUstream stream;
+
+	context_make();
+	part = bytes / layers / 2;
+	check(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
+	check(cuMemAlloc(&cache, bytes), "cuMemAlloc");
+	check(cuMemAlloc(&source, 1 << 20), "cuMemAlloc");
+	for (int row = 0; row < 8; row++) /* 64 bytes of each count */
+		check(cuMemsetD8(source + row * 4096, (unsigned char)(0x22 + row), 4096), "cuMemsetD8");
+	check(cuMemsetD8(cache, 0x11, bytes), "cuMemsetD8");
+	check(cuCtxSynchronize(), "cuCtxSynchronize");
+	to = cache + 4 * part;
+	for (int before = 0; before < 2; before++) {
+		shown_print("peer", cuMemcpyPeer(to - before * 4096, context, source, context, 8192));
+		shown_print(
+			"peer async", cuMemcpyPeerAsync(to - before * 4096, context, source, context, 8192, stream));
+		shown_print("2D 8", cuMemsetD2D8(to - before * 4096, 4096, 0x33, 64, 3));
+		shown_print("2D 16", cuMemsetD2D16(to - before * 4096, 4096, 0x3333, 32, 3));
+		shown_print("2D 32", cuMemsetD2D32(to - before * 4096, 4096, 0x33333333, 16, 3));
+		shown_print("2D 8 async", cuMemsetD2D8Async(to - before * 4096, 4096, 0x33, 64, 3, stream));
+		shown_print("2D 16 async", cuMemsetD2D16Async(to - before * 4096, 4096, 0x3333, 32, 3, stream));
+		shown_print("2D 32 async", cuMemsetD2D32Async(to - before * 4096, 4096, 0x33333333, 16, 3, stream));
+	}
+	boxes(stream);
+	printf("no box: %d %d\n", cuMemcpy3D(NULL), cuMemcpy3DPeer(NULL));
+	check(cuMemFree(cache), "cuMemFree");
+	check(cuDevicePrimaryCtxRelease(0), "cuDevicePrimaryCtxRelease");
+}
+
 /* ---- find ---- */
 
 static void found_print(const char *way, const char *name, void *function)
@@ -298,6 +384,8 @@ int main(int argc, char **argv)
 		queries();
 	else if (!strcmp(argv[1], "find"))
 		find();
+	else if (!strcmp(argv[1], "copies"))
+		copies();
 	else if (!strcmp(argv[1], "threads"))
 		threads();
 	else

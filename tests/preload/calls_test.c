@@ -93,6 +93,20 @@ static void shared_memory_answers_as_a_plain_allocation(void **state)
 	assert_same(without_sums(shared), without_sums(plain));
 }
 
+/* Layer 2 borrows from layer 0, so it shows what layer 0 has, and what is stored there reaches nobody; layer 1 gets its row. */
+static void copies_into_a_borrower_leave_its_owner(void **state)
+{
+	char *shared = calls(SHARED, "copies"), *plain = calls(NULL, "copies"), *unshared = calls("", "copies");
+	size_t count = 0;
+
+	(void)state;
+	assert_same(unshared, strdup(plain));
+	for (char *line = plain; (line = strstr(line, ", layer 2 ")); count++)
+		memcpy(line += strlen(", layer 2 "), "11 11", 5);
+	assert_int_equal(count, 24);
+	assert_same(shared, plain);
+}
+
 /* "way name: symbol in file", with the file of each hook where the driver's would be. */
 static void hooks_are_found_each_way_and_nothing_else_is(void **state)
 {
@@ -194,6 +208,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(answers_are_those_without_the_shim),
 		cmocka_unit_test(shared_memory_answers_as_a_plain_allocation),
+		cmocka_unit_test(copies_into_a_borrower_leave_its_owner),
 		cmocka_unit_test(hooks_are_found_each_way_and_nothing_else_is),
 		cmocka_unit_test(threads_have_caches_of_their_own),
 		cmocka_unit_test(children_are_as_without_the_shim),

@@ -36,6 +36,9 @@
 	F(cuMemcpyDtoH_v2) F(cuMemcpyDtoH_v2_ptds) F(cuMemcpyDtoHAsync_v2) F(cuMemcpyDtoHAsync_v2_ptsz)               \
 	F(cuMemcpy2D_v2) F(cuMemcpy2D_v2_ptds) F(cuMemcpy2DUnaligned_v2) F(cuMemcpy2DUnaligned_v2_ptds)                \
 	F(cuMemcpy2DAsync_v2) F(cuMemcpy2DAsync_v2_ptsz)                                                               \
+	F(cuMemcpy3D_v2) F(cuMemcpy3D_v2_ptds) F(cuMemcpy3DAsync_v2) F(cuMemcpy3DAsync_v2_ptsz)                        \
+	F(cuMemcpy3DPeer) F(cuMemcpy3DPeer_ptds) F(cuMemcpy3DPeerAsync) F(cuMemcpy3DPeerAsync_ptsz)                    \
+	F(cuMemcpyPeer) F(cuMemcpyPeer_ptds) F(cuMemcpyPeerAsync) F(cuMemcpyPeerAsync_ptsz)                            \
 	F(cuCtxSynchronize) F(cuStreamSynchronize) F(cuStreamSynchronize_ptsz) F(cuEventSynchronize)     \
 	F(cuStreamQuery) F(cuStreamQuery_ptsz) F(cuEventQuery) \
 	F(cuGraphAddKernelNode_v2) F(cuGraphKernelNodeSetParams_v2) F(cuGraphExecKernelNodeSetParams_v2)  \
@@ -55,12 +58,13 @@
 	F(cuMemAllocAsync) F(cuMemFreeAsync) F(cuMemAllocFromPoolAsync) F(cuLaunchKernel) F(cuLaunchKernelEx)          \
 	F(cuLaunchCooperativeKernel) F(cuMemsetD8Async) F(cuMemsetD16Async) F(cuMemsetD32Async)                        \
 	F(cuMemsetD2D8Async) F(cuMemsetD2D16Async) F(cuMemsetD2D32Async) F(cuMemcpyAsync) F(cuMemcpyHtoDAsync_v2)      \
+	F(cuMemcpy3DAsync_v2) F(cuMemcpy3DPeerAsync) F(cuMemcpyPeerAsync)                                             \
 	F(cuMemcpyDtoDAsync_v2) F(cuMemcpy2DAsync_v2) F(cuMemcpyDtoHAsync_v2) F(cuStreamSynchronize)  \
 	F(cuStreamQuery) F(cuGraphLaunch) F(cuGraphInstantiateWithParams)
 #define SHIM_PTDS(F)                                                                                                   \
 	F(cuMemsetD8_v2) F(cuMemsetD16_v2) F(cuMemsetD32_v2) F(cuMemsetD2D8_v2) F(cuMemsetD2D16_v2)                    \
 	F(cuMemsetD2D32_v2) F(cuMemcpy) F(cuMemcpyHtoD_v2) F(cuMemcpyDtoD_v2) F(cuMemcpyDtoH_v2) F(cuMemcpy2D_v2)      \
-	F(cuMemcpy2DUnaligned_v2)
+	F(cuMemcpy2DUnaligned_v2) F(cuMemcpy3D_v2) F(cuMemcpy3DPeer) F(cuMemcpyPeer)
 /* clang-format on */
 
 CUresult CUDAAPI cuGetProcAddress(const char *symbol, void **pfn, int cudaVersion, cuuint64_t flags);
