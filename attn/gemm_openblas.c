@@ -149,6 +149,15 @@ static int find_functions(struct openblas *library)
 	return 0;
 }
 
+/* One for each processor, or fewer where softcuda has fewer workers. */
+static int threads_wanted(void)
+{
+	const char *text = getenv("SOFTCUDA_WORKERS"); /* softcuda has checked it */
+	int processors = (int)sysconf(_SC_NPROCESSORS_ONLN), workers = text ? atoi(text) : 0;
+
+	return workers > 0 && workers < processors ? workers : processors;
+}
+
 int attn_gemm_open_openblas(kvs_stream *s, struct attn_gemm_library **out)
 {
 	struct openblas *library = calloc(1, sizeof(*library));
@@ -158,7 +167,7 @@ int attn_gemm_open_openblas(kvs_stream *s, struct attn_gemm_library **out)
 	if (!library)
 		return kvs_fail(-ENOMEM, "no memory for OpenBLAS");
 	library->base = (struct attn_gemm_library){.run = run, .close = close_library};
-	library->threads = (int)sysconf(_SC_NPROCESSORS_ONLN);
+	library->threads = threads_wanted();
 	pthread_mutex_init(&library->lock, NULL);
 	err = find_functions(library);
 	if (!err)

@@ -39,6 +39,12 @@ for method in kvsharer nll; do
 	[ -n "$(owners simt $method)" ] || fail "no owners in the plan of $method"
 	[ "$(owners simt $method)" = "$(owners one $method)" ] || fail "native bodies find another plan by $method"
 done
+# --threads is the number of workers: it takes the place of a setting that softcuda would refuse. A wrong one is a usage error.
+SOFTCUDA_WORKERS=0 "$run" generate -m $model -p "Anna" -n 2 --threads 3 --device host -q >"$work/threads" ||
+	fail "--threads does not set the number of workers"
+SOFTCUDA_WORKERS=0 "$run" generate -m $model -p "Anna" -n 2 --device host -q 2>"$work/none" && fail "0 workers are taken"
+"$run" generate -m $model -p "Anna" -n 2 --threads 0 -q 2>"$work/zero" && fail "--threads 0 is taken"
+grep -q -- '--threads is "0"' "$work/zero" || fail "--threads 0: $(cat "$work/zero")"
 [ -n "$(loss simt)" ] || fail "no loss in the output of eval"
 awk "BEGIN {d = $(loss simt) - $(loss one); exit !(d < 1e-4 && d > -1e-4)}" ||
 	fail "loss by SIMT $(loss simt), by native bodies $(loss one)"

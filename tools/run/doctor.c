@@ -133,7 +133,8 @@ static void check_libraries(struct findings *all)
 		snprintf(add(all, "OpenBLAS", STATE_OPTIONAL)->found, sizeof(all->items->found), "%s", kvs_error());
 	else
 		check_library(all, "OpenBLAS", openblas, STATE_OPTIONAL,
-			"--device host needs it: apt-get install libopenblas0");
+			"calibrate --compensate needs it, and the host device without FMA: apt-get install "
+			"libopenblas0");
 	check_cupti(all);
 }
 

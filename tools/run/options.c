@@ -17,6 +17,7 @@ enum {
 	OPTION_JSON,
 	OPTION_CHUNK,
 	OPTION_NO_PREMAP,
+	OPTION_THREADS,
 	OPTION_PROFILE
 };
 
@@ -32,6 +33,8 @@ static const struct argp_option options[] = {
 	{"chunk", OPTION_CHUNK, "TOKENS", 0,
 		"run texts in chunks of this size (default 512; calibrate and study: 1024)", MODEL_GROUP},
 	{"no-premap", OPTION_NO_PREMAP, NULL, 0, "map memory only when it is needed, not ahead of time", MODEL_GROUP},
+	{"threads", OPTION_THREADS, "N", 0, "on the host device: work on N threads (default: one for each processor)",
+		MODEL_GROUP},
 	{"profile", OPTION_PROFILE, "TRACE", 0,
 		"record every driver call and the use of memory; `kvshare-run report TRACE` explains it", MODEL_GROUP},
 	{"json", OPTION_JSON, NULL, 0, "print one JSON object to stdout, and nothing else", MODEL_GROUP},
@@ -156,6 +159,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		return 0;
 	case OPTION_NO_PREMAP:
 		model->no_premap = true;
+		return 0;
+	case OPTION_THREADS:
+		model->threads = run_parse_number(state, "--threads", text, 1, RUN_THREADS_MAX);
 		return 0;
 	case OPTION_PROFILE:
 		model->profile_path = text;

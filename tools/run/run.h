@@ -35,9 +35,12 @@ int run_print_completion(const struct run_subcommand *const *commands, const cha
 struct run_model_options {
 	const char *dir, *device, *plan_path, *owners, *profile_path;
 	int ctx_tokens, chunk_tokens; /* 0: the engine's defaults */
+	int threads;                  /* 0: softcuda's default */
 	enum kvs_dtype kv_dtype;
 	bool kv_dtype_set, json, quiet, no_premap;
 };
+
+#define RUN_THREADS_MAX 1024 /* softcuda's own limit */
 
 /* Argp children; a command's parser sets their inputs (child_inputs) at ARGP_KEY_INIT. */
 extern const struct argp run_model_argp;   /* struct run_model_options */

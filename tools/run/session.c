@@ -65,6 +65,15 @@ static void warn_of_context(const struct run_model_options *options, const struc
 			options->ctx_tokens, config->max_positions);
 }
 
+/* softcuda reads its number of workers when it is loaded; OpenBLAS's threads follow it (attn/gemm_openblas.c). */
+static int take_threads(int threads)
+{
+	char text[16];
+
+	snprintf(text, sizeof(text), "%d", threads);
+	return threads && setenv("SOFTCUDA_WORKERS", text, 1) ? kvs_fail(-ENOMEM, "no memory for a setting") : 0;
+}
+
 int run_session_open_model(const struct run_model_options *options, struct run_session *session)
 {
 	int err;
@@ -79,6 +88,8 @@ int run_session_open_model(const struct run_model_options *options, struct run_s
 		err = run_patch_load(options->plan_path, session->plan, session->ckpt, &session->patch);
 	if (!err)
 		err = kvs_tokenizer_open(options->dir, &session->tokenizer);
+	if (!err)
+		err = take_threads(options->threads);
 	if (!err)
 		err = kvs_cu_open(options->device ? options->device : "auto", &session->cu);
 	if (!err)
