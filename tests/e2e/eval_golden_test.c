@@ -161,7 +161,8 @@ static bool is_wanted(const json_t *cases, size_t index, const struct precision 
 	       (!strcmp(plan, "full") || !strcmp(plan, "split"));
 }
 
-static void check_model(const char *path, const struct precision *precision)
+/* `model` NULL: the one that the golden file names. */
+static void check_model(const char *path, const char *model, const struct precision *precision)
 {
 	json_error_t error;
 	json_t *golden = json_load_file(path, 0, &error);
@@ -170,7 +171,7 @@ static void check_model(const char *path, const struct precision *precision)
 	size_t count;
 	int *ids = ints_of(json_object_get(golden, "ids"), &count);
 
-	if (kvs_checkpoint_open(json_string_value(json_object_get(golden, "model")), &ckpt))
+	if (kvs_checkpoint_open(model ? model : json_string_value(json_object_get(golden, "model")), &ckpt))
 		fail_msg("%s: %s", path, kvs_error());
 	assert_true(json_array_size(cases) > 0);
 	for (size_t i = 0; i < json_array_size(cases); i++)
@@ -193,7 +194,7 @@ static void check_all(const struct precision *precision)
 		if (!strstr(entry->d_name, ".json"))
 			continue;
 		snprintf(path, sizeof(path), "tests/golden/eval/%s", entry->d_name);
-		check_model(path, precision);
+		check_model(path, NULL, precision);
 		checked++;
 	}
 	closedir(dir);
@@ -233,12 +234,21 @@ static int close_device(void **state)
 	return 0;
 }
 
+/* tests/golden/gguf/make_qwen.py made the files with the gguf package, from the checkpoints of the golden files. */
+static void qwen_in_gguf_is_the_same_model(void **state)
+{
+	(void)state;
+	check_model("tests/golden/eval/qwen2.json", "tests/golden/gguf/qwen2.gguf", &precisions[0]);
+	check_model("tests/golden/eval/qwen3.json", "tests/golden/gguf/qwen3.gguf", &precisions[0]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(f32_cache_gives_what_transformers_computes),
 		cmocka_unit_test(f16_cache_stays_within_its_rounding),
 		cmocka_unit_test(bf16_cache_stays_within_its_rounding),
+		cmocka_unit_test(qwen_in_gguf_is_the_same_model),
 	};
 
 	return cmocka_run_group_tests(tests, open_device, close_device);
