@@ -52,6 +52,19 @@ ends "$work/child.json" child $share
 ends "$work/unshared.json" _exit || fail "without a plan: $(cat "$work/out")"
 [ "$(figure "$work/unshared.json" allocations)" = 1 ] || fail "without a plan there are no statistics"
 
+# The time of all calls is that of those that were timed, times their number.
+"$run" exec --device host --stats "$work/times.json" -- "$build/tests/clients/decoder" "$build/tests/clients/decoder_kernels.so" >"$work/out" 2>&1 ||
+	fail "the decoder: $(cat "$work/out")"
+time_of() { # KIND: of one call
+	sed -nE "s/.*\"hook_ns\": \{[^}]*\"$1\": ([0-9]+).*\"hooks\": \{[^}]*\"$1\": ([0-9]+).*/\\1 \\2/p" "$work/times.json" |
+		awk '{print int($1 / $2)}'
+}
+for kind in allocations frees launches copies; do
+	each=$(time_of $kind)
+	[ "${each:-0}" -ge 20 ] && [ "$each" -lt 1000000000 ] || fail "$kind take ${each:-no} ns each: $(cat "$work/times.json")"
+done
+[ "$(sed -nE 's/.*"hook_ns": \{[^}]*"queries": ([0-9]+).*/\1/p' "$work/times.json")" = 0 ] || fail "no query took time"
+
 # Two ranks at once, each with its own owners; nothing is shared between them.
 for rank in 0 1; do
 	# shellcheck disable=SC2086

@@ -27,7 +27,6 @@ CUresult CUDAAPI cuInit(unsigned int flags)
 /* True: *result is the answer, memory of ours or an error. */
 static bool allocated(CUdeviceptr *out, size_t bytes, CUresult *result)
 {
-	shim_count(&shim_calls[SHIM_ALLOCS]);
 	if (!out)
 		return false;
 	return shim_cache_allocate(bytes, out, result) || *result;
@@ -47,6 +46,7 @@ CUresult CUDAAPI cuMemAlloc(CUdeviceptr *dptr, size_t bytesize)
 {
 	const struct shim_real *driver = shim_real();
 	CUresult result = CUDA_SUCCESS;
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_ALLOCS);
 	uint64_t start_ns = shim_profile_time();
 
 	if (!driver->cuMemAlloc_v2)
@@ -64,7 +64,7 @@ CUresult CUDAAPI cuMemAllocPitch(
 {
 	const struct shim_real *driver = shim_real();
 
-	shim_count(&shim_calls[SHIM_ALLOCS]);
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_ALLOCS);
 	return driver->cuMemAllocPitch_v2
 		       ? driver->cuMemAllocPitch_v2(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes)
 		       : SHIM_ABSENT;
@@ -83,6 +83,7 @@ static bool is_capturing(CUstream stream)
 static CUresult allocate_async(CUdeviceptr *dptr, size_t bytes, CUstream stream, __typeof__(cuMemAllocAsync) *plain)
 {
 	CUresult result = CUDA_SUCCESS;
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_ALLOCS);
 
 	if (!plain)
 		return SHIM_ABSENT;
@@ -105,6 +106,7 @@ static CUresult allocate_from_pool(
 	CUdeviceptr *dptr, size_t bytes, CUmemoryPool pool, CUstream stream, __typeof__(cuMemAllocFromPoolAsync) *plain)
 {
 	CUresult result = CUDA_SUCCESS;
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_ALLOCS);
 
 	if (!plain)
 		return SHIM_ABSENT;
@@ -130,7 +132,6 @@ static bool is_ours(CUdeviceptr address)
 	CUdeviceptr base;
 	size_t bytes;
 
-	shim_count(&shim_calls[SHIM_FREES]);
 	if (shim_settings()->inspect_path)
 		shim_inspect_freed(address);
 	if (shim_settings()->probe_path)
@@ -142,6 +143,7 @@ CUresult CUDAAPI cuMemFree(CUdeviceptr dptr)
 {
 	const struct shim_real *driver = shim_real();
 	CUresult result;
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_FREES);
 	uint64_t start_ns = shim_profile_time();
 
 	if (!driver->cuMemFree_v2)
@@ -159,6 +161,7 @@ static CUresult free_async(
 	CUdeviceptr address, CUstream stream, __typeof__(cuMemFreeAsync) *plain, __typeof__(cuStreamSynchronize) *wait)
 {
 	CUresult result;
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_FREES);
 
 	if (!plain || !wait)
 		return SHIM_ABSENT;

@@ -203,7 +203,7 @@ CUresult shim_launch_begin(struct shim_launch *launch, CUfunction function, void
 	launch->kernel = NULL;
 	launch->shared = false;
 	launch->far = NULL;
-	shim_count(&shim_calls[SHIM_LAUNCHES]);
+	launch->timer = shim_timer_start(SHIM_LAUNCHES);
 	if (shim_settings()->inspect_path && function) {
 		launch->kernel = shim_kernel_of(function);
 		if (launch->kernel && launch->kernel->role == SHIM_WRITES)
@@ -230,6 +230,7 @@ CUresult shim_launch_begin(struct shim_launch *launch, CUfunction function, void
 void shim_launch_end(struct shim_launch *launch)
 {
 	free(launch->far);
+	shim_timer_end(&launch->timer);
 }
 
 /* A stream that is being captured cannot be waited for. */

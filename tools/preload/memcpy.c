@@ -38,7 +38,7 @@ static CUresult line_make(const void *arg, CUdeviceptr to, size_t offset, size_t
 
 static CUresult line(CUdeviceptr to, size_t bytes, struct copy copy)
 {
-	shim_count(&shim_calls[SHIM_COPIES]);
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_COPIES);
 	return copy.any ? shim_fault_check(shim_split(to, bytes, line_make, &copy), NULL) : SHIM_ABSENT;
 }
 
@@ -50,7 +50,7 @@ static CUresult box(const CUDA_MEMCPY2D *copy, CUstream stream, __typeof__(cuMem
 	CUDA_MEMCPY2D part;
 	CUdeviceptr start, moved;
 
-	shim_count(&shim_calls[SHIM_COPIES]);
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_COPIES);
 	if (!call && !call_async)
 		return SHIM_ABSENT;
 	if (!copy || !shim_ranges() ||

@@ -71,7 +71,7 @@ static CUresult box(const CUDA_MEMCPY3D *copy, struct call call)
 	CUDA_MEMCPY3D part;
 	CUdeviceptr start, moved;
 
-	shim_count(&shim_calls[SHIM_COPIES]);
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_COPIES);
 	if (!call.plain && !call.plain_async && !call.peer && !call.peer_async)
 		return SHIM_ABSENT;
 	if (!copy || !shim_ranges() || !copy->Height || !copy->Depth ||
@@ -157,7 +157,7 @@ static CUresult line_make(const void *arg, CUdeviceptr to, size_t offset, size_t
 
 static CUresult line(CUdeviceptr to, size_t bytes, struct line line)
 {
-	shim_count(&shim_calls[SHIM_COPIES]);
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_COPIES);
 	if (!line.call && !line.call_async)
 		return SHIM_ABSENT;
 	return shim_fault_check(shim_split(to, bytes, line_make, &line), NULL);
@@ -166,7 +166,8 @@ static CUresult line(CUdeviceptr to, size_t bytes, struct line line)
 CUresult CUDAAPI cuMemcpyPeer(
 	CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice, CUcontext srcContext, size_t ByteCount)
 {
-	return line(dstDevice, ByteCount, (struct line){srcDevice, dstContext, srcContext, shim_real()->cuMemcpyPeer, NULL, NULL});
+	return line(dstDevice, ByteCount,
+		(struct line){srcDevice, dstContext, srcContext, shim_real()->cuMemcpyPeer, NULL, NULL});
 }
 
 CUresult CUDAAPI cuMemcpyPeer_ptds(
@@ -176,8 +177,8 @@ CUresult CUDAAPI cuMemcpyPeer_ptds(
 		(struct line){srcDevice, dstContext, srcContext, shim_real()->cuMemcpyPeer_ptds, NULL, NULL});
 }
 
-CUresult CUDAAPI cuMemcpyPeerAsync(CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice, CUcontext srcContext,
-	size_t ByteCount, CUstream hStream)
+CUresult CUDAAPI cuMemcpyPeerAsync(CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice,
+	CUcontext srcContext, size_t ByteCount, CUstream hStream)
 {
 	return line(dstDevice, ByteCount,
 		(struct line){srcDevice, dstContext, srcContext, NULL, shim_real()->cuMemcpyPeerAsync, hStream});

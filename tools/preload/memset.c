@@ -73,7 +73,7 @@ static CUresult line(CUdeviceptr to, size_t unit_bytes, unsigned value, size_t c
 	const struct set set = {
 		.to = to, .unit_bytes = unit_bytes, .value = value, .stream = stream, .call = &call, .async = async};
 
-	shim_count(&shim_calls[SHIM_MEMSETS]);
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_MEMSETS);
 	if (!call.d8)
 		return SHIM_ABSENT;
 	if (count > SIZE_MAX / unit_bytes) /* the driver has the answer */
@@ -97,7 +97,7 @@ static CUresult rows(CUdeviceptr to, size_t pitch, size_t unit_bytes, unsigned v
 	CUdeviceptr moved;
 	CUresult result = CUDA_SUCCESS;
 
-	shim_count(&shim_calls[SHIM_MEMSETS]);
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_MEMSETS);
 	if (!call.d8)
 		return SHIM_ABSENT;
 	if (shim_box_move(to, pitch, width * unit_bytes, height, &moved))

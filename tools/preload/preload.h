@@ -156,6 +156,32 @@ static inline void shim_count(atomic_ulong *counter)
 {
 	atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
 }
+
+/*
+ * Counts a call, and times it until the end of its scope, the driver's part included: every allocation and free, and one call in
+ * 64 of the others, as to read the clock twice takes longer than the shim does.
+ */
+struct shim_timer {
+	enum shim_hook_kind kind;
+	uint64_t start_ns; /* 0: not timed */
+};
+#define SHIM_TIMED __attribute__((cleanup(shim_timer_end)))
+uint64_t shim_timer_now(void);
+void shim_timer_add(const struct shim_timer *timer);
+static inline struct shim_timer shim_timer_start(enum shim_hook_kind kind)
+{
+	unsigned long before = atomic_fetch_add_explicit(&shim_calls[kind], 1, memory_order_relaxed);
+	bool timed =
+		kind == SHIM_ALLOCS || kind == SHIM_FREES || before % 64 == 1; /* 1: the first call is no example */
+
+	return (struct shim_timer){kind, timed ? shim_timer_now() : 0};
+}
+static inline void shim_timer_end(struct shim_timer *timer)
+{
+	if (timer->start_ns)
+		shim_timer_add(timer);
+}
+
 struct shim_memory {
 	size_t physical_bytes, virtual_bytes, saved_bytes, sink_bytes;
 };

@@ -12,7 +12,7 @@ CUresult CUDAAPI cuMemGetAddressRange(CUdeviceptr *pbase, size_t *psize, CUdevic
 
 	if (!driver->cuMemGetAddressRange_v2)
 		return SHIM_ABSENT;
-	shim_count(&shim_calls[SHIM_QUERIES]);
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_QUERIES);
 	if (!shim_cache_find(dptr, &base, &bytes))
 		return driver->cuMemGetAddressRange_v2(pbase, psize, dptr);
 	if (pbase)
@@ -61,7 +61,7 @@ CUresult CUDAAPI cuPointerGetAttribute(void *data, CUpointer_attribute attribute
 
 	if (!driver->cuPointerGetAttribute)
 		return SHIM_ABSENT;
-	shim_count(&shim_calls[SHIM_QUERIES]);
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_QUERIES);
 	result = driver->cuPointerGetAttribute(data, attribute, ptr);
 	if (!result && data && shim_cache_find(ptr, &base, &bytes))
 		attribute_correct(data, attribute, base, bytes);
@@ -78,7 +78,7 @@ CUresult CUDAAPI cuPointerGetAttributes(
 
 	if (!driver->cuPointerGetAttributes)
 		return SHIM_ABSENT;
-	shim_count(&shim_calls[SHIM_QUERIES]);
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_QUERIES);
 	result = driver->cuPointerGetAttributes(numAttributes, attributes, data, ptr);
 	if (!result && shim_cache_find(ptr, &base, &bytes))
 		for (unsigned i = 0; i < numAttributes; i++)

@@ -11,9 +11,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 atomic_ulong shim_calls[SHIM_KIND_COUNT], shim_launches_patched;
+static atomic_ulong timed_calls[SHIM_KIND_COUNT], timed_ns[SHIM_KIND_COUNT];
 
 static const char *const kind_names[SHIM_KIND_COUNT] = {
 	"allocations", "frees", "launches", "copies", "memsets", "queries"};
@@ -22,6 +24,29 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct shim_memory peak;
 static pid_t started_by; /* 0: nobody asked for statistics */
 static char path[4096];
+
+uint64_t shim_timer_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+void shim_timer_add(const struct shim_timer *timer)
+{
+	atomic_fetch_add_explicit(&timed_ns[timer->kind], shim_timer_now() - timer->start_ns, memory_order_relaxed);
+	shim_count(&timed_calls[timer->kind]);
+}
+
+/* Of all calls, as those that were timed took it. */
+static unsigned long kind_ns(int kind)
+{
+	unsigned long timed = atomic_load(&timed_calls[kind]);
+
+	return timed ? (unsigned long)((double)atomic_load(&timed_ns[kind]) / timed * atomic_load(&shim_calls[kind]))
+		     : 0;
+}
 
 void shim_stats_note(const struct shim_memory *memory)
 {
@@ -69,10 +94,13 @@ static size_t text_make(char *text, size_t bytes)
 	size_t used = snprintf(text, bytes,
 		"{\"kvshare_stats\": 1, \"pid\": %d, \"physical_bytes\": %zu, \"virtual_bytes\": %zu, \"saved_bytes\": "
 		"%zu, "
-		"\"sink_bytes\": %zu, \"launches_patched\": %lu, \"hooks\": {",
+		"\"sink_bytes\": %zu, \"launches_patched\": %lu, \"hook_ns\": {",
 		(int)getpid(), peak.physical_bytes, peak.virtual_bytes, peak.saved_bytes, peak.sink_bytes,
 		atomic_load(&shim_launches_patched));
 
+	for (int i = 0; i < SHIM_KIND_COUNT; i++)
+		used += snprintf(text + used, bytes - used, "%s\"%s\": %lu", i ? ", " : "", kind_names[i], kind_ns(i));
+	used += snprintf(text + used, bytes - used, "}, \"hooks\": {");
 	for (int i = 0; i < SHIM_KIND_COUNT; i++)
 		used += snprintf(text + used, bytes - used, "%s\"%s\": %lu", i ? ", " : "", kind_names[i],
 			atomic_load(&shim_calls[i]));
