@@ -176,6 +176,11 @@ kvs_region *kvs_region_owner(const kvs_region *region);
  * program. -EINVAL (0 bytes, overflow), -ENOMEM (no address space), -EIO.
  */
 int kvs_space_reserve(kvs_vmm *vmm, size_t bytes, kvs_space **out);
+/*
+ * The same of addresses that somebody else has reserved, and gives back: `address` and `bytes` are multiples of the granule, and
+ * nothing is mapped there. kvs_space_free() leaves them reserved. -EINVAL, -ENOMEM.
+ */
+int kvs_space_adopt(kvs_vmm *vmm, CUdeviceptr address, size_t bytes, kvs_space **out);
 /* No region may be left in it (assert). */
 void kvs_space_free(kvs_space *space);
 CUdeviceptr kvs_space_address(const kvs_space *space);

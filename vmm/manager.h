@@ -63,6 +63,7 @@ struct kvs_space {
 	CUdeviceptr base;
 	size_t bytes;
 	kvs_region *regions;
+	bool adopted;   /* its addresses are somebody else's, who frees them */
 	bool of_region; /* kvs_region_reserve() made it, and it is freed with its region */
 };
 

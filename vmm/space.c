@@ -8,12 +8,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
-int vmm_space_reserve(kvs_vmm *vmm, size_t bytes, kvs_space *space)
+static void space_link(kvs_vmm *vmm, kvs_space *space, size_t bytes)
 {
-	CUresult result = vmm_call_reserve(vmm, &space->base, bytes);
-
-	if (result)
-		return kvs_cu_fail(vmm->cu, result, "reserving %zu bytes of addresses", bytes);
 	space->vmm = vmm;
 	space->bytes = bytes;
 	space->next = vmm->spaces;
@@ -21,6 +17,15 @@ int vmm_space_reserve(kvs_vmm *vmm, size_t bytes, kvs_space *space)
 		vmm->spaces->prev = space;
 	vmm->spaces = space;
 	vmm->virtual_bytes += bytes;
+}
+
+int vmm_space_reserve(kvs_vmm *vmm, size_t bytes, kvs_space *space)
+{
+	CUresult result = vmm_call_reserve(vmm, &space->base, bytes);
+
+	if (result)
+		return kvs_cu_fail(vmm->cu, result, "reserving %zu bytes of addresses", bytes);
+	space_link(vmm, space, bytes);
 	return 0;
 }
 
@@ -28,7 +33,8 @@ void vmm_space_release(kvs_space *space)
 {
 	kvs_vmm *vmm = space->vmm;
 
-	vmm_call_address_free(vmm, space->base, space->bytes);
+	if (!space->adopted)
+		vmm_call_address_free(vmm, space->base, space->bytes);
 	if (space->prev)
 		space->prev->next = space->next;
 	else
@@ -57,6 +63,25 @@ int kvs_space_reserve(kvs_vmm *vmm, size_t bytes, kvs_space **out)
 	else
 		*out = space;
 	return err;
+}
+
+int kvs_space_adopt(kvs_vmm *vmm, CUdeviceptr address, size_t bytes, kvs_space **out)
+{
+	kvs_space *space;
+
+	if (!bytes || bytes % vmm->granule_bytes || address % vmm->granule_bytes)
+		return kvs_fail(-EINVAL, "a space of %zu bytes at 0x%llx: not granules of %zu bytes", bytes,
+			(unsigned long long)address, vmm->granule_bytes);
+	space = calloc(1, sizeof(*space));
+	if (!space)
+		return kvs_fail(-ENOMEM, "no host memory for a space");
+	space->base = address;
+	space->adopted = true;
+	vmm_begin(vmm);
+	space_link(vmm, space, bytes);
+	vmm_end(vmm);
+	*out = space;
+	return 0;
 }
 
 void kvs_space_free(kvs_space *space)

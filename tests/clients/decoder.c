@@ -12,7 +12,10 @@
  *   policy=owner|last           with owners: layers that read others' do not store, or they store there too
  *   store=set_rows|hidden|struct|fused
  *   launch=plain|ex|extra|cooperative
- *   alloc=plain|async, streams=default|own
+ *   alloc=plain|async|segments|mapped|expandable   the last three as caching allocators do: carved out of allocations of 20 MiB; one
+ *                               reservation for each, with memory of its own; carved out of one reservation that grows by 20 MiB
+ *   sleep=1                     the memory that it maps is given back after the last token, made anew, and all tokens run again
+ *   streams=default|own
  *   graph=none|capture|nodes    each token's launches are captured, and replayed twice; or stores are nodes, set once more
  * On stderr: the device memory in use once the cache is there, and the process's PSS.
  */
@@ -27,8 +30,8 @@
 
 static struct {
 	const char *layout, *order, *owners, *policy, *store, *launch, *alloc, *streams, *graph, *module;
-	long layers, bytes, tokens;
-} options = {"slab", "kv", NULL, "owner", "set_rows", "plain", "plain", "own", "none", NULL, 4, 4 << 20, 8};
+	long layers, bytes, tokens, sleep;
+} options = {"slab", "kv", NULL, "owner", "set_rows", "plain", "plain", "own", "none", NULL, 4, 4 << 20, 8, 0};
 
 static CUdeviceptr allocations[2 * MAX_LAYERS], cache[2][MAX_LAYERS]; /* cache[0]: K, cache[1]: V */
 static int allocation_count, owner[MAX_LAYERS];
@@ -57,7 +60,7 @@ static void option_read(const char *text)
 		{"store=", &options.store, NULL}, {"launch=", &options.launch, NULL}, {"alloc=", &options.alloc, NULL},
 		{"streams=", &options.streams, NULL}, {"graph=", &options.graph, NULL},
 		{"layers=", NULL, &options.layers}, {"bytes=", NULL, &options.bytes},
-		{"tokens=", NULL, &options.tokens}};
+		{"tokens=", NULL, &options.tokens}, {"sleep=", NULL, &options.sleep}};
 
 	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++) {
 		size_t length = strlen(known[i].name);
@@ -87,12 +90,110 @@ static void owners_read(void)
 	}
 }
 
+#define SEGMENT_BYTES (20ul << 20)
+#define RESERVED_BYTES (512ul << 20)
+#define GRANULE (2ul << 20)
+#define HEAD_BYTES (6ul << 20) /* something else of the program's comes first */
+
+/* ---- as caching allocators do ---- */
+
+static CUdeviceptr segment;
+static size_t segment_used = SEGMENT_BYTES;
+
+static CUdeviceptr segment_carve(size_t bytes)
+{
+	if (segment_used + bytes > SEGMENT_BYTES) {
+		check(cuMemAlloc(&segment, SEGMENT_BYTES), "cuMemAlloc");
+		check(cuMemsetD8(segment, 0, SEGMENT_BYTES), "cuMemsetD8");
+		allocations[allocation_count++] = segment;
+		segment_used = 0;
+	}
+	segment_used += bytes;
+	return segment + segment_used - bytes;
+}
+
+static struct range {
+	CUdeviceptr base;
+	size_t bytes, step, mapped, used;
+} ranges[2 * MAX_LAYERS];
+static int range_count;
+
+/* Handles of `step` bytes up to `bytes` behind the base. The program's own reference goes at once: the mapping holds the memory. */
+static void range_grow(struct range *range, size_t bytes)
+{
+	const CUmemAllocationProp prop = {
+		.type = CU_MEM_ALLOCATION_TYPE_PINNED, .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE}};
+	const CUmemAccessDesc access = {{.type = CU_MEM_LOCATION_TYPE_DEVICE}, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+	CUmemGenericAllocationHandle handle, again;
+	CUmemAllocationProp found;
+	unsigned long long flags;
+
+	for (; range->mapped < bytes; range->mapped += range->step) {
+		CUdeviceptr at = range->base + range->mapped;
+
+		check(cuMemCreate(&handle, range->step, &prop, 0), "cuMemCreate");
+		check(cuMemMap(at, range->step, 0, handle, 0), "cuMemMap");
+		check(cuMemSetAccess(at, range->step, &access, 1), "cuMemSetAccess");
+		check(cuMemGetAllocationPropertiesFromHandle(&found, handle), "cuMemGetAllocationPropertiesFromHandle");
+		check(cuMemRetainAllocationHandle(&again, (void *)at), "cuMemRetainAllocationHandle");
+		check(cuMemRelease(again), "cuMemRelease");
+		check(cuMemRelease(handle), "cuMemRelease");
+		check(cuMemGetAccess(&flags, &access.location, at + range->step - 1), "cuMemGetAccess");
+		if (found.type != prop.type || flags != access.flags)
+			check(CUDA_ERROR_UNKNOWN, "properties of mapped memory");
+		check(cuMemsetD8(at, 0, range->step), "cuMemsetD8");
+	}
+}
+
+static CUdeviceptr mapped_carve(size_t bytes, size_t reserve)
+{
+	struct range *range = &ranges[range_count ? range_count - 1 : 0];
+
+	if (!range_count || reserve != RESERVED_BYTES) {
+		range = &ranges[range_count++];
+		range->bytes = (reserve + GRANULE - 1) / GRANULE * GRANULE;
+		range->step = reserve == RESERVED_BYTES ? SEGMENT_BYTES : range->bytes;
+		range->used = reserve == RESERVED_BYTES ? HEAD_BYTES : 0;
+		check(cuMemAddressReserve(&range->base, range->bytes, 0, 0, 0), "cuMemAddressReserve");
+	}
+	range->used += bytes;
+	range_grow(range, range->used);
+	return range->base + range->used - bytes;
+}
+
+static void ranges_unmap(void)
+{
+	for (int i = 0; i < range_count; i++) {
+		check(cuMemUnmap(ranges[i].base, ranges[i].mapped), "cuMemUnmap");
+		ranges[i].mapped = 0;
+	}
+}
+
+static void ranges_wake(void)
+{
+	for (int i = 0; i < range_count; i++)
+		range_grow(&ranges[i], ranges[i].used);
+}
+
+static void ranges_free(void)
+{
+	ranges_unmap();
+	for (int i = 0; i < range_count; i++)
+		check(cuMemAddressFree(ranges[i].base, ranges[i].bytes), "cuMemAddressFree");
+}
+
 static CUdeviceptr allocate(size_t bytes)
 {
 	CUdeviceptr memory;
 
 	if (!strcmp(options.alloc, "async"))
 		check(cuMemAllocAsync(&memory, bytes, stream), "cuMemAllocAsync");
+	else if (!strcmp(options.alloc, "segments"))
+		return segment_carve(bytes);
+	else if (!strcmp(options.alloc, "mapped"))
+		return mapped_carve(bytes, bytes);
+	else if (!strcmp(options.alloc, "expandable"))
+		return mapped_carve(bytes, RESERVED_BYTES);
 	else
 		check(cuMemAlloc(&memory, bytes), "cuMemAlloc");
 	allocations[allocation_count++] = memory;
@@ -145,6 +246,7 @@ static void cache_free(void)
 		else
 			check(cuMemFree(allocations[i]), "cuMemFree");
 	}
+	ranges_free();
 }
 
 static void launch(const char *name, void **params, size_t bytes, void *packed)
@@ -339,6 +441,14 @@ int main(int argc, char **argv)
 	row = v + WIDTH * sizeof(float);
 	for (int token = 0; token < options.tokens; token++)
 		token_run(token);
+	if (options.sleep) {
+		ranges_unmap();
+		memory_tell();
+		ranges_wake();
+		memory_tell();
+		for (int token = 0; token < options.tokens; token++)
+			token_run(token);
+	}
 	cache_free();
 	check(cuMemFree(x), "cuMemFree");
 	if (stream)

@@ -12,14 +12,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-/* The memory manager of one context of the program's. */
-struct device {
-	struct device *next;
-	CUcontext context;
-	kvs_cu *cu;
-	kvs_vmm *vmm;
-};
-
 struct tensor {
 	enum kvs_k_or_v which;
 	int layer, owner; /* the layer that it borrows from, or its own */
@@ -36,11 +28,15 @@ struct allocation {
 	bool plain;        /* the program got memory that is not ours */
 	kvs_region **gaps; /* [gap_count], between the tensors that share */
 	size_t gap_count;
+	/* Of memory that the program maps itself: what it has reserved, and how much of the part that is ours it has mapped. */
+	CUdeviceptr reserved; /* 0: none */
+	size_t reserved_bytes, mapped_bytes;
+	bool left; /* it has freed the reservation; so shall we, once nobody borrows from it */
 };
 
 struct cache {
 	struct cache *next;
-	struct device *device;
+	struct shim_device *device;
 	kvs_space *sink_space;
 	kvs_region *sink;
 	bool given_up; /* an allocation could not be backed, so nothing is shared in this cache */
@@ -50,69 +46,10 @@ struct cache {
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct device *devices;
 static struct cache *caches;
 static int skipped;
 static bool warned;
 static atomic_int live; /* allocations that are ours, for hooks that need not look if there is none */
-
-/* ---- devices ---- */
-
-static int device_create(CUcontext context, CUdevice device, struct device **out)
-{
-	const struct kvs_cu_driver driver = {.symbol = shim_real_symbol};
-	const struct kvs_vmm_options options = {.no_free_list = true, .write_borrowed = shim_settings()->last};
-	struct device *created = calloc(1, sizeof(*created));
-	int err;
-
-	if (!created)
-		return kvs_fail(-ENOMEM, "no memory for a device");
-	created->context = context;
-	err = kvs_cu_adopt(&driver, context, device, &created->cu);
-	if (err)
-		goto out_free;
-	shim_profile_engine(created->cu);
-	err = kvs_vmm_create(created->cu, &options, &created->vmm);
-	if (err)
-		goto out_close;
-	created->next = devices;
-	devices = created;
-	*out = created;
-	return 0;
-
-out_close:
-	kvs_cu_close(created->cu);
-out_free:
-	free(created);
-	return err;
-}
-
-/* The device of the calling thread's context. */
-static int device_get(struct device **out)
-{
-	const struct shim_real *driver = shim_real();
-	CUcontext context = NULL;
-	CUdevice device;
-
-	if (!driver->cuCtxGetCurrent || driver->cuCtxGetCurrent(&context) || !context ||
-		driver->cuCtxGetDevice(&device))
-		return kvs_fail(-ENODEV, "no context is current");
-	for (*out = devices; *out && (*out)->context != context;)
-		*out = (*out)->next;
-	return *out ? 0 : device_create(context, device, out);
-}
-
-static void device_free(struct device *device)
-{
-	struct device **link = &devices;
-
-	while (*link != device)
-		link = &(*link)->next;
-	*link = device->next;
-	kvs_vmm_free(device->vmm);
-	kvs_cu_close(device->cu);
-	free(device);
-}
 
 /* ---- a cache ---- */
 
@@ -184,7 +121,7 @@ static void tensors_place(struct cache *cache, const struct shim_settings *setti
 }
 
 /* An empty cache: the program's allocations come into it one by one. */
-static int cache_create(struct device *device, struct cache **out)
+static int cache_create(struct shim_device *device, struct cache **out)
 {
 	const struct shim_settings *settings = shim_settings();
 	struct cache *cache = calloc(1, sizeof(*cache));
@@ -275,12 +212,39 @@ static struct tensor *tensor_next(struct cache *cache, int number, size_t from)
 	return best;
 }
 
+static size_t up(size_t bytes, size_t granule)
+{
+	return (bytes + granule - 1) / granule * granule;
+}
+
+/*
+ * The part of an allocation that is ours: all of it; of a reservation, which may be as large as the device, what lies from the
+ * first tensor that shares to the last. Empty: nothing in it is shared.
+ */
+static void extent_of(struct cache *cache, int number, size_t *first, size_t *end)
+{
+	const struct allocation *allocation = &cache->allocations[number];
+	size_t granule = kvs_vmm_granule_bytes(cache->device->vmm);
+	struct tensor *tensor = tensor_next(cache, number, 0);
+
+	*first = 0;
+	*end = allocation->reserved ? 0 : kvs_space_bytes(allocation->space);
+	if (allocation->reserved && tensor)
+		*first = tensor->place.offset;
+	for (; allocation->reserved && tensor; tensor = tensor_next(cache, number, tensor->place.offset + 1))
+		*end = up(tensor->place.offset + tensor->place.bytes, granule);
+	if (allocation->reserved && *end > allocation->reserved_bytes)
+		*end = allocation->reserved_bytes;
+}
+
 static int allocation_fill(struct cache *cache, int number)
 {
 	struct allocation *allocation = &cache->allocations[number];
-	size_t at = 0, end = kvs_space_bytes(allocation->space);
 	int err = owners_fill(cache, allocation, number);
 	struct tensor *tensor;
+	size_t at, end;
+
+	extent_of(cache, number, &at, &end);
 
 	while (!err && (tensor = tensor_next(cache, number, at))) {
 		err = gap_fill(allocation, at, tensor->place.offset);
@@ -324,7 +288,13 @@ static void allocation_close(struct cache *cache, int number)
 
 	kvs_space_free(allocation->space);
 	free(allocation->gaps);
-	*allocation = (struct allocation){0};
+	if (allocation->left)
+		shim_real()->cuMemAddressFree(allocation->reserved, allocation->reserved_bytes);
+	if (allocation->left || !allocation->reserved)
+		*allocation = (struct allocation){0};
+	else
+		*allocation = (struct allocation){
+			.reserved = allocation->reserved, .reserved_bytes = allocation->reserved_bytes};
 }
 
 /* Tells the profiler whose memory each tensor shows. */
@@ -346,7 +316,9 @@ static int allocation_open(struct cache *cache, int number, size_t bytes)
 	struct allocation *allocation = &cache->allocations[number];
 	int err = sink_create(cache, shim_settings());
 
-	if (!err)
+	if (!err && allocation->reserved)
+		err = kvs_space_adopt(cache->device->vmm, allocation->reserved, bytes, &allocation->space);
+	else if (!err)
 		err = kvs_space_reserve(cache->device->vmm, bytes, &allocation->space);
 	if (err)
 		return err;
@@ -376,7 +348,7 @@ static void cache_settle(struct cache *cache, bool end)
 
 		if (allocation->space && allocation->freed && allocation_empty(cache, i))
 			allocation_close(cache, i);
-		left |= allocation->space || (cache->given_up && !allocation->plain);
+		left |= allocation->space || allocation->reserved || (cache->given_up && !allocation->plain);
 	}
 	if (!left || end)
 		cache_free(cache);
@@ -458,7 +430,7 @@ static void memory_note(void)
 {
 	struct shim_memory memory = {0};
 
-	for (struct device *device = devices; device; device = device->next) {
+	for (struct shim_device *device = shim_devices; device; device = device->next) {
 		struct kvs_vmm_stats stats;
 
 		kvs_vmm_get_stats(device->vmm, &stats);
@@ -473,14 +445,19 @@ static void memory_note(void)
 	shim_stats_note(&memory);
 }
 
+static bool is_free(const struct allocation *allocation)
+{
+	return !allocation->space && !allocation->plain && !allocation->reserved;
+}
+
 /* A cache of this device whose next allocation, the first place that is free, can have `bytes` bytes. */
-static struct cache *cache_with_room(const struct device *device, size_t bytes, int *number)
+static struct cache *cache_with_room(const struct shim_device *device, size_t bytes, int *number)
 {
 	for (struct cache *cache = caches; cache; cache = cache->next) {
 		if (cache->device != device)
 			continue;
 		for (*number = 0; *number < cache->allocation_count; ++*number)
-			if (!cache->allocations[*number].space && !cache->allocations[*number].plain)
+			if (is_free(&cache->allocations[*number]))
 				break;
 		if (*number < cache->allocation_count && shim_layout_fits_at(&shim_settings()->layout, *number, bytes))
 			return cache;
@@ -499,25 +476,35 @@ static void refused(struct cache *cache, int number)
 	cache_settle(cache, false);
 }
 
-static int allocate(size_t bytes, CUdeviceptr *out)
+/* The place of an allocation of `bytes` bytes. -ECANCELED: it is none of a cache's, or nothing in it is shared. */
+static int place_find(size_t bytes, struct cache **out, int *number)
 {
-	struct device *device;
-	struct cache *cache = NULL;
-	int number, err = device_get(&device);
+	struct shim_device *device;
+	int err = shim_device_get(&device);
 
 	if (err)
 		return err;
-	cache = cache_with_room(device, bytes, &number);
-	if (!cache && !shim_layout_fits_at(&shim_settings()->layout, 0, bytes))
+	*out = cache_with_room(device, bytes, number);
+	if (!*out && !shim_layout_fits_at(&shim_settings()->layout, 0, bytes))
 		return -ECANCELED; /* as large as one of a cache's, but not the one that comes next */
-	if (!cache)
-		err = cache_create(device, &cache);
+	if (!*out)
+		err = cache_create(device, out);
 	if (err)
 		return err;
-	if (!cache->given_up && !tensor_next(cache, number, 0)) {
-		cache->allocations[number].plain = true; /* nothing in it is shared */
+	if (!(*out)->given_up && !tensor_next(*out, *number, 0)) {
+		(*out)->allocations[*number].plain = true;
 		return -ECANCELED;
 	}
+	return 0;
+}
+
+static int allocate(size_t bytes, CUdeviceptr *out)
+{
+	struct cache *cache;
+	int number, err = place_find(bytes, &cache, &number);
+
+	if (err)
+		return err;
 	if (!cache->given_up)
 		err = allocation_open(cache, number, bytes);
 	if (!err && !cache->given_up)
@@ -536,6 +523,31 @@ static int allocate(size_t bytes, CUdeviceptr *out)
 	return 0;
 }
 
+/* Whether those that come before the cache's have not all been there yet; this is one. */
+static bool is_skipped(size_t bytes)
+{
+	const struct shim_layout *layout = &shim_settings()->layout;
+
+	if (skipped >= layout->skip)
+		return false;
+	skipped += shim_layout_fits_at(layout, 0, bytes);
+	return true;
+}
+
+/* What the program gets where its memory could not be backed: plain memory, or with --strict an error. */
+static CUresult failure_of(int err, size_t bytes)
+{
+	if (!err || err == -ECANCELED || err == -ENODEV) /* one that stays plain; a call that the driver will refuse */
+		return CUDA_SUCCESS;
+	if (!warned)
+		shim_say(
+			"an allocation of %zu bytes stays as it is, its layers are not shared: %s", bytes, kvs_error());
+	warned = true;
+	if (!shim_settings()->strict)
+		return CUDA_SUCCESS;
+	return err == -ENOMEM ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_ERROR_NOT_SUPPORTED;
+}
+
 bool shim_cache_allocate(size_t bytes, CUdeviceptr *out, CUresult *error)
 {
 	const struct shim_settings *settings = shim_settings();
@@ -543,25 +555,15 @@ bool shim_cache_allocate(size_t bytes, CUdeviceptr *out, CUresult *error)
 	int err;
 
 	*error = CUDA_SUCCESS;
-	if (settings->off || !bytes || !shim_layout_fits(&settings->layout, bytes))
+	if (settings->off || settings->layout.reserved || !bytes || !shim_layout_fits(&settings->layout, bytes))
 		return false;
 	shim_stats_start();
 	pthread_mutex_lock(&lock);
-	if (skipped < settings->layout.skip) {
-		skipped += shim_layout_fits_at(&settings->layout, 0, bytes);
-		goto out_unlock;
+	if (!is_skipped(bytes)) {
+		err = allocate(bytes, out);
+		done = !err;
+		*error = failure_of(err, bytes);
 	}
-	err = allocate(bytes, out);
-	done = !err;
-	if (err == -ECANCELED || err == -ENODEV) /* one that stays plain; a call that the driver will refuse */
-		goto out_unlock;
-	if (err && !warned)
-		shim_say(
-			"an allocation of %zu bytes stays as it is, its layers are not shared: %s", bytes, kvs_error());
-	warned |= err != 0;
-	if (err && settings->strict)
-		*error = err == -ENOMEM ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_ERROR_NOT_SUPPORTED;
-out_unlock:
 	pthread_mutex_unlock(&lock);
 	return done;
 }
@@ -573,7 +575,8 @@ static struct allocation *allocation_find(CUdeviceptr address, struct cache **ow
 			struct allocation *allocation = &cache->allocations[i];
 
 			*owner = cache;
-			if (allocation->base && !allocation->freed && address - allocation->base < allocation->bytes)
+			if (allocation->base && !allocation->freed && !allocation->reserved &&
+				address - allocation->base < allocation->bytes)
 				return allocation;
 		}
 	}
@@ -621,6 +624,150 @@ bool shim_cache_free(CUdeviceptr address)
 	return ours;
 }
 
+/* ---- memory that the program maps itself (own.c) ---- */
+
+void shim_cache_reserve(CUdeviceptr address, size_t bytes)
+{
+	const struct shim_settings *settings = shim_settings();
+	struct cache *cache;
+	int number;
+
+	if (!shim_layout_fits(&settings->layout, bytes))
+		return;
+	pthread_mutex_lock(&lock);
+	if (!is_skipped(bytes) && !place_find(bytes, &cache, &number)) {
+		cache->allocations[number].reserved = address;
+		cache->allocations[number].reserved_bytes = bytes;
+	}
+	pthread_mutex_unlock(&lock);
+}
+
+/* The reservation whose part that is ours has addresses of [*from, *to), which becomes what they have in common. */
+static struct allocation *reserved_find(CUdeviceptr *from, CUdeviceptr *to, struct cache **owner, int *number)
+{
+	for (struct cache *cache = caches; cache; cache = cache->next) {
+		for (int i = 0; i < cache->allocation_count; i++) {
+			struct allocation *allocation = &cache->allocations[i];
+			size_t first, end;
+
+			if (!allocation->reserved || allocation->left || allocation->plain)
+				continue;
+			extent_of(cache, i, &first, &end);
+			if (*from >= allocation->reserved + end || *to <= allocation->reserved + first || first == end)
+				continue;
+			*from = *from > allocation->reserved + first ? *from : allocation->reserved + first;
+			*to = *to < allocation->reserved + end ? *to : allocation->reserved + end;
+			*owner = cache;
+			*number = i;
+			return allocation;
+		}
+	}
+	return NULL;
+}
+
+bool shim_cache_part(CUdeviceptr *from, CUdeviceptr *to, bool mapped)
+{
+	const struct allocation *allocation;
+	struct cache *cache;
+	int number;
+
+	pthread_mutex_lock(&lock);
+	allocation = reserved_find(from, to, &cache, &number);
+	if (allocation && mapped && !allocation->mapped_bytes)
+		allocation = NULL;
+	pthread_mutex_unlock(&lock);
+	return allocation != NULL;
+}
+
+/* The first mapping brings all of the part that is ours: what is not mapped yet will be. */
+static int reserved_open(struct cache *cache, int number)
+{
+	struct allocation *allocation = &cache->allocations[number];
+	size_t granule = kvs_vmm_granule_bytes(cache->device->vmm);
+	int err;
+
+	if (allocation->space && allocation->freed)
+		return kvs_fail(-EBUSY, "other layers still read what was unmapped");
+	if (allocation->space)
+		return 0;
+	err = cache->given_up ? -ECANCELED
+			      : allocation_open(cache, number, allocation->reserved_bytes / granule * granule);
+	if (!err)
+		err = ranges_update();
+	if (!err) {
+		atomic_fetch_add(&live, 1);
+		memory_note();
+		return 0;
+	}
+	if (allocation->space) {
+		allocation_empty(cache, number);
+		allocation_close(cache, number);
+	}
+	refused(cache, number);
+	return err;
+}
+
+bool shim_cache_map(CUdeviceptr from, CUdeviceptr to, CUresult *error)
+{
+	struct allocation *allocation;
+	struct cache *cache;
+	int number, err = -ECANCELED;
+
+	shim_stats_start();
+	pthread_mutex_lock(&lock);
+	allocation = reserved_find(&from, &to, &cache, &number);
+	if (allocation)
+		err = reserved_open(cache, number);
+	if (!err)
+		allocation->mapped_bytes += to - from;
+	*error = failure_of(err, to - from);
+	pthread_mutex_unlock(&lock);
+	return !err;
+}
+
+void shim_cache_unmap(CUdeviceptr from, CUdeviceptr to)
+{
+	struct allocation *allocation;
+	struct cache *cache;
+	int number;
+
+	pthread_mutex_lock(&lock);
+	allocation = reserved_find(&from, &to, &cache, &number);
+	if (allocation && allocation->space) {
+		allocation->mapped_bytes -= to - from < allocation->mapped_bytes ? to - from : allocation->mapped_bytes;
+		if (!allocation->mapped_bytes) {
+			allocation->freed = true;
+			atomic_fetch_sub(&live, 1);
+			ranges_update();
+			cache_settle(cache, false);
+		}
+	}
+	pthread_mutex_unlock(&lock);
+}
+
+bool shim_cache_unreserve(CUdeviceptr address)
+{
+	bool later = false;
+
+	pthread_mutex_lock(&lock);
+	for (struct cache *cache = caches, *next; cache; cache = next) {
+		next = cache->next;
+		for (int i = 0; i < cache->allocation_count; i++) {
+			struct allocation *allocation = &cache->allocations[i];
+			if (!allocation->reserved || allocation->reserved != address || allocation->left)
+				continue;
+			allocation->left = later = allocation->space != NULL;
+			if (!later)
+				*allocation = (struct allocation){.plain = allocation->plain};
+			cache_settle(cache, false);
+			goto out_unlock;
+		}
+	}
+out_unlock:
+	pthread_mutex_unlock(&lock);
+	return later;
+}
+
 void shim_cache_free_context(CUcontext context)
 {
 	pthread_mutex_lock(&lock);
@@ -635,11 +782,7 @@ void shim_cache_free_context(CUcontext context)
 			cache_settle(cache, true);
 	}
 	ranges_update();
-	for (struct device *device = devices, *next; device; device = next) {
-		next = device->next;
-		if (device->context == context)
-			device_free(device);
-	}
+	shim_devices_free(context);
 	pthread_mutex_unlock(&lock);
 }
 
@@ -647,7 +790,7 @@ void shim_cache_free_context(CUcontext context)
 void shim_cache_forget(void)
 {
 	pthread_mutex_init(&lock, NULL);
-	devices = NULL;
+	shim_devices = NULL;
 	caches = NULL;
 	atomic_store(&live, 0);
 	shim_ranges_forget();

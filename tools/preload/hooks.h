@@ -18,6 +18,9 @@
 	F(cuMemAlloc_v2) F(cuMemAllocPitch_v2) F(cuMemFree_v2)                                                         \
 	F(cuMemAllocAsync) F(cuMemAllocAsync_ptsz) F(cuMemFreeAsync) F(cuMemFreeAsync_ptsz)                            \
 	F(cuMemAllocFromPoolAsync) F(cuMemAllocFromPoolAsync_ptsz)                                                     \
+	F(cuMemAddressReserve) F(cuMemAddressFree) F(cuMemCreate) F(cuMemRelease) F(cuMemMap) F(cuMemUnmap)            \
+	F(cuMemSetAccess) F(cuMemGetAccess) F(cuMemRetainAllocationHandle) F(cuMemGetAllocationPropertiesFromHandle)   \
+	F(cuMemExportToShareableHandle)                                                                                \
 	F(cuCtxDestroy_v2) F(cuDevicePrimaryCtxRetain) F(cuDevicePrimaryCtxRelease_v2) F(cuDevicePrimaryCtxReset_v2)   \
 	F(cuMemGetAddressRange_v2) F(cuPointerGetAttribute) F(cuPointerGetAttributes) F(cuIpcGetMemHandle)             \
 	F(cuLaunchKernel) F(cuLaunchKernel_ptsz) F(cuLaunchKernelEx) F(cuLaunchKernelEx_ptsz)                          \
@@ -49,7 +52,7 @@
 #define SHIM_CALLS(F)                                                                                                  \
 	F(cuCtxGetCurrent) F(cuCtxGetDevice) F(cuFuncGetName) F(cuFuncGetParamInfo) F(cuKernelGetName)                 \
 	F(cuKernelGetParamInfo) F(cuStreamIsCapturing) F(cuEventRecord) F(cuGetErrorName)                    \
-	F(cuMemGetAllocationGranularity) F(cuGraphGetNodes) F(cuGraphNodeGetType) F(cuGraphNodeSetEnabled)             \
+	F(cuMemGetAllocationGranularity) F(cuMemGetInfo_v2) F(cuGraphGetNodes) F(cuGraphNodeGetType) F(cuGraphNodeSetEnabled)             \
 	F(cuGraphNodeGetEnabled) F(cuGraphKernelNodeGetParams_v2) F(cuGraphNodeGetDependencies_v2)
 
 /* cuda.h hides these behind newer forms, or declares them only for callers with a default stream of their own. */

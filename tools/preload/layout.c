@@ -9,9 +9,12 @@
 
 /* How much larger than its tensors a slab may be: allocators round up, and leave room behind. */
 #define SLAB_SLACK_BYTES ((size_t)1 << 20)
+/* Reservations are whole granules. */
+#define RESERVED_SLACK_BYTES (((size_t)2 << 20) - 1)
 
 static const char *const kinds[] = {"slab", "tensors", "halves", "explicit", NULL};
 static const char *const orders[] = {"kv", "kkvv", NULL};
+static const char *const memories[] = {"allocated", "reserved", NULL};
 
 static int word_find(const char *const *words, const char *text, size_t length)
 {
@@ -48,6 +51,7 @@ int shim_bytes_parse(const char *text, size_t length, size_t *out)
 /* What the text gave, before it is known to fit together. */
 struct fields {
 	size_t layers, k, v, bytes, stride, offset, size, skip;
+	int memory; /* of memories */
 	int order;
 	struct shim_places *places; /* explicit */
 };
@@ -81,6 +85,13 @@ static int field_set(struct fields *fields, const char *key, size_t key_length, 
 		return fields->order < 0 ? kvs_fail(-EINVAL, "layout: order is \"%.*s\"; kv or kkvv is expected",
 						   (int)length, value)
 					 : 0;
+	}
+	if (key_length == 6 && !strncmp(key, "memory", 6)) {
+		fields->memory = word_find(memories, value, length);
+		return fields->memory < 0
+			       ? kvs_fail(-EINVAL, "layout: memory is \"%.*s\"; allocated or reserved is expected",
+					 (int)length, value)
+			       : 0;
 	}
 	if (!field)
 		return kvs_fail(-EINVAL, "layout: there is no \"%.*s\"", (int)key_length, key);
@@ -153,6 +164,8 @@ int shim_layout_parse(const char *text, struct shim_layout *out)
 				    : layout_make(kind, &fields, out);
 	if (err)
 		free(fields.places);
+	else
+		out->reserved = fields.memory == 1;
 	return err;
 }
 
@@ -202,7 +215,7 @@ static size_t slab_bytes(const struct shim_layout *layout)
 
 bool shim_layout_fits(const struct shim_layout *layout, size_t bytes)
 {
-	size_t least;
+	size_t least, slack;
 
 	if (layout->kind == SHIM_EXPLICIT) {
 		for (int i = 0; i < layout->places->allocations; i++)
@@ -210,13 +223,12 @@ bool shim_layout_fits(const struct shim_layout *layout, size_t bytes)
 				return true;
 		return false;
 	}
-	least = slab_bytes(layout);
-	if (layout->kind == SHIM_TENSORS)
-		return bytes == layout->k_bytes;
-	if (layout->kind == SHIM_HALVES)
-		return bytes == layout->k_bytes + layout->v_bytes;
-	return layout->size_bytes ? bytes == layout->size_bytes && bytes >= least
-				  : bytes >= least && bytes - least <= SLAB_SLACK_BYTES;
+	least = layout->kind == SHIM_SLAB ? slab_bytes(layout)
+					  : layout->k_bytes + (layout->kind == SHIM_HALVES ? layout->v_bytes : 0);
+	if (layout->size_bytes)
+		return bytes == layout->size_bytes && bytes >= least;
+	slack = layout->reserved ? RESERVED_SLACK_BYTES : layout->kind == SHIM_SLAB ? SLAB_SLACK_BYTES : 0;
+	return bytes >= least && bytes - least <= slack;
 }
 
 bool shim_layout_fits_at(const struct shim_layout *layout, int number, size_t bytes)

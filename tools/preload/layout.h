@@ -6,6 +6,9 @@
  *   halves   a run of equal allocations, one for each layer: K, then V
  *   explicit the sizes of all allocations, and the place of each K and V in them (explicit.c)
  *
+ * With memory=reserved an allocation is a range of addresses that the program reserves (cuMemAddressReserve), and to which it maps
+ * memory of its own (own.c).
+ *
  * The shim reads short forms only, so that it needs no other library; `kvshare-run exec` makes them from JSON.
  */
 #ifndef SHIM_LAYOUT_H
@@ -37,6 +40,7 @@ struct shim_layout {
 	size_t stride_bytes;        /* slab in order kv: from layer to layer */
 	size_t offset_bytes;        /* slab: of the first K */
 	size_t size_bytes;          /* slab: of the allocation; 0: any that is large enough, and not much larger */
+	bool reserved;              /* allocations are ranges that the program reserves, and maps memory to itself */
 	int skip;                   /* so many allocations of the same size come before; explicit: of the first size */
 	struct shim_places *places; /* explicit; else NULL */
 };

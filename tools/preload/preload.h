@@ -59,6 +59,20 @@ const struct shim_settings *shim_settings(void);
 /* One line on stderr, "kvshare: ...". */
 void shim_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* ---- contexts that have memory which is shared (device.c) ---- */
+
+/* The memory manager of one context of the program's. */
+struct shim_device {
+	struct shim_device *next;
+	CUcontext context;
+	kvs_cu *cu;
+	kvs_vmm *vmm;
+};
+extern struct shim_device *shim_devices;
+/* That of the calling thread's context. -ENODEV: it has none; what kvs_cu_adopt() and kvs_vmm_create() answer. */
+int shim_device_get(struct shim_device **out);
+void shim_devices_free(CUcontext context);
+
 /* ---- memory that is shared (cache.c, ranges.c) ---- */
 
 /* A tensor of a cache that borrows or lends, as the hooks of launches and copies see it. */
@@ -94,10 +108,24 @@ bool shim_cache_any(void); /* some allocation of the program's is ours */
 bool shim_cache_find(CUdeviceptr address, CUdeviceptr *base, size_t *bytes);
 /* Frees the allocation that starts at `address`, whose last use is over; false: it is not ours. */
 bool shim_cache_free(CUdeviceptr address);
+/*
+ * With memory=reserved. A range that the program has reserved: it may be of a cache. A part of such a range is ours (the tensors that
+ * share, and what lies between them); shim_cache_part() cuts [*from, *to) to it, and is false if they have nothing in common, or,
+ * with `mapped`, if nothing is mapped there. shim_cache_map() takes what was cut so; false: as of shim_cache_allocate().
+ */
+void shim_cache_reserve(CUdeviceptr address, size_t bytes);
+bool shim_cache_part(CUdeviceptr *from, CUdeviceptr *to, bool mapped);
+bool shim_cache_map(CUdeviceptr from, CUdeviceptr to, CUresult *error);
+void shim_cache_unmap(CUdeviceptr from, CUdeviceptr to);
+/* The program frees a range; true: it is still borrowed from, and will be freed when it is not. */
+bool shim_cache_unreserve(CUdeviceptr address);
 /* Everything in `context`, which is about to go; NULL: in all. */
 void shim_cache_free_context(CUcontext context);
 /* In a child of fork(): nothing is shared any more. */
 void shim_cache_forget(void);
+
+/* In a child of fork(): own.c's. */
+void shim_own_forget(void);
 
 /* ---- kernels (kernels.c, writers.c) ---- */
 

@@ -145,6 +145,7 @@ void shim_stats_write_now(void)
 static void child_begin(void)
 {
 	shim_cache_forget();
+	shim_own_forget();
 }
 
 static void start(void)

@@ -18,7 +18,8 @@ struct env {
 
 struct account {
 	size_t granule, count, store_count;
-	size_t *bytes; /* [count], of each allocation */
+	size_t *bytes;  /* [count], of each allocation */
+	bool *reserved; /* [count], a range of addresses to which the program maps memory itself */
 	struct exec_place *stores;
 };
 
@@ -71,6 +72,7 @@ static const struct argp argp = {
 static void account_clear(struct account *account)
 {
 	free(account->bytes);
+	free(account->reserved);
 	free(account->stores);
 }
 
@@ -101,11 +103,17 @@ static int account_fill(const json_t *document, struct account *out)
 	out->count = json_array_size(allocations);
 	out->granule = (size_t)json_integer_value(json_object_get(document, "granule_bytes"));
 	out->bytes = calloc(out->count + 1, sizeof(*out->bytes));
+	out->reserved = calloc(out->count + 1, sizeof(*out->reserved));
 	out->stores = calloc(json_array_size(stores) + 1, sizeof(*out->stores));
-	if (!out->bytes || !out->stores)
+	if (!out->bytes || !out->reserved || !out->stores)
 		return kvs_fail(-ENOMEM, "no memory for an account of allocations");
-	for (size_t i = 0; i < out->count; i++)
-		out->bytes[i] = (size_t)json_integer_value(json_object_get(json_array_get(allocations, i), "bytes"));
+	for (size_t i = 0; i < out->count; i++) {
+		const json_t *allocation = json_array_get(allocations, i);
+		const char *call = json_string_value(json_object_get(allocation, "call"));
+
+		out->bytes[i] = (size_t)json_integer_value(json_object_get(allocation, "bytes"));
+		out->reserved[i] = call && !strcmp(call, "cuMemAddressReserve");
+	}
 	return stores_fill(stores, out);
 }
 
@@ -131,6 +139,7 @@ struct guess {
 	size_t layers, bytes;     /* of K, and of V, of one layer */
 	size_t offset, size;      /* slab */
 	char *text;               /* explicit: all of it */
+	bool reserved;
 };
 
 /* The stores of all layers, K and V in turn, lie in one allocation, evenly spaced. */
@@ -153,7 +162,7 @@ static struct guess guess_slab(const struct account *a)
 	if (!interleaved && !separate)
 		return (struct guess){0};
 	return (struct guess){
-		"slab", interleaved ? "kv" : "kkvv", pairs, step, s[0].offset, a->bytes[s[0].allocation], NULL};
+		"slab", interleaved ? "kv" : "kkvv", pairs, step, s[0].offset, a->bytes[s[0].allocation], NULL, false};
 }
 
 /* Each store is at the start of an allocation of its own, all of one size. */
@@ -174,7 +183,7 @@ static struct guess guess_tensors(const struct account *a)
 	}
 	if (!interleaved && !separate)
 		return (struct guess){0};
-	return (struct guess){"tensors", interleaved ? "kv" : "kkvv", pairs, a->bytes[first], 0, 0, NULL};
+	return (struct guess){"tensors", interleaved ? "kv" : "kkvv", pairs, a->bytes[first], 0, 0, NULL, false};
 }
 
 static struct guess guess_halves(const struct account *a)
@@ -187,13 +196,13 @@ static struct guess guess_halves(const struct account *a)
 		if (a->stores[i].allocation != first + i / 2 || a->bytes[first + i / 2] != a->bytes[first] ||
 			a->stores[i].offset != (i % 2 ? a->bytes[first] / 2 : 0))
 			return (struct guess){0};
-	return (struct guess){"halves", "kv", a->store_count / 2, a->bytes[first] / 2, 0, 0, NULL};
+	return (struct guess){"halves", "kv", a->store_count / 2, a->bytes[first] / 2, 0, 0, NULL, false};
 }
 
 static struct guess guess_explicit(const struct account *a)
 {
 	const struct exec_places places = {a->granule, a->count, a->store_count, a->bytes, a->stores};
-	struct guess found = {"explicit", "kv", a->store_count / 2, 0, 0, 0, NULL};
+	struct guess found = {"explicit", "kv", a->store_count / 2, 0, 0, 0, NULL, false};
 
 	if (exec_explicit_guess(&places, &found.bytes, &found.text))
 		return (struct guess){0};
@@ -212,6 +221,14 @@ static struct guess guess(const struct account *account)
 		found = guess_halves(account);
 	if (!found.kind)
 		found = guess_explicit(account);
+	if (!found.kind)
+		return found;
+	found.reserved = account->reserved[account->stores[0].allocation];
+	for (size_t i = 0; i < account->store_count; i++)
+		if (account->reserved[account->stores[i].allocation] != found.reserved) {
+			free(found.text);
+			return (struct guess){0};
+		}
 	return found;
 }
 
@@ -223,14 +240,17 @@ static void put_allocations(const struct account *account)
 	size_t small = 0, small_bytes = 0;
 
 	for (size_t i = 0, run; i < account->count; i += run) {
-		for (run = 1; i + run < account->count && account->bytes[i + run] == account->bytes[i]; run++)
+		for (run = 1; i + run < account->count && account->bytes[i + run] == account->bytes[i] &&
+			      account->reserved[i + run] == account->reserved[i];
+			run++)
 			;
 		if (account->bytes[i] < (1 << 20)) {
 			small += run;
 			small_bytes += run * account->bytes[i];
 			continue;
 		}
-		printf("  %4zu x %10.2f MiB\n", run, (double)account->bytes[i] / (1 << 20));
+		printf("  %4zu x %10.2f MiB%s\n", run, (double)account->bytes[i] / (1 << 20),
+			account->reserved[i] ? " of addresses, reserved" : "");
 	}
 	if (small)
 		printf("  %4zu smaller than 1 MiB, together %.2f MiB\n", small, (double)small_bytes / (1 << 20));
@@ -247,7 +267,8 @@ static void put_command(const struct guess *found)
 		printf(",bytes=%zu", strcmp(found->kind, "halves") ? found->bytes : 2 * found->bytes);
 	else
 		printf(",k=%zu,v=%zu,offset=%zu,size=%zu", found->bytes, found->bytes, found->offset, found->size);
-	printf("%s -- ...\n", strcmp(found->order, "kkvv") ? "" : ",order=kkvv");
+	printf("%s%s -- ...\n", strcmp(found->order, "kkvv") ? "" : ",order=kkvv",
+		found->reserved ? ",memory=reserved" : "");
 }
 
 static void put_guess(const struct guess *found, const struct account *account)
@@ -276,16 +297,23 @@ static void put_reason(const struct account *account)
 
 static int layout_write(const struct guess *found, const char *path)
 {
-	char text[512];
+	const char *memory = found->reserved ? "\"memory\": \"reserved\", " : "";
+	char *text = NULL;
+	int length, err;
 
 	if (found->text)
-		return run_write_output(path, found->text);
-	snprintf(text, sizeof(text),
-		"{\"kvshare_layout\": 1, \"kind\": \"%s\", \"layers\": %zu, \"k_bytes\": %zu, \"v_bytes\": %zu, "
-		"\"order\": "
-		"\"%s\", \"offset\": %zu, \"size\": %zu}\n",
-		found->kind, found->layers, found->bytes, found->bytes, found->order, found->offset, found->size);
-	return run_write_output(path, text);
+		length = asprintf(&text, "{%s%s", memory, found->text + 1);
+	else
+		length = asprintf(&text,
+			"{\"kvshare_layout\": 1, %s\"kind\": \"%s\", \"layers\": %zu, \"k_bytes\": %zu, \"v_bytes\": "
+			"%zu, \"order\": \"%s\", \"offset\": %zu, \"size\": %zu}\n",
+			memory, found->kind, found->layers, found->bytes, found->bytes, found->order, found->offset,
+			found->size);
+	if (length < 0)
+		return kvs_fail(-ENOMEM, "no memory for a layout");
+	err = run_write_output(path, text);
+	free(text);
+	return err;
 }
 
 static int conclude(const struct env *env, const struct account *account)

@@ -1,0 +1,96 @@
+#!/bin/bash
+# Programs with an allocator of their own: segments that tensors are carved out of, memory that they create and map themselves (as
+# PyTorch's expandable segments do), and that they give back and take again (as vLLM's sleep mode does). `inspect` finds the layout, the
+# output equals the program's own sharing, memory falls to the owners' and a block, and whatever fails leaves it right.
+# usage: [BUILD=build] tests/preload/own_test.sh
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+build=${BUILD:-build}
+run=$build/kvshare-run
+decoder=$build/tests/clients/decoder
+kernels=$build/tests/clients/decoder_kernels.so
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failed=0
+# The sanitizer's library wants to be first, and the shim is.
+export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0
+
+fail() {
+	echo "$*"
+	failed=1
+}
+device_mib() { # of each time that the program told it
+	sed -nE 's/^device_bytes ([0-9]+) .*/\1/p' "$work/err" | while read -r bytes; do echo -n "$((bytes >> 20)) "; done
+}
+shared() { # LAYOUT OPTION...
+	local layout=$1
+	shift
+	"$run" exec --device host --owners 0,1,0,1 --layout "$layout" --stats "$work/stats" -- "$decoder" tokens=4 layout=tensors "$@" \
+		"$kernels" >"$work/got" 2>"$work/err"
+}
+"$run" exec --device host -- "$decoder" tokens=4 owners=0,1,0,1 "$kernels" >"$work/oracle" 2>"$work/err" ||
+	fail "the decoder does not run: $(cat "$work/err")"
+cat "$work/oracle" "$work/oracle" >"$work/twice"
+
+as_oracle() { # MIB LAYOUT OPTION...
+	local mib=$1
+	shift
+	shared "$@" || fail "$*: $(cat "$work/err")"
+	cmp -s "$work/got" "$work/oracle" || fail "$*: the output differs from the program's own sharing"
+	[ "$(device_mib)" = "$mib " ] || fail "$*: $(cat "$work/err"), expected $mib MiB"
+	[ "$(wc -l <"$work/err")" = 1 ] || fail "$*: the shim says $(cat "$work/err")"
+}
+inspected() { # ALLOC TEXT: what it says
+	"$run" inspect --device host -o "$work/$1.json" -- "$decoder" tokens=4 layout=tensors alloc="$1" "$kernels" >"$work/said" 2>"$work/err" ||
+		fail "inspect: $(cat "$work/err")"
+	grep -qF -- "$2" "$work/said" || fail "inspect of $1 says $(grep -v '^[0-9a-f]\{8\} ' "$work/said")"
+}
+inspected mapped "--layout tensors:layers=4,bytes=4194304,memory=reserved --"
+inspected expandable "--layout slab:layers=4,k=4194304,v=4194304,offset=6291456,size=536870912,memory=reserved --"
+inspected segments "4 layers, K and V of 4194304 bytes each (explicit)"
+
+# K and V of two layers of four are not there, and a block of the sink is.
+as_oracle $((32 - 16 + 2)) "$work/mapped.json" alloc=mapped
+as_oracle $((32 - 16 + 2)) tensors:layers=4,bytes=4MiB,order=kkvv,memory=reserved alloc=mapped order=kkvv
+as_oracle $((40 - 16 + 2)) "$work/expandable.json" alloc=expandable
+as_oracle $((40 - 16 + 2)) "$work/expandable.json" alloc=expandable graph=capture
+as_oracle $((40 - 16 + 2)) "$work/segments.json" alloc=segments
+
+# Of 3 MiB the tensors do not start at granules: nothing is shared, and inspect names what would align them.
+"$run" inspect --device host -- "$decoder" tokens=4 layout=tensors alloc=expandable bytes=$((3 << 20)) "$kernels" >"$work/said" 2>&1
+grep -q "4194304 bytes would align them: a context 1.333 times as long" "$work/said" || fail "inspect of 3 MiB says $(cat "$work/said")"
+
+# Asleep, the cache is gone but for the block of the sink; awake it is shared again.
+slept() { # LAYOUT ALLOC MIB
+	shared "$1" alloc="$2" sleep=1 || fail "$2 sleeps: $(cat "$work/err")"
+	cmp -s "$work/got" "$work/twice" || fail "$2 sleeps: the output differs from the program's own sharing"
+	[ "$(device_mib)" = "$3 2 $3 " ] || fail "$2 sleeps: $(cat "$work/err")"
+}
+slept "$work/mapped.json" mapped 18
+slept "$work/expandable.json" expandable 26
+
+# Whatever call fails, the program has its memory and its output, shared or not; with --strict it gets an error.
+"$run" exec --device host -- "$decoder" tokens=4 "$kernels" >"$work/full" 2>"$work/err"
+for alloc in mapped expandable; do
+	# The granule, the sink and the blocks come by these; the program's own calls are passed through by others.
+	for name in cuMemCreate cuMemMap cuMemSetAccess; do
+		for nth in 1 2 3 5 9; do
+			SOFTCUDA_FAIL=$name:$nth:2 shared "$work/$alloc.json" alloc=$alloc || {
+				# Memory that was to be the program's own: it sees the error, as it would without the shim.
+				grep -q "^decoder: cuMem.*OUT_OF_MEMORY" "$work/err" || fail "$alloc, $name fails at call $nth: $(cat "$work/err")"
+				continue
+			}
+			cmp -s "$work/got" "$work/full" || cmp -s "$work/got" "$work/oracle" ||
+				fail "$alloc: $name fails at call $nth, and the output is wrong"
+		done
+	done
+done
+for alloc in mapped expandable; do # the sink's block: nothing is shared then
+	SOFTCUDA_FAIL=cuMemCreate:1:2 shared "$work/$alloc.json" alloc=$alloc || fail "$alloc without a sink: $(cat "$work/err")"
+	cmp -s "$work/got" "$work/full" || fail "$alloc without a sink: the output is wrong"
+	grep -q "^kvshare: .*its layers are not shared" "$work/err" || fail "$alloc without a sink: it says $(cat "$work/err")"
+done
+! SOFTCUDA_FAIL=cuMemCreate:1:2 "$run" exec --device host --strict --owners 0,1,0,1 --layout "$work/mapped.json" -- "$decoder" tokens=4 \
+	layout=tensors alloc=mapped "$kernels" >"$work/got" 2>"$work/err" || fail "--strict goes on without sharing"
+grep -q "stays as it is, its layers are not shared" "$work/err" || fail "--strict says $(cat "$work/err")"
+exit $failed

@@ -1,0 +1,413 @@
+/*
+ * tools/preload/own.c: memory that the program creates and maps itself (PyTorch's expandable segments, vLLM's sleep mode), with
+ * memory=reserved in the layout.
+ *
+ * Where such memory is mapped decides whether it is needed at all, as a borrower has its owner's. So cuMemCreate gives the program a
+ * ticket, and the memory is made when it is mapped: the driver's own for addresses that are none of a cache's, ours (cache.c) for
+ * those that are. A mapping may have a part of each.
+ */
+#include "preload.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+#define PIECES 2 /* before and behind what is ours */
+
+struct ticket {
+	struct ticket *next;
+	size_t bytes;
+	CUmemAllocationProp prop;
+	unsigned long long flags;
+	int references;
+	CUmemGenericAllocationHandle piece[PIECES]; /* the driver's own memory, 0: none */
+	size_t piece_bytes[PIECES];
+	CUdeviceptr from, to; /* mapped to a cache; 0, 0: not */
+	bool was_mapped;      /* to a cache, and is no more: its content is lost */
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct ticket *tickets;
+static atomic_int reservations, ticket_count; /* for hooks that need not look */
+
+static bool is_asked(void)
+{
+	const struct shim_settings *settings = shim_settings();
+
+	return !settings->off && settings->layout.reserved && !settings->inspect_path;
+}
+
+/* Its address is the handle: the driver's are its own pointers, or small numbers. */
+static struct ticket *ticket_find(CUmemGenericAllocationHandle handle)
+{
+	struct ticket *ticket = tickets;
+
+	while (ticket && (CUmemGenericAllocationHandle)(uintptr_t)ticket != handle)
+		ticket = ticket->next;
+	return ticket;
+}
+
+/* Once nobody has a reference, and nothing of it is mapped to a cache. */
+static void ticket_settle(struct ticket *ticket)
+{
+	struct ticket **link = &tickets;
+
+	if (ticket->references || ticket->to)
+		return;
+	while (*link != ticket)
+		link = &(*link)->next;
+	*link = ticket->next;
+	free(ticket);
+	atomic_fetch_sub(&ticket_count, 1);
+}
+
+/* ---- addresses ---- */
+
+CUresult CUDAAPI cuMemAddressReserve(
+	CUdeviceptr *ptr, size_t size, size_t alignment, CUdeviceptr addr, unsigned long long flags)
+{
+	const struct shim_real *driver = shim_real();
+	CUresult result;
+
+	if (!driver->cuMemAddressReserve)
+		return SHIM_ABSENT;
+	shim_count(&shim_calls[SHIM_ALLOCS]);
+	result = driver->cuMemAddressReserve(ptr, size, alignment, addr, flags);
+	if (result)
+		return result;
+	if (shim_settings()->inspect_path)
+		shim_inspect_allocated("cuMemAddressReserve", *ptr, size);
+	if (is_asked()) {
+		atomic_fetch_add(&reservations, 1);
+		shim_cache_reserve(*ptr, size);
+	}
+	return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuMemAddressFree(CUdeviceptr ptr, size_t size)
+{
+	const struct shim_real *driver = shim_real();
+
+	if (!driver->cuMemAddressFree)
+		return SHIM_ABSENT;
+	shim_count(&shim_calls[SHIM_FREES]);
+	if (shim_settings()->inspect_path)
+		shim_inspect_freed(ptr);
+	if (is_asked() && shim_cache_unreserve(ptr))
+		return CUDA_SUCCESS;
+	return driver->cuMemAddressFree(ptr, size);
+}
+
+/* ---- tickets ---- */
+
+/* Memory of another kind than the device's own is passed through, and what would not fit is for the driver to refuse. */
+static bool can_wait(size_t size, const CUmemAllocationProp *prop)
+{
+	const struct shim_real *driver = shim_real();
+	size_t granule = 0, room = 0, total;
+
+	return size && prop && prop->type == CU_MEM_ALLOCATION_TYPE_PINNED &&
+	       prop->location.type == CU_MEM_LOCATION_TYPE_DEVICE && driver->cuMemGetAllocationGranularity &&
+	       !driver->cuMemGetAllocationGranularity(&granule, prop, CU_MEM_ALLOC_GRANULARITY_MINIMUM) && granule &&
+	       size % granule == 0 && driver->cuMemGetInfo_v2 && !driver->cuMemGetInfo_v2(&room, &total) &&
+	       size <= room;
+}
+
+CUresult CUDAAPI cuMemCreate(
+	CUmemGenericAllocationHandle *handle, size_t size, const CUmemAllocationProp *prop, unsigned long long flags)
+{
+	const struct shim_real *driver = shim_real();
+	struct ticket *ticket;
+
+	if (!driver->cuMemCreate)
+		return SHIM_ABSENT;
+	shim_count(&shim_calls[SHIM_ALLOCS]);
+	if (!handle || !is_asked() || !atomic_load(&reservations) || !can_wait(size, prop))
+		return driver->cuMemCreate(handle, size, prop, flags);
+	ticket = calloc(1, sizeof(*ticket));
+	if (!ticket)
+		return driver->cuMemCreate(handle, size, prop, flags);
+	ticket->bytes = size;
+	ticket->prop = *prop;
+	ticket->flags = flags;
+	ticket->references = 1;
+	pthread_mutex_lock(&lock);
+	ticket->next = tickets;
+	tickets = ticket;
+	atomic_fetch_add(&ticket_count, 1);
+	pthread_mutex_unlock(&lock);
+	*handle = (CUmemGenericAllocationHandle)(uintptr_t)ticket;
+	return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuMemRelease(CUmemGenericAllocationHandle handle)
+{
+	const struct shim_real *driver = shim_real();
+	struct ticket *ticket = NULL;
+
+	if (!driver->cuMemRelease)
+		return SHIM_ABSENT;
+	shim_count(&shim_calls[SHIM_FREES]);
+	if (atomic_load(&ticket_count)) {
+		pthread_mutex_lock(&lock);
+		ticket = ticket_find(handle);
+		if (ticket && !--ticket->references) {
+			for (int i = 0; i < PIECES; i++)
+				if (ticket->piece[i])
+					driver->cuMemRelease(ticket->piece[i]);
+			ticket_settle(ticket);
+		}
+		pthread_mutex_unlock(&lock);
+	}
+	return ticket ? CUDA_SUCCESS : driver->cuMemRelease(handle);
+}
+
+CUresult CUDAAPI cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *prop, CUmemGenericAllocationHandle handle)
+{
+	const struct shim_real *driver = shim_real();
+	struct ticket *ticket = NULL;
+
+	if (!driver->cuMemGetAllocationPropertiesFromHandle)
+		return SHIM_ABSENT;
+	if (prop && atomic_load(&ticket_count)) {
+		pthread_mutex_lock(&lock);
+		ticket = ticket_find(handle);
+		if (ticket)
+			*prop = ticket->prop;
+		pthread_mutex_unlock(&lock);
+	}
+	return ticket ? CUDA_SUCCESS : driver->cuMemGetAllocationPropertiesFromHandle(prop, handle);
+}
+
+/* The driver's own memory for `bytes` of it; the same as before if there is some. */
+static CUresult piece_make(struct ticket *ticket, int i, size_t bytes)
+{
+	const struct shim_real *driver = shim_real();
+	CUresult result;
+
+	if (ticket->piece[i])
+		return ticket->piece_bytes[i] == bytes ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+	result = driver->cuMemCreate(&ticket->piece[i], bytes, &ticket->prop, ticket->flags);
+	if (!result)
+		ticket->piece_bytes[i] = bytes;
+	else
+		ticket->piece[i] = 0;
+	return result;
+}
+
+CUresult CUDAAPI cuMemExportToShareableHandle(void *shareableHandle, CUmemGenericAllocationHandle handle,
+	CUmemAllocationHandleType handleType, unsigned long long flags)
+{
+	const struct shim_real *driver = shim_real();
+	CUresult result = CUDA_SUCCESS;
+	struct ticket *ticket = NULL;
+
+	if (!driver->cuMemExportToShareableHandle)
+		return SHIM_ABSENT;
+	if (atomic_load(&ticket_count)) {
+		pthread_mutex_lock(&lock);
+		ticket = ticket_find(handle);
+		if (ticket && (ticket->to || ticket->was_mapped))
+			result = CUDA_ERROR_NOT_SUPPORTED;
+		else if (ticket)
+			result = piece_make(ticket, 0, ticket->bytes);
+		if (ticket && !result)
+			handle = ticket->piece[0];
+		pthread_mutex_unlock(&lock);
+	}
+	if (result == CUDA_ERROR_NOT_SUPPORTED)
+		shim_say("the program shares its cache with another process (cuMemExportToShareableHandle), which is "
+			 "refused for memory that layers share");
+	return result ? result : driver->cuMemExportToShareableHandle(shareableHandle, handle, handleType, flags);
+}
+
+/* ---- mapping ---- */
+
+static CUresult piece_map(struct ticket *ticket, int i, CUdeviceptr from, CUdeviceptr to)
+{
+	CUresult result = from == to ? CUDA_SUCCESS : piece_make(ticket, i, to - from);
+
+	return result || from == to ? result : shim_real()->cuMemMap(from, to - from, 0, ticket->piece[i], 0);
+}
+
+/* [from, to) is ours, what lies before and behind it the driver's. */
+static CUresult map_in_parts(struct ticket *ticket, CUdeviceptr start, CUdeviceptr from, CUdeviceptr to)
+{
+	CUdeviceptr end = start + ticket->bytes;
+	CUresult result = piece_map(ticket, 0, start, from);
+
+	if (result)
+		return result;
+	result = piece_map(ticket, 1, to, end);
+	if (result && from > start)
+		shim_real()->cuMemUnmap(start, from - start);
+	return result;
+}
+
+static CUresult ticket_map(struct ticket *ticket, CUdeviceptr start, size_t offset)
+{
+	CUdeviceptr from = start, to = start + ticket->bytes;
+	CUresult result;
+
+	if (offset || !shim_cache_part(&from, &to, false)) {
+		result = piece_make(ticket, 0, ticket->bytes);
+		return result ? result : shim_real()->cuMemMap(start, ticket->bytes, offset, ticket->piece[0], 0);
+	}
+	if (ticket->to || ticket->was_mapped || ticket->piece[0]) {
+		shim_say("the program maps memory of its cache a second time, which is refused: layers share it");
+		return CUDA_ERROR_NOT_SUPPORTED;
+	}
+	if (!shim_cache_map(from, to, &result)) { /* which has been said: plain memory it is */
+		if (!result)
+			result = piece_make(ticket, 0, ticket->bytes);
+		return result ? result : shim_real()->cuMemMap(start, ticket->bytes, 0, ticket->piece[0], 0);
+	}
+	result = map_in_parts(ticket, start, from, to);
+	if (result) {
+		shim_cache_unmap(from, to);
+		return result;
+	}
+	ticket->from = from;
+	ticket->to = to;
+	return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuMemMap(
+	CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAllocationHandle handle, unsigned long long flags)
+{
+	const struct shim_real *driver = shim_real();
+	CUresult result = CUDA_SUCCESS;
+	struct ticket *ticket = NULL;
+
+	if (!driver->cuMemMap)
+		return SHIM_ABSENT;
+	if (atomic_load(&ticket_count)) {
+		pthread_mutex_lock(&lock);
+		ticket = ticket_find(handle);
+		if (ticket)
+			result = size != ticket->bytes ? CUDA_ERROR_INVALID_VALUE : ticket_map(ticket, ptr, offset);
+		pthread_mutex_unlock(&lock);
+	}
+	return ticket ? result : driver->cuMemMap(ptr, size, offset, handle, flags);
+}
+
+/* Calls `plain` with each part of [ptr, ptr + size) that is not ours, and `ours` (NULL: nothing) with the others. */
+static CUresult in_parts(CUdeviceptr ptr, size_t size, CUresult (*plain)(void *, CUdeviceptr, size_t), void *arg,
+	void (*ours)(CUdeviceptr, CUdeviceptr))
+{
+	CUdeviceptr end = ptr + size;
+	CUresult result = CUDA_SUCCESS;
+
+	while (ptr < end && !result) {
+		CUdeviceptr from = ptr, to = end;
+		if (!shim_cache_part(&from, &to, true))
+			return plain(arg, ptr, end - ptr);
+		if (from > ptr)
+			result = plain(arg, ptr, from - ptr);
+		if (!result && ours)
+			ours(from, to);
+		ptr = to;
+	}
+	return result;
+}
+
+static CUresult unmap_plain(void *arg, CUdeviceptr ptr, size_t size)
+{
+	(void)arg;
+	return shim_real()->cuMemUnmap(ptr, size);
+}
+
+static void unmap_ours(CUdeviceptr from, CUdeviceptr to)
+{
+	shim_cache_unmap(from, to);
+	for (struct ticket *ticket = tickets, *next; ticket; ticket = next) {
+		next = ticket->next;
+		if (!ticket->to || ticket->from < from || ticket->to > to)
+			continue;
+		ticket->from = ticket->to = 0;
+		ticket->was_mapped = true;
+		ticket_settle(ticket);
+	}
+}
+
+CUresult CUDAAPI cuMemUnmap(CUdeviceptr ptr, size_t size)
+{
+	const struct shim_real *driver = shim_real();
+	CUresult result;
+
+	if (!driver->cuMemUnmap)
+		return SHIM_ABSENT;
+	if (!shim_cache_any() || !atomic_load(&reservations))
+		return driver->cuMemUnmap(ptr, size);
+	pthread_mutex_lock(&lock);
+	result = in_parts(ptr, size, unmap_plain, NULL, unmap_ours);
+	pthread_mutex_unlock(&lock);
+	return result;
+}
+
+struct access {
+	const CUmemAccessDesc *desc;
+	size_t count;
+};
+
+static CUresult access_plain(void *arg, CUdeviceptr ptr, size_t size)
+{
+	const struct access *access = arg;
+
+	return shim_real()->cuMemSetAccess(ptr, size, access->desc, access->count);
+}
+
+/* Ours may be read and written where the program may, since it was mapped. */
+CUresult CUDAAPI cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessDesc *desc, size_t count)
+{
+	const struct shim_real *driver = shim_real();
+	struct access access = {desc, count};
+
+	if (!driver->cuMemSetAccess)
+		return SHIM_ABSENT;
+	if (!shim_cache_any() || !atomic_load(&reservations))
+		return driver->cuMemSetAccess(ptr, size, desc, count);
+	return in_parts(ptr, size, access_plain, &access, NULL);
+}
+
+CUresult CUDAAPI cuMemGetAccess(unsigned long long *flags, const CUmemLocation *location, CUdeviceptr ptr)
+{
+	const struct shim_real *driver = shim_real();
+	CUdeviceptr from = ptr, to = ptr + 1;
+	CUresult result;
+
+	if (!driver->cuMemGetAccess)
+		return SHIM_ABSENT;
+	result = driver->cuMemGetAccess(flags, location, ptr);
+	if (!result && *flags && shim_cache_any() && atomic_load(&reservations) && shim_cache_part(&from, &to, true))
+		*flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+	return result;
+}
+
+CUresult CUDAAPI cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handle, void *addr)
+{
+	const struct shim_real *driver = shim_real();
+	CUdeviceptr address = (CUdeviceptr)(uintptr_t)addr;
+	struct ticket *ticket = NULL;
+
+	if (!driver->cuMemRetainAllocationHandle)
+		return SHIM_ABSENT;
+	if (handle && atomic_load(&ticket_count)) {
+		pthread_mutex_lock(&lock);
+		for (ticket = tickets; ticket && (address < ticket->from || address >= ticket->to);)
+			ticket = ticket->next;
+		if (ticket) {
+			ticket->references++;
+			*handle = (CUmemGenericAllocationHandle)(uintptr_t)ticket;
+		}
+		pthread_mutex_unlock(&lock);
+	}
+	return ticket ? CUDA_SUCCESS : driver->cuMemRetainAllocationHandle(handle, addr);
+}
+
+void shim_own_forget(void)
+{
+	pthread_mutex_init(&lock, NULL);
+	tickets = NULL;
+	atomic_store(&ticket_count, 0);
+	atomic_store(&reservations, 0);
+}
