@@ -82,7 +82,8 @@ void shim_probe_node_set(CUgraphExec exec, CUgraphNode node, const struct shim_l
 	probe_lock();
 	executable = executable_find(exec);
 	if (executable) {
-		*changed = (struct changed){executable->changed, node, strdup(launch->kernel->name), probe_words_of(launch)};
+		*changed = (struct changed){
+			executable->changed, node, strdup(launch->kernel->name), probe_words_of(launch)};
 		executable->changed = changed; /* the newest is found first */
 	} else {
 		free(changed);
@@ -225,8 +226,9 @@ static CUresult nodes_run(const struct executable *executable, const struct node
 		while (changed && changed->node != nodes->node[i])
 			changed = changed->next;
 		driver->cuGraphNodeSetEnabled(what->exec, nodes->node[i], 1);
-		result = changed && changed->words && changed->kernel ? probe_watch(changed->kernel, changed->words, start, what)
-						   : node_watch(nodes->shown[i], what);
+		result = changed && changed->words && changed->kernel
+				 ? probe_watch(changed->kernel, changed->words, start, what)
+				 : node_watch(nodes->shown[i], what);
 		driver->cuGraphNodeSetEnabled(what->exec, nodes->node[i], 0);
 	}
 	nodes_enable(what->exec, nodes, true);
