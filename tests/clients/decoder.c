@@ -10,7 +10,7 @@
  *   layers=N bytes=N tokens=N   (4, 4194304 for each K and V of a layer, 8)
  *   owners=LIST                 the program itself lets layers read the K and V of others: what sharing has to equal
  *   policy=owner|last           with owners: layers that read others' do not store, or they store there too
- *   store=set_rows|hidden|struct|fused
+ *   store=set_rows|hidden|struct|table|fused
  *   launch=plain|ex|extra|cooperative
  *   alloc=plain|async|segments|mapped|expandable   the last three as caching allocators do: carved out of allocations of 20 MiB; one
  *                               reservation for each, with memory of its own; carved out of one reservation that grows by 20 MiB
@@ -35,7 +35,7 @@ static struct {
 
 static CUdeviceptr allocations[2 * MAX_LAYERS], cache[2][MAX_LAYERS]; /* cache[0]: K, cache[1]: V */
 static int allocation_count, owner[MAX_LAYERS];
-static CUdeviceptr x, q, k, v, row;
+static CUdeviceptr x, q, k, v, row, table; /* table: the addresses of K and V of layer 0, of layer 1, ... */
 static CUstream stream;
 static CUmodule module;
 
@@ -269,6 +269,21 @@ static void launch(const char *name, void **params, size_t bytes, void *packed)
 	check(result, name);
 }
 
+static void table_make(void)
+{
+	for (int i = 0; i < 2 * options.layers; i++)
+		check(cuMemcpyHtoD(table + i * sizeof(table), &cache[i % 2][i / 2], sizeof(table)), "cuMemcpyHtoD");
+}
+
+static void table_store(CUdeviceptr from, CUdeviceptr to)
+{
+	int width = WIDTH, entry = 0;
+
+	while (cache[entry % 2][entry / 2] != to)
+		entry++;
+	launch("client_table_store", (void *[]){&from, &row, &table, &entry, &width}, 0, NULL);
+}
+
 static void project(CUdeviceptr out, unsigned seed)
 {
 	int width = WIDTH;
@@ -320,6 +335,8 @@ static void store(CUdeviceptr from, CUdeviceptr to)
 		store_node(params);
 	else if (!strcmp(options.store, "struct"))
 		launch("client_index_copy", (void *[]){&copy}, sizeof(copy), &copy);
+	else if (!strcmp(options.store, "table"))
+		table_store(from, to);
 	else if (!strcmp(options.store, "hidden"))
 		launch("client_hidden_store", params, sizeof(packed), &packed);
 	else
@@ -439,6 +456,10 @@ int main(int argc, char **argv)
 	k = q + WIDTH * sizeof(float);
 	v = k + WIDTH * sizeof(float);
 	row = v + WIDTH * sizeof(float);
+	if (!strcmp(options.store, "table")) {
+		check(cuMemAlloc(&table, 2 * options.layers * sizeof(table)), "cuMemAlloc");
+		table_make();
+	}
 	for (int token = 0; token < options.tokens; token++)
 		token_run(token);
 	if (options.sleep) {
@@ -450,6 +471,8 @@ int main(int argc, char **argv)
 			token_run(token);
 	}
 	cache_free();
+	if (table)
+		check(cuMemFree(table), "cuMemFree");
 	check(cuMemFree(x), "cuMemFree");
 	if (stream)
 		check(cuStreamDestroy(stream), "cuStreamDestroy");

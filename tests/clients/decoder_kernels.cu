@@ -48,6 +48,12 @@ KVS_KERNEL(client_index_copy, struct client_copy copy)
 	copy.dst[*copy.row * copy.width + threadIdx.x] = copy.src[threadIdx.x];
 }
 
+/* The same with the cache's address in a table of all layers' addresses. */
+KVS_KERNEL(client_table_store, const float *src, const long long *row, float *const *table, int entry, int width)
+{
+	table[entry][*row * width + threadIdx.x] = src[threadIdx.x];
+}
+
 /* x[width] += softmax(q K^T) V over `tokens` rows, `step` rows apart. */
 static __device__ void client_attention(
 	const float *q, const float *k, const float *v, float *x, int tokens, int step, int width)

@@ -81,6 +81,20 @@ grep -q "^Kernel client_masked_multihead_attention reads what it writes" "$work/
 ! with_writers store=fused || fail "a fused kernel is shared"
 grep -q "writers.json: kernel client_masked_multihead_attention reads" "$work/err" || fail "a fused kernel: $(cat "$work/err")"
 
+"$run" exec --device host --policy last --owners 0,0 --layout $layout --writers "$work/writers.json" -- "$decoder" "${small[@]}" \
+	store=fused "$kernels" >"$work/got" 2>"$work/err" || fail "a fused kernel under the policy last: $(cat "$work/err")"
+
+# An address in a table in device memory is found. It cannot be redirected, so such a writer faults, and --sync names it.
+probe $layout store=table || fail "a table: $(cat "$work/err")"
+[ "$(rows)" = "kv 2 0 2 12 client_table_store" ] || fail "a table: it says $(cat "$work/said")"
+grep -q "^Kernel client_table_store has the address from a table in device memory" "$work/said" ||
+	fail "a table: it says $(cat "$work/said")"
+output | cmp -s - "$work/plain" || fail "a table: the program's output differs while it is probed"
+! with_writers store=table || fail "a kernel that has the address from a table is shared"
+! "$run" exec --device host --owners 0,0 --layout $layout --sync -- "$decoder" "${small[@]}" store=table "$kernels" \
+	>"$work/got" 2>"$work/err" || fail "a store through a table was not noticed"
+grep -q "^kvshare: kernel client_table_store has written" "$work/err" || fail "a table, with --sync: $(cat "$work/err")"
+
 "$run" probe --device host --json --layout $layout -- "$decoder" "${small[@]}" "$kernels" >"$work/said" 2>"$work/err" || fail "--json"
 grep -v '^[0-9a-f]\{8\} ' "$work/said" | tr -d ' \n' >"$work/json"
 [ "$(cat "$work/json")" = '{"kvshare_writers":1,"writers":[{"kernel":"client_set_rows","way":"parameter","parameter":2,"offset":0,'\

@@ -247,7 +247,8 @@ static CUresult launch_end(
 	struct shim_launch *launch, CUresult result, CUstream stream, __typeof__(cuStreamSynchronize) *wait)
 {
 	shim_launch_end(launch);
-	if (!result && launch->shared && shim_settings()->sync && wait && !is_capturing(stream))
+	/* One that was handed no address of ours may have found it in a table. */
+	if (!result && shim_settings()->sync && shim_ranges() && wait && !is_capturing(stream))
 		result = shim_fault_check(wait(stream), launch->kernel);
 	return shim_fault_check(result, NULL);
 }

@@ -47,7 +47,7 @@ struct shim_settings {
 	bool broken; /* the last of these */
 	bool strict; /* KVSHARE_STRICT: errors instead of plain memory */
 	bool last;   /* KVSHARE_POLICY=last: borrowers write their owners' blocks; else their stores go to the sink */
-	bool sync; /* KVSHARE_SYNC: wait after each launch that was handed shared memory, to name a kernel that fails */
+	bool sync;   /* KVSHARE_SYNC: wait after each launch, to name a kernel that fails */
 	struct shim_layout layout;
 	struct shim_owners owners;
 	const char *stats_path, *writers; /* KVSHARE_STATS, KVSHARE_WRITERS */

@@ -52,8 +52,7 @@ static const struct argp_option options[] = {
 		"the kernels that store K or V, as `kvshare-run probe -o` wrote them: these, those of --writer, and no "
 		"others",
 		0},
-	{"sync", OPTION_SYNC, NULL, 0, "wait after each launch that uses shared memory, to name a kernel that fails",
-		0},
+	{"sync", OPTION_SYNC, NULL, 0, "wait after each launch once memory is shared, to name a kernel that fails", 0},
 	{0},
 };
 
@@ -235,7 +234,7 @@ static int put_layout(const char *layout)
 static int put_writers(const struct exec_options *env)
 {
 	char *found = NULL, *joined = NULL;
-	int err = env->writers_path ? exec_writers_text(env->writers_path, &found) : 0;
+	int err = env->writers_path ? exec_writers_text(env->writers_path, env->last, &found) : 0;
 
 	if (err)
 		return err;

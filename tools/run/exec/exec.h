@@ -27,9 +27,9 @@ const char *exec_parse_device(struct argp_state *state, const char *text);
 
 /*
  * A file of `kvshare-run probe` as patterns for the shim, which the caller frees. -EINVAL: it is none, or says that a kernel
- * cannot be shared; -ENOENT, -ENOMEM.
+ * cannot be shared, which does not matter under the policy `last`; -ENOENT, -ENOMEM.
  */
-int exec_writers_text(const char *path, char **out);
+int exec_writers_text(const char *path, bool last, char **out);
 
 /*
  * The short form of a layout that is given in short form or as a JSON file, checked; the caller frees it. -EINVAL, -ENOENT,

@@ -24,7 +24,7 @@ static int pattern_put(FILE *out, const char *path, const json_t *writer)
 	return 0;
 }
 
-static int patterns_put(FILE *out, const char *path, const json_t *document)
+static int patterns_put(FILE *out, const char *path, const json_t *document, bool last)
 {
 	const json_t *other = json_array_get(json_object_get(document, "not_shareable"), 0), *writer;
 	size_t i;
@@ -33,7 +33,7 @@ static int patterns_put(FILE *out, const char *path, const json_t *document)
 	if (json_integer_value(json_object_get(document, "kvshare_writers")) != 1)
 		return kvs_fail(
 			-EINVAL, "%s: \"kvshare_writers\" is not 1: `kvshare-run probe -o` writes such a file", path);
-	if (other)
+	if (other && !last)
 		return kvs_fail(-EINVAL, "%s: kernel %s %s: its layers cannot be shared", path,
 			json_string_value(json_object_get(other, "kernel")),
 			json_string_value(json_object_get(other, "reason")));
@@ -45,7 +45,7 @@ static int patterns_put(FILE *out, const char *path, const json_t *document)
 	return err;
 }
 
-int exec_writers_text(const char *path, char **out)
+int exec_writers_text(const char *path, bool last, char **out)
 {
 	json_error_t error;
 	json_t *document = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
@@ -60,7 +60,7 @@ int exec_writers_text(const char *path, char **out)
 		json_decref(document);
 		return kvs_fail(-ENOMEM, "no memory for a list of writers");
 	}
-	err = patterns_put(text, path, document);
+	err = patterns_put(text, path, document, last);
 	json_decref(document);
 	if (fclose(text) && !err)
 		err = kvs_fail(-ENOMEM, "no memory for a list of writers");
