@@ -44,7 +44,10 @@
 	F(cuMemcpyPeer) F(cuMemcpyPeer_ptds) F(cuMemcpyPeerAsync) F(cuMemcpyPeerAsync_ptsz)                            \
 	F(cuCtxSynchronize) F(cuStreamSynchronize) F(cuStreamSynchronize_ptsz) F(cuEventSynchronize)     \
 	F(cuStreamQuery) F(cuStreamQuery_ptsz) F(cuEventQuery) \
-	F(cuGraphAddKernelNode_v2) F(cuGraphKernelNodeSetParams_v2) F(cuGraphExecKernelNodeSetParams_v2)  \
+	F(cuGraphAddKernelNode_v2) F(cuGraphKernelNodeSetParams_v2) F(cuGraphExecKernelNodeSetParams_v2)               \
+	F(cuGraphAddNode) F(cuGraphAddNode_v2) F(cuGraphNodeSetParams) F(cuGraphExecNodeSetParams)                     \
+	F(cuGraphAddMemcpyNode) F(cuGraphMemcpyNodeSetParams) F(cuGraphExecMemcpyNodeSetParams)                        \
+	F(cuGraphAddMemsetNode) F(cuGraphMemsetNodeSetParams) F(cuGraphExecMemsetNodeSetParams)                        \
 	F(cuGraphInstantiateWithFlags) F(cuGraphInstantiateWithParams) F(cuGraphInstantiateWithParams_ptsz)            \
 	F(cuGraphLaunch) F(cuGraphLaunch_ptsz) F(cuGraphExecUpdate_v2) F(cuGraphDestroy) F(cuGraphExecDestroy)
 
@@ -57,6 +60,7 @@
 
 /* cuda.h hides these behind newer forms, or declares them only for callers with a default stream of their own. */
 #undef cuGetProcAddress
+#undef cuGraphAddNode
 #define SHIM_PTSZ(F)                                                                                                   \
 	F(cuMemAllocAsync) F(cuMemFreeAsync) F(cuMemAllocFromPoolAsync) F(cuLaunchKernel) F(cuLaunchKernelEx)          \
 	F(cuLaunchCooperativeKernel) F(cuMemsetD8Async) F(cuMemsetD16Async) F(cuMemsetD32Async)                        \
@@ -71,6 +75,10 @@
 /* clang-format on */
 
 CUresult CUDAAPI cuGetProcAddress(const char *symbol, void **pfn, int cudaVersion, cuuint64_t flags);
+CUresult CUDAAPI cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+	size_t numDependencies, CUgraphNodeParams *nodeParams);
+CUresult CUDAAPI cuGraphAddNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+	const CUgraphEdgeData *dependencyData, size_t numDependencies, CUgraphNodeParams *nodeParams);
 #define SHIM_DECLARE_PTSZ(name) __typeof__(name) name##_ptsz;
 #define SHIM_DECLARE_PTDS(name) __typeof__(name) name##_ptds;
 SHIM_PTSZ(SHIM_DECLARE_PTSZ)

@@ -1,0 +1,336 @@
+/*
+ * tests/clients/nodes.c: a program that stores to its cache by nodes of graphs: copies, memsets and kernels, added and
+ * changed by the calls for one type and by those for any, alone and in a child graph; and by captured copies and memsets.
+ * Each store goes to a row of its own. It prints a digest of what each layer's K and V then hold.
+ *
+ * usage: nodes [owners=LIST] [whole] MODULE
+ *   owners=LIST  the program itself lets layers read the K and V of others: what sharing has to equal
+ *   whole        in the place of all this, one node clears the whole cache; the result of adding it is printed
+ */
+#include <cuda.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LAYERS 4
+#define TENSOR_BYTES ((size_t)2 << 20)
+#define WIDTH 32
+#define ROW_BYTES (WIDTH * sizeof(float))
+#define SOURCE_ROWS 1024
+
+enum way { TYPED, ANY, CHILD, WAYS };
+
+static CUdeviceptr slab, source, zero;
+static CUfunction set_rows;
+static CUstream stream;
+static int owner[LAYERS] = {0, 1, 2, 3};
+static size_t row; /* the next one to store to, of all tensors, and its content */
+
+static void check_at(CUresult result, int line)
+{
+	const char *name = "?";
+
+	if (result == CUDA_SUCCESS)
+		return;
+	cuGetErrorName(result, &name);
+	fprintf(stderr, "nodes: line %d: %s (%d)\n", line, name, result);
+	exit(1);
+}
+#define check(call) check_at(call, __LINE__)
+
+/* The values of a kernel's parameters, which have to stay until the node has been made. */
+struct values {
+	CUdeviceptr from, row, to;
+	int width;
+	void *list[4];
+};
+
+/* A store to the next row of a tensor, of another content each time. */
+static CUgraphNodeParams store_of(CUgraphNodeType type, int tensor, struct values *values)
+{
+	CUgraphNodeParams node = {.type = type};
+	CUdeviceptr to = slab + (size_t)tensor * TENSOR_BYTES + row * ROW_BYTES;
+	CUdeviceptr from = source + (row * 8 + (size_t)tensor) % SOURCE_ROWS * ROW_BYTES;
+
+	if (type == CU_GRAPH_NODE_TYPE_MEMCPY) {
+		node.memcpy.copyParams = (CUDA_MEMCPY3D){.srcMemoryType = CU_MEMORYTYPE_DEVICE,
+			.srcDevice = from,
+			.dstMemoryType = CU_MEMORYTYPE_DEVICE,
+			.srcPitch = ROW_BYTES / 2,
+			.srcHeight = 1,
+			.dstDevice = to - ROW_BYTES / 2,
+			.dstZ = 1,
+			.dstPitch = ROW_BYTES / 2,
+			.dstHeight = 1,
+			.WidthInBytes = ROW_BYTES / 2,
+			.Height = 1,
+			.Depth = 2};
+	} else if (type == CU_GRAPH_NODE_TYPE_MEMSET) {
+		node.memset = (CUDA_MEMSET_NODE_PARAMS_v2){.dst = to,
+			.pitch = ROW_BYTES / 2,
+			.value = (unsigned)(row * 8) + (unsigned)tensor,
+			.elementSize = 4,
+			.width = WIDTH / 2,
+			.height = 2};
+	} else {
+		*values = (struct values){.from = from, .row = zero, .to = to, .width = WIDTH};
+		memcpy(values->list, (void *[]){&values->from, &values->row, &values->to, &values->width},
+			sizeof(values->list));
+		node.kernel = (CUDA_KERNEL_NODE_PARAMS_v3){.func = set_rows,
+			.gridDimX = 1,
+			.gridDimY = 1,
+			.gridDimZ = 1,
+			.blockDimX = WIDTH,
+			.blockDimY = 1,
+			.blockDimZ = 1,
+			.kernelParams = values->list};
+	}
+	return node;
+}
+
+static CUDA_KERNEL_NODE_PARAMS kernel_of(const CUgraphNodeParams *node)
+{
+	return (CUDA_KERNEL_NODE_PARAMS){.func = node->kernel.func,
+		.gridDimX = 1,
+		.gridDimY = 1,
+		.gridDimZ = 1,
+		.blockDimX = WIDTH,
+		.blockDimY = 1,
+		.blockDimZ = 1,
+		.kernelParams = node->kernel.kernelParams};
+}
+
+static CUDA_MEMSET_NODE_PARAMS memset_of(const CUgraphNodeParams *node)
+{
+	return (CUDA_MEMSET_NODE_PARAMS){node->memset.dst, node->memset.pitch, node->memset.value,
+		node->memset.elementSize, node->memset.width, node->memset.height};
+}
+
+static void node_add(CUgraphNode *out, CUgraph graph, enum way way, CUgraphNodeParams *node, CUcontext context)
+{
+	const CUDA_KERNEL_NODE_PARAMS kernel = kernel_of(node);
+	const CUDA_MEMSET_NODE_PARAMS set = memset_of(node);
+
+	if (way == ANY)
+		check(cuGraphAddNode(out, graph, NULL, NULL, 0, node));
+	else if (node->type == CU_GRAPH_NODE_TYPE_MEMCPY)
+		check(cuGraphAddMemcpyNode(out, graph, NULL, 0, &node->memcpy.copyParams, context));
+	else if (node->type == CU_GRAPH_NODE_TYPE_MEMSET)
+		check(cuGraphAddMemsetNode(out, graph, NULL, 0, &set, context));
+	else
+		check(cuGraphAddKernelNode(out, graph, NULL, 0, &kernel));
+}
+
+static void node_set(CUgraphNode handle, enum way way, CUgraphNodeParams *node)
+{
+	const CUDA_KERNEL_NODE_PARAMS kernel = kernel_of(node);
+	const CUDA_MEMSET_NODE_PARAMS set = memset_of(node);
+
+	if (way == ANY)
+		check(cuGraphNodeSetParams(handle, node));
+	else if (node->type == CU_GRAPH_NODE_TYPE_MEMCPY)
+		check(cuGraphMemcpyNodeSetParams(handle, &node->memcpy.copyParams));
+	else if (node->type == CU_GRAPH_NODE_TYPE_MEMSET)
+		check(cuGraphMemsetNodeSetParams(handle, &set));
+	else
+		check(cuGraphKernelNodeSetParams(handle, &kernel));
+}
+
+static void exec_set(CUgraphExec exec, CUgraphNode handle, enum way way, CUgraphNodeParams *node, CUcontext context)
+{
+	const CUDA_KERNEL_NODE_PARAMS kernel = kernel_of(node);
+	const CUDA_MEMSET_NODE_PARAMS set = memset_of(node);
+
+	if (way == ANY)
+		check(cuGraphExecNodeSetParams(exec, handle, node));
+	else if (node->type == CU_GRAPH_NODE_TYPE_MEMCPY)
+		check(cuGraphExecMemcpyNodeSetParams(exec, handle, &node->memcpy.copyParams, context));
+	else if (node->type == CU_GRAPH_NODE_TYPE_MEMSET)
+		check(cuGraphExecMemsetNodeSetParams(exec, handle, &set, context));
+	else
+		check(cuGraphExecKernelNodeSetParams(exec, handle, &kernel));
+}
+
+/* Runs the graph twice, as itself or as the child of another. */
+static CUgraphExec graph_run(CUgraph graph, enum way way, CUgraph *outer, CUgraphNode *child)
+{
+	CUgraphExec exec;
+
+	if (way == CHILD) {
+		check(cuGraphCreate(outer, 0));
+		check(cuGraphAddChildGraphNode(child, *outer, NULL, 0, graph));
+	}
+	check(cuGraphInstantiate(&exec, way == CHILD ? *outer : graph, 0));
+	check(cuGraphLaunch(exec, stream));
+	check(cuGraphLaunch(exec, stream));
+	check(cuStreamSynchronize(stream));
+	return exec;
+}
+
+static void exec_end(CUgraphExec exec, enum way way, CUgraph outer)
+{
+	check(cuStreamSynchronize(stream));
+	check(cuGraphExecDestroy(exec));
+	if (way == CHILD)
+		check(cuGraphDestroy(outer));
+}
+
+/* Three rows: as added, as changed in the graph, as changed in what was instantiated. */
+static void nodes_run(CUgraphNodeType type, enum way way, int tensor, CUcontext context)
+{
+	struct values values;
+	CUgraph graph, outer = NULL;
+	CUgraphNode handle, child = NULL;
+	CUgraphExec exec;
+	CUgraphNodeParams node = store_of(type, tensor, &values);
+	size_t first = row;
+
+	check(cuGraphCreate(&graph, 0));
+	node_add(&handle, graph, way, &node, context);
+	exec = graph_run(graph, way, &outer, &child);
+	exec_end(exec, way, outer);
+	row = first + 1;
+	node = store_of(type, tensor, &values);
+	node_set(handle, way, &node);
+	exec = graph_run(graph, way, &outer, &child);
+	row = first + 2;
+	node = store_of(type, tensor, &values);
+	if (way == CHILD) {
+		node_set(handle, way, &node);
+		check(cuGraphExecChildGraphNodeSetParams(exec, child, graph));
+	} else {
+		exec_set(exec, handle, way, &node, context);
+	}
+	check(cuGraphLaunch(exec, stream));
+	exec_end(exec, way, outer);
+	check(cuGraphDestroy(graph));
+	row = first;
+}
+
+static void capture_run(int tensor)
+{
+	CUdeviceptr to = slab + (size_t)tensor * TENSOR_BYTES + row * ROW_BYTES;
+	const CUDA_MEMCPY2D box = {.srcMemoryType = CU_MEMORYTYPE_DEVICE,
+		.srcDevice = source,
+		.dstMemoryType = CU_MEMORYTYPE_DEVICE,
+		.dstDevice = to + ROW_BYTES,
+		.dstPitch = ROW_BYTES,
+		.srcPitch = ROW_BYTES,
+		.WidthInBytes = ROW_BYTES / 2,
+		.Height = 2};
+	CUgraph graph, outer = NULL;
+	CUgraphNode child;
+	CUgraphExec exec;
+
+	check(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_GLOBAL));
+	check(cuMemsetD32Async(to, 77 + (unsigned)tensor, WIDTH, stream));
+	check(cuMemcpyDtoDAsync(to + ROW_BYTES, source + (size_t)tensor * ROW_BYTES, ROW_BYTES, stream));
+	check(cuMemcpy2DAsync(&box, stream));
+	check(cuStreamEndCapture(stream, &graph));
+	exec = graph_run(graph, CHILD, &outer, &child);
+	exec_end(exec, CHILD, outer);
+	check(cuGraphDestroy(graph));
+}
+
+static void all_run(CUcontext context)
+{
+	static const CUgraphNodeType types[] = {
+		CU_GRAPH_NODE_TYPE_MEMCPY, CU_GRAPH_NODE_TYPE_MEMSET, CU_GRAPH_NODE_TYPE_KERNEL};
+
+	row = 1;
+	for (size_t i = 0; i < 3 * WAYS; i++, row += 3)
+		for (int tensor = 0; tensor < 2 * LAYERS; tensor++)
+			if (owner[tensor / 2] == tensor / 2)
+				nodes_run(types[i / WAYS], (enum way)(i % WAYS), tensor, context);
+	for (int tensor = 0; tensor < 2 * LAYERS; tensor++)
+		if (owner[tensor / 2] == tensor / 2)
+			capture_run(tensor);
+	row += 3;
+}
+
+static void whole_run(CUcontext context)
+{
+	const CUDA_MEMSET_NODE_PARAMS set = {slab, 0, 0, 4, 2 * LAYERS * TENSOR_BYTES / 4, 1};
+	CUgraphNode handle;
+	CUgraph graph;
+
+	check(cuGraphCreate(&graph, 0));
+	printf("whole %d\n", cuGraphAddMemsetNode(&handle, graph, NULL, 0, &set, context));
+	check(cuGraphDestroy(graph));
+}
+
+static void digests_print(void)
+{
+	unsigned char *content = malloc(TENSOR_BYTES);
+
+	for (int tensor = 0; content && tensor < 2 * LAYERS; tensor++) {
+		size_t from = 2 * (size_t)owner[tensor / 2] + tensor % 2;
+		uint64_t digest = 14695981039346656037u;
+
+		check(cuMemcpyDtoH(content, slab + from * TENSOR_BYTES, TENSOR_BYTES));
+		for (size_t i = 0; i < row * ROW_BYTES; i++)
+			digest = (digest ^ content[i]) * 1099511628211u;
+		printf("%c %d: %016llx\n", tensor % 2 ? 'V' : 'K', tensor / 2, (unsigned long long)digest);
+	}
+	free(content);
+}
+
+static void memory_make(void)
+{
+	static float content[SOURCE_ROWS * WIDTH];
+
+	for (size_t i = 0; i < SOURCE_ROWS * WIDTH; i++)
+		content[i] = (float)i;
+	check(cuMemAlloc(&slab, 2 * LAYERS * TENSOR_BYTES));
+	check(cuMemAlloc(&source, sizeof(content)));
+	check(cuMemAlloc(&zero, sizeof(long long)));
+	check(cuMemsetD8(slab, 0, 2 * LAYERS * TENSOR_BYTES));
+	check(cuMemsetD8(zero, 0, sizeof(long long)));
+	check(cuMemcpyHtoD(source, content, sizeof(content)));
+}
+
+static void owners_read(const char *list)
+{
+	for (int layer = 0; layer < LAYERS && list; layer++) {
+		owner[layer] = atoi(list);
+		list = strchr(list, ',');
+		list += list != NULL;
+	}
+}
+
+int main(int argc, char **argv)
+{
+	const char *path = NULL;
+	CUcontext context;
+	CUmodule module;
+	int whole = 0;
+
+	for (int i = 1; i < argc; i++) {
+		if (!strncmp(argv[i], "owners=", 7))
+			owners_read(argv[i] + 7);
+		else if (!strcmp(argv[i], "whole"))
+			whole = 1;
+		else
+			path = argv[i];
+	}
+	if (!path)
+		return 2;
+	check(cuInit(0));
+	check(cuDevicePrimaryCtxRetain(&context, 0));
+	check(cuCtxSetCurrent(context));
+	check(cuModuleLoad(&module, path));
+	check(cuModuleGetFunction(&set_rows, module, "client_set_rows"));
+	check(cuStreamCreate(&stream, CU_STREAM_DEFAULT));
+	memory_make();
+	if (whole)
+		whole_run(context);
+	else
+		all_run(context);
+	digests_print();
+	check(cuStreamDestroy(stream));
+	check(cuMemFree(slab));
+	check(cuModuleUnload(module));
+	check(cuDevicePrimaryCtxRelease(0));
+	return 0;
+}

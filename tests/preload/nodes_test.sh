@@ -1,0 +1,47 @@
+#!/bin/bash
+# Nodes of graphs that copy, clear and store, and captured copies: what they store to a borrower goes to the sink, however they are
+# made or changed, so that all layers then hold what they hold where the program itself lets them read each other's K and V.
+# usage: [BUILD=build] tests/preload/nodes_test.sh
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+build=${BUILD:-build}
+run=$build/kvshare-run
+nodes=$build/tests/clients/nodes
+kernels=$build/tests/clients/decoder_kernels.so
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failed=0
+# The sanitizer's library wants to be first, and the shim is.
+export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0
+
+fail() {
+	echo "$*"
+	failed=1
+}
+plain() { # OPTION...
+	KVSHARE_DISABLE=1 "$run" exec --device host -- "$nodes" "$@" "$kernels" 2>&1
+}
+shared() { # OPTION...
+	"$run" exec --device host --owners 0,1,0,1 --layout slab:layers=4,k=2MiB,v=2MiB --stats "$work/stats" \
+		-- "$nodes" "$@" "$kernels" 2>"$work/err"
+}
+
+plain >"$work/full" || fail "the program does not run: $(cat "$work/full")"
+plain owners=0,1,0,1 >"$work/oracle" || fail "the program does not run with owners: $(cat "$work/oracle")"
+! cmp -s "$work/full" "$work/oracle" || fail "sharing makes no difference, so this test can show nothing"
+shared >"$work/got" || fail "nodes: $(cat "$work/err")"
+diff "$work/oracle" "$work/got" || fail "nodes: the cache differs from the program's own sharing"
+[ ! -s "$work/err" ] || fail "nodes: the shim says $(cat "$work/err")"
+# K and V of two layers that borrow: 3 ways to add, to set, and to set again (by the node itself in a child graph).
+grep -q '"launches_patched": 36,' "$work/stats" || fail "nodes: $(cat "$work/stats")"
+saved=$((16 - 8 - 2)) # MiB: four tensors of two, less the sink's block
+grep -q "\"saved_bytes\": $((saved << 20))," "$work/stats" || fail "nodes: $(cat "$work/stats")"
+
+# One node cannot go to two places.
+plain whole >"$work/full" || fail "whole: $(cat "$work/full")"
+grep -q '^whole 0$' "$work/full" || fail "whole, without the shim: $(cat "$work/full")"
+shared whole >"$work/got" || fail "whole: $(cat "$work/err")"
+grep -q '^whole 801$' "$work/got" || fail "whole: $(cat "$work/got")"
+grep -q '^kvshare: a node of a graph stores to several layers at once' "$work/err" || fail "whole: $(cat "$work/err")"
+
+exit $failed

@@ -1,0 +1,234 @@
+/*
+ * tools/preload/graph_copy.c: hooks of calls that make or change nodes of graphs that copy or clear memory, and of the calls
+ * that take a node of any type. A node cannot be cut into parts as a copy in a stream is: one that would store to several
+ * tensors, some of which borrow, is refused.
+ */
+#include "launch.h"
+
+#include "split.h"
+
+/* False: refused. The rows of all layers of a box are one run of rows. */
+static bool box_redirect(CUdeviceptr start, size_t pitch, size_t width, size_t rows, CUdeviceptr *base)
+{
+	static atomic_bool told;
+	CUdeviceptr moved;
+
+	if (!shim_box_move(start, rows > 1 ? pitch : width, width, rows, &moved)) {
+		if (!atomic_exchange(&told, true))
+			shim_say("a node of a graph stores to several layers at once, some of which borrow: it is "
+				 "refused; "
+				 "a node for each layer would do");
+		return false;
+	}
+	*base += moved - start;
+	return true;
+}
+
+static bool memcpy_redirect(CUDA_MEMCPY3D *copy)
+{
+	size_t rows = copy->Depth > 1 ? (copy->Depth - 1) * copy->dstHeight + copy->Height : copy->Height;
+	CUdeviceptr start =
+		copy->dstDevice + (copy->dstZ * copy->dstHeight + copy->dstY) * copy->dstPitch + copy->dstXInBytes;
+
+	shim_count(&shim_calls[SHIM_COPIES]);
+	if ((copy->dstMemoryType != CU_MEMORYTYPE_DEVICE && copy->dstMemoryType != CU_MEMORYTYPE_UNIFIED) ||
+		!copy->WidthInBytes || !copy->Height || !copy->Depth)
+		return true;
+	return box_redirect(start, copy->dstPitch, copy->WidthInBytes, rows, &copy->dstDevice);
+}
+
+static bool memset_redirect(CUdeviceptr *to, size_t pitch, size_t element, size_t width, size_t height)
+{
+	shim_count(&shim_calls[SHIM_MEMSETS]);
+	if (!element || !width || !height || width > SIZE_MAX / element) /* the driver has the answer */
+		return true;
+	return box_redirect(*to, pitch, width * element, height, to);
+}
+
+/* ---- copies ---- */
+
+CUresult CUDAAPI cuGraphAddMemcpyNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+	size_t numDependencies, const CUDA_MEMCPY3D *copyParams, CUcontext ctx)
+{
+	__typeof__(cuGraphAddMemcpyNode) *plain = shim_real()->cuGraphAddMemcpyNode;
+	CUDA_MEMCPY3D copy;
+
+	if (!plain || !copyParams)
+		return plain ? plain(phGraphNode, hGraph, dependencies, numDependencies, copyParams, ctx) : SHIM_ABSENT;
+	copy = *copyParams;
+	return memcpy_redirect(&copy) ? plain(phGraphNode, hGraph, dependencies, numDependencies, &copy, ctx)
+				      : CUDA_ERROR_NOT_SUPPORTED;
+}
+
+CUresult CUDAAPI cuGraphMemcpyNodeSetParams(CUgraphNode hNode, const CUDA_MEMCPY3D *nodeParams)
+{
+	__typeof__(cuGraphMemcpyNodeSetParams) *plain = shim_real()->cuGraphMemcpyNodeSetParams;
+	CUDA_MEMCPY3D copy;
+
+	if (!plain || !nodeParams)
+		return plain ? plain(hNode, nodeParams) : SHIM_ABSENT;
+	copy = *nodeParams;
+	return memcpy_redirect(&copy) ? plain(hNode, &copy) : CUDA_ERROR_NOT_SUPPORTED;
+}
+
+CUresult CUDAAPI cuGraphExecMemcpyNodeSetParams(
+	CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_MEMCPY3D *copyParams, CUcontext ctx)
+{
+	__typeof__(cuGraphExecMemcpyNodeSetParams) *plain = shim_real()->cuGraphExecMemcpyNodeSetParams;
+	CUDA_MEMCPY3D copy;
+
+	if (!plain || !copyParams)
+		return plain ? plain(hGraphExec, hNode, copyParams, ctx) : SHIM_ABSENT;
+	copy = *copyParams;
+	return memcpy_redirect(&copy) ? plain(hGraphExec, hNode, &copy, ctx) : CUDA_ERROR_NOT_SUPPORTED;
+}
+
+/* ---- memsets ---- */
+
+static bool set_redirect(CUDA_MEMSET_NODE_PARAMS *set)
+{
+	return memset_redirect(&set->dst, set->pitch, set->elementSize, set->width, set->height);
+}
+
+CUresult CUDAAPI cuGraphAddMemsetNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+	size_t numDependencies, const CUDA_MEMSET_NODE_PARAMS *memsetParams, CUcontext ctx)
+{
+	__typeof__(cuGraphAddMemsetNode) *plain = shim_real()->cuGraphAddMemsetNode;
+	CUDA_MEMSET_NODE_PARAMS set;
+
+	if (!plain || !memsetParams)
+		return plain ? plain(phGraphNode, hGraph, dependencies, numDependencies, memsetParams, ctx)
+			     : SHIM_ABSENT;
+	set = *memsetParams;
+	return set_redirect(&set) ? plain(phGraphNode, hGraph, dependencies, numDependencies, &set, ctx)
+				  : CUDA_ERROR_NOT_SUPPORTED;
+}
+
+CUresult CUDAAPI cuGraphMemsetNodeSetParams(CUgraphNode hNode, const CUDA_MEMSET_NODE_PARAMS *nodeParams)
+{
+	__typeof__(cuGraphMemsetNodeSetParams) *plain = shim_real()->cuGraphMemsetNodeSetParams;
+	CUDA_MEMSET_NODE_PARAMS set;
+
+	if (!plain || !nodeParams)
+		return plain ? plain(hNode, nodeParams) : SHIM_ABSENT;
+	set = *nodeParams;
+	return set_redirect(&set) ? plain(hNode, &set) : CUDA_ERROR_NOT_SUPPORTED;
+}
+
+CUresult CUDAAPI cuGraphExecMemsetNodeSetParams(
+	CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_MEMSET_NODE_PARAMS *memsetParams, CUcontext ctx)
+{
+	__typeof__(cuGraphExecMemsetNodeSetParams) *plain = shim_real()->cuGraphExecMemsetNodeSetParams;
+	CUDA_MEMSET_NODE_PARAMS set;
+
+	if (!plain || !memsetParams)
+		return plain ? plain(hGraphExec, hNode, memsetParams, ctx) : SHIM_ABSENT;
+	set = *memsetParams;
+	return set_redirect(&set) ? plain(hGraphExec, hNode, &set, ctx) : CUDA_ERROR_NOT_SUPPORTED;
+}
+
+/* ---- nodes of any type ---- */
+
+/* What a node is given in the place of the program's parameters. */
+struct any {
+	struct shim_launch launch;
+	bool launched; /* it is a kernel's, so `launch` has begun */
+	CUgraphNodeParams node;
+	CUgraphNodeParams
+		*params; /* for the driver; those of other types are the program's, as some have results in them */
+};
+
+static CUresult any_begin(struct any *any, CUgraphNodeParams *params)
+{
+	CUDA_KERNEL_NODE_PARAMS_v3 *kernel = &any->node.kernel;
+	CUDA_MEMSET_NODE_PARAMS_v2 *set = &any->node.memset;
+	CUresult result = CUDA_SUCCESS;
+	bool fits = true;
+
+	any->launched = false;
+	any->params = params;
+	if (!params || (params->type != CU_GRAPH_NODE_TYPE_KERNEL && params->type != CU_GRAPH_NODE_TYPE_MEMCPY &&
+			       params->type != CU_GRAPH_NODE_TYPE_MEMSET))
+		return CUDA_SUCCESS;
+	any->node = *params;
+	any->params = &any->node;
+	if (params->type == CU_GRAPH_NODE_TYPE_MEMCPY) {
+		fits = memcpy_redirect(&any->node.memcpy.copyParams);
+	} else if (params->type == CU_GRAPH_NODE_TYPE_MEMSET) {
+		fits = memset_redirect(&set->dst, set->pitch, set->elementSize, set->width, set->height);
+	} else {
+		any->launched = true;
+		result = shim_launch_begin(&any->launch, kernel->func ? kernel->func : (CUfunction)kernel->kern,
+			kernel->kernelParams, kernel->extra);
+		kernel->kernelParams = any->launch.params;
+		kernel->extra = any->launch.extra;
+	}
+	return fits ? result : CUDA_ERROR_NOT_SUPPORTED;
+}
+
+static CUresult any_end(struct any *any, CUresult result)
+{
+	if (any->launched)
+		shim_launch_end(&any->launch);
+	return result;
+}
+
+CUresult CUDAAPI cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+	size_t numDependencies, CUgraphNodeParams *nodeParams)
+{
+	__typeof__(cuGraphAddNode) *plain = shim_real()->cuGraphAddNode;
+	struct any any;
+	CUresult result;
+
+	if (!plain)
+		return SHIM_ABSENT;
+	result = any_begin(&any, nodeParams);
+	if (!result)
+		result = plain(phGraphNode, hGraph, dependencies, numDependencies, any.params);
+	return any_end(&any, result);
+}
+
+CUresult CUDAAPI cuGraphAddNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+	const CUgraphEdgeData *dependencyData, size_t numDependencies, CUgraphNodeParams *nodeParams)
+{
+	__typeof__(cuGraphAddNode_v2) *plain = shim_real()->cuGraphAddNode_v2;
+	struct any any;
+	CUresult result;
+
+	if (!plain)
+		return SHIM_ABSENT;
+	result = any_begin(&any, nodeParams);
+	if (!result)
+		result = plain(phGraphNode, hGraph, dependencies, dependencyData, numDependencies, any.params);
+	return any_end(&any, result);
+}
+
+CUresult CUDAAPI cuGraphNodeSetParams(CUgraphNode hNode, CUgraphNodeParams *nodeParams)
+{
+	__typeof__(cuGraphNodeSetParams) *plain = shim_real()->cuGraphNodeSetParams;
+	struct any any;
+	CUresult result;
+
+	if (!plain)
+		return SHIM_ABSENT;
+	result = any_begin(&any, nodeParams);
+	if (!result)
+		result = plain(hNode, any.params);
+	return any_end(&any, result);
+}
+
+CUresult CUDAAPI cuGraphExecNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode, CUgraphNodeParams *nodeParams)
+{
+	__typeof__(cuGraphExecNodeSetParams) *plain = shim_real()->cuGraphExecNodeSetParams;
+	struct any any;
+	CUresult result;
+
+	if (!plain)
+		return SHIM_ABSENT;
+	result = any_begin(&any, nodeParams);
+	if (!result)
+		result = plain(hGraphExec, hNode, any.params);
+	if (!result && shim_settings()->probe_path && any.launched)
+		shim_probe_node_set(hGraphExec, hNode, &any.launch);
+	return any_end(&any, result);
+}
