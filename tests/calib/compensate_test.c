@@ -175,6 +175,24 @@ static void too_little_text_is_refused(void **state)
 	assert_non_null(strstr(kvs_error(), "takes 256 tokens"));
 }
 
+/* The least text with hardly a ridge is learnt by heart. It comes last: the engine keeps these matrices. */
+static void where_it_hurts_it_is_not_applied(void **state)
+{
+	struct kvs_calib_text least = text;
+	struct kvs_compensation out;
+	kvs_patch *patch;
+
+	(void)state;
+	must(kvs_patch_open(patch_path, &patch));
+	must(kvs_engine_set_patch(engine, patch, ckpt)); /* the checkpoint's matrices, of which targets are taken */
+	least.samples = 4;
+	must(kvs_compensate(engine, &least, plan, 1e-9, NULL, &out));
+	assert_true(out.plain_nll == fit.plain_nll && out.nll > out.plain_nll + 0.05);
+	assert_false(out.applied);
+	kvs_compensation_clear(&out);
+	kvs_patch_close(patch);
+}
+
 static int set_up(void **state)
 {
 	struct kvs_calib_text_options cut = {0};
@@ -236,6 +254,7 @@ int main(void)
 		cmocka_unit_test(damaged_patches_are_refused),
 		cmocka_unit_test(patches_of_others_are_refused),
 		cmocka_unit_test(too_little_text_is_refused),
+		cmocka_unit_test(where_it_hurts_it_is_not_applied),
 	};
 
 	return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -1,0 +1,78 @@
+#!/bin/bash
+# `calibrate --compensate` as a user runs it: the patch lowers the loss of eval, plan and patch are refused apart, bad input
+# and Ctrl-C leave nothing half-written.
+set -eu
+run=${BUILD:-build}/kvshare-run model=tests/models/storyworld-3m
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cut="--samples 24 --held-tokens 256 --ctx 64 -q"
+search="--method kvsharer --threshold -1 --share 4 --order random:3"
+fail() { echo "$*"; cat "$work/said" 2>/dev/null; exit 1; }
+calibrate() { $run calibrate -m $model --text $model/calib.txt $cut $search "$@" >"$work/out" 2>"$work/said"; }
+loss() { $run eval -m $model --text $model/heldout.txt --ctx 64 --max-tokens 257 --json "$@" | sed -n 's/.*"nll": *\([0-9.]*\).*/\1/p'; }
+refuses() { # WORDS COMMAND...: exit 1, one line, nothing on stdout
+	local words=$1; shift
+	if "$@" >"$work/out" 2>"$work/said"; then fail "it ran: $*"; fi
+	grep -q "$words" "$work/said" || fail "it does not say \"$words\":"
+	[ "$(wc -l <"$work/said")" = 1 ] && [ ! -s "$work/out" ] || fail "more than one line, or output: $*"
+}
+plan_runs() { refuses "$1" $run eval -m $model --text $model/heldout.txt --ctx 64 --max-tokens 65 --plan "$work/p.json"; }
+
+# It helps, the plan says so, and eval takes the patch that lies beside the plan.
+calibrate --compensate -o "$work/p.json" || fail "calibrate failed:"
+[ "$(ls "$work"/p*)" = "$work/p.json"$'\n'"$work/p.patch.safetensors" ] || fail "other files: $(ls "$work")"
+grep -q '"applied": true' "$work/p.json" || fail "the plan does not say that it was applied"
+owners=$(tr -d ' \n' <"$work/p.json" | sed 's/.*"k_owners":\[\([0-9,]*\)\].*/\1/')
+plain=$(loss --owners "$owners") better=$(loss --plan "$work/p.json")
+awk "BEGIN { exit !($better < $plain - 0.01) }" || fail "the loss is $better with the patch, $plain without"
+
+# The same command gives the same bytes.
+calibrate --compensate -o "$work/q.json" || fail "the second calibrate failed:"
+cmp "$work/p.patch.safetensors" "$work/q.patch.safetensors" || fail "another patch"
+
+# Where it does not help, it is not applied and says so, the earlier patch goes, and the plan runs without.
+calibrate --compensate --order random:4 -o "$work/q.json" || fail "the third calibrate failed:"
+grep -q "^not compensated" "$work/out" && grep -q '"applied": false' "$work/q.json" || fail "$(cat "$work/out")"
+[ ! -e "$work/q.patch.safetensors" ] || fail "the earlier plan's patch is left"
+loss --plan "$work/q.json" >/dev/null || fail "the plan does not run"
+
+# Plan and patch are refused apart, cut, changed, and crossed.
+cp "$work/p.json" "$work/whole.json"
+cp "$work/p.patch.safetensors" "$work/whole"
+head -c -1 "$work/whole" >"$work/p.patch.safetensors"
+plan_runs truncated
+head -c 7 "$work/whole" >"$work/p.patch.safetensors"
+plan_runs "p.patch.safetensors"
+{ head -c -1 "$work/whole"; printf x; } >"$work/p.patch.safetensors"
+plan_runs "is not the file that the plan was made with"
+rm "$work/p.patch.safetensors"
+plan_runs "no such file"
+calibrate --compensate --share 3 -o "$work/q.json" || fail "another plan's calibrate failed:"
+cp "$work/q.patch.safetensors" "$work/p.patch.safetensors"
+plan_runs "fitted for another plan"
+cp "$work/whole" "$work/p.patch.safetensors"
+sed -i 's/"patch": "[0-9a-f]*"/"path": "x"/' "$work/p.json"
+plan_runs "does not name it"
+
+# A calibrate without --compensate does not leave its plan beside an earlier one's patch; nor is anything changed.
+cp "$work/whole.json" "$work/p.json"
+refuses "belongs to an earlier" $run calibrate -m $model --text $model/calib.txt $cut $search -o "$work/p.json"
+cmp -s "$work/p.json" "$work/whole.json" && cmp -s "$work/p.patch.safetensors" "$work/whole" || fail "files were changed"
+
+# Too little text, and what cannot be fitted: a named minimum, and neither plan nor patch.
+refuses "takes 256 tokens or more" $run calibrate -m $model --text $model/calib.txt $search --samples 3 --ctx 64 \
+	--held-tokens 64 -q --compensate -o "$work/n.json"
+refuses "cannot write" $run calibrate -m $model --text $model/calib.txt --compensate -o "$work/none/n.json"
+[ -z "$(ls "$work" | grep '^n')" ] || fail "left behind: $(ls "$work")"
+
+# Ctrl-C while it fits, which its progress tells: the plan is whole and runs, and there is no patch.
+KVSHARE_PROGRESS_SECONDS=0.01 $run calibrate -m $model --text $model/calib.txt --samples 48 --held-tokens 256 --ctx 64 $search --compensate \
+	-o "$work/c.json" >"$work/out" 2>"$work/said" &
+pid=$!
+while kill -0 $pid 2>/dev/null && ! grep -q compensating "$work/said"; do sleep 0.1; done
+kill -INT $pid 2>/dev/null || fail "it ended before the signal:"
+wait $pid && status=0 || status=$?
+[ $status = 130 ] || fail "Ctrl-C: status $status"
+grep -q "stopped while compensating" "$work/said" || fail "it does not say where it stopped:"
+[ "$(ls "$work" | grep '^c')" = c.json ] || fail "after Ctrl-C: $(ls "$work")"
+$run generate -m $model -p Anna -n 2 --plan "$work/c.json" -q >"$work/out" 2>"$work/said" || fail "the plan does not run:"
