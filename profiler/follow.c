@@ -500,13 +500,14 @@ static void follow_device(struct prof_follow *f, struct watched *watched, const 
 static void follow_nvml(struct prof_follow *f, struct watched *watched, const struct kvs_event *event)
 {
 	struct prof_process *p = watched->process;
-	uint64_t bytes = event->nvml.bytes;
+	uint64_t bytes = event->nvml.bytes, known;
 
 	drain(f, watched);
+	known = p->account.now.physical + p->overhead;
 	p->nvml_asked = true;
 	p->nvml = bytes > p->nvml ? bytes : p->nvml;
-	if (bytes > p->account.now.physical && bytes - p->account.now.physical > p->nvml_untracked)
-		p->nvml_untracked = bytes - p->account.now.physical;
+	if (bytes > known && bytes - known > p->nvml_untracked)
+		p->nvml_untracked = bytes - known;
 }
 
 /* What it still holds has leaked, though the system takes it back. */

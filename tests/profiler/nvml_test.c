@@ -42,6 +42,7 @@ static void what_it_says_of_the_program_and_its_children_is_in_the_trace(void **
 			      "kvshare-run generate -q -m tests/models/storyworld-3m --device host -p Anna -n 150 "
 			      "--ctx 200 --ignore-eos "
 			      ">/dev/null & "
+			      "echo 0 $! 18446744073709551615 >>$FAKE_NVML; "
 			      "for device in 0 1 1; do echo $device $! 104857600 >>$FAKE_NVML; done; wait' >&2; "
 			      "kvshare-run report $T --json" CLEAN);
 

@@ -72,7 +72,7 @@ static void write_down(struct run_sampler *s, const struct kvs_nvml_process *lis
 			.type = KVS_EVENT_NVML, .pid = list[i].pid, .time_ns = now_ns(CLOCK_MONOTONIC)};
 		bool told = list[i].bytes == KVS_EVENT_NONE;
 		for (size_t j = 0; j < i; j++)
-			told |= list[j].pid == list[i].pid;
+			told |= list[j].pid == list[i].pid && list[j].bytes != KVS_EVENT_NONE;
 		if (told || !is_watched(s, list[i].pid))
 			continue;
 		for (size_t j = i; j < count; j++)
