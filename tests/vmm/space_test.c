@@ -38,6 +38,37 @@ static void a_slab_of_all_layers_shares_like_regions_of_their_own(void **state)
 	fixture_close(&f);
 }
 
+/* Addresses that a program has reserved itself: they are still its own afterwards. */
+static void a_range_of_somebody_elses_is_left_reserved(void **state)
+{
+	struct fixture f = fixture_open(NULL);
+	kvs_region *owner, *borrower;
+	kvs_space *space;
+	CUdeviceptr base;
+
+	(void)state;
+	assert_int_equal(f.cu->cuMemAddressReserve(&base, 4 * f.block, 0, 0, 0), CUDA_SUCCESS);
+	assert_int_equal(kvs_space_adopt(f.vmm, base + 1, f.block, &space), -EINVAL);
+	assert_int_equal(kvs_space_adopt(f.vmm, base, f.block + 1, &space), -EINVAL);
+	assert_int_equal(kvs_space_adopt(f.vmm, base, 0, &space), -EINVAL);
+	fixture_check(kvs_space_adopt(f.vmm, base, 4 * f.block, &space));
+	assert_int_equal(kvs_space_address(space), base);
+	fixture_check(kvs_region_create(space, 0, f.block, 1, &owner));
+	fixture_check(kvs_region_create(space, 2 * f.block, f.block, 1, &borrower));
+	fixture_check(kvs_region_resize(owner, 0, f.block));
+	fixture_check(kvs_region_share(borrower, owner));
+	fixture_write(&f, base, 5);
+	assert_int_equal(fixture_read(&f, base + 2 * f.block), 5);
+	fixture_assert_valid(&f);
+	kvs_region_free(borrower);
+	kvs_region_free(owner);
+	kvs_space_free(space);
+	assert_int_equal(fixture_stats(&f).virtual_bytes, 0);
+	assert_int_equal(fixture_counters(&f).reservations, 1);
+	assert_int_equal(f.cu->cuMemAddressFree(base, 4 * f.block), CUDA_SUCCESS);
+	fixture_close(&f);
+}
+
 /* Tensors that end within a granule: whole granules are shared, those common to two tensors stay private. */
 static void what_straddles_a_granule_stays_private(void **state)
 {
@@ -204,6 +235,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_slab_of_all_layers_shares_like_regions_of_their_own),
+		cmocka_unit_test(a_range_of_somebody_elses_is_left_reserved),
 		cmocka_unit_test(what_straddles_a_granule_stays_private),
 		cmocka_unit_test(a_region_lies_in_its_space_and_on_no_other),
 		cmocka_unit_test(offsets_are_granules_and_sizes_are_blocks),
