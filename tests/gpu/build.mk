@@ -18,7 +18,7 @@ GPU_TESTS = $(patsubst %.c,$(GPU_PARTS)/%,$(filter-out %/cublas_test.c %/native_
 GPU_AS_BUILT = $(addprefix $(BUILD)/,softcuda/libcuda.so.1 tests/conformance/conformance_kernels.so \
 	tests/conformance/conformance_kernels.fatbin)
 GPU_PROBES = $(PROBES) $(if $(PROBES),$(addprefix $(BUILD)/tests/probes/probe_kernels,.so .fatbin))
-GPU_DATA = tests/models tests/golden/eval tests/golden/models
+GPU_DATA = tests/models tests/golden/eval tests/golden/models tests/golden/gguf
 GPU_RPATH = -Wl,--enable-new-dtags,-rpath,'$$ORIGIN/../lib:$$ORIGIN/../../lib'
 
 $(GPU_PARTS)/kernels.so: $(ATTN_HOST_IMAGE)
