@@ -46,7 +46,7 @@ struct cache {
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct cache *caches;
+static struct cache *caches, *volatile forgotten;
 static int skipped;
 static bool warned;
 static atomic_int live; /* allocations that are ours, for hooks that need not look if there is none */
@@ -790,6 +790,7 @@ void shim_cache_free_context(CUcontext context)
 void shim_cache_forget(void)
 {
 	pthread_mutex_init(&lock, NULL);
+	forgotten = caches; /* each has its device; they cannot be freed, and are no leak */
 	shim_devices = NULL;
 	caches = NULL;
 	atomic_store(&live, 0);
