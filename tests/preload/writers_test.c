@@ -5,6 +5,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -87,6 +88,14 @@ static void an_address_in_a_struct_is_found_at_its_offset(void **state)
 	process_free(&probed);
 }
 
+/* Whether the shim's own line has the name: the program names the launch that failed too. */
+static bool shim_names(const char *err, const char *kernel)
+{
+	const char *line = strstr(err, "kvshare: "), *found = line ? strstr(line, kernel) : NULL;
+
+	return found && found < line + strcspn(line, "\n");
+}
+
 /* A file whose writer has another name, or another parameter, ends in a fault that names the kernel. */
 static void a_writer_that_is_not_in_the_file_is_named(const char *key, json_t *value)
 {
@@ -98,7 +107,7 @@ static void a_writer_that_is_not_in_the_file_is_named(const char *key, json_t *v
 	assert_int_equal(json_dump_file(document, file, 0), 0);
 	run = with_writers();
 	assert_int_not_equal(run.status, 0);
-	assert_non_null(strstr(run.err, "client_set_rows"));
+	assert_true(shim_names(run.err, "client_set_rows"));
 	json_decref(document);
 	process_free(&probed);
 	process_free(&run);
