@@ -14,6 +14,7 @@
  *   launch=plain|ex|extra|cooperative
  *   alloc=plain|async|segments|mapped|expandable   the last three as caching allocators do: carved out of allocations of 20 MiB; one
  *                               reservation for each, with memory of its own; carved out of one reservation that grows by 20 MiB
+ *   weights=N                   so many allocations of `bytes` bytes come before the cache
  *   sleep=1                     the memory that it maps is given back after the last token, made anew, and all tokens run again
  *   streams=default|own
  *   graph=none|capture|nodes    each token's launches are captured, and replayed twice; or stores are nodes, set once more
@@ -30,10 +31,10 @@
 
 static struct {
 	const char *layout, *order, *owners, *policy, *store, *launch, *alloc, *streams, *graph, *module;
-	long layers, bytes, tokens, sleep;
-} options = {"slab", "kv", NULL, "owner", "set_rows", "plain", "plain", "own", "none", NULL, 4, 4 << 20, 8, 0};
+	long layers, bytes, tokens, sleep, weights;
+} options = {"slab", "kv", NULL, "owner", "set_rows", "plain", "plain", "own", "none", NULL, 4, 4 << 20, 8, 0, 0};
 
-static CUdeviceptr allocations[2 * MAX_LAYERS], cache[2][MAX_LAYERS]; /* cache[0]: K, cache[1]: V */
+static CUdeviceptr allocations[4 * MAX_LAYERS], cache[2][MAX_LAYERS]; /* cache[0]: K, cache[1]: V */
 static int allocation_count, owner[MAX_LAYERS];
 static CUdeviceptr x, q, k, v, row, table; /* table: the addresses of K and V of layer 0, of layer 1, ... */
 static CUstream stream;
@@ -60,7 +61,8 @@ static void option_read(const char *text)
 		{"store=", &options.store, NULL}, {"launch=", &options.launch, NULL}, {"alloc=", &options.alloc, NULL},
 		{"streams=", &options.streams, NULL}, {"graph=", &options.graph, NULL},
 		{"layers=", NULL, &options.layers}, {"bytes=", NULL, &options.bytes},
-		{"tokens=", NULL, &options.tokens}, {"sleep=", NULL, &options.sleep}};
+		{"tokens=", NULL, &options.tokens}, {"sleep=", NULL, &options.sleep},
+		{"weights=", NULL, &options.weights}};
 
 	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++) {
 		size_t length = strlen(known[i].name);
@@ -449,6 +451,8 @@ int main(int argc, char **argv)
 	check(cuModuleLoad(&module, options.module), "cuModuleLoad");
 	if (!strcmp(options.streams, "own"))
 		check(cuStreamCreate(&stream, CU_STREAM_DEFAULT), "cuStreamCreate");
+	for (int i = 0; i < options.weights; i++)
+		allocate((size_t)options.bytes);
 	cache_make();
 	memory_tell();
 	check(cuMemAlloc(&x, 5 * WIDTH * sizeof(float)), "cuMemAlloc");

@@ -56,6 +56,12 @@ as_oracle $((40 - 16 + 2)) "$work/expandable.json" alloc=expandable
 as_oracle $((40 - 16 + 2)) "$work/expandable.json" alloc=expandable graph=capture
 as_oracle $((40 - 16 + 2)) "$work/segments.json" alloc=segments
 
+# Weights of the same size come first, and are none of the cache's.
+for alloc in plain mapped; do
+	"$run" inspect --device host -o "$work/weights.json" -- "$decoder" tokens=4 layout=tensors weights=3 alloc=$alloc "$kernels" >"$work/said" 2>&1
+	as_oracle $((44 - 16 + 2)) "$work/weights.json" weights=3 alloc=$alloc
+done
+
 # Of 3 MiB the tensors do not start at granules: nothing is shared, and inspect names what would align them.
 "$run" inspect --device host -- "$decoder" tokens=4 layout=tensors alloc=expandable bytes=$((3 << 20)) "$kernels" >"$work/said" 2>&1
 grep -q "4194304 bytes would align them: a context 1.333 times as long" "$work/said" || fail "inspect of 3 MiB says $(cat "$work/said")"

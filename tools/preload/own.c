@@ -152,8 +152,10 @@ CUresult CUDAAPI cuMemRelease(CUmemGenericAllocationHandle handle)
 		ticket = ticket_find(handle);
 		if (ticket && !--ticket->references) {
 			for (int i = 0; i < PIECES; i++)
-				if (ticket->piece[i])
+				if (ticket->piece[i]) {
 					driver->cuMemRelease(ticket->piece[i]);
+					ticket->piece[i] = 0; /* the ticket may stay, and be retained once more */
+				}
 			ticket_settle(ticket);
 		}
 		pthread_mutex_unlock(&lock);
@@ -247,14 +249,15 @@ static CUresult ticket_map(struct ticket *ticket, CUdeviceptr start, size_t offs
 {
 	CUdeviceptr from = start, to = start + ticket->bytes;
 	CUresult result;
+	bool ours = shim_cache_part(&from, &to, false);
 
-	if (offset || !shim_cache_part(&from, &to, false)) {
-		result = piece_make(ticket, 0, ticket->bytes);
-		return result ? result : shim_real()->cuMemMap(start, ticket->bytes, offset, ticket->piece[0], 0);
-	}
-	if (ticket->to || ticket->was_mapped || ticket->piece[0]) {
+	if (ticket->to || ticket->was_mapped || (ours && ticket->piece[0])) {
 		shim_say("the program maps memory of its cache a second time, which is refused: layers share it");
 		return CUDA_ERROR_NOT_SUPPORTED;
+	}
+	if (offset || !ours) {
+		result = piece_make(ticket, 0, ticket->bytes);
+		return result ? result : shim_real()->cuMemMap(start, ticket->bytes, offset, ticket->piece[0], 0);
 	}
 	if (!shim_cache_map(from, to, &result)) { /* which has been said: plain memory it is */
 		if (!result)
@@ -284,7 +287,8 @@ CUresult CUDAAPI cuMemMap(
 		pthread_mutex_lock(&lock);
 		ticket = ticket_find(handle);
 		if (ticket)
-			result = size != ticket->bytes ? CUDA_ERROR_INVALID_VALUE : ticket_map(ticket, ptr, offset);
+			result = size != ticket->bytes || flags ? CUDA_ERROR_INVALID_VALUE
+								: ticket_map(ticket, ptr, offset);
 		pthread_mutex_unlock(&lock);
 	}
 	return ticket ? result : driver->cuMemMap(ptr, size, offset, handle, flags);

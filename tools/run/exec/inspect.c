@@ -140,6 +140,7 @@ struct guess {
 	size_t offset, size;      /* slab */
 	char *text;               /* explicit: all of it */
 	bool reserved;
+	size_t skip; /* so many others of the size come first; an explicit text has its own */
 };
 
 /* The stores of all layers, K and V in turn, lie in one allocation, evenly spaced. */
@@ -161,8 +162,8 @@ static struct guess guess_slab(const struct account *a)
 	}
 	if (!interleaved && !separate)
 		return (struct guess){0};
-	return (struct guess){
-		"slab", interleaved ? "kv" : "kkvv", pairs, step, s[0].offset, a->bytes[s[0].allocation], NULL, false};
+	return (struct guess){"slab", interleaved ? "kv" : "kkvv", pairs, step, s[0].offset, a->bytes[s[0].allocation],
+		NULL, false, 0};
 }
 
 /* Each store is at the start of an allocation of its own, all of one size. */
@@ -183,7 +184,7 @@ static struct guess guess_tensors(const struct account *a)
 	}
 	if (!interleaved && !separate)
 		return (struct guess){0};
-	return (struct guess){"tensors", interleaved ? "kv" : "kkvv", pairs, a->bytes[first], 0, 0, NULL, false};
+	return (struct guess){"tensors", interleaved ? "kv" : "kkvv", pairs, a->bytes[first], 0, 0, NULL, false, 0};
 }
 
 static struct guess guess_halves(const struct account *a)
@@ -196,13 +197,13 @@ static struct guess guess_halves(const struct account *a)
 		if (a->stores[i].allocation != first + i / 2 || a->bytes[first + i / 2] != a->bytes[first] ||
 			a->stores[i].offset != (i % 2 ? a->bytes[first] / 2 : 0))
 			return (struct guess){0};
-	return (struct guess){"halves", "kv", a->store_count / 2, a->bytes[first] / 2, 0, 0, NULL, false};
+	return (struct guess){"halves", "kv", a->store_count / 2, a->bytes[first] / 2, 0, 0, NULL, false, 0};
 }
 
 static struct guess guess_explicit(const struct account *a)
 {
 	const struct exec_places places = {a->granule, a->count, a->store_count, a->bytes, a->stores};
-	struct guess found = {"explicit", "kv", a->store_count / 2, 0, 0, 0, NULL, false};
+	struct guess found = {"explicit", "kv", a->store_count / 2, 0, 0, 0, NULL, false, 0};
 
 	if (exec_explicit_guess(&places, &found.bytes, &found.text))
 		return (struct guess){0};
@@ -229,6 +230,9 @@ static struct guess guess(const struct account *account)
 			free(found.text);
 			return (struct guess){0};
 		}
+	for (size_t i = 0; i < account->stores[0].allocation; i++)
+		found.skip += account->bytes[i] == account->bytes[account->stores[0].allocation] &&
+			      account->reserved[i] == found.reserved;
 	return found;
 }
 
@@ -267,8 +271,10 @@ static void put_command(const struct guess *found)
 		printf(",bytes=%zu", strcmp(found->kind, "halves") ? found->bytes : 2 * found->bytes);
 	else
 		printf(",k=%zu,v=%zu,offset=%zu,size=%zu", found->bytes, found->bytes, found->offset, found->size);
-	printf("%s%s -- ...\n", strcmp(found->order, "kkvv") ? "" : ",order=kkvv",
-		found->reserved ? ",memory=reserved" : "");
+	printf("%s%s", strcmp(found->order, "kkvv") ? "" : ",order=kkvv", found->reserved ? ",memory=reserved" : "");
+	if (found->skip)
+		printf(",skip=%zu", found->skip);
+	puts(" -- ...");
 }
 
 static void put_guess(const struct guess *found, const struct account *account)
@@ -306,9 +312,9 @@ static int layout_write(const struct guess *found, const char *path)
 	else
 		length = asprintf(&text,
 			"{\"kvshare_layout\": 1, %s\"kind\": \"%s\", \"layers\": %zu, \"k_bytes\": %zu, \"v_bytes\": "
-			"%zu, \"order\": \"%s\", \"offset\": %zu, \"size\": %zu}\n",
+			"%zu, \"order\": \"%s\", \"offset\": %zu, \"size\": %zu, \"skip\": %zu}\n",
 			memory, found->kind, found->layers, found->bytes, found->bytes, found->order, found->offset,
-			found->size);
+			found->size, found->skip);
 	if (length < 0)
 		return kvs_fail(-ENOMEM, "no memory for a layout");
 	err = run_write_output(path, text);
