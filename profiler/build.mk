@@ -14,7 +14,7 @@ PROFILER_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard profiler/*.c) $(BPF_SRCS)
 CUPTI_INCLUDE = $(patsubst %/cupti.h,%,$(firstword $(wildcard $(addprefix $(CUDA)/,include/cupti.h extras/CUPTI/include/cupti.h))))
 CUPTI_FLAGS = $(if $(filter-out $(CUDA)/include,$(CUPTI_INCLUDE)),-isystem $(CUPTI_INCLUDE))
 CUPTI_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard profiler/cupti/*.c))
-CUPTI_NEEDS = $(addprefix $(BUILD)/,profiler/write.o profiler/encode.o profiler/intern.o profiler/map.o profiler/libcupti.o driver/error.o)
+CUPTI_NEEDS = $(addprefix $(BUILD)/,profiler/write.o profiler/encode.o profiler/intern.o profiler/map.o profiler/libcupti.o profiler/process.o driver/error.o)
 $(CUPTI_OBJS): private CFLAGS_ALL += $(CUPTI_FLAGS) -fvisibility=hidden
 
 ifneq ($(CUPTI_INCLUDE),)

@@ -283,6 +283,12 @@ void kvs_live_get_function(const kvs_live *live, size_t index, struct kvs_live_f
 uint64_t kvs_live_lost(const kvs_live *live); /* events */
 void kvs_live_close(kvs_live *live);          /* NULL is fine */
 
+/* ---- processes ---- */
+
+/* Its arguments as /proc has them, with spaces between; "" where they are not to be seen. `bytes` is 1 at least. */
+void kvs_process_command(pid_t pid, char *out, size_t bytes);
+uint32_t kvs_process_parent(pid_t pid); /* 0: it has ended, or has none */
+
 /* ---- watching from outside ---- */
 
 /*

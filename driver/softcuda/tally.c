@@ -35,6 +35,8 @@ static void open_tally(void)
 		tally = map;
 }
 
+#define MOST_YIELDS 100000
+
 static unsigned place_of(const char *function)
 {
 	unsigned hash = 2166136261u;
@@ -44,7 +46,10 @@ static unsigned place_of(const char *function)
 	return hash % SOFTCUDA_TALLY_ROWS;
 }
 
-/* Gives whether the row is the function's; a row that somebody is just claiming is waited for. */
+/*
+ * Gives whether the row is the function's. A row that somebody is just claiming is waited for, but not for ever: who claims it may have been
+ * killed, and the row then names nothing.
+ */
 static bool row_is(struct softcuda_tally_row *row, const char *function)
 {
 	enum { FREE, CLAIMED, NAMED };
@@ -55,8 +60,11 @@ static bool row_is(struct softcuda_tally_row *row, const char *function)
 		atomic_store(&row->state, NAMED);
 		return true;
 	}
-	while (atomic_load(&row->state) != NAMED)
+	for (int tries = 0; atomic_load(&row->state) != NAMED; tries++) {
+		if (tries == MOST_YIELDS)
+			return false;
 		sched_yield();
+	}
 	return !strcmp(row->function, function);
 }
 

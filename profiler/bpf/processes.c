@@ -57,35 +57,12 @@ static char *join(const char *arguments, size_t bytes)
 	return text;
 }
 
-static uint32_t parent_of(uint32_t pid)
-{
-	char name[64], line[256];
-	unsigned parent = 0;
-	FILE *status;
-
-	snprintf(name, sizeof(name), "/proc/%u/status", pid);
-	status = fopen(name, "re");
-	while (status && fgets(line, sizeof(line), status))
-		if (sscanf(line, "PPid: %u", &parent) == 1)
-			break;
-	if (status)
-		fclose(status);
-	return parent;
-}
-
 static char *command_of(uint32_t pid)
 {
-	char name[64], arguments[PROF_COMMAND];
-	ssize_t bytes = -1;
-	int fd;
+	char arguments[PROF_COMMAND + 1];
 
-	snprintf(name, sizeof(name), "/proc/%u/cmdline", pid);
-	fd = open(name, O_RDONLY | O_CLOEXEC);
-	if (fd >= 0) {
-		bytes = read(fd, arguments, sizeof(arguments));
-		close(fd);
-	}
-	return join(arguments, bytes > 0 ? (size_t)bytes : 0);
+	kvs_process_command((pid_t)pid, arguments, sizeof(arguments));
+	return strdup(arguments);
 }
 
 struct prof_process *prof_process_get(struct prof_processes *all, const struct prof_record *record)
@@ -98,7 +75,7 @@ struct prof_process *prof_process_get(struct prof_processes *all, const struct p
 	if (!process)
 		return NULL;
 	process->command = command_of(record->pid);
-	process->parent = parent_of(record->pid);
+	process->parent = kvs_process_parent((pid_t)record->pid);
 	process->stale_modules = true;
 	return process;
 }

@@ -61,22 +61,6 @@ uint64_t prof_cupti_now_ns(void)
 	return clock_ns(CLOCK_MONOTONIC);
 }
 
-/* The arguments of the process, separated by spaces. */
-static void read_command(char *out, size_t bytes)
-{
-	int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
-	ssize_t got = fd < 0 ? 0 : read(fd, out, bytes - 1);
-
-	if (fd >= 0)
-		close(fd);
-	if (got < 0)
-		got = 0;
-	out[got] = '\0';
-	for (ssize_t i = 0; i + 1 < got; i++)
-		if (!out[i])
-			out[i] = ' ';
-}
-
 void prof_cupti_describe_process(struct prof_cupti_process *out, bool has_context)
 {
 	struct kvs_event *event = &out->event;
@@ -84,7 +68,7 @@ void prof_cupti_describe_process(struct prof_cupti_process *out, bool has_contex
 	size_t bytes = 0;
 	CUdevice device;
 
-	read_command(out->command, sizeof(out->command));
+	kvs_process_command(getpid(), out->command, sizeof(out->command));
 	out->device[0] = '\0';
 	if (has_context && has_driver() && !driver.cuCtxGetDevice(&device)) {
 		if (driver.cuDeviceGetName(out->device, sizeof(out->device), device))

@@ -14,7 +14,7 @@
  *   launch=plain|ex|extra|cooperative
  *   alloc=plain|async|segments|mapped|expandable   the last three as caching allocators do: carved out of allocations of 20 MiB; one
  *                               reservation for each, with memory of its own; carved out of one reservation that grows by 20 MiB
- *   weights=N                   so many allocations of `bytes` bytes come before the cache
+ *   weights=N                   so many plain allocations of `bytes` bytes come before the cache
  *   sleep=1                     the memory that it maps is given back after the last token, made anew, and all tokens run again
  *   streams=default|own
  *   graph=none|capture|nodes    each token's launches are captured, and replayed twice; or stores are nodes, set once more
@@ -452,7 +452,7 @@ int main(int argc, char **argv)
 	if (!strcmp(options.streams, "own"))
 		check(cuStreamCreate(&stream, CU_STREAM_DEFAULT), "cuStreamCreate");
 	for (int i = 0; i < options.weights; i++)
-		allocate((size_t)options.bytes);
+		check(cuMemAlloc(&allocations[allocation_count++], (size_t)options.bytes), "cuMemAlloc");
 	cache_make();
 	memory_tell();
 	check(cuMemAlloc(&x, 5 * WIDTH * sizeof(float)), "cuMemAlloc");

@@ -2,26 +2,10 @@
 # A plain program under the shim: its output equals, bit for bit, what it prints when it lets layers read each other's K and V
 # itself, and its device memory falls to that of the owners plus one block. Where nothing can be shared, nothing changes.
 # usage: [BUILD=build] tests/preload/decoder_test.sh
-set -u
-cd "$(dirname "$0")/../.." || exit 1
-build=${BUILD:-build}
-run=$build/kvshare-run
-decoder=$build/tests/clients/decoder
-kernels=$build/tests/clients/decoder_kernels.so
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failed=0
-# The sanitizer's library wants to be first, and the shim is.
-export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0
-
+. "$(dirname "$0")/common.sh"
 # Bytes of K, and of V, of one layer; granules are 2 MiB.
 mib=$((1 << 20)) size=$((4 << 20))
 owners=0,1,0,1 layers=4
-
-fail() {
-	echo "$*"
-	failed=1
-}
 plain() { # NAME OPTION...
 	local name=$1
 	shift

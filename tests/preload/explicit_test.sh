@@ -2,22 +2,7 @@
 # An explicit layout shares the layers of a cache that no other kind describes, however they lie; one that is wrong is refused,
 # with the place, before anything runs; `inspect` writes one where no other kind fits.
 # usage: [BUILD=build] tests/preload/explicit_test.sh
-set -u
-cd "$(dirname "$0")/../.." || exit 1
-build=${BUILD:-build}
-run=$build/kvshare-run
-decoder=$build/tests/clients/decoder
-kernels=$build/tests/clients/decoder_kernels.so
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failed=0
-# The sanitizer's library wants to be first, and the shim is.
-export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0
-
-fail() {
-	echo "$*"
-	failed=1
-}
+. "$(dirname "$0")/common.sh"
 device_bytes() {
 	sed -nE 's/^device_bytes ([0-9]+) .*/\1/p' "$work/err"
 }

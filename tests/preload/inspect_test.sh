@@ -2,22 +2,7 @@
 # `kvshare-run inspect` finds the layout of a program that it has never seen, and the file that it writes makes `exec` share its
 # layers. Where a cache cannot be shared, it says why.
 # usage: [BUILD=build] tests/preload/inspect_test.sh
-set -u
-cd "$(dirname "$0")/../.." || exit 1
-build=${BUILD:-build}
-run=$build/kvshare-run
-decoder=$build/tests/clients/decoder
-kernels=$build/tests/clients/decoder_kernels.so
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failed=0
-# The sanitizer's library wants to be first, and the shim is.
-export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0
-
-fail() {
-	echo "$*"
-	failed=1
-}
+. "$(dirname "$0")/common.sh"
 inspect() { # OPTION...: of the decoder
 	rm -f "$work/layout.json"
 	"$run" inspect --device host -o "$work/layout.json" -- "$decoder" tokens=4 "$@" "$kernels" >"$work/said" 2>"$work/err"

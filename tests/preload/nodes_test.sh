@@ -2,22 +2,8 @@
 # Nodes of graphs that copy, clear and store, and captured copies: what they store to a borrower goes to the sink, however they are
 # made or changed, so that all layers then hold what they hold where the program itself lets them read each other's K and V.
 # usage: [BUILD=build] tests/preload/nodes_test.sh
-set -u
-cd "$(dirname "$0")/../.." || exit 1
-build=${BUILD:-build}
-run=$build/kvshare-run
+. "$(dirname "$0")/common.sh"
 nodes=$build/tests/clients/nodes
-kernels=$build/tests/clients/decoder_kernels.so
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failed=0
-# The sanitizer's library wants to be first, and the shim is.
-export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0
-
-fail() {
-	echo "$*"
-	failed=1
-}
 plain() { # OPTION...
 	KVSHARE_DISABLE=1 "$run" exec --device host -- "$nodes" "$@" "$kernels" 2>&1
 }

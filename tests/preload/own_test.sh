@@ -3,22 +3,7 @@
 # PyTorch's expandable segments do), and that they give back and take again (as vLLM's sleep mode does). `inspect` finds the layout, the
 # output equals the program's own sharing, memory falls to the owners' and a block, and whatever fails leaves it right.
 # usage: [BUILD=build] tests/preload/own_test.sh
-set -u
-cd "$(dirname "$0")/../.." || exit 1
-build=${BUILD:-build}
-run=$build/kvshare-run
-decoder=$build/tests/clients/decoder
-kernels=$build/tests/clients/decoder_kernels.so
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failed=0
-# The sanitizer's library wants to be first, and the shim is.
-export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0
-
-fail() {
-	echo "$*"
-	failed=1
-}
+. "$(dirname "$0")/common.sh"
 device_mib() { # of each time that the program told it
 	sed -nE 's/^device_bytes ([0-9]+) .*/\1/p' "$work/err" | while read -r bytes; do echo -n "$((bytes >> 20)) "; done
 }
@@ -56,7 +41,7 @@ as_oracle $((40 - 16 + 2)) "$work/expandable.json" alloc=expandable
 as_oracle $((40 - 16 + 2)) "$work/expandable.json" alloc=expandable graph=capture
 as_oracle $((40 - 16 + 2)) "$work/segments.json" alloc=segments
 
-# Weights of the same size come first, and are none of the cache's.
+# Weights of the same size come first, and are none of the cache's: plain ones are counted, and beside reservations they are not.
 for alloc in plain mapped; do
 	"$run" inspect --device host -o "$work/weights.json" -- "$decoder" tokens=4 layout=tensors weights=3 alloc=$alloc "$kernels" >"$work/said" 2>&1
 	as_oracle $((44 - 16 + 2)) "$work/weights.json" weights=3 alloc=$alloc

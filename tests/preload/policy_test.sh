@@ -2,23 +2,8 @@
 # With the policy `last` nothing is redirected: borrowers store into their owner's memory, and layers read what was stored last.
 # The output is, bit for bit, that of the program when it lets its layers store into each other's K and V itself.
 # usage: [BUILD=build] tests/preload/policy_test.sh
-set -u
-cd "$(dirname "$0")/../.." || exit 1
-build=${BUILD:-build}
-run=$build/kvshare-run
-decoder=$build/tests/clients/decoder
-kernels=$build/tests/clients/decoder_kernels.so
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failed=0
-# The sanitizer's library wants to be first, and the shim is.
-export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0
+. "$(dirname "$0")/common.sh"
 owners=0,1,0,1
-
-fail() {
-	echo "$*"
-	failed=1
-}
 decode() { # NAME EXEC-OPTION... -- DECODER-OPTION...
 	local name=$1 exec=()
 	shift

@@ -2,24 +2,9 @@
 # `kvshare-run probe` finds the kernels that write the cache of a program that it has never seen, and no others; with the file that
 # it writes `exec` shares the layers, and with one writer left out of it the program ends in a fault that names that kernel.
 # usage: [BUILD=build] tests/preload/probe_test.sh
-set -u
-cd "$(dirname "$0")/../.." || exit 1
-build=${BUILD:-build}
-run=$build/kvshare-run
-decoder=$build/tests/clients/decoder
-kernels=$build/tests/clients/decoder_kernels.so
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failed=0
-# The sanitizer's library wants to be first, and the shim is.
-export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0
+. "$(dirname "$0")/common.sh"
 layout=slab:layers=2,k=2MiB,v=2MiB
 small=(layers=2 bytes=$((2 << 20)) tokens=3)
-
-fail() {
-	echo "$*"
-	failed=1
-}
 probe() { # LAYOUT OPTION...: of the decoder
 	rm -f "$work/writers.json"
 	"$run" probe --device host --layout "$1" -o "$work/writers.json" -- "$decoder" "${small[@]}" "${@:2}" "$kernels" \

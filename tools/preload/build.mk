@@ -8,7 +8,7 @@ $(PRELOAD_OBJS): private CFLAGS_ALL += -fvisibility=hidden
 
 # Of driver/, vmm/ and profiler/ it gets what it uses, through an archive: that needs no other library; zlib's checksum is linked in too. nodelete: its exit handler and the
 # pointers that programs got from it outlive a dlclose.
-$(BUILD)/tools/preload/parts.a: $(DRIVER_OBJS) $(VMM_OBJS) $(addprefix $(BUILD)/profiler/,write.o encode.o intern.o)
+$(BUILD)/tools/preload/parts.a: $(DRIVER_OBJS) $(VMM_OBJS) $(addprefix $(BUILD)/profiler/,write.o encode.o intern.o process.o)
 	$(call say,AR,$@)
 	$(Q)rm -f $@ && $(AR) rcs $@ $^
 $(PRELOAD): $(PRELOAD_OBJS) $(BUILD)/tools/preload/parts.a tools/preload/preload.map

@@ -66,11 +66,11 @@ CUresult CUDAAPI cuMemAddressReserve(
 	CUdeviceptr *ptr, size_t size, size_t alignment, CUdeviceptr addr, unsigned long long flags)
 {
 	const struct shim_real *driver = shim_real();
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_ALLOCS);
 	CUresult result;
 
 	if (!driver->cuMemAddressReserve)
 		return SHIM_ABSENT;
-	shim_count(&shim_calls[SHIM_ALLOCS]);
 	result = driver->cuMemAddressReserve(ptr, size, alignment, addr, flags);
 	if (result)
 		return result;
@@ -86,10 +86,10 @@ CUresult CUDAAPI cuMemAddressReserve(
 CUresult CUDAAPI cuMemAddressFree(CUdeviceptr ptr, size_t size)
 {
 	const struct shim_real *driver = shim_real();
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_FREES);
 
 	if (!driver->cuMemAddressFree)
 		return SHIM_ABSENT;
-	shim_count(&shim_calls[SHIM_FREES]);
 	if (shim_settings()->inspect_path)
 		shim_inspect_freed(ptr);
 	if (is_asked() && shim_cache_unreserve(ptr))
@@ -116,11 +116,11 @@ CUresult CUDAAPI cuMemCreate(
 	CUmemGenericAllocationHandle *handle, size_t size, const CUmemAllocationProp *prop, unsigned long long flags)
 {
 	const struct shim_real *driver = shim_real();
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_ALLOCS);
 	struct ticket *ticket;
 
 	if (!driver->cuMemCreate)
 		return SHIM_ABSENT;
-	shim_count(&shim_calls[SHIM_ALLOCS]);
 	if (!handle || !is_asked() || !atomic_load(&reservations) || !can_wait(size, prop))
 		return driver->cuMemCreate(handle, size, prop, flags);
 	ticket = calloc(1, sizeof(*ticket));
@@ -142,11 +142,11 @@ CUresult CUDAAPI cuMemCreate(
 CUresult CUDAAPI cuMemRelease(CUmemGenericAllocationHandle handle)
 {
 	const struct shim_real *driver = shim_real();
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_FREES);
 	struct ticket *ticket = NULL;
 
 	if (!driver->cuMemRelease)
 		return SHIM_ABSENT;
-	shim_count(&shim_calls[SHIM_FREES]);
 	if (atomic_load(&ticket_count)) {
 		pthread_mutex_lock(&lock);
 		ticket = ticket_find(handle);

@@ -138,8 +138,6 @@ void shim_profile_sink(CUdeviceptr address, size_t bytes)
 static void introduce(void)
 {
 	char command[512];
-	FILE *file = fopen("/proc/self/cmdline", "re");
-	size_t got = file ? fread(command, 1, sizeof(command) - 1, file) : 0;
 	struct kvs_event event = {.type = KVS_EVENT_PROCESS,
 		.process = {.source = KVS_SOURCE_OURS,
 			.command = command,
@@ -149,13 +147,7 @@ static void introduce(void)
 			/* softcuda takes pages; NVIDIA's driver does not say. */
 			.unit_bytes = shim_real_symbol(NULL, "softcuda_get_counters") ? sysconf(_SC_PAGESIZE) : 0}};
 
-	if (file)
-		fclose(file);
-	while (got && !command[got - 1])
-		got--;
-	command[got] = '\0';
-	for (size_t i = 0; i < got; i++)
-		command[i] = command[i] ? command[i] : ' ';
+	kvs_process_command(getpid(), command, sizeof(command));
 	add(&event);
 }
 

@@ -141,6 +141,8 @@ void run_progress_clear(void);
  * run_flush_stdout().
  */
 int run_write_output(const char *path, const char *text);
+/* An empty file in $TMPDIR, or else /tmp, which the caller unlinks; its path goes to `out`. What making it answers. */
+int run_make_temporary(const char *name, char *out, size_t bytes);
 bool run_is_stdout(const char *path);
 /*
  * Call once at the start: opens missing descriptors 0 to 2; from then on lost output makes the exit status

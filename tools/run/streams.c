@@ -41,6 +41,19 @@ int run_write_output(const char *path, const char *text)
 	return run_flush_stdout();
 }
 
+int run_make_temporary(const char *name, char *out, size_t bytes)
+{
+	const char *folder = getenv("TMPDIR");
+	int fd;
+
+	snprintf(out, bytes, "%s/kvshare-%s-XXXXXX", folder && *folder ? folder : "/tmp", name);
+	fd = mkstemp(out);
+	if (fd < 0)
+		return kvs_fail(-errno, "%s: %s", out, strerror(errno));
+	close(fd);
+	return 0;
+}
+
 static void check_at_exit(void)
 {
 	int err = run_flush_stdout();

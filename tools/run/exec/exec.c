@@ -345,7 +345,7 @@ int exec_become(char **command)
 	return err == ENOENT ? 127 : 126; /* as shells have it */
 }
 
-int exec_run_once(const struct exec_options *options)
+static int run_program(const struct exec_options *options)
 {
 	pid_t child;
 	int status;
@@ -360,6 +360,20 @@ int exec_run_once(const struct exec_options *options)
 	if (child < 0)
 		return EXIT_FAILURE;
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+int exec_run_once(const struct exec_options *options, const char *name, const char **account, char *path, size_t bytes,
+	int *status)
+{
+	int err = run_make_temporary(name, path, bytes);
+
+	if (err)
+		return err;
+	*account = path;
+	*status = run_program(options);
+	if (*status)
+		fprintf(stderr, "kvshare-run: the program has ended with status %d\n", *status);
+	return 0;
 }
 
 static int run(int argc, char **argv)

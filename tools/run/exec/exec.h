@@ -20,8 +20,13 @@ int exec_prepare(const struct exec_options *options);
 void exec_parse_writer(struct argp_state *state, struct exec_options *options, const char *text);
 /* Becomes the program. If it returns, with the exit status, that has failed. */
 int exec_become(char **command);
-/* Runs the program in a process of its own, and returns its exit status, or 128 and the signal. */
-int exec_run_once(const struct exec_options *options);
+/*
+ * Runs the program in a process of its own, and says on stderr if it ends with another status than 0, which goes to *status: 128 and the
+ * signal where one ended it. The shim writes its account of the run into the file that *account (a member of `options`) is made to name,
+ * at `path`; the caller unlinks it. What run_make_temporary() answers.
+ */
+int exec_run_once(const struct exec_options *options, const char *name, const char **account, char *path, size_t bytes,
+	int *status);
 /* The device's two words, for an option of that name. */
 const char *exec_parse_device(struct argp_state *state, const char *text);
 
@@ -44,8 +49,11 @@ struct exec_place {
 struct exec_places {
 	size_t granule, allocations, count;
 	const size_t *bytes;         /* [allocations] */
+	const bool *reserved;        /* [allocations], of which the shim counts those of the cache's kind */
 	const struct exec_place *at; /* [count] */
 };
+/* How many of the size and kind of that allocation come before it. */
+size_t exec_same_before(const struct exec_places *places, size_t allocation);
 /* An explicit layout as JSON, for the caller to free, and the size of each K and V. -ENOENT: there is none; -ENOMEM. */
 int exec_explicit_guess(const struct exec_places *places, size_t *bytes, char **text);
 

@@ -47,6 +47,20 @@ static size_t tensor_bytes(const struct exec_places *p)
 	return bytes;
 }
 
+static bool are_same(const struct exec_places *p, size_t a, size_t b)
+{
+	return p->bytes[a] == p->bytes[b] && p->reserved[a] == p->reserved[b];
+}
+
+size_t exec_same_before(const struct exec_places *p, size_t allocation)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < allocation; i++)
+		count += are_same(p, i, allocation);
+	return count;
+}
+
 /*
  * The shim takes the first allocation of each size in its turn: so those of the first size that come before are skipped,
  * and none of a cache's sizes may come between that is not the cache's.
@@ -55,18 +69,18 @@ static bool turns_find(const struct exec_places *p, size_t *skip)
 {
 	size_t first = p->allocations;
 
-	*skip = 0;
 	for (size_t i = p->allocations; i-- > 0;) {
 		if (!places_in(p, i))
 			continue;
 		for (size_t j = i + 1; first < p->allocations && j < first; j++)
-			if (p->bytes[j] == p->bytes[first])
+			if (are_same(p, j, first))
 				return false;
 		first = i;
 	}
-	for (size_t i = 0; i < first && first < p->allocations; i++)
-		*skip += p->bytes[i] == p->bytes[first];
-	return first < p->allocations;
+	if (first == p->allocations)
+		return false;
+	*skip = exec_same_before(p, first);
+	return true;
 }
 
 static size_t number_of(const struct exec_places *p, size_t allocation)

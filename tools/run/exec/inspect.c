@@ -200,9 +200,14 @@ static struct guess guess_halves(const struct account *a)
 	return (struct guess){"halves", "kv", a->store_count / 2, a->bytes[first] / 2, 0, 0, NULL, false, 0};
 }
 
+static struct exec_places places_of(const struct account *a)
+{
+	return (struct exec_places){a->granule, a->count, a->store_count, a->bytes, a->reserved, a->stores};
+}
+
 static struct guess guess_explicit(const struct account *a)
 {
-	const struct exec_places places = {a->granule, a->count, a->store_count, a->bytes, a->stores};
+	const struct exec_places places = places_of(a);
 	struct guess found = {"explicit", "kv", a->store_count / 2, 0, 0, 0, NULL, false, 0};
 
 	if (exec_explicit_guess(&places, &found.bytes, &found.text))
@@ -214,6 +219,7 @@ static struct guess guess_explicit(const struct account *a)
 
 static struct guess guess(const struct account *account)
 {
+	const struct exec_places places = places_of(account);
 	struct guess found = guess_slab(account);
 
 	if (!found.kind)
@@ -230,9 +236,7 @@ static struct guess guess(const struct account *account)
 			free(found.text);
 			return (struct guess){0};
 		}
-	for (size_t i = 0; i < account->stores[0].allocation; i++)
-		found.skip += account->bytes[i] == account->bytes[account->stores[0].allocation] &&
-			      account->reserved[i] == found.reserved;
+	found.skip = exec_same_before(&places, account->stores[0].allocation);
 	return found;
 }
 
@@ -341,22 +345,15 @@ static int conclude(const struct env *env, const struct account *account)
 
 static int run(int argc, char **argv)
 {
-	char path[] = "/tmp/kvshare-inspect-XXXXXX";
+	char path[4096];
 	struct account account = {0};
 	struct env env = {0};
-	int file, status, err;
+	int status, err;
 
 	argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &env);
-	file = mkstemp(path);
-	if (file < 0) {
-		kvs_fail(-errno, "cannot make a file in /tmp: %s", strerror(errno));
+	err = exec_run_once(&env.exec, "inspect", &env.exec.inspect, path, sizeof(path), &status);
+	if (err)
 		return run_complain();
-	}
-	close(file);
-	env.exec.inspect = path;
-	status = exec_run_once(&env.exec);
-	if (status)
-		fprintf(stderr, "kvshare-run: the program has ended with status %d\n", status);
 	err = account_read(path, &account);
 	unlink(path);
 	free(env.exec.writers);

@@ -178,23 +178,16 @@ static int conclude(const struct env *env, const json_t *found, long long launch
 
 static int run(int argc, char **argv)
 {
-	char path[] = "/tmp/kvshare-probe-XXXXXX";
+	char path[4096];
 	struct env env = {0};
 	long long launches = 0;
 	json_t *found;
-	int file, status, err;
+	int status, err;
 
 	argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &env);
-	file = mkstemp(path);
-	if (file < 0) {
-		kvs_fail(-errno, "cannot make a file in /tmp: %s", strerror(errno));
+	err = exec_run_once(&env.exec, "probe", &env.exec.probe, path, sizeof(path), &status);
+	if (err)
 		return run_complain();
-	}
-	close(file);
-	env.exec.probe = path;
-	status = exec_run_once(&env.exec);
-	if (status)
-		fprintf(stderr, "kvshare-run: the program has ended with status %d\n", status);
 	err = found_read(path, &found, &launches);
 	unlink(path);
 	if (!err) {

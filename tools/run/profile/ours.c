@@ -362,22 +362,6 @@ void run_profile_engine(struct run_profile *p, struct kvs_engine_options *option
 
 /* ---- open and close ---- */
 
-/* The arguments of this process with spaces between. */
-static void read_command(char *out, size_t bytes)
-{
-	FILE *file = fopen("/proc/self/cmdline", "re");
-	size_t got = file ? fread(out, 1, bytes - 1, file) : 0;
-
-	if (file)
-		fclose(file);
-	while (got && !out[got - 1])
-		got--;
-	out[got] = 0;
-	for (size_t i = 0; i < got; i++)
-		if (!out[i])
-			out[i] = ' ';
-}
-
 static void introduce(struct run_profile *p)
 {
 	char command[512];
@@ -392,7 +376,7 @@ static void introduce(struct run_profile *p)
 			/* softcuda takes pages; a GPU's driver does not say. */
 			.unit_bytes = p->unseen.kind == KVS_DEVICE_HOST ? sysconf(_SC_PAGESIZE) : 0}};
 
-	read_command(command, sizeof(command));
+	kvs_process_command(getpid(), command, sizeof(command));
 	add(p, &event);
 }
 

@@ -7,9 +7,7 @@
 
 #include <pthread.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <time.h>
 
 #define PERIOD_NS 250000000
@@ -25,33 +23,12 @@ struct run_sampler {
 	bool stop;
 };
 
-/* 0: it has none, or has ended. */
-static pid_t parent_of(pid_t pid)
-{
-	char path[64], line[512], *name_end;
-	size_t got;
-	FILE *stat;
-	int parent = 0;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-	stat = fopen(path, "re");
-	if (!stat)
-		return 0;
-	got = fread(line, 1, sizeof(line) - 1, stat);
-	fclose(stat);
-	line[got] = 0;
-	name_end = strrchr(line, ')'); /* a name may hold anything */
-	if (!name_end || sscanf(name_end, ") %*c %d", &parent) != 1)
-		return 0;
-	return parent;
-}
-
 static bool is_watched(const struct run_sampler *s, pid_t pid)
 {
 	for (int i = 0; i < MOST_GENERATIONS && pid > 1; i++) {
 		if (pid == s->root)
 			return true;
-		pid = parent_of(pid);
+		pid = (pid_t)kvs_process_parent(pid);
 	}
 	return false;
 }

@@ -251,30 +251,10 @@ static const char *held_text(const struct top *top, uint32_t pid, char *out)
 	return out;
 }
 
-/* Its arguments as /proc has them; "" where it is not to be seen. */
-static const char *command_of(uint32_t pid, char *out, size_t bytes)
-{
-	char path[64], raw[256];
-	size_t got = 0;
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/proc/%u/cmdline", pid);
-	file = fopen(path, "re");
-	if (file) {
-		got = fread(raw, 1, sizeof(raw) - 1, file);
-		fclose(file);
-	}
-	for (size_t i = 0; i < got; i++)
-		if (!raw[i])
-			raw[i] = i + 1 < got ? ' ' : 0;
-	raw[got] = 0;
-	return kvs_visible(raw, out, bytes);
-}
-
 /* Who else has memory there: what is not watched, NVML tells all the same. */
 static void print_others(const struct top *top, const struct row *rows, size_t count)
 {
-	char size[16], command[256];
+	char size[16], command[256], shown[256];
 	bool any = false;
 
 	for (size_t i = 0; i < top->held_count; i++) {
@@ -288,8 +268,9 @@ static void print_others(const struct top *top, const struct row *rows, size_t c
 		if (!any)
 			printf("\n%8s %9s  %s\n", "PID", "NVML", "OTHERS ON THE GPU");
 		any = true;
+		kvs_process_command((pid_t)top->held[i].pid, command, sizeof(command));
 		printf("%8u %9s  %s\n", top->held[i].pid, size_text(held_by(top, top->held[i].pid), size),
-			command_of(top->held[i].pid, command, sizeof(command)));
+			kvs_visible(command, shown, sizeof(shown)));
 	}
 }
 

@@ -19,7 +19,6 @@ enum { OPTION_TEXT = 512, OPTION_MAX_TOKENS, OPTION_ROUNDS, OPTION_PROMPT, OPTIO
 #define DEFAULT_PROMPT 256
 #define MOST_ROUNDS 1000
 
-enum side { FULL = RUN_FULL, SHARED = RUN_SHARED, SIDES };
 enum speed { PREFILL, DECODE, SPEEDS };
 
 struct env {
@@ -41,7 +40,7 @@ struct comparison {
 	int32_t *ids; /* of the text, or made up; at least prompt_tokens + decode_tokens */
 	size_t count;
 	int prompt, decode;
-	struct measured sides[SIDES];
+	struct measured sides[RUN_SIDES];
 };
 
 static const struct argp_option options[] = {
@@ -141,13 +140,13 @@ static int read_ids(struct comparison *c, size_t least)
 
 /* ---- measuring ---- */
 
-static int take_side(struct comparison *c, enum side side)
+static int take_side(struct comparison *c, enum run_side side)
 {
-	int err = kvs_engine_set_plan(c->session.engine, side == SHARED ? c->session.plan : NULL);
+	int err = kvs_engine_set_plan(c->session.engine, side == RUN_SHARED ? c->session.plan : NULL);
 
 	if (err || !c->session.patch)
 		return err;
-	return kvs_engine_set_patch(c->session.engine, c->session.patch, side == SHARED ? NULL : c->session.ckpt);
+	return kvs_engine_set_patch(c->session.engine, c->session.patch, side == RUN_SHARED ? NULL : c->session.ckpt);
 }
 
 int run_compare_prefill(kvs_engine *engine, const int32_t *ids, int prompt)
@@ -172,7 +171,7 @@ int run_compare_decode(kvs_engine *engine, const int32_t *ids, int count)
 }
 
 /* `round` -1: to warm up. */
-static int measure_speed(struct comparison *c, enum side side, int round)
+static int measure_speed(struct comparison *c, enum run_side side, int round)
 {
 	struct measured *m = &c->sides[side];
 	int err = take_side(c, side);
@@ -192,7 +191,7 @@ static int measure_speed(struct comparison *c, enum side side, int round)
 	return err;
 }
 
-static int measure_loss(struct comparison *c, enum side side)
+static int measure_loss(struct comparison *c, enum run_side side)
 {
 	size_t count =
 		c->env->max_tokens && (size_t)c->env->max_tokens < c->count ? (size_t)c->env->max_tokens : c->count;
@@ -212,7 +211,7 @@ static int measure(struct comparison *c)
 	int err = 0;
 
 	for (int round = -1; round < c->env->rounds && !err; round++) {
-		enum side first = round & 1 ? SHARED : FULL;
+		enum run_side first = round & 1 ? RUN_SHARED : RUN_FULL;
 		err = measure_speed(c, first, round);
 		if (!err)
 			err = measure_speed(c, 1 - first, round);
@@ -220,7 +219,7 @@ static int measure(struct comparison *c)
 			run_progress_show("measuring", "", round + 2, c->env->rounds + 1);
 	}
 	run_progress_clear();
-	for (enum side side = FULL; side < SIDES && c->env->text && !err; side++)
+	for (enum run_side side = RUN_FULL; side < RUN_SIDES && c->env->text && !err; side++)
 		err = measure_loss(c, side);
 	return err;
 }
@@ -249,12 +248,12 @@ static struct ratio ratio_of(const struct comparison *c, enum speed speed)
 	int rounds = c->env->rounds;
 
 	for (int i = 0; i < rounds; i++)
-		ratios[i] = c->sides[SHARED].rates[speed][i] / c->sides[FULL].rates[speed][i];
+		ratios[i] = c->sides[RUN_SHARED].rates[speed][i] / c->sides[RUN_FULL].rates[speed][i];
 	qsort(ratios, rounds, sizeof(*ratios), ascending);
 	return (struct ratio){median_of(ratios, rounds), ratios[0], ratios[rounds - 1]};
 }
 
-static double rate_of(const struct comparison *c, enum side side, enum speed speed)
+static double rate_of(const struct comparison *c, enum run_side side, enum speed speed)
 {
 	double rates[MOST_ROUNDS];
 
@@ -265,10 +264,10 @@ static double rate_of(const struct comparison *c, enum side side, enum speed spe
 
 static double kv_ratio(const struct comparison *c)
 {
-	return (double)c->sides[SHARED].memory.kv_physical_bytes / c->sides[FULL].memory.kv_physical_bytes;
+	return (double)c->sides[RUN_SHARED].memory.kv_physical_bytes / c->sides[RUN_FULL].memory.kv_physical_bytes;
 }
 
-static json_t *json_side(const struct comparison *c, enum side side)
+static json_t *json_side(const struct comparison *c, enum run_side side)
 {
 	return json_pack("{s:o,s:f,s:f,s:o}", "memory", run_json_memory(&c->sides[side].memory), "prefill_tokens_per_s",
 		rate_of(c, side, PREFILL), "decode_tokens_per_s", rate_of(c, side, DECODE), "nll",
@@ -281,25 +280,25 @@ static int print_json(const struct comparison *c)
 	json_t *ratio = json_pack("{s:f,s:f,s:[f,f],s:f,s:[f,f],s:o}", "kv_bytes", kv_ratio(c), "prefill_tokens_per_s",
 		prefill.median, "prefill_tokens_per_s_range", prefill.least, prefill.largest, "decode_tokens_per_s",
 		decoding.median, "decode_tokens_per_s_range", decoding.least, decoding.largest, "nll_delta",
-		run_json_number(c->sides[SHARED].nll - c->sides[FULL].nll));
+		run_json_number(c->sides[RUN_SHARED].nll - c->sides[RUN_FULL].nll));
 
 	return run_print_json(json_pack("{s:o,s:o,s:i,s:i,s:i,s:o,s:o,s:o}", "device", run_json_device(c->session.cu),
 		"model", run_json_model(kvs_engine_config(c->session.engine)), "prompt_tokens", c->prompt,
-		"decode_tokens", c->decode, "rounds", c->env->rounds, "full", json_side(c, FULL), "shared",
-		json_side(c, SHARED), "ratio", ratio));
+		"decode_tokens", c->decode, "rounds", c->env->rounds, "full", json_side(c, RUN_FULL), "shared",
+		json_side(c, RUN_SHARED), "ratio", ratio));
 }
 
 static void print_speed(const struct comparison *c, const char *name, enum speed speed)
 {
 	struct ratio ratio = ratio_of(c, speed);
 
-	printf("%-10s %10.1f tokens/s %10.1f tokens/s   %.3f (%.3f to %.3f)\n", name, rate_of(c, FULL, speed),
-		rate_of(c, SHARED, speed), ratio.median, ratio.least, ratio.largest);
+	printf("%-10s %10.1f tokens/s %10.1f tokens/s   %.3f (%.3f to %.3f)\n", name, rate_of(c, RUN_FULL, speed),
+		rate_of(c, RUN_SHARED, speed), ratio.median, ratio.least, ratio.largest);
 }
 
 static int print_table(const struct comparison *c)
 {
-	const struct measured *full = &c->sides[FULL], *shared = &c->sides[SHARED];
+	const struct measured *full = &c->sides[RUN_FULL], *shared = &c->sides[RUN_SHARED];
 
 	printf("%-10s %10s          %10s            ratio%s\n", "", "full", "shared",
 		c->env->rounds > 1 ? " (range of the rounds)" : "");
@@ -319,7 +318,7 @@ static struct kvs_measured measured_speed(const struct comparison *c, const char
 {
 	struct ratio ratio = ratio_of(c, speed);
 
-	return (struct kvs_measured){name, "tokens/s", 1, {rate_of(c, FULL, speed), rate_of(c, SHARED, speed)},
+	return (struct kvs_measured){name, "tokens/s", 1, {rate_of(c, RUN_FULL, speed), rate_of(c, RUN_SHARED, speed)},
 		ratio.median, ratio.least, ratio.largest};
 }
 
@@ -327,7 +326,7 @@ static struct kvs_measured measured_speed(const struct comparison *c, const char
 static int write_page(struct comparison *c)
 {
 	struct kvs_measured measured[] = {measured_speed(c, "prefill", PREFILL), measured_speed(c, "decode", DECODE),
-		{"loss", "nats", 4, {c->sides[FULL].nll, c->sides[SHARED].nll}, NAN, NAN, NAN}};
+		{"loss", "nats", 4, {c->sides[RUN_FULL].nll, c->sides[RUN_SHARED].nll}, NAN, NAN, NAN}};
 	struct kvs_diff_page page = {.names = {"full", "shared"},
 		.measured = measured,
 		.measured_count = c->env->text ? 3 : 2,
@@ -341,7 +340,7 @@ static int write_page(struct comparison *c)
 
 static int allocate_rates(struct comparison *c)
 {
-	for (enum side side = FULL; side < SIDES; side++) {
+	for (enum run_side side = RUN_FULL; side < RUN_SIDES; side++) {
 		c->sides[side].nll = NAN;
 		for (enum speed speed = PREFILL; speed < SPEEDS; speed++) {
 			c->sides[side].rates[speed] = malloc(sizeof(double) * c->env->rounds);
@@ -400,7 +399,7 @@ static int run_command(int argc, char **argv)
 		run_complain();
 	run_session_close(&c.session);
 	free(c.ids);
-	for (enum side side = FULL; side < SIDES; side++)
+	for (enum run_side side = RUN_FULL; side < RUN_SIDES; side++)
 		for (enum speed speed = PREFILL; speed < SPEEDS; speed++)
 			free(c.sides[side].rates[speed]);
 	return err ? EXIT_FAILURE : EXIT_SUCCESS;

@@ -8,7 +8,7 @@
 
 #include "../../../profiler/profiler.h"
 
-enum { RUN_FULL, RUN_SHARED };
+enum run_side { RUN_FULL, RUN_SHARED, RUN_SIDES };
 
 /* Until the device is done. What the engine answers. */
 int run_compare_prefill(kvs_engine *engine, const int32_t *ids, int prompt);

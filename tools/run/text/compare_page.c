@@ -3,23 +3,8 @@
  */
 #include "compare.h"
 
-#include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
-
-static int make_temporary(char *path, size_t bytes)
-{
-	const char *folder = getenv("TMPDIR");
-	int fd;
-
-	snprintf(path, bytes, "%s/kvshare-compare-XXXXXX", folder && *folder ? folder : "/tmp");
-	fd = mkstemp(path);
-	if (fd < 0)
-		return kvs_fail(-errno, "%s: %s", path, strerror(errno));
-	close(fd);
-	return 0;
-}
 
 static int run_side(const struct run_model_options *options, const int32_t *ids, int prompt, int decode)
 {
@@ -36,12 +21,12 @@ static int run_side(const struct run_model_options *options, const int32_t *ids,
 	return err;
 }
 
-static int trace_side(const struct run_model_options *model, int side, const int32_t *ids, int prompt, int decode,
-	kvs_report **report)
+static int trace_side(const struct run_model_options *model, enum run_side side, const int32_t *ids, int prompt,
+	int decode, kvs_report **report)
 {
 	struct run_model_options options = *model;
 	char path[4096];
-	int err = make_temporary(path, sizeof(path));
+	int err = run_make_temporary("compare", path, sizeof(path));
 
 	if (err)
 		return err;
@@ -73,7 +58,7 @@ int run_compare_page(const struct run_model_options *model, const int32_t *ids, 
 	kvs_report *reports[2] = {NULL, NULL};
 	int err = 0;
 
-	for (int side = RUN_FULL; side <= RUN_SHARED && !err; side++)
+	for (enum run_side side = RUN_FULL; side < RUN_SIDES && !err; side++)
 		err = trace_side(model, side, ids, prompt, decode, &reports[side]);
 	if (!err)
 		err = write_page(reports, page, path);
