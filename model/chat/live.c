@@ -7,6 +7,7 @@
 #include "chat.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,26 +15,47 @@
 
 enum truth { NO, OPEN, YES };
 
+struct atom {
+	const char *at; /* NULL: none */
+	size_t length;
+};
+
 /* ---- conditions ---- */
 
-static const char *const untrue[] = {"tools", "tools is defined", "tools is not none", "tools!=none", "builtin_tools",
+static const char *const untrue[] = {"tools", "tools is not none", "tools!=none", "builtin_tools",
 	"builtin_tools is defined", "custom_tools", "custom_tools is defined", "xml_tools", "python_tools", "documents",
-	"documents is defined", "tools is defined and tools", "message.role==`assistant`", "message.role==`tool`",
-	"message.role==`ipython`", "message.role==`tool_results`", "message.role==`assistant_tool_call`",
-	"message.tool_calls", "message.tool_calls is defined", "message.tool_calls is not none",
-	"`tool_calls`in message", "enable_thinking", "enable_thinking is defined", "tools_in_user_message is defined",
-	"date_string is defined", "continue_final_message"};
-static const char *const true_ones[] = {
-	"add_generation_prompt", "strftime_now is defined", "tools is none", "messages", "messages|length>0"};
+	"message.role==`assistant`", "message.role==`tool`", "message.role==`ipython`", "message.role==`tool_results`",
+	"message.role==`assistant_tool_call`", "message.tool_calls", "message.tool_calls is defined",
+	"message.tool_calls is not none", "`tool_calls`in message", "enable_thinking", "enable_thinking is defined",
+	"tools_in_user_message is defined", "date_string is defined", "continue_final_message"};
+static const char *const true_ones[] = {"add_generation_prompt", "strftime_now is defined", "tools is none",
+	"tools is defined", "documents is defined", "messages", "messages|length>0"};
 
-static enum truth judge_atom(const char *text, size_t length)
+/* Those that change within a conversation; the forms know what follows of them. */
+static const char *const open_ones[] = {"loop.first", "loop.last", "loop.index0==0", "message.role==`user`",
+	"message.role==`system`", "messages[0].role==`system`", "messages[0].role!=`system`",
+	"system_message is defined", "system_message!=false", "(message.role==`user`)!=(loop.index0%2==0)",
+	"(message.role==`user`)!=(ns.index%2==0)", "ns.multi_step_tool",
+	"message.content.startswith(`<tool_response>`)", "message.content.endswith(`</tool_response>`)"};
+
+#define ONE_OF(list, text, length) is_one_of(list, sizeof(list) / sizeof(*(list)), text, length)
+static bool is_one_of(const char *const *list, size_t count, const char *text, size_t length)
 {
-	for (size_t i = 0; i < sizeof(untrue) / sizeof(*untrue); i++)
-		if (strlen(untrue[i]) == length && !strncmp(text, untrue[i], length))
-			return NO;
-	for (size_t i = 0; i < sizeof(true_ones) / sizeof(*true_ones); i++)
-		if (strlen(true_ones[i]) == length && !strncmp(text, true_ones[i], length))
-			return YES;
+	for (size_t i = 0; i < count; i++)
+		if (strlen(list[i]) == length && !strncmp(text, list[i], length))
+			return true;
+	return false;
+}
+
+/* A condition that is in no list goes to *unknown, if it is the first. */
+static enum truth judge_atom(const char *text, size_t length, struct atom *unknown)
+{
+	if (ONE_OF(untrue, text, length))
+		return NO;
+	if (ONE_OF(true_ones, text, length))
+		return YES;
+	if (!unknown->at && !ONE_OF(open_ones, text, length))
+		*unknown = (struct atom){text, length};
 	return OPEN;
 }
 
@@ -89,7 +111,7 @@ static void strip(const char **text, size_t *length)
 		(*length)--;
 }
 
-static enum truth judge(const char *text, size_t length, int depth)
+static enum truth judge(const char *text, size_t length, int depth, struct atom *unknown)
 {
 	size_t at;
 
@@ -97,20 +119,22 @@ static enum truth judge(const char *text, size_t length, int depth)
 	if (depth == MAX_DEPTH)
 		return OPEN;
 	if (bracketed(text, length))
-		return judge(text + 1, length - 2, depth + 1);
+		return judge(text + 1, length - 2, depth + 1, unknown);
 	at = find_word(text, length, "or");
 	if (at < length) {
-		enum truth a = judge(text, at, depth + 1), b = judge(text + at + 2, length - at - 2, depth + 1);
+		enum truth a = judge(text, at, depth + 1, unknown),
+			   b = judge(text + at + 2, length - at - 2, depth + 1, unknown);
 		return a > b ? a : b;
 	}
 	at = find_word(text, length, "and");
 	if (at < length) {
-		enum truth a = judge(text, at, depth + 1), b = judge(text + at + 3, length - at - 3, depth + 1);
+		enum truth a = judge(text, at, depth + 1, unknown),
+			   b = judge(text + at + 3, length - at - 3, depth + 1, unknown);
 		return a < b ? a : b;
 	}
 	if (length > 3 && !strncmp(text, "not", 3) && (text[3] == ' ' || text[3] == '('))
-		return YES - judge(text + 3, length - 3, depth + 1);
-	return judge_atom(text, length);
+		return YES - judge(text + 3, length - 3, depth + 1, unknown);
+	return judge_atom(text, length, unknown);
 }
 
 /* ---- branches ---- */
@@ -126,8 +150,19 @@ static void enter_branch(struct level *level, enum truth truth)
 	level->decided |= truth == YES;
 }
 
+/* A condition that is not known matters where it is reached, and decides. */
+static enum truth judge_step(const struct chat_step *step, const struct level *level, struct atom *unknown)
+{
+	struct atom first = {NULL, 0};
+	enum truth truth = judge(step->text, strlen(step->text), 0, &first);
+
+	if (truth == OPEN && level->outer && !level->decided && !unknown->at)
+		*unknown = first;
+	return truth;
+}
+
 /* Follow one step; `depth` counts the open levels, levels[0] is the template itself. False: it does not match. */
-static bool follow(const struct chat_step *step, struct level *levels, int *depth)
+static bool follow(const struct chat_step *step, struct level *levels, int *depth, struct atom *unknown)
 {
 	struct level *level = &levels[*depth];
 
@@ -137,13 +172,14 @@ static bool follow(const struct chat_step *step, struct level *levels, int *dept
 		if (*depth == MAX_DEPTH - 1)
 			return false;
 		levels[++*depth] = (struct level){.loop = step->kind == CHAT_FOR, .outer = level->live};
-		enter_branch(&levels[*depth], step->kind == CHAT_FOR ? OPEN : judge(step->text, strlen(step->text), 0));
+		enter_branch(
+			&levels[*depth], step->kind == CHAT_FOR ? OPEN : judge_step(step, &levels[*depth], unknown));
 		return true;
 	case CHAT_ELIF:
 	case CHAT_ELSE:
 		if (!*depth || level->loop)
 			return false;
-		enter_branch(level, step->kind == CHAT_ELSE ? OPEN : judge(step->text, strlen(step->text), 0));
+		enter_branch(level, step->kind == CHAT_ELSE ? OPEN : judge_step(step, level, unknown));
 		return true;
 	case CHAT_ENDIF:
 	case CHAT_ENDFOR:
@@ -156,13 +192,17 @@ static bool follow(const struct chat_step *step, struct level *levels, int *dept
 int chat_keep_live(struct chat_steps *steps, const char *name)
 {
 	struct level levels[MAX_DEPTH] = {{.live = true}};
+	struct atom unknown = {NULL, 0};
+	char condition[128] = "", shown[512];
 	size_t kept = 0;
 	int depth = 0;
 	bool matched = true;
 
 	for (size_t i = 0; i < steps->count; i++) {
 		struct chat_step *step = &steps->list[i];
-		matched = matched && follow(step, levels, &depth);
+		matched = matched && follow(step, levels, &depth, &unknown);
+		if (unknown.at && !*condition) /* before its text goes */
+			snprintf(condition, sizeof(condition), "%.*s", (int)unknown.length, unknown.at);
 		if (matched && levels[depth].live && (step->kind == CHAT_PRINT || step->kind == CHAT_SET))
 			steps->list[kept++] = *step;
 		else
@@ -171,5 +211,8 @@ int chat_keep_live(struct chat_steps *steps, const char *name)
 	steps->count = kept;
 	if (!matched || depth)
 		return kvs_fail(-EINVAL, "%s: the template's if, for and their ends do not match", name);
+	if (*condition)
+		return kvs_fail(-EINVAL, "%s: the template has a condition that is not known: %s", name,
+			kvs_visible(condition, shown, sizeof(shown)));
 	return 0;
 }

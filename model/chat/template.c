@@ -94,6 +94,8 @@ static int read_tag(const struct reader *from, const char *open, struct tag *tag
 		tag->trims_left = *tag->inside == '-';
 		tag->keeps_left = *tag->inside++ == '+';
 	}
+	if (tag->inside < tag->end && tag->end[-1] == '+')
+		return bad(from->name, "a tag that keeps the line end behind it (+%}) is not read", open, from->end);
 	if (tag->inside < tag->end && tag->end[-1] == '-') {
 		tag->trims_right = true;
 		tag->end--;

@@ -78,6 +78,10 @@ static void texts_are_those_of_transformers(void **state)
 #define LOOP "{% for message in messages %}" TURN "{% endfor %}"
 #define START "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 
+/* Conditions that are not known, where nothing depends on them. */
+#define DECIDED                                                                                                        \
+	"{% if x and tools %}{{ 'y' }}{% endif %}{% if messages %}" LOOP "{% elif x %}{{ 'y' }}{% endif %}" START
+
 static const struct {
 	const char *template, *message;
 } refused[] = {
@@ -89,6 +93,11 @@ static const struct {
 	{LOOP START "{% macro x() %}", "statement of the template is not known"},
 	{LOOP START "{% endif %}", "do not match"},
 	{LOOP START "{% if x %}", "do not match"},
+	{"{% if add_bos %}{{ bos_token }}{% endif %}" LOOP START, "condition that is not known: add_bos"},
+	{"{% if loop.first and x %}{{ bos_token }}{% endif %}" LOOP START, "condition that is not known: x"},
+	{"{% if tools is defined %}{{ bos_token }}{% endif %}" LOOP START,
+		"there is none"}, /* transformers passes None */
+	{LOOP "{% if add_generation_prompt +%}\n{{ '<|im_start|>assistant\n' }}{% endif %}", "keeps the line end"},
 	{LOOP START "{% for x in y %}{% endif %}", "do not match"},
 	{LOOP START "{{ 'x", "has no end"},
 	{LOOP START "{{ 'x\\x41' }}", "string of the template is not read"},
@@ -104,6 +113,8 @@ static void what_is_not_known_is_refused(void **state)
 
 	(void)state;
 	assert_int_equal(kvs_chat_parse(LOOP "\n" START, strlen(LOOP "\n" START), "T", NULL, &chat), 0);
+	kvs_chat_free(chat);
+	assert_int_equal(kvs_chat_parse(DECIDED, strlen(DECIDED), "T", NULL, &chat), 0);
 	kvs_chat_free(chat);
 	for (size_t i = 0; i < sizeof(refused) / sizeof(*refused); i++) {
 		int err = kvs_chat_parse(refused[i].template, strlen(refused[i].template), "T", NULL, &chat);
