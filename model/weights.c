@@ -9,6 +9,7 @@
 #include "engine.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@
 #define ALIGNMENT 256            /* good for cuBLAS and for 16-byte loads */
 #define FILL_ELEMENTS (1 << 20)  /* to read and convert at a time: two buffers of 4 MiB */
 #define PIECE_ELEMENTS (4 << 20) /* of the pattern of random weights */
+#define LARGEST_F16 65504.0f
 
 /* A stored matrix or vector and the rows of a device tensor that it fills. */
 struct placement {
@@ -24,6 +26,7 @@ struct placement {
 	kvs_tensor *tensor;
 	int first_row, rows, cols; /* a vector is one row */
 	bool vector;
+	bool beyond_f16; /* it was to become f16, and has a number that f16 does not reach */
 };
 
 struct loader {
@@ -203,7 +206,22 @@ static int copy_piece(struct loader *loader, CUdeviceptr to, const void *from, s
 	return 0;
 }
 
-static int fill(struct loader *loader, const struct placement *item, void *raw, float *piece)
+static bool is_beyond_f16(const float *values, size_t count)
+{
+	bool beyond = false;
+
+	for (size_t i = 0; i < count; i++)
+		beyond |= fabsf(values[i]) > LARGEST_F16;
+	return beyond;
+}
+
+static int fail_beyond_f16(const struct placement *item)
+{
+	return kvs_fail(
+		-ERANGE, "%s has numbers beyond f16, whose largest is 65504: run with --kv-dtype f32", item->name);
+}
+
+static int fill(struct loader *loader, struct placement *item, void *raw, float *piece)
 {
 	struct kvs_weight stored;
 	size_t count = (size_t)item->rows * item->cols, size = kvs_dtype_bytes(item->tensor->dtype), stored_size;
@@ -222,6 +240,8 @@ static int fill(struct loader *loader, const struct placement *item, void *raw, 
 				model_from_f32(piece, raw, item->tensor->dtype, now);
 			else
 				model_to_f32(piece, raw, stored.dtype, 0, now);
+			if (item->tensor->dtype == KVS_F16)
+				item->beyond_f16 |= is_beyond_f16(raw, now);
 			from = piece;
 		}
 		if (!err)
@@ -246,7 +266,10 @@ static int check_types(const struct loader *loader)
 	return 0;
 }
 
-/* Every matrix gets its stored type; f32 where parts of it differ, or were stored in no type of ours. */
+/*
+ * Every matrix gets its stored type; f32 where parts of it differ. One that is stored in no type of ours (GGUF's quantised
+ * ones) becomes f16, which has all but the last bit or two of them, or f32 where the caller wants nothing rounded.
+ */
 static int take_stored_types(struct loader *loader)
 {
 	for (size_t i = 0; i < loader->count; i++) {
@@ -258,7 +281,9 @@ static int take_stored_types(struct loader *loader)
 			return err;
 		if (item->vector)
 			continue;
-		if (stored.widened || (item->first_row && stored.dtype != item->tensor->dtype))
+		if (stored.widened)
+			stored.dtype = loader->engine->kv.dtype == KVS_F32 ? KVS_F32 : KVS_F16;
+		if (item->first_row && stored.dtype != item->tensor->dtype)
 			stored.dtype = KVS_F32;
 		item->tensor->dtype = stored.dtype;
 	}
@@ -292,9 +317,35 @@ static int allocate(struct loader *loader, struct model_weights *weights)
 	weights->bytes = bytes;
 	loader->total_bytes = bytes;
 	lay_out(loader, weights->memory);
-	model_note(loader->engine,
-		(struct kvs_engine_note){.kind = KVS_NOTE_WEIGHTS, .address = weights->memory, .bytes = bytes});
 	return 0;
+}
+
+/*
+ * Matrices that turned out to be beyond f16 become f32. Looking before would cost every model a second pass over its
+ * blocks; so the rare one that needs it is laid out and filled once more.
+ */
+static int widen_and_refill(struct loader *loader, struct model_weights *weights)
+{
+	bool widened = false;
+	int err = 0;
+
+	for (size_t i = 0; i < loader->count && !err; i++) {
+		struct placement *item = &loader->items[i];
+		if (!item->beyond_f16)
+			continue;
+		if (!loader->engine->mixed_weights)
+			err = fail_beyond_f16(item);
+		item->tensor->dtype = KVS_F32;
+		item->beyond_f16 = false;
+		widened = true;
+	}
+	if (err || !widened)
+		return err;
+	loader->cu->cuMemFree(weights->memory);
+	weights->memory = 0;
+	loader->done_bytes = 0;
+	err = allocate(loader, weights);
+	return err ? err : fill_all(loader);
 }
 
 int model_weights_load(kvs_engine *e, const kvs_checkpoint *ckpt,
@@ -320,6 +371,11 @@ int model_weights_load(kvs_engine *e, const kvs_checkpoint *ckpt,
 		err = allocate(&loader, out);
 	if (!err)
 		err = fill_all(&loader);
+	if (!err)
+		err = widen_and_refill(&loader, out);
+	if (!err)
+		model_note(e, (struct kvs_engine_note){
+				      .kind = KVS_NOTE_WEIGHTS, .address = out->memory, .bytes = out->bytes});
 	if (loader.config->tied_embeddings)
 		out->head = out->embedding;
 	free(loader.items);
@@ -342,6 +398,10 @@ static int refill(struct loader *loader, const struct placement *item, enum kvs_
 	for (size_t first = 0; first < count && !err && !result; first += FILL_ELEMENTS) {
 		size_t now = count - first < FILL_ELEMENTS ? count - first : FILL_ELEMENTS;
 		model_to_f32(piece, data, dtype, first, now);
+		if (item->tensor->dtype == KVS_F16 && is_beyond_f16(piece, now)) {
+			err = fail_beyond_f16(item);
+			break;
+		}
 		model_from_f32(piece + FILL_ELEMENTS, piece, item->tensor->dtype, now);
 		result = loader->cu->cuMemcpyHtoD(to + first * size, piece + FILL_ELEMENTS, now * size);
 		if (!result)

@@ -1,9 +1,11 @@
 /*
  * tests/model/weights_test.c: weights on their way to the device: every 16-bit number and back, a matrix of more than
- * one piece, and the reach of a checkpoint's fingerprint.
+ * one piece, the reach of a checkpoint's fingerprint, and the type of weights that were quantised.
  */
 #include "../../model/engine.h"
+#include "../support/gguf.h"
 
+#include <errno.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -247,6 +249,140 @@ static void a_fingerprint_looks_at_the_end_of_a_tensor(void **state)
 	assert_string_not_equal(before, after);
 }
 
+/* ---- quantised weights, which the host keeps as f16 ---- */
+
+enum { IDS = 64, BLOCK = 34, Q8_0 = 8, F32 = 0 };
+
+/* Q8_0: a half times 32 signed bytes; here 127, 126 and so on times a power of two. */
+static void put_matrix(struct gguf_writer *to, const char *name, int rows, int scale_bits)
+{
+	uint8_t blocks[IDS][BLOCK];
+
+	for (int r = 0; r < rows; r++) {
+		blocks[r][0] = (uint8_t)scale_bits;
+		blocks[r][1] = (uint8_t)(scale_bits >> 8);
+		for (int i = 0; i < DIM; i++)
+			blocks[r][2 + i] = (uint8_t)(127 - i);
+	}
+	gguf_tensor(to, name, Q8_0, rows, DIM, blocks, (size_t)rows * BLOCK);
+}
+
+static void put_gain(struct gguf_writer *to, const char *name)
+{
+	float ones[DIM];
+
+	for (int i = 0; i < DIM; i++)
+		ones[i] = 1;
+	gguf_tensor(to, name, F32, DIM, 0, ones, sizeof(ones));
+}
+
+/* One layer; its matrices are 127, 126 and so on in every row, those of V 1024 times as much. */
+static void write_gguf(const char *path)
+{
+	static const char *const small[] = {"attn_q", "attn_k", "attn_output", "ffn_gate", "ffn_up", "ffn_down"};
+	struct gguf_writer to;
+	char name[64];
+
+	gguf_begin(&to);
+	gguf_string(&to, "general.architecture", "llama");
+	gguf_u32(&to, "llama.block_count", 1);
+	gguf_u32(&to, "llama.context_length", 64);
+	gguf_u32(&to, "llama.embedding_length", DIM);
+	gguf_u32(&to, "llama.feed_forward_length", DIM);
+	gguf_u32(&to, "llama.attention.head_count", 1);
+	gguf_u32(&to, "llama.attention.head_count_kv", 1);
+	gguf_f32(&to, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
+	gguf_f32(&to, "llama.rope.freq_base", 10000);
+	gguf_u32(&to, "llama.rope.dimension_count", DIM);
+	put_matrix(&to, "token_embd.weight", IDS, 0x3c00);
+	put_gain(&to, "output_norm.weight");
+	put_gain(&to, "blk.0.attn_norm.weight");
+	put_gain(&to, "blk.0.ffn_norm.weight");
+	for (size_t i = 0; i < sizeof(small) / sizeof(*small); i++) {
+		snprintf(name, sizeof(name), "blk.0.%s.weight", small[i]);
+		put_matrix(&to, name, DIM, 0x3c00);
+	}
+	put_matrix(&to, "blk.0.attn_v.weight", DIM, 0x6400);
+	gguf_save(&to, path);
+}
+
+static void assert_row(kvs_cu *cu, const kvs_tensor *tensor, int row, enum kvs_dtype dtype, float factor)
+{
+	float raw[DIM], values[DIM];
+	size_t bytes = DIM * kvs_dtype_bytes(dtype);
+
+	assert_int_equal(tensor->dtype, dtype);
+	assert_int_equal(cu->cuMemcpyDtoH(raw, tensor->data + row * bytes, bytes), CUDA_SUCCESS);
+	model_to_f32(values, raw, dtype, 0, DIM);
+	for (int i = 0; i < DIM; i++)
+		assert_true(values[i] == factor * (float)(127 - i));
+}
+
+/* The matrix of Q, K and V is f32 as V is beyond f16, and all its parts are whole; with f32 asked for, so are all others. */
+static void check_gguf(kvs_cu *cu, const char *path, enum kvs_dtype kv, enum kvs_dtype expected)
+{
+	struct kvs_engine_options options = {.kv_dtype = kv, .kv_dtype_set = true};
+	kvs_checkpoint *ckpt = NULL;
+	kvs_engine *engine = NULL;
+	const struct model_layer *layer;
+
+	if (kvs_checkpoint_open(path, &ckpt) || kvs_engine_open(cu, ckpt, &options, &engine))
+		fail_msg("%s", kvs_error());
+	layer = engine->weights.layers;
+	assert_row(cu, &layer->qkv, 0, KVS_F32, 1);
+	assert_row(cu, &layer->qkv, 2 * DIM - 1, KVS_F32, 1);
+	assert_row(cu, &layer->qkv, 3 * DIM - 1, KVS_F32, 1024);
+	assert_row(cu, &layer->o, DIM - 1, expected, 1);
+	assert_row(cu, &layer->gate_up, 2 * DIM - 1, expected, 1);
+	assert_row(cu, &layer->down, DIM - 1, expected, 1);
+	assert_row(cu, &engine->weights.head, IDS - 1, expected, 1);
+	kvs_engine_close(engine);
+	kvs_checkpoint_close(ckpt);
+}
+
+static void quantised_weights_become_f16_where_they_fit(void **state)
+{
+	char path[256];
+	kvs_cu *cu;
+
+	(void)state;
+	snprintf(path, sizeof(path), "%s/m.gguf", dir);
+	write_gguf(path);
+	assert_int_equal(kvs_cu_open("host", &cu), 0);
+	check_gguf(cu, path, KVS_F16, KVS_F16);
+	check_gguf(cu, path, KVS_F32, KVS_F32);
+	kvs_cu_close(cu);
+	unlink(path);
+}
+
+/* A patch's matrix goes to the type that is there. */
+static void a_matrix_beyond_f16_is_not_put_into_one(void **state)
+{
+	struct kvs_engine_options options = {.kv_dtype = KVS_F16, .kv_dtype_set = true};
+	float values[DIM * DIM] = {65504};
+	kvs_checkpoint *ckpt = NULL;
+	kvs_engine *engine = NULL;
+	char path[256];
+	kvs_cu *cu;
+
+	(void)state;
+	snprintf(path, sizeof(path), "%s/m.gguf", dir);
+	write_gguf(path);
+	assert_int_equal(kvs_cu_open("host", &cu), 0);
+	if (kvs_checkpoint_open(path, &ckpt) || kvs_engine_open(cu, ckpt, &options, &engine))
+		fail_msg("%s", kvs_error());
+	assert_int_equal(
+		model_weights_put(engine, "model.layers.0.self_attn.o_proj.weight", KVS_F32, DIM, DIM, values), 0);
+	values[DIM] = -65505;
+	assert_int_equal(model_weights_put(engine, "model.layers.0.self_attn.o_proj.weight", KVS_F32, DIM, DIM, values),
+		-ERANGE);
+	assert_non_null(strstr(kvs_error(), "o_proj.weight has numbers beyond f16"));
+	kvs_engine_close(engine);
+	kvs_checkpoint_close(ckpt);
+	kvs_cu_close(cu);
+	unlink(path);
+}
+
 static int make_dir(void **state)
 {
 	(void)state;
@@ -272,6 +408,8 @@ int main(void)
 		cmocka_unit_test(numbers_round_to_the_nearest_even),
 		cmocka_unit_test(a_long_matrix_is_converted_to_its_end),
 		cmocka_unit_test(a_fingerprint_looks_at_the_end_of_a_tensor),
+		cmocka_unit_test(quantised_weights_become_f16_where_they_fit),
+		cmocka_unit_test(a_matrix_beyond_f16_is_not_put_into_one),
 	};
 
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);
