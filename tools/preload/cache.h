@@ -1,0 +1,89 @@
+/*
+ * tools/preload/cache.h: KV caches made of the program's allocations, for the files that build them (cache.c), hand them out
+ * (request.c) and follow what the program maps itself (reserved.c). All of it is guarded by shim_cache_lock.
+ */
+#ifndef SHIM_CACHE_H
+#define SHIM_CACHE_H
+
+#include "preload.h"
+
+#include <pthread.h>
+
+struct shim_tensor {
+	enum kvs_k_or_v which;
+	int layer, owner; /* the layer that it borrows from, or its own */
+	struct shim_place place;
+	bool lends;
+	kvs_region *region; /* NULL: not there yet, or shares nothing and is a part of a gap */
+};
+
+struct shim_allocation {
+	kvs_space *space; /* NULL: not there */
+	CUdeviceptr base;
+	size_t bytes;      /* as the program asked */
+	bool freed;        /* by the program; what others borrow is still there */
+	bool plain;        /* the program got memory that is not ours */
+	kvs_region **gaps; /* [gap_count], between the tensors that share */
+	size_t gap_count;
+	/* Of memory that the program maps itself: what it has reserved, and how much of the part that is ours it has mapped. */
+	CUdeviceptr reserved; /* 0: none */
+	size_t reserved_bytes, mapped_bytes;
+	bool left; /* it has freed the reservation; so shall we, once nobody borrows from it */
+};
+
+struct shim_cache {
+	struct shim_cache *next;
+	struct shim_device *device;
+	kvs_space *sink_space;
+	kvs_region *sink;
+	bool given_up; /* an allocation could not be backed, so nothing is shared in this cache */
+	int layers, allocation_count;
+	struct shim_tensor *tensors;         /* [2 * layers], K and V of layer 0, of layer 1, ... */
+	struct shim_allocation *allocations; /* [allocation_count] */
+};
+extern pthread_mutex_t shim_cache_lock;
+extern struct shim_cache *shim_caches;
+extern atomic_int shim_live; /* allocations that are ours, for hooks that need not look if there is none */
+
+/* ---- cache.c ---- */
+
+static inline bool shim_borrows(const struct shim_tensor *tensor)
+{
+	return tensor->owner != tensor->layer;
+}
+
+/* An empty cache: the program's allocations come into it one by one. */
+int shim_cache_create(struct shim_device *device, struct shim_cache **out);
+/* The tensor that shares and lies at or behind `from`, the first of them; NULL: none. */
+struct shim_tensor *shim_tensor_next(struct shim_cache *cache, int number, size_t from);
+/*
+ * The part of an allocation that is ours: all of it; of a reservation, which may be as large as the device, what lies from the
+ * first tensor that shares to the last. Empty: nothing in it is shared.
+ */
+void shim_extent_of(struct shim_cache *cache, int number, size_t *first, size_t *end);
+/* Backs it with blocks. On failure it is as before. */
+int shim_allocation_open(struct shim_cache *cache, int number, size_t bytes);
+/* Frees what nobody borrows any more; true: nothing is left. */
+bool shim_allocation_empty(struct shim_cache *cache, int number);
+void shim_allocation_close(struct shim_cache *cache, int number);
+/* What the program has freed goes as soon as nobody borrows it; then the cache itself; with `end` in any case. */
+void shim_cache_settle(struct shim_cache *cache, bool end);
+/* A part of the cache is plain memory, and a cache that is shared in part is neither of what was asked for. */
+void shim_cache_give_up(struct shim_cache *cache);
+
+/* ---- request.c ---- */
+
+/* The hooks of launches and copies see the caches as they are now. */
+int shim_cache_publish(void);
+/* The statistics do. */
+void shim_cache_note(void);
+/* Whether those that come before the cache's have not all been there yet; this is one. */
+bool shim_is_skipped(size_t bytes);
+/* The place of an allocation of `bytes` bytes. -ECANCELED: it is none of a cache's, or nothing in it is shared. */
+int shim_place_find(size_t bytes, struct shim_cache **out, int *number);
+/* The allocation that was just refused is one of the cache's all the same: those after it keep their numbers. */
+void shim_cache_refused(struct shim_cache *cache, int number);
+/* What the program gets where its memory could not be backed: plain memory, or with --strict an error. */
+CUresult shim_cache_failure(int err, size_t bytes);
+
+#endif

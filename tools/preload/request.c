@@ -1,0 +1,273 @@
+/*
+ * tools/preload/request.c: what the hooks ask of the caches: memory for an allocation, whose an address is, and that something goes.
+ */
+#include "cache.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+atomic_int shim_live;
+static struct shim_cache *volatile forgotten;
+static int skipped;
+static bool warned;
+
+static size_t ranges_of(const struct shim_cache *cache, struct shim_range *out)
+{
+	size_t count = 0;
+
+	for (int i = 0; i < 2 * cache->layers; i++) {
+		const struct shim_tensor *tensor = &cache->tensors[i];
+		const struct shim_allocation *allocation = &cache->allocations[tensor->place.allocation];
+
+		if (!tensor->region || !allocation->base || allocation->freed)
+			continue;
+		out[count++] = (struct shim_range){allocation->base + tensor->place.offset, tensor->place.bytes,
+			shim_borrows(tensor) && cache->sink ? kvs_region_address(cache->sink, 0) : 0};
+	}
+	return count;
+}
+
+int shim_cache_publish(void)
+{
+	size_t most = 0, count = 0;
+	struct shim_range *range;
+	int err;
+
+	for (struct shim_cache *cache = shim_caches; cache; cache = cache->next)
+		most += 2 * (size_t)cache->layers;
+	range = malloc((most + 1) * sizeof(*range));
+	if (!range)
+		return kvs_fail(-ENOMEM, "no memory for the table of shared memory");
+	for (struct shim_cache *cache = shim_caches; cache; cache = cache->next)
+		count += ranges_of(cache, range + count);
+	err = shim_ranges_publish(range, count);
+	free(range);
+	return err;
+}
+
+void shim_cache_note(void)
+{
+	struct shim_memory memory = {0};
+
+	for (struct shim_device *device = shim_devices; device; device = device->next) {
+		struct kvs_vmm_stats stats;
+
+		kvs_vmm_get_stats(device->vmm, &stats);
+		memory.physical_bytes += stats.physical_bytes;
+		memory.saved_bytes += stats.saved_bytes;
+	}
+	for (struct shim_cache *cache = shim_caches; cache; cache = cache->next) {
+		memory.sink_bytes += !cache->sink ? 0 : kvs_vmm_block_bytes(cache->device->vmm);
+		for (int i = 0; i < cache->allocation_count; i++)
+			memory.virtual_bytes += cache->allocations[i].bytes;
+	}
+	shim_stats_note(&memory);
+}
+
+static bool is_free(const struct shim_allocation *allocation)
+{
+	return !allocation->space && !allocation->plain && !allocation->reserved;
+}
+
+/* A cache of this device whose next allocation, the first place that is free, can have `bytes` bytes. */
+static struct shim_cache *cache_with_room(const struct shim_device *device, size_t bytes, int *number)
+{
+	for (struct shim_cache *cache = shim_caches; cache; cache = cache->next) {
+		if (cache->device != device)
+			continue;
+		for (*number = 0; *number < cache->allocation_count; ++*number)
+			if (is_free(&cache->allocations[*number]))
+				break;
+		if (*number < cache->allocation_count && shim_layout_fits_at(&shim_settings()->layout, *number, bytes))
+			return cache;
+	}
+	*number = 0;
+	return NULL;
+}
+
+/* The allocation that was just shim_cache_refused is one of the cache's all the same: those after it keep their numbers. */
+void shim_cache_refused(struct shim_cache *cache, int number)
+{
+	cache->allocations[number].plain = true;
+	if (!cache->given_up)
+		shim_cache_give_up(cache);
+	shim_cache_publish();
+	shim_cache_settle(cache, false);
+}
+
+/* The place of an allocation of `bytes` bytes. -ECANCELED: it is none of a cache's, or nothing in it is shared. */
+int shim_place_find(size_t bytes, struct shim_cache **out, int *number)
+{
+	struct shim_device *device;
+	int err = shim_device_get(&device);
+
+	if (err)
+		return err;
+	*out = cache_with_room(device, bytes, number);
+	if (!*out && !shim_layout_fits_at(&shim_settings()->layout, 0, bytes))
+		return -ECANCELED; /* as large as one of a cache's, but not the one that comes next */
+	if (!*out)
+		err = shim_cache_create(device, out);
+	if (err)
+		return err;
+	if (!(*out)->given_up && !shim_tensor_next(*out, *number, 0)) {
+		(*out)->allocations[*number].plain = true;
+		return -ECANCELED;
+	}
+	return 0;
+}
+
+static int allocate(size_t bytes, CUdeviceptr *out)
+{
+	struct shim_cache *cache;
+	int number, err = shim_place_find(bytes, &cache, &number);
+
+	if (err)
+		return err;
+	if (!cache->given_up)
+		err = shim_allocation_open(cache, number, bytes);
+	if (!err && !cache->given_up)
+		err = shim_cache_publish();
+	if (err || cache->given_up) {
+		if (cache->allocations[number].space) {
+			shim_allocation_empty(cache, number);
+			shim_allocation_close(cache, number);
+		}
+		shim_cache_refused(cache, number);
+		return err ? err : -ECANCELED;
+	}
+	*out = cache->allocations[number].base;
+	atomic_fetch_add(&shim_live, 1);
+	shim_cache_note();
+	return 0;
+}
+
+/* Whether those that come before the cache's have not all been there yet; this is one. */
+bool shim_is_skipped(size_t bytes)
+{
+	const struct shim_layout *layout = &shim_settings()->layout;
+
+	if (skipped >= layout->skip)
+		return false;
+	skipped += shim_layout_fits_at(layout, 0, bytes);
+	return true;
+}
+
+/* What the program gets where its memory could not be backed: plain memory, or with --strict an error. */
+CUresult shim_cache_failure(int err, size_t bytes)
+{
+	if (!err || err == -ECANCELED || err == -ENODEV) /* one that stays plain; a call that the driver will refuse */
+		return CUDA_SUCCESS;
+	if (!warned)
+		shim_say(
+			"an allocation of %zu bytes stays as it is, its layers are not shared: %s", bytes, kvs_error());
+	warned = true;
+	if (!shim_settings()->strict)
+		return CUDA_SUCCESS;
+	return err == -ENOMEM ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_ERROR_NOT_SUPPORTED;
+}
+
+bool shim_cache_allocate(size_t bytes, CUdeviceptr *out, CUresult *error)
+{
+	const struct shim_settings *settings = shim_settings();
+	bool done = false;
+	int err;
+
+	*error = CUDA_SUCCESS;
+	if (settings->off || settings->layout.reserved || !bytes || !shim_layout_fits(&settings->layout, bytes))
+		return false;
+	shim_stats_start();
+	pthread_mutex_lock(&shim_cache_lock);
+	if (!shim_is_skipped(bytes)) {
+		err = allocate(bytes, out);
+		done = !err;
+		*error = shim_cache_failure(err, bytes);
+	}
+	pthread_mutex_unlock(&shim_cache_lock);
+	return done;
+}
+
+static struct shim_allocation *allocation_find(CUdeviceptr address, struct shim_cache **owner)
+{
+	for (struct shim_cache *cache = shim_caches; cache; cache = cache->next) {
+		for (int i = 0; i < cache->allocation_count; i++) {
+			struct shim_allocation *allocation = &cache->allocations[i];
+
+			*owner = cache;
+			if (allocation->base && !allocation->freed && !allocation->reserved &&
+				address - allocation->base < allocation->bytes)
+				return allocation;
+		}
+	}
+	return NULL;
+}
+
+bool shim_cache_any(void)
+{
+	return atomic_load_explicit(&shim_live, memory_order_acquire) > 0;
+}
+
+bool shim_cache_find(CUdeviceptr address, CUdeviceptr *base, size_t *bytes)
+{
+	struct shim_allocation *allocation;
+	struct shim_cache *cache;
+
+	if (!shim_cache_any())
+		return false;
+	pthread_mutex_lock(&shim_cache_lock);
+	allocation = allocation_find(address, &cache);
+	if (allocation) {
+		*base = allocation->base;
+		*bytes = allocation->bytes;
+	}
+	pthread_mutex_unlock(&shim_cache_lock);
+	return allocation != NULL;
+}
+
+bool shim_cache_free(CUdeviceptr address)
+{
+	struct shim_allocation *allocation;
+	struct shim_cache *cache;
+	bool ours;
+
+	pthread_mutex_lock(&shim_cache_lock);
+	allocation = allocation_find(address, &cache);
+	ours = allocation && allocation->base == address;
+	if (ours) {
+		allocation->freed = true;
+		atomic_fetch_sub(&shim_live, 1);
+		shim_cache_publish();
+		shim_cache_settle(cache, false);
+	}
+	pthread_mutex_unlock(&shim_cache_lock);
+	return ours;
+}
+
+void shim_cache_free_context(CUcontext context)
+{
+	pthread_mutex_lock(&shim_cache_lock);
+	for (struct shim_cache *cache = shim_caches, *next; cache; cache = next) {
+		next = cache->next;
+		for (int i = 0; cache->device->context == context && i < cache->allocation_count; i++) {
+			if (cache->allocations[i].base && !cache->allocations[i].freed)
+				atomic_fetch_sub(&shim_live, 1);
+			cache->allocations[i].freed = true;
+		}
+		if (cache->device->context == context)
+			shim_cache_settle(cache, true);
+	}
+	shim_cache_publish();
+	shim_devices_free(context);
+	pthread_mutex_unlock(&shim_cache_lock);
+}
+
+/* The child has one thread, no context, and locks in whatever state they were. */
+void shim_cache_forget(void)
+{
+	pthread_mutex_init(&shim_cache_lock, NULL);
+	forgotten = shim_caches; /* each has its device; they cannot be freed, and are no leak */
+	shim_devices = NULL;
+	shim_caches = NULL;
+	atomic_store(&shim_live, 0);
+	shim_ranges_forget();
+}
