@@ -132,8 +132,14 @@ static void queries(void)
 	printf("no place for the address: %d; no bytes: %d\n", cuMemAlloc(NULL, bytes), cuMemAlloc(&none, 0));
 	printf("too much: %d\n", cuMemAlloc(&none, SIZE_MAX / 2));
 	check(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
-	for (int round = 0; round < 2; round++) {
-		check(round ? cuMemAllocAsync(&memory, bytes, stream) : cuMemAlloc(&memory, bytes), "an allocation");
+	for (int round = 0; round < 3; round++) {
+		if (round == 2) {
+			check(cuMemAllocPitch(&memory, &pitch, 500, bytes / 512, 4), "cuMemAllocPitch");
+			printf("rows of 500 bytes: pitch %zu\n", pitch);
+		} else {
+			check(round ? cuMemAllocAsync(&memory, bytes, stream) : cuMemAlloc(&memory, bytes),
+				"an allocation");
+		}
 		check(cuStreamSynchronize(stream), "cuStreamSynchronize");
 		range_print(memory, 0);
 		range_print(memory, bytes / 2 + 1);
@@ -142,7 +148,7 @@ static void queries(void)
 		attributes_print(memory, bytes - 8);
 		stores_print(memory);
 		printf("free inside: %d\n", cuMemFree(memory + 64));
-		printf("free: %d\n", round ? cuMemFreeAsync(memory, stream) : cuMemFree(memory));
+		printf("free: %d\n", round == 1 ? cuMemFreeAsync(memory, stream) : cuMemFree(memory));
 		check(cuStreamSynchronize(stream), "cuStreamSynchronize");
 		printf("free again: %d\n", cuMemFree(memory));
 		range_print(memory, 0);
@@ -150,6 +156,10 @@ static void queries(void)
 	printf("free of nothing: %d\n", cuMemFree(0));
 	check(cuMemAllocPitch(&none, &pitch, 100, 3, 4), "cuMemAllocPitch");
 	printf("pitch %zu, free %d\n", pitch, cuMemFree(none));
+	check(cuMemAllocPitch(&none, &pitch, 1000, bytes / 512, 4), "cuMemAllocPitch");
+	printf("rows of 1000 bytes: pitch %zu, free %d\n", pitch, cuMemFree(none));
+	printf("no pitch: %d; no rows: %d; odd elements: %d\n", cuMemAllocPitch(&none, NULL, 500, bytes / 512, 4),
+		cuMemAllocPitch(&none, &pitch, 500, 0, 4), cuMemAllocPitch(&none, &pitch, 500, bytes / 512, 3));
 	printf("no function: %d\n", cuLaunchKernel(NULL, 1, 1, 1, 1, 1, 1, 0, NULL, NULL, NULL));
 	printf("no config: %d\n", cuLaunchKernelEx(NULL, NULL, NULL, NULL));
 	check(cuDevicePrimaryCtxRelease(0), "cuDevicePrimaryCtxRelease");

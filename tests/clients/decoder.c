@@ -12,7 +12,8 @@
  *   policy=owner|last           with owners: layers that read others' do not store, or they store there too
  *   store=set_rows|hidden|struct|table|fused
  *   launch=plain|ex|extra|cooperative
- *   alloc=plain|async|segments|mapped|expandable   the last three as caching allocators do: carved out of allocations of 20 MiB; one
+ *   alloc=plain|pitch|async|pool  rows of 500 bytes, 512 apart; in the order of a stream; from a pool of the program's own
+ *   alloc=segments|mapped|expandable   as caching allocators do: carved out of allocations of 20 MiB; one
  *                               reservation for each, with memory of its own; carved out of one reservation that grows by 20 MiB
  *   weights=N                   so many plain allocations of `bytes` bytes come before the cache
  *   sleep=1                     the memory that it maps is given back after the last token, made anew, and all tokens run again
@@ -184,12 +185,39 @@ static void ranges_free(void)
 		check(cuMemAddressFree(ranges[i].base, ranges[i].bytes), "cuMemAddressFree");
 }
 
+static CUdeviceptr pitch_allocate(size_t bytes)
+{
+	CUdeviceptr memory;
+	size_t pitch;
+
+	check(cuMemAllocPitch(&memory, &pitch, 500, bytes / 512, 4), "cuMemAllocPitch");
+	check(pitch == 512 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN, "the pitch");
+	return memory;
+}
+
+static CUdeviceptr pool_allocate(size_t bytes)
+{
+	const CUmemPoolProps props = {
+		.allocType = CU_MEM_ALLOCATION_TYPE_PINNED, .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE}};
+	static CUmemoryPool pool;
+	CUdeviceptr memory;
+
+	if (!pool)
+		check(cuMemPoolCreate(&pool, &props), "cuMemPoolCreate");
+	check(cuMemAllocFromPoolAsync(&memory, bytes, pool, stream), "cuMemAllocFromPoolAsync");
+	return memory;
+}
+
 static CUdeviceptr allocate(size_t bytes)
 {
 	CUdeviceptr memory;
 
 	if (!strcmp(options.alloc, "async"))
 		check(cuMemAllocAsync(&memory, bytes, stream), "cuMemAllocAsync");
+	else if (!strcmp(options.alloc, "pitch"))
+		memory = pitch_allocate(bytes);
+	else if (!strcmp(options.alloc, "pool"))
+		memory = pool_allocate(bytes);
 	else if (!strcmp(options.alloc, "segments"))
 		return segment_carve(bytes);
 	else if (!strcmp(options.alloc, "mapped"))
@@ -243,7 +271,7 @@ static void cache_make(void)
 static void cache_free(void)
 {
 	for (int i = 0; i < allocation_count; i++) {
-		if (!strcmp(options.alloc, "async"))
+		if (!strcmp(options.alloc, "async") || !strcmp(options.alloc, "pool"))
 			check(cuMemFreeAsync(allocations[i], stream), "cuMemFreeAsync");
 		else
 			check(cuMemFree(allocations[i]), "cuMemFree");

@@ -68,6 +68,9 @@ as_oracle "tensors, all K first" tensors:layers=$layers,bytes=4MiB,order=kkvv la
 as_oracle halves halves:layers=$layers,bytes=8MiB layout=halves
 expect "device memory in halves" "$(device_bytes got)" $less
 as_oracle "stream-ordered allocations" tensors:layers=$layers,bytes=4MiB layout=tensors alloc=async
+as_oracle "a pool's allocations" tensors:layers=$layers,bytes=4MiB layout=tensors alloc=pool
+as_oracle "rows of a pitch" tensors:layers=$layers,bytes=4MiB layout=tensors alloc=pitch
+expect "device memory of rows" "$(device_bytes got)" $less
 as_oracle "captured launches, replayed" $slab graph=capture
 as_oracle "captured launches with a struct" tensors:layers=$layers,bytes=4MiB layout=tensors graph=capture store=struct launch=ex
 as_oracle "nodes of a graph" $slab graph=nodes

@@ -24,6 +24,7 @@ finds slab kkvv launch=extra
 finds slab kv store=struct launch=ex
 finds tensors kv
 finds tensors kkvv alloc=async
+finds tensors kv alloc=pitch
 finds halves kv
 
 inspect bytes=$((3 << 20)) || fail "3 MiB: $(cat "$work/err")"

@@ -58,16 +58,61 @@ CUresult CUDAAPI cuMemAlloc(CUdeviceptr *dptr, size_t bytesize)
 	return told("cuMemAlloc", result, dptr, bytesize);
 }
 
-/* Rows of a pitch that only the driver knows: passed, and counted. */
+/*
+ * The pitch is known to the driver alone, and does not depend on the height: one row tells it. That of the last width is kept, so that
+ * a row of tensors asks once.
+ */
+static size_t pitch_of(size_t width, unsigned element_bytes)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static size_t last_width, last_pitch;
+	static unsigned last_element_bytes;
+	const struct shim_real *driver = shim_real();
+	CUdeviceptr row;
+	size_t pitch = 0;
+
+	pthread_mutex_lock(&lock);
+	if (last_pitch && last_width == width && last_element_bytes == element_bytes) {
+		pitch = last_pitch;
+	} else if (driver->cuMemFree_v2 && !driver->cuMemAllocPitch_v2(&row, &pitch, width, 1, element_bytes)) {
+		driver->cuMemFree_v2(row);
+		last_width = width;
+		last_pitch = pitch;
+		last_element_bytes = element_bytes;
+	}
+	pthread_mutex_unlock(&lock);
+	return pitch;
+}
+
+/* As allocated(). */
+static bool rows_allocated(
+	CUdeviceptr *out, size_t *pitch, size_t width, size_t height, unsigned element_bytes, CUresult *result)
+{
+	size_t found;
+
+	if (!out || !pitch || !width || !height || shim_settings()->off || shim_settings()->layout.reserved)
+		return false;
+	found = pitch_of(width, element_bytes);
+	if (!found || height > SIZE_MAX / found || !allocated(out, found * height, result))
+		return false;
+	if (!*result)
+		*pitch = found;
+	return true;
+}
+
 CUresult CUDAAPI cuMemAllocPitch(
 	CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes, size_t Height, unsigned int ElementSizeBytes)
 {
 	const struct shim_real *driver = shim_real();
-
+	CUresult result = CUDA_SUCCESS;
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_ALLOCS);
-	return driver->cuMemAllocPitch_v2
-		       ? driver->cuMemAllocPitch_v2(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes)
-		       : SHIM_ABSENT;
+
+	if (!driver->cuMemAllocPitch_v2)
+		return SHIM_ABSENT;
+	if (rows_allocated(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes, &result))
+		return result;
+	result = driver->cuMemAllocPitch_v2(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes);
+	return told("cuMemAllocPitch", result, dptr, result || !pPitch ? 0 : *pPitch * Height);
 }
 
 /* Memory allocated during a capture belongs to the graph. */
