@@ -31,50 +31,57 @@ INLINE int least(int a, int b)
 
 /* ---- few rows of x ---- */
 
-/* out[t][n + r] for `tokens` rows of x and `rows` of w, constants both. */
-INLINE void dot_rows(
-	const struct attn_product_params *p, int n, int rows, int tokens, enum kvs_dtype x_dtype, enum kvs_dtype dtype)
+#define AHEAD                                                                                                          \
+	2048 /* bytes of w to ask for before they are needed: the processor guesses a row's end less well than we know it */
+
+/* sum[t] += the columns from c to end, at most LANES, of x[t] times those of w, for `tokens` rows of x, a constant. */
+INLINE void dot_lanes(floats sum[ATTN_PRODUCT_FEW][PIECES], const struct attn_product_params *p, const char *w, int c,
+	int end, int tokens, enum kvs_dtype x_dtype, enum kvs_dtype dtype)
 {
-	const char *w = (const char *)p->w + (size_t)n * p->k * bytes_of(dtype), *x = p->x;
-	size_t w_stride = p->k * bytes_of(dtype), x_stride = p->k * bytes_of(x_dtype);
-	floats sum[4][4][PIECES];
+	size_t x_stride = p->k * bytes_of(x_dtype);
+	floats theirs[PIECES], ours[PIECES];
 
-	for (int r = 0; r < rows; r++) {
-		for (int t = 0; t < tokens; t++)
-			memset(sum[r][t], 0, sizeof(sum[r][t]));
-	}
-	for (int c = 0; c < p->k; c += LANES) {
-		floats ours[4][PIECES], theirs[PIECES];
-
-		for (int t = 0; t < tokens; t++)
-			load_lanes(ours[t], x + t * x_stride, c, p->k, x_dtype);
-		for (int r = 0; r < rows; r++) {
-			load_lanes(theirs, w + r * w_stride, c, p->k, dtype);
-			for (int t = 0; t < tokens; t++) {
-				for (int j = 0; j < PIECES; j++)
-					sum[r][t][j] = fused(ours[t][j], theirs[j], sum[r][t][j]);
-			}
-		}
-	}
-	for (int r = 0; r < rows; r++) {
-		for (int t = 0; t < tokens; t++) {
-			float *out = p->out + (size_t)t * p->out_stride + n + r, total = fold(sum[r][t]);
-
-			*out = p->accumulate ? *out + total : total;
-		}
+	load_lanes(theirs, w, c, end, dtype);
+#pragma GCC unroll 4
+	for (int t = 0; t < tokens; t++) {
+		load_lanes(ours, (const char *)p->x + t * x_stride, c, end, x_dtype);
+#pragma GCC unroll 4
+		for (int j = 0; j < PIECES; j++)
+			sum[t][j] = fused(ours[j], theirs[j], sum[t][j]);
 	}
 }
 
-/* Rows of w from n to end; as many at a time as leave their sums in registers. */
+/* out[t][n]. The end of a row has a loop of its own, so that in the other the sums stay in registers. */
+INLINE void dot_row(
+	const struct attn_product_params *p, int n, int tokens, enum kvs_dtype x_dtype, enum kvs_dtype dtype)
+{
+	const char *w = (const char *)p->w + (size_t)n * p->k * bytes_of(dtype);
+	const int whole = p->k - p->k % LANES;
+	floats sum[ATTN_PRODUCT_FEW][PIECES];
+
+	for (int t = 0; t < tokens; t++) {
+		for (int j = 0; j < PIECES; j++)
+			sum[t][j] = every(0);
+	}
+	for (int c = 0; c < whole; c += LANES) {
+		__builtin_prefetch(w + c * bytes_of(dtype) + AHEAD);
+		dot_lanes(sum, p, w, c, c + LANES, tokens, x_dtype, dtype);
+	}
+	if (whole < p->k)
+		dot_lanes(sum, p, w, whole, p->k, tokens, x_dtype, dtype);
+	for (int t = 0; t < tokens; t++) {
+		float *out = p->out + (size_t)t * p->out_stride + n, total = fold(sum[t]);
+
+		*out = p->accumulate ? *out + total : total;
+	}
+}
+
+/* Rows of w from n to end, one after another: so w is read from its first byte to its last. */
 INLINE void dot_block(
 	const struct attn_product_params *p, int n, int end, int tokens, enum kvs_dtype x_dtype, enum kvs_dtype dtype)
 {
-	const int rows = tokens == 1 ? 4 : tokens == 2 ? 2 : 1;
-
-	for (; n + rows <= end; n += rows)
-		dot_rows(p, n, rows, tokens, x_dtype, dtype);
 	for (; n < end; n++)
-		dot_rows(p, n, 1, tokens, x_dtype, dtype);
+		dot_row(p, n, tokens, x_dtype, dtype);
 }
 
 /* ---- many rows of x ---- */
