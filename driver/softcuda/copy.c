@@ -34,7 +34,7 @@ enum source {
  * How long a late copy is held back: for a launch on another stream to run before it, on a machine that is busy. A program
  * that waits, as it should, ends it at once.
  */
-#define LATE_NS 200000000u
+#define LATE_NS 1000000000u
 #define LATE_STEP_US 20
 
 /* From the first byte of the first row to the last byte of the last. */
