@@ -202,7 +202,7 @@ void kvs_rerun_free(kvs_rerun *rerun);
  *
  * The batch must have the ids, and the division into sequences, that it had when its tokens were rerun before. After
  * anything else wrote or truncated these tokens of slot 0, the next rerun is a whole run. -EINVAL (nothing is kept of
- * these tokens; the batch does not fit), -ENOMEM, -EIO.
+ * these tokens; the batch does not fit; an engine with KVS_POLICY_LAST), -ENOMEM, -EIO.
  */
 int kvs_rerun_batch(kvs_rerun *rerun, const struct kvs_batch *batch, int layer);
 
@@ -258,7 +258,9 @@ struct kvs_search_options {
 	int share;                     /* layers that should share; with split_kv twice as many tensors, K or V */
 	struct kvs_pair_options pairs; /* its order counts for KVS_METHOD_KVSHARER only */
 	enum kvs_cosine cosine;
-	double threshold; /* a pair is kept if the cosine is above it; code and paper: 0.5 */
+	double threshold;       /* a pair is kept if the cosine is above it; code and paper: 0.5 */
+	enum kvs_policy policy; /* what the engine was opened with: it decides all losses and cosines */
+	int pass_tokens;        /* the engine's kvs_engine_pass_tokens() */
 	bool plans_alone; /* leave losses and cosines of whole plans NAN, for callers that measure them; with one walk only */
 	bool sweep;       /* also measure the plan for every number of layers up to `share` */
 	/* Free the capture's means once pairs are ordered: they are most of the memory. nll keeps residuals in their place. */
@@ -306,7 +308,7 @@ struct kvs_search_result {
  * the pair looks cheapest (lazy evaluation as in accelerated greedy, Minoux 1978; sharing is not submodular, so it is a
  * heuristic here). A trial runs the layers from the pair's own up, and no more of those below than it must.
  *
- * -EINVAL (share out of range; options; a model of one layer), -ECANCELED if stopped before the first walk. A later
+ * -EINVAL (share out of range; options that are not the engine's; a model of one layer), -ECANCELED if stopped before the first walk. A later
  * stop ends in KVS_SEARCH_STOPPED with a valid best plan, whose figures are NAN if they had not been measured.
  */
 int kvs_search_run(kvs_engine *engine, const struct kvs_calib_text *text, struct kvs_capture *capture,

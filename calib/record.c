@@ -22,6 +22,7 @@ static const char *const cosine_names[] = {"code", "paper"};
 static const char *const method_names[] = {"kvsharer", "nll", "auto"};
 static const char *const end_names[] = {"complete", "exhausted", "stopped"};
 static const char *const by_names[] = {"run", "line"};
+static const char *const policy_names[] = {"owner", "last"};
 
 static int no_memory(void)
 {
@@ -64,12 +65,20 @@ static json_t *trial_json(const struct kvs_trial *trial)
 /* All that decides a search: two searches with equal settings make the same trials. */
 static json_t *settings_json(const struct kvs_search_options *options, const struct kvs_calib_text *text)
 {
-	return json_pack("{s:s,s:s,s:i,s:i,s:i,s:i,s:s,s:s,s:I,s:s,s:s,s:f,s:i,s:b}", "text_digest", text->digest,
-		"sample_by", by_names[text->by], "samples", text->samples, "tokens", text->sample_tokens, "windows",
-		text->windows, "window_tokens", text->window_tokens, "method", method_names[options->method], "order",
-		order_names[options->pairs.order], "seed", (json_int_t)options->pairs.seed, "distance",
+	json_t *object = json_pack("{s:s,s:s,s:i,s:i,s:i,s:i,s:s,s:s,s:I,s:s,s:s,s:f,s:i,s:b,s:s}", "text_digest",
+		text->digest, "sample_by", by_names[text->by], "samples", text->samples, "tokens", text->sample_tokens,
+		"windows", text->windows, "window_tokens", text->window_tokens, "method", method_names[options->method],
+		"order", order_names[options->pairs.order], "seed", (json_int_t)options->pairs.seed, "distance",
 		distance_names[options->pairs.distance], "cosine", cosine_names[options->cosine], "threshold",
-		options->threshold, "protect_last", options->pairs.protect_last, "split_kv", options->pairs.split);
+		options->threshold, "protect_last", options->pairs.protect_last, "split_kv", options->pairs.split,
+		"policy", policy_names[options->policy]);
+
+	if (object && options->policy == KVS_POLICY_LAST &&
+		json_object_set_new(object, "pass_tokens", json_integer(options->pass_tokens))) {
+		json_decref(object);
+		return NULL;
+	}
+	return object;
 }
 
 static json_t *trials_json(const struct kvs_search_result *result)
@@ -204,6 +213,14 @@ static int check_settings(const json_t *now, const json_t *then)
 	return 0;
 }
 
+/* Plans of earlier versions do not name the policy: there was one. */
+static int take_old_policy(json_t *then)
+{
+	if (json_object_get(then, "policy"))
+		return 0;
+	return json_object_set_new(then, "policy", json_string(policy_names[KVS_POLICY_OWNER])) ? no_memory() : 0;
+}
+
 int kvs_search_replay(const kvs_plan *plan, const struct kvs_search_options *options, const struct kvs_calib_text *text,
 	struct kvs_trial **trials, size_t *count)
 {
@@ -213,8 +230,10 @@ int kvs_search_replay(const kvs_plan *plan, const struct kvs_search_options *opt
 
 	if (!err) {
 		then = json_loads(json, 0, NULL);
-		err = then ? check_settings(now, then) : no_memory();
+		err = then ? take_old_policy(then) : no_memory();
 	}
+	if (!err)
+		err = check_settings(now, then);
 	if (!err)
 		err = read_trials(json_object_get(then, "trials"), kvs_plan_layers(plan), trials, count);
 	json_decref(then);

@@ -330,6 +330,14 @@ int kvs_search_check(const struct kvs_search_options *options, const struct kvs_
 	return 0;
 }
 
+static int check_policy(const struct kvs_search_options *options, const kvs_engine *engine)
+{
+	if (options->policy == kvs_engine_policy(engine) && options->pass_tokens == kvs_engine_pass_tokens(engine))
+		return 0;
+	return kvs_fail(-EINVAL, "the search has policy %d in passes of %d tokens, the engine %d and %d",
+		options->policy, options->pass_tokens, kvs_engine_policy(engine), kvs_engine_pass_tokens(engine));
+}
+
 static int run_search(struct calib_search *search)
 {
 	struct kvs_search_result *result = search->result;
@@ -369,6 +377,8 @@ int kvs_search_run(kvs_engine *engine, const struct kvs_calib_text *text, struct
 	int points = KVS_WALK_COUNT * options->share, err = kvs_search_check(options, kvs_engine_config(engine));
 
 	*out = (struct kvs_search_result){.layers = kvs_engine_config(engine)->layers};
+	if (!err)
+		err = check_policy(options, engine);
 	if (err)
 		return err;
 	search.swept = options->sweep ? calloc(points, sizeof(*search.swept)) : NULL;

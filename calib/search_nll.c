@@ -6,6 +6,9 @@
  * layer up, or from a little below, as the residual of the trial before is kept there (rerun.c). The first trials, of
  * every pair, go up from layer to layer, so few residuals have to be kept: they fit where the means were, which are
  * dropped by then.
+ *
+ * With the policy `last` every trial runs the whole model, pass by pass: a layer that borrows changes what its owner, and
+ * so the layers between them, read in the next pass.
  */
 #include "search.h"
 
@@ -22,7 +25,7 @@ struct candidate {
 
 struct greedy {
 	struct calib_search *search;
-	kvs_rerun *rerun;
+	kvs_rerun *rerun; /* NULL: whole runs */
 	struct candidate *candidates;
 	size_t count, alive;
 	struct calib_maps *maps, candidate_maps;
@@ -74,7 +77,8 @@ static int try_maps(struct greedy *greedy, const struct calib_maps *maps, int la
 	kvs_plan_free(plan);
 	for (int w = 0; w < text->windows && !err; w += batch.sequences) {
 		batch = batch_at(search, w);
-		err = kvs_rerun_batch(greedy->rerun, &batch, layer);
+		err = greedy->rerun ? kvs_rerun_batch(greedy->rerun, &batch, layer)
+				    : kvs_engine_run_batch(search->engine, &batch);
 		if (!err)
 			err = kvs_engine_batch_score(
 				search->engine, text->window_targets + batch.first, greedy->losses + batch.first, NULL);
@@ -223,7 +227,7 @@ int calib_search_greedy(
 		.search = search, .count = count, .alive = count, .maps = maps, .nll = search->result->full_nll};
 	int err = prepare(&greedy, pairs);
 
-	if (!err)
+	if (!err && search->options->policy == KVS_POLICY_OWNER)
 		err = kvs_rerun_create(search->engine, search->text->windows * search->text->window_tokens,
 			copies_that_fit(&greedy), &greedy.rerun);
 	if (!err)

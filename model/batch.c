@@ -67,6 +67,9 @@ static int check_residuals(
 {
 	int above = start ? start->layer : 0;
 
+	if (e->pass_tokens && (start || count))
+		return kvs_fail(
+			-EINVAL, "with the policy last all layers run: lower ones read what higher ones stored");
 	if (above < 0 || above >= e->config.layers)
 		return kvs_fail(-EINVAL, "a start at layer %d: the model has %d", above, e->config.layers);
 	for (int i = 0; i < count; i++) {
@@ -76,6 +79,68 @@ static int check_residuals(
 		above = keep[i].layer;
 	}
 	return 0;
+}
+
+/* ---- in several passes, for the policy `last` ---- */
+
+static int copy_rows(kvs_engine *e, kvs_tensor to, kvs_tensor from)
+{
+	size_t bytes = (size_t)from.rows * from.cols * kvs_dtype_bytes(from.dtype);
+	CUresult result = e->cu->cuMemcpyDtoDAsync(to.data, from.data, bytes, kvs_stream_handle(e->stream));
+
+	return result ? kvs_cu_fail(e->cu, result, "copying %d rows of the residual", from.rows) : 0;
+}
+
+/* Tokens `start` .. `start` + `tokens` - 1 of each sequence; the earlier ones are in the slot. */
+static int run_pass(kvs_engine *e, const struct kvs_batch *batch, int start, int tokens)
+{
+	int err = 0;
+
+	for (int s = 0; s < batch->sequences && !err; s++)
+		err = kvs_embed(e->stream, model_rows(e->residual, s * tokens, tokens), e->weights.embedding,
+			model_rows(e->ids, s * batch->tokens + start, tokens));
+	if (!err)
+		err = model_run_layers(e, &(struct model_pass){.slot = BASE_SLOT,
+						  .first = batch->first,
+						  .sequences = batch->sequences,
+						  .tokens = tokens,
+						  .stride = batch->tokens,
+						  .start = start});
+	for (int s = 0; s < batch->sequences && !err; s++)
+		err = copy_rows(e, model_rows(e->finished, s * batch->tokens + start, tokens),
+			model_rows(e->residual, s * tokens, tokens));
+	return err;
+}
+
+/* The residual is afterwards that of all rows, as after a single pass. */
+static int run_passes(kvs_engine *e, const struct kvs_batch *batch)
+{
+	int rows = batch->sequences * batch->tokens, err = model_upload_ids(e, e->ids, batch->ids, rows);
+
+	for (int start = 0, now; start < batch->tokens && !err; start += now) {
+		now = smaller(batch->tokens - start, e->pass_tokens);
+		err = run_pass(e, batch, start, now);
+	}
+	return err ? err : copy_rows(e, model_rows(e->residual, 0, rows), model_rows(e->finished, 0, rows));
+}
+
+/* ---- running ---- */
+
+static int run_in_one(kvs_engine *e, const struct kvs_batch *batch, const struct kvs_residual *start,
+	const struct kvs_residual *keep, int keep_count)
+{
+	int err = start ? 0 : embed(e, batch);
+
+	if (err)
+		return err;
+	return model_run_layers(e, &(struct model_pass){.slot = BASE_SLOT,
+					   .first = batch->first,
+					   .sequences = batch->sequences,
+					   .tokens = batch->tokens,
+					   .stride = batch->tokens,
+					   .from = start,
+					   .keep = keep,
+					   .keep_count = keep_count});
 }
 
 int kvs_engine_run_batch_from(kvs_engine *e, const struct kvs_batch *batch, const struct kvs_residual *start,
@@ -92,16 +157,7 @@ int kvs_engine_run_batch_from(kvs_engine *e, const struct kvs_batch *batch, cons
 	model_note(e, (struct kvs_engine_note){.kind = KVS_NOTE_BATCH, .tokens = rows});
 	e->sequences = 0;
 	model_stamp(e, BASE_SLOT, batch->first, rows);
-	if (!start)
-		err = embed(e, batch);
-	if (!err)
-		err = model_run_layers(e, &(struct model_pass){.slot = BASE_SLOT,
-						  .first = batch->first,
-						  .sequences = batch->sequences,
-						  .tokens = batch->tokens,
-						  .from = start,
-						  .keep = keep,
-						  .keep_count = keep_count});
+	err = e->pass_tokens ? run_passes(e, batch) : run_in_one(e, batch, start, keep, keep_count);
 	if (!err) {
 		e->sequences = batch->sequences;
 		e->sequence_tokens = batch->tokens;
@@ -141,9 +197,12 @@ int kvs_engine_tap(kvs_engine *e, const struct kvs_batch *batch, int layer, cons
 		.first = batch->first,
 		.sequences = batch->sequences,
 		.tokens = batch->tokens,
+		.stride = batch->tokens,
 		.below = layer};
 	kvs_tensor residual;
 
+	if (!err && e->pass_tokens)
+		err = kvs_fail(-EINVAL, "the attention of one layer cannot be run alone with the policy last");
 	if (!err && (layer < 1 || layer >= e->config.layers))
 		err = kvs_fail(-EINVAL, "layer %d: 1 to %d have one below", layer, e->config.layers - 1);
 	if (!err)

@@ -323,9 +323,11 @@ static int set_sizes(kvs_engine *e, const struct kvs_engine_options *options)
 {
 	int trained = e->config.max_positions;
 
-	if (options->ctx_tokens < 0 || options->chunk_tokens < 0 || options->sequence_tokens < 0)
-		return kvs_fail(-EINVAL, "context of %d, chunks of %d and sequences of %d tokens: none can be negative",
-			options->ctx_tokens, options->chunk_tokens, options->sequence_tokens);
+	if (options->ctx_tokens < 0 || options->chunk_tokens < 0 || options->sequence_tokens < 0 ||
+		options->pass_tokens < 0)
+		return kvs_fail(-EINVAL,
+			"context of %d, chunks of %d, sequences of %d and passes of %d tokens: none can be negative",
+			options->ctx_tokens, options->chunk_tokens, options->sequence_tokens, options->pass_tokens);
 	e->slots = options->slots ? options->slots : 1;
 	e->ctx_tokens = options->ctx_tokens ? options->ctx_tokens : trained < DEFAULT_CTX ? trained : DEFAULT_CTX;
 	e->positions = options->sequence_tokens && options->sequence_tokens < e->ctx_tokens ? options->sequence_tokens
@@ -336,6 +338,8 @@ static int set_sizes(kvs_engine *e, const struct kvs_engine_options *options)
 	e->kv = (struct kvs_kv_format){.dtype = options->kv_dtype_set ? options->kv_dtype : e->config.dtype,
 		.kv_heads = e->config.kv_heads,
 		.head_dim = e->config.head_dim};
+	if (e->share_by_pointer && e->policy == KVS_POLICY_LAST)
+		e->pass_tokens = options->pass_tokens ? options->pass_tokens : 1;
 	e->lengths = calloc(e->slots, sizeof(*e->lengths));
 	if (e->share_by_pointer)
 		e->generations = calloc(e->ctx_tokens, sizeof(*e->generations));
@@ -436,6 +440,7 @@ static size_t lay_out(kvs_engine *e, CUdeviceptr base)
 		{&e->targets, KVS_I32, MODEL_SCORE_ROWS, 1},
 		{&e->top, KVS_I32, MODEL_SCORE_ROWS, 1},
 		{&e->residual, KVS_F32, chunk, c->hidden},
+		{&e->finished, KVS_F32, e->pass_tokens ? chunk : 0, c->hidden},
 		{&e->normed, e->dtype, normed_rows, c->hidden},
 		{&e->qkv, KVS_F32, chunk, qkv},
 		{&e->attended, e->dtype, chunk, q},
@@ -555,6 +560,7 @@ static int open_engine(kvs_cu *cu, const struct kvs_config *config, const kvs_ch
 		options = &defaults;
 	e->cu = cu;
 	e->share_by_pointer = options->share_by_pointer;
+	e->policy = options->policy;
 	e->note = options->note;
 	e->note_arg = options->note_arg;
 	model_note(e, (struct kvs_engine_note){.kind = KVS_NOTE_LOAD});
@@ -620,6 +626,16 @@ uint64_t kvs_engine_bytes_moved(const kvs_engine *e)
 int kvs_engine_ctx(const kvs_engine *e)
 {
 	return e->ctx_tokens;
+}
+
+enum kvs_policy kvs_engine_policy(const kvs_engine *e)
+{
+	return e->policy;
+}
+
+int kvs_engine_pass_tokens(const kvs_engine *e)
+{
+	return e->pass_tokens;
 }
 
 int kvs_engine_length(const kvs_engine *e, unsigned slot)

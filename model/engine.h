@@ -44,6 +44,7 @@ struct kvs_engine {
 	kvs_plan *plan;
 	char *fingerprint; /* of the checkpoint, for kvs_engine_set_plan() */
 	bool share_by_pointer;
+	enum kvs_policy policy;
 	void (*note)(void *arg, const struct kvs_engine_note *note); /* NULL: nobody listens */
 	void *note_arg;
 	struct model_weights weights;
@@ -60,6 +61,7 @@ struct kvs_engine {
 	size_t memory_bytes;
 	kvs_tensor ids, targets, top; /* i32 [ctx][1]; [MODEL_SCORE_ROWS][1] twice */
 	kvs_tensor residual;          /* f32 [chunk][hidden] */
+	kvs_tensor finished;          /* f32 [chunk][hidden]: of a batch's earlier passes; without pass_tokens [0] */
 	kvs_tensor normed;            /* T [chunk][hidden] */
 	kvs_tensor qkv;               /* f32 [chunk][(heads + 2 * kv_heads) * head_dim] */
 	kvs_tensor attended;          /* T [chunk][heads * head_dim] */
@@ -75,6 +77,7 @@ struct kvs_engine {
 
 	/* State of batches (batch.c). */
 	int sequences, sequence_tokens; /* of the last batch; 0 sequences: none */
+	int pass_tokens;                /* of each sequence; 0: a batch is one pass */
 	uint64_t generation;            /* of the last write or truncation */
 	uint64_t *generations;          /* [ctx_tokens], of each token of slot 0; NULL without share_by_pointer */
 };
@@ -107,14 +110,14 @@ static inline kvs_tensor model_rows(kvs_tensor tensor, int first, int count)
 
 /*
  * One pass (forward.c): `sequences` sequences of `tokens` tokens each, whose rows are side by side in e->residual, and
- * whose tokens are side by side in the slot. With `from`, the layers from there on are run, on that residual; an
+ * which start `stride` tokens apart in the slot. With `from`, the layers from there on are run, on that residual; an
  * earlier pass has left K and V of the layers below in the slot. More than one sequence, `first` and `from` need
  * share_by_pointer.
  */
 struct model_pass {
 	unsigned slot; /* where K and V are written */
 	int first;     /* token of the slot at which the first sequence starts */
-	int sequences, tokens;
+	int sequences, tokens, stride;
 	int start; /* position of the first row of each sequence; the tokens before it are in the slot */
 	const struct kvs_residual *from; /* NULL: from layer 0 on, on e->residual */
 	const struct kvs_residual *keep; /* [keep_count], layers ascending, all above the first that is run */

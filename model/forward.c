@@ -3,7 +3,8 @@
  *
  * Everything is enqueued, nothing waits. A layer that borrows K (V) does not project, rotate or write it: its attention
  * reads the rows that the owner, an earlier layer, appended in an earlier launch of the same pass. That holds whether the
- * borrower reads through its own read-only mapping or (share_by_pointer) through the owner's addresses.
+ * borrower reads through its own read-only mapping or (share_by_pointer) through the owner's addresses. With the policy
+ * `last` it does all of that, at the owner's addresses, over what the owner wrote there.
  *
  * Several sequences of one length may go through together: every GEMM takes the rows of all of them, attention takes one
  * sequence at a time. A pass may also start in the middle: the layers below keep their K and V from an earlier pass.
@@ -30,7 +31,7 @@ static int project_qkv(kvs_engine *e, const struct model_layer *layer, kvs_tenso
 /* Where `owner`'s K or V of the pass's sequence `s` starts. */
 static CUdeviceptr owner_address(const kvs_engine *e, const struct model_pass *pass, int owner, int s, bool is_k)
 {
-	size_t token = pass->first + (size_t)s * pass->tokens;
+	size_t token = pass->first + (size_t)s * pass->stride;
 	CUdeviceptr base = is_k ? kvs_cache_k(e->cache, owner, pass->slot) : kvs_cache_v(e->cache, owner, pass->slot);
 
 	return base + token * kvs_kv_token_bytes(e->kv);
@@ -40,7 +41,7 @@ static kvs_kv layer_kv(const kvs_engine *e, int l, const struct model_pass *pass
 {
 	int k = l, v = l;
 
-	if (e->share_by_pointer && e->plan) {
+	if (e->plan && (e->share_by_pointer || e->policy == KVS_POLICY_LAST)) {
 		k = kvs_plan_owner(e->plan, l, KVS_K);
 		v = kvs_plan_owner(e->plan, l, KVS_V);
 	}
@@ -83,11 +84,15 @@ static int attend(kvs_engine *e, int l, const struct model_pass *pass, int s, bo
 	return err ? err : kvs_attention(e->stream, &attention);
 }
 
+static bool stores(const kvs_engine *e, int l, enum kvs_k_or_v which)
+{
+	return !e->plan || e->policy == KVS_POLICY_LAST || kvs_plan_owner(e->plan, l, which) == l;
+}
+
 int model_run_attention(kvs_engine *e, int l, const struct model_pass *pass, kvs_tensor residual)
 {
 	const struct model_layer *layer = &e->weights.layers[l];
-	bool own_k = !e->plan || kvs_plan_owner(e->plan, l, KVS_K) == l,
-	     own_v = !e->plan || kvs_plan_owner(e->plan, l, KVS_V) == l;
+	bool own_k = stores(e, l, KVS_K), own_v = stores(e, l, KVS_V);
 	kvs_tensor normed = model_rows(e->normed, 0, residual.rows);
 	int err = kvs_rmsnorm(e->stream, normed, residual, layer->attn_norm, e->config.rms_eps);
 

@@ -214,15 +214,26 @@ struct kvs_engine_note {
 	size_t tokens;
 };
 
+/*
+ * What a layer that borrows does with its own K and V. OWNER, which is KVSharer's sharing: it has none, and reads its owner's.
+ * LAST: it stores them into its owner's memory, in the order of the layers, and all layers of the group read what was stored
+ * last. So in a pass a layer reads its own K and V of the pass's tokens, and those of earlier passes from the group's last
+ * layer: the result depends on the division of a text into passes. It is what the shim's policy of this name makes of a
+ * program (docs/shim.md).
+ */
+enum kvs_policy { KVS_POLICY_OWNER, KVS_POLICY_LAST };
+
 struct kvs_engine_options {
 	const kvs_plan *plan; /* NULL: no sharing */
 	unsigned slots;       /* sequences; 0: 1 */
 	int ctx_tokens;       /* size of a slot; 0: the model's max_positions, at most 4096 */
-	int chunk_tokens;     /* prompts are run in pieces of this size; 0: 512 */
+	int chunk_tokens;     /* prompts are run in pieces of this size, a pass each; 0: 512 */
 	int sequence_tokens;  /* longest sequence, where batches put several into one slot; 0: ctx_tokens */
 	enum kvs_dtype kv_dtype;
 	bool kv_dtype_set; /* false: the checkpoint's */
 	bool no_premap;
+	enum kvs_policy policy;
+	int pass_tokens; /* of a batch with KVS_POLICY_LAST: tokens of each sequence in a pass; 0: 1, as when decoding */
 	bool share_by_pointer; /* borrowers read through the owner's addresses; plans change without a new cache: calibration */
 	size_t block_bytes, budget_bytes;
 	void (*progress)(void *arg, size_t done_bytes, size_t total_bytes); /* while weights load; NULL: none */
@@ -248,6 +259,8 @@ const struct kvs_config *kvs_engine_config(const kvs_engine *engine);
 /* The least number of bytes that all launches so far had to read and write. */
 uint64_t kvs_engine_bytes_moved(const kvs_engine *engine);
 int kvs_engine_ctx(const kvs_engine *engine);
+enum kvs_policy kvs_engine_policy(const kvs_engine *engine);
+int kvs_engine_pass_tokens(const kvs_engine *engine);           /* 0: batches go through in one pass */
 int kvs_engine_length(const kvs_engine *engine, unsigned slot); /* tokens in the cache */
 /* Forget all but the first `length` tokens. */
 int kvs_engine_truncate(kvs_engine *engine, unsigned slot, int length);
@@ -316,7 +329,8 @@ struct kvs_residual {
 /*
  * As kvs_engine_run_batch(), from `start` on: the layers below are not run; their K and V must be in slot 0 already,
  * under the current plan. NULL: all layers. The residual before each layer of `keep` is copied to its data; the layers
- * ascend and are above start's. -EINVAL, -ENOMEM, -EIO.
+ * ascend and are above start's. -EINVAL (also: `start` or `keep` with KVS_POLICY_LAST, where layers below read what those above
+ * stored), -ENOMEM, -EIO.
  */
 int kvs_engine_run_batch_from(kvs_engine *engine, const struct kvs_batch *batch, const struct kvs_residual *start,
 	const struct kvs_residual *keep, int keep_count);
@@ -333,7 +347,8 @@ const kvs_plan *kvs_engine_plan(const kvs_engine *engine);
 
 /*
  * Run a batch up to the attention of `layer` (1 and up): the residual before it, the heads' output that W_o takes, and the
- * residual after it, each or NULL. Nothing can be read of this batch afterwards. -EINVAL, -ENOMEM, -EIO.
+ * residual after it, each or NULL. Nothing can be read of this batch afterwards. -EINVAL (also with KVS_POLICY_LAST), -ENOMEM,
+ * -EIO.
  */
 struct kvs_tap {
 	float *before;   /* [rows][hidden] */

@@ -38,6 +38,7 @@ struct run_model_options {
 	int threads;                  /* 0: softcuda's default */
 	enum kvs_dtype kv_dtype;
 	bool kv_dtype_set, json, quiet, no_premap;
+	enum kvs_policy policy; /* of commands that have the option; chunk_tokens is a pass then */
 };
 
 #define RUN_THREADS_MAX 1024 /* softcuda's own limit */
@@ -83,6 +84,14 @@ int run_session_open_model(const struct run_model_options *options, struct run_s
 void run_session_close(struct run_session *session);
 /* The progress callback of struct kvs_engine_options: a bar while weights load. `arg` is unused. */
 void run_show_load(void *arg, size_t done_bytes, size_t total_bytes);
+
+/* ---- policies (policy.c) ---- */
+
+#define RUN_POLICY_WORDS "owner|last"
+enum kvs_policy run_parse_policy(struct argp_state *state, const char *text);
+const char *run_policy_name(enum kvs_policy policy);
+/* If calibrate found the plan in `plan_path` under another policy. `plan_path` NULL: nothing. */
+void run_policy_warn(const char *plan_path, const kvs_plan *plan, enum kvs_policy policy);
 
 /* ---- refitted matrices of a plan (patch.c) ---- */
 

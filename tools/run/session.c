@@ -33,6 +33,7 @@ static int open_engine(const struct run_model_options *options, struct run_sessi
 		.kv_dtype = options->kv_dtype,
 		.kv_dtype_set = options->kv_dtype_set,
 		.no_premap = options->no_premap,
+		.policy = options->policy,
 		.progress = options->quiet ? NULL : run_show_load};
 	int err;
 
@@ -80,6 +81,8 @@ int run_session_open_model(const struct run_model_options *options, struct run_s
 
 	*session = (struct run_session){0};
 	err = load_plan(options, &session->plan);
+	if (!err)
+		run_policy_warn(options->plan_path, session->plan, options->policy);
 	if (!err)
 		err = kvs_checkpoint_open(options->dir, &session->ckpt);
 	if (!err)

@@ -41,7 +41,7 @@ static const struct argp_option options[] = {
 		0},
 	{"stats", OPTION_STATS, "FILE", 0, "write memory and counters as JSON at exit; %p is the process, %r the rank",
 		0},
-	{"policy", OPTION_POLICY, "owner|last", 0,
+	{"policy", OPTION_POLICY, RUN_POLICY_WORDS, 0,
 		"what layers that share read: owner (default): the K and V of the owner; last: those of the layer that "
 		"wrote last",
 		0},
@@ -103,12 +103,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	case OPTION_STATS:
 		env->stats = text;
 		return 0;
-	case OPTION_POLICY: {
-		static const char *const words[] = {"owner", "last", NULL};
-
-		env->last = run_parse_word(state, "--policy", text, words) == 1;
+	case OPTION_POLICY:
+		env->policy = run_parse_policy(state, text);
 		return 0;
-	}
 	case OPTION_STRICT:
 		env->strict = true;
 		return 0;
@@ -234,7 +231,7 @@ static int put_layout(const char *layout)
 static int put_writers(const struct exec_options *env)
 {
 	char *found = NULL, *joined = NULL;
-	int err = env->writers_path ? exec_writers_text(env->writers_path, env->last, &found) : 0;
+	int err = env->writers_path ? exec_writers_text(env->writers_path, env->policy == KVS_POLICY_LAST, &found) : 0;
 
 	if (err)
 		return err;
@@ -264,6 +261,7 @@ static int put_plan(const struct exec_options *env)
 	if (err)
 		return err;
 	run_patch_warn_left_out(env->owners ? NULL : env->plan_path, plan);
+	run_policy_warn(env->owners ? NULL : env->plan_path, plan, env->policy);
 	err = put_sharing(env, plan);
 	kvs_plan_free(plan);
 	return err;
@@ -321,7 +319,7 @@ int exec_prepare(const struct exec_options *env)
 		err = put_stats(env->stats);
 	if (!err && env->strict)
 		err = put("KVSHARE_STRICT", "1");
-	if (!err && env->last)
+	if (!err && env->policy == KVS_POLICY_LAST)
 		err = put("KVSHARE_POLICY", "last");
 	if (!err && env->sync)
 		err = put("KVSHARE_SYNC", "1");

@@ -10,7 +10,8 @@ struct exec_options {
 	const char *plan_path, *owners, *layout, *device, *stats, *inspect, *probe;
 	const char *writers_path;
 	char *writers; /* the caller frees it */
-	bool strict, sync, last;
+	enum kvs_policy policy;
+	bool strict, sync;
 	char **command; /* ends in NULL */
 };
 

@@ -220,8 +220,8 @@ static void put_loss(const json_t *nll)
 /* A plan's calibration may be any object: fields that are missing or of another type are skipped. */
 static void put_calibration(const json_t *calibration)
 {
-	static const char *const words[][2] = {{"  method     %s\n", "method"}, {"  order      %s\n", "order"},
-		{"  best walk  %s\n", "walk"}, {"  ended      %s\n", "end"}};
+	static const char *const words[][2] = {{"  method     %s\n", "method"}, {"  policy     %s\n", "policy"},
+		{"  order      %s\n", "order"}, {"  best walk  %s\n", "walk"}, {"  ended      %s\n", "end"}};
 	static const char *const numbers[][2] = {{"  threshold  %.4g\n", "threshold"},
 		{"  cosine     %.4f to the full model's hidden states\n", "hidden_cosine"}};
 	char shown[256];

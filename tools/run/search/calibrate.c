@@ -32,7 +32,8 @@ enum {
 	OPTION_SWEEP,
 	OPTION_RESUME,
 	OPTION_BATCH,
-	OPTION_COMPENSATE
+	OPTION_COMPENSATE,
+	OPTION_POLICY
 };
 
 static const struct argp_option options[] = {
@@ -54,6 +55,11 @@ static const struct argp_option options[] = {
 		"refit the output projections of layers that share, and keep them beside the plan if the held-back "
 		"text "
 		"says that they help",
+		0},
+	{"policy", OPTION_POLICY, RUN_POLICY_WORDS, 0,
+		"owner (default): layers that share read their owner's K and V; last: each stores its own there, and "
+		"all read "
+		"what was stored last, token by token (or --chunk tokens at a time), as under `exec --policy last`",
 		0},
 	{"resume", OPTION_RESUME, NULL, 0, "continue from the trials in the plan of a stopped search", 0},
 	{NULL, 0, NULL, 0, "Details of the search:", 3},
@@ -97,6 +103,8 @@ static void check(struct argp_state *state, struct run_calibrate *env)
 		argp_error(state, "-o - and --json both write to standard output: name a file with -o");
 	if (env->compensate && (env->search.sweep || run_is_stdout(env->output)))
 		argp_error(state, "--compensate writes matrices beside one plan's file: not with --sweep or -o -");
+	if (env->compensate && env->search.policy == KVS_POLICY_LAST)
+		argp_error(state, "--compensate fits matrices to the policy owner: not with --policy last");
 	if (env->share && env->rate > 0)
 		argp_error(state, "--share and --rate both say how many: give one of them");
 	if (env->order_set && env->search.method != KVS_METHOD_KVSHARER)
@@ -167,6 +175,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	case OPTION_BATCH:
 		env->batch = run_parse_number(state, "--batch", text, 1, 1 << 12);
 		return 0;
+	case OPTION_POLICY:
+		env->search.policy = run_parse_policy(state, text);
+		return 0;
 	case OPTION_COMPENSATE:
 		env->compensate = true;
 		return 0;
@@ -194,6 +205,7 @@ static const char doc[] =
 	"  kvshare-run calibrate -m DIR --text book.txt --compensate -o plan.json\n"
 	"  kvshare-run calibrate -m DIR --text book.txt --sweep -o plans/\n"
 	"  kvshare-run calibrate -m DIR --text book.txt --method kvsharer -o plan.json\n"
+	"  kvshare-run calibrate -m DIR --text book.txt --policy last -o plan.json\n"
 	"  kvshare-run generate -m DIR -p 'Once upon a time' --plan plan.json\n";
 
 /* ---- running ---- */
@@ -269,9 +281,12 @@ static int load_replay(struct run_calibrate *env)
 
 static int open_engine(struct run_calibrate *env, struct run_session *session)
 {
+	int rows = env->search.policy == KVS_POLICY_LAST ? 0 : env->model.chunk_tokens;
 	struct kvs_engine_options engine = {.kv_dtype = env->model.kv_dtype,
 		.kv_dtype_set = env->model.kv_dtype_set,
-		.chunk_tokens = env->batch ? env->batch * env->text.sample_tokens : env->model.chunk_tokens,
+		.chunk_tokens = env->batch ? env->batch * env->text.sample_tokens : rows,
+		.policy = env->search.policy,
+		.pass_tokens = env->search.pass_tokens,
 		.no_premap = env->model.no_premap,
 		.stop = run_watch_stopped,
 		.progress = env->model.quiet ? NULL : run_show_load};
@@ -297,6 +312,24 @@ static int cut_text(struct run_calibrate *env, const struct run_session *session
 	err = kvs_calib_text_cut(session->tokenizer, text, bytes, &env->text_options, &env->text);
 	free(text);
 	return err;
+}
+
+/* A text that goes through in one pass ends before anything of another layer is read. */
+static int set_pass(struct run_calibrate *env)
+{
+	const struct kvs_calib_text *text = &env->text;
+	int least = text->sample_tokens < text->window_tokens ? text->sample_tokens : text->window_tokens;
+
+	if (env->search.policy == KVS_POLICY_OWNER)
+		return 0;
+	env->search.pass_tokens = env->model.chunk_tokens ? env->model.chunk_tokens : 1;
+	if (env->search.pass_tokens < least)
+		return 0;
+	return kvs_fail(-EINVAL,
+		"--chunk %d with samples of %d and windows of %d tokens: what the policy last costs shows in later "
+		"passes only, "
+		"so a chunk must be shorter than both (--sample-tokens, --ctx)",
+		env->search.pass_tokens, text->sample_tokens, text->window_tokens);
 }
 
 static int search(struct run_calibrate *env, struct run_session *session, struct kvs_search_result *result)
@@ -330,6 +363,8 @@ static int run_in_session(struct run_calibrate *env, struct run_session *session
 		err = kvs_search_check(&env->search, config);
 	if (!err)
 		err = cut_text(env, session);
+	if (!err)
+		err = set_pass(env);
 	if (!err)
 		err = load_replay(env);
 	if (!err)

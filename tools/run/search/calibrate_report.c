@@ -135,6 +135,7 @@ static int print_result(const struct run_calibrate *env, const struct run_sessio
 		(json_int_t)result->replayed, "walks", walks_json(result), "search_s", result->search_s, "measure_s",
 		result->measure_s, "device", run_json_device(session->cu), "model",
 		run_json_model(kvs_engine_config(session->engine)));
+	json_object_set_new(object, "policy", json_string(run_policy_name(env->search.policy)));
 	if (env->compensated)
 		json_object_set_new(object, "compensation", run_compensate_json(env));
 	return run_print_json(object);
@@ -151,9 +152,10 @@ static void print_loss(FILE *out, const struct run_calibrate *env, const struct 
 		return;
 	}
 	fprintf(out,
-		"loss %.4f, without sharing %.4f: %+.4f nats a token (perplexity %.4g, was %.4g), on %d tokens %s\n",
+		"loss %.4f, without sharing %.4f: %+.4f nats a token (perplexity %.4g, was %.4g), on %d tokens %s%s\n",
 		shared, full, shared - full, exp(shared), exp(full), env->text.windows * env->text.window_tokens,
-		env->text.held_back ? "after the samples" : "of the samples themselves: the text has no others");
+		env->text.held_back ? "after the samples" : "of the samples themselves: the text has no others",
+		env->search.policy == KVS_POLICY_LAST ? ", with the policy last" : "");
 }
 
 static void print_choice(FILE *out, const struct kvs_search_result *result)

@@ -11,7 +11,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { OPTION_TEXT = 512, OPTION_MAX_TOKENS };
+enum { OPTION_TEXT = 512, OPTION_MAX_TOKENS, OPTION_POLICY };
 
 struct env {
 	struct run_model_options model;
@@ -27,6 +27,11 @@ struct result {
 static const struct argp_option options[] = {
 	{"text", OPTION_TEXT, "FILE", 0, "the text to predict (- for standard input; required)", 0},
 	{"max-tokens", OPTION_MAX_TOKENS, "N", 0, "use only the first N tokens of the text", 0},
+	{"policy", OPTION_POLICY, RUN_POLICY_WORDS, 0,
+		"owner (default): layers that share read their owner's K and V; last: each stores its own there, and "
+		"all read "
+		"what was stored last, token by token (or --chunk tokens at a time), as under `exec --policy last`",
+		0},
 	{0},
 };
 
@@ -35,6 +40,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	struct env *env = state->input;
 
 	switch (key) {
+	case OPTION_POLICY:
+		env->model.policy = run_parse_policy(state, text);
+		return 0;
 	case ARGP_KEY_INIT:
 		state->child_inputs[0] = state->child_inputs[1] = &env->model;
 		return 0;
@@ -50,6 +58,8 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	case ARGP_KEY_END:
 		if (!env->text)
 			argp_error(state, "which text? Name it with --text FILE");
+		if (env->model.policy == KVS_POLICY_LAST && !env->model.plan_path && !env->model.owners)
+			argp_error(state, "--policy last says how layers share: name a plan with --plan or --owners");
 		return 0;
 	}
 	return ARGP_ERR_UNKNOWN;
@@ -62,7 +72,8 @@ static const char doc[] =
 	"difference between two runs.\n\n"
 	"Examples:\n"
 	"  kvshare-run eval -m DIR --text heldout.txt --ctx 256\n"
-	"  kvshare-run eval -m DIR --text heldout.txt --ctx 256 --owners 0,1,2,1\n";
+	"  kvshare-run eval -m DIR --text heldout.txt --ctx 256 --owners 0,1,2,1\n"
+	"  kvshare-run eval -m DIR --text heldout.txt --plan plan.json --policy last\n";
 
 static int report(const struct env *env, struct run_session *session, const struct result *result, double seconds)
 {
@@ -73,11 +84,11 @@ static int report(const struct env *env, struct run_session *session, const stru
 	if (err)
 		return err;
 	if (env->model.json)
-		return run_print_json(json_pack("{s:f,s:o,s:I,s:i,s:f,s:o,s:o,s:o}", "nll", nll, "ppl",
+		return run_print_json(json_pack("{s:f,s:o,s:I,s:i,s:s,s:f,s:o,s:o,s:o}", "nll", nll, "ppl",
 			run_json_number(exp(nll)), "tokens", (json_int_t)result->predicted, "ctx",
-			kvs_engine_ctx(session->engine), "seconds", seconds, "device", run_json_device(session->cu),
-			"model", run_json_model(kvs_engine_config(session->engine)), "memory",
-			run_json_memory(&memory)));
+			kvs_engine_ctx(session->engine), "policy", run_policy_name(env->model.policy), "seconds",
+			seconds, "device", run_json_device(session->cu), "model",
+			run_json_model(kvs_engine_config(session->engine)), "memory", run_json_memory(&memory)));
 	printf("nll %.6f  ppl %.4f  tokens %zu\n", nll, exp(nll), result->predicted);
 	if (!env->model.quiet) {
 		fprintf(stderr, "device    %s\n", session->cu->name);
@@ -108,6 +119,20 @@ static int evaluate(const struct env *env, struct run_session *session, const ch
 	return err ? err : report(env, session, &result, run_now_s() - start);
 }
 
+/* A window that goes through in one pass ends before anything of another layer is read. */
+static int set_pass(struct run_model_options *model)
+{
+	if (!model->chunk_tokens)
+		model->chunk_tokens = 1;
+	if (model->chunk_tokens < model->ctx_tokens)
+		return 0;
+	return kvs_fail(-EINVAL,
+		"--chunk %d with windows of %d tokens (--ctx): what the policy last costs shows in later passes only, "
+		"so a chunk "
+		"must be shorter than a window",
+		model->chunk_tokens, model->ctx_tokens);
+}
+
 static int run_eval(struct env *env)
 {
 	struct run_session session;
@@ -118,6 +143,8 @@ static int run_eval(struct env *env)
 	if (err)
 		return err;
 	err = run_default_window(&env->model);
+	if (!err && env->model.policy == KVS_POLICY_LAST)
+		err = set_pass(&env->model);
 	if (!err)
 		err = run_session_open(&env->model, &session);
 	if (!err) {
