@@ -72,6 +72,7 @@ static void context_destroy(struct sc_context *context)
 	pthread_mutex_lock(&sc_lock);
 	sc_events_free_of(context);
 	sc_modules_free_of(context);
+	sc_arrays_free_of(context);
 	sc_ranges_free_of(context);
 	pthread_mutex_unlock(&sc_lock);
 	pthread_cond_destroy(&context->stream_left);

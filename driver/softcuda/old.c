@@ -1,5 +1,5 @@
 /*
- * driver/softcuda/old.c: first forms of functions whose second form takes the same arguments. First forms with 32-bit sizes
+ * driver/softcuda/old.c: first forms of functions whose second form takes the same arguments, or fewer. First forms with 32-bit sizes
  * and addresses are absent.
  */
 #define __CUDA_API_VERSION_INTERNAL /* cuda.h then declares all forms by their symbols */
@@ -78,4 +78,25 @@ CUresult CUDAAPI cuStreamWriteValue64(CUstream stream, CUdeviceptr addr, cuuint6
 CUresult CUDAAPI cuStreamDestroy(CUstream hStream)
 {
 	return cuStreamDestroy_v2(hStream);
+}
+
+/* "The value will be SIZE_MAX if the error doesn't pertain to any specific copy" (cuMemcpyBatchAsync of CUDA 12.8). */
+static CUresult without_index(CUresult result, size_t *index)
+{
+	if (result && index)
+		*index = SIZE_MAX;
+	return result;
+}
+
+CUresult CUDAAPI cuMemcpyBatchAsync(CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
+	CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs, size_t *failIdx, CUstream hStream)
+{
+	return without_index(
+		cuMemcpyBatchAsync_v2(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, hStream), failIdx);
+}
+
+CUresult CUDAAPI cuMemcpy3DBatchAsync(
+	size_t numOps, CUDA_MEMCPY3D_BATCH_OP *opList, size_t *failIdx, unsigned long long flags, CUstream hStream)
+{
+	return without_index(cuMemcpy3DBatchAsync_v2(numOps, opList, flags, hStream), failIdx);
 }

@@ -88,6 +88,7 @@ enum sc_kind {
 	SC_GRAPH,
 	SC_NODE,
 	SC_EXEC,
+	SC_ARRAY,
 	SC_KINDS
 };
 
@@ -131,6 +132,7 @@ bool sc_is_default_per_thread(void);
 
 /* Frees what a context owns when it goes, each in the file of its kind. All need sc_lock held. */
 void sc_events_free_of(struct sc_context *context);
+void sc_arrays_free_of(struct sc_context *context);
 void sc_modules_free_of(struct sc_context *context);
 void sc_libraries_reset(void);
 void sc_links_reset(void);

@@ -2,11 +2,12 @@
  * tests/clients/calls.c: asks the driver all that a careful program asks, and prints the answers, with addresses relative to
  * its own allocation, so that two runs can be compared word for word.
  *
- * usage: calls queries|find|threads|fork|copies BYTES LAYERS [MODULE]
+ * usage: calls queries|find|threads|fork|copies|behind BYTES LAYERS [MODULE]
  *   queries  sizes, addresses, attributes and errors of an allocation of BYTES bytes
  *   find     which file each way of finding a function leads to
  *   threads  eight threads, each with a cache of LAYERS layers in BYTES bytes: what each layer shows after all were written
  *   copies   what layers 0 and 2, and the edge between 1 and 2, show after each kind of copy and memset into layer 2
+ *   behind   what layer 3 shows after copies that begin in layer 2
  *   fork     a child that calls the driver, and one that becomes another program
  */
 #define _GNU_SOURCE /* dladdr, RTLD_NEXT */
@@ -218,20 +219,122 @@ static void boxes(CUstream stream)
 	}
 }
 
-static void copies(void)
+/* Two copies, each with an order of access of its own: one into layer 2, one into layer 0. */
+static CUresult batch(CUdeviceptr to, CUstream stream)
 {
-	CUdeviceptr to;
-	CUstream stream;
+	CUdeviceptr tos[] = {to, cache}, froms[] = {source, source + 4096};
+	size_t sizes[] = {8192, 2}, starts[] = {0, 1};
+	CUmemcpyAttributes attributes[] = {{.srcAccessOrder = CU_MEMCPY_SRC_ACCESS_ORDER_STREAM},
+		{.srcAccessOrder = CU_MEMCPY_SRC_ACCESS_ORDER_DURING_API_CALL}};
 
+	return cuMemcpyBatchAsync(tos, froms, sizes, 2, attributes, starts, 2, stream);
+}
+
+/* The first form, which programs of CUDA 12 have; the last copy has no destination. */
+static CUresult batch_first(CUdeviceptr to, CUstream stream, size_t count, size_t *failed)
+{
+	CUresult (*form)(CUdeviceptr *, CUdeviceptr *, size_t *, size_t, CUmemcpyAttributes *, size_t *, size_t,
+		size_t *, CUstream);
+	CUdeviceptr tos[] = {to, 0}, froms[] = {source, source};
+	size_t sizes[] = {8192, 64}, start = 0;
+	CUmemcpyAttributes attributes = {.srcAccessOrder = CU_MEMCPY_SRC_ACCESS_ORDER_STREAM};
+
+	*(void **)&form = dlsym(RTLD_DEFAULT, "cuMemcpyBatchAsync");
+	return form(tos, froms, sizes, count, &attributes, &start, 1, failed, stream);
+}
+
+/* As box_of(); and a copy into layer 0. */
+static CUresult batch_of_boxes(CUdeviceptr to, CUstream stream)
+{
+	CUDA_MEMCPY3D_BATCH_OP op[2] = {{.src = {.type = CU_MEMCPY_OPERAND_TYPE_POINTER,
+						 .op.ptr = {.ptr = source, .rowLength = 4096, .layerHeight = 2}},
+		.dst = {.type = CU_MEMCPY_OPERAND_TYPE_POINTER,
+			.op.ptr = {.ptr = to, .rowLength = 4096, .layerHeight = 2}},
+		.extent = {64, 2, 2},
+		.srcAccessOrder = CU_MEMCPY_SRC_ACCESS_ORDER_STREAM}};
+
+	op[1] = op[0];
+	op[1].dst.op.ptr.ptr = cache;
+	op[1].extent = (CUextent3D){2, 1, 1};
+	return cuMemcpy3DBatchAsync(2, op, 0, stream);
+}
+
+static CUarray array_make(void)
+{
+	const CUDA_ARRAY_DESCRIPTOR descriptor = {
+		.Width = 8192, .Format = CU_AD_FORMAT_UNSIGNED_INT8, .NumChannels = 1};
+	CUarray array;
+
+	check(cuArrayCreate(&array, &descriptor), "cuArrayCreate");
+	check(cuMemcpyDtoA(array, 0, source, 8192), "cuMemcpyDtoA");
+	return array;
+}
+
+static void batches(CUstream stream)
+{
+	CUdeviceptr to = cache + 4 * part;
+	CUarray array = array_make();
+	size_t failed = 7;
+
+	for (int before = 0; before < 2; before++) {
+		shown_print("from an array", cuMemcpyAtoD(to - before * 4096, array, 0, 8192));
+		shown_print("batch", batch(to - before * 4096, stream));
+		shown_print("first form", batch_first(to - before * 4096, stream, 1, &failed));
+		shown_print("boxes", batch_of_boxes(to - before * 8192, stream));
+		printf("a batch that fails: %d", batch_first(to - before * 4096, stream, 2, &failed));
+		printf(", %zd\n", (ssize_t)failed);
+	}
+	printf("no batch: %d\n", cuMemcpyBatchAsync(NULL, NULL, NULL, 1, NULL, NULL, 1, stream));
+	printf("no stream: %d\n", batch(to, CU_STREAM_LEGACY));
+	check(cuArrayDestroy(array), "cuArrayDestroy");
+}
+
+static void behind_print(const char *name, CUresult result)
+{
+	unsigned char first;
+
+	check(cuCtxSynchronize(), name);
+	check(cuMemcpyDtoH(&first, cache + 6 * part, 1), name);
+	printf("%s: %d, layer 3 %02x\n", name, result, first);
+	check(cuMemsetD8(cache, 0x11, bytes), name);
+	check(cuCtxSynchronize(), name);
+}
+
+static void source_make(CUstream *stream)
+{
 	context_make();
 	part = bytes / layers / 2;
-	check(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
+	check(cuStreamCreate(stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
 	check(cuMemAlloc(&cache, bytes), "cuMemAlloc");
 	check(cuMemAlloc(&source, 1 << 20), "cuMemAlloc");
 	for (int row = 0; row < 8; row++) /* 64 bytes of each count */
 		check(cuMemsetD8(source + row * 4096, (unsigned char)(0x22 + row), 4096), "cuMemsetD8");
 	check(cuMemsetD8(cache, 0x11, bytes), "cuMemsetD8");
 	check(cuCtxSynchronize(), "cuCtxSynchronize");
+}
+
+/* Copies that begin in layer 2 and end in layer 3. */
+static void behind(void)
+{
+	CUdeviceptr edge;
+	CUstream stream;
+
+	source_make(&stream);
+	edge = cache + 6 * part;
+	behind_print("peer", cuMemcpyPeer(edge - 4096, context, source, context, 8192));
+	behind_print("from an array", cuMemcpyAtoD(edge - 4096, array_make(), 0, 8192));
+	behind_print("batch", batch(edge - 4096, stream));
+	behind_print("boxes", batch_of_boxes(edge - 8192, stream));
+	check(cuMemFree(cache), "cuMemFree");
+	check(cuDevicePrimaryCtxRelease(0), "cuDevicePrimaryCtxRelease");
+}
+
+static void copies(void)
+{
+	CUdeviceptr to;
+	CUstream stream;
+
+	source_make(&stream);
 	to = cache + 4 * part;
 	for (int before = 0; before < 2; before++) {
 		shown_print("peer", cuMemcpyPeer(to - before * 4096, context, source, context, 8192));
@@ -245,6 +348,7 @@ static void copies(void)
 		shown_print("2D 32 async", cuMemsetD2D32Async(to - before * 4096, 4096, 0x33333333, 16, 3, stream));
 	}
 	boxes(stream);
+	batches(stream);
 	printf("no box: %d %d\n", cuMemcpy3D(NULL), cuMemcpy3DPeer(NULL));
 	check(cuMemFree(cache), "cuMemFree");
 	check(cuDevicePrimaryCtxRelease(0), "cuDevicePrimaryCtxRelease");
@@ -396,6 +500,8 @@ int main(int argc, char **argv)
 		find();
 	else if (!strcmp(argv[1], "copies"))
 		copies();
+	else if (!strcmp(argv[1], "behind"))
+		behind();
 	else if (!strcmp(argv[1], "threads"))
 		threads();
 	else

@@ -1,6 +1,6 @@
 /*
  * Calls that kvshare does not make itself and that programs of others need: limits and preferences, occupancy, managed
- * memory, words that a stream writes and waits for, copies of slices and between contexts, variables and kernels of modules
+ * memory, words that a stream writes and waits for, copies of slices, between contexts, in batches and of arrays, variables and kernels of modules
  * and libraries, the linker. Quotations are from the comments of cuda.h (CUDA 13.0) at the function named.
  */
 #include "conformance.h"
@@ -369,6 +369,142 @@ static void a_copy_between_contexts_copies(void **state)
 	range_free(&memory);
 }
 
+/* A batch of two lines and one of two boxes: bytes of the source, where each went. */
+static void batches_copy(CUstream stream, CUdeviceptr at, CUmemcpySrcAccessOrder order)
+{
+	CUdeviceptr to[] = {at + 4096, at + 8192}, from[] = {at, at + 64};
+	size_t bytes[] = {64, 128}, first = 0;
+	CUmemcpyAttributes attributes = {.srcAccessOrder = order};
+	CUDA_MEMCPY3D_BATCH_OP box = {.src = {.type = CU_MEMCPY_OPERAND_TYPE_POINTER, .op.ptr = {.ptr = at}},
+		.dst = {.type = CU_MEMCPY_OPERAND_TYPE_POINTER,
+			.op.ptr = {.ptr = at + 12288, .rowLength = 128, .layerHeight = 4}},
+		.extent = {64, 2, 2},
+		.srcAccessOrder = order};
+
+	must(driver_function(cuMemcpyBatchAsync)(to, from, bytes, 2, &attributes, &first, 1, stream));
+	must(driver_function(cuMemcpy3DBatchAsync)(1, &box, 0, stream));
+	must(cu->cuStreamSynchronize(stream));
+}
+
+/*
+ * cuMemcpyBatchAsync: "copies from source buffers specified in srcs to destination buffers specified in dsts". cuMemcpy3DBatchAsync:
+ * a row length or layer height of zero "is considered to be tightly packed according to the copy extent".
+ */
+static void a_batch_copies_lines_and_boxes(void **state)
+{
+	struct range memory = range_new(1, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
+	CUstream stream = stream_new(CU_STREAM_NON_BLOCKING);
+	unsigned char host[256], shown[1024];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(host); i++)
+		host[i] = (unsigned char)(i + 1);
+	for (int order = CU_MEMCPY_SRC_ACCESS_ORDER_STREAM; order <= CU_MEMCPY_SRC_ACCESS_ORDER_ANY; order++) {
+		must(driver_function(cuMemsetD8)(memory.at, 0, 16384));
+		must(cu->cuMemcpyHtoD(memory.at, host, sizeof(host)));
+		must(cu->cuCtxSynchronize());
+		batches_copy(stream, memory.at, (CUmemcpySrcAccessOrder)order);
+		must(cu->cuMemcpyDtoH(shown, memory.at + 4096, 64));
+		assert_memory_equal(shown, host, 64);
+		must(cu->cuMemcpyDtoH(shown, memory.at + 8192, 128));
+		assert_memory_equal(shown, host + 64, 128);
+		must(cu->cuMemcpyDtoH(shown, memory.at + 12288, 1024));
+		for (size_t i = 0; i < 1024; i++) {
+			size_t x = i % 128, y = i / 128 % 4, z = i / 512;
+
+			assert_int_equal(shown[i], x < 64 && y < 2 ? host[(z * 2 + y) * 64 + x] : 0);
+		}
+	}
+	must(cu->cuStreamDestroy(stream));
+	range_free(&memory);
+}
+
+/*
+ * cuMemcpyBatchAsync: "the first entry in attrsIdxs must always be 0 ... each entry must be greater than the previous entry and the last
+ * entry should be less than count"; a valid srcAccessOrder for each; "Must not be legacy NULL stream". cuMemcpy3DBatchAsync: flags "must
+ * be zero now", no extent is zero, a row is as long as the copy is wide.
+ */
+static void a_batch_that_is_not_valid_is_refused(void **state)
+{
+	struct range memory = range_new(1, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
+	CUstream stream = stream_new(CU_STREAM_NON_BLOCKING);
+	CUdeviceptr to[] = {memory.at + 4096, memory.at + 8192}, from[] = {memory.at, memory.at};
+	size_t bytes[] = {64, 64}, first[] = {0, 1}, late[] = {1, 1}, twice[] = {0, 0}, behind[] = {0, 2};
+	CUmemcpyAttributes attributes[] = {{.srcAccessOrder = CU_MEMCPY_SRC_ACCESS_ORDER_STREAM},
+		{.srcAccessOrder = CU_MEMCPY_SRC_ACCESS_ORDER_ANY}},
+			   none = {0};
+	CUDA_MEMCPY3D_BATCH_OP box = {.src = {.type = CU_MEMCPY_OPERAND_TYPE_POINTER, .op.ptr = {.ptr = memory.at}},
+		.dst = {.type = CU_MEMCPY_OPERAND_TYPE_POINTER, .op.ptr = {.ptr = memory.at + 4096}},
+		.extent = {64, 1, 1},
+		.srcAccessOrder = CU_MEMCPY_SRC_ACCESS_ORDER_STREAM};
+	__typeof__(cuMemcpyBatchAsync) *batch = driver_function(cuMemcpyBatchAsync);
+	__typeof__(cuMemcpy3DBatchAsync) *boxes = driver_function(cuMemcpy3DBatchAsync);
+
+	(void)state;
+	must(batch(to, from, bytes, 2, attributes, first, 2, stream));
+	must_refuse(batch(to, from, bytes, 2, attributes, late, 2, stream));
+	must_refuse(batch(to, from, bytes, 2, attributes, twice, 2, stream));
+	must_refuse(batch(to, from, bytes, 2, attributes, behind, 2, stream));
+	must_refuse(batch(to, from, bytes, 1, attributes, first, 2, stream));
+	must_refuse(batch(to, from, bytes, 2, &none, first, 1, stream));
+	must_refuse(batch(to, from, bytes, 2, attributes, first, 2, CU_STREAM_LEGACY));
+	must_refuse(batch(NULL, from, bytes, 2, attributes, first, 2, stream));
+	must(boxes(1, &box, 0, stream));
+	must_refuse(boxes(1, &box, 1, stream));
+	must_refuse(boxes(1, &box, 0, CU_STREAM_LEGACY));
+	box.src.op.ptr.rowLength = 63;
+	must_refuse(boxes(1, &box, 0, stream));
+	box.src.op.ptr.rowLength = 0;
+	box.extent.depth = 0;
+	must_refuse(boxes(1, &box, 0, stream));
+	must(cu->cuStreamSynchronize(stream));
+	must(cu->cuStreamDestroy(stream));
+	range_free(&memory);
+}
+
+/*
+ * cuArrayCreate: "A one-dimensional array will be allocated if the height is zero"; cuMemcpyAtoD: srcOffset is "the offset in bytes into
+ * the array where the copy is to begin".
+ */
+static void an_array_of_one_dimension_holds_a_line(void **state)
+{
+	const CUDA_ARRAY_DESCRIPTOR wanted = {.Width = 64, .Format = CU_AD_FORMAT_FLOAT, .NumChannels = 1};
+	struct range memory = range_new(1, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
+	unsigned char host[256], shown[256];
+	CUDA_ARRAY_DESCRIPTOR got;
+	CUarray array, other;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(host); i++)
+		host[i] = (unsigned char)(i + 1);
+	must(driver_function(cuArrayCreate)(&array, &wanted));
+	must(driver_function(cuArrayCreate)(&other, &wanted));
+	must(driver_function(cuArrayGetDescriptor)(&got, array));
+	assert_int_equal(got.Width, 64);
+	assert_int_equal(got.Height, 0);
+	assert_int_equal(got.Format, CU_AD_FORMAT_FLOAT);
+	assert_int_equal(got.NumChannels, 1);
+	must(driver_function(cuMemcpyHtoA)(array, 0, host, sizeof(host)));
+	must(driver_function(cuMemcpyAtoD)(memory.at, array, 16, 64));
+	must(cu->cuMemcpyDtoH(shown, memory.at, 64));
+	assert_memory_equal(shown, host + 16, 64);
+	must(driver_function(cuMemcpyAtoA)(other, 0, array, 128, 128));
+	must(driver_function(cuMemcpyDtoA)(other, 128, memory.at, 64));
+	must(driver_function(cuMemcpyAtoH)(shown, other, 0, 192));
+	assert_memory_equal(shown, host + 128, 128);
+	assert_memory_equal(shown + 128, host + 16, 64);
+	must_refuse(driver_function(cuMemcpyAtoD)(memory.at, array, 200, 64)); /* more than it has */
+	must(driver_function(cuArrayDestroy)(other));
+	must(driver_function(cuArrayDestroy)(array));
+	got = wanted;
+	got.NumChannels = 3;
+	must_refuse(driver_function(cuArrayCreate)(&array, &got));
+	got = wanted;
+	got.Width = 0;
+	must_refuse(driver_function(cuArrayCreate)(&array, &got));
+	range_free(&memory);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -386,6 +522,9 @@ int main(int argc, char **argv)
 		conformance_test(a_stream_waits_for_a_word),
 		conformance_test(a_copy_of_slices_takes_a_box_out_of_a_larger_one),
 		conformance_test(a_copy_between_contexts_copies),
+		conformance_test(a_batch_copies_lines_and_boxes),
+		conformance_test(a_batch_that_is_not_valid_is_refused),
+		conformance_test(an_array_of_one_dimension_holds_a_line),
 	};
 
 	return conformance_main(argc, argv, tests);

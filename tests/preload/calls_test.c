@@ -101,10 +101,17 @@ static void copies_into_a_borrower_leave_its_owner(void **state)
 
 	(void)state;
 	assert_same(unshared, strdup(plain));
-	for (char *line = plain; (line = strstr(line, ", layer 2 ")); count++)
-		memcpy(line += strlen(", layer 2 "), "11 11", 5);
-	assert_int_equal(count, 24);
+	for (char *line = plain; (line = strstr(line, ", layer 0 ")); count++, line = strchr(line, '\n'))
+		memcpy(strstr(line, ", layer 2 ") + strlen(", layer 2 "), line + strlen(", layer 0 "), 5);
+	assert_int_equal(count, 32);
 	assert_same(shared, plain);
+}
+
+/* Layer 3 is its own; layer 2, before it, borrows. */
+static void copies_that_begin_in_a_borrower_go_on_behind_it(void **state)
+{
+	(void)state;
+	assert_same(calls("--owners 0,1,0,3 " LAYOUT, "behind"), calls(NULL, "behind"));
 }
 
 /* "way name: symbol in file", with the file of each hook where the driver's would be. */
@@ -209,6 +216,7 @@ int main(void)
 		cmocka_unit_test(answers_are_those_without_the_shim),
 		cmocka_unit_test(shared_memory_answers_as_a_plain_allocation),
 		cmocka_unit_test(copies_into_a_borrower_leave_its_owner),
+		cmocka_unit_test(copies_that_begin_in_a_borrower_go_on_behind_it),
 		cmocka_unit_test(hooks_are_found_each_way_and_nothing_else_is),
 		cmocka_unit_test(threads_have_caches_of_their_own),
 		cmocka_unit_test(children_are_as_without_the_shim),

@@ -42,6 +42,9 @@
 	F(cuMemcpy3D_v2) F(cuMemcpy3D_v2_ptds) F(cuMemcpy3DAsync_v2) F(cuMemcpy3DAsync_v2_ptsz)                        \
 	F(cuMemcpy3DPeer) F(cuMemcpy3DPeer_ptds) F(cuMemcpy3DPeerAsync) F(cuMemcpy3DPeerAsync_ptsz)                    \
 	F(cuMemcpyPeer) F(cuMemcpyPeer_ptds) F(cuMemcpyPeerAsync) F(cuMemcpyPeerAsync_ptsz)                            \
+	F(cuMemcpyAtoD_v2) F(cuMemcpyAtoD_v2_ptds)                                                                     \
+	F(cuMemcpyBatchAsync) F(cuMemcpyBatchAsync_ptsz) F(cuMemcpyBatchAsync_v2) F(cuMemcpyBatchAsync_v2_ptsz)        \
+	F(cuMemcpy3DBatchAsync) F(cuMemcpy3DBatchAsync_ptsz) F(cuMemcpy3DBatchAsync_v2) F(cuMemcpy3DBatchAsync_v2_ptsz) \
 	F(cuCtxSynchronize) F(cuStreamSynchronize) F(cuStreamSynchronize_ptsz) F(cuEventSynchronize)     \
 	F(cuStreamQuery) F(cuStreamQuery_ptsz) F(cuEventQuery) \
 	F(cuGraphAddKernelNode_v2) F(cuGraphKernelNodeSetParams_v2) F(cuGraphExecKernelNodeSetParams_v2)               \
@@ -55,23 +58,27 @@
 #define SHIM_CALLS(F)                                                                                                  \
 	F(cuCtxGetCurrent) F(cuCtxGetDevice) F(cuFuncGetName) F(cuFuncGetParamInfo) F(cuKernelGetName)                 \
 	F(cuKernelGetParamInfo) F(cuStreamIsCapturing) F(cuEventRecord) F(cuGetErrorName)                    \
-	F(cuMemGetAllocationGranularity) F(cuMemGetInfo_v2) F(cuGraphGetNodes) F(cuGraphNodeGetType) F(cuGraphNodeSetEnabled)             \
+	F(cuMemGetAllocationGranularity) F(cuMemGetInfo_v2) F(cuArray3DGetDescriptor_v2) F(cuGraphGetNodes) F(cuGraphNodeGetType) F(cuGraphNodeSetEnabled)             \
 	F(cuGraphNodeGetEnabled) F(cuGraphKernelNodeGetParams_v2) F(cuGraphNodeGetDependencies_v2)
 
 /* cuda.h hides these behind newer forms, or declares them only for callers with a default stream of their own. */
 #undef cuGetProcAddress
 #undef cuGraphAddNode
+#undef cuMemcpyBatchAsync
+#undef cuMemcpy3DBatchAsync
 #define SHIM_PTSZ(F)                                                                                                   \
 	F(cuMemAllocAsync) F(cuMemFreeAsync) F(cuMemAllocFromPoolAsync) F(cuLaunchKernel) F(cuLaunchKernelEx)          \
 	F(cuLaunchCooperativeKernel) F(cuMemsetD8Async) F(cuMemsetD16Async) F(cuMemsetD32Async)                        \
 	F(cuMemsetD2D8Async) F(cuMemsetD2D16Async) F(cuMemsetD2D32Async) F(cuMemcpyAsync) F(cuMemcpyHtoDAsync_v2)      \
 	F(cuMemcpy3DAsync_v2) F(cuMemcpy3DPeerAsync) F(cuMemcpyPeerAsync)                                             \
 	F(cuMemcpyDtoDAsync_v2) F(cuMemcpy2DAsync_v2) F(cuMemcpyDtoHAsync_v2) F(cuStreamSynchronize)  \
-	F(cuStreamQuery) F(cuGraphLaunch) F(cuGraphInstantiateWithParams)
+	F(cuStreamQuery) F(cuGraphLaunch) F(cuGraphInstantiateWithParams) F(cuMemcpyBatchAsync)                        \
+	F(cuMemcpyBatchAsync_v2) F(cuMemcpy3DBatchAsync) F(cuMemcpy3DBatchAsync_v2)
 #define SHIM_PTDS(F)                                                                                                   \
 	F(cuMemsetD8_v2) F(cuMemsetD16_v2) F(cuMemsetD32_v2) F(cuMemsetD2D8_v2) F(cuMemsetD2D16_v2)                    \
 	F(cuMemsetD2D32_v2) F(cuMemcpy) F(cuMemcpyHtoD_v2) F(cuMemcpyDtoD_v2) F(cuMemcpyDtoH_v2) F(cuMemcpy2D_v2)      \
-	F(cuMemcpy2DUnaligned_v2) F(cuMemcpy3D_v2) F(cuMemcpy3DPeer) F(cuMemcpyPeer)
+	F(cuMemcpy2DUnaligned_v2) F(cuMemcpy3D_v2) F(cuMemcpy3DPeer) F(cuMemcpyPeer)           \
+	F(cuMemcpyAtoD_v2)
 /* clang-format on */
 
 CUresult CUDAAPI cuGetProcAddress(const char *symbol, void **pfn, int cudaVersion, cuuint64_t flags);
@@ -79,6 +86,10 @@ CUresult CUDAAPI cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph, const 
 	size_t numDependencies, CUgraphNodeParams *nodeParams);
 CUresult CUDAAPI cuGraphAddNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
 	const CUgraphEdgeData *dependencyData, size_t numDependencies, CUgraphNodeParams *nodeParams);
+CUresult CUDAAPI cuMemcpyBatchAsync(CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
+	CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs, size_t *failIdx, CUstream hStream);
+CUresult CUDAAPI cuMemcpy3DBatchAsync(
+	size_t numOps, CUDA_MEMCPY3D_BATCH_OP *opList, size_t *failIdx, unsigned long long flags, CUstream hStream);
 #define SHIM_DECLARE_PTSZ(name) __typeof__(name) name##_ptsz;
 #define SHIM_DECLARE_PTDS(name) __typeof__(name) name##_ptds;
 SHIM_PTSZ(SHIM_DECLARE_PTSZ)

@@ -5,18 +5,21 @@
 
 #include "split.h"
 
-/* One copy in a line: its source is memory of the host or of the device. */
+/* One copy in a line: its source is memory of the host or of the device, or an array. */
 struct copy {
 	const void *from_host;
 	CUdeviceptr from;
+	CUarray from_array;
+	size_t from_offset;
 	CUstream stream;
 	union {
 		__typeof__(cuMemcpy) *any; /* also DtoD */
 		__typeof__(cuMemcpyAsync) *any_async;
 		__typeof__(cuMemcpyHtoD_v2) *host;
 		__typeof__(cuMemcpyHtoDAsync_v2) *host_async;
+		__typeof__(cuMemcpyAtoD_v2) *array;
 	};
-	enum { ANY, ANY_ASYNC, HOST, HOST_ASYNC } kind;
+	enum { ANY, ANY_ASYNC, HOST, HOST_ASYNC, ARRAY } kind;
 };
 
 static CUresult line_make(const void *arg, CUdeviceptr to, size_t offset, size_t bytes)
@@ -31,6 +34,8 @@ static CUresult line_make(const void *arg, CUdeviceptr to, size_t offset, size_t
 		return copy->any_async(to, copy->from + offset, bytes, copy->stream);
 	case HOST:
 		return copy->host(to, from_host ? from_host + offset : NULL, bytes);
+	case ARRAY:
+		return copy->array(to, copy->from_array, copy->from_offset + offset, bytes);
 	default:
 		return copy->host_async(to, from_host ? from_host + offset : NULL, bytes, copy->stream);
 	}
@@ -157,6 +162,24 @@ CUresult CUDAAPI cuMemcpyHtoDAsync_v2_ptsz(
 			.stream = hStream,
 			.host_async = shim_real()->cuMemcpyHtoDAsync_v2_ptsz,
 			.kind = HOST_ASYNC});
+}
+
+CUresult CUDAAPI cuMemcpyAtoD_v2(CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset, size_t ByteCount)
+{
+	return line(dstDevice, ByteCount,
+		(struct copy){.from_array = srcArray,
+			.from_offset = srcOffset,
+			.array = shim_real()->cuMemcpyAtoD_v2,
+			.kind = ARRAY});
+}
+
+CUresult CUDAAPI cuMemcpyAtoD_v2_ptds(CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset, size_t ByteCount)
+{
+	return line(dstDevice, ByteCount,
+		(struct copy){.from_array = srcArray,
+			.from_offset = srcOffset,
+			.array = shim_real()->cuMemcpyAtoD_v2_ptds,
+			.kind = ARRAY});
 }
 
 CUresult CUDAAPI cuMemcpyDtoH_v2(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount)
