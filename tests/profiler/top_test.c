@@ -67,6 +67,28 @@ static void memory_of_before_is_marked(void **state)
 	process_free(&process);
 }
 
+/* Without -p it waits for programs, takes in one that begins later, and leaves out what has ended. */
+static void newcomers_are_found(void **state)
+{
+	struct process process = run_shell(
+		"O=$(mktemp); kvshare-run top -d 0.3 >$O & T=$!; "
+		"last() { awk '/^kvshare-run top/ { text = \"\" } { text = text $0 \"\\n\" } END { print text }' $O; "
+		"}; "
+		"shows() { last | grep -q \"$1\"; }; lacks() { ! shows \"$1\"; }; "
+		"wait_till() { for i in $(seq 400); do \"$@\" && return; sleep 0.05; done; echo \"never: $*\" >&2; "
+		"last >&2; }; "
+		"wait_till shows '^ *PID '; $BUILD/tests/profiler/watched_client $KVSHARE_SOFTCUDA forever >&2 & P=$!; "
+		"wait_till shows \"^ *$P .*watched_client\"; kill $P; wait_till lacks \"^ *$P \"; "
+		"kill -INT $T; wait $T; status=$?; rm $O; exit $status",
+		60);
+
+	(void)state;
+	if (process.status || strstr(process.err, "never: "))
+		fail_msg("%d: %s", process.status, process.err);
+	assert_string_equal(process.out, "");
+	process_free(&process);
+}
+
 /* What NVML says stands beside what calls tell; and who is not watched is listed. */
 static void nvml_has_a_column_and_tells_of_others(void **state)
 {
@@ -130,6 +152,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(memory_and_what_sharing_saves_are_shown),
 		cmocka_unit_test(memory_of_before_is_marked),
+		cmocka_unit_test(newcomers_are_found),
 		cmocka_unit_test(nvml_has_a_column_and_tells_of_others),
 		cmocka_unit_test(keys_are_heard_on_a_terminal),
 		cmocka_unit_test(what_cannot_be_watched_is_named),

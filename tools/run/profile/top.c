@@ -44,10 +44,13 @@ struct top {
 	int fd; /* of the trace */
 	kvs_trace *trace;
 	kvs_live *live;
-	kvs_watch *watches[MOST_WATCHED];
+	struct watched {
+		pid_t pid;
+		bool had_driver; /* before it was watched: memory that it held then is not known */
+		kvs_watch *watch;
+	} watched[MOST_WATCHED];
 	size_t watch_count;
-	pid_t had_driver[MOST_WATCHED]; /* before they were watched: memory that they held then is not known */
-	time_t since;                   /* when watching began, as clocks on walls have it */
+	time_t since; /* when watching began, as clocks on walls have it */
 	struct seen processes[MOST_SHOWN], functions[MOST_SHOWN];
 	enum sort sort;
 	kvs_nvml *nvml;                           /* NULL: there is none */
@@ -69,7 +72,8 @@ static void stop(int signal)
 /* ---- options ---- */
 
 static const struct argp_option options[] = {
-	{"pid", 'p', "PID", 0, "this process and what it forks (default: all that have loaded libcuda.so.1)", 0},
+	{"pid", 'p', "PID", 0, "this process and what it forks (default: all that have loaded libcuda.so.1, or will)",
+		0},
 	{"delay", 'd', "SECONDS", 0, "time from one picture to the next (default 1)", 0},
 	{"number", 'n', "N", 0, "end after N pictures", 0},
 	{0},
@@ -131,21 +135,31 @@ static bool maps_a_driver(const char *pid)
 
 static int watch(struct top *top, pid_t pid)
 {
+	struct watched *place = &top->watched[top->watch_count];
 	char name[16];
-	bool had_driver;
 	int err;
 
 	if (top->watch_count == MOST_WATCHED)
 		return 0;
 	snprintf(name, sizeof(name), "%d", (int)pid);
-	had_driver = maps_a_driver(name);
-	err = kvs_watch_open(pid, top->trace, NULL, &top->watches[top->watch_count]);
-	if (!err)
-		top->had_driver[top->watch_count++] = had_driver ? pid : 0;
+	*place = (struct watched){.pid = pid, .had_driver = maps_a_driver(name)};
+	err = kvs_watch_open(pid, top->trace, NULL, &place->watch);
+	top->watch_count += !err;
 	return err;
 }
 
-static int watch_all(struct top *top)
+/* It is watched, or was born by one that is; such a child is watched with its parent. */
+static bool is_followed(const struct top *top, pid_t pid)
+{
+	for (; pid > 1; pid = (pid_t)kvs_process_parent(pid))
+		for (size_t i = 0; i < top->watch_count; i++)
+			if (top->watched[i].pid == pid)
+				return true;
+	return false;
+}
+
+/* All that have loaded a driver since this was last asked. */
+static int watch_newcomers(struct top *top)
 {
 	DIR *processes = opendir("/proc");
 	struct dirent *entry;
@@ -155,14 +169,12 @@ static int watch_all(struct top *top)
 		return kvs_fail(-errno, "/proc: %s", strerror(errno));
 	while ((entry = readdir(processes)) && !err) {
 		pid_t pid = atoi(entry->d_name);
-		if (pid > 0 && pid != getpid() && maps_a_driver(entry->d_name))
+		if (pid > 0 && pid != getpid() && maps_a_driver(entry->d_name) && !is_followed(top, pid))
 			err = watch(top, pid);
 		if (err == -ESRCH) /* it has ended meanwhile */
 			err = 0;
 	}
 	closedir(processes);
-	if (!err && !top->watch_count)
-		err = kvs_fail(-ESRCH, "no process has loaded libcuda.so.1; one that will can be named with -p PID");
 	return err;
 }
 
@@ -208,8 +220,8 @@ static int before(const void *left, const void *right)
 static bool had_driver(const struct top *top, uint32_t pid)
 {
 	for (size_t i = 0; i < top->watch_count; i++)
-		if ((uint32_t)top->had_driver[i] == pid)
-			return true;
+		if ((uint32_t)top->watched[i].pid == pid)
+			return top->watched[i].had_driver;
 	return false;
 }
 
@@ -335,7 +347,7 @@ static int width_of_terminal(void)
 static int print_picture(struct top *top)
 {
 	static struct row rows[MOST_SHOWN];
-	size_t count = kvs_live_processes(top->live);
+	size_t all = kvs_live_processes(top->live), count = 0;
 	uint64_t physical = 0, saved = 0;
 	double now = run_now_s(), seconds = now - top->last_s;
 	char a[16], b[16], clock[16], begun[16];
@@ -344,14 +356,17 @@ static int print_picture(struct top *top)
 
 	if (!top->nvml || kvs_nvml_list(top->nvml, top->held, MOST_SHOWN, &top->held_count))
 		top->held_count = 0;
-	count = count < MOST_SHOWN ? count : MOST_SHOWN;
-	for (size_t i = 0; i < count; i++) {
-		kvs_live_get_process(top->live, i, &rows[i].process);
-		rows[i].had_driver = had_driver(top, rows[i].process.pid);
-		marked |= rows[i].had_driver;
-		rows[i].news = since(top->processes, rows[i].process.pid, rows[i].process.calls, 0).calls;
-		physical += rows[i].process.physical_bytes;
-		saved += rows[i].process.saved_bytes;
+	for (size_t i = 0; i < all && count < MOST_SHOWN; i++) {
+		struct row *row = &rows[count];
+		kvs_live_get_process(top->live, i, &row->process);
+		if (row->process.ended && !top->env->pid) /* of many processes, those that are there */
+			continue;
+		row->had_driver = had_driver(top, row->process.pid);
+		marked |= row->had_driver;
+		row->news = since(top->processes, row->process.pid, row->process.calls, 0).calls;
+		physical += row->process.physical_bytes;
+		saved += row->process.saved_bytes;
+		count++;
 	}
 	sort_by = top->sort;
 	qsort(rows, count, sizeof(*rows), before);
@@ -390,21 +405,25 @@ static int take_in(struct top *top)
 	return err;
 }
 
-/* Passes on what the kernel tells until it is time for the next picture; 0: nobody is left. */
+/* Passes on what the kernel tells until it is time for the next picture; those that have ended make room for others. */
 static int poll_watches(struct top *top, double until)
 {
-	int alive;
-
 	do {
-		alive = 0;
-		for (size_t i = 0; i < top->watch_count; i++) {
-			int got = kvs_watch_poll(top->watches[i], i ? 0 : 20);
+		for (size_t i = 0; i < top->watch_count;) {
+			int got = kvs_watch_poll(top->watched[i].watch, i ? 0 : 20);
 			if (got < 0)
 				return got;
-			alive += got;
+			if (got) {
+				i++;
+				continue;
+			}
+			kvs_watch_close(top->watched[i].watch);
+			top->watched[i] = top->watched[--top->watch_count];
 		}
-	} while (alive && !stopped && run_now_s() < until);
-	return alive;
+		if (!top->watch_count)
+			usleep(20000);
+	} while (!stopped && run_now_s() < until && (top->watch_count || !top->env->pid));
+	return 0;
 }
 
 static void hear_keys(struct top *top)
@@ -424,23 +443,32 @@ static void hear_keys(struct top *top)
 	}
 }
 
+/* With -p it ends with its process; without, it waits for others. */
+static bool is_over(const struct top *top)
+{
+	return stopped || (top->env->pid && !top->watch_count);
+}
+
 static int show(struct top *top)
 {
 	long picture = 0;
-	int alive = 1, err = 0;
+	int err = 0;
 
 	top->last_s = run_now_s();
 	top->since = time(NULL);
-	while (!err && alive > 0 && !stopped && (!top->env->pictures || picture < top->env->pictures)) {
+	while (!err && !is_over(top) && (!top->env->pictures || picture < top->env->pictures)) {
 		double until = top->last_s + top->env->seconds;
-		while (!stopped && alive > 0 && run_now_s() < until) {
+		while (!err && !is_over(top) && run_now_s() < until) {
 			double next = run_now_s() + 0.1;
-			alive = poll_watches(top, next < until ? next : until);
+			err = poll_watches(top, next < until ? next : until);
 			hear_keys(top);
 		}
-		err = alive < 0 ? alive : take_in(top);
+		if (!err)
+			err = take_in(top);
 		if (!err)
 			err = print_picture(top);
+		if (!err && !top->env->pid)
+			err = watch_newcomers(top);
 		picture++;
 	}
 	return err;
@@ -483,7 +511,7 @@ static int run_top(struct top *top)
 	if (!err)
 		err = open_trace(top);
 	if (!err)
-		err = top->env->pid ? watch(top, top->env->pid) : watch_all(top);
+		err = top->env->pid ? watch(top, top->env->pid) : watch_newcomers(top);
 	if (err)
 		return err;
 	if (kvs_nvml_open(&top->nvml))
@@ -510,7 +538,7 @@ static int run_command(int argc, char **argv)
 	if (err)
 		run_complain();
 	for (size_t i = 0; i < top.watch_count; i++)
-		kvs_watch_close(top.watches[i]);
+		kvs_watch_close(top.watched[i].watch);
 	kvs_nvml_close(top.nvml);
 	kvs_live_close(top.live);
 	kvs_trace_close(top.trace);
