@@ -16,6 +16,7 @@
 static void print_peak(const kvs_report *r, FILE *to)
 {
 	char a[PROF_UNIT_TEXT], b[PROF_UNIT_TEXT], c[PROF_UNIT_TEXT];
+	uint64_t nvml, beyond;
 
 	fprintf(to, "peak       %s physical, %s of addresses mapped; sharing saved %s\n",
 		prof_size_text(r->peak.physical, a), prof_size_text(r->peak.mapped, b),
@@ -30,6 +31,9 @@ static void print_peak(const kvs_report *r, FILE *to)
 	if (prof_unfilled(&r->peak, KVS_MEMORY_KINDS))
 		fprintf(to, "; %s of all that are unfilled, inside of blocks",
 			prof_size_text(prof_unfilled(&r->peak, KVS_MEMORY_KINDS), a));
+	if (prof_nvml(r, &nvml, &beyond))
+		fprintf(to, "; %s by NVML, %s of it told by no call", prof_size_text(nvml, a),
+			prof_size_text(beyond, b));
 	fprintf(to, "\n");
 }
 
