@@ -1,5 +1,5 @@
 /*
- * model/tokenizer/gguf_tokenizer.c: the vocabulary in a GGUF file as a tokenizer.json, which the other parts read.
+ * model/tokenizer/gguf_tokenizer.c: the vocabulary in a GGUF file as a tokenizer.json and lists of texts, which the other parts read.
  *
  * GGUF names a way to split text ("tokenizer.ggml.pre") where tokenizer.json has the expression itself. The expressions
  * here are those that the models' own tokenizer.json have; llama.cpp's are the same but for what it cannot express.
@@ -55,7 +55,7 @@ struct source {
 	size_t count;
 	int32_t *types; /* [count] */
 	float *scores;  /* [count], SentencePiece only */
-	json_t *vocab;  /* token to id */
+	struct tok_lists *lists;
 };
 
 static int no_memory(const struct source *from)
@@ -122,43 +122,39 @@ static int read_lists(struct source *from)
 	return err;
 }
 
+/* jansson, which reads the rest, would want the same of a text. */
+static bool is_text(struct gguf_text text)
+{
+	size_t len;
+
+	for (size_t i = 0; i < text.len; i += len)
+		if (!text.at[i] || tok_utf8_look(text.at + i, text.len - i, &len) != TOK_UTF8_OK)
+			return false;
+	return true;
+}
+
 static int build_vocab(struct source *from)
 {
-	from->vocab = json_object();
-	for (size_t i = 0; i < from->count && from->vocab; i++) {
+	struct tok_vocab *vocab = &from->lists->vocab;
+	int err = tok_vocab_init(vocab, from->count, (int32_t)from->count);
+
+	for (size_t i = 0; i < from->count && !err; i++) {
 		struct gguf_text token = from->tokens[i];
-		json_t *text = token.len && memchr(token.at, 0, token.len) ? NULL : json_stringn(token.at, token.len);
-		if (!text)
+		if (!is_text(token))
 			return kvs_fail(-EINVAL, "%s: " KEY("tokens") "[%zu] is not UTF-8 text",
 				model_gguf_name(from->gguf), i);
-		bool twice = json_object_get(from->vocab, json_string_value(text));
-		int failed = json_object_set_new(from->vocab, json_string_value(text), json_integer((json_int_t)i));
-		json_decref(text);
-		if (twice)
+		err = tok_vocab_add(vocab, token.at, token.len, (int32_t)i);
+		if (!err && vocab->texts != i + 1)
 			return kvs_fail(
 				-EINVAL, "%s: " KEY("tokens") "[%zu] is there twice", model_gguf_name(from->gguf), i);
-		if (failed)
-			return no_memory(from);
 	}
-	return from->vocab ? 0 : no_memory(from);
+	return err ? no_memory(from) : 0;
 }
 
 /* ---- merges ---- */
 
-static json_t *pair(const char *left, size_t left_len, const char *right, size_t right_len)
-{
-	json_t *merge = json_array();
-
-	if (merge && (json_array_append_new(merge, json_stringn(left, left_len)) ||
-			     json_array_append_new(merge, json_stringn(right, right_len)))) {
-		json_decref(merge);
-		return NULL;
-	}
-	return merge;
-}
-
 /* A merge of the file is "a b". Some tokens begin with a space, as in transformers' own reading. */
-static int listed_merges(const struct source *from, json_t *merges)
+static int listed_merges(struct source *from)
 {
 	struct gguf_text *list;
 	size_t count;
@@ -166,13 +162,17 @@ static int listed_merges(const struct source *from, json_t *merges)
 
 	if (!err && !list)
 		err = kvs_fail(-EINVAL, "%s: " KEY("merges") " is missing", model_gguf_name(from->gguf));
+	if (!err && !(from->lists->merges = calloc(count + 1, sizeof(*from->lists->merges))))
+		err = no_memory(from);
 	for (size_t i = 0; i < count && !err; i++) {
 		const char *at = list[i].at, *space = list[i].len > 1 ? memchr(at + 1, ' ', list[i].len - 1) : NULL;
 		size_t left = space ? (size_t)(space - at) : 0;
-		json_t *merge = space ? pair(at, left, space + 1, list[i].len - left - 1) : NULL;
-		if (!merge || json_array_append_new(merges, merge))
+		if (!space || !is_text(list[i]))
 			err = kvs_fail(-EINVAL, "%s: " KEY("merges") "[%zu] is not a pair of tokens",
 				model_gguf_name(from->gguf), i);
+		else
+			from->lists->merges[from->lists->merge_count++] =
+				(struct tok_merge){{at, left}, {space + 1, list[i].len - left - 1}};
 	}
 	free(list);
 	return err;
@@ -200,13 +200,6 @@ static int by_score(const void *a, const void *b)
 	return x->left < y->left ? -1 : x->left > y->left;
 }
 
-static int32_t id_of(const struct source *from, const char *text, size_t len)
-{
-	const json_t *id = json_object_getn(from->vocab, text, len);
-
-	return id ? (int32_t)json_integer_value(id) : -1;
-}
-
 /* Every cut of token `id` into two tokens. The list grows by at most its characters. */
 static int cut_token(const struct source *from, int32_t id, struct scored **list, size_t *count, size_t *room)
 {
@@ -220,8 +213,8 @@ static int cut_token(const struct source *from, int32_t id, struct scored **list
 		int32_t left, right;
 		if ((token.at[cut] & 0xc0) == 0x80)
 			continue;
-		left = id_of(from, token.at, cut);
-		right = left < 0 ? -1 : id_of(from, token.at + cut, token.len - cut);
+		left = tok_vocab_find(&from->lists->vocab, token.at, cut);
+		right = left < 0 ? -1 : tok_vocab_find(&from->lists->vocab, token.at + cut, token.len - cut);
 		if (right < 0)
 			continue;
 		struct scored *grown = tok_grow(*list, *count, room, sizeof(**list));
@@ -234,7 +227,7 @@ static int cut_token(const struct source *from, int32_t id, struct scored **list
 }
 
 /* SentencePiece has no merges: it joins the two neighbours whose joint token has the highest score. */
-static int scored_merges(const struct source *from, json_t *merges)
+static int scored_merges(struct source *from)
 {
 	struct scored *list = NULL;
 	size_t count = 0, room = 0;
@@ -249,10 +242,12 @@ static int scored_merges(const struct source *from, json_t *merges)
 	}
 	if (count)
 		qsort(list, count, sizeof(*list), by_score);
+	if (!err && !(from->lists->merges = calloc(count + 1, sizeof(*from->lists->merges))))
+		err = no_memory(from);
 	for (size_t i = 0; i < count && !err; i++) {
 		struct gguf_text left = from->tokens[list[i].left], right = from->tokens[list[i].right];
-		if (json_array_append_new(merges, pair(left.at, left.len, right.at, right.len)))
-			err = no_memory(from);
+		from->lists->merges[from->lists->merge_count++] =
+			(struct tok_merge){{left.at, left.len}, {right.at, right.len}};
 	}
 	free(list);
 	return err;
@@ -347,25 +342,19 @@ static int set_template(const struct source *from, json_t *root)
 	return err;
 }
 
-static int set_model(const struct source *from, json_t *root)
+static int set_model(struct source *from, json_t *root)
 {
-	json_t *model = json_pack("{s:s, s:b, s:b, s:b, s:O}", "type", "BPE", "byte_fallback", !from->splitting,
-		"fuse_unk", !from->splitting, "ignore_merges", from->splitting && from->splitting->ignore_merges,
-		"vocab", from->vocab);
-	json_t *merges = json_array();
+	json_t *model = json_pack("{s:s, s:b, s:b, s:b}", "type", "BPE", "byte_fallback", !from->splitting, "fuse_unk",
+		!from->splitting, "ignore_merges", from->splitting && from->splitting->ignore_merges);
 	int64_t unk = -1;
-	int err = model && merges ? 0 : no_memory(from);
+	int err = model ? 0 : no_memory(from);
 
 	if (!err)
-		err = from->splitting ? listed_merges(from, merges) : scored_merges(from, merges);
+		err = from->splitting ? listed_merges(from) : scored_merges(from);
 	if (!err && !from->splitting)
 		err = model_gguf_int(from->gguf, KEY("unknown_token_id"), 0, (int64_t)from->count - 1, &unk);
 	if (!err && unk >= 0)
 		json_object_set_new(model, "unk_token", json_stringn(from->tokens[unk].at, from->tokens[unk].len));
-	if (err)
-		json_decref(merges);
-	else
-		json_object_set_new(model, "merges", merges);
 	json_object_set_new(root, "model", model);
 	return err;
 }
@@ -394,16 +383,16 @@ static int build(struct source *from, json_t *root)
 	return err ? err : set_template(from, root);
 }
 
-int tok_gguf_json(const struct model_gguf *gguf, json_t **out)
+int tok_gguf_json(const struct model_gguf *gguf, struct tok_lists *lists, json_t **out)
 {
-	struct source from = {.gguf = gguf};
+	struct source from = {.gguf = gguf, .lists = lists};
 	json_t *root = json_object();
 	int err = root ? build(&from, root) : no_memory(&from);
 
 	free(from.tokens);
 	free(from.types);
 	free(from.scores);
-	json_decref(from.vocab);
+	lists->read = !err;
 	if (err)
 		json_decref(root);
 	else

@@ -168,10 +168,10 @@ static bool has_long_words(const struct kvs_tokenizer *tok)
 	return !cuts || !bytes;
 }
 
-static int load(struct kvs_tokenizer *tok, const json_t *object)
+static int load(struct kvs_tokenizer *tok, const json_t *object, struct tok_lists *lists)
 {
 	struct model_json root = {object, tok->file, ""};
-	int err = tok_load_model(tok, &root);
+	int err = tok_load_model(tok, &root, lists);
 
 	if (!err)
 		err = tok_load_stages(tok, &root);
@@ -186,7 +186,7 @@ static int load(struct kvs_tokenizer *tok, const json_t *object)
 	return err;
 }
 
-static int create(const json_t *object, const char *name, kvs_tokenizer **out)
+static int create(const json_t *object, struct tok_lists *lists, const char *name, kvs_tokenizer **out)
 {
 	kvs_tokenizer *tok = calloc(1, sizeof(*tok));
 	int err;
@@ -195,7 +195,7 @@ static int create(const json_t *object, const char *name, kvs_tokenizer **out)
 		free(tok);
 		return kvs_fail(-ENOMEM, "%s: no memory", name);
 	}
-	err = load(tok, object);
+	err = load(tok, object, lists);
 	if (err) {
 		kvs_tokenizer_close(tok);
 		return err;
@@ -206,12 +206,14 @@ static int create(const json_t *object, const char *name, kvs_tokenizer **out)
 
 int kvs_tokenizer_parse(const char *json, size_t bytes, const char *name, kvs_tokenizer **out)
 {
+	struct tok_lists lists = {0};
 	json_t *object;
-	int err = model_json_parse(json, bytes, name, &object);
+	int err = tok_scan(json, bytes, name, &lists, &object) ? 0 : model_json_parse(json, bytes, name, &object);
 
 	if (err)
 		return err;
-	err = create(object, name, out);
+	err = create(object, &lists, name, out);
+	tok_lists_clear(&lists);
 	json_decref(object);
 	return err;
 }
@@ -220,13 +222,15 @@ int kvs_tokenizer_parse(const char *json, size_t bytes, const char *name, kvs_to
 
 int tok_gguf_parse(const struct model_gguf *gguf, kvs_tokenizer **out)
 {
+	struct tok_lists lists = {0};
 	json_t *object;
-	int err = tok_gguf_json(gguf, &object);
+	int err = tok_gguf_json(gguf, &lists, &object);
 
-	if (err)
-		return err;
-	err = create(object, model_gguf_name(gguf), out);
-	json_decref(object);
+	if (!err) {
+		err = create(object, &lists, model_gguf_name(gguf), out);
+		json_decref(object);
+	}
+	tok_lists_clear(&lists);
 	return err;
 }
 

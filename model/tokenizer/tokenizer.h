@@ -89,19 +89,24 @@ struct tok_token {
 };
 #define TOK_NO_TOKEN UINT32_MAX
 
+struct tok_slot {
+	uint32_t tag; /* of the text's hash: texts are compared only where it is equal */
+	int32_t id;   /* -1: a free slot */
+};
 /* Text to id by open addressing, id to text by index; all texts in one arena. */
 struct tok_vocab {
 	struct tok_text arena;
 	struct tok_token *tokens; /* [ids] */
 	int32_t ids;
-	int32_t *slots; /* [slot_count], a power of two, at most half full; -1: free */
-	size_t slot_count;
+	struct tok_slot *slots; /* [slot_count], a power of two, at most half full */
+	size_t slot_count, texts;
 };
 int tok_vocab_init(struct tok_vocab *vocab, size_t tokens, int32_t ids); /* -ENOMEM */
 void tok_vocab_clear(struct tok_vocab *vocab);
-int tok_vocab_add(struct tok_vocab *vocab, const char *text, size_t len, int32_t id); /* -EEXIST: the id has a text */
-int32_t tok_vocab_find(const struct tok_vocab *vocab, const char *text, size_t len);  /* -1: none */
-const char *tok_vocab_text(const struct tok_vocab *vocab, int32_t id, size_t *len);   /* NULL: none */
+/* -EEXIST: the id has a text. A text that is there already gets this id, and `texts` does not grow. */
+int tok_vocab_add(struct tok_vocab *vocab, const char *text, size_t len, int32_t id);
+int32_t tok_vocab_find(const struct tok_vocab *vocab, const char *text, size_t len); /* -1: none */
+const char *tok_vocab_text(const struct tok_vocab *vocab, int32_t id, size_t *len);  /* NULL: none */
 
 /* A pair of numbers to a pair of numbers: merges (left, right) -> (rank, id), and the edges of a trie. */
 struct tok_pair_slot {
@@ -113,6 +118,7 @@ struct tok_pair_map {
 	struct tok_pair_slot *slots;
 	size_t slot_count, used;
 };
+int tok_pair_map_reserve(struct tok_pair_map *pairs, size_t count); /* of an empty one; -ENOMEM */
 int tok_pair_map_put(
 	struct tok_pair_map *pairs, uint32_t a, uint32_t b, uint32_t rank, int32_t id); /* replaces; -ENOMEM */
 const struct tok_pair_slot *tok_pair_map_find(
@@ -225,17 +231,46 @@ struct kvs_tokenizer {
 	bool decoder; /* false: tokens are joined by spaces, as in HF */
 };
 
+/* ---- loading ---- */
+
+struct tok_span {
+	const char *at;
+	size_t len;
+};
+struct tok_merge {
+	struct tok_span left, right; /* right.at NULL: not a merge, but the version in the first line of an old list */
+};
+/*
+ * A vocabulary and its merges as texts, which are in the file or in `arena`. A GGUF file's vocabulary needs no texts: it is made
+ * already, and handed over.
+ */
+struct tok_lists {
+	bool read; /* false: they are still in the JSON */
+	struct tok_span *tokens;
+	int32_t *ids;
+	size_t token_count;
+	struct tok_merge *merges;
+	size_t merge_count;
+	char *arena;
+	struct tok_vocab vocab;
+};
+void tok_lists_clear(struct tok_lists *lists);
+bool tok_merge_split(struct tok_merge *merge); /* left is "a b" of an older file; false: it is not */
+
+struct json_t;
+/* tokenizer.json without the help of jansson where it is long (scan.c); false: nothing was read, parse the whole. */
+bool tok_scan(const char *json, size_t bytes, const char *file, struct tok_lists *lists, struct json_t **out);
+
 /* The parts of the loader, in the order in which they must run; each leaves a message. */
 struct model_json;
-int tok_load_model(struct kvs_tokenizer *tok, const struct model_json *root);
+int tok_load_model(struct kvs_tokenizer *tok, const struct model_json *root, struct tok_lists *lists);
 int tok_load_stages(struct kvs_tokenizer *tok, const struct model_json *root);
 int tok_load_template(struct kvs_tokenizer *tok, const struct model_json *root);
 int tok_load_decoder(struct kvs_tokenizer *tok, const struct model_json *root);
 
-/* The tokenizer.json that says what a GGUF file's keys say. The caller decrefs *out. -EINVAL, -ENOMEM. */
-struct json_t;
+/* The tokenizer.json that says what a GGUF file's keys say, and its lists. The caller decrefs *out. -EINVAL, -ENOMEM. */
 struct model_gguf;
-int tok_gguf_json(const struct model_gguf *gguf, struct json_t **out);
+int tok_gguf_json(const struct model_gguf *gguf, struct tok_lists *lists, struct json_t **out);
 int tok_gguf_parse(const struct model_gguf *gguf, struct kvs_tokenizer **out);
 
 /* Run stages first .. end-1 on `pieces`. */

@@ -126,36 +126,45 @@ void tok_vocab_clear(struct tok_vocab *vocab)
 }
 
 /* The slot that holds `text`, or the free one where it would go. */
-static size_t vocab_slot(const struct tok_vocab *vocab, const char *text, size_t len)
+static struct tok_slot *vocab_slot(const struct tok_vocab *vocab, const char *text, size_t len, uint32_t *tag)
 {
-	size_t slot = hash_text(text, len) & (vocab->slot_count - 1);
+	uint64_t hash = hash_text(text, len);
+	size_t at = hash & (vocab->slot_count - 1);
 
-	for (; vocab->slots[slot] >= 0; slot = (slot + 1) & (vocab->slot_count - 1)) {
-		const struct tok_token *token = &vocab->tokens[vocab->slots[slot]];
-
+	*tag = (uint32_t)(hash >> 32);
+	for (; vocab->slots[at].id >= 0; at = (at + 1) & (vocab->slot_count - 1)) {
+		if (vocab->slots[at].tag != *tag)
+			continue;
+		const struct tok_token *token = &vocab->tokens[vocab->slots[at].id];
 		if (token->len == len && !memcmp(vocab->arena.data + token->at, text, len))
 			break;
 	}
-	return slot;
+	return &vocab->slots[at];
 }
 
 int tok_vocab_add(struct tok_vocab *vocab, const char *text, size_t len, int32_t id)
 {
 	size_t at = vocab->arena.len;
+	struct tok_slot *slot;
+	uint32_t tag;
 
 	if (vocab->tokens[id].at != TOK_NO_TOKEN)
 		return -EEXIST;
 	if (len > UINT32_MAX - 2 - at || tok_text_append(&vocab->arena, text, len) ||
 		tok_text_append(&vocab->arena, "", 1))
 		return -ENOMEM;
-	vocab->slots[vocab_slot(vocab, text, len)] = id;
+	slot = vocab_slot(vocab, text, len, &tag);
+	vocab->texts += slot->id < 0;
+	*slot = (struct tok_slot){tag, id};
 	vocab->tokens[id] = (struct tok_token){.at = (uint32_t)at, .len = (uint32_t)len};
 	return 0;
 }
 
 int32_t tok_vocab_find(const struct tok_vocab *vocab, const char *text, size_t len)
 {
-	return vocab->slots[vocab_slot(vocab, text, len)];
+	uint32_t tag;
+
+	return vocab_slot(vocab, text, len, &tag)->id;
 }
 
 const char *tok_vocab_text(const struct tok_vocab *vocab, int32_t id, size_t *len)
@@ -177,12 +186,11 @@ static size_t pair_slot(const struct tok_pair_map *pairs, uint64_t key)
 	return slot;
 }
 
-static int pairs_double(struct tok_pair_map *pairs)
+static int pairs_resize(struct tok_pair_map *pairs, size_t slot_count)
 {
-	struct tok_pair_map larger = {
-		.slot_count = pairs->slot_count ? 2 * pairs->slot_count : 64, .used = pairs->used};
+	struct tok_pair_map larger = {.slot_count = slot_count, .used = pairs->used};
 
-	larger.slots = malloc(larger.slot_count * sizeof(*larger.slots));
+	larger.slots = reallocarray(NULL, slot_count, sizeof(*larger.slots));
 	if (!larger.slots)
 		return -ENOMEM;
 	for (size_t i = 0; i < larger.slot_count; i++)
@@ -195,12 +203,21 @@ static int pairs_double(struct tok_pair_map *pairs)
 	return 0;
 }
 
+int tok_pair_map_reserve(struct tok_pair_map *pairs, size_t count)
+{
+	size_t slots = 64;
+
+	while (slots / 2 < count)
+		slots *= 2;
+	return pairs_resize(pairs, slots);
+}
+
 int tok_pair_map_put(struct tok_pair_map *pairs, uint32_t a, uint32_t b, uint32_t rank, int32_t id)
 {
 	uint64_t key = (uint64_t)a << 32 | b;
 	size_t slot;
 
-	if (2 * pairs->used >= pairs->slot_count && pairs_double(pairs))
+	if (2 * pairs->used >= pairs->slot_count && pairs_resize(pairs, pairs->slot_count ? 2 * pairs->slot_count : 64))
 		return -ENOMEM;
 	slot = pair_slot(pairs, key);
 	pairs->used += pairs->slots[slot].id < 0;

@@ -1,6 +1,6 @@
 /*
  * tests/bench/tokenizer_bench.c: how long tokenizers take to load, and how fast they encode English prose: our documentation, up to
- * 1 MB of it.
+ * 1 MB of it. In seconds of CPU, the best of five, as other programs may be running; both are work of one thread.
  * usage: tokenizer_bench [TOKENIZER.json...]     (default: the small ones of tests/golden; make check-vocab has real ones)
  */
 #include <glob.h>
@@ -18,7 +18,7 @@ static double now_s(void)
 {
 	struct timespec now;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
 	return now.tv_sec + 1e-9 * now.tv_nsec;
 }
 
@@ -62,29 +62,62 @@ static double encode_s(const kvs_tokenizer *tok, const char *text, size_t bytes,
 	return best;
 }
 
-static int measure(const char *path, const char *text, size_t bytes)
+static char *read_json(const char *path, size_t *bytes)
 {
 	FILE *file = fopen(path, "r");
-	const char *name = strrchr(path, '/');
 	char *json = NULL;
-	size_t room = 0, tokens = 0;
-	ssize_t json_bytes = file ? getdelim(&json, &room, EOF, file) : -1;
-	double start = now_s(), load, encode;
-	kvs_tokenizer *tok;
+	size_t room = 0;
+	ssize_t read = file ? getdelim(&json, &room, EOF, file) : -1;
 
 	if (file)
 		fclose(file);
-	if (json_bytes < 0 || kvs_tokenizer_parse(json, (size_t)json_bytes, path, &tok)) {
-		fprintf(stderr, "%s: %s\n", path, json_bytes < 0 ? "cannot be read" : kvs_error());
+	if (read < 0) {
+		fprintf(stderr, "%s: cannot be read\n", path);
 		free(json);
-		return 1;
+		return NULL;
 	}
-	load = now_s() - start;
+	*bytes = (size_t)read;
+	return json;
+}
+
+/* Opens the tokenizer; seconds of the fastest round, < 0: failed. */
+static double load_s(const char *path, kvs_tokenizer **out)
+{
+	double best = 1e9;
+
+	*out = NULL;
+	for (int i = 0; i < ROUNDS; i++) {
+		size_t bytes;
+		double start = now_s(), took;
+		char *json = read_json(path, &bytes);
+		kvs_tokenizer_close(*out);
+		*out = NULL;
+		if (!json || kvs_tokenizer_parse(json, bytes, path, out)) {
+			if (json)
+				fprintf(stderr, "%s\n", kvs_error());
+			free(json);
+			return -1;
+		}
+		free(json);
+		took = now_s() - start;
+		best = took < best ? took : best;
+	}
+	return best;
+}
+
+static int measure(const char *path, const char *text, size_t bytes)
+{
+	const char *name = strrchr(path, '/');
+	size_t tokens = 0;
+	kvs_tokenizer *tok;
+	double load = load_s(path, &tok), encode;
+
+	if (load < 0)
+		return 1;
 	encode = encode_s(tok, text, bytes, &tokens);
 	printf("%-24s %7d tokens: loads in %6.1f ms, encodes %6.1f MB/s, %.2f bytes a token\n", name ? name + 1 : path,
 		kvs_tokenizer_vocab(tok), 1000 * load, bytes / encode / 1e6, (double)bytes / tokens);
 	kvs_tokenizer_close(tok);
-	free(json);
 	return encode < 0;
 }
 
