@@ -176,6 +176,7 @@ static void borrowers_read_their_owners(void **state)
 {
 	(void)state;
 	assert_same(decoder(SHARED, "tokens=4"), decoder(NULL, "tokens=4 owners=0,1,0,1"));
+	assert_same(decoder(SHARED, "tokens=4 store=struct"), decoder(NULL, "tokens=4 owners=0,1,0,1"));
 	assert_same(decoder(SHARED, "tokens=4 store=struct launch=extra"), decoder(NULL, "tokens=4 owners=0,1,0,1"));
 	assert_same(decoder(TENSORS, "tokens=4 layout=tensors launch=ex"), decoder(NULL, "tokens=4 owners=0,1,0,1"));
 	assert_same(decoder("--policy last " SHARED, "tokens=4 store=fused"),

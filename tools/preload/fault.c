@@ -17,25 +17,22 @@ static void name_append(void *arg, const struct shim_kernel *kernel)
 	snprintf(list + used, 600 - used, "%s%s", used ? ", " : "", kernel->name);
 }
 
-CUresult shim_fault_check(CUresult result, const struct shim_kernel *kernel)
+void shim_fault_tell(const struct shim_kernel *kernel)
 {
 	char list[600] = "";
 
-	if (result != CUDA_ERROR_ILLEGAL_ADDRESS && result != CUDA_ERROR_LAUNCH_FAILED)
-		return result;
 	if (!shim_ranges() || atomic_exchange(&told, true))
-		return result;
+		return;
 	if (kernel) {
 		shim_say(
 			"kernel %s has written memory of a layer that borrows, or has failed otherwise; if it stores K "
 			"or V, name it as a writer (--writer)",
 			kernel->name);
-		return result;
+		return;
 	}
 	shim_kernels_touched(name_append, list);
 	shim_say("a kernel has failed, perhaps as it wrote memory of a layer that borrows; these were handed such "
 		 "memory: "
 		 "%s. If one of them stores K or V, name it as a writer (--writer); --sync tells which one failed",
 		*list ? list : "none");
-	return result;
 }

@@ -16,6 +16,9 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+/* For variables that inline functions read: the compiler need not ask for their addresses. */
+#define SHIM_HIDDEN __attribute__((visibility("hidden")))
+
 /* ---- the driver behind the hooks (resolve.c) ---- */
 
 struct shim_real {
@@ -26,7 +29,13 @@ struct shim_real {
 	void *library;
 };
 /* The driver's own functions, found at the first call. Without a driver all are NULL. */
-const struct shim_real *shim_real(void);
+const struct shim_real *shim_real_find(void);
+extern SHIM_HIDDEN struct shim_real shim_real_table;
+extern SHIM_HIDDEN atomic_bool shim_real_ready;
+static inline const struct shim_real *shim_real(void)
+{
+	return atomic_load_explicit(&shim_real_ready, memory_order_acquire) ? &shim_real_table : shim_real_find();
+}
 /* For kvs_cu_adopt(): the driver's function of an exported name. */
 void *shim_real_symbol(void *arg, const char *name);
 /* glibc's dlsym, as a program calls it; NULL where there is none. */
@@ -54,8 +63,16 @@ struct shim_settings {
 	bool only_writers;                /* KVSHARE_ONLY_WRITERS: no kernel writes but those of KVSHARE_WRITERS */
 	const char *inspect_path;         /* KVSHARE_INSPECT: share nothing, and write down what there is */
 	const char *probe_path;           /* KVSHARE_PROBE: share nothing, and find the kernels that write */
+	bool each_launch;                 /* inspect_path, probe_path or sync: no launch is passed on at once */
 };
-const struct shim_settings *shim_settings(void);
+const struct shim_settings *shim_settings_read(void);
+extern SHIM_HIDDEN _Atomic(const struct shim_settings *) shim_settings_known;
+static inline const struct shim_settings *shim_settings(void)
+{
+	const struct shim_settings *known = atomic_load_explicit(&shim_settings_known, memory_order_acquire);
+
+	return known ? known : shim_settings_read();
+}
 /* One line on stderr, "kvshare: ...". */
 void shim_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
@@ -89,11 +106,25 @@ struct shim_ranges {
 	struct shim_range range[];
 };
 /* NULL: no memory is shared. */
-const struct shim_ranges *shim_ranges(void);
-/* The range that holds `address`, or NULL. */
-const struct shim_range *shim_range_find(const struct shim_ranges *ranges, CUdeviceptr address);
+extern SHIM_HIDDEN _Atomic(struct shim_ranges *) shim_ranges_now;
+static inline const struct shim_ranges *shim_ranges(void)
+{
+	const struct shim_ranges *ranges = atomic_load_explicit(&shim_ranges_now, memory_order_acquire);
+
+	return ranges && ranges->count ? ranges : NULL;
+}
 /* The first range that ends behind `address`, or NULL: it holds the address, or comes after it. */
 const struct shim_range *shim_range_next(const struct shim_ranges *ranges, CUdeviceptr address);
+/* The range that holds `address`, or NULL. */
+static inline const struct shim_range *shim_range_find(const struct shim_ranges *ranges, CUdeviceptr address)
+{
+	const struct shim_range *range;
+
+	if (address < ranges->low || address >= ranges->high)
+		return NULL;
+	range = shim_range_next(ranges, address);
+	return range && range->base <= address ? range : NULL;
+}
 /* Takes the array `range`. -ENOMEM: as before. */
 int shim_ranges_publish(const struct shim_range *range, size_t count);
 void shim_ranges_forget(void);
@@ -235,7 +266,14 @@ void shim_profile_sink(CUdeviceptr address, size_t bytes);
 
 /* ---- faults (fault.c) ---- */
 
-/* Says once which kernels may have written a borrower's memory, where `result` is such an error. Returns `result`. */
-CUresult shim_fault_check(CUresult result, const struct shim_kernel *kernel);
+/* Says once which kernels may have written a borrower's memory. */
+void shim_fault_tell(const struct shim_kernel *kernel);
+/* The same where `result` is such an error. Returns `result`. */
+static inline CUresult shim_fault_check(CUresult result, const struct shim_kernel *kernel)
+{
+	if (result == CUDA_ERROR_ILLEGAL_ADDRESS || result == CUDA_ERROR_LAUNCH_FAILED)
+		shim_fault_tell(kernel);
+	return result;
+}
 
 #endif

@@ -10,15 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static _Atomic(struct shim_ranges *) current;
+_Atomic(struct shim_ranges *) shim_ranges_now;
 static struct shim_ranges *newest; /* keeps the old ones reachable */
-
-const struct shim_ranges *shim_ranges(void)
-{
-	struct shim_ranges *ranges = atomic_load_explicit(&current, memory_order_acquire);
-
-	return ranges && ranges->count ? ranges : NULL;
-}
 
 const struct shim_range *shim_range_next(const struct shim_ranges *ranges, CUdeviceptr address)
 {
@@ -33,16 +26,6 @@ const struct shim_range *shim_range_next(const struct shim_ranges *ranges, CUdev
 			high = middle;
 	}
 	return low < ranges->count ? &ranges->range[low] : NULL;
-}
-
-const struct shim_range *shim_range_find(const struct shim_ranges *ranges, CUdeviceptr address)
-{
-	const struct shim_range *range;
-
-	if (address < ranges->low || address >= ranges->high)
-		return NULL;
-	range = shim_range_next(ranges, address);
-	return range && range->base <= address ? range : NULL;
 }
 
 static int by_base(const void *a, const void *b)
@@ -68,11 +51,11 @@ int shim_ranges_publish(const struct shim_range *range, size_t count)
 	}
 	ranges->older = newest;
 	newest = ranges;
-	atomic_store_explicit(&current, ranges, memory_order_release);
+	atomic_store_explicit(&shim_ranges_now, ranges, memory_order_release);
 	return 0;
 }
 
 void shim_ranges_forget(void)
 {
-	atomic_store(&current, NULL);
+	atomic_store(&shim_ranges_now, NULL);
 }

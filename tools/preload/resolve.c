@@ -43,8 +43,8 @@ __attribute__((visibility("hidden"))) dlsym_fn *shim_next_dlsym_old;
 __attribute__((visibility("hidden"))) dlvsym_fn *shim_next_dlvsym;
 __attribute__((visibility("hidden"))) dlvsym_fn *shim_next_dlvsym_old;
 
-static struct shim_real real;
-static atomic_bool real_ready;
+struct shim_real shim_real_table;
+atomic_bool shim_real_ready;
 static pthread_mutex_t real_lock = PTHREAD_MUTEX_INITIALIZER;
 
 #ifdef __x86_64__
@@ -100,7 +100,7 @@ void *shim_dlsym(void *handle, const char *name)
 void *shim_real_symbol(void *arg, const char *name)
 {
 	(void)arg;
-	return real.library ? shim_dlsym(real.library, name) : NULL;
+	return shim_real_table.library ? shim_dlsym(shim_real_table.library, name) : NULL;
 }
 
 /* The program's driver where it is loaded already, by whatever path; else what the loader would give the program. */
@@ -113,35 +113,34 @@ static void *library_open(bool load)
 
 static void slot_fill(size_t offset, void *function)
 {
-	memcpy((char *)&real + offset, &function, sizeof(function));
+	memcpy((char *)&shim_real_table + offset, &function, sizeof(function));
 }
 
 static bool real_fill(bool load)
 {
 	pthread_mutex_lock(&real_lock);
-	if (!atomic_load(&real_ready) && (real.library = library_open(load))) {
+	if (!atomic_load(&shim_real_ready) && (shim_real_table.library = library_open(load))) {
 		for (size_t i = 0; i < HOOK_COUNT; i++)
-			slot_fill(hooks[i].offset, shim_dlsym(real.library, hooks[i].name));
+			slot_fill(hooks[i].offset, shim_dlsym(shim_real_table.library, hooks[i].name));
 		for (size_t i = 0; i < sizeof(calls) / sizeof(*calls); i++)
-			slot_fill(calls[i].offset, shim_dlsym(real.library, calls[i].name));
-		atomic_store_explicit(&real_ready, true, memory_order_release);
+			slot_fill(calls[i].offset, shim_dlsym(shim_real_table.library, calls[i].name));
+		atomic_store_explicit(&shim_real_ready, true, memory_order_release);
 	}
 	pthread_mutex_unlock(&real_lock);
-	return atomic_load(&real_ready);
+	return atomic_load(&shim_real_ready);
 }
 
-const struct shim_real *shim_real(void)
+const struct shim_real *shim_real_find(void)
 {
-	if (!atomic_load_explicit(&real_ready, memory_order_acquire))
-		real_fill(true);
-	return &real;
+	real_fill(true);
+	return &shim_real_table;
 }
 
 static void *real_of(const struct hook *hook)
 {
 	void *function;
 
-	memcpy(&function, (char *)&real + hook->offset, sizeof(function));
+	memcpy(&function, (char *)&shim_real_table + hook->offset, sizeof(function));
 	return function;
 }
 
@@ -182,7 +181,7 @@ void *shim_dlsym_answer(void *handle, const char *name)
 	hook = hook_of_name(name);
 	if (!hook || shim_is_disabled())
 		return NULL;
-	if (!atomic_load_explicit(&real_ready, memory_order_acquire) && !real_fill(false))
+	if (!atomic_load_explicit(&shim_real_ready, memory_order_acquire) && !real_fill(false))
 		return NULL;
 	found = shim_dlsym(handle, name);
 	return found && found == real_of(hook) ? hook->ours : NULL;

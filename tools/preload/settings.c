@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 static struct shim_settings settings;
+_Atomic(const struct shim_settings *) shim_settings_known;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 void shim_say(const char *format, ...)
@@ -86,8 +87,15 @@ static void settings_read(void)
 		shim_say("nothing is shared: %s", kvs_error());
 }
 
-const struct shim_settings *shim_settings(void)
+static void settings_make(void)
 {
-	pthread_once(&once, settings_read);
+	settings_read();
+	settings.each_launch = settings.inspect_path || settings.probe_path || settings.sync;
+	atomic_store_explicit(&shim_settings_known, &settings, memory_order_release);
+}
+
+const struct shim_settings *shim_settings_read(void)
+{
+	pthread_once(&once, settings_make);
 	return &settings;
 }
