@@ -11,7 +11,11 @@ $(PRELOAD_OBJS): private CFLAGS_ALL += -fvisibility=hidden
 $(BUILD)/tools/preload/parts.a: $(DRIVER_OBJS) $(VMM_OBJS) $(addprefix $(BUILD)/profiler/,write.o encode.o intern.o process.o)
 	$(call say,AR,$@)
 	$(Q)rm -f $@ && $(AR) rcs $@ $^
+# Functions that glibc has had anew since 2.31: glibc.c has them in their old versions. A sanitizer has its own of some.
+PRELOAD_OLD = dlopen dlclose dlerror pthread_create pthread_join pthread_once pthread_sigmask pthread_condattr_setclock stat fstat
+PRELOAD_LINK = $(if $(SAN_FLAGS),-ldl,-Wl,--no-undefined $(addprefix -Wl$(comma)--wrap=,$(PRELOAD_OLD)) \
+	-Wl,--no-as-needed -l:libpthread.so.0 -l:libdl.so.2)
 $(PRELOAD): $(PRELOAD_OBJS) $(BUILD)/tools/preload/parts.a tools/preload/preload.map
 	$(call say,LD,$@)
 	$(Q)$(CC) -shared -Wl,-soname,$(notdir $@) -Wl,--version-script=tools/preload/preload.map -Wl,-Bsymbolic -Wl,-z,nodelete \
-		$(if $(SAN_FLAGS),,-Wl,--no-undefined) -o $@ $(PRELOAD_OBJS) $(BUILD)/tools/preload/parts.a $(LINK_FLAGS) -l:libz.a -ldl
+		-o $@ $(PRELOAD_OBJS) $(BUILD)/tools/preload/parts.a $(LINK_FLAGS) -l:libz.a $(PRELOAD_LINK)
