@@ -181,7 +181,8 @@ static bool take_vocab(struct scan *scan)
 	if (!take(scan, '{'))
 		return false;
 	do {
-		struct tok_span *tokens = tok_grow(lists->tokens, lists->token_count, &scan->token_cap, sizeof(*tokens));
+		struct tok_span *tokens =
+			tok_grow(lists->tokens, lists->token_count, &scan->token_cap, sizeof(*tokens));
 		int32_t *ids = tokens ? tok_grow(lists->ids, lists->token_count, &scan->id_cap, sizeof(*ids)) : NULL;
 
 		lists->tokens = tokens ? tokens : lists->tokens;
@@ -268,7 +269,8 @@ static bool walk(struct scan *scan, bool in_model)
 static int parse_rest(const struct scan *scan, const char *json, const char *file, json_t **out)
 {
 	bool vocab_first = scan->vocab.at < scan->merges.at;
-	const struct tok_span cuts[2] = {vocab_first ? scan->vocab : scan->merges, vocab_first ? scan->merges : scan->vocab};
+	const struct tok_span cuts[2] = {
+		vocab_first ? scan->vocab : scan->merges, vocab_first ? scan->merges : scan->vocab};
 	const char *from = json;
 	char *rest = malloc(scan->bytes - cuts[0].len - cuts[1].len + 4), *to = rest;
 	int err;

@@ -25,8 +25,9 @@ static kvs_cu *holder; /* keeps softcuda loaded between runs, so that its counte
 static kvs_checkpoint *ckpt;
 static struct faults faults;
 static int32_t ids[2 * TOKENS + 1];
-static int expected[LAYERS];
+static int expected[2][LAYERS]; /* by enum kvs_policy */
 
+/* With `last` the walk alone, as each of its trials is several passes. */
 static int search(kvs_engine *engine, const struct kvs_calib_text *text, int *owners)
 {
 	struct kvs_search_options options = {
@@ -35,6 +36,10 @@ static int search(kvs_engine *engine, const struct kvs_calib_text *text, int *ow
 	struct kvs_capture capture;
 	int err = kvs_capture_run(engine, text, NULL, &capture);
 
+	options.policy = kvs_engine_policy(engine);
+	options.pass_tokens = kvs_engine_pass_tokens(engine);
+	if (options.policy == KVS_POLICY_LAST)
+		options.method = KVS_METHOD_KVSHARER;
 	if (err)
 		return err;
 	err = kvs_search_run(engine, text, &capture, &options, &result);
@@ -66,7 +71,7 @@ static int measure(kvs_engine *engine, const struct kvs_calib_text *text, const 
 	return err;
 }
 
-static int run_once(int *owners)
+static int run_once(enum kvs_policy policy, int *owners)
 {
 	struct kvs_calib_text text = {.samples = 2,
 		.sample_tokens = TOKENS,
@@ -75,7 +80,7 @@ static int run_once(int *owners)
 		.window_tokens = TOKENS,
 		.window_ids = ids,
 		.window_targets = ids + 1};
-	struct kvs_engine_options options = {.no_premap = true};
+	struct kvs_engine_options options = {.no_premap = true, .policy = policy, .pass_tokens = 5};
 	kvs_engine *engine;
 	kvs_cu *cu;
 	int err = kvs_cu_open("host", &cu);
@@ -85,7 +90,7 @@ static int run_once(int *owners)
 	err = kvs_calib_open_engine(cu, ckpt, &options, &text, 1, &engine);
 	if (!err) {
 		err = search(engine, &text, owners);
-		if (!err)
+		if (!err && policy == KVS_POLICY_OWNER)
 			err = measure(engine, &text, owners);
 		assert_true(kvs_vmm_is_valid(kvs_engine_vmm(engine)));
 		kvs_engine_close(engine);
@@ -94,21 +99,20 @@ static int run_once(int *owners)
 	return err;
 }
 
-static void any_call_may_fail(void **state)
+static void let_any_call_fail(enum kvs_policy policy)
 {
 	size_t failures = 0;
 
-	(void)state;
 	for (size_t nth = 1;; nth += STRIDE(nth)) {
 		int owners[LAYERS] = {0};
 		faults.fail_nth("*", nth, CUDA_ERROR_OUT_OF_MEMORY);
-		int err = run_once(owners);
+		int err = run_once(policy, owners);
 		bool delivered = faults.failed();
 		faults.fail_nth(NULL, 0, CUDA_SUCCESS);
 		if (err && !*kvs_error())
 			fail_msg("call %zu failed without a message", nth);
 		if (!err)
-			assert_memory_equal(owners, expected, sizeof(expected));
+			assert_memory_equal(owners, expected[policy], sizeof(owners));
 		faults_assert_nothing_left(&faults, "any function", nth);
 		if (!delivered)
 			break;
@@ -116,6 +120,18 @@ static void any_call_may_fail(void **state)
 	}
 	print_message("%zu runs with a call that failed\n", failures);
 	assert_true(failures > 30);
+}
+
+static void any_call_may_fail(void **state)
+{
+	(void)state;
+	let_any_call_fail(KVS_POLICY_OWNER);
+}
+
+static void any_call_may_fail_with_the_policy_last(void **state)
+{
+	(void)state;
+	let_any_call_fail(KVS_POLICY_LAST);
 }
 
 static int set_up(void **state)
@@ -129,7 +145,8 @@ static int set_up(void **state)
 	}
 	for (int i = 0; i <= 2 * TOKENS; i++)
 		ids[i] = rand_r(&seed) % kvs_checkpoint_config(ckpt)->vocab;
-	if (faults_open(holder->library, &faults) || run_once(expected)) {
+	if (faults_open(holder->library, &faults) || run_once(KVS_POLICY_OWNER, expected[0]) ||
+		run_once(KVS_POLICY_LAST, expected[1])) {
 		fprintf(stderr, "%s\n", kvs_error());
 		return -1;
 	}
@@ -148,6 +165,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(any_call_may_fail),
+		cmocka_unit_test(any_call_may_fail_with_the_policy_last),
 	};
 
 	return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -267,6 +267,42 @@ static void loss_agreement_and_kl_are_numpys(void **state)
 	kvs_calib_text_clear(&text);
 }
 
+static void check_stored_over(const json_t *wanted, const struct kvs_calib_text *text)
+{
+	struct kvs_engine_options options = {.kv_dtype = KVS_F32,
+		.kv_dtype_set = true,
+		.policy = KVS_POLICY_LAST,
+		.pass_tokens = integer(wanted, "pass_tokens")};
+	int k[64], v[64];
+	struct kvs_quality found;
+	kvs_reference *reference;
+	kvs_engine *engine;
+	kvs_plan *plan;
+
+	read_owners(json_object_get(wanted, "k_owners"), k);
+	read_owners(json_object_get(wanted, "v_owners"), v);
+	must(kvs_plan_create(kvs_checkpoint_config(ckpt)->layers, k, v, &plan));
+	must(kvs_calib_open_engine(cu, ckpt, &options, text, 1, &engine));
+	must(kvs_reference_create(engine, text, NULL, &reference));
+	must(kvs_measure_quality(engine, text, reference, plan, NULL, &found));
+	check_quality(wanted, &found, "a plan with the policy last");
+	kvs_reference_free(reference);
+	kvs_engine_close(engine);
+	kvs_plan_free(plan);
+}
+
+static void layers_that_store_over_each_other_are_numpys(void **state)
+{
+	const json_t *quality = json_object_get(golden, "quality"), *lasts = json_object_get(quality, "lasts");
+	struct kvs_calib_text text = quality_text(quality);
+
+	(void)state;
+	assert_int_equal(json_array_size(lasts), 4);
+	for (size_t i = 0; i < 4; i++)
+		check_stored_over(json_array_get(lasts, i), &text);
+	kvs_calib_text_clear(&text);
+}
+
 static char *read_whole(const char *path, size_t *bytes)
 {
 	FILE *file = fopen(path, "rb");
@@ -312,6 +348,7 @@ int main(void)
 		cmocka_unit_test(every_order_distance_and_cosine_is_numpys),
 		cmocka_unit_test(the_reference_codes_samples_are_numpys),
 		cmocka_unit_test(loss_agreement_and_kl_are_numpys),
+		cmocka_unit_test(layers_that_store_over_each_other_are_numpys),
 	};
 
 	return cmocka_run_group_tests(tests, open_model, close_model);

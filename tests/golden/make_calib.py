@@ -10,8 +10,10 @@ already, map, collapse, run, keep while the cosine is above the threshold.
 
 Samples are few and short, so that the test can run all of them; one search has the reference's 30 x 64.
 
-"quality" holds what some plans are worth, and what merging neighbours as MiniCache does it is.
+"quality" holds what some plans are worth, under the policies owner ("plans") and last ("lasts"), and what merging neighbours
+as MiniCache does it is.
 """
+import itertools
 import json
 import pathlib
 import struct
@@ -205,19 +207,51 @@ def decode_merged(window, pairs):
     return np.stack(states)
 
 
+def decode_stored_over(window, k_owners, v_owners, most):
+    """Last hidden states [token][hidden] where layers store into their owner's rows, `most` tokens a pass."""
+    count, states = len(window), []
+    cos, sin = rotations(count)
+    keys, values = ({owner: np.zeros((count, KV_HEADS, DIM), np.float32) for owner in set(o)} for o in (k_owners, v_owners))
+    for start in range(0, count, most):
+        end = min(start + most, count)
+        future = np.where(np.arange(end) > np.arange(start, end)[:, None], np.float32(-np.inf), np.float32(0))
+        x = WEIGHTS["model.embed_tokens.weight"][window[start:end]]
+        for layer in range(LAYERS):
+            at = f"model.layers.{layer}."
+            y = norm(x, at + "input_layernorm.weight")
+            q = rotate(linear(y, at + "self_attn.q_proj").reshape(-1, HEADS, DIM), cos[start:end], sin[start:end])
+            keys[k_owners[layer]][start:end] = rotate(
+                linear(y, at + "self_attn.k_proj").reshape(-1, KV_HEADS, DIM), cos[start:end], sin[start:end])
+            values[v_owners[layer]][start:end] = linear(y, at + "self_attn.v_proj").reshape(-1, KV_HEADS, DIM)
+            k, v = (np.repeat(t[:end], HEADS // KV_HEADS, 1).transpose(1, 0, 2)
+                    for t in (keys[k_owners[layer]], values[v_owners[layer]]))
+            scores = q.transpose(1, 0, 2) @ k.transpose(0, 2, 1) / np.float32(DIM ** 0.5) + future
+            scores = np.exp(scores - scores.max(-1, keepdims=True))
+            attended = (scores / scores.sum(-1, keepdims=True)) @ v
+            x = x + linear(attended.transpose(1, 0, 2).reshape(end - start, HEADS * DIM), at + "self_attn.o_proj")
+            y = norm(x, at + "post_attention_layernorm.weight")
+            gate = linear(y, at + "mlp.gate_proj")
+            x = x + linear(gate / (1 + np.exp(-gate)) * linear(y, at + "mlp.up_proj"), at + "mlp.down_proj")
+        states.append(norm(x, "model.norm.weight"))
+    return np.concatenate(states)
+
+
 def qualities(ids, windows=3, tokens=24):
-    """What changed models are worth on the head of the text: sharing K and V, apart, and merging."""
+    """What changed models are worth on the head of the text: sharing K and V, apart, under either policy, and merging."""
     inputs, targets = (ids[i:i + windows * tokens].reshape(windows, tokens) for i in (0, 1))
     full = forward(inputs)[2]
     plans = [([0, 1, 2, 3, 4, 5, 6, 5, 8, 3, 10, 11, 1, 13, 5, 15],) * 2,
              (list(range(LAYERS)), [0, 0, 2, 2, 4, 5, 6, 7, 8, 9, 10, 11, 11, 13, 14, 15])]
-    out = {"windows": windows, "tokens": tokens, "plans": [], "merges": []}
+    out = {"windows": windows, "tokens": tokens, "plans": [], "merges": [], "lasts": []}
     for k, v in plans:
         out["plans"].append({"k_owners": k, "v_owners": v, **quality(full, forward(inputs, k, v)[2], targets)})
     for pairs in {1: 0, 7: 6}, {9: 8, 11: 10, 13: 12, 15: 14}:
         hidden = np.stack([decode_merged(window, pairs) for window in inputs])
         owners = [pairs.get(layer, layer) for layer in range(LAYERS)]
         out["merges"].append({"owners": owners, **quality(full, hidden, targets)})
+    for (k, v), most in itertools.product(plans, (1, 7)):
+        hidden = np.stack([decode_stored_over(window, k, v, most) for window in inputs])
+        out["lasts"].append({"k_owners": k, "v_owners": v, "pass_tokens": most, **quality(full, hidden, targets)})
     return out
 
 

@@ -27,7 +27,8 @@
 static const char *const plain[] = {
 	"{\"model\":{\"vocab\":{" AB "},\"merges\":[]}}",
 	"{\"model\":{\"merges\":[\"#version: 0.2\",\"a b\"],\"type\":\"BPE\",\"vocab\":{" AB "}}}",
-	" \n{\t\"x\" : [ {\"model\":\"}\"} , -1.5e3,null ,\"\\\\\\\"]\" ],\"model\" :\r{ \"vocab\" : { \"a\" : 0 , \"b\":1,\"ab\" "
+	" \n{\t\"x\" : [ {\"model\":\"}\"} , -1.5e3,null ,\"\\\\\\\"]\" ],\"model\" :\r{ \"vocab\" : { \"a\" : 0 , "
+	"\"b\":1,\"ab\" "
 	": 2 } , \"merges\" : [ [ \"a\" , \"b\" ] , \"a b\"] , \"unk_token\" : \"a\" } , \"version\":\"1.0\" } ",
 	WITH_VOCAB("\"\\\"\\\\\\/\\b\\f\\n\\r\\t\":7"),
 	WITH_VOCAB("\"\\u0120\\u00e9\\uABCD\\uFfFf\\u0001\":7,\"\\ud83d\\ude00x\\uD800\\uDC00\":8"),
@@ -73,7 +74,8 @@ static const char *const not_plain[] = {
 	"{\"model\":{\"vocab\":{" AB "},\"merges\":[\"a  b\"]}}",
 	"{\"model\":{\"vocab\":{" AB "},\"merges\":[\"ab\"]}}",
 	"{\"model\":{\"vocab\":{" AB "},\"merges\":[[\"a\",\"b\"],]}}",
-	"{\"model\":[\"vocab\",{" AB "}," "\"merges\"]}",
+	"{\"model\":[\"vocab\",{" AB "},"
+	"\"merges\"]}",
 	"[]",
 	"",
 };
@@ -263,7 +265,8 @@ static void a_large_vocabulary_loads_faster_than_jansson_parses_it(void **state)
 		jansson = cpu_s() - between < jansson ? cpu_s() - between : jansson;
 	}
 	free(json);
-	print_message("%d tokens, %zu bytes: loads in %.0f ms, jansson %.0f ms\n", TOKENS, bytes, 1000 * ours, 1000 * jansson);
+	print_message("%d tokens, %zu bytes: loads in %.0f ms, jansson %.0f ms\n", TOKENS, bytes, 1000 * ours,
+		1000 * jansson);
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 	return; /* jansson is not built with it, and would win */
 #endif
