@@ -25,6 +25,7 @@ struct function {
 	const char *name, *per_thread; /* its form for per-thread default streams; NULL: it has none */
 	uint8_t how, address, bytes, handle;
 	uint8_t unit, rows; /* `bytes` counts units of so many bytes (0: of one); times an argument (0: once) */
+	uint8_t pitch;      /* the argument where the driver says how long a row is in truth; 0: there is none */
 	uint16_t box;       /* where in the structure that argument 1 points to width, height and depth are */
 	uint8_t sides;      /* how many of them there are; 0: no such structure */
 };
@@ -38,7 +39,7 @@ struct function {
 /* clang-format off */
 static const struct function functions[] = {
 	{"cuMemAlloc_v2", .how = STACK, .address = OUT(1), .bytes = ARG(2)},
-	{"cuMemAllocPitch_v2", .how = STACK, .address = OUT(1), .bytes = ARG(3), .rows = ARG(4)},
+	{"cuMemAllocPitch_v2", .how = STACK, .address = OUT(1), .bytes = ARG(3), .rows = ARG(4), .pitch = 2},
 	{"cuMemAllocManaged", .how = STACK, .address = OUT(1), .bytes = ARG(2)},
 	{PTSZ("cuMemAllocAsync"), .how = STACK, .address = OUT(1), .bytes = ARG(2)},
 	{PTSZ("cuMemAllocFromPoolAsync"), .how = STACK, .address = OUT(1), .bytes = ARG(2)},
@@ -197,6 +198,8 @@ union prof_cookie prof_function_cookie(unsigned number)
 	} else if (IS_OUT(function->handle)) {
 		cookie.out = VALUE(function->handle);
 	}
+	if (function->pitch)
+		cookie.out2 = function->pitch;
 	return cookie;
 }
 
@@ -211,6 +214,8 @@ static uint64_t bytes_of(const struct prof_call *call, const struct function *fu
 {
 	uint64_t bytes = value_of(call, function->bytes);
 
+	if (function->pitch && !call->result)
+		bytes = call->outs[1];
 	if (function->sides) {
 		bytes = call->args[2];
 		for (int side = 1; side < function->sides; side++)

@@ -95,7 +95,6 @@ static const struct {
 		 "cuMemcpyDtoDAsync_v2 cuMemsetD8_v2 cuMemsetD8Async "},
 	{"2 * arg2", "cuMemsetD16_v2 cuMemsetD16Async "},
 	{"4 * arg2", "cuMemsetD32_v2 cuMemsetD32Async "},
-	{"arg2 * arg3", "cuMemAllocPitch_v2 "},
 	{"arg3 * arg4", "cuMemsetD2D8_v2 "},
 	/* CUDA_MEMCPY2D: WidthInBytes and Height. */
 	{"*(uint64 *)(arg0 + 112) * *(uint64 *)(arg0 + 120)", "cuMemcpy2D_v2 "},
@@ -308,6 +307,14 @@ static void write_program(struct counts *all)
 	for (size_t i = 0; i < all->count; i++)
 		add_text("%suretprobe:%s/libcuda.so.1:%s", i ? "," : "", folder, all->functions[i].name);
 	add_text(" /(uint32)retval != 0/ { @failures[comm, probe] = count(); }\n");
+	/* How long a row became is known when the call ends. */
+	add_text("uprobe:%s/libcuda.so.1:cuMemAllocPitch_v2 { @pitch[tid] = arg1; @width[tid] = arg2; @rows[tid] = "
+		 "arg3; }\n",
+		folder);
+	add_text("uretprobe:%s/libcuda.so.1:cuMemAllocPitch_v2 { @bytes[comm, probe] = sum(((uint32)retval != 0 ? "
+		 "@width[tid] : *(uint64 *)uptr(@pitch[tid])) * @rows[tid]); "
+		 "delete(@pitch[tid]); delete(@width[tid]); delete(@rows[tid]); }\n",
+		folder);
 }
 
 /* Whatever the order in which bpftrace attaches them, all others are there when these, the first and the last, are. */

@@ -328,6 +328,25 @@ static void check_call(struct kvs_event event, const char *function, uint64_t ad
 #define RUNTIME(name, driver, ...)                                                                                     \
 	CHECK(CUPTI_CB_DOMAIN_RUNTIME_API, CUPTI_RUNTIME_TRACE_CBID_##name, name, driver, 2, __VA_ARGS__)
 
+/* The driver makes rows longer; where it fails it says nothing of them. */
+static void rows_are_as_long_as_the_driver_made_them(void **state)
+{
+	CUdeviceptr at = 0x7000;
+	size_t pitch = 512;
+	cuMemAllocPitch_v2_params driver = {&at, &pitch, 100, 3, 4};
+	cudaMallocPitch_v3020_params runtime = {(void **)&at, &pitch, 100, 3};
+	const CUpti_CallbackDomain domains[] = {CUPTI_CB_DOMAIN_DRIVER_API, CUPTI_CB_DOMAIN_RUNTIME_API};
+	const CUpti_CallbackId numbers[] = {
+		CUPTI_DRIVER_TRACE_CBID_cuMemAllocPitch_v2, CUPTI_RUNTIME_TRACE_CBID_cudaMallocPitch_v3020};
+
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		void *params = i ? (void *)&runtime : (void *)&driver;
+		check_call(call_of(domains[i], numbers[i], params, 0), "cuMemAllocPitch_v2", 0x7000, 1536, NONE);
+		check_call(call_of(domains[i], numbers[i], params, 2), "cuMemAllocPitch_v2", NONE, 300, NONE);
+	}
+}
+
 static void each_call_has_its_arguments(void **state)
 {
 	CUdeviceptr at = 0x7000, *where = &at;
@@ -335,7 +354,7 @@ static void each_call_has_its_arguments(void **state)
 	CUmemGenericAllocationHandle handle = 42, *made = &handle;
 	CUmemoryPool pool = (CUmemoryPool)0x9000, *pool_made = &pool;
 	CUstream stream = NULL;
-	size_t pitch = 512;
+	size_t pitch = 100;
 
 	(void)state;
 	DRIVER(cuMemAlloc_v2, 0x7000, 10, NONE, NONE, NONE, where, 10);
@@ -435,6 +454,7 @@ int main(void)
 		cmocka_unit_test(ranges_that_never_end_cost_a_bounded_room),
 		cmocka_unit_test(other_kinds_are_passed_over),
 		cmocka_unit_test(each_call_has_its_arguments),
+		cmocka_unit_test(rows_are_as_long_as_the_driver_made_them),
 		cmocka_unit_test(calls_without_arguments_are_recorded),
 		cmocka_unit_test(cupti_knows_the_functions_by_our_names),
 	};

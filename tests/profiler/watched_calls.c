@@ -61,7 +61,7 @@ static void call_allocations(void)
 
 	cuDeviceGetDefaultMemPool(&pool, device);
 	CALL(cuMemAlloc, (&plain, 10000), plain, 10000, NONE);
-	CALL(cuMemAllocPitch, (&pitched, &pitch, 100, 7, 4), pitched, 700, NONE);
+	CALL(cuMemAllocPitch, (&pitched, &pitch, 100, 7, 4), pitched, 7 * pitch, NONE);
 	CALL(cuMemAllocAsync, (&asynchronous, 3000, stream), asynchronous, 3000, NONE);
 	CALL(cuMemAllocFromPoolAsync, (&pooled, 2000, pool, stream), pooled, 2000, NONE);
 	CALL(cuMemHostAlloc, (&host, 5000, 0), host, 5000, NONE);

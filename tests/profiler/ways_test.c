@@ -141,7 +141,7 @@ static void check(unsigned as_before)
 	assert_int_equal(watched_calls(watched, "cuMemAlloc_v2"), 3);
 	assert_int_equal(watched_function(watched, 0, "cuMemAlloc_v2")->bytes, 300);
 	assert_int_equal(watched_calls(watched, "cuMemAllocPitch_v2"), 1);
-	assert_int_equal(watched_function(watched, 0, "cuMemAllocPitch_v2")->bytes, 50);
+	assert_int_equal(watched_function(watched, 0, "cuMemAllocPitch_v2")->bytes, 60);
 	assert_int_equal(watched_calls(watched, "cuMemFree_v2"), 2);
 	assert_int_equal(
 		watched_function(watched, 0, "cuMemFree_v2")->failures, 1); /* gives how often it called itself */
