@@ -223,20 +223,7 @@ static void assert_same(const struct watched *watched, const char *line)
 		fail_msg("%s: %lu %s are in the trace, bpftrace counted %lu", name, written, what, counted);
 }
 
-/* The driver is a copy, which no other program uses meanwhile. */
-#define BPFTRACE(command)                                                                                              \
-	"cp $KVSHARE_SOFTCUDA $FOLDER/libcuda.so.1 && export KVSHARE_SOFTCUDA=$FOLDER/libcuda.so.1 && "                \
-	"probes() { for name; do printf 'uprobe:%s:%s,' $KVSHARE_SOFTCUDA $name; done; } && "                          \
-	"{ bpftrace -o $FOLDER/counts -e \"$(probes cuMemFree_v2 cuMemAddressReserve cuMemAddressFree "                \
-	"cuMemRelease cuMemMap cuMemUnmap cuMemSetAccess cuStreamSynchronize cuLaunchKernel cuMemcpyDtoHAsync_v2 "     \
-	"cuMemcpyHtoDAsync_v2 cuLaunchHostFunc) uprobe:$KVSHARE_SOFTCUDA:cuStreamCreate { @calls[probe] = count(); } " \
-	"$(probes cuMemCreate) uprobe:$KVSHARE_SOFTCUDA:cuMemAlloc_v2 "                                                \
-	"{ @calls[probe] = count(); @bytes[probe] = sum(arg1); } "                                                     \
-	"$(probes cuMemcpyDtoH_v2) uprobe:$KVSHARE_SOFTCUDA:cuMemcpyHtoD_v2 "                                          \
-	"{ @calls[probe] = count(); @bytes[probe] = sum(arg2); }\" & } && "                                            \
-	"counter=$! && for i in $(seq 300); do grep -q Attaching $FOLDER/counts 2>/dev/null && break; sleep 0.1; "     \
-	"done; sleep 1; kvshare-run profile --source ebpf -o $TRACE -- " command "; kill -INT $counter; "              \
-	"wait $counter; cat $FOLDER/counts"
+#define BPFTRACE(command) "tests/profiler/bpftrace_counts.sh kvshare-run profile --source ebpf -o $TRACE -- " command
 
 static struct watched *beside_bpftrace(const char *command, int least_lines)
 {
