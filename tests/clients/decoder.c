@@ -11,6 +11,7 @@
  *   owners=LIST                 the program itself lets layers read the K and V of others: what sharing has to equal
  *   policy=owner|last           with owners: layers that read others' do not store, or they store there too
  *   store=set_rows|hidden|struct|table|fused
+ *   store=map|maps              through a tensor map: of one K or V, or one of the whole slab
  *   launch=plain|ex|extra|cooperative
  *   alloc=plain|pitch|async|pool  rows of 500 bytes, 512 apart; in the order of a stream; from a pool of the program's own
  *   alloc=segments|mapped|expandable   as caching allocators do: carved out of allocations of 20 MiB; one
@@ -314,6 +315,25 @@ static void table_store(CUdeviceptr from, CUdeviceptr to)
 	launch("client_table_store", (void *[]){&from, &row, &table, &entry, &width}, 0, NULL);
 }
 
+/* A map of one tensor, or of all; the kernel counts rows from its start. */
+static void map_store(CUdeviceptr from, CUdeviceptr to, int all)
+{
+	const CUdeviceptr base = all ? cache[0][0] : to;
+	cuuint64_t rows = (cuuint64_t)options.bytes / (WIDTH * sizeof(float)) * (all ? 2 * options.layers : 1);
+	const cuuint64_t dimensions[] = {WIDTH, rows}, strides[] = {WIDTH * sizeof(float)};
+	const cuuint32_t box[] = {WIDTH, 1}, steps[] = {1, 1};
+	long long first = (long long)((to - base) / (WIDTH * sizeof(float)));
+	int width = WIDTH;
+	CUtensorMap map;
+
+	check(cuTensorMapEncodeTiled(&map, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 2, (void *)(uintptr_t)x, dimensions,
+		      strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
+		      CU_TENSOR_MAP_L2_PROMOTION_NONE, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
+		"cuTensorMapEncodeTiled");
+	check(cuTensorMapReplaceAddress(&map, (void *)(uintptr_t)base), "cuTensorMapReplaceAddress");
+	launch("client_map_store", (void *[]){&from, &row, &map, &first, &width}, 0, NULL);
+}
+
 static void project(CUdeviceptr out, unsigned seed)
 {
 	int width = WIDTH;
@@ -367,6 +387,8 @@ static void store(CUdeviceptr from, CUdeviceptr to)
 		launch("client_index_copy", (void *[]){&copy}, sizeof(copy), &copy);
 	else if (!strcmp(options.store, "table"))
 		table_store(from, to);
+	else if (!strncmp(options.store, "map", 3))
+		map_store(from, to, !strcmp(options.store, "maps"));
 	else if (!strcmp(options.store, "hidden"))
 		launch("client_hidden_store", params, sizeof(packed), &packed);
 	else

@@ -54,6 +54,21 @@ KVS_KERNEL(client_table_store, const float *src, const long long *row, float *co
 	table[entry][*row * width + threadIdx.x] = src[threadIdx.x];
 }
 
+/*
+ * The same with a tensor map, as kernels of newer GPUs have it; they give it to the copy engine. Here there is none: the kernel looks
+ * into a map of softcuda's, whose first word is the address with its bits inverted. It runs nowhere else.
+ */
+struct client_map {
+	unsigned long long words[16];
+};
+
+KVS_KERNEL(client_map_store, const float *src, const long long *row, struct client_map map, long long first, int width)
+{
+	float *dst = (float *)~map.words[0];
+
+	dst[(first + *row) * width + threadIdx.x] = src[threadIdx.x];
+}
+
 /* x[width] += softmax(q K^T) V over `tokens` rows, `step` rows apart. */
 static __device__ void client_attention(
 	const float *q, const float *k, const float *v, float *x, int tokens, int step, int width)

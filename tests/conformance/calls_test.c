@@ -1,6 +1,6 @@
 /*
  * Calls that kvshare does not make itself and that programs of others need: limits and preferences, occupancy, managed
- * memory, words that a stream writes and waits for, copies of slices, between contexts, in batches and of arrays, variables and kernels of modules
+ * memory, words that a stream writes and waits for, copies of slices, between contexts, in batches and of arrays, tensor maps, variables and kernels of modules
  * and libraries, the linker. Quotations are from the comments of cuda.h (CUDA 13.0) at the function named.
  */
 #include "conformance.h"
@@ -505,6 +505,89 @@ static void an_array_of_one_dimension_holds_a_line(void **state)
 	range_free(&memory);
 }
 
+/* A map of rows of 32 floats, as `change` has it: it differs from a valid one in one place. */
+static CUresult map_make(CUtensorMap *map, CUdeviceptr at, const char *change)
+{
+	cuuint64_t dimensions[] = {32, 16}, strides[] = {128};
+	cuuint32_t box[] = {32, 4}, steps[] = {1, 1};
+	cuuint32_t rank = !strcmp(change, "rank") ? 0 : 2;
+	CUtensorMapInterleave interleave =
+		!strcmp(change, "interleave") ? CU_TENSOR_MAP_INTERLEAVE_16B : CU_TENSOR_MAP_INTERLEAVE_NONE;
+	CUtensorMapSwizzle swizzle =
+		!strcmp(change, "swizzle") ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B;
+	CUtensorMapDataType type =
+		!strcmp(change, "fill") ? CU_TENSOR_MAP_DATA_TYPE_INT32 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
+
+	dimensions[1] = !strcmp(change, "dimension") ? 0 : 16;
+	strides[0] = !strcmp(change, "stride") ? 136 : 128;
+	box[1] = !strcmp(change, "box") ? 257 : 4;
+	steps[1] = !strcmp(change, "step") ? 9 : 1;
+	return driver_function(cuTensorMapEncodeTiled)(map, type, rank,
+		(void *)(uintptr_t)(at + (!strcmp(change, "address") ? 8 : 0)), dimensions, strides, box, steps,
+		interleave, swizzle, CU_TENSOR_MAP_L2_PROMOTION_NONE,
+		CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA);
+}
+
+/*
+ * cuTensorMapEncodeTiled: the address "must be 16 byte aligned", strides "a multiple of 16", no dimension zero, a box "less than or equal
+ * to 256", element strides "less than or equal to 8", an interleaved map of rank three at least, an inner box "less than or equal to the
+ * swizzle size", NaN for floating-point data only. "Tensor map objects are only supported on devices of compute capability 9.0 or higher."
+ */
+static void a_tensor_map_is_made_of_what_the_rules_allow(void **state)
+{
+	static const char *const changes[] = {
+		"rank", "address", "dimension", "stride", "box", "step", "interleave", "swizzle", "fill"};
+	struct range memory = range_new(1, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
+	CUtensorMap map, other, again;
+
+	(void)state;
+	if (map_make(&map, memory.at, "nothing") == CUDA_ERROR_NOT_SUPPORTED) {
+		printf("recorded: this device has no tensor maps\n");
+		range_free(&memory);
+		return;
+	}
+	must(map_make(&map, memory.at, "nothing"));
+	must(map_make(&other, memory.at + 4096, "nothing"));
+	must(map_make(&again, memory.at, "nothing"));
+	assert_memory_equal(&map, &again, sizeof(map));
+	assert_memory_not_equal(&map, &other, sizeof(map));
+	for (size_t i = 0; i < sizeof(changes) / sizeof(*changes); i++)
+		must_refuse(map_make(&again, memory.at, changes[i]));
+	/* "Modify an existing tensor map descriptor with an updated global address" */
+	must(driver_function(cuTensorMapReplaceAddress)(&map, (void *)(uintptr_t)(memory.at + 4096)));
+	assert_memory_equal(&map, &other, sizeof(map));
+	must_refuse(driver_function(cuTensorMapReplaceAddress)(&map, (void *)(uintptr_t)(memory.at + 8)));
+	range_free(&memory);
+}
+
+/* cuTensorMapEncodeIm2col: "tensorRank ... must be 3, 4, or 5", channels "less than or equal to 256", pixels to 1024. */
+static void a_tensor_map_of_pixels_has_three_dimensions_or_more(void **state)
+{
+	struct range memory = range_new(1, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
+	const cuuint64_t dimensions[] = {64, 8, 8}, strides[] = {128, 1024};
+	const cuuint32_t steps[] = {1, 1, 1};
+	const int lower[] = {0}, upper[] = {0};
+	static const struct {
+		cuuint32_t rank, channels, pixels;
+	} wrong[] = {{2, 64, 8}, {3, 257, 8}, {3, 64, 1025}};
+	__typeof__(cuTensorMapEncodeIm2col) *make = driver_function(cuTensorMapEncodeIm2col);
+	void *at = (void *)(uintptr_t)memory.at;
+	CUtensorMap map;
+	CUresult result = make(&map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 3, at, dimensions, strides, lower, upper, 64, 8,
+		steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_NONE,
+		CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+
+	(void)state;
+	if (result != CUDA_ERROR_NOT_SUPPORTED)
+		must(result);
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++)
+		must_refuse(make(&map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, wrong[i].rank, at, dimensions, strides, lower,
+			upper, wrong[i].channels, wrong[i].pixels, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+			CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_NONE,
+			CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE));
+	range_free(&memory);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -525,6 +608,8 @@ int main(int argc, char **argv)
 		conformance_test(a_batch_copies_lines_and_boxes),
 		conformance_test(a_batch_that_is_not_valid_is_refused),
 		conformance_test(an_array_of_one_dimension_holds_a_line),
+		conformance_test(a_tensor_map_is_made_of_what_the_rules_allow),
+		conformance_test(a_tensor_map_of_pixels_has_three_dimensions_or_more),
 	};
 
 	return conformance_main(argc, argv, tests);

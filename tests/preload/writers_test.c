@@ -41,12 +41,12 @@ static struct process probe(const char *options)
 	return decoder(before, options);
 }
 
-static struct process with_writers(void)
+static struct process with_writers(const char *options)
 {
 	char before[512];
 
 	snprintf(before, sizeof(before), "exec --device host --owners 0,0 " LAYOUT "--writers %s", file);
-	return decoder(before, "");
+	return decoder(before, options);
 }
 
 /* The member of the only writer in the file. */
@@ -105,7 +105,7 @@ static void a_writer_that_is_not_in_the_file_is_named(const char *key, json_t *v
 	assert_int_equal(probed.status, 0);
 	json_object_set_new(writer(&document), key, value);
 	assert_int_equal(json_dump_file(document, file, 0), 0);
-	run = with_writers();
+	run = with_writers("");
 	assert_int_not_equal(run.status, 0);
 	assert_true(shim_names(run.err, "client_set_rows"));
 	json_decref(document);
@@ -142,6 +142,37 @@ static void a_kernel_that_appends_and_attends_is_not_shareable(void **state)
 	process_free(&probed);
 }
 
+/* maps_test.sh has more: graphs, and maps that cannot be shared. */
+static void a_tensor_map_of_a_borrower_becomes_one_of_the_sink(void **state)
+{
+	struct process own = decoder("exec --device host", "owners=0,0"), probed = probe("store=map"),
+		       run = with_writers("store=map");
+
+	(void)state;
+	assert_int_equal(own.status, 0);
+	assert_int_equal(probed.status, 0);
+	assert_int_equal(run.status, 0);
+	assert_string_equal(run.out, own.out);
+	process_free(&own);
+	process_free(&probed);
+	process_free(&run);
+}
+
+static void a_tensor_map_of_several_layers_is_not_shareable(void **state)
+{
+	struct process probed = probe("store=maps");
+	json_error_t error;
+	json_t *document;
+
+	(void)state;
+	assert_int_equal(probed.status, 0);
+	document = json_load_file(file, 0, &error);
+	assert_non_null(document);
+	assert_int_equal(json_array_size(json_object_get(document, "writers")), 0);
+	json_decref(document);
+	process_free(&probed);
+}
+
 static int file_make(void **state)
 {
 	int made = mkstemp(file);
@@ -164,6 +195,8 @@ int main(void)
 		cmocka_unit_test(no_other_kernel_writes),
 		cmocka_unit_test(no_other_parameter_is_written_through),
 		cmocka_unit_test(a_kernel_that_appends_and_attends_is_not_shareable),
+		cmocka_unit_test(a_tensor_map_of_a_borrower_becomes_one_of_the_sink),
+		cmocka_unit_test(a_tensor_map_of_several_layers_is_not_shareable),
 	};
 
 	return cmocka_run_group_tests(tests, file_make, file_remove);

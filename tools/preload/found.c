@@ -26,6 +26,7 @@ struct place {
 	struct kernel *kernel;
 	enum probe_way way;
 	size_t param, offset, entry; /* the entry of a table */
+	bool map;                    /* it is a tensor map */
 	bool k, v, layers[KVS_PLAN_MAX_LAYERS];
 	size_t launches, last; /* the kernel's launch that was counted last */
 };
@@ -82,6 +83,7 @@ static void place_note(const char *name, enum probe_way way, const struct probe_
 			.param = param,
 			.offset = offset,
 			.entry = entry,
+			.map = word && word->map_bytes,
 			.last = SIZE_MAX};
 		places = place;
 	}
@@ -100,7 +102,8 @@ static bool table_search(const struct probe_word *word, const struct probe_tenso
 	CUdeviceptr base;
 	size_t bytes;
 
-	if (probe_tensor_at(word->value) || driver->cuMemGetAddressRange_v2(&base, &bytes, word->value))
+	if (word->map_bytes || probe_tensor_at(word->value) ||
+		driver->cuMemGetAddressRange_v2(&base, &bytes, word->value))
 		return false;
 	bytes -= word->value - base;
 	bytes = bytes < TABLE_BYTES ? bytes : TABLE_BYTES;
@@ -112,6 +115,15 @@ static bool table_search(const struct probe_word *word, const struct probe_tenso
 	return false;
 }
 
+/* A tensor map of this tensor and of more. */
+static bool map_spans(const struct probe_word *word, const struct probe_tensor *tensor)
+{
+	CUdeviceptr end = word->value + word->map_bytes;
+
+	return word->map_bytes && word->value < tensor->base + tensor->bytes && end > tensor->base &&
+	       (word->value < tensor->base || end > tensor->base + tensor->bytes);
+}
+
 void probe_found(const char *kernel, const struct probe_words *words, const struct probe_tensor *tensor)
 {
 	const struct probe_word *beyond = NULL;
@@ -121,6 +133,11 @@ void probe_found(const char *kernel, const struct probe_words *words, const stru
 	for (size_t i = 0; i < words->count; i++) {
 		const struct probe_tensor *other = probe_tensor_at(words->word[i].value);
 
+		if (map_spans(&words->word[i], tensor)) {
+			place_note(kernel, PROBE_MAP, &words->word[i], 0, tensor);
+			found = true;
+			continue;
+		}
 		if (other == tensor)
 			place_note(kernel, PROBE_PARAMETER, &words->word[i], 0, tensor);
 		found |= other == tensor;
@@ -153,7 +170,7 @@ void probe_found_launch(const char *name, enum probe_reads reads)
 
 static void place_write(FILE *out, const struct place *place)
 {
-	static const char *const ways[] = {"parameter", "beyond", "table", "tensor map", "unknown"};
+	static const char *const ways[] = {"parameter", "beyond", "table", "tensor map of several", "unknown"};
 	static const char *const reads[] = {"untried", "no", "yes", "unrepeatable"};
 	int layers = 0;
 
@@ -163,10 +180,10 @@ static void place_write(FILE *out, const struct place *place)
 	for (const char *c = place->kernel->name; *c; c++)
 		fprintf(out, *c == '"' || *c == '\\' || (unsigned char)*c < ' ' ? "\\u%04x" : "%c", (unsigned char)*c);
 	fprintf(out,
-		"\", \"way\": \"%s\", \"parameter\": %zu, \"offset\": %zu, \"entry\": %zu, \"writes\": \"%s%s\", "
-		"\"layers\": %d, \"launches\": %zu, \"reads\": \"%s\"}",
-		ways[place->way], place->param, place->offset, place->entry, place->k ? "k" : "", place->v ? "v" : "",
-		layers, place->launches, reads[place->kernel->reads]);
+		"\", \"way\": \"%s\", \"parameter\": %zu, \"offset\": %zu, \"entry\": %zu, %s"
+		"\"writes\": \"%s%s\", \"layers\": %d, \"launches\": %zu, \"reads\": \"%s\"}",
+		ways[place->way], place->param, place->offset, place->entry, place->map ? "\"tensor_map\": true, " : "",
+		place->k ? "k" : "", place->v ? "v" : "", layers, place->launches, reads[place->kernel->reads]);
 }
 
 void probe_write(size_t launches)

@@ -4,6 +4,8 @@
  */
 #include "launch.h"
 
+#include "maps.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,25 +26,54 @@ static CUdeviceptr word_at(const unsigned char *bytes)
 	return word;
 }
 
+/* Behind the word, or the map, that is there. */
+static size_t next_word(const unsigned char *value, size_t at, size_t bytes, struct shim_map *map)
+{
+	map->bytes = 0;
+	return at + (shim_map_at(value, at, bytes, map) ? sizeof(CUtensorMap) : sizeof(CUdeviceptr));
+}
+
 /* Any aligned word of a parameter, which may be a struct, can be an address. True: there is a borrower's. */
 static bool param_points(const struct shim_ranges *ranges, const unsigned char *value, size_t bytes, bool *shared)
 {
+	struct shim_map map;
 	bool found = false;
 
-	for (size_t at = 0; at + sizeof(CUdeviceptr) <= bytes; at += sizeof(CUdeviceptr))
-		found |= sink_of(ranges, word_at(value + at), shared) != 0;
+	for (size_t at = 0, next; at + sizeof(CUdeviceptr) <= bytes; at = next) {
+		next = next_word(value, at, bytes, &map);
+		if (map.bytes)
+			found |= shim_map_place(ranges, &map, shared) == SHIM_MAP_BORROWED;
+		else
+			found |= sink_of(ranges, word_at(value + at), shared) != 0;
+	}
+	return found;
+}
+
+/* There is a map of several tensors, one of which borrows. */
+static bool param_spans(const struct shim_ranges *ranges, const unsigned char *value, size_t bytes)
+{
+	struct shim_map map;
+	bool found = false, shared = false;
+
+	for (size_t at = 0; !found && at < bytes; at += SHIM_MAP_ALIGN)
+		found = shim_map_at(value, at, bytes, &map) && shim_map_place(ranges, &map, &shared) == SHIM_MAP_SPANS;
 	return found;
 }
 
 static void param_redirect(const struct shim_ranges *ranges, unsigned char *value, size_t bytes)
 {
+	struct shim_map map;
 	bool shared = false;
 
-	for (size_t at = 0; at + sizeof(CUdeviceptr) <= bytes; at += sizeof(CUdeviceptr)) {
-		CUdeviceptr sink = sink_of(ranges, word_at(value + at), &shared);
+	for (size_t at = 0, next; at + sizeof(CUdeviceptr) <= bytes; at = next) {
+		CUdeviceptr sink;
 
+		next = next_word(value, at, bytes, &map);
+		sink = map.bytes ? 0 : sink_of(ranges, word_at(value + at), &shared);
 		if (sink)
 			memcpy(value + at, &sink, sizeof(sink));
+		if (map.bytes && shim_map_place(ranges, &map, &shared) == SHIM_MAP_BORROWED)
+			shim_map_redirect(ranges, value + at, &map);
 	}
 }
 
@@ -90,6 +121,11 @@ static bool launch_points(const struct shim_ranges *ranges, struct shim_launch *
 	for (size_t i = 0; i < launch->kernel->param_count; i++) {
 		const unsigned char *value = value_of(launch, i, packed, bytes);
 
+		if (value && param_spans(ranges, value, launch->kernel->param[i].bytes)) {
+			stays = true;
+			if (is_written(launch->kernel, i) && launch->kernel->role == SHIM_WRITES)
+				shim_map_spans(launch->kernel->name);
+		}
 		if (value && param_points(ranges, value, launch->kernel->param[i].bytes, &launch->shared)) {
 			found |= !written || is_written(launch->kernel, i);
 			stays |= !written || !is_written(launch->kernel, i);
@@ -166,17 +202,22 @@ void shim_launch_words(const struct shim_launch *launch, shim_word_fn *tell, voi
 	const unsigned char *packed = packed_find(launch->extra, &bytes), *value;
 
 	for (size_t i = 0; i < launch->kernel->param_count; i++) {
+		struct shim_map map;
+
 		value = value_of(launch, i, packed, bytes);
-		for (size_t at = 0; value && at + sizeof(CUdeviceptr) <= launch->kernel->param[i].bytes;
-			at += sizeof(CUdeviceptr))
-			tell(arg, i, at, word_at(value + at));
+		for (size_t at = 0, next; value && at + sizeof(CUdeviceptr) <= launch->kernel->param[i].bytes;
+			at = next) {
+			next = next_word(value, at, launch->kernel->param[i].bytes, &map);
+			tell(arg, i, at, map.bytes ? map.address : word_at(value + at), map.bytes);
+		}
 	}
 }
 
 /* For `kvshare-run inspect`: the addresses that a known writer was handed. */
-static void word_inspect(void *arg, size_t param, size_t offset, CUdeviceptr word)
+static void word_inspect(void *arg, size_t param, size_t offset, CUdeviceptr word, size_t map_bytes)
 {
 	(void)offset;
+	(void)map_bytes;
 	if (is_written(arg, param))
 		shim_inspect_store(word);
 }
@@ -278,7 +319,8 @@ static bool is_untouched(CUfunction function, void **params, void **extra)
 	if (extra || !(kernel = shim_kernel_of(function)))
 		return !extra;
 	for (size_t i = 0; params && i < kernel->param_count; i++)
-		if (param_is_near(params[i], kernel->param[i].bytes, ranges->low, ranges->high - ranges->low))
+		if (shim_map_may_be_in(kernel->param[i].bytes) ||
+			param_is_near(params[i], kernel->param[i].bytes, ranges->low, ranges->high - ranges->low))
 			return false;
 	return true;
 }

@@ -31,8 +31,11 @@ struct shim_launch {
 CUresult shim_launch_begin(struct shim_launch *launch, CUfunction function, void **params, void **extra);
 void shim_launch_end(struct shim_launch *launch);
 
-/* Each aligned word of the parameters, which may be an address, and its place in the one that holds it. */
-typedef void shim_word_fn(void *arg, size_t param, size_t offset, CUdeviceptr word);
+/*
+ * Each aligned word of the parameters, which may be an address, and its place in the one that holds it. A tensor map that the program
+ * has made is told as one: the address and the bytes of its tensor; map_bytes is 0 for others.
+ */
+typedef void shim_word_fn(void *arg, size_t param, size_t offset, CUdeviceptr word, size_t map_bytes);
 void shim_launch_words(const struct shim_launch *launch, shim_word_fn *tell, void *arg);
 
 /* Runs a launch as `start` does, and finds out whether it writes the cache (probe.c). */

@@ -186,20 +186,21 @@ static bool cache_read(CUresult *result)
 
 /* ---- a launch ---- */
 
-static void word_count(void *arg, size_t param, size_t offset, CUdeviceptr word)
+static void word_count(void *arg, size_t param, size_t offset, CUdeviceptr word, size_t map_bytes)
 {
+	(void)map_bytes;
 	(void)param;
 	(void)offset;
 	(void)word;
 	++*(size_t *)arg;
 }
 
-static void word_note(void *arg, size_t param, size_t offset, CUdeviceptr word)
+static void word_note(void *arg, size_t param, size_t offset, CUdeviceptr word, size_t map_bytes)
 {
 	struct probe_words *words = arg;
 
 	if (word >= 65536) /* neither a small number nor nothing */
-		words->word[words->count++] = (struct probe_word){param, offset, word};
+		words->word[words->count++] = (struct probe_word){param, offset, word, map_bytes};
 }
 
 struct probe_words *probe_words_of(const struct shim_launch *launch)

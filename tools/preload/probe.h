@@ -20,6 +20,7 @@ struct probe_tensor {
 struct probe_word {
 	size_t param, offset;
 	CUdeviceptr value;
+	size_t map_bytes; /* it is a tensor map, of so many bytes there; 0: it is an address */
 };
 struct probe_words {
 	size_t count;
@@ -31,7 +32,7 @@ enum probe_way {
 	PROBE_PARAMETER, /* a parameter points into the tensor */
 	PROBE_BEYOND,    /* a parameter points into another one of the same allocation */
 	PROBE_TABLE,     /* a parameter points to memory that holds the address */
-	PROBE_MAP,       /* a parameter is a tensor map of it */
+	PROBE_MAP,       /* a parameter is a tensor map of it and of others */
 	PROBE_UNKNOWN
 };
 /* Whether a kernel's results depend on what the tensors held that it writes. */

@@ -89,8 +89,8 @@ static const char *reason_of(const json_t *place)
 		return "writes one layer through a pointer to another";
 	if (!strcmp(way, "table"))
 		return "has the address from a table in device memory";
-	if (!strcmp(way, "tensor map"))
-		return "has the address from a tensor map";
+	if (!strcmp(way, "tensor map of several"))
+		return "has the address from a tensor map of several layers";
 	return strcmp(way, "parameter") ? "has the address from nowhere that was found" : NULL;
 }
 
@@ -132,11 +132,12 @@ static void put_places(const json_t *places)
 	const json_t *place;
 	size_t i;
 
-	json_array_foreach(places, i, place) printf("  %-6s %9lld %7lld %7lld %9lld  %s\n", text_of(place, "writes"),
+	json_array_foreach(places, i, place) printf("  %-6s %9lld %7lld %7lld %9lld  %s%s\n", text_of(place, "writes"),
 		(long long)json_integer_value(json_object_get(place, "parameter")),
 		(long long)json_integer_value(json_object_get(place, "offset")),
 		(long long)json_integer_value(json_object_get(place, "layers")),
-		(long long)json_integer_value(json_object_get(place, "launches")), text_of(place, "kernel"));
+		(long long)json_integer_value(json_object_get(place, "launches")), text_of(place, "kernel"),
+		json_is_true(json_object_get(place, "tensor_map")) ? " (a tensor map)" : "");
 }
 
 static void put_table(const json_t *found, long long launches)
