@@ -1,8 +1,9 @@
 /*
  * driver/softcuda/grid.c: the blocks of a grid, on the stream's own thread and on helpers.
  *
- * The stream's thread begins at once, and only a grid that has run for a while is published for helpers to join:
- * handing over a block costs more than running most small ones. Blocks are claimed one by one from a counter.
+ * The stream's thread begins at once. A grid is published for helpers to join when what is left of it, by the time that its
+ * blocks took so far, is worth it: handing over a block costs more than running most small ones. Blocks are claimed one by
+ * one from a counter. Threads that wait for each other poll for a while, as sleeping and waking takes longer than most grids.
  */
 #include "grid.h"
 
@@ -13,14 +14,17 @@
 #include <stdlib.h>
 
 #define HAND_OVER_NS 15000 /* a wake-up costs about 5 us: below three of those help comes too late to pay */
+#define AWAKE_NS 4000      /* the same where a helper is polling */
 #define HELPER_SPIN_NS 50000
+#define LEAVE_SPIN_NS 20000
 
 static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t grid_came = PTHREAD_COND_INITIALIZER;
 static pthread_cond_t helper_left = PTHREAD_COND_INITIALIZER;
 static struct sc_grid *published; /* grids that helpers may join */
 static unsigned helper_count, helpers_asleep;
-static atomic_uint publications; /* counts, for helpers that look before they sleep */
+static atomic_uint helpers_awake; /* polling, for a grid */
+static atomic_uint publications;  /* counts, for helpers that look before they sleep */
 
 /* ---- one block ---- */
 
@@ -121,20 +125,23 @@ static struct sc_grid *grid_wanting_help(void)
 {
 	struct sc_grid *grid = published;
 
-	while (grid && (!has_blocks(grid) || grid->helpers + 1 >= sc_settings.workers))
+	while (grid && (!has_blocks(grid) || atomic_load(&grid->helpers) + 1 >= sc_settings.workers))
 		grid = grid->next_published;
 	return grid;
 }
 
+/* Polls, then sleeps; with the lock held, but while it polls. A grid that comes in between is on the list already. */
 static void helper_wait(unsigned seen)
 {
 	uint64_t start = sc_now_ns();
 
+	atomic_fetch_add(&helpers_awake, 1);
 	pthread_mutex_unlock(&pool_lock);
 	while (atomic_load(&publications) == seen && sc_now_ns() - start < HELPER_SPIN_NS)
-		;
+		sc_spin_pause();
 	pthread_mutex_lock(&pool_lock);
-	if (atomic_load(&publications) != seen)
+	atomic_fetch_sub(&helpers_awake, 1);
+	if (atomic_load(&publications) != seen || grid_wanting_help())
 		return;
 	helpers_asleep++;
 	pthread_cond_wait(&grid_came, &pool_lock);
@@ -154,12 +161,12 @@ static void *helper_main(void *nothing)
 			helper_wait(seen);
 			continue;
 		}
-		grid->helpers++;
+		atomic_fetch_add(&grid->helpers, 1);
 		pthread_mutex_unlock(&pool_lock);
 		sc_image_enter(grid->image);
 		blocks_run(grid);
 		pthread_mutex_lock(&pool_lock);
-		grid->helpers--;
+		atomic_fetch_sub(&grid->helpers, 1);
 		pthread_cond_broadcast(&helper_left);
 	}
 	return NULL;
@@ -172,40 +179,58 @@ static void helpers_start(unsigned wanted)
 		helper_count++;
 }
 
+/* Who polls is told last, when the lock is free. */
 static void grid_publish(struct sc_grid *grid)
 {
 	pthread_mutex_lock(&pool_lock);
 	helpers_start(sc_settings.workers - 1);
 	grid->next_published = published;
 	published = grid;
-	atomic_fetch_add(&publications, 1);
 	if (helpers_asleep)
 		pthread_cond_broadcast(&grid_came);
 	pthread_mutex_unlock(&pool_lock);
+	atomic_fetch_add(&publications, 1);
 }
 
 /* The grid is the caller's memory: nobody may look at it any more. */
 static void grid_withdraw(struct sc_grid *grid)
 {
 	struct sc_grid **link;
+	uint64_t start;
 
 	pthread_mutex_lock(&pool_lock);
 	for (link = &published; *link != grid; link = &(*link)->next_published)
 		;
 	*link = grid->next_published;
-	while (grid->helpers)
+	pthread_mutex_unlock(&pool_lock);
+	start = sc_now_ns();
+	while (atomic_load(&grid->helpers) && sc_now_ns() - start < LEAVE_SPIN_NS)
+		sc_spin_pause();
+	if (!atomic_load(&grid->helpers))
+		return;
+	pthread_mutex_lock(&pool_lock);
+	while (atomic_load(&grid->helpers))
 		pthread_cond_wait(&helper_left, &pool_lock);
 	pthread_mutex_unlock(&pool_lock);
 }
 
+/* Whether helpers would come in time, `done` blocks having taken `spent_ns`. */
+static bool is_worth_help(struct sc_grid *grid, uint64_t done, uint64_t spent_ns)
+{
+	uint64_t left = grid->blocks - done, enough = atomic_load(&helpers_awake) ? AWAKE_NS : HAND_OVER_NS;
+
+	return has_blocks(grid) && left * spent_ns > enough * done;
+}
+
 static void grid_run_shared(struct sc_grid *grid)
 {
-	uint64_t start = sc_now_ns(), block;
+	uint64_t start = sc_now_ns(), block, done = 0;
 	bool is_published = sc_settings.workers == 1;
 
 	while (has_blocks(grid) && (block = atomic_fetch_add(&grid->next, 1)) < grid->blocks) {
 		block_run(grid, block);
-		if (!is_published && has_blocks(grid) && sc_now_ns() - start > HAND_OVER_NS) {
+		done++;
+		if (!is_published && is_worth_help(grid, done, sc_now_ns() - start)) {
 			is_published = true;
 			grid_publish(grid);
 			blocks_run(grid);

@@ -20,7 +20,7 @@ struct sc_grid {
 	atomic_uint_fast64_t next;
 	atomic_bool failed; /* the other blocks need not run */
 	struct sc_grid *next_published;
-	unsigned helpers;
+	atomic_uint helpers;
 };
 
 /* On a worker thread. A block that fails loses the context, after one line on stderr. */

@@ -11,6 +11,7 @@
 
 #include <cuda.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -148,6 +149,16 @@ static inline uint64_t sc_key(const void *program_handle)
 }
 
 uint64_t sc_now_ns(void);
+
+/* Between two looks at what another thread will change. */
+static inline void sc_spin_pause(void)
+{
+#if defined(__x86_64__)
+	__builtin_ia32_pause();
+#else
+	sched_yield();
+#endif
+}
 
 /* As pthread_create(), with a stack that is large enough under any limit; NULL: detached (thread.c). */
 int sc_thread_start(pthread_t *joinable, void *(*body)(void *), void *argument);

@@ -12,7 +12,6 @@
 #include "module.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,15 +27,6 @@ struct wait_op {
 static atomic_uint_fast64_t last_stream_id;
 
 static void *stream_main(void *argument);
-
-static inline void spin_pause(void)
-{
-#if defined(__x86_64__)
-	__builtin_ia32_pause();
-#else
-	sched_yield();
-#endif
-}
 
 CUresult sc_stream_create(struct sc_context *context, unsigned flags, int priority, struct sc_stream **out)
 {
@@ -121,7 +111,7 @@ void sc_stream_wait(struct sc_stream *stream, uint64_t ticket)
 
 	while (!sc_stream_reached(stream, ticket)) {
 		if (sc_now_ns() - start < SPIN_NS) {
-			spin_pause();
+			sc_spin_pause();
 			continue;
 		}
 		atomic_fetch_add(&stream->waiters, 1);
@@ -271,7 +261,7 @@ static struct sc_op *queue_next(struct sc_stream *stream)
 	struct sc_op *op;
 
 	while (atomic_load(&stream->submitted) == done && sc_now_ns() - start < SPIN_NS)
-		spin_pause();
+		sc_spin_pause();
 	pthread_mutex_lock(&stream->lock);
 	while (!stream->head && !stream->stopping) {
 		stream->sleeping = true;
