@@ -11,8 +11,10 @@ ATTN_OBJS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard attn/*.c)) $(BUILD)/attn/imag
 
 # Native bodies, once for each instruction set. One order of sums for all of them: no fused products.
 NATIVE_FLAGS = -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -fvisibility=hidden
-NATIVE_SETS = plain $(if $(filter x86_64,$(shell $(CC) -dumpmachine | cut -d- -f1)),avx2)
+NATIVE_SETS = plain $(if $(filter x86_64,$(shell $(CC) -dumpmachine | cut -d- -f1)),avx2 avx512)
 NATIVE_FLAGS_avx2 = -mavx2 -mfma -mf16c
+NATIVE_FLAGS_avx512 = $(NATIVE_FLAGS_avx2) -mavx512f
+NATIVE_FLAGS_wide = $(NATIVE_FLAGS_avx2) -DNATIVE_WIDTH=16 -Wno-psabi -O1
 NATIVE_BODIES = $(filter-out attn/native/table.c,$(wildcard attn/native/*.c))
 NATIVE_OBJS = $(BUILD)/attn/native/table.o $(foreach set,$(NATIVE_SETS),$(NATIVE_BODIES:%.c=$(BUILD)/%.$(set).o))
 $(BUILD)/attn/native/table.o: private override CFLAGS += -fvisibility=hidden
@@ -22,7 +24,7 @@ $$(BUILD)/attn/native/%.$(1).o: attn/native/%.c attn/build.mk $$(BUILD)/cc.flags
 	$$(call say,CC,$$@)
 	$$(Q)$$(CC) $$(CFLAGS_ALL) $$(NATIVE_FLAGS) $$(NATIVE_FLAGS_$(1)) -DNATIVE_SET=$(1) -c $$< -o $$@
 endef
-$(foreach set,$(NATIVE_SETS),$(eval $(call NATIVE_RULE,$(set))))
+$(foreach set,$(NATIVE_SETS) wide,$(eval $(call NATIVE_RULE,$(set))))
 
 $(ATTN_HOST_IMAGE): $(NATIVE_OBJS) $(patsubst %.cu,$(BUILD)/%.simt.o,$(ATTN_CU)) $(SIMT_OBJS)
 	$(call say,LD,$@)

@@ -37,11 +37,18 @@
 		attn_native_rope_append_##set[], attn_native_product_##set[]
 NATIVE_DECLARE(plain);
 NATIVE_DECLARE(avx2);
+NATIVE_DECLARE(avx512);
+NATIVE_DECLARE(wide);
 
 #define INLINE static inline __attribute__((always_inline))
 
-#ifdef __AVX__
-#define WIDTH 8 /* floats of a vector */
+/* Floats of a vector. The set "wide" has those of AVX-512 on any processor, in pieces: tests compare it. */
+#ifdef NATIVE_WIDTH
+#define WIDTH NATIVE_WIDTH
+#elif defined(__AVX512F__)
+#define WIDTH 16
+#elif defined(__AVX__)
+#define WIDTH 8
 #else
 #define WIDTH 4
 #endif
@@ -80,7 +87,10 @@ INLINE floats load_elements(const void *from, size_t at, enum kvs_dtype dtype)
 	if (dtype == KVS_F32)
 		return load_floats((const float *)from + at);
 	memcpy(&narrow, (const uint16_t *)from + at, sizeof(narrow));
-#ifdef __F16C__
+#if defined(__AVX512F__) && WIDTH == 16
+	if (dtype == KVS_F16)
+		return (floats)_mm512_cvtph_ps((__m256i)narrow);
+#elif defined(__F16C__) && WIDTH == 8
 	if (dtype == KVS_F16)
 		return (floats)_mm256_cvtph_ps((__m128i)narrow);
 #endif
@@ -190,14 +200,14 @@ INLINE floats exp_floats(floats x)
 /* Sixteen partial sums to four: i and i + 8 first, then i and i + 4. */
 INLINE void fold_to_four(const floats sum[PIECES], float four[4])
 {
-#if WIDTH == 8
-	float eight[8];
-
-	store_floats(eight, sum[0] + sum[1]);
-	for (int i = 0; i < 4; i++)
-		four[i] = eight[i] + eight[i + 4];
-#else
+#if WIDTH == 4
 	store_floats(four, (sum[0] + sum[2]) + (sum[1] + sum[3]));
+#else
+	float all[LANES];
+
+	memcpy(all, sum, sizeof(all));
+	for (int i = 0; i < 4; i++)
+		four[i] = (all[i] + all[i + 8]) + (all[i + 4] + all[i + 12]);
 #endif
 }
 

@@ -10,7 +10,9 @@
 
 INLINE floats fused(floats a, floats b, floats sum)
 {
-#if defined(__FMA__) && WIDTH == 8
+#if defined(__AVX512F__) && WIDTH == 16
+	return (floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
+#elif defined(__FMA__) && WIDTH == 8
 	return (floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sum);
 #else
 	for (int i = 0; i < WIDTH; i++)
@@ -86,7 +88,9 @@ INLINE void dot_block(
 
 /* ---- many rows of x ---- */
 
-#define STRIP 6 /* rows of x: with their sums, sixteen columns take most registers that AVX2 has */
+#define STRIP                                                                                                          \
+	(WIDTH == 16 ? 12                                                                                              \
+		     : 6) /* rows of x: their sums of sixteen columns leave a few registers, or half of AVX-512's */
 
 #if WIDTH == 8 && defined(__AVX2__)
 INLINE void transpose(floats square[WIDTH])
@@ -106,6 +110,38 @@ INLINE void transpose(floats square[WIDTH])
 	for (int i = 0; i < 4; i++) {
 		square[i] = (floats)_mm256_permute2f128_ps(four[i], four[i + 4], 0x20);
 		square[i + 4] = (floats)_mm256_permute2f128_ps(four[i], four[i + 4], 0x31);
+	}
+}
+#elif WIDTH == 16
+/* Eight numbers of each from the `first`-th on, in turn. */
+INLINE floats deal(floats a, floats b, int first)
+{
+#ifdef __AVX512F__
+	const __m512i turns = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+
+	return (floats)_mm512_permutex2var_ps((__m512)a, _mm512_add_epi32(turns, _mm512_set1_epi32(first)), (__m512)b);
+#else
+	floats dealt;
+
+	for (int i = 0; i < 8; i++) {
+		dealt[2 * i] = a[first + i];
+		dealt[2 * i + 1] = b[first + i];
+	}
+	return dealt;
+#endif
+}
+
+/* Each deal of the upper half of the vectors between the lower moves the bits of all indices by one: after four, rows are columns. */
+INLINE void transpose(floats square[WIDTH])
+{
+	floats from[WIDTH];
+
+	for (int turn = 0; turn < 4; turn++) {
+		memcpy(from, square, sizeof(from));
+		for (int i = 0; i < WIDTH / 2; i++) {
+			square[2 * i] = deal(from[i], from[i + WIDTH / 2], 0);
+			square[2 * i + 1] = deal(from[i], from[i + WIDTH / 2], 8);
+		}
 	}
 }
 #else
@@ -182,6 +218,16 @@ INLINE void multiply(float *out, size_t out_stride, const float *x, size_t x_str
 static void multiply_strip(float *out, size_t out_stride, const float *x, size_t x_stride, const float *panel,
 	int depth, int rows, bool add)
 {
+	if (rows == STRIP) {
+		multiply(out, out_stride, x, x_stride, panel, depth, STRIP, add);
+		return;
+	}
+	if (rows > 6) {
+		multiply(out, out_stride, x, x_stride, panel, depth, 6, add);
+		rows -= 6;
+		out += 6 * out_stride;
+		x += 6 * x_stride;
+	}
 	switch (rows) {
 	case 6:
 		multiply(out, out_stride, x, x_stride, panel, depth, 6, add);

@@ -22,6 +22,10 @@ static void table_fill(const struct simt_native *const parts[NATIVE_PARTS])
 __attribute__((constructor)) static void choose_set(void)
 {
 #ifdef __x86_64__
+	if (attn_has_avx512()) {
+		table_fill((const struct simt_native *const[])NATIVE_TABLE(avx512));
+		return;
+	}
 	if (attn_has_avx2()) {
 		table_fill((const struct simt_native *const[])NATIVE_TABLE(avx2));
 		return;

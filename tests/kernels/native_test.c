@@ -39,11 +39,7 @@ static void *elements(size_t count, const char *type)
 }
 
 static const struct simt_native *const plain_parts[] = NATIVE_TABLE(plain);
-#ifdef __x86_64__
-static const struct simt_native *const avx2_parts[] = NATIVE_TABLE(avx2);
-#else
-#define avx2_parts plain_parts /* there is only one set: nothing to compare */
-#endif
+static const struct simt_native *const *other_parts; /* of the set that is compared with it */
 
 static const struct simt_native *body_named(const struct simt_native *const parts[], const char *name)
 {
@@ -76,7 +72,7 @@ static void check_equal(const char *kernel, struct attn_attention_params p, unsi
 	run_all(body_named(plain_parts, kernel), &p, x, y);
 	p.out = second;
 	p.parts = second;
-	run_all(body_named(avx2_parts, kernel), &p, x, y);
+	run_all(body_named(other_parts, kernel), &p, x, y);
 	assert_false(first[0] == 0 && first[1] == 0);
 	assert_memory_equal(first, second, out_count * sizeof(*first));
 	free(first);
@@ -138,7 +134,7 @@ static void check_launch(
 	void *out[2];
 
 	for (int set = 0; set < 2; set++) {
-		const struct simt_native *body = body_named(set ? avx2_parts : plain_parts, kernel);
+		const struct simt_native *body = body_named(set ? other_parts : plain_parts, kernel);
 		unsigned blocks = launch.grid.x * launch.grid.y;
 
 		out[set] = malloc(bytes);
@@ -232,7 +228,7 @@ static void a_row_does_not_depend_on_others(void **state)
 	float *x = numbers(MANY * K, 2), *w = numbers(N * K, 2), all[MANY * N], part[MANY * N];
 	struct attn_product_params p = {.x = x, .w = w, .n = N, .k = K, .out_stride = N, .cols = N, .dtype = KVS_F32};
 	struct simt_launch launch = {.params = (void *[]){&p}};
-	const struct simt_native *body = body_named(avx2_parts, "kvs_product_kernel");
+	const struct simt_native *body = body_named(other_parts, "kvs_product_kernel");
 
 	(void)state;
 	for (int group = 0; group < 2; group++) {
@@ -285,7 +281,7 @@ static void check_rope(int dim, int dtype, bool gains)
 		memcpy(rotated, qkv, TURNS * total * dim * sizeof(*rotated));
 		p.qkv = rotated;
 		for (unsigned b = 0; b < TURNS * launch.grid.y; b++)
-			body_named(i ? avx2_parts : plain_parts, "kvs_rope_append_kernel")
+			body_named(i ? other_parts : plain_parts, "kvs_rope_append_kernel")
 				->run_block(&launch, (struct simt_dim3){b % TURNS, b / TURNS, 0});
 	}
 	assert_memory_equal(before, before + kv_bytes, kv_bytes);
@@ -308,16 +304,28 @@ static void rotations_give_the_same_bits(void **state)
 	}
 }
 
+/* The set "wide" has the vectors of AVX-512 in halves: its arrangement is tested where the processor lacks the real one. */
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(instruction_sets_give_the_same_bits),
 		cmocka_unit_test(rows_give_the_same_bits), cmocka_unit_test(products_give_the_same_bits),
 		cmocka_unit_test(a_row_does_not_depend_on_others), cmocka_unit_test(rotations_give_the_same_bits)};
-
 #ifdef __x86_64__
+	static const struct simt_native *const sets[][NATIVE_PARTS] = {
+		NATIVE_TABLE(avx2), NATIVE_TABLE(wide), NATIVE_TABLE(avx512)};
+	static const char *const names[] = {"AVX2", "AVX-512 in halves", "AVX-512"};
+	int failed = 0;
+
+	for (int set = 0; set < 3 && attn_has_avx2(); set++) {
+		if (set == 2 && !attn_has_avx512())
+			continue;
+		other_parts = sets[set];
+		failed += cmocka_run_group_tests_name(names[set], tests, NULL, NULL);
+	}
 	if (attn_has_avx2())
-		return cmocka_run_group_tests(tests, NULL, NULL);
+		return failed;
 #endif
+	(void)tests;
 	puts("this processor lacks AVX2, FMA or F16C");
 	return 77;
 }
