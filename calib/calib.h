@@ -338,37 +338,59 @@ int kvs_search_write_sweep(const struct kvs_search_result *result, const char *j
 
 /* ---- compensation (compensate/) ---- */
 
-/* A refitted matrix, with its name in the checkpoint; `values` are rounded to the checkpoint's type. */
+enum kvs_refit_kind {
+	KVS_REFIT_QUERIES = 1, /* W_q of layers that borrow K */
+	KVS_REFIT_OUTPUTS = 2, /* W_o of layers that borrow */
+	KVS_REFIT_ABOVE = 4,   /* W_o of the other layers above the first that borrows */
+	KVS_REFIT_DOWN = 8,    /* W_down of all layers from the first that borrows on */
+	KVS_REFIT_ALL = 15
+};
+
+/* A refitted matrix, with its name in the checkpoint; `values` are rounded to `dtype`. */
 struct kvs_refit {
 	char name[96];
+	enum kvs_refit_kind kind;
 	int layer, rows, cols;
-	float *values; /* [rows][cols] */
-	double before,
-		after; /* mean square error of the layer's attention on the fit's text: with the old matrix and this */
+	enum kvs_dtype dtype; /* as the checkpoint stores it; of a quantised one, the type of its K and V */
+	float *values;        /* [rows][cols] */
+	double strength;      /* of the ridge; NAN for queries */
+	/*
+	 * With the old matrix and with this: the mean square error of the residual on the fit's text; of queries the mean of
+	 * KL(original attention || this) over heads, on the part of that text that is held back from them.
+	 */
+	double before, after;
+};
+
+struct kvs_compensate_options {
+	unsigned matrices; /* kvs_refit_kind, added up; 0: all */
+	double ridge;      /* of W_o, and its matrix is taken in any case; 0: strengths are chosen */
 };
 
 struct kvs_compensation {
 	struct kvs_refit *refits; /* [count], by layer */
 	size_t count;
-	int tokens; /* that the fit saw */
-	double ridge;
-	double plain_nll, nll; /* of the windows: the plan without, and with the refitted matrices */
-	bool applied;          /* the second is lower */
+	int tokens;              /* that the fit saw */
+	bool queries_normalised; /* the model normalises its queries (QK norm), so W_q was left as it is */
+	double plain_nll, nll;   /* of the windows: the plan without, and with the refitted matrices */
+	bool applied;            /* the second is lower */
 };
 
-#define KVS_COMPENSATE_RIDGE 0.03 /* of the mean diagonal; facts of an experiment on SmolLM2-135M */
-
 /*
- * Refit W_o of every layer that borrows, so that the layer's attention adds to the residual as nearly as possible what
- * brings it to the original model's. In order of layers: a layer sees the refits of those below. docs/compensation.md has
- * the formula. The samples are fitted on; the plan's loss on the windows is measured before and after.
+ * Refit W_q, W_o and W_down so that a model with this plan follows the original's residual as nearly as it can, in the order
+ * of the layers: each sees the refits of those below. docs/compensation.md has the formulas. The samples are fitted on, a
+ * quarter of them to choose strengths and steps; a matrix that does not help there stays as it is. The plan's loss on
+ * the windows is measured before and after. What grows with the text is in a temporary file.
  *
- * The engine keeps the plan, and the refitted matrices whether they help or not. A plan without borrowers gives no
- * refits. -EINVAL (too little text, or the samples are all there is: the message has the number; o_proj has a bias), -EIO
- * (statistics that are not numbers or singular), -ENODEV (no LAPACK), -ECANCELED, -ENOMEM.
+ * The engine must hold the checkpoint's own matrices. It keeps the plan, and the refitted matrices whether they help or not. A
+ * plan without borrowers gives no refits. -EINVAL (too little text, or the samples are all there is: the message has the
+ * number), -EIO (statistics that are not numbers or singular; the temporary file), -ENODEV (no LAPACK), -ECANCELED, -ENOMEM.
  */
-int kvs_compensate(kvs_engine *engine, const struct kvs_calib_text *text, const kvs_plan *plan, double ridge,
-	const struct kvs_calib_progress *progress, struct kvs_compensation *out);
+int kvs_compensate(kvs_engine *engine, const kvs_checkpoint *ckpt, const struct kvs_calib_text *text,
+	const kvs_plan *plan, const struct kvs_compensate_options *options, const struct kvs_calib_progress *progress,
+	struct kvs_compensation *out);
+/* Whether this text and model can be fitted at all, to be asked before anything runs. -EINVAL as above. */
+int kvs_compensate_check(const struct kvs_config *config, const struct kvs_calib_text *text,
+	const struct kvs_compensate_options *options);
 void kvs_compensation_clear(struct kvs_compensation *compensation);
 
 /* ---- studies: many ways to share, measured on one text (study/) ---- */

@@ -170,60 +170,90 @@ int kvs_engine_run_batch(kvs_engine *e, const struct kvs_batch *batch)
 	return kvs_engine_run_batch_from(e, batch, NULL, NULL, 0);
 }
 
-/* ---- one layer's attention from inside ---- */
-
-/* f32 rows of a tensor of any float type. */
-static int download_as_f32(kvs_engine *e, float *out, kvs_tensor from)
+static int upload_rows(kvs_engine *e, kvs_tensor to, const float *from)
 {
-	size_t count = (size_t)from.rows * from.cols;
-	void *raw = malloc(count * kvs_dtype_bytes(from.dtype));
+	size_t bytes = (size_t)to.rows * to.cols * sizeof(*from);
+	CUresult result = e->cu->cuMemcpyHtoD(to.data, from, bytes);
+
+	if (!result)
+		result = e->cu->cuStreamSynchronize(NULL); /* the engine's stream does not wait for the last bytes */
+	return result ? kvs_cu_fail(e->cu, result, "copying %zu bytes to the device", bytes) : 0;
+}
+
+/* ---- one layer from inside ---- */
+
+/* The first `cols` elements of each of the rows, as f32; `from` may be of any float type. */
+static int download_as_f32(kvs_engine *e, float *out, kvs_tensor from, int cols)
+{
+	size_t size = kvs_dtype_bytes(from.dtype), row_bytes = size * from.cols;
+	char *raw = malloc(row_bytes * from.rows);
 	CUresult result = CUDA_SUCCESS;
 	int err = raw ? kvs_stream_synchronize(e->stream) : kvs_fail(-ENOMEM, "no memory for %d rows", from.rows);
 
 	if (!err)
-		result = e->cu->cuMemcpyDtoH(raw, from.data, count * kvs_dtype_bytes(from.dtype));
+		result = e->cu->cuMemcpyDtoH(raw, from.data, row_bytes * from.rows);
 	if (result)
 		err = kvs_cu_fail(e->cu, result, "copying %d rows from the device", from.rows);
-	if (!err)
-		model_to_f32(out, raw, from.dtype, 0, count);
+	for (int row = 0; row < from.rows && !err; row++)
+		model_to_f32(out + (size_t)row * cols, raw + row * row_bytes, from.dtype, 0, cols);
 	free(raw);
 	return err;
 }
 
-int kvs_engine_tap(kvs_engine *e, const struct kvs_batch *batch, int layer, const struct kvs_tap *out)
+/* Up to the last part that `out` asks for. */
+static int run_parts(
+	kvs_engine *e, int l, const struct model_pass *pass, kvs_tensor residual, const struct kvs_layer_tap *out)
+{
+	int rows = residual.rows, heads_dim = e->config.heads * e->config.head_dim;
+	bool to_gated = out->gated || out->residual, to_middle = out->middle || to_gated;
+	int err = model_run_heads(e, l, pass, residual);
+
+	if (!err && out->queries)
+		err = download_as_f32(e, out->queries, model_rows(e->qkv, 0, rows), heads_dim);
+	if (!err && out->attended)
+		err = download_as_f32(e, out->attended, model_rows(e->attended, 0, rows), heads_dim);
+	if (!err && to_middle)
+		err = model_add_heads(e, l, residual);
+	if (!err && out->middle)
+		err = download_as_f32(e, out->middle, residual, residual.cols);
+	if (!err && to_gated)
+		err = model_run_gate(e, l, residual);
+	if (!err && out->gated)
+		err = download_as_f32(e, out->gated, model_rows(e->gated, 0, rows), e->config.ff);
+	if (!err && out->residual)
+		err = model_add_gated(e, l, residual);
+	return err || !out->residual ? err : download_as_f32(e, out->residual, residual, residual.cols);
+}
+
+int kvs_engine_run_layer(
+	kvs_engine *e, const struct kvs_batch *batch, int layer, const float *residual, const struct kvs_layer_tap *out)
 {
 	int err = check_batch(e, batch), rows = err ? 0 : batch->sequences * batch->tokens;
 	struct model_pass pass = {.slot = BASE_SLOT,
 		.first = batch->first,
 		.sequences = batch->sequences,
 		.tokens = batch->tokens,
-		.stride = batch->tokens,
-		.below = layer};
-	kvs_tensor residual;
+		.stride = batch->tokens};
 
 	if (!err && e->pass_tokens)
-		err = kvs_fail(-EINVAL, "the attention of one layer cannot be run alone with the policy last");
-	if (!err && (layer < 1 || layer >= e->config.layers))
-		err = kvs_fail(-EINVAL, "layer %d: 1 to %d have one below", layer, e->config.layers - 1);
+		err = kvs_fail(-EINVAL, "one layer cannot be run alone with the policy last");
+	if (!err && (layer < 0 || layer >= e->config.layers))
+		err = kvs_fail(-EINVAL, "layer %d: the model has %d", layer, e->config.layers);
 	if (!err)
 		err = make_room(e, batch->first + rows);
 	if (err)
 		return err;
 	e->sequences = 0;
 	model_stamp(e, BASE_SLOT, batch->first, rows);
-	residual = model_rows(e->residual, 0, rows);
-	err = embed(e, batch);
-	if (!err)
-		err = model_run_layers(e, &pass);
-	if (!err && out->before)
-		err = download_as_f32(e, out->before, residual);
-	if (!err)
-		err = model_run_attention(e, layer, &pass, residual);
-	if (!err && out->attended)
-		err = download_as_f32(e, out->attended, model_rows(e->attended, 0, rows));
-	if (!err && out->after)
-		err = download_as_f32(e, out->after, residual);
-	return err;
+	err = residual ? kvs_stream_synchronize(e->stream) : embed(e, batch);
+	if (!err && residual)
+		err = upload_rows(e, model_rows(e->residual, 0, rows), residual);
+	return err ? err : run_parts(e, layer, &pass, model_rows(e->residual, 0, rows), out);
+}
+
+int kvs_engine_rotations(const kvs_engine *e, float **table)
+{
+	return model_rope_table(&e->config, e->positions, table);
 }
 
 /* ---- results ---- */
@@ -287,16 +317,6 @@ int kvs_engine_batch_logits(kvs_engine *e, int row, int rows, float *logits)
 			err = download_rows(e, logits + (size_t)done * e->config.vocab, model_rows(e->logits, 0, now));
 	}
 	return err;
-}
-
-static int upload_rows(kvs_engine *e, kvs_tensor to, const float *from)
-{
-	size_t bytes = (size_t)to.rows * to.cols * sizeof(*from);
-	CUresult result = e->cu->cuMemcpyHtoD(to.data, from, bytes);
-
-	if (!result)
-		result = e->cu->cuStreamSynchronize(NULL); /* the engine's stream does not wait for the last bytes */
-	return result ? kvs_cu_fail(e->cu, result, "copying %zu bytes to the device", bytes) : 0;
 }
 
 int kvs_engine_head(kvs_engine *e, const float *residual, int rows, float *logits)

@@ -253,14 +253,14 @@ int kvs_engine_probabilities(kvs_engine *e, float temperature, float *probs)
 
 /* ---- matrices in place of others ---- */
 
-int kvs_engine_set_matrix(kvs_engine *e, const char *name, int rows, int cols, float *values)
+int kvs_engine_set_matrix(kvs_engine *e, const char *name, int rows, int cols, enum kvs_dtype dtype, float *values)
 {
 	size_t count = (size_t)rows * cols;
 
 	for (size_t i = 0; i < count; i++) {
 		char raw[4];
-		model_from_f32(raw, &values[i], e->config.dtype, 1);
-		model_to_f32(&values[i], raw, e->config.dtype, 0, 1);
+		model_from_f32(raw, &values[i], dtype, 1);
+		model_to_f32(&values[i], raw, dtype, 0, 1);
 	}
 	return model_weights_put(e, name, KVS_F32, rows, cols, values);
 }

@@ -122,10 +122,15 @@ struct model_pass {
 	const struct kvs_residual *from; /* NULL: from layer 0 on, on e->residual */
 	const struct kvs_residual *keep; /* [keep_count], layers ascending, all above the first that is run */
 	int keep_count;
-	int below; /* only the layers below this one are run; 0: all */
 };
-/* The attention block of one layer, added to `residual`; its output before W_o stays in e->attended. */
-int model_run_attention(kvs_engine *e, int layer, const struct model_pass *pass, kvs_tensor residual);
+/*
+ * The four parts of a layer: the heads' output, which stays in e->attended (the rotated queries in e->qkv); W_o, added to
+ * `residual`; the gated activations, which stay in e->gated; W_down, added to `residual`.
+ */
+int model_run_heads(kvs_engine *e, int layer, const struct model_pass *pass, kvs_tensor residual);
+int model_add_heads(kvs_engine *e, int layer, kvs_tensor residual);
+int model_run_gate(kvs_engine *e, int layer, kvs_tensor residual);
+int model_add_gated(kvs_engine *e, int layer, kvs_tensor residual);
 int model_run_layers(kvs_engine *e, const struct model_pass *pass);
 /* The logits of rows of the residual, into the first rows of e->logits. */
 int model_run_head(kvs_engine *e, kvs_tensor residual);

@@ -89,7 +89,7 @@ static bool stores(const kvs_engine *e, int l, enum kvs_k_or_v which)
 	return !e->plan || e->policy == KVS_POLICY_LAST || kvs_plan_owner(e->plan, l, which) == l;
 }
 
-int model_run_attention(kvs_engine *e, int l, const struct model_pass *pass, kvs_tensor residual)
+int model_run_heads(kvs_engine *e, int l, const struct model_pass *pass, kvs_tensor residual)
 {
 	const struct model_layer *layer = &e->weights.layers[l];
 	bool own_k = stores(e, l, KVS_K), own_v = stores(e, l, KVS_V);
@@ -100,12 +100,18 @@ int model_run_attention(kvs_engine *e, int l, const struct model_pass *pass, kvs
 		err = project_qkv(e, layer, normed, own_k, own_v);
 	for (int s = 0; s < pass->sequences && !err; s++)
 		err = attend(e, l, pass, s, own_k, own_v);
-	if (!err)
-		err = kvs_gemm(e->stream, residual, 0, model_rows(e->attended, 0, residual.rows), layer->o, true);
+	return err;
+}
+
+int model_add_heads(kvs_engine *e, int l, kvs_tensor residual)
+{
+	const struct model_layer *layer = &e->weights.layers[l];
+	int err = kvs_gemm(e->stream, residual, 0, model_rows(e->attended, 0, residual.rows), layer->o, true);
+
 	return err ? err : add_bias(e, residual, layer->o_bias);
 }
 
-static int run_mlp(kvs_engine *e, int l, kvs_tensor residual)
+int model_run_gate(kvs_engine *e, int l, kvs_tensor residual)
 {
 	const struct model_layer *layer = &e->weights.layers[l];
 	int tokens = residual.rows;
@@ -117,10 +123,14 @@ static int run_mlp(kvs_engine *e, int l, kvs_tensor residual)
 		err = kvs_gemm(e->stream, gate_up, 0, normed, layer->gate_up, false);
 	if (!err)
 		err = add_bias(e, gate_up, layer->gate_up_bias);
-	if (!err)
-		err = kvs_silu_mul(e->stream, gated, gate_up);
-	if (!err)
-		err = kvs_gemm(e->stream, residual, 0, gated, layer->down, true);
+	return err ? err : kvs_silu_mul(e->stream, gated, gate_up);
+}
+
+int model_add_gated(kvs_engine *e, int l, kvs_tensor residual)
+{
+	const struct model_layer *layer = &e->weights.layers[l];
+	int err = kvs_gemm(e->stream, residual, 0, model_rows(e->gated, 0, residual.rows), layer->down, true);
+
 	return err ? err : add_bias(e, residual, layer->down_bias);
 }
 
@@ -139,14 +149,18 @@ int model_run_layers(kvs_engine *e, const struct model_pass *pass)
 	int first = pass->from ? pass->from->layer : 0, kept = 0;
 	int err = pass->from ? copy_residual(e, residual, residual.data, pass->from->data) : 0;
 
-	for (int l = first; l < (pass->below ? pass->below : e->config.layers) && !err; l++) {
+	for (int l = first; l < e->config.layers && !err; l++) {
 		if (kept < pass->keep_count && pass->keep[kept].layer == l)
 			err = copy_residual(e, residual, pass->keep[kept++].data, residual.data);
 		model_note(e, (struct kvs_engine_note){.kind = KVS_NOTE_LAYER, .layer = l});
 		if (!err)
-			err = model_run_attention(e, l, pass, residual);
+			err = model_run_heads(e, l, pass, residual);
 		if (!err)
-			err = run_mlp(e, l, residual);
+			err = model_add_heads(e, l, residual);
+		if (!err)
+			err = model_run_gate(e, l, residual);
+		if (!err)
+			err = model_add_gated(e, l, residual);
 	}
 	model_note(e, (struct kvs_engine_note){.kind = KVS_NOTE_LAYER, .layer = -1});
 	return err;

@@ -77,6 +77,8 @@ int kvs_checkpoint_weight(const kvs_checkpoint *ckpt, const char *name, struct k
  * shorter).
  */
 int kvs_checkpoint_read(const kvs_checkpoint *ckpt, const char *name, size_t first, void *out, size_t bytes);
+/* All of a tensor of `count` numbers, as f32. -EINVAL (it has another number of them), or the errors above. */
+int kvs_checkpoint_read_f32(const kvs_checkpoint *ckpt, const char *name, size_t count, float *out);
 /*
  * Warnings about a checkpoint that can be run: stored tensors that are not used, a stored head that is used although
  * config.json says that it is the embedding, special tokens outside the vocabulary. One a line, no newline after the
@@ -170,8 +172,8 @@ typedef struct kvs_patch kvs_patch;
 struct kvs_patch_matrix {
 	const char *name;
 	int rows, cols;
-	enum kvs_dtype dtype;
-	const void *data; /* [rows][cols], of any alignment */
+	enum kvs_dtype dtype; /* as it is stored in the patch */
+	const void *data;     /* [rows][cols], of any alignment; of type `dtype` when read, f32 when written */
 };
 
 #define KVS_PATCH_DIGEST 33 /* bytes of a digest: 32 hex digits and NUL */
@@ -183,8 +185,8 @@ size_t kvs_patch_count(const kvs_patch *patch);
 void kvs_patch_get(const kvs_patch *patch, size_t index, struct kvs_patch_matrix *out);
 /* -EINVAL: the bytes of the file do not have this digest, or it is for another plan or model. */
 int kvs_patch_check(const kvs_patch *patch, const char *digest, const kvs_plan *plan, const kvs_checkpoint *ckpt);
-/* Writes a patch; `matrices` are f32 and stored as `dtype`. `digest` becomes the file's. -ENOMEM, -EIO. */
-int kvs_patch_write(const char *path, const kvs_plan *plan, const kvs_checkpoint *ckpt, enum kvs_dtype dtype,
+/* `digest` becomes the file's. -ENOMEM, -EIO. */
+int kvs_patch_write(const char *path, const kvs_plan *plan, const kvs_checkpoint *ckpt,
 	const struct kvs_patch_matrix *matrices, size_t count, char digest[KVS_PATCH_DIGEST]);
 
 /* ---- engine ---- */
@@ -346,21 +348,31 @@ uint64_t kvs_engine_token_generation(const kvs_engine *engine, int token);
 const kvs_plan *kvs_engine_plan(const kvs_engine *engine);
 
 /*
- * Run a batch up to the attention of `layer` (1 and up): the residual before it, the heads' output that W_o takes, and the
- * residual after it, each or NULL. Nothing can be read of this batch afterwards. -EINVAL (also with KVS_POLICY_LAST), -ENOMEM,
- * -EIO.
+ * Run one layer alone, on a residual of the caller's (NULL: the embedding of the batch's ids), under the current plan. If it
+ * borrows, its owner's K and V of these tokens must be in slot 0: of a run of the owner on the same batch, or written. Each
+ * output may be NULL, and nothing is computed after the last that is not. Nothing else can be read of this batch
+ * afterwards. -EINVAL (also with KVS_POLICY_LAST), -ENOMEM, -EIO.
  */
-struct kvs_tap {
-	float *before;   /* [rows][hidden] */
-	float *attended; /* [rows][heads * head_dim] */
-	float *after;    /* [rows][hidden] */
+struct kvs_layer_tap {
+	float *queries;  /* [rows][heads * head_dim]: rotated */
+	float *attended; /* [rows][heads * head_dim]: what W_o takes */
+	float *middle;   /* [rows][hidden]: the residual behind the attention */
+	float *gated;    /* [rows][ff]: what W_down takes */
+	float *residual; /* [rows][hidden]: behind the layer */
 };
-int kvs_engine_tap(kvs_engine *engine, const struct kvs_batch *batch, int layer, const struct kvs_tap *out);
+int kvs_engine_run_layer(kvs_engine *engine, const struct kvs_batch *batch, int layer, const float *residual,
+	const struct kvs_layer_tap *out);
 /*
- * Replace a matrix of the model from now on, named as in the checkpoint. `values` [rows][cols] are first rounded to the
- * checkpoint's type, and handed back so. -ENOENT (no such matrix), -EINVAL (of another shape), -ENOMEM, -EIO.
+ * The rotations of positions, f32 [positions][head_dim]: of pair (i, i + head_dim / 2) the cosine and the sine at [2 * i] and
+ * [2 * i + 1]. There are as many positions as a sequence may have. The caller frees *table. -ENOMEM.
  */
-int kvs_engine_set_matrix(kvs_engine *engine, const char *name, int rows, int cols, float *values);
+int kvs_engine_rotations(const kvs_engine *engine, float **table);
+/*
+ * Replace a matrix of the model from now on, named as in the checkpoint. `values` [rows][cols] are first rounded to `dtype`,
+ * the type that they will be stored in, and handed back so. -ENOENT (no such matrix), -EINVAL (of another shape), -EIO.
+ */
+int kvs_engine_set_matrix(
+	kvs_engine *engine, const char *name, int rows, int cols, enum kvs_dtype dtype, float *values);
 /*
  * Run with the matrices of `patch` from now on, or, with `ckpt`, with the checkpoint's in their place again. The caller
  * has checked the patch (kvs_patch_check). Errors as above, or those of kvs_checkpoint_read().

@@ -182,27 +182,27 @@ int kvs_patch_check(const kvs_patch *patch, const char *digest, const kvs_plan *
 
 /* ---- writing ---- */
 
-static size_t matrix_bytes(const struct kvs_patch_matrix *matrix, enum kvs_dtype dtype)
+static size_t matrix_bytes(const struct kvs_patch_matrix *matrix)
 {
-	return (size_t)matrix->rows * matrix->cols * kvs_dtype_bytes(dtype);
+	return (size_t)matrix->rows * matrix->cols * kvs_dtype_bytes(matrix->dtype);
 }
 
-static json_t *header_json(const char *owners, const char *model, enum kvs_dtype dtype,
-	const struct kvs_patch_matrix *matrices, size_t count)
+static const char *type_name(enum kvs_dtype dtype)
+{
+	return dtype == KVS_F32 ? "F32" : dtype == KVS_F16 ? "F16" : "BF16";
+}
+
+static json_t *header_json(const char *owners, const char *model, const struct kvs_patch_matrix *matrices, size_t count)
 {
 	json_t *header = json_pack("{s:{s:s,s:s,s:s,s:s}}", METADATA, "format", "pt", "kvshare_patch", "1", "model",
 		model, "owners", owners);
 	size_t at = 0;
 
 	for (size_t i = 0; i < count; i++) {
-		size_t end = at + matrix_bytes(&matrices[i], dtype);
+		size_t end = at + matrix_bytes(&matrices[i]);
 		json_object_set_new(header, matrices[i].name,
-			json_pack("{s:s,s:[i,i],s:[I,I]}", "dtype",
-				dtype == KVS_F32   ? "F32"
-				: dtype == KVS_F16 ? "F16"
-						   : "BF16",
-				"shape", matrices[i].rows, matrices[i].cols, "data_offsets", (json_int_t)at,
-				(json_int_t)end));
+			json_pack("{s:s,s:[i,i],s:[I,I]}", "dtype", type_name(matrices[i].dtype), "shape",
+				matrices[i].rows, matrices[i].cols, "data_offsets", (json_int_t)at, (json_int_t)end));
 		at = end;
 	}
 	if (header && json_object_size(header) == count + 1)
@@ -212,14 +212,13 @@ static json_t *header_json(const char *owners, const char *model, enum kvs_dtype
 }
 
 /* The whole file; the header is filled up with spaces to a multiple of 8, so that matrices are aligned. */
-static char *file_bytes(
-	const char *json, enum kvs_dtype dtype, const struct kvs_patch_matrix *matrices, size_t count, size_t *bytes)
+static char *file_bytes(const char *json, const struct kvs_patch_matrix *matrices, size_t count, size_t *bytes)
 {
 	size_t length = (strlen(json) + 7) / 8 * 8, at = LENGTH_BYTES + length, total = at;
 	char *out;
 
 	for (size_t i = 0; i < count; i++)
-		total += matrix_bytes(&matrices[i], dtype);
+		total += matrix_bytes(&matrices[i]);
 	out = malloc(total);
 	if (!out)
 		return NULL;
@@ -227,13 +226,14 @@ static char *file_bytes(
 	for (int i = 0; i < LENGTH_BYTES; i++)
 		out[i] = (char)(length >> (8 * i));
 	memcpy(out + LENGTH_BYTES, json, strlen(json));
-	for (size_t i = 0; i < count; at += matrix_bytes(&matrices[i++], dtype))
-		model_from_f32(out + at, matrices[i].data, dtype, (size_t)matrices[i].rows * matrices[i].cols);
+	for (size_t i = 0; i < count; at += matrix_bytes(&matrices[i++]))
+		model_from_f32(
+			out + at, matrices[i].data, matrices[i].dtype, (size_t)matrices[i].rows * matrices[i].cols);
 	*bytes = total;
 	return out;
 }
 
-int kvs_patch_write(const char *path, const kvs_plan *plan, const kvs_checkpoint *ckpt, enum kvs_dtype dtype,
+int kvs_patch_write(const char *path, const kvs_plan *plan, const kvs_checkpoint *ckpt,
 	const struct kvs_patch_matrix *matrices, size_t count, char digest[KVS_PATCH_DIGEST])
 {
 	char owners[KVS_PATCH_DIGEST], *json = NULL, *out = NULL;
@@ -242,11 +242,11 @@ int kvs_patch_write(const char *path, const kvs_plan *plan, const kvs_checkpoint
 	int err = digest_of_owners(plan, owners);
 
 	if (!err)
-		header = header_json(owners, kvs_checkpoint_fingerprint(ckpt), dtype, matrices, count);
+		header = header_json(owners, kvs_checkpoint_fingerprint(ckpt), matrices, count);
 	if (header)
 		json = json_dumps(header, JSON_COMPACT);
 	if (json)
-		out = file_bytes(json, dtype, matrices, count, &bytes);
+		out = file_bytes(json, matrices, count, &bytes);
 	if (!err && !out)
 		err = kvs_fail(-ENOMEM, "%s: no memory to write it", path);
 	if (!err)

@@ -1,17 +1,17 @@
 /*
- * calib/compensate/compensate.c: refits the output projection of layers that borrow K and V.
+ * calib/compensate/compensate.c: refits the matrices of a model for the plan that it runs with.
  *
- * A borrower's attention yields other values than its own K and V would; W_o was trained for those. Ridge regression finds
- * the W_o that takes the residual from where it is, with all sharing and refits of the layers below, to where the original
- * model has it behind this layer's attention. So each layer also makes up for a part of the damage below it.
+ * A borrower's attention yields other values than its own K and V would; its W_q and W_o were trained for those. In the order of
+ * the layers, W_q is turned to the owner's keys (queries.c), then W_o takes the residual from where it is to where the
+ * original model has it behind this attention, then W_down takes it to where the original has it behind the layer. So each
+ * matrix makes up for a part of the damage below it too, and later layers help: W_o of layers that do not borrow, and all W_down.
  *
- * Two passes for a layer, one of the original model and one of the compensated one, both only up to that layer, in the
- * batches of the samples. The original's targets are taken first, for all borrowers: [borrower][token][hidden] floats on
- * the host. Sums are float64 and in the order of the tokens, so the result does not depend on the size of a batch
- * but for the engine's own rounding.
+ * walk.c runs the two models, ridge.c solves. Here is which matrix comes when, and what becomes of it.
  */
-#include "../measure.h"
 #include "lapack.h"
+#include "queries.h"
+#include "ridge.h"
+#include "walk.h"
 
 #include <errno.h>
 #include <math.h>
@@ -19,242 +19,368 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LEAST_TOKENS_PER_COLUMN 2 /* with fewer, the fit follows the sample and not the text */
-#define SUM_ROWS 64               /* that are made float64 at a time */
+#define LEAST_TOKENS_PER_COLUMN 2 /* of W_o; with fewer, the fit follows the sample and not the text */
+#define LEAST_SAMPLES 2           /* one is held back from the others */
 
 struct fit {
-	kvs_engine *engine;
-	const struct kvs_calib_text *text;
-	const kvs_plan *plan;
-	const struct kvs_calib_progress *progress;
+	struct calib_walk walk;
+	const kvs_checkpoint *ckpt;
+	const struct kvs_config *config;
+	unsigned matrices;
+	double ridge;
 	struct calib_lapack *lapack;
-	int hidden, heads_dim; /* heads * head_dim */
-	size_t tokens;
-	float *targets;                   /* [borrower][token][hidden]: the original's residual behind the attention */
-	float *before, *after, *attended; /* [token][hidden] twice, [token][heads_dim] */
-	double *ff, *ft;                  /* F'F [heads_dim][heads_dim], F'T [heads_dim][hidden] */
-	double *rows_f, *rows_t;          /* [SUM_ROWS][heads_dim], [SUM_ROWS][hidden] */
-	size_t done, total;
+	struct calib_ridge outputs, down; /* open only if their matrices are asked for */
+	struct calib_queries queries;
+	float *values, *bias; /* the present matrix, of any kind; its bias */
+	const float *bias_or_null;
+	struct kvs_compensation *out;
 };
 
-static bool borrows(const kvs_plan *plan, int layer)
+/* ---- the checkpoint's matrices ---- */
+
+static const char *part_of(enum kvs_refit_kind kind)
 {
-	return kvs_plan_owner(plan, layer, KVS_K) != layer || kvs_plan_owner(plan, layer, KVS_V) != layer;
+	return kind == KVS_REFIT_QUERIES ? "self_attn.q_proj"
+	       : kind == KVS_REFIT_DOWN  ? "mlp.down_proj"
+					 : "self_attn.o_proj";
 }
 
-/* ---- passes ---- */
-
-static struct kvs_batch batch_at(const struct fit *fit, int sample)
+static struct kvs_refit describe(const struct fit *fit, enum kvs_refit_kind kind, int layer)
 {
-	int together = kvs_engine_batch_rows(fit->engine) / fit->text->sample_tokens,
-	    left = fit->text->samples - sample;
+	struct kvs_refit refit = {.kind = kind, .layer = layer, .strength = NAN};
 
-	return (struct kvs_batch){.ids = fit->text->ids + (size_t)sample * fit->text->sample_tokens,
-		.sequences = left < together ? left : together,
-		.tokens = fit->text->sample_tokens};
+	snprintf(refit.name, sizeof(refit.name), "model.layers.%d.%s.weight", layer, part_of(kind));
+	refit.rows = kind == KVS_REFIT_QUERIES ? fit->walk.heads_dim : fit->walk.hidden;
+	refit.cols = kind == KVS_REFIT_QUERIES ? fit->walk.hidden
+		     : kind == KVS_REFIT_DOWN  ? fit->walk.ff
+					       : fit->walk.heads_dim;
+	return refit;
 }
 
-/* All samples up to the attention of `layer`; each of the outputs may be NULL. */
-static int run_to(struct fit *fit, int layer, float *before, float *attended, float *after)
+/* The old matrix into `values`, its bias into `bias`, and the type that it will have. */
+static int read_old(struct fit *fit, struct kvs_refit *refit)
 {
-	struct kvs_batch batch;
-	int err = 0;
-
-	for (int s = 0; s < fit->text->samples && !err; s += batch.sequences) {
-		size_t row = (size_t)s * fit->text->sample_tokens;
-		struct kvs_tap tap = {.before = before ? before + row * fit->hidden : NULL,
-			.attended = attended ? attended + row * fit->heads_dim : NULL,
-			.after = after ? after + row * fit->hidden : NULL};
-		batch = batch_at(fit, s);
-		err = calib_tell(fit->progress, "compensating", fit->done, fit->total);
-		if (!err)
-			err = kvs_engine_tap(fit->engine, &batch, layer, &tap);
-		fit->done += batch.sequences;
-	}
-	return err;
-}
-
-static int take_targets(struct fit *fit, const struct kvs_compensation *out)
-{
-	int err = kvs_engine_set_plan(fit->engine, NULL);
-
-	for (size_t i = 0; i < out->count && !err; i++)
-		err = run_to(fit, out->refits[i].layer, NULL, NULL, fit->targets + i * fit->tokens * fit->hidden);
-	return err ? err : kvs_engine_set_plan(fit->engine, fit->plan);
-}
-
-/* ---- one layer ---- */
-
-/* F'F and F'T, with T = target - before. */
-static void sum_products(struct fit *fit, const float *target)
-{
-	memset(fit->ff, 0, sizeof(*fit->ff) * fit->heads_dim * fit->heads_dim);
-	memset(fit->ft, 0, sizeof(*fit->ft) * fit->heads_dim * fit->hidden);
-	for (size_t first = 0; first < fit->tokens; first += SUM_ROWS) {
-		int rows = fit->tokens - first < SUM_ROWS ? (int)(fit->tokens - first) : SUM_ROWS;
-		const float *f = fit->attended + first * fit->heads_dim;
-		for (size_t i = 0; i < (size_t)rows * fit->heads_dim; i++)
-			fit->rows_f[i] = f[i];
-		for (size_t i = 0; i < (size_t)rows * fit->hidden; i++)
-			fit->rows_t[i] = (double)target[first * fit->hidden + i] - fit->before[first * fit->hidden + i];
-		calib_lapack_add_products(
-			fit->lapack, fit->rows_f, fit->heads_dim, fit->rows_f, fit->heads_dim, rows, fit->ff);
-		calib_lapack_add_products(
-			fit->lapack, fit->rows_f, fit->heads_dim, fit->rows_t, fit->hidden, rows, fit->ft);
-	}
-}
-
-/* W_o = (solution of the normal equations)'. */
-static int solve(struct fit *fit, double ridge, float *values)
-{
-	int err = calib_lapack_solve_ridge(fit->lapack, fit->ff, fit->heads_dim, fit->ft, fit->hidden, ridge);
-
-	for (int r = 0; r < fit->hidden && !err; r++)
-		for (int c = 0; c < fit->heads_dim; c++)
-			values[(size_t)r * fit->heads_dim + c] = (float)fit->ft[(size_t)c * fit->hidden + r];
-	return err;
-}
-
-static double mean_square(const float *a, const float *b, size_t count)
-{
-	double sum = 0;
-
-	for (size_t i = 0; i < count; i++)
-		sum += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
-	return sum / count;
-}
-
-static int refit_layer(struct fit *fit, const float *target, double ridge, struct kvs_refit *refit)
-{
-	size_t count = fit->tokens * fit->hidden;
-	int err = run_to(fit, refit->layer, fit->before, fit->attended, fit->after);
+	bool biased = refit->kind == KVS_REFIT_QUERIES ? fit->config->qkv_bias
+		      : refit->kind == KVS_REFIT_DOWN  ? fit->config->mlp_bias
+						       : fit->config->o_bias;
+	struct kvs_weight stored;
+	char name[96];
+	int err = kvs_checkpoint_weight(fit->ckpt, refit->name, &stored);
 
 	if (err)
 		return err;
-	refit->before = mean_square(target, fit->after, count);
-	if (!isfinite(refit->before))
-		return calib_not_a_number("residual");
-	sum_products(fit, target);
-	err = solve(fit, ridge, refit->values);
+	refit->dtype = stored.widened ? fit->config->dtype : stored.dtype;
+	fit->bias_or_null = biased ? fit->bias : NULL;
+	err = kvs_checkpoint_read_f32(fit->ckpt, refit->name, (size_t)refit->rows * refit->cols, fit->values);
+	if (err || !biased)
+		return err;
+	snprintf(name, sizeof(name), "model.layers.%d.%s.bias", refit->layer, part_of(refit->kind));
+	return kvs_checkpoint_read_f32(fit->ckpt, name, refit->rows, fit->bias);
+}
+
+/* `values`, rounded, becomes the engine's, and one of the results. */
+static int put_new(struct fit *fit, struct kvs_refit *refit)
+{
+	size_t bytes = sizeof(float) * refit->rows * refit->cols;
+	int err = kvs_engine_set_matrix(
+		fit->walk.engine, refit->name, refit->rows, refit->cols, refit->dtype, fit->values);
+
+	if (err)
+		return err;
+	refit->values = malloc(bytes);
+	if (!refit->values)
+		return kvs_fail(-ENOMEM, "no memory for %s", refit->name);
+	memcpy(refit->values, fit->values, bytes);
+	fit->out->refits[fit->out->count++] = *refit;
+	return 0;
+}
+
+/* ---- W_q ---- */
+
+/* Rows of a head <- matrix * rows. */
+static void turn_rows(struct fit *fit, int head, const double *matrix, double *rows)
+{
+	int dim = fit->config->head_dim, hidden = fit->walk.hidden;
+	float *values = fit->values + (size_t)head * dim * hidden;
+	double *turned = rows + (size_t)dim * hidden;
+
+	for (size_t i = 0; i < (size_t)dim * hidden; i++)
+		rows[i] = values[i];
+	calib_lapack_multiply(fit->lapack, matrix, rows, false, dim, hidden, dim, turned);
+	for (size_t i = 0; i < (size_t)dim * hidden; i++)
+		values[i] = (float)turned[i];
+}
+
+static int fit_heads(struct fit *fit, struct kvs_refit *refit, bool *better)
+{
+	int dim = fit->config->head_dim, heads = fit->config->heads, err = 0;
+	double *matrix = malloc(sizeof(*matrix) * dim * (dim + 2 * fit->walk.hidden));
+
+	if (!matrix)
+		return kvs_fail(-ENOMEM, "no memory for %s", refit->name);
+	fit->queries.done = fit->walk.done;
+	fit->queries.total = fit->walk.total;
+	for (int h = 0; h < heads && !err; h++) {
+		struct calib_query_result result;
+		err = calib_queries_fit(&fit->queries, h, matrix, &result);
+		refit->before += result.before / heads;
+		refit->after += result.after / heads;
+		if (!err && result.better)
+			turn_rows(fit, h, matrix, matrix + dim * dim);
+		*better |= result.better;
+	}
+	free(matrix);
+	return err;
+}
+
+static int refit_queries(struct fit *fit, int layer)
+{
+	struct kvs_refit refit = describe(fit, KVS_REFIT_QUERIES, layer);
+	bool better = false;
+	int err = calib_walk_compensated(&fit->walk, layer, CALIB_AT_QUERIES, &fit->queries, NULL, NULL);
+
 	if (!err)
-		err = kvs_engine_set_matrix(fit->engine, refit->name, refit->rows, refit->cols, refit->values);
+		err = read_old(fit, &refit);
 	if (!err)
-		err = run_to(fit, refit->layer, NULL, NULL, fit->after);
+		err = fit_heads(fit, &refit, &better);
+	return err || !better ? err : put_new(fit, &refit);
+}
+
+/* ---- W_o and W_down ---- */
+
+static void take_attended(void *arg, const struct calib_rows *rows)
+{
+	struct fit *fit = arg;
+
+	calib_ridge_add(&fit->outputs, fit->lapack, rows->part, rows->rows, rows->attended, rows->target, rows->before,
+		fit->bias_or_null);
+}
+
+static void take_gated(void *arg, const struct calib_rows *rows)
+{
+	struct fit *fit = arg;
+
+	calib_ridge_add(&fit->down, fit->lapack, rows->part, rows->rows, rows->gated, rows->target, rows->reached,
+		fit->bias_or_null);
+}
+
+/* Borrowers' W_o may become any matrix; the others are pulled to what they were, as they fit their own attention. */
+static struct calib_ridge_choice choice_of(const struct fit *fit, enum kvs_refit_kind kind)
+{
+	static const double outputs[] = {0.003, 0.01, 0.03, 0.1, 0.3}, others[] = {0.1, 0.3, 1};
+
+	if (kind == KVS_REFIT_OUTPUTS)
+		return (struct calib_ridge_choice){.strengths = fit->ridge > 0 ? &fit->ridge : outputs,
+			.count = fit->ridge > 0 ? 1 : sizeof(outputs) / sizeof(*outputs)};
+	return (struct calib_ridge_choice){
+		.strengths = others, .count = sizeof(others) / sizeof(*others), .pull = true};
+}
+
+static int refit_by_ridge(struct fit *fit, enum kvs_refit_kind kind, int layer)
+{
+	struct calib_ridge *ridge = kind == KVS_REFIT_DOWN ? &fit->down : &fit->outputs;
+	struct kvs_refit refit = describe(fit, kind, layer);
+	struct calib_ridge_choice choice = choice_of(fit, kind);
+	struct calib_ridge_result result;
+	int err = read_old(fit, &refit);
+
+	calib_ridge_clear(ridge);
+	if (!err && kind == KVS_REFIT_DOWN)
+		err = calib_walk_compensated(&fit->walk, layer, CALIB_AT_GATED, NULL, take_gated, fit);
+	else if (!err)
+		err = calib_walk_compensated(&fit->walk, layer, CALIB_AT_ATTENDED, NULL, take_attended, fit);
 	if (!err)
-		refit->after = mean_square(target, fit->after, count);
+		err = calib_ridge_fit(ridge, fit->lapack, &choice, fit->values, &result);
+	if (err || !result.better)
+		return err;
+	refit.strength = result.strength;
+	refit.before = result.before;
+	refit.after = result.after;
+	return put_new(fit, &refit);
+}
+
+/* ---- a layer ---- */
+
+/* The matrices of a layer that are refitted. */
+static unsigned kinds_of(const struct fit *fit, int layer)
+{
+	const kvs_plan *plan = fit->walk.plan;
+	unsigned kinds = 0;
+
+	if (layer < fit->walk.first)
+		return 0;
+	if (kvs_plan_owner(plan, layer, KVS_K) != layer && !fit->config->qk_norm)
+		kinds |= KVS_REFIT_QUERIES;
+	kinds |= calib_borrows(plan, layer) ? KVS_REFIT_OUTPUTS : KVS_REFIT_ABOVE;
+	return (kinds | KVS_REFIT_DOWN) & fit->matrices;
+}
+
+/* The last layer with a matrix to refit; above it nothing needs to run. */
+static int last_layer(const struct fit *fit)
+{
+	int last = fit->walk.layers - 1;
+
+	while (last >= fit->walk.first && !kinds_of(fit, last))
+		last--;
+	return last;
+}
+
+static int refit_layer(struct fit *fit, int layer, bool is_last)
+{
+	unsigned kinds = kinds_of(fit, layer);
+	bool queries = kinds & KVS_REFIT_QUERIES;
+	int err;
+
+	fit->queries.window = fit->config->window[layer];
+	if (queries) {
+		struct kvs_refit refit = describe(fit, KVS_REFIT_QUERIES, layer);
+		err = read_old(fit, &refit); /* for the bias, which the queries come with */
+		fit->queries.bias = fit->bias_or_null;
+		if (err)
+			return err;
+	}
+	err = calib_walk_original(&fit->walk, layer, queries ? &fit->queries : NULL);
+	if (!err && queries)
+		err = refit_queries(fit, layer);
+	if (!err && kinds & (KVS_REFIT_OUTPUTS | KVS_REFIT_ABOVE))
+		err = refit_by_ridge(fit, kinds & (KVS_REFIT_OUTPUTS | KVS_REFIT_ABOVE), layer);
+	if (!err && kinds & KVS_REFIT_DOWN)
+		err = refit_by_ridge(fit, KVS_REFIT_DOWN, layer);
+	if (!err && !is_last && layer >= fit->walk.first)
+		err = calib_walk_compensated(&fit->walk, layer, CALIB_AT_END, NULL, NULL, NULL);
+	return err;
+}
+
+static int refit_layers(struct fit *fit)
+{
+	int last = last_layer(fit), err = 0;
+
+	for (int l = 0; l <= last; l++) {
+		unsigned kinds = kinds_of(fit, l);
+		fit->walk.total += fit->walk.text->samples * (1 + (l >= fit->walk.first && l < last));
+		for (; kinds; kinds &= kinds - 1)
+			fit->walk.total += fit->walk.text->samples;
+	}
+	for (int l = 0; l <= last && !err; l++)
+		err = refit_layer(fit, l, l == last);
 	return err;
 }
 
 /* ---- set up ---- */
 
-static int check(const struct fit *fit, double ridge)
+int kvs_compensate_check(const struct kvs_config *config, const struct kvs_calib_text *text,
+	const struct kvs_compensate_options *options)
 {
-	const struct kvs_config *config = kvs_engine_config(fit->engine);
-	size_t least = (size_t)LEAST_TOKENS_PER_COLUMN * fit->heads_dim;
+	int columns = config->heads * config->head_dim, tokens = text->samples * text->sample_tokens;
+	int least = LEAST_TOKENS_PER_COLUMN * columns;
 
-	if (config->o_bias)
-		return kvs_fail(-EINVAL, "compensation refits W_o, and here o_proj has a bias too: not supported yet");
-	if (!(ridge > 0) || !isfinite(ridge))
-		return kvs_fail(-EINVAL, "a ridge of %g: it must be above 0", ridge);
-	if (!fit->text->held_back)
+	if (options->ridge < 0 || !isfinite(options->ridge))
+		return kvs_fail(-EINVAL, "a ridge of %g: it must be above 0", options->ridge);
+	if (!text->held_back)
 		return kvs_fail(-EINVAL,
-			"compensation is checked on text after the samples, and there is none: give more "
-			"text or fewer --samples");
-	if (fit->tokens < least)
+			"compensation is checked on text after the samples, and there is none: give more text or fewer "
+			"--samples");
+	if (tokens < least)
 		return kvs_fail(-EINVAL,
-			"compensation fits matrices of %d columns, which takes %zu tokens or more, and the samples "
-			"have "
-			"%zu: raise --samples or --sample-tokens",
-			fit->heads_dim, least, fit->tokens);
+			"compensation fits matrices of %d columns, which takes %d tokens or more, and the samples have "
+			"%d: raise --samples or --sample-tokens",
+			columns, least, tokens);
+	if (text->samples < LEAST_SAMPLES || text->sample_tokens < CALIB_QUERY_STRIDE)
+		return kvs_fail(-EINVAL,
+			"compensation takes %d samples of %d tokens or more, these are %d of %d: --samples, "
+			"--sample-tokens",
+			LEAST_SAMPLES, CALIB_QUERY_STRIDE, text->samples, text->sample_tokens);
 	return 0;
 }
 
-static int list_borrowers(struct fit *fit, struct kvs_compensation *out)
+static int open_queries(struct fit *fit)
 {
-	int layers = kvs_plan_layers(fit->plan);
+	struct calib_queries *q = &fit->queries;
+	size_t tokens = fit->walk.text->sample_tokens, dim = fit->config->head_dim;
+	int err;
 
-	out->refits = calloc(layers, sizeof(*out->refits));
-	if (!out->refits)
-		return kvs_fail(-ENOMEM, "no memory for the refits of %d layers", layers);
-	for (int l = 0; l < layers; l++) {
-		struct kvs_refit *refit = &out->refits[out->count];
-		if (!borrows(fit->plan, l))
-			continue;
-		*refit = (struct kvs_refit){.layer = l, .rows = fit->hidden, .cols = fit->heads_dim};
-		snprintf(refit->name, sizeof(refit->name), "model.layers.%d.self_attn.o_proj.weight", l);
-		refit->values = malloc(sizeof(*refit->values) * fit->hidden * fit->heads_dim);
-		if (!refit->values)
-			return kvs_fail(-ENOMEM, "no memory for %s", refit->name);
-		out->count++;
-	}
-	fit->total = 3 * out->count * fit->text->samples;
-	return 0;
+	*q = (struct calib_queries){.lapack = fit->lapack,
+		.progress = fit->walk.progress,
+		.sequences = fit->walk.text->samples,
+		.tokens = (int)tokens,
+		.heads = fit->config->heads,
+		.kv_heads = fit->config->kv_heads,
+		.head_dim = fit->config->head_dim,
+		.rotations = fit->walk.rotations};
+	err = calib_spool_open(calib_queries_used((int)tokens) * dim, &q->before);
+	if (!err)
+		err = calib_spool_open(calib_queries_used((int)tokens) * dim, &q->wanted);
+	if (!err)
+		err = calib_spool_open(tokens * dim, &q->keys);
+	return err ? err : calib_spool_open(tokens * dim, &q->own);
 }
 
-static int allocate(struct fit *fit, size_t borrowers)
+static int allocate(struct fit *fit)
 {
-	size_t n = fit->tokens, hidden = fit->hidden, heads_dim = fit->heads_dim;
+	size_t hidden = fit->walk.hidden, heads_dim = fit->walk.heads_dim, ff = fit->walk.ff;
+	size_t widest = ff > heads_dim ? ff : heads_dim, tallest = hidden > heads_dim ? hidden : heads_dim;
+	int err = 0;
 
-	fit->targets = malloc(sizeof(float) * (borrowers * n * hidden + 1));
-	fit->before = malloc(sizeof(float) * n * hidden);
-	fit->after = malloc(sizeof(float) * n * hidden);
-	fit->attended = malloc(sizeof(float) * n * heads_dim);
-	fit->ff = malloc(sizeof(double) * heads_dim * heads_dim);
-	fit->ft = malloc(sizeof(double) * heads_dim * hidden);
-	fit->rows_f = malloc(sizeof(double) * SUM_ROWS * heads_dim);
-	fit->rows_t = malloc(sizeof(double) * SUM_ROWS * hidden);
-	if (!fit->targets || !fit->before || !fit->after || !fit->attended || !fit->ff || !fit->ft || !fit->rows_f ||
-		!fit->rows_t)
-		return kvs_fail(-ENOMEM, "no memory for the sums of %zu tokens in %zu layers", n, borrowers);
-	return 0;
+	fit->out->refits = calloc((size_t)3 * fit->walk.layers, sizeof(*fit->out->refits));
+	fit->values = malloc(sizeof(float) * hidden * widest);
+	fit->bias = malloc(sizeof(float) * tallest);
+	if (!fit->out->refits || !fit->values || !fit->bias)
+		return kvs_fail(-ENOMEM, "no memory for the refits of %d layers", fit->walk.layers);
+	if (fit->matrices & (KVS_REFIT_OUTPUTS | KVS_REFIT_ABOVE))
+		err = calib_ridge_open(fit->walk.heads_dim, fit->walk.hidden, &fit->outputs);
+	if (!err && fit->matrices & KVS_REFIT_DOWN)
+		err = calib_ridge_open(fit->walk.ff, fit->walk.hidden, &fit->down);
+	return err;
+}
+
+static int set_up(struct fit *fit, const struct kvs_compensate_options *options)
+{
+	int err = kvs_compensate_check(fit->config, fit->walk.text, options);
+
+	if (!err)
+		err = calib_lapack_open(&fit->lapack);
+	if (!err)
+		err = calib_walk_open(&fit->walk);
+	if (!err)
+		err = allocate(fit);
+	return err ? err : open_queries(fit);
 }
 
 static void clear(struct fit *fit)
 {
+	calib_spool_close(fit->queries.before);
+	calib_spool_close(fit->queries.wanted);
+	calib_spool_close(fit->queries.keys);
+	calib_spool_close(fit->queries.own);
+	calib_ridge_close(&fit->outputs);
+	calib_ridge_close(&fit->down);
+	calib_walk_close(&fit->walk);
 	calib_lapack_close(fit->lapack);
-	free(fit->targets);
-	free(fit->before);
-	free(fit->after);
-	free(fit->attended);
-	free(fit->ff);
-	free(fit->ft);
-	free(fit->rows_f);
-	free(fit->rows_t);
+	free(fit->values);
+	free(fit->bias);
 }
 
-static int set_up(struct fit *fit, double ridge, struct kvs_compensation *out)
+int kvs_compensate(kvs_engine *engine, const kvs_checkpoint *ckpt, const struct kvs_calib_text *text,
+	const kvs_plan *plan, const struct kvs_compensate_options *options, const struct kvs_calib_progress *progress,
+	struct kvs_compensation *out)
 {
-	const struct kvs_config *config = kvs_engine_config(fit->engine);
+	struct fit fit = {.walk = {.engine = engine, .text = text, .plan = plan, .progress = progress},
+		.ckpt = ckpt,
+		.config = kvs_engine_config(engine),
+		.matrices = options->matrices ? options->matrices : KVS_REFIT_ALL,
+		.ridge = options->ridge,
+		.out = out};
 	int err;
 
-	fit->hidden = config->hidden;
-	fit->heads_dim = config->heads * config->head_dim;
-	fit->tokens = (size_t)fit->text->samples * fit->text->sample_tokens;
-	err = check(fit, ridge);
-	if (!err)
-		err = calib_lapack_open(&fit->lapack);
-	if (!err)
-		err = list_borrowers(fit, out);
-	return err ? err : allocate(fit, out->count);
-}
-
-int kvs_compensate(kvs_engine *engine, const struct kvs_calib_text *text, const kvs_plan *plan, double ridge,
-	const struct kvs_calib_progress *progress, struct kvs_compensation *out)
-{
-	struct fit fit = {.engine = engine, .text = text, .plan = plan, .progress = progress};
-	int err;
-
-	*out = (struct kvs_compensation){.ridge = ridge};
-	err = set_up(&fit, ridge, out);
+	*out = (struct kvs_compensation){
+		.tokens = text->samples * text->sample_tokens, .queries_normalised = fit.config->qk_norm};
+	err = set_up(&fit, options);
 	if (!err)
 		err = kvs_measure_nll(engine, text, plan, NULL, &out->plain_nll);
 	if (!err)
-		err = take_targets(&fit, out);
-	for (size_t i = 0; i < out->count && !err; i++)
-		err = refit_layer(&fit, fit.targets + i * fit.tokens * fit.hidden, ridge, &out->refits[i]);
+		err = refit_layers(&fit);
 	if (!err)
 		err = kvs_measure_nll(engine, text, plan, NULL, &out->nll);
-	out->tokens = (int)fit.tokens;
 	out->applied = !err && out->count && out->nll < out->plain_nll;
 	clear(&fit);
 	if (err)

@@ -15,8 +15,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CBLAS_ROW_MAJOR = 101, CBLAS_NO_TRANS = 111, CBLAS_TRANS = 112 };
+enum { CBLAS_ROW_MAJOR = 101, CBLAS_NO_TRANS = 111, CBLAS_TRANS = 112, CBLAS_UPPER = 121, CBLAS_LEFT = 141 };
 typedef void dgemm_fn(int order, int trans_a, int trans_b, int m, int n, int k, double alpha, const double *a, int lda,
+	const double *b, int ldb, double beta, double *c, int ldc);
+typedef void dsyrk_fn(int order, int uplo, int trans, int n, int k, double alpha, const double *a, int lda, double beta,
+	double *c, int ldc);
+typedef void dsymm_fn(int order, int side, int uplo, int m, int n, double alpha, const double *a, int lda,
 	const double *b, int ldb, double beta, double *c, int ldc);
 typedef void dposv_fn(const char *uplo, const int *n, const int *count, double *a, const int *lda, double *b,
 	const int *ldb, int *info);
@@ -25,6 +29,8 @@ typedef void set_threads_fn(int threads);
 struct calib_lapack {
 	void *handle;
 	dgemm_fn *dgemm;
+	dsyrk_fn *dsyrk;
+	dsymm_fn *dsymm;
 	dposv_fn *dposv;
 	set_threads_fn *set_threads;
 };
@@ -36,11 +42,13 @@ static int find_functions(struct calib_lapack *lapack)
 	if (err)
 		return err;
 	lapack->dgemm = (dgemm_fn *)dlsym(lapack->handle, "cblas_dgemm");
+	lapack->dsyrk = (dsyrk_fn *)dlsym(lapack->handle, "cblas_dsyrk");
+	lapack->dsymm = (dsymm_fn *)dlsym(lapack->handle, "cblas_dsymm");
 	lapack->dposv = (dposv_fn *)dlsym(lapack->handle, "dposv_");
 	lapack->set_threads = (set_threads_fn *)dlsym(lapack->handle, "openblas_set_num_threads");
-	if (!lapack->dgemm || !lapack->dposv || !lapack->set_threads)
+	if (!lapack->dgemm || !lapack->dsyrk || !lapack->dsymm || !lapack->dposv || !lapack->set_threads)
 		return kvs_fail(-ENODEV,
-			"libopenblas.so.0 lacks cblas_dgemm, dposv_ or openblas_set_num_threads: it was "
+			"libopenblas.so.0 lacks a function of cblas, dposv_ or openblas_set_num_threads: it was "
 			"built without LAPACK, or another library has taken its name");
 	return 0;
 }
@@ -73,6 +81,27 @@ void calib_lapack_add_products(
 	lapack->set_threads(1);
 	lapack->dgemm(CBLAS_ROW_MAJOR, CBLAS_TRANS, CBLAS_NO_TRANS, a_cols, b_cols, rows, 1, a, a_cols, b, b_cols, 1,
 		sum, b_cols);
+}
+
+void calib_lapack_add_squares(struct calib_lapack *lapack, const double *a, int cols, int rows, double *sum)
+{
+	lapack->set_threads(1);
+	lapack->dsyrk(CBLAS_ROW_MAJOR, CBLAS_UPPER, CBLAS_TRANS, cols, rows, 1, a, cols, 1, sum, cols);
+}
+
+void calib_lapack_multiply(
+	struct calib_lapack *lapack, const double *a, const double *b, bool transposed, int m, int n, int k, double *c)
+{
+	lapack->set_threads(1);
+	lapack->dgemm(CBLAS_ROW_MAJOR, CBLAS_NO_TRANS, transposed ? CBLAS_TRANS : CBLAS_NO_TRANS, m, n, k, 1, a, k, b,
+		transposed ? k : n, 0, c, n);
+}
+
+void calib_lapack_multiply_symmetric(
+	struct calib_lapack *lapack, const double *a, int n, const double *b, int cols, double *c)
+{
+	lapack->set_threads(1);
+	lapack->dsymm(CBLAS_ROW_MAJOR, CBLAS_LEFT, CBLAS_UPPER, n, cols, 1, a, n, b, cols, 0, c, cols);
 }
 
 /* [rows][cols] to [cols][rows]: LAPACK has its matrices by columns. */

@@ -4,15 +4,27 @@
 #ifndef CALIB_LAPACK_H
 #define CALIB_LAPACK_H
 
+#include <stdbool.h>
+
 struct calib_lapack;
 
 /* OpenBLAS, which holds LAPACK, found as the host device finds it. -ENODEV, -ENOMEM. */
 int calib_lapack_open(struct calib_lapack **out);
 void calib_lapack_close(struct calib_lapack *lapack);
 
+/* Row-major matrices throughout; of a symmetric one only the upper triangle is read and written. */
+
 /* sum [a_cols][b_cols] += a' b, for a [rows][a_cols] and b [rows][b_cols]. */
 void calib_lapack_add_products(
 	struct calib_lapack *lapack, const double *a, int a_cols, const double *b, int b_cols, int rows, double *sum);
+/* sum [cols][cols], symmetric, += a' a, for a [rows][cols]. */
+void calib_lapack_add_squares(struct calib_lapack *lapack, const double *a, int cols, int rows, double *sum);
+/* c [m][n] = a [m][k] b [k][n], or with b [n][k] and `transposed` a b'. */
+void calib_lapack_multiply(
+	struct calib_lapack *lapack, const double *a, const double *b, bool transposed, int m, int n, int k, double *c);
+/* c [n][cols] = a b, for a symmetric [n][n] and b [n][cols]. */
+void calib_lapack_multiply_symmetric(
+	struct calib_lapack *lapack, const double *a, int n, const double *b, int cols, double *c);
 
 /*
  * Solve (A + ridge * mean diag(A) I) X = B. A is symmetric [n][n], B [n][count]; B comes back as X, A destroyed.

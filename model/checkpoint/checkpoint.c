@@ -10,6 +10,7 @@
  */
 #include "checkpoint.h"
 
+#include "../convert.h"
 #include "../digest.h"
 #include "../gguf.h"
 
@@ -564,6 +565,24 @@ int kvs_checkpoint_read(const kvs_checkpoint *ckpt, const char *name, size_t fir
 		return kvs_fail(
 			-EINVAL, "%s: %zu bytes from byte %zu on, it has %zu", name, bytes, first, stored.bytes);
 	return model_file_read(&entry->shard->file, stored.offset + first, out, bytes);
+}
+
+int kvs_checkpoint_read_f32(const kvs_checkpoint *ckpt, const char *name, size_t count, float *out)
+{
+	struct kvs_weight stored;
+	void *raw;
+	int err = kvs_checkpoint_weight(ckpt, name, &stored);
+
+	if (!err && stored.bytes != count * kvs_dtype_bytes(stored.dtype))
+		err = kvs_fail(-EINVAL, "%s: has %zu bytes, not those of %zu numbers", name, stored.bytes, count);
+	if (err)
+		return err;
+	raw = malloc(stored.bytes);
+	err = raw ? kvs_checkpoint_read(ckpt, name, 0, raw, stored.bytes) : kvs_fail(-ENOMEM, "no memory for %s", name);
+	if (!err)
+		model_to_f32(out, raw, stored.dtype, 0, count);
+	free(raw);
+	return err;
 }
 
 /* ---- the stored tensors ---- */

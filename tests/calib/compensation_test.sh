@@ -31,7 +31,7 @@ calibrate --compensate -o "$work/q.json" || fail "the second calibrate failed:"
 cmp "$work/p.patch.safetensors" "$work/q.patch.safetensors" || fail "another patch"
 
 # Where it does not help, it is not applied and says so, the earlier patch goes, and the plan runs without.
-calibrate --compensate --order random:4 -o "$work/q.json" || fail "the third calibrate failed:"
+calibrate --compensate --samples 4 --order random:4 -o "$work/q.json" || fail "the third calibrate failed:"
 grep -q "^not compensated" "$work/out" && grep -q '"applied": false' "$work/q.json" || fail "$(cat "$work/out")"
 [ ! -e "$work/q.patch.safetensors" ] || fail "the earlier plan's patch is left"
 loss --plan "$work/q.json" >/dev/null || fail "the plan does not run"
@@ -64,6 +64,18 @@ refuses "takes 256 tokens or more" $run calibrate -m $model --text $model/calib.
 	--held-tokens 64 -q --compensate -o "$work/n.json"
 refuses "cannot write" $run calibrate -m $model --text $model/calib.txt --compensate -o "$work/none/n.json"
 [ -z "$(ls "$work" | grep '^n')" ] || fail "left behind: $(ls "$work")"
+
+# A fit that fails after the search, here for want of disk: the plan is there, without matrices, and the reason is told.
+(export TMPDIR=$work/none; calibrate --compensate -o "$work/d.json") && fail "it ran without a disk"
+grep -q "no temporary file can be made there.*d.json is written, without matrices" "$work/said" || fail "it says:"
+[ "$(ls "$work" | grep '^d')" = d.json ] || fail "after a failed fit: $(ls "$work")"
+loss --plan "$work/d.json" >/dev/null || fail "the plan of the failed fit does not run"
+
+# The same for a plan that exists: the same matrices as with the search, and fewer if asked for.
+$run calibrate -m $model --text $model/calib.txt $cut --compensate --plan "$work/d.json" -o "$work/e.json" >"$work/out" 2>"$work/said" || fail "--plan failed:"
+cmp "$work/e.patch.safetensors" "$work/whole" || fail "--plan: other matrices than with the search"
+$run calibrate -m $model --text $model/calib.txt $cut --compensate --refit qo --plan "$work/d.json" -o "$work/e.json" >"$work/out" 2>"$work/said" || fail "--refit failed:"
+! grep -q down_proj "$work/e.patch.safetensors" && grep -q q_proj "$work/e.patch.safetensors" || fail "--refit qo refits others"
 
 # Ctrl-C while it fits, which its progress tells: the plan is whole and runs, and there is no patch.
 KVSHARE_PROGRESS_SECONDS=0.01 $run calibrate -m $model --text $model/calib.txt --samples 48 --held-tokens 256 --ctx 64 $search --compensate \

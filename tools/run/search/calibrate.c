@@ -33,7 +33,9 @@ enum {
 	OPTION_RESUME,
 	OPTION_BATCH,
 	OPTION_COMPENSATE,
-	OPTION_POLICY
+	OPTION_POLICY,
+	OPTION_REFIT,
+	OPTION_PLAN
 };
 
 static const struct argp_option options[] = {
@@ -52,15 +54,17 @@ static const struct argp_option options[] = {
 	{"split-kv", OPTION_SPLIT_KV, NULL, 0, "K and V may have different owners; 2 N tensors share", 0},
 	{"protect-last", OPTION_PROTECT_LAST, "P", 0, "the last P layers never share (default 0)", 0},
 	{"compensate", OPTION_COMPENSATE, NULL, 0,
-		"refit the output projections of layers that share, and keep them beside the plan if the held-back "
-		"text "
-		"says that they help",
+		"refit matrices of the model for the plan (W_q, W_o, W_down), and keep them beside it if the held-back "
+		"text says that they help",
 		0},
 	{"policy", OPTION_POLICY, RUN_POLICY_WORDS, 0,
 		"owner (default): layers that share read their owner's K and V; last: each stores its own there, and "
 		"all read "
 		"what was stored last, token by token (or --chunk tokens at a time), as under `exec --policy last`",
 		0},
+	{"plan", OPTION_PLAN, "FILE", 0, "with --compensate: for this plan, without a search", 0},
+	{"refit", OPTION_REFIT, "all|qo|o", 0,
+		"with --compensate: only W_q and W_o of the layers that share, or W_o alone (default: all)", 0},
 	{"resume", OPTION_RESUME, NULL, 0, "continue from the trials in the plan of a stopped search", 0},
 	{NULL, 0, NULL, 0, "Details of the search:", 3},
 	{"batch", OPTION_BATCH, "N", 0, "samples to run through the model together (default: 1024 tokens' worth)", 3},
@@ -105,6 +109,10 @@ static void check(struct argp_state *state, struct run_calibrate *env)
 		argp_error(state, "--compensate writes matrices beside one plan's file: not with --sweep or -o -");
 	if (env->compensate && env->search.policy == KVS_POLICY_LAST)
 		argp_error(state, "--compensate fits matrices to the policy owner: not with --policy last");
+	if (!env->compensate && (env->plan_path || env->compensate_options.matrices))
+		argp_error(state, "--plan and --refit belong to --compensate");
+	if (env->plan_path && (env->share || env->rate > 0 || env->resume))
+		argp_error(state, "--plan says which layers share: there is no search for --share, --rate or --resume");
 	if (env->share && env->rate > 0)
 		argp_error(state, "--share and --rate both say how many: give one of them");
 	if (env->order_set && env->search.method != KVS_METHOD_KVSHARER)
@@ -151,6 +159,14 @@ static error_t parse_search(int key, char *text, struct argp_state *state, struc
 	return ARGP_ERR_UNKNOWN;
 }
 
+static void parse_refit(struct argp_state *state, struct run_calibrate *env, const char *text)
+{
+	static const char *const words[] = {"all", "qo", "o", NULL};
+	static const unsigned matrices[] = {KVS_REFIT_ALL, KVS_REFIT_QUERIES | KVS_REFIT_OUTPUTS, KVS_REFIT_OUTPUTS};
+
+	env->compensate_options.matrices = matrices[run_parse_word(state, "--refit", text, words)];
+}
+
 static error_t parse(int key, char *text, struct argp_state *state)
 {
 	struct run_calibrate *env = state->input;
@@ -181,6 +197,12 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	case OPTION_COMPENSATE:
 		env->compensate = true;
 		return 0;
+	case OPTION_REFIT:
+		parse_refit(state, env, text);
+		return 0;
+	case OPTION_PLAN:
+		env->plan_path = text;
+		return 0;
 	case OPTION_RESUME:
 		env->resume = true;
 		return 0;
@@ -203,6 +225,7 @@ static const char doc[] =
 	"Examples:\n"
 	"  kvshare-run calibrate -m DIR --text book.txt --rate 0.25 -o plan.json\n"
 	"  kvshare-run calibrate -m DIR --text book.txt --compensate -o plan.json\n"
+	"  kvshare-run calibrate -m DIR --text book.txt --compensate --plan plan.json -o better.json\n"
 	"  kvshare-run calibrate -m DIR --text book.txt --sweep -o plans/\n"
 	"  kvshare-run calibrate -m DIR --text book.txt --method kvsharer -o plan.json\n"
 	"  kvshare-run calibrate -m DIR --text book.txt --policy last -o plan.json\n"
@@ -307,10 +330,12 @@ static int cut_text(struct run_calibrate *env, const struct run_session *session
 
 	if (err)
 		return err;
-	env->text_options.need_held = env->search.method != KVS_METHOD_KVSHARER;
+	env->text_options.need_held = env->search.method != KVS_METHOD_KVSHARER && !env->plan_path;
 	env->text_options.window_tokens = env->model.ctx_tokens;
 	err = kvs_calib_text_cut(session->tokenizer, text, bytes, &env->text_options, &env->text);
 	free(text);
+	if (!err && env->compensate)
+		err = kvs_compensate_check(kvs_checkpoint_config(session->ckpt), &env->text, &env->compensate_options);
 	return err;
 }
 
@@ -348,35 +373,73 @@ static int search(struct run_calibrate *env, struct run_session *session, struct
 	return err;
 }
 
-static int run_in_session(struct run_calibrate *env, struct run_session *session)
+static int compensate(struct run_calibrate *env, struct run_session *session, const struct kvs_search_result *result)
 {
-	const struct kvs_config *config = kvs_checkpoint_config(session->ckpt);
-	struct kvs_search_result result;
-	double start = run_now_s();
+	kvs_plan *plan;
 	int err;
 
-	env->ckpt = session->ckpt;
-	env->plan_model = (struct kvs_plan_model){config->model_type, config->layers, config->kv_heads,
-		config->head_dim, kvs_checkpoint_fingerprint(session->ckpt)};
-	err = set_share(env, config);
-	if (!err)
-		err = kvs_search_check(&env->search, config);
-	if (!err)
-		err = cut_text(env, session);
-	if (!err)
-		err = set_pass(env);
-	if (!err)
-		err = load_replay(env);
+	if (!env->compensate || result->end == KVS_SEARCH_STOPPED)
+		return 0;
+	err = kvs_search_plan(result, &result->best, &env->search, &env->text, &env->plan_model, false, &plan);
+	if (err)
+		return err;
+	err = run_compensate(env, session, plan);
+	kvs_plan_free(plan);
+	return err;
+}
+
+/* The search is the long part: if the fit fails, its plan is written all the same, and then the failure is told. */
+static int finish(
+	struct run_calibrate *env, struct run_session *session, const struct kvs_search_result *result, double start)
+{
+	int failed = compensate(env, session, result), err;
+	char *message = failed ? strdup(kvs_error()) : NULL;
+
+	err = run_calibrate_report(env, session, result, run_now_s() - start);
+	if (!err && failed)
+		err = kvs_fail(
+			failed, "%s; %s is written, without matrices", message ? message : "no memory", env->output);
+	free(message);
+	return err;
+}
+
+static int search_and_finish(struct run_calibrate *env, struct run_session *session)
+{
+	struct kvs_search_result result;
+	double start = run_now_s();
+	int err = load_replay(env);
+
 	if (!err)
 		err = open_engine(env, session);
 	if (!err)
 		err = search(env, session, &result);
 	if (err)
 		return err;
-	err = run_compensate(env, session, &result);
-	if (!err)
-		err = run_calibrate_report(env, session, &result, run_now_s() - start);
+	err = finish(env, session, &result, start);
 	kvs_search_result_clear(&result);
+	return err;
+}
+
+static int run_in_session(struct run_calibrate *env, struct run_session *session)
+{
+	const struct kvs_config *config = kvs_checkpoint_config(session->ckpt);
+	int err = 0;
+
+	env->ckpt = session->ckpt;
+	env->plan_model = (struct kvs_plan_model){config->model_type, config->layers, config->kv_heads,
+		config->head_dim, kvs_checkpoint_fingerprint(session->ckpt)};
+	if (!env->plan_path)
+		err = set_share(env, config);
+	if (!err && !env->plan_path)
+		err = kvs_search_check(&env->search, config);
+	if (!err)
+		err = cut_text(env, session);
+	if (!err)
+		err = set_pass(env);
+	if (!err && env->plan_path)
+		err = open_engine(env, session);
+	if (!err)
+		err = env->plan_path ? run_compensate_plan(env, session) : search_and_finish(env, session);
 	kvs_compensation_clear(&env->compensation);
 	return err;
 }

@@ -17,6 +17,8 @@ struct run_calibrate {
 	double rate; /* 0: the default */
 	int batch;   /* samples; 0: by rows */
 	bool order_set, threshold_set, resume, compensate;
+	const char *plan_path; /* compensate this plan, and search none */
+	struct kvs_compensate_options compensate_options;
 
 	/* While it runs. */
 	struct kvs_calib_text text;
@@ -31,14 +33,16 @@ struct run_calibrate {
 
 /* compensate.c. Before the search: an earlier plan's patch in the way is -EEXIST. */
 int run_compensate_check(const struct run_calibrate *env);
-/* Fits, if asked to, and measures. Ctrl-C is no error. */
-int run_compensate(struct run_calibrate *env, struct run_session *session, const struct kvs_search_result *result);
+/* Fits for this plan and measures. Ctrl-C is no error. */
+int run_compensate(struct run_calibrate *env, struct run_session *session, const kvs_plan *plan);
 /* Writes the patch, if there is one, and the record into the plan that is about to be written. */
 int run_compensate_save(const struct run_calibrate *env, kvs_plan *plan);
 /* After the plan: removes the patch of an earlier plan, if there is a new plan without one. */
 int run_compensate_remove(const struct run_calibrate *env);
 json_t *run_compensate_json(const struct run_calibrate *env);
 void run_compensate_print(const struct run_calibrate *env, double full_nll, FILE *out);
+/* compensate_plan.c: `--plan`, instead of a search. The text is cut and the engine open. */
+int run_compensate_plan(struct run_calibrate *env, struct run_session *session);
 
 /* Writes the plan or plans, and prints the result. */
 int run_calibrate_report(struct run_calibrate *env, const struct run_session *session,

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 int run_compensate_check(const struct run_calibrate *env)
@@ -26,23 +27,20 @@ int run_compensate_check(const struct run_calibrate *env)
 	return err;
 }
 
-int run_compensate(struct run_calibrate *env, struct run_session *session, const struct kvs_search_result *result)
+int run_compensate(struct run_calibrate *env, struct run_session *session, const kvs_plan *plan)
 {
-	kvs_plan *plan;
-	int err;
+	int err = kvs_compensate(session->engine, session->ckpt, &env->text, plan, &env->compensate_options,
+		&env->search.progress, &env->compensation);
 
-	if (!env->compensate || result->end == KVS_SEARCH_STOPPED)
-		return 0;
-	err = kvs_search_plan(result, &result->best, &env->search, &env->text, &env->plan_model, false, &plan);
-	if (err)
-		return err;
-	err = kvs_compensate(
-		session->engine, &env->text, plan, KVS_COMPENSATE_RIDGE, &env->search.progress, &env->compensation);
 	run_progress_clear();
-	kvs_plan_free(plan);
 	env->compensated = !err;
 	env->compensate_stopped = err == -ECANCELED;
 	return env->compensate_stopped ? 0 : err; /* the plan that was found is written all the same */
+}
+
+static const char *matrix_name(enum kvs_refit_kind kind)
+{
+	return kind == KVS_REFIT_QUERIES ? "q_proj" : kind == KVS_REFIT_DOWN ? "down_proj" : "o_proj";
 }
 
 json_t *run_compensate_json(const struct run_calibrate *env)
@@ -50,12 +48,16 @@ json_t *run_compensate_json(const struct run_calibrate *env)
 	const struct kvs_compensation *c = &env->compensation;
 	json_t *layers = json_array();
 
-	for (size_t i = 0; i < c->count; i++)
+	for (size_t i = 0; i < c->count; i++) {
+		const struct kvs_refit *refit = &c->refits[i];
 		json_array_append_new(
-			layers, json_pack("{s:i,s:s,s:f,s:f}", "layer", c->refits[i].layer, "matrix", "o_proj",
-					"error_before", c->refits[i].before, "error_after", c->refits[i].after));
-	return json_pack("{s:b,s:f,s:i,s:f,s:f,s:o}", "applied", c->applied, "ridge", c->ridge, "tokens", c->tokens,
-		"plain_nll", c->plain_nll, "nll", c->nll, "layers", layers);
+			layers, json_pack("{s:i,s:s,s:o,s:f,s:f}", "layer", refit->layer, "matrix",
+					matrix_name(refit->kind), "ridge", run_json_number(refit->strength),
+					"error_before", refit->before, "error_after", refit->after));
+	}
+	return json_pack("{s:b,s:s,s:i,s:f,s:f,s:b,s:o}", "applied", c->applied, "text", env->text.digest, "tokens",
+		c->tokens, "plain_nll", c->plain_nll, "nll", c->nll, "queries_left", c->queries_normalised, "layers",
+		layers);
 }
 
 static int write_patch(const struct run_calibrate *env, const kvs_plan *plan, char digest[KVS_PATCH_DIGEST])
@@ -69,11 +71,10 @@ static int write_patch(const struct run_calibrate *env, const kvs_plan *plan, ch
 		matrices[i] = (struct kvs_patch_matrix){.name = c->refits[i].name,
 			.rows = c->refits[i].rows,
 			.cols = c->refits[i].cols,
-			.dtype = KVS_F32,
+			.dtype = c->refits[i].dtype,
 			.data = c->refits[i].values};
 	if (!err)
-		err = kvs_patch_write(
-			path, plan, env->ckpt, kvs_checkpoint_config(env->ckpt)->dtype, matrices, c->count, digest);
+		err = kvs_patch_write(path, plan, env->ckpt, matrices, c->count, digest);
 	free(matrices);
 	free(path);
 	return err;
@@ -85,9 +86,11 @@ static int add_record(const struct run_calibrate *env, kvs_plan *plan, const cha
 	json_t *calibration, *record;
 	int err = kvs_plan_calibration(plan, &text);
 
-	if (err)
+	if (err == -ENOENT)
+		text = strdup("{}"); /* a plan that was made by hand */
+	else if (err)
 		return err;
-	calibration = json_loads(text, 0, NULL);
+	calibration = text ? json_loads(text, 0, NULL) : NULL;
 	free(text);
 	record = run_compensate_json(env);
 	if (digest)
@@ -129,6 +132,7 @@ int run_compensate_remove(const struct run_calibrate *env)
 void run_compensate_print(const struct run_calibrate *env, double full_nll, FILE *out)
 {
 	const struct kvs_compensation *c = &env->compensation;
+	int counts[KVS_REFIT_DOWN + 1] = {0};
 
 	if (env->compensate_stopped)
 		fprintf(stderr,
@@ -136,14 +140,19 @@ void run_compensate_print(const struct run_calibrate *env, double full_nll, FILE
 			"with --resume does it\n");
 	if (!env->compensated)
 		return;
+	for (size_t i = 0; i < c->count; i++)
+		counts[c->refits[i].kind]++;
 	if (c->applied)
 		fprintf(out,
-			"compensated: %zu output projections refitted on %d tokens: loss %.4f, %+.4f over no sharing "
-			"(the plan alone %+.4f)\n",
-			c->count, c->tokens, c->nll, c->nll - full_nll, c->plain_nll - full_nll);
+			"compensated: %d W_q, %d W_o and %d W_down refitted on %d tokens: loss %.4f, %+.4f over no "
+			"sharing (the plan alone %+.4f)\n",
+			counts[KVS_REFIT_QUERIES], counts[KVS_REFIT_OUTPUTS] + counts[KVS_REFIT_ABOVE],
+			counts[KVS_REFIT_DOWN], c->tokens, c->nll, c->nll - full_nll, c->plain_nll - full_nll);
 	else
 		fprintf(out,
 			"not compensated: on the held-back text the loss would be %.4f, with the plan alone it is "
 			"%.4f\n",
 			c->nll, c->plain_nll);
+	if (c->queries_normalised)
+		fprintf(out, "queries were left as they are: this model normalises them behind W_q\n");
 }

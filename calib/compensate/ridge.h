@@ -1,0 +1,51 @@
+/*
+ * calib/compensate/ridge.h: one matrix by ridge regression, its strength chosen on rows that the fit does not see.
+ * Private to calib/compensate/.
+ */
+#ifndef CALIB_RIDGE_H
+#define CALIB_RIDGE_H
+
+#include "lapack.h"
+
+#include <stddef.h>
+
+enum calib_part { CALIB_FITTED, CALIB_HELD, CALIB_PARTS };
+
+/* Sums over rows x [cols] and their targets t [rows_out], for W [rows_out][cols] with W x = t. */
+struct calib_ridge {
+	int cols, outs;
+	size_t rows[CALIB_PARTS];
+	double *xx[CALIB_PARTS]; /* X'X [cols][cols], upper triangle */
+	double *xt[CALIB_PARTS]; /* X'T [cols][outs] */
+	double tt[CALIB_PARTS];  /* sum of squares of T */
+	double *a, *b, *c;       /* [cols][cols], [cols][outs] twice: work */
+	double *x, *t; /* [CALIB_RIDGE_ROWS][cols], [CALIB_RIDGE_ROWS][outs]: rows on their way into the sums */
+};
+#define CALIB_RIDGE_ROWS 64
+
+int calib_ridge_open(int cols, int outs, struct calib_ridge *out); /* -ENOMEM; close it in any case */
+void calib_ridge_close(struct calib_ridge *ridge);
+/* Sets all sums to zero. */
+void calib_ridge_clear(struct calib_ridge *ridge);
+/* The targets are `to` - `from` - `bias` (NULL: none): [rows][outs] twice, [outs]. */
+void calib_ridge_add(struct calib_ridge *ridge, struct calib_lapack *lapack, enum calib_part part, int rows,
+	const float *x, const float *to, const float *from, const float *bias);
+
+struct calib_ridge_choice {
+	const double *strengths; /* [count], of the mean diagonal of X'X */
+	int count;               /* 1: it is taken as it is, and so is its matrix, whether it helps or not */
+	bool pull;               /* towards the old matrix, and not towards zero */
+};
+struct calib_ridge_result {
+	bool better; /* than the old matrix on the held rows; if not, `values` is unchanged */
+	double strength;
+	double before, after; /* mean squares of T - X W' over all rows, with the old matrix and the new */
+};
+/*
+ * `values` [outs][cols] is the old matrix, and becomes the new one: of the strength that has the least error on the held
+ * rows when fitted on the others, fitted on all. -EIO (singular sums, or not numbers), -ENOMEM.
+ */
+int calib_ridge_fit(struct calib_ridge *ridge, struct calib_lapack *lapack, const struct calib_ridge_choice *choice,
+	float *values, struct calib_ridge_result *out);
+
+#endif

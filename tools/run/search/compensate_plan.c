@@ -1,0 +1,67 @@
+/*
+ * tools/run/search/compensate_plan.c: `calibrate --compensate --plan FILE`: matrices for a plan that exists already.
+ *
+ * There is no search. The plan is written again, with its record of where it comes from, and the patch beside it.
+ */
+#include "calibrate.h"
+
+#include <stdlib.h>
+
+static int save(const struct run_calibrate *env, kvs_plan *plan)
+{
+	char *text = NULL;
+	int err = run_compensate_save(env, plan);
+
+	if (!err)
+		err = kvs_plan_text(plan, &text);
+	if (!err)
+		err = run_write_output(env->output, text);
+	free(text);
+	return err ? err : run_compensate_remove(env);
+}
+
+static int print(const struct run_calibrate *env, double full_nll)
+{
+	json_t *object;
+
+	if (!env->model.json) {
+		run_compensate_print(env, full_nll, stdout);
+		return 0;
+	}
+	object =
+		json_pack("{s:f,s:i}", "full_nll", full_nll, "nll_tokens", env->text.windows * env->text.window_tokens);
+	json_object_set_new(object, "compensation", run_compensate_json(env));
+	return run_print_json(object);
+}
+
+static int compensate(struct run_calibrate *env, struct run_session *session, kvs_plan *plan)
+{
+	double full_nll;
+	int err = kvs_measure_nll(session->engine, &env->text, NULL, NULL, &full_nll);
+
+	if (!err)
+		err = run_compensate(env, session, plan);
+	if (!err && env->compensate_stopped)
+		return kvs_fail(-ECANCELED, "stopped while compensating: %s is not written", env->output);
+	if (!err)
+		err = save(env, plan);
+	return err ? err : print(env, full_nll);
+}
+
+int run_compensate_plan(struct run_calibrate *env, struct run_session *session)
+{
+	kvs_plan *plan;
+	int err = kvs_plan_load(env->plan_path, &plan);
+
+	if (err)
+		return err;
+	run_watch_signals();
+	env->watch.quiet = env->model.quiet;
+	env->search.progress = (struct kvs_calib_progress){run_watch_step, &env->watch};
+	err = kvs_plan_check(plan, &env->plan_model);
+	if (!err)
+		err = compensate(env, session, plan);
+	run_progress_clear();
+	kvs_plan_free(plan);
+	return err;
+}
