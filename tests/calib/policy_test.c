@@ -377,7 +377,7 @@ static void parts_of_the_model_cannot_run_alone(void **state)
 	kvs_rerun *rerun;
 
 	(void)state;
-	assert_int_equal(kvs_engine_tap(f.engine, &batch, 1, &(struct kvs_tap){0}), -EINVAL);
+	assert_int_equal(kvs_engine_run_layer(f.engine, &batch, 1, NULL, &(struct kvs_layer_tap){0}), -EINVAL);
 	must(kvs_rerun_create(f.engine, WINDOWS * WINDOW_TOKENS, 1, &rerun));
 	assert_int_equal(kvs_rerun_batch(rerun, &batch, 1), -EINVAL);
 	kvs_rerun_free(rerun);
