@@ -44,6 +44,20 @@ finds "captured launches" $layout "kv 2 0 2 12 client_set_rows" graph=capture
 finds "captured launches with a struct" $tensors "kv 0 24 2 12 client_index_copy" layout=tensors graph=capture store=struct launch=ex
 finds "nodes of a graph" $layout "kv 2 0 2 12 client_set_rows" graph=nodes
 
+# Memory that the program maps itself: tensors that have a reservation each, and parts of one that is mapped piece by piece.
+for alloc in mapped expandable; do
+	"$run" inspect --device host -o "$work/$alloc.json" -- "$decoder" "${small[@]}" layout=tensors alloc=$alloc "$kernels" >"$work/said" \
+		2>"$work/err" || fail "inspect of $alloc: $(cat "$work/err")"
+	finds "$alloc memory" "$work/$alloc.json" "kv 2 0 2 12 client_hidden_store" layout=tensors alloc=$alloc store=hidden
+done
+finds "mapped memory, captured" "$work/expandable.json" "kv 0 24 2 12 client_index_copy" layout=tensors alloc=expandable graph=capture store=struct
+probe "$work/mapped.json" layout=tensors alloc=mapped sleep=1 || fail "memory that is mapped again: $(cat "$work/err")"
+[ "$(rows)" = "kv 2 0 2 24 client_set_rows" ] || fail "memory that is mapped again: it says $(cat "$work/said")"
+probe "$work/expandable.json" layout=tensors alloc=expandable store=fused || fail "a fused kernel in mapped memory: $(cat "$work/err")"
+grep -q "^Kernel client_masked_multihead_attention reads what it writes in the same launch" "$work/said" ||
+	fail "a fused kernel in mapped memory: it says $(cat "$work/said")"
+output | cmp -s - "$work/plain" || fail "a fused kernel in mapped memory: the program's output differs while it is probed"
+
 # Only those of the file write. Without one of them the program ends, and the kernel is named.
 probe $layout || fail "$(cat "$work/err")"
 sed -i 's/"client_set_rows"/"client_other"/' "$work/writers.json"

@@ -102,8 +102,7 @@ static bool table_search(const struct probe_word *word, const struct probe_tenso
 	CUdeviceptr base;
 	size_t bytes;
 
-	if (word->map_bytes || probe_tensor_at(word->value) ||
-		driver->cuMemGetAddressRange_v2(&base, &bytes, word->value))
+	if (word->map_bytes || probe_tensor_at(word->value) || !probe_memory_at(word->value, &base, &bytes))
 		return false;
 	bytes -= word->value - base;
 	bytes = bytes < TABLE_BYTES ? bytes : TABLE_BYTES;

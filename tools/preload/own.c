@@ -76,6 +76,8 @@ CUresult CUDAAPI cuMemAddressReserve(
 		return result;
 	if (shim_settings()->inspect_path)
 		shim_inspect_allocated("cuMemAddressReserve", *ptr, size);
+	if (shim_settings()->probe_path)
+		shim_probe_reserved(*ptr, size);
 	if (is_asked()) {
 		atomic_fetch_add(&reservations, 1);
 		shim_cache_reserve(*ptr, size);
@@ -92,6 +94,8 @@ CUresult CUDAAPI cuMemAddressFree(CUdeviceptr ptr, size_t size)
 		return SHIM_ABSENT;
 	if (shim_settings()->inspect_path)
 		shim_inspect_freed(ptr);
+	if (shim_settings()->probe_path)
+		shim_probe_freed(ptr);
 	if (is_asked() && shim_cache_unreserve(ptr))
 		return CUDA_SUCCESS;
 	return driver->cuMemAddressFree(ptr, size);

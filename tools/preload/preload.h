@@ -197,6 +197,9 @@ void shim_inspect_store(CUdeviceptr address);
 /* ---- which kernels write (probe.c) ---- */
 
 void shim_probe_allocated(CUdeviceptr base, size_t bytes);
+/* Addresses alone, which may be those of a cache with memory=reserved. */
+void shim_probe_reserved(CUdeviceptr base, size_t bytes);
+/* Of either. */
 void shim_probe_freed(CUdeviceptr base);
 
 /* ---- counters (stats.c) ---- */

@@ -19,6 +19,11 @@ static struct probe_tensor *tensors;
 static size_t tensor_count, launches;
 static CUdeviceptr *slots; /* the allocations of all caches, in the order of the layout; 0: none yet */
 static size_t slot_count;
+static struct area { /* reserved addresses */
+	struct area *next;
+	CUdeviceptr base;
+	size_t bytes;
+} * areas;
 static int skipped;
 static bool given_up;
 static pid_t started_by;
@@ -103,7 +108,7 @@ static bool tensor_add(CUdeviceptr allocation, enum kvs_k_or_v which, int layer,
 	tensors = grown;
 	tensor = &tensors[tensor_count];
 	*tensor = (struct probe_tensor){which, layer, allocation + place->offset, allocation, place->bytes,
-		malloc(place->bytes), malloc(place->bytes), false};
+		malloc(place->bytes), malloc(place->bytes), false, shim_settings()->layout.reserved};
 	if (tensor->now && tensor->before) {
 		tensor_count++;
 		return true;
@@ -113,13 +118,12 @@ static bool tensor_add(CUdeviceptr allocation, enum kvs_k_or_v which, int layer,
 	return false;
 }
 
-void shim_probe_allocated(CUdeviceptr base, size_t bytes)
+static void allocated(CUdeviceptr base, size_t bytes)
 {
 	const struct shim_layout *layout = &shim_settings()->layout;
 	bool enough = true;
 	int number;
 
-	pthread_once(&once, start);
 	if (!shim_layout_fits(layout, bytes))
 		return;
 	pthread_mutex_lock(&lock);
@@ -139,11 +143,71 @@ void shim_probe_allocated(CUdeviceptr base, size_t bytes)
 	pthread_mutex_unlock(&lock);
 }
 
+void shim_probe_allocated(CUdeviceptr base, size_t bytes)
+{
+	pthread_once(&once, start);
+	if (!shim_settings()->layout.reserved)
+		allocated(base, bytes);
+}
+
+void shim_probe_reserved(CUdeviceptr base, size_t bytes)
+{
+	struct area *area = malloc(sizeof(*area));
+
+	pthread_once(&once, start);
+	pthread_mutex_lock(&lock);
+	if (area) {
+		*area = (struct area){areas, base, bytes};
+		areas = area;
+	} else {
+		give_up("no memory for a note of reserved addresses");
+	}
+	pthread_mutex_unlock(&lock);
+	if (shim_settings()->layout.reserved)
+		allocated(base, bytes);
+}
+
+static void area_remove(CUdeviceptr base)
+{
+	for (struct area **link = &areas; *link; link = &(*link)->next) {
+		struct area *area = *link;
+
+		if (area->base != base)
+			continue;
+		*link = area->next;
+		free(area);
+		return;
+	}
+}
+
+bool probe_memory_at(CUdeviceptr address, CUdeviceptr *base, size_t *bytes)
+{
+	const struct shim_real *driver = shim_real();
+	const struct area *area = areas;
+	CUdeviceptr end, next;
+	size_t more;
+
+	if (driver->cuMemGetAddressRange_v2(base, bytes, address))
+		return false;
+	while (area && address - area->base >= area->bytes)
+		area = area->next;
+	if (!area)
+		return true;
+	end = *base + *bytes;
+	while (*base > area->base && !driver->cuMemGetAddressRange_v2(&next, &more, *base - 1) && next >= area->base)
+		*base = next;
+	while (end < area->base + area->bytes && !driver->cuMemGetAddressRange_v2(&next, &more, end))
+		end = next + more;
+	*bytes = end - *base;
+	return true;
+}
+
 void shim_probe_freed(CUdeviceptr base)
 {
 	size_t left = 0;
 
 	pthread_mutex_lock(&lock);
+	area_remove(base);
 	for (size_t i = 0; i < slot_count; i++)
 		if (slots[i] == base)
 			slots[i] = 0;
@@ -162,12 +226,19 @@ void shim_probe_freed(CUdeviceptr base)
 int probe_tensor_read(struct probe_tensor *tensor)
 {
 	unsigned char *read = tensor->before;
+	CUresult result = shim_real()->cuMemcpyDtoH_v2(read, tensor->base, tensor->bytes);
 
-	if (shim_real()->cuMemcpyDtoH_v2(read, tensor->base, tensor->bytes))
+	tensor->written = false;
+	if (result == CUDA_ERROR_INVALID_VALUE && shim_settings()->layout.reserved) {
+		tensor->absent = true;
+		return 0;
+	}
+	if (result)
 		return kvs_fail(-EIO, "the cache cannot be read");
 	tensor->before = tensor->now;
 	tensor->now = read;
-	tensor->written = memcmp(tensor->now, tensor->before, tensor->bytes) != 0;
+	tensor->written = !tensor->absent && memcmp(tensor->now, tensor->before, tensor->bytes) != 0;
+	tensor->absent = false;
 	return 0;
 }
 

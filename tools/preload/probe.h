@@ -14,6 +14,7 @@ struct probe_tensor {
 	size_t bytes;
 	unsigned char *now, *before; /* [bytes], as last read, and as read before that */
 	bool written;                /* they differ */
+	bool absent;                 /* nothing is mapped there, or not to all of it: it cannot be read or written */
 };
 
 /* The words of a launch's parameters that may be addresses. */
@@ -45,6 +46,11 @@ struct probe_words *probe_words_of(const struct shim_launch *launch);
 /* Runs a launch of a kernel as `start` does, and notes what it has written. */
 CUresult probe_watch(const char *kernel, const struct probe_words *words, shim_start_fn *start, void *arg);
 
+/*
+ * The memory that holds `address`: an allocation, or all that is mapped around it to the addresses that were reserved together, as
+ * a kernel that is handed a part of such a range may use the rest too.
+ */
+bool probe_memory_at(CUdeviceptr address, CUdeviceptr *base, size_t *bytes);
 /* The tensor that holds `address`, or NULL. */
 const struct probe_tensor *probe_tensor_at(CUdeviceptr address);
 /* The tensors, and their number. */

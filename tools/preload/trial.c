@@ -52,8 +52,8 @@ struct probe_trial *probe_trial_begin(const struct probe_words *words)
 		CUdeviceptr base, address = words->word[i].value;
 		size_t bytes;
 
-		if (probe_tensor_at(address) || is_known(trial, address) ||
-			shim_real()->cuMemGetAddressRange_v2(&base, &bytes, address) || !bytes)
+		if (probe_tensor_at(address) || is_known(trial, address) || !probe_memory_at(address, &base, &bytes) ||
+			!bytes)
 			continue;
 		if (!buffer_add(trial, base, bytes)) {
 			probe_trial_end(trial);
@@ -79,10 +79,14 @@ static void tensors_hide(const struct buffer *buffer)
 	size_t count;
 	const struct probe_tensor *tensor = probe_tensors(&count);
 
-	for (; count--; tensor++)
-		if (tensor->base - buffer->base < buffer->bytes)
-			memcpy(buffer->again + (tensor->base - buffer->base),
-				buffer->after + (tensor->base - buffer->base), tensor->bytes);
+	for (; count--; tensor++) {
+		CUdeviceptr from = tensor->base > buffer->base ? tensor->base : buffer->base;
+		CUdeviceptr tensor_end = tensor->base + tensor->bytes, buffer_end = buffer->base + buffer->bytes;
+		CUdeviceptr to = tensor_end < buffer_end ? tensor_end : buffer_end;
+
+		if (from < to)
+			memcpy(buffer->again + (from - buffer->base), buffer->after + (from - buffer->base), to - from);
+	}
 }
 
 static bool buffers_read(struct probe_trial *trial, bool again)
@@ -141,7 +145,7 @@ static bool tensors_put(enum content content)
 	bool done = true;
 
 	for (; done && count--; tensor++)
-		done = tensor_put(tensor, tensor->written ? content : NOW);
+		done = tensor->absent || tensor_put(tensor, tensor->written ? content : NOW);
 	return done;
 }
 
