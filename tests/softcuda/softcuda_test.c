@@ -567,7 +567,8 @@ static void a_function_that_is_absent_says_so(void **state)
 {
 	void *library = fixture->cu->library, *found = library;
 	get_proc_address_fn *get = (get_proc_address_fn *)dlsym(library, "cuGetProcAddress_v2");
-	__typeof__(cuArrayDestroy) *destroy = (__typeof__(cuArrayDestroy) *)dlsym(library, "cuArrayDestroy");
+	__typeof__(cuMipmappedArrayDestroy) *destroy =
+		(__typeof__(cuMipmappedArrayDestroy) *)dlsym(library, "cuMipmappedArrayDestroy");
 	CUdriverProcAddressQueryResult status = CU_GET_PROC_ADDRESS_SUCCESS;
 	struct softcuda_counters before = counters();
 
@@ -575,9 +576,9 @@ static void a_function_that_is_absent_says_so(void **state)
 	assert_non_null(destroy);
 	assert_int_equal(destroy(NULL), CUDA_ERROR_NOT_SUPPORTED);
 	assert_int_equal(counters().calls, before.calls + 1);
-	fixture->fail_nth("cuArrayDestroy", 1, CUDA_ERROR_UNKNOWN);
+	fixture->fail_nth("cuMipmappedArrayDestroy", 1, CUDA_ERROR_UNKNOWN);
 	assert_int_equal(destroy(NULL), CUDA_ERROR_UNKNOWN);
-	assert_int_equal(get("cuArrayDestroy", &found, 12000, 0, &status), CUDA_SUCCESS);
+	assert_int_equal(get("cuMipmappedArrayDestroy", &found, 12000, 0, &status), CUDA_SUCCESS);
 	assert_null(found);
 	assert_int_equal(status, CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND);
 	/* Nor is a form for per-thread default streams of one, or an older form than the version that was asked for. */
