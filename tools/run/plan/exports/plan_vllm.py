@@ -23,9 +23,11 @@ The argument is added when a layer is built, not set on the layer afterwards: ba
 constructor checks it. Runner V2 shares since 0.22.0, the first version that may choose it by itself; where it is asked for in
 an older one, it is refused here. On the CPU vLLM itself refuses to share before 0.11.1.
 
-What shows that it works: vLLM's line "KV cache size" grows by layers / owners. Owner and borrower must be on the same
-pipeline stage, which vLLM checks, and have the same sliding window, which is checked here: vLLM drops what is outside of the
-owner's window. K and V of layers that share are computed still: memory is saved, not arithmetic.
+What shows that it works: vLLM's line "KV cache size" grows by layers / owners. Owner and borrower must have the same sliding
+window, as vLLM drops what is outside of the owner's, and be on the same pipeline stage; both are checked here. With pipeline
+stages the cache grows by what the stage with the most owners saves, as all stages get the same number of tokens; with tensor
+parallelism every rank has the plan for its part of the heads. K and V of layers that share are computed still: memory is
+saved, not arithmetic.
 """
 import functools
 import inspect
@@ -68,6 +70,13 @@ def check_window(layer, owner, name, target):
         raise ValueError(f"kvshare: {name} has sliding window {windows[0]}, its owner {target} has {windows[1]}")
 
 
+def check_stage(config, name, target):
+    """Layers are built in order, so an owner that is on this pipeline stage is there already."""
+    if target not in config.compilation_config.static_forward_context:
+        raise ValueError(f"kvshare: {name} reads {target}, which is on another pipeline stage: choose stages that part no "
+                         "borrower from its owner (VLLM_PP_LAYER_PARTITION), or another plan")
+
+
 def check_runner():
     if os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "0") in ("", "0"):
         return  # V1, or V2 by default, which came with 0.22.0: both share
@@ -102,6 +111,7 @@ def register():
             return
         config = get_current_vllm_config()
         prepare(config)
+        check_stage(config, name, target)
         build(self, *args, **{**kwargs, "kv_sharing_target_layer_name": target})
         check_window(self, config.compilation_config.static_forward_context[target], name, target)
 
