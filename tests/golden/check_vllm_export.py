@@ -306,6 +306,10 @@ def check_refusals():
     attention, _ = install(newest)
     load_export().register()
     build(attention, "model.", windows=[1, 4])
+    attention, _ = install(newest)
+    load_export().register()
+    refused(lambda: attention(8, 64, 0.125, num_kv_heads=2, prefix="model.layers.2.self_attn.attn"), ValueError,
+            "model.layers.2.self_attn.attn reads model.layers.0.self_attn.attn, which is on another pipeline stage")
     attention, config = install(newest)
     config.additional_config = object()
     load_export().register()
