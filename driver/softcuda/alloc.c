@@ -250,6 +250,8 @@ static void free_run(struct sc_op *op, struct sc_stream *stream)
 	range_free_at(SC_ALLOCATED, ((struct free_op *)op)->address, "cuMemFreeAsync");
 }
 
+static void pool_note(uint64_t key);
+
 static CUresult allocate_async(
 	struct sc_context *context, CUdeviceptr *dptr, size_t bytes, uint64_t pool, CUstream handle)
 {
@@ -271,15 +273,26 @@ static CUresult allocate_async(
 			error = allocate(stream->context, bytes, pool, dptr);
 	}
 	sc_stream_put(stream);
+	if (!error) {
+		pthread_mutex_lock(&sc_lock);
+		pool_note(pool);
+		pthread_mutex_unlock(&sc_lock);
+	}
 	return error;
 }
 
+static CUresult default_pool_get(CUmemoryPool *out, CUdevice device);
+
+/* "The allocation comes from the memory pool current to the stream's device", which is the default one here. */
 CUresult CUDAAPI cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
 {
 	struct sc_context *context;
+	CUmemoryPool pool = NULL;
 	CUresult error = sc_enter_context(__func__, &context);
 
-	return error ? error : allocate_async(context, dptr, bytesize, 0, hStream);
+	if (!error)
+		error = default_pool_get(&pool, 0);
+	return error ? error : allocate_async(context, dptr, bytesize, sc_key(pool), hStream);
 }
 
 CUresult CUDAAPI cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
@@ -315,10 +328,24 @@ CUresult CUDAAPI cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
 struct pool {
 	uint64_t key;
 	cuuint64_t release_threshold;
-	int reuse[3]; /* attributes 1 to 3: kept, and no more than that */
+	int reuse[3];         /* attributes 1 to 3: kept, and no more than that */
+	cuuint64_t high_used; /* the most that was in use since this was set to zero */
+	cuuint64_t high_reserved;
 };
 
 static struct pool *default_pool; /* guarded by sc_lock */
+
+/* As much was in use at least once; sc_lock is held. */
+static void pool_note(uint64_t key)
+{
+	struct pool *pool = sc_object_find(SC_POOL, key);
+	cuuint64_t used = sc_pool_used(key);
+
+	if (pool && used > pool->high_used)
+		pool->high_used = used;
+	if (pool && used > pool->high_reserved)
+		pool->high_reserved = used;
+}
 
 static struct pool *pool_create(void)
 {
@@ -433,6 +460,22 @@ CUresult CUDAAPI cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep)
 	return pool_exists(pool) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
+/* "High watermark can only be reset to zero." What is in use is all that there is. */
+static CUresult pool_size(struct pool *pool, CUmemPool_attribute attribute, cuuint64_t *value, bool set)
+{
+	bool high = attribute == CU_MEMPOOL_ATTR_USED_MEM_HIGH || attribute == CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH;
+	bool now = attribute == CU_MEMPOOL_ATTR_USED_MEM_CURRENT || attribute == CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT;
+	cuuint64_t *most = attribute == CU_MEMPOOL_ATTR_USED_MEM_HIGH ? &pool->high_used : &pool->high_reserved;
+
+	if ((!high && !now) || (set && (now || *value)))
+		return CUDA_ERROR_INVALID_VALUE;
+	if (set)
+		*most = 0;
+	else
+		*value = high ? *most : sc_pool_used(pool->key);
+	return CUDA_SUCCESS;
+}
+
 static CUresult pool_attribute(CUmemoryPool handle, CUmemPool_attribute attribute, void *value, bool set)
 {
 	CUresult error = CUDA_SUCCESS;
@@ -450,7 +493,7 @@ static CUresult pool_attribute(CUmemoryPool handle, CUmemPool_attribute attribut
 		memcpy(set ? (void *)&pool->reuse[attribute - 1] : value,
 			set ? value : (void *)&pool->reuse[attribute - 1], sizeof(int));
 	else
-		error = CUDA_ERROR_NOT_SUPPORTED;
+		error = pool_size(pool, attribute, value, set);
 	pthread_mutex_unlock(&sc_lock);
 	return error;
 }

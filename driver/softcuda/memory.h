@@ -58,6 +58,7 @@ struct sc_range {
 
 size_t sc_page_bytes(void);
 size_t sc_physical_used(void);
+size_t sc_pool_used(uint64_t pool); /* by allocations from the pool of this key */
 void sc_space_count(struct softcuda_counters *out);
 void sc_space_reset(void);
 void sc_space_abandon(void); /* in a child: unmaps the device's memory */

@@ -197,6 +197,15 @@ CUresult sc_range_add_global(uintptr_t base, size_t size, const void *image, str
 	return range_add(&what, out);
 }
 
+size_t sc_pool_used(uint64_t pool)
+{
+	size_t used = 0;
+
+	for (size_t i = 0; i < range_count; i++)
+		used += ranges[i]->pool == pool ? ranges[i]->size : 0;
+	return used;
+}
+
 void sc_globals_free_of(const struct sc_image *image)
 {
 	for (size_t i = range_count; i-- > 0;) {

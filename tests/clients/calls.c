@@ -2,12 +2,13 @@
  * tests/clients/calls.c: asks the driver all that a careful program asks, and prints the answers, with addresses relative to
  * its own allocation, so that two runs can be compared word for word.
  *
- * usage: calls queries|find|threads|fork|copies|behind BYTES LAYERS [MODULE]
+ * usage: calls queries|find|threads|fork|copies|behind|others BYTES LAYERS [MODULE]
  *   queries  sizes, addresses, attributes and errors of an allocation of BYTES bytes
  *   find     which file each way of finding a function leads to
  *   threads  eight threads, each with a cache of LAYERS layers in BYTES bytes: what each layer shows after all were written
  *   copies   what layers 0 and 2, and the edge between 1 and 2, show after each kind of copy and memset into layer 2
  *   behind   what layer 3 shows after copies that begin in layer 2
+ *   others   what each way to give an allocation to another device or process answers
  *   fork     a child that calls the driver, and one that becomes another program
  */
 #define _GNU_SOURCE /* dladdr, RTLD_NEXT */
@@ -121,6 +122,65 @@ static void stores_print(CUdeviceptr memory)
 	free(host);
 }
 
+static void pool_print(CUmemoryPool pool)
+{
+	for (int attribute = CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT; attribute <= CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+		attribute++) {
+		cuuint64_t size = 0;
+		CUresult result = cuMemPoolGetAttribute(pool, attribute, &size);
+
+		printf("pool attribute %d: %d, %llu\n", attribute, result, (unsigned long long)size);
+	}
+}
+
+/* A pool's sizes, before and after an allocation, its free, and a new mark; and what else it is asked. */
+static void pools(CUstream stream, int own)
+{
+	const CUmemPoolProps props = {
+		.allocType = CU_MEM_ALLOCATION_TYPE_PINNED, .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE}};
+	CUmemoryPool pool, of = NULL;
+	CUdeviceptr memory, small;
+	cuuint64_t zero = 0;
+
+	check(own ? cuMemPoolCreate(&pool, &props) : cuDeviceGetDefaultMemPool(&pool, 0), "a pool");
+	check(cuMemPoolSetAttribute(pool, CU_MEMPOOL_ATTR_USED_MEM_HIGH, &zero), "cuMemPoolSetAttribute");
+	check(cuMemPoolSetAttribute(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH, &zero), "cuMemPoolSetAttribute");
+	check(own ? cuMemAllocFromPoolAsync(&small, 4096, pool, stream) : cuMemAllocAsync(&small, 4096, stream),
+		"4096");
+	pool_print(pool);
+	check(own ? cuMemAllocFromPoolAsync(&memory, bytes, pool, stream) : cuMemAllocAsync(&memory, bytes, stream),
+		"all");
+	pool_print(pool);
+	printf("the pool of an address: %d",
+		cuPointerGetAttribute(&of, CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE, memory + 64));
+	printf(", %d\n", of == pool);
+	check(cuMemFreeAsync(memory, stream), "cuMemFreeAsync");
+	check(cuStreamSynchronize(stream), "cuStreamSynchronize");
+	pool_print(pool);
+	check(cuMemPoolSetAttribute(pool, CU_MEMPOOL_ATTR_USED_MEM_HIGH, &zero), "cuMemPoolSetAttribute");
+	check(cuMemPoolSetAttribute(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH, &zero), "cuMemPoolSetAttribute");
+	check(cuMemFreeAsync(small, stream), "cuMemFreeAsync");
+	check(cuStreamSynchronize(stream), "cuStreamSynchronize");
+	pool_print(pool);
+	if (own)
+		check(cuMemPoolDestroy(pool), "cuMemPoolDestroy");
+}
+
+/* Free memory falls by no more than the program took, and comes back; the device stays as large as it is. */
+static void room_print(void)
+{
+	size_t before, taken, after, total[3];
+	CUdeviceptr memory;
+
+	check(cuMemGetInfo(&before, &total[0]), "cuMemGetInfo");
+	check(cuMemAlloc(&memory, bytes), "cuMemAlloc");
+	check(cuMemGetInfo(&taken, &total[1]), "cuMemGetInfo");
+	check(cuMemFree(memory), "cuMemFree");
+	check(cuMemGetInfo(&after, &total[2]), "cuMemGetInfo");
+	printf("room: %d %d %d\n", before > taken && before - taken <= bytes, after == before,
+		total[0] == total[1] && total[1] == total[2]);
+}
+
 static void queries(void)
 {
 	CUdeviceptr memory = 0, none = 0;
@@ -154,6 +214,9 @@ static void queries(void)
 		printf("free again: %d\n", cuMemFree(memory));
 		range_print(memory, 0);
 	}
+	for (int own = 0; own < 2; own++)
+		pools(stream, own);
+	room_print();
 	printf("free of nothing: %d\n", cuMemFree(0));
 	check(cuMemAllocPitch(&none, &pitch, 100, 3, 4), "cuMemAllocPitch");
 	printf("pitch %zu, free %d\n", pitch, cuMemFree(none));
@@ -354,6 +417,33 @@ static void copies(void)
 	check(cuDevicePrimaryCtxRelease(0), "cuDevicePrimaryCtxRelease");
 }
 
+/* ---- others: what gives the memory to another device or process ---- */
+
+static void others(void)
+{
+	const CUmemPoolProps props = {
+		.allocType = CU_MEM_ALLOCATION_TYPE_PINNED, .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE}};
+	CUmemPoolPtrExportData exported;
+	CUdeviceptr memory, plain;
+	CUipcMemHandle handle;
+	CUmemoryPool pool;
+	int fd;
+
+	context_make();
+	check(cuMemAlloc(&plain, 1 << 20), "cuMemAlloc");
+	check(cuMemPoolCreate(&pool, &props), "cuMemPoolCreate");
+	check(cuMemAllocFromPoolAsync(&memory, bytes, pool, NULL), "cuMemAllocFromPoolAsync");
+	printf("plain: %d %d %d\n",
+		cuMemGetHandleForAddressRange(&fd, plain, 1 << 20, CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD, 0),
+		cuMemPoolExportPointer(&exported, plain), cuIpcGetMemHandle(&handle, plain));
+	printf("cache: %d %d %d\n",
+		cuMemGetHandleForAddressRange(&fd, memory, bytes, CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD, 0),
+		cuMemPoolExportPointer(&exported, memory), cuIpcGetMemHandle(&handle, memory));
+	printf("peers: %d %d\n", cuCtxEnablePeerAccess(context, 0), cuMemPoolSetAccess(pool, NULL, 0));
+	check(cuMemFree(memory), "cuMemFree");
+	check(cuDevicePrimaryCtxRelease(0), "cuDevicePrimaryCtxRelease");
+}
+
 /* ---- find ---- */
 
 static void found_print(const char *way, const char *name, void *function)
@@ -500,6 +590,8 @@ int main(int argc, char **argv)
 		find();
 	else if (!strcmp(argv[1], "copies"))
 		copies();
+	else if (!strcmp(argv[1], "others"))
+		others();
 	else if (!strcmp(argv[1], "behind"))
 		behind();
 	else if (!strcmp(argv[1], "threads"))

@@ -588,6 +588,56 @@ static void a_tensor_map_of_pixels_has_three_dimensions_or_more(void **state)
 	range_free(&memory);
 }
 
+static cuuint64_t pool_size_of(CUmemoryPool pool, CUmemPool_attribute attribute)
+{
+	cuuint64_t bytes;
+
+	must(driver_function(cuMemPoolGetAttribute)(pool, attribute, &bytes));
+	return bytes;
+}
+
+/*
+ * cuMemPoolGetAttribute: USED_MEM_CURRENT is the "amount of memory from the pool that is currently in use by the application",
+ * RESERVED_MEM_CURRENT what backs it. cuMemPoolSetAttribute: "High watermark can only be reset to zero." cuMemAllocAsync: "The allocation
+ * comes from the memory pool current to the stream's device." CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE is that pool.
+ */
+static void a_pool_tells_what_is_in_use(void **state)
+{
+	const size_t bytes = (size_t)4 << 20;
+	CUmemPoolProps props = {
+		.allocType = CU_MEM_ALLOCATION_TYPE_PINNED, .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE}};
+	CUstream stream = stream_new(CU_STREAM_NON_BLOCKING);
+	CUmemoryPool pool, other, of = NULL;
+	CUdeviceptr memory, more;
+	cuuint64_t zero = 0, one = 1;
+
+	(void)state;
+	must(driver_function(cuMemPoolCreate)(&pool, &props));
+	assert_int_equal(pool_size_of(pool, CU_MEMPOOL_ATTR_USED_MEM_CURRENT), 0);
+	must(driver_function(cuMemAllocFromPoolAsync)(&memory, bytes, pool, stream));
+	must(cu->cuStreamSynchronize(stream));
+	assert_true(pool_size_of(pool, CU_MEMPOOL_ATTR_USED_MEM_CURRENT) >= bytes);
+	assert_true(pool_size_of(pool, CU_MEMPOOL_ATTR_USED_MEM_CURRENT) < 2 * bytes);
+	assert_true(pool_size_of(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT) >= bytes);
+	must(driver_function(cuPointerGetAttribute)(&of, CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE, memory));
+	assert_ptr_equal(of, pool);
+	must(driver_function(cuMemFreeAsync)(memory, stream));
+	must(cu->cuStreamSynchronize(stream));
+	assert_int_equal(pool_size_of(pool, CU_MEMPOOL_ATTR_USED_MEM_CURRENT), 0);
+	assert_true(pool_size_of(pool, CU_MEMPOOL_ATTR_USED_MEM_HIGH) >= bytes);
+	must_refuse(driver_function(cuMemPoolSetAttribute)(pool, CU_MEMPOOL_ATTR_USED_MEM_HIGH, &one));
+	must(driver_function(cuMemPoolSetAttribute)(pool, CU_MEMPOOL_ATTR_USED_MEM_HIGH, &zero));
+	assert_int_equal(pool_size_of(pool, CU_MEMPOOL_ATTR_USED_MEM_HIGH), 0);
+	must(driver_function(cuDeviceGetDefaultMemPool)(&other, 0));
+	must(driver_function(cuMemAllocAsync)(&more, bytes, stream));
+	must(cu->cuStreamSynchronize(stream));
+	assert_true(pool_size_of(other, CU_MEMPOOL_ATTR_USED_MEM_CURRENT) >= bytes);
+	must(driver_function(cuMemFreeAsync)(more, stream));
+	must(cu->cuStreamSynchronize(stream));
+	must(cu->cuStreamDestroy(stream));
+	must(driver_function(cuMemPoolDestroy)(pool));
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -608,6 +658,7 @@ int main(int argc, char **argv)
 		conformance_test(a_batch_copies_lines_and_boxes),
 		conformance_test(a_batch_that_is_not_valid_is_refused),
 		conformance_test(an_array_of_one_dimension_holds_a_line),
+		conformance_test(a_pool_tells_what_is_in_use),
 		conformance_test(a_tensor_map_is_made_of_what_the_rules_allow),
 		conformance_test(a_tensor_map_of_pixels_has_three_dimensions_or_more),
 	};

@@ -114,6 +114,30 @@ static void copies_that_begin_in_a_borrower_go_on_behind_it(void **state)
 	assert_same(calls("--owners 0,1,0,3 " LAYOUT, "behind"), calls(NULL, "behind"));
 }
 
+/* What would let another device or process write an owner's memory is refused, and said; other memory is passed. */
+static void nobody_else_is_given_memory_that_layers_share(void **state)
+{
+	static const char *const said[] = {"another device (cuMemGetHandleForAddressRange)",
+		"another process (cuMemPoolExportPointer)", "another process (cuIpcGetMemHandle)"};
+	char command[1024], *plain, *shared;
+	struct process process;
+
+	(void)state;
+	snprintf(command, sizeof(command), "kvshare-run exec --device host " SHARED "-- %s others " BYTES " " LAYERS,
+		built("tests/clients/calls"));
+	process = run_shell(command, 60);
+	assert_int_equal(process.status, 0);
+	for (size_t i = 0; i < sizeof(said) / sizeof(*said); i++)
+		assert_non_null(strstr(process.err, said[i]));
+	plain = calls(NULL, "others");
+	shared = strstr(process.out, "cache: 801 1 1\n");
+	assert_non_null(shared);
+	assert_memory_equal(process.out, plain, (size_t)(shared - process.out)); /* "plain: ..." */
+	assert_string_equal(strstr(process.out, "peers: "), strstr(plain, "peers: "));
+	free(plain);
+	process_free(&process);
+}
+
 /* "way name: symbol in file", with the file of each hook where the driver's would be. */
 static void hooks_are_found_each_way_and_nothing_else_is(void **state)
 {
@@ -218,6 +242,7 @@ int main(void)
 		cmocka_unit_test(shared_memory_answers_as_a_plain_allocation),
 		cmocka_unit_test(copies_into_a_borrower_leave_its_owner),
 		cmocka_unit_test(copies_that_begin_in_a_borrower_go_on_behind_it),
+		cmocka_unit_test(nobody_else_is_given_memory_that_layers_share),
 		cmocka_unit_test(hooks_are_found_each_way_and_nothing_else_is),
 		cmocka_unit_test(threads_have_caches_of_their_own),
 		cmocka_unit_test(children_are_as_without_the_shim),

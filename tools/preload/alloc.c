@@ -132,8 +132,11 @@ static CUresult allocate_async(CUdeviceptr *dptr, size_t bytes, CUstream stream,
 
 	if (!plain)
 		return SHIM_ABSENT;
-	if (!is_capturing(stream) && allocated(dptr, bytes, &result))
+	if (!is_capturing(stream) && allocated(dptr, bytes, &result)) {
+		if (!result)
+			shim_cache_set_pool(*dptr, shim_pool_current());
 		return result;
+	}
 	return told("cuMemAllocAsync", plain(dptr, bytes, stream), dptr, bytes);
 }
 
@@ -155,8 +158,11 @@ static CUresult allocate_from_pool(
 
 	if (!plain)
 		return SHIM_ABSENT;
-	if (!is_capturing(stream) && allocated(dptr, bytes, &result))
+	if (!is_capturing(stream) && allocated(dptr, bytes, &result)) {
+		if (!result)
+			shim_cache_set_pool(*dptr, pool);
 		return result;
+	}
 	return told("cuMemAllocFromPoolAsync", plain(dptr, bytes, pool, stream), dptr, bytes);
 }
 

@@ -22,6 +22,7 @@ struct shim_allocation {
 	CUdeviceptr base;
 	size_t bytes;      /* as the program asked */
 	bool freed;        /* by the program; what others borrow is still there */
+	CUmemoryPool pool; /* of the program's, which it is from; NULL: none */
 	bool plain;        /* the program got memory that is not ours */
 	kvs_region **gaps; /* [gap_count], between the tensors that share */
 	size_t gap_count;

@@ -22,6 +22,8 @@
 	F(cuMemSetAccess) F(cuMemGetAccess) F(cuMemRetainAllocationHandle) F(cuMemGetAllocationPropertiesFromHandle)   \
 	F(cuMemExportToShareableHandle)                                                                                \
 	F(cuCtxDestroy_v2) F(cuDevicePrimaryCtxRetain) F(cuDevicePrimaryCtxRelease_v2) F(cuDevicePrimaryCtxReset_v2)   \
+	F(cuMemPoolGetAttribute) F(cuMemPoolSetAttribute) F(cuMemPoolDestroy) F(cuMemPoolExportPointer)                \
+	F(cuMemPoolSetAccess) F(cuCtxEnablePeerAccess) F(cuMemGetHandleForAddressRange)                                \
 	F(cuMemGetAddressRange_v2) F(cuPointerGetAttribute) F(cuPointerGetAttributes) F(cuIpcGetMemHandle)             \
 	F(cuLaunchKernel) F(cuLaunchKernel_ptsz) F(cuLaunchKernelEx) F(cuLaunchKernelEx_ptsz)                          \
 	F(cuLaunchCooperativeKernel) F(cuLaunchCooperativeKernel_ptsz) F(cuModuleUnload) F(cuLibraryUnload)            \
@@ -58,7 +60,7 @@
 
 /* Others of the driver's that the shim calls, and does not stand in front of. */
 #define SHIM_CALLS(F)                                                                                                  \
-	F(cuCtxGetCurrent) F(cuCtxGetDevice) F(cuFuncGetName) F(cuFuncGetParamInfo) F(cuKernelGetName)                 \
+	F(cuCtxGetCurrent) F(cuCtxGetDevice) F(cuDeviceGetMemPool) F(cuFuncGetName) F(cuFuncGetParamInfo) F(cuKernelGetName)                 \
 	F(cuKernelGetParamInfo) F(cuStreamIsCapturing) F(cuEventRecord) F(cuGetErrorName)                    \
 	F(cuMemGetAllocationGranularity) F(cuMemGetInfo_v2) F(cuArray3DGetDescriptor_v2) F(cuGraphGetNodes) F(cuGraphNodeGetType) F(cuGraphNodeSetEnabled)             \
 	F(cuGraphNodeGetEnabled) F(cuGraphKernelNodeGetParams_v2) F(cuGraphNodeGetDependencies_v2)

@@ -137,6 +137,10 @@ bool shim_cache_allocate(size_t bytes, CUdeviceptr *out, CUresult *error);
 bool shim_cache_any(void); /* some allocation of the program's is ours */
 /* The program's allocation that holds `address`. */
 bool shim_cache_find(CUdeviceptr address, CUdeviceptr *base, size_t *bytes);
+/* It came from a pool, as far as the program knows; what all such allocations of a pool take; that of an allocation, or NULL. */
+void shim_cache_set_pool(CUdeviceptr address, CUmemoryPool pool);
+size_t shim_cache_pool_bytes(CUmemoryPool pool);
+CUmemoryPool shim_cache_pool(CUdeviceptr address);
 /* Frees the allocation that starts at `address`, whose last use is over; false: it is not ours. */
 bool shim_cache_free(CUdeviceptr address);
 /*
@@ -154,6 +158,13 @@ bool shim_cache_unreserve(CUdeviceptr address);
 void shim_cache_free_context(CUcontext context);
 /* In a child of fork(): nothing is shared any more. */
 void shim_cache_forget(void);
+
+/* ---- memory pools (pools.c) ---- */
+
+/* That of cuMemAllocAsync; NULL: there is none. */
+CUmemoryPool shim_pool_current(void);
+/* The program has more from a pool than before. */
+void shim_pool_note(CUmemoryPool pool);
 
 /* In a child of fork(): own.c's. */
 void shim_own_forget(void);

@@ -44,6 +44,13 @@ static void attribute_correct(void *data, CUpointer_attribute attribute, CUdevic
 			*(CUcontext *)data = context;
 		break;
 	}
+	case CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE:
+		*(CUmemoryPool *)data = shim_cache_pool(base);
+		break;
+	case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE: /* what would follow is refused */
+	case CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE:
+		*(bool *)data = false;
+		break;
 	case CU_POINTER_ATTRIBUTE_BUFFER_ID: /* one for the whole allocation: that of its first block */
 		shim_real()->cuPointerGetAttribute(data, attribute, base);
 		break;

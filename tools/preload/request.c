@@ -224,6 +224,46 @@ bool shim_cache_find(CUdeviceptr address, CUdeviceptr *base, size_t *bytes)
 	return allocation != NULL;
 }
 
+void shim_cache_set_pool(CUdeviceptr address, CUmemoryPool pool)
+{
+	struct shim_allocation *allocation;
+	struct shim_cache *cache;
+
+	pthread_mutex_lock(&shim_cache_lock);
+	allocation = allocation_find(address, &cache);
+	if (allocation)
+		allocation->pool = pool;
+	pthread_mutex_unlock(&shim_cache_lock);
+	shim_pool_note(pool);
+}
+
+size_t shim_cache_pool_bytes(CUmemoryPool pool)
+{
+	size_t bytes = 0;
+
+	pthread_mutex_lock(&shim_cache_lock);
+	for (struct shim_cache *cache = shim_caches; cache; cache = cache->next)
+		for (int i = 0; i < cache->allocation_count; i++)
+			if (cache->allocations[i].base && !cache->allocations[i].freed &&
+				cache->allocations[i].pool == pool)
+				bytes += cache->allocations[i].bytes;
+	pthread_mutex_unlock(&shim_cache_lock);
+	return bytes;
+}
+
+CUmemoryPool shim_cache_pool(CUdeviceptr address)
+{
+	struct shim_allocation *allocation;
+	struct shim_cache *cache;
+	CUmemoryPool pool;
+
+	pthread_mutex_lock(&shim_cache_lock);
+	allocation = allocation_find(address, &cache);
+	pool = allocation ? allocation->pool : NULL;
+	pthread_mutex_unlock(&shim_cache_lock);
+	return pool;
+}
+
 bool shim_cache_free(CUdeviceptr address)
 {
 	struct shim_allocation *allocation;
