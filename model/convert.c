@@ -41,20 +41,53 @@ void model_to_f32(float *out, const void *in, enum kvs_dtype dtype, size_t first
 	}
 }
 
-/* To the nearest, ties to even, as the device rounds. */
-static uint16_t float_to_half(float value)
-{
-	float magnitude = fabsf(value);
-	uint32_t bits;
-	uint16_t sign = signbit(value) ? 0x8000 : 0;
+typedef float floats __attribute__((vector_size(16)));
+typedef uint32_t words __attribute__((vector_size(16)));
+typedef int32_t masks __attribute__((vector_size(16)));
+typedef uint16_t halves __attribute__((vector_size(8)));
+enum { WIDTH = 4 };
 
-	if (isnan(value))
-		return sign | 0x7e00;
-	if (magnitude < 0x1p-14f) /* subnormals; rounding up to 1024 gives the bits of the smallest normal number */
-		return sign | (uint16_t)lrintf(magnitude * 0x1p24f);
-	memcpy(&bits, &magnitude, sizeof(bits));
-	bits += 0xfff + (bits >> 13 & 1);
-	return sign | (bits >= 143u << 23 ? 0x7c00 : (bits >> 13) - (112 << 10));
+/* `yes` where the mask is all ones, `no` where it is zero. */
+static words choose(masks mask, words yes, words no)
+{
+	return (yes & (words)mask) | (no & ~(words)mask);
+}
+
+/*
+ * To the nearest, ties to even, as the device rounds; four at a time, as a quantised model has all its weights come this way.
+ * Comparisons are of numbers with a sign, which every processor has. A subnormal half is a multiple of 2^-24, which is the
+ * unit of floats from 0.5 on: adding 0.5 rounds it. Rounding up to 1024 gives the bits of the smallest normal number.
+ */
+static words float_to_half(floats value)
+{
+	words bits = (words)value, magnitude = bits & 0x7fffffff;
+	words normal = ((magnitude + 0xfff + (magnitude >> 13 & 1)) >> 13) - (112 << 10);
+	words small = (words)((floats)magnitude + 0.5f) - 0x3f000000;
+	words half = choose((masks)magnitude < 113 << 23, small, normal);
+
+	half = choose((masks)half >= 0x7c00, (words){} + 0x7c00, half);
+	half = choose((masks)magnitude > 255 << 23, (words){} + 0x7e00, half);
+	return half | (bits >> 16 & 0x8000);
+}
+
+static inline void some_to_halves(char *out, const float *in, size_t count)
+{
+	floats value = {0};
+	halves half;
+
+	memcpy(&value, in, count * sizeof(*in));
+	half = __builtin_convertvector(float_to_half(value), halves);
+	memcpy(out, &half, count * sizeof(uint16_t));
+}
+
+static void floats_to_halves(char *out, const float *in, size_t count)
+{
+	size_t done = 0;
+
+	for (; done + WIDTH <= count; done += WIDTH)
+		some_to_halves(out + 2 * done, in + done, WIDTH);
+	if (done < count)
+		some_to_halves(out + 2 * done, in + done, count - done);
 }
 
 static uint16_t float_to_bfloat(float value)
@@ -69,13 +102,13 @@ static uint16_t float_to_bfloat(float value)
 
 void model_from_f32(void *out, const float *in, enum kvs_dtype dtype, size_t count)
 {
-	for (size_t i = 0; i < count; i++) {
-		uint16_t raw;
-		if (dtype == KVS_F32) {
-			memcpy((char *)out + 4 * i, &in[i], 4);
-			continue;
-		}
-		raw = dtype == KVS_F16 ? float_to_half(in[i]) : float_to_bfloat(in[i]);
+	if (dtype == KVS_F32)
+		memcpy(out, in, count * sizeof(*in));
+	else if (dtype == KVS_F16)
+		floats_to_halves(out, in, count);
+	for (size_t i = 0; i < count && dtype == KVS_BF16; i++) {
+		uint16_t raw = float_to_bfloat(in[i]);
+
 		memcpy((char *)out + 2 * i, &raw, 2);
 	}
 }

@@ -48,6 +48,29 @@ static void every_half_has_its_value_and_comes_back(void **state)
 	}
 }
 
+/* Four at a time are what they are one by one: numbers around each half, the largest and what is beyond, NaN. */
+static void many_numbers_become_halves_as_one_does(void **state)
+{
+	enum { COUNT = 3 * 0x8000 + 3 };
+	float *values = malloc(COUNT * sizeof(*values));
+	uint16_t *together = malloc(COUNT * sizeof(*together)), alone;
+
+	(void)state;
+	for (unsigned i = 0; i < COUNT; i++) {
+		uint16_t half = (uint16_t)(i / 3 % 0x8000 | (i & 1) << 15);
+
+		model_to_f32(&values[i], &half, KVS_F16, 0, 1);
+		values[i] *= i % 3 == 0 ? 1.0f : i % 3 == 1 ? 1.0003f : 40000.0f;
+	}
+	model_from_f32(together, values, KVS_F16, COUNT);
+	for (unsigned i = 0; i < COUNT; i++) {
+		model_from_f32(&alone, &values[i], KVS_F16, 1);
+		assert_int_equal(together[i], alone);
+	}
+	free(values);
+	free(together);
+}
+
 /* Halfway between two neighbours, the one whose last bit is 0; otherwise the nearer one. */
 static void assert_rounds(enum kvs_dtype dtype, uint16_t low)
 {
@@ -405,6 +428,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_half_has_its_value_and_comes_back),
+		cmocka_unit_test(many_numbers_become_halves_as_one_does),
 		cmocka_unit_test(numbers_round_to_the_nearest_even),
 		cmocka_unit_test(a_long_matrix_is_converted_to_its_end),
 		cmocka_unit_test(a_fingerprint_looks_at_the_end_of_a_tensor),
