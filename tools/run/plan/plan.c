@@ -22,7 +22,8 @@ struct env {
 
 static void parse_to(struct argp_state *state, struct env *env, const char *text)
 {
-	static const char *const formats[] = {"json", "lckv", "vllm", "transformers", NULL}; /* enum plan_format */
+	static const char *const formats[] = {
+		"json", "lckv", "vllm", "transformers", "checkpoint", NULL}; /* enum plan_format */
 
 	env->to = run_parse_word(state, "--to", text, formats);
 	env->to_set = true;
@@ -59,7 +60,14 @@ static void check_verb(struct argp_state *state, const struct env *env)
 	if (env->argp == &check_argp && !env->dir)
 		argp_error(state, "which model? Name its directory with -m DIR");
 	if (env->argp == &convert_argp && !env->to_set)
-		argp_error(state, "into what? Say --to json, lckv, vllm or transformers");
+		argp_error(state, "into what? Say --to json, lckv, vllm, transformers or checkpoint");
+	if (env->argp != &convert_argp)
+		return;
+	if (env->to == PLAN_CHECKPOINT && (!env->path || env->from_lckv || !env->dir || !env->output))
+		argp_error(state,
+			"--to checkpoint takes the plan's file, the model with -m DIR, and a new directory with -o");
+	if (env->to != PLAN_CHECKPOINT && env->dir)
+		argp_error(state, "-m belongs to --to checkpoint");
 }
 
 static error_t parse(int key, char *text, struct argp_state *state)
@@ -113,12 +121,15 @@ static const struct argp_option check_options[] = {
 };
 static const struct argp_option convert_options[] = {
 	OWNERS_OPTION,
-	{"to", OPTION_TO, "json|lckv|vllm|transformers", 0,
+	{"to", OPTION_TO, "json|lckv|vllm|transformers|checkpoint", 0,
 		"json: a plan file; lckv: LCKV's notation, as in 0_1_2_1; vllm: a plug-in for vLLM; transformers: "
-		"Python that runs the plan on a Hugging Face model (required)",
+		"Python that runs the plan on a Hugging Face model; checkpoint: a directory with the plan's refitted "
+		"matrices in its weights (required)",
 		0},
+	{"model", 'm', "DIR", 0, "with --to checkpoint: the Hugging Face directory that the plan is for", 0},
 	{"from", OPTION_FROM, "json|lckv", 0, "the form of PLAN: a file (json, default), or LCKV's notation itself", 0},
-	{"output", 'o', "FILE", 0, "write to FILE (default: -, standard output)", 0},
+	{"output", 'o', "FILE", 0, "write to FILE (default: -, standard output); a new directory with --to checkpoint",
+		0},
 	{0},
 };
 
@@ -200,8 +211,11 @@ static int check(const struct env *env, const kvs_plan *plan)
 static int convert(const struct env *env, const kvs_plan *plan)
 {
 	char *text;
-	int err = plan_export(plan, env->to, &text);
+	int err;
 
+	if (env->to == PLAN_CHECKPOINT)
+		return plan_write_checkpoint(plan, env->path, env->dir, env->output);
+	err = plan_export(plan, env->to, &text);
 	if (err)
 		return err;
 	run_patch_warn_left_out(env->path, plan);
@@ -257,6 +271,7 @@ static const struct argp convert_argp = {convert_options, parse, "[PLAN]",
 	"Examples:\n"
 	"  kvshare-run plan convert plan.json --to transformers -o run_plan.py\n"
 	"  kvshare-run plan convert plan.json --to vllm -o kvshare_plan.py\n"
+	"  kvshare-run plan convert plan.json --to checkpoint -m DIR -o NEW-DIR\n"
 	"  kvshare-run plan convert --from lckv 0_1_2_1 --to json -o plan.json\n",
 	NULL, NULL, NULL};
 
