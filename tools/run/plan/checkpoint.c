@@ -109,7 +109,8 @@ static size_t find_matrix(const struct target *target, const char *stored, struc
 	return count;
 }
 
-static int replace(struct target *target, const char *path, char *file, const char *stored, const struct kvs_weight *weight)
+static int replace(
+	struct target *target, const char *path, char *file, const char *stored, const struct kvs_weight *weight)
 {
 	struct kvs_patch_matrix matrix;
 	size_t i = find_matrix(target, stored, &matrix);
@@ -243,14 +244,13 @@ static bool ends(const char *name, const char *with)
 /* Weights that are not read, and with a single file an index, which would be of other files. */
 static bool is_left_out(const struct target *target, const char *name)
 {
-	static const char *const endings[] = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx",
-		".bin.index.json"};
+	static const char *const endings[] = {
+		".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx", ".bin.index.json"};
 
 	for (size_t i = 0; i < sizeof(endings) / sizeof(*endings); i++)
 		if (ends(name, endings[i]))
 			return true;
-	return !strcmp(name, PLAN_NAME) ||
-	       (!strcmp(name, INDEX_NAME) && json_object_get(target->shards, SINGLE_NAME));
+	return !strcmp(name, PLAN_NAME) || (!strcmp(name, INDEX_NAME) && json_object_get(target->shards, SINGLE_NAME));
 }
 
 static int take_file(struct target *target, const char *name)
@@ -311,9 +311,9 @@ static int write_plan(const struct target *target, const kvs_plan *plan)
 		text = json_dumps(calibration, 0);
 		err = text ? kvs_plan_set_calibration(copy, text) : kvs_fail(-ENOMEM, "no memory for a plan");
 		if (!err)
-			err = kvs_plan_set_model(copy,
-				&(struct kvs_plan_model){config->model_type, config->layers, config->kv_heads,
-					config->head_dim, kvs_checkpoint_fingerprint(ckpt)});
+			err = kvs_plan_set_model(
+				copy, &(struct kvs_plan_model){config->model_type, config->layers, config->kv_heads,
+					      config->head_dim, kvs_checkpoint_fingerprint(ckpt)});
 	}
 	if (!err)
 		err = in(target->to, PLAN_NAME, &path);
