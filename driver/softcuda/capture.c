@@ -271,7 +271,7 @@ static CUresult node_capture(struct sc_stream *stream, struct sc_work *work)
 		struct sc_node *from = sc_object_find(SC_NODE, stream->frontier.keys[i]);
 
 		if (from) /* it may have been removed from the graph, which is nobody's fault but the program's */
-			error = sc_node_depend(node, from);
+			error = sc_node_depend(node, from, NULL);
 	}
 	if (!error) {
 		stream->frontier.count = 0;

@@ -67,6 +67,7 @@ static void node_destroy(struct sc_node *node)
 		sc_object_remove(SC_NODE, node->key);
 	sc_work_free(&node->work);
 	free(node->from);
+	free(node->edges);
 	free(node);
 }
 
@@ -116,7 +117,8 @@ CUresult sc_graph_copy(const struct sc_graph *graph, bool visible, struct sc_gra
 	}
 	for (size_t i = 0; i < graph->count && !error; i++) {
 		for (size_t d = 0; d < graph->nodes[i]->from_count && !error; d++)
-			error = sc_node_depend(copy->nodes[i], copy->nodes[graph->nodes[i]->from[d]->mark]);
+			error = sc_node_depend(copy->nodes[i], copy->nodes[graph->nodes[i]->from[d]->mark],
+				&graph->nodes[i]->edges[d]);
 	}
 	if (error)
 		sc_graph_free(copy);
@@ -187,18 +189,24 @@ CUresult sc_node_add(struct sc_graph *graph, struct sc_work *work, struct sc_nod
 	return CUDA_SUCCESS;
 }
 
-bool sc_node_depends(const struct sc_node *node, const struct sc_node *on)
+const CUgraphEdgeData *sc_node_edge(const struct sc_node *node, const struct sc_node *on)
 {
 	for (size_t i = 0; i < node->from_count; i++) {
 		if (node->from[i] == on)
-			return true;
+			return &node->edges[i];
 	}
-	return false;
+	return NULL;
 }
 
-CUresult sc_node_depend(struct sc_node *node, struct sc_node *on)
+bool sc_node_depends(const struct sc_node *node, const struct sc_node *on)
+{
+	return sc_node_edge(node, on) != NULL;
+}
+
+CUresult sc_node_depend(struct sc_node *node, struct sc_node *on, const CUgraphEdgeData *edge)
 {
 	struct sc_node **grown;
+	CUgraphEdgeData *edges;
 
 	if (sc_node_depends(node, on))
 		return CUDA_SUCCESS;
@@ -206,6 +214,11 @@ CUresult sc_node_depend(struct sc_node *node, struct sc_node *on)
 	if (!grown)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	node->from = grown;
+	edges = realloc(node->edges, (node->from_count + 1) * sizeof(*edges));
+	if (!edges)
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	node->edges = edges;
+	node->edges[node->from_count] = edge ? *edge : (CUgraphEdgeData){0};
 	node->from[node->from_count++] = on;
 	return CUDA_SUCCESS;
 }
@@ -215,8 +228,10 @@ void sc_node_sever(struct sc_node *node, struct sc_node *from)
 	size_t kept = 0;
 
 	for (size_t i = 0; i < node->from_count; i++) {
-		if (node->from[i] != from)
-			node->from[kept++] = node->from[i];
+		if (node->from[i] == from)
+			continue;
+		node->edges[kept] = node->edges[i];
+		node->from[kept++] = node->from[i];
 	}
 	node->from_count = kept;
 }

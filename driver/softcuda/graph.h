@@ -27,7 +27,8 @@ struct sc_node {
 	uint64_t origin; /* the key of the node that it is a copy of */
 	struct sc_graph *graph;
 	struct sc_work work;
-	struct sc_node **from; /* the nodes that it depends on, in the order in which that was said */
+	struct sc_node **from;  /* the nodes that it depends on, in the order in which that was said */
+	CUgraphEdgeData *edges; /* of each of these; all run one after another, whatever their edges say */
 	size_t from_count;
 	bool disabled;
 	size_t mark; /* for whoever walks the graph */
@@ -55,8 +56,11 @@ void sc_execs_reset(void);
 
 /* Takes `work`, on failure too. */
 CUresult sc_node_add(struct sc_graph *graph, struct sc_work *work, struct sc_node **out);
-CUresult sc_node_depend(struct sc_node *node, struct sc_node *on); /* does nothing if it does already */
+/* Does nothing if it does already. `edge` NULL: an edge like any other. */
+CUresult sc_node_depend(struct sc_node *node, struct sc_node *on, const CUgraphEdgeData *edge);
 bool sc_node_depends(const struct sc_node *node, const struct sc_node *on);
+/* The edge's data; NULL: it does not depend on it. */
+const CUgraphEdgeData *sc_node_edge(const struct sc_node *node, const struct sc_node *on);
 void sc_node_sever(struct sc_node *node, struct sc_node *from);
 void sc_node_free(struct sc_node *node);
 

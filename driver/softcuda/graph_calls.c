@@ -98,11 +98,18 @@ CUresult CUDAAPI cuGraphNodeFindInClone(CUgraphNode *phNode, CUgraphNode hOrigin
  */
 struct list {
 	CUgraphNode *first, *second; /* either may be NULL */
+	CUgraphEdgeData *data; /* NULL: "the edges must all have default (zeroed) edge data" (cuGraphGetEdges_v2) */
 	size_t asked, found;
+	bool lossy;
 };
 
-static void list_add(struct list *list, const struct sc_node *first, const struct sc_node *second)
+static void list_add(
+	struct list *list, const struct sc_node *first, const struct sc_node *second, const CUgraphEdgeData *edge)
 {
+	if (list->found < list->asked && list->data)
+		list->data[list->found] = *edge;
+	else if (list->found < list->asked && edge && (edge->type || edge->from_port))
+		list->lossy = true;
 	if (list->found < list->asked && list->first)
 		list->first[list->found] = (CUgraphNode)(uintptr_t)first->key;
 	if (list->found < list->asked && list->second)
@@ -110,22 +117,23 @@ static void list_add(struct list *list, const struct sc_node *first, const struc
 	list->found++;
 }
 
-static void list_end(struct list *list, CUgraphEdgeData *data, size_t *count)
+static CUresult list_end(struct list *list, size_t *count)
 {
 	for (size_t i = list->found; i < list->asked; i++) {
 		if (list->first)
 			list->first[i] = NULL;
 		if (list->second)
 			list->second[i] = NULL;
+		if (list->data)
+			list->data[i] = (CUgraphEdgeData){0};
 	}
-	if (data)
-		memset(data, 0, list->asked * sizeof(*data));
 	*count = (list->first || list->second) && list->found > list->asked ? list->asked : list->found;
+	return list->lossy ? CUDA_ERROR_LOSSY_QUERY : CUDA_SUCCESS;
 }
 
-static struct list list_begin(CUgraphNode *first, CUgraphNode *second, const size_t *count)
+static struct list list_begin(CUgraphNode *first, CUgraphNode *second, CUgraphEdgeData *data, const size_t *count)
 {
-	return (struct list){.first = first, .second = second, .asked = first || second ? *count : 0};
+	return (struct list){.first = first, .second = second, .data = data, .asked = first || second ? *count : 0};
 }
 
 static CUresult nodes_list(const char *call, CUgraph handle, CUgraphNode *nodes, size_t *count, bool roots)
@@ -138,18 +146,17 @@ static CUresult nodes_list(const char *call, CUgraph handle, CUgraphNode *nodes,
 		return error;
 	if (!count)
 		return CUDA_ERROR_INVALID_VALUE;
-	list = list_begin(nodes, NULL, count);
+	list = list_begin(nodes, NULL, NULL, count);
 	pthread_mutex_lock(&sc_lock);
 	graph = sc_graph_find(handle);
 	for (size_t i = 0; graph && i < graph->count; i++) {
 		if (!roots || !graph->nodes[i]->from_count)
-			list_add(&list, graph->nodes[i], NULL);
+			list_add(&list, graph->nodes[i], NULL, NULL);
 	}
 	pthread_mutex_unlock(&sc_lock);
 	if (!graph)
 		return CUDA_ERROR_INVALID_HANDLE;
-	list_end(&list, NULL, count);
-	return CUDA_SUCCESS;
+	return list_end(&list, count);
 }
 
 CUresult CUDAAPI cuGraphGetNodes(CUgraph hGraph, CUgraphNode *nodes, size_t *numNodes)
@@ -173,18 +180,17 @@ static CUresult edges_list(
 		return error;
 	if (!count || !from != !to || (data && !from))
 		return CUDA_ERROR_INVALID_VALUE;
-	list = list_begin(from, to, count);
+	list = list_begin(from, to, data, count);
 	pthread_mutex_lock(&sc_lock);
 	graph = sc_graph_find(handle);
 	for (size_t i = 0; graph && i < graph->count; i++) {
 		for (size_t d = 0; d < graph->nodes[i]->from_count; d++)
-			list_add(&list, graph->nodes[i]->from[d], graph->nodes[i]);
+			list_add(&list, graph->nodes[i]->from[d], graph->nodes[i], &graph->nodes[i]->edges[d]);
 	}
 	pthread_mutex_unlock(&sc_lock);
 	if (!graph)
 		return CUDA_ERROR_INVALID_HANDLE;
-	list_end(&list, data, count);
-	return CUDA_SUCCESS;
+	return list_end(&list, count);
 }
 
 CUresult CUDAAPI cuGraphGetEdges(CUgraph hGraph, CUgraphNode *from, CUgraphNode *to, size_t *numEdges)
@@ -204,20 +210,19 @@ static CUresult neighbours_list(
 		return error;
 	if (!count || (data && !nodes))
 		return CUDA_ERROR_INVALID_VALUE;
-	list = list_begin(nodes, NULL, count);
+	list = list_begin(nodes, NULL, data, count);
 	pthread_mutex_lock(&sc_lock);
 	node = sc_node_find(handle);
 	for (size_t i = 0; node && !behind && i < node->from_count; i++)
-		list_add(&list, node->from[i], NULL);
+		list_add(&list, node->from[i], NULL, &node->edges[i]);
 	for (size_t i = 0; node && behind && i < node->graph->count; i++) {
 		if (sc_node_depends(node->graph->nodes[i], node))
-			list_add(&list, node->graph->nodes[i], NULL);
+			list_add(&list, node->graph->nodes[i], NULL, sc_node_edge(node->graph->nodes[i], node));
 	}
 	pthread_mutex_unlock(&sc_lock);
 	if (!node)
 		return CUDA_ERROR_INVALID_HANDLE;
-	list_end(&list, data, count);
-	return CUDA_SUCCESS;
+	return list_end(&list, count);
 }
 
 CUresult CUDAAPI cuGraphNodeGetDependencies(CUgraphNode hNode, CUgraphNode *dependencies, size_t *numDependencies)
@@ -249,22 +254,31 @@ CUresult CUDAAPI cuGraphNodeGetType(CUgraphNode hNode, CUgraphNodeType *type)
 
 /* ---- changes ---- */
 
+/* "data matching edgeData" (cuGraphRemoveDependencies_v2) */
+static bool edge_is(const CUgraphEdgeData *edge, const CUgraphEdgeData *data)
+{
+	return edge->type == (data ? data->type : 0) && edge->from_port == (data ? data->from_port : 0);
+}
+
 /* Is there this edge already, or, as is asked of removals, is there not? All are checked before any is changed. */
-static CUresult edges_check(
-	struct sc_graph *graph, const CUgraphNode *from, const CUgraphNode *to, size_t count, bool wanted)
+static CUresult edges_check(struct sc_graph *graph, const CUgraphNode *from, const CUgraphNode *to,
+	const CUgraphEdgeData *data, size_t count, bool wanted)
 {
 	for (size_t i = 0; i < count; i++) {
 		struct sc_node *first = sc_node_find(from[i]), *second = sc_node_find(to[i]);
+		const CUgraphEdgeData *edge;
 
-		if (!first || !second || first->graph != graph || second->graph != graph || first == second ||
-			sc_node_depends(second, first) != wanted)
+		if (!first || !second || first->graph != graph || second->graph != graph || first == second)
+			return CUDA_ERROR_INVALID_VALUE;
+		edge = sc_node_edge(second, first);
+		if (!edge == wanted || (wanted && !edge_is(edge, data ? &data[i] : NULL)))
 			return CUDA_ERROR_INVALID_VALUE;
 	}
 	return CUDA_SUCCESS;
 }
 
-static CUresult edges_change(
-	const char *call, CUgraph handle, const CUgraphNode *from, const CUgraphNode *to, size_t count, bool add)
+static CUresult edges_change(const char *call, CUgraph handle, const CUgraphNode *from, const CUgraphNode *to,
+	const CUgraphEdgeData *data, size_t count, bool add)
 {
 	CUresult error = sc_enter_alive(call);
 	struct sc_graph *graph;
@@ -275,10 +289,10 @@ static CUresult edges_change(
 		return CUDA_ERROR_INVALID_VALUE;
 	pthread_mutex_lock(&sc_lock);
 	graph = sc_graph_find(handle);
-	error = graph ? edges_check(graph, from, to, count, !add) : CUDA_ERROR_INVALID_HANDLE;
+	error = graph ? edges_check(graph, from, to, data, count, !add) : CUDA_ERROR_INVALID_HANDLE;
 	for (size_t i = 0; i < count && !error; i++) {
 		if (add)
-			error = sc_node_depend(sc_node_find(to[i]), sc_node_find(from[i]));
+			error = sc_node_depend(sc_node_find(to[i]), sc_node_find(from[i]), data ? &data[i] : NULL);
 		else
 			sc_node_sever(sc_node_find(to[i]), sc_node_find(from[i]));
 	}
@@ -289,17 +303,17 @@ static CUresult edges_change(
 CUresult CUDAAPI cuGraphAddDependencies(
 	CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to, size_t numDependencies)
 {
-	return edges_change(__func__, hGraph, from, to, numDependencies, true);
+	return edges_change(__func__, hGraph, from, to, NULL, numDependencies, true);
 }
 
 CUresult CUDAAPI cuGraphRemoveDependencies(
 	CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to, size_t numDependencies)
 {
-	return edges_change(__func__, hGraph, from, to, numDependencies, false);
+	return edges_change(__func__, hGraph, from, to, NULL, numDependencies, false);
 }
 
 #if CUDA_VERSION >= 12030
-/* Edges with data are those of programmatic launches, which run one after another here: all edges are plain ones. */
+/* Edges with data are those of programmatic launches, which run one after another here. */
 CUresult CUDAAPI cuGraphGetEdges_v2(
 	CUgraph hGraph, CUgraphNode *from, CUgraphNode *to, CUgraphEdgeData *edgeData, size_t *numEdges)
 {
@@ -321,15 +335,13 @@ CUresult CUDAAPI cuGraphNodeGetDependentNodes_v2(
 CUresult CUDAAPI cuGraphAddDependencies_v2(CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to,
 	const CUgraphEdgeData *edgeData, size_t numDependencies)
 {
-	(void)edgeData;
-	return edges_change(__func__, hGraph, from, to, numDependencies, true);
+	return edges_change(__func__, hGraph, from, to, edgeData, numDependencies, true);
 }
 
 CUresult CUDAAPI cuGraphRemoveDependencies_v2(CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to,
 	const CUgraphEdgeData *edgeData, size_t numDependencies)
 {
-	(void)edgeData;
-	return edges_change(__func__, hGraph, from, to, numDependencies, false);
+	return edges_change(__func__, hGraph, from, to, edgeData, numDependencies, false);
 }
 #endif
 

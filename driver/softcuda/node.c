@@ -32,8 +32,8 @@ static CUresult dependencies_check(const struct sc_graph *graph, const CUgraphNo
 	return CUDA_SUCCESS;
 }
 
-static CUresult add_locked(
-	CUgraphNode *out, CUgraph handle, const CUgraphNode *nodes, size_t count, struct sc_work *work)
+static CUresult add_locked(CUgraphNode *out, CUgraph handle, const CUgraphNode *nodes, const CUgraphEdgeData *data,
+	size_t count, struct sc_work *work)
 {
 	struct sc_graph *graph = sc_graph_find(handle);
 	CUresult error = graph ? dependencies_check(graph, nodes, count) : CUDA_ERROR_INVALID_HANDLE;
@@ -45,7 +45,7 @@ static CUresult add_locked(
 	}
 	error = sc_node_add(graph, work, &node);
 	for (size_t i = 0; i < count && !error; i++) {
-		error = sc_node_depend(node, sc_node_find(nodes[i]));
+		error = sc_node_depend(node, sc_node_find(nodes[i]), data ? &data[i] : NULL);
 		if (error)
 			sc_node_free(node);
 	}
@@ -55,8 +55,8 @@ static CUresult add_locked(
 }
 
 /* Adds a node with this work, which it takes; `error` is that of making the work. */
-static CUresult add(
-	CUresult error, CUgraphNode *out, CUgraph graph, const CUgraphNode *nodes, size_t count, struct sc_work *work)
+static CUresult add_edges(CUresult error, CUgraphNode *out, CUgraph graph, const CUgraphNode *nodes,
+	const CUgraphEdgeData *data, size_t count, struct sc_work *work)
 {
 	if (error)
 		return error;
@@ -65,10 +65,16 @@ static CUresult add(
 		sc_work_free(work);
 		error = CUDA_ERROR_INVALID_VALUE;
 	} else {
-		error = add_locked(out, graph, nodes, count, work);
+		error = add_locked(out, graph, nodes, data, count, work);
 	}
 	pthread_mutex_unlock(&sc_lock);
 	return error;
+}
+
+static CUresult add(
+	CUresult error, CUgraphNode *out, CUgraph graph, const CUgraphNode *nodes, size_t count, struct sc_work *work)
+{
+	return add_edges(error, out, graph, nodes, NULL, count, work);
 }
 
 /* The first form had no kernels and contexts. */
@@ -180,22 +186,27 @@ CUresult CUDAAPI cuGraphAddChildGraphNode(CUgraphNode *phGraphNode, CUgraph hGra
 }
 
 #if CUDA_VERSION >= 12030
+static CUresult add_any(const char *call, CUgraphNode *node, CUgraph graph, const CUgraphNode *dependencies,
+	const CUgraphEdgeData *data, size_t count, const CUgraphNodeParams *params)
+{
+	struct sc_work work;
+	CUresult error = enter(call);
+
+	if (!error)
+		error = params ? sc_work_of_any(params, &work) : CUDA_ERROR_INVALID_VALUE;
+	return add_edges(error, node, graph, dependencies, data, count, &work);
+}
+
 CUresult CUDAAPI cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
 	size_t numDependencies, CUgraphNodeParams *nodeParams)
 {
-	struct sc_work work;
-	CUresult error = enter(__func__);
-
-	if (!error)
-		error = nodeParams ? sc_work_of_any(nodeParams, &work) : CUDA_ERROR_INVALID_VALUE;
-	return add(error, phGraphNode, hGraph, dependencies, numDependencies, &work);
+	return add_any(__func__, phGraphNode, hGraph, dependencies, NULL, numDependencies, nodeParams);
 }
 
 CUresult CUDAAPI cuGraphAddNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
 	const CUgraphEdgeData *dependencyData, size_t numDependencies, CUgraphNodeParams *nodeParams)
 {
-	(void)dependencyData; /* of programmatic launches, which run one after another here */
-	return cuGraphAddNode(phGraphNode, hGraph, dependencies, numDependencies, nodeParams);
+	return add_any(__func__, phGraphNode, hGraph, dependencies, dependencyData, numDependencies, nodeParams);
 }
 #endif
 

@@ -435,12 +435,12 @@ static void token_capture(int token, int step, const float *state, size_t bytes)
 	layers_run(token, step);
 	check(cuStreamEndCapture(stream, &graph), "cuStreamEndCapture");
 	check(cuGraphInstantiate(&exec, graph, 0), "cuGraphInstantiate");
+	check(cuGraphDestroy(graph), "cuGraphDestroy"); /* what was made of it goes on */
 	check(cuGraphLaunch(exec, stream), "cuGraphLaunch");
 	check(cuMemcpyHtoDAsync(x, state, bytes, stream), "cuMemcpyHtoDAsync");
 	check(cuGraphLaunch(exec, stream), "cuGraphLaunch");
 	check(cuStreamSynchronize(stream), "cuStreamSynchronize");
 	check(cuGraphExecDestroy(exec), "cuGraphExecDestroy");
-	check(cuGraphDestroy(graph), "cuGraphDestroy");
 }
 
 /* The rows of the tokens are spread over the whole cache, so that all of its pages are used. */

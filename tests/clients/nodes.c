@@ -3,9 +3,10 @@
  * changed by the calls for one type and by those for any, alone and in a child graph; and by captured copies and memsets.
  * Each store goes to a row of its own. It prints a digest of what each layer's K and V then hold.
  *
- * usage: nodes [owners=LIST] [whole] MODULE
+ * usage: nodes [owners=LIST] [whole|edges] MODULE
  *   owners=LIST  the program itself lets layers read the K and V of others: what sharing has to equal
  *   whole        in the place of all this, one node clears the whole cache; the result of adding it is printed
+ *   edges        kernels that may begin before the one ahead has ended: prints the edges that the graph then has, and removes some
  */
 #include <cuda.h>
 #include <stdint.h>
@@ -299,18 +300,59 @@ static void owners_read(const char *list)
 	}
 }
 
+/* Kernels that follow each other by edges of programmatic launches; the third touches no cache. */
+static void edges_run(void)
+{
+	static const CUgraphEdgeData early = {
+		.from_port = CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC, .type = CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC};
+	static const int tensor[] = {4, 0, -1, 1, 4}; /* of each node */
+	static const int ahead[] = {-1, 0, 1, -1, 0};
+	const CUgraphEdgeData both[] = {early, early};
+	CUgraphNode node[5], from[8], to[8];
+	CUgraphEdgeData data[8];
+	size_t count = 8;
+	CUgraph graph;
+
+	check(cuGraphCreate(&graph, 0));
+	for (int i = 0; i < 5; i++) {
+		struct values values;
+		CUgraphNodeParams params = store_of(CU_GRAPH_NODE_TYPE_KERNEL, tensor[i] < 0 ? 0 : tensor[i], &values);
+
+		if (tensor[i] < 0)
+			values.to = source;
+		check(cuGraphAddNode_v2(&node[i], graph, ahead[i] < 0 ? NULL : &node[ahead[i]],
+			ahead[i] < 0 ? NULL : &early, ahead[i] >= 0, &params));
+	}
+	check(cuGraphAddDependencies_v2(
+		graph, (CUgraphNode[]){node[1], node[0]}, (CUgraphNode[]){node[3], node[2]}, both, 2));
+	check(cuGraphGetEdges_v2(graph, from, to, data, &count));
+	for (size_t i = 0; i < count; i++)
+		for (int a = 0; a < 5; a++)
+			for (int b = 0; b < 5; b++)
+				if (from[i] == node[a] && to[i] == node[b])
+					printf("edge %d %d: %d %d\n", a, b, data[i].type, data[i].from_port);
+	printf("remove %d\n", cuGraphRemoveDependencies_v2(graph, (CUgraphNode[]){node[1], node[0]},
+				      (CUgraphNode[]){node[3], node[2]}, both, 2));
+	count = 8;
+	check(cuGraphGetEdges_v2(graph, from, to, data, &count));
+	printf("edges %zu\n", count);
+	check(cuGraphDestroy(graph));
+}
+
 int main(int argc, char **argv)
 {
 	const char *path = NULL;
 	CUcontext context;
 	CUmodule module;
-	int whole = 0;
+	int whole = 0, edges = 0;
 
 	for (int i = 1; i < argc; i++) {
 		if (!strncmp(argv[i], "owners=", 7))
 			owners_read(argv[i] + 7);
 		else if (!strcmp(argv[i], "whole"))
 			whole = 1;
+		else if (!strcmp(argv[i], "edges"))
+			edges = 1;
 		else
 			path = argv[i];
 	}
@@ -325,6 +367,8 @@ int main(int argc, char **argv)
 	memory_make();
 	if (whole)
 		whole_run(context);
+	else if (edges)
+		edges_run();
 	else
 		all_run(context);
 	digests_print();

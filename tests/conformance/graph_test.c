@@ -183,6 +183,32 @@ static void dependencies_can_be_added_and_removed(void **state)
 }
 
 /* cuGraphInstantiate: "The graph is validated for any structural constraints": a circle has no first node. */
+/* cuGraphAddDependencies_v2, cuGraphGetEdges_v2, cuGraphRemoveDependencies_v2: edges of programmatic launches */
+static void edges_have_data(void **state)
+{
+	static const CUgraphEdgeData early = {
+		.from_port = CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC, .type = CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC};
+	struct range out = range_new(1, RW);
+	CUgraph graph = graph_new();
+	CUgraphNode a = fill_node(graph, NULL, 0, out.at, 1), b = fill_node(graph, NULL, 0, out.at, 2), from, to;
+	CUgraphEdgeData data = {0};
+	size_t count = 1;
+
+	(void)state;
+	must(driver_function(cuGraphAddDependencies)(graph, &a, &b, &early, 1));
+	must(driver_function(cuGraphGetEdges)(graph, &from, &to, &data, &count));
+	assert_memory_equal(&data, &early, sizeof(data));
+	/* "Attempting a lossy query via NULL edgeData will result in CUDA_ERROR_LOSSY_QUERY." */
+	assert_int_equal(driver_function(cuGraphGetEdges)(graph, &from, &to, NULL, &count), CUDA_ERROR_LOSSY_QUERY);
+	/* "an edge that does not exist in the graph, with data matching edgeData, results in an error"; NULL is "default (zeroed) data" */
+	must_refuse(driver_function(cuGraphRemoveDependencies)(graph, &a, &b, NULL, 1));
+	must(driver_function(cuGraphRemoveDependencies)(graph, &a, &b, &early, 1));
+	must(driver_function(cuGraphGetEdges)(graph, NULL, NULL, NULL, &count));
+	assert_int_equal(count, 0);
+	graph_free(graph);
+	range_free(&out);
+}
+
 static void a_circle_cannot_be_instantiated(void **state)
 {
 	CUgraph graph = graph_new();
@@ -601,6 +627,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		conformance_test(nodes_and_edges_can_be_listed),
 		conformance_test(dependencies_can_be_added_and_removed),
+		conformance_test(edges_have_data),
 		conformance_test(a_circle_cannot_be_instantiated),
 		conformance_test(a_clone_is_a_graph_of_its_own),
 		conformance_test(a_launch_runs_all_nodes_in_the_order_of_their_dependencies),

@@ -23,6 +23,18 @@ grep -q '"launches_patched": 36,' "$work/stats" || fail "nodes: $(cat "$work/sta
 saved=$((16 - 8 - 2)) # MiB: four tensors of two, less the sink's block
 grep -q "\"saved_bytes\": $((saved << 20))," "$work/stats" || fail "nodes: $(cat "$work/stats")"
 
+# A kernel that is handed shared memory, a borrower's or an owner's, waits for the whole of the one ahead; others need not, and edges
+# can be removed as the program made them.
+plain edges >"$work/full" || fail "edges: $(cat "$work/full")"
+shared edges >"$work/got" || fail "edges: $(cat "$work/err")"
+edges() {
+	grep -E '^(edge|remove)' "$1" | tr '\n' ' '
+}
+[ "$(edges "$work/full")" = "edge 0 1: 1 1 edge 1 2: 1 1 edge 0 2: 1 1 edge 1 3: 1 1 edge 0 4: 1 1 remove 0 edges 3 " ] ||
+	fail "edges, without the shim: $(edges "$work/full")"
+[ "$(edges "$work/got")" = "edge 0 1: 0 0 edge 1 2: 1 1 edge 0 2: 1 1 edge 1 3: 0 0 edge 0 4: 0 0 remove 0 edges 3 " ] ||
+	fail "edges: $(edges "$work/got")"
+
 # One node cannot go to two places.
 plain whole >"$work/full" || fail "whole: $(cat "$work/full")"
 grep -q '^whole 0$' "$work/full" || fail "whole, without the shim: $(cat "$work/full")"

@@ -5,6 +5,8 @@
  */
 #include "launch.h"
 
+#include <stdlib.h>
+
 #include "split.h"
 
 /* False: refused. The rows of all layers of a box are one run of rows. */
@@ -192,14 +194,21 @@ CUresult CUDAAPI cuGraphAddNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph, con
 	const CUgraphEdgeData *dependencyData, size_t numDependencies, CUgraphNodeParams *nodeParams)
 {
 	__typeof__(cuGraphAddNode_v2) *plain = shim_real()->cuGraphAddNode_v2;
+	CUgraphEdgeData *edges = NULL;
 	struct any any;
 	CUresult result;
 
 	if (!plain)
 		return SHIM_ABSENT;
 	result = any_begin(&any, nodeParams);
+	if (!result && any.launched && any.launch.shared && shim_edges_any_early(dependencyData, numDependencies)) {
+		edges = shim_edges_plain(dependencyData, numDependencies);
+		result = edges ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+	}
 	if (!result)
-		result = plain(phGraphNode, hGraph, dependencies, dependencyData, numDependencies, any.params);
+		result = plain(
+			phGraphNode, hGraph, dependencies, edges ? edges : dependencyData, numDependencies, any.params);
+	free(edges);
 	return any_end(&any, result);
 }
 

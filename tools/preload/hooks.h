@@ -56,7 +56,8 @@
 	F(cuGraphAddMemcpyNode) F(cuGraphMemcpyNodeSetParams) F(cuGraphExecMemcpyNodeSetParams)                        \
 	F(cuGraphAddMemsetNode) F(cuGraphMemsetNodeSetParams) F(cuGraphExecMemsetNodeSetParams)                        \
 	F(cuGraphInstantiateWithFlags) F(cuGraphInstantiateWithParams) F(cuGraphInstantiateWithParams_ptsz)            \
-	F(cuGraphLaunch) F(cuGraphLaunch_ptsz) F(cuGraphExecUpdate_v2) F(cuGraphDestroy) F(cuGraphExecDestroy)
+	F(cuGraphLaunch) F(cuGraphLaunch_ptsz) F(cuGraphExecUpdate_v2) F(cuGraphDestroy) F(cuGraphExecDestroy)            \
+	F(cuGraphAddDependencies_v2) F(cuGraphRemoveDependencies_v2)
 
 /* Others of the driver's that the shim calls, and does not stand in front of. */
 #define SHIM_CALLS(F)                                                                                                  \

@@ -38,6 +38,10 @@ void shim_launch_end(struct shim_launch *launch);
 typedef void shim_word_fn(void *arg, size_t param, size_t offset, CUdeviceptr word, size_t map_bytes);
 void shim_launch_words(const struct shim_launch *launch, shim_word_fn *tell, void *arg);
 
+/* Some edge lets a node begin before the one ahead of it has ended; NULL: none. A copy without such, to be freed; NULL: no memory. */
+bool shim_edges_any_early(const CUgraphEdgeData *edges, size_t count);
+CUgraphEdgeData *shim_edges_plain(const CUgraphEdgeData *edges, size_t count);
+
 /* Runs a launch as `start` does, and finds out whether it writes the cache (probe.c). */
 typedef CUresult shim_start_fn(void *arg);
 /* A kernel node of an executable graph was given this launch's parameters (replay.c). */

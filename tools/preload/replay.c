@@ -24,6 +24,11 @@ struct executable {
 	struct changed *changed;
 };
 static struct executable *executables;
+/* One that the program has destroyed, and an executable still needs. */
+static struct kept {
+	struct kept *next;
+	CUgraph graph;
+} * kept;
 
 /* The nodes of a graph, each behind those that it depends on. */
 struct nodes {
@@ -57,6 +62,33 @@ static void changed_free(struct executable *executable)
 		free(changed);
 	}
 	executable->changed = NULL;
+}
+
+static bool is_used(CUgraph graph)
+{
+	const struct executable *executable = executables;
+
+	while (executable && executable->graph != graph && executable->updated != graph)
+		executable = executable->next;
+	return executable != NULL;
+}
+
+/* Destroys what the program has destroyed, and no executable needs any more. */
+static void kept_free(void)
+{
+	struct kept **link = &kept;
+
+	while (*link) {
+		struct kept *one = *link;
+
+		if (is_used(one->graph)) {
+			link = &one->next;
+			continue;
+		}
+		*link = one->next;
+		shim_real()->cuGraphDestroy(one->graph);
+		free(one);
+	}
 }
 
 static CUresult instantiated(CUresult result, const CUgraphExec *exec, CUgraph graph)
@@ -315,26 +347,30 @@ CUresult CUDAAPI cuGraphExecUpdate(CUgraphExec hGraphExec, CUgraph hGraph, CUgra
 	if (executable) {
 		executable->updated = hGraph;
 		changed_free(executable);
+		kept_free();
 	}
 	probe_unlock();
 	return result;
 }
 
-/* A graph that an executable was made of stays, as its nodes are asked for. */
+/* A graph that an executable was made of stays as long as that, as its nodes are asked for. */
 CUresult CUDAAPI cuGraphDestroy(CUgraph hGraph)
 {
-	const struct executable *executable = NULL;
+	struct kept *one = NULL;
 
 	if (!shim_real()->cuGraphDestroy)
 		return SHIM_ABSENT;
 	if (is_probed()) {
 		probe_lock();
-		executable = executables;
-		while (executable && executable->graph != hGraph && executable->updated != hGraph)
-			executable = executable->next;
+		if (is_used(hGraph))
+			one = malloc(sizeof(*one));
+		if (one) {
+			*one = (struct kept){kept, hGraph};
+			kept = one;
+		}
 		probe_unlock();
 	}
-	return executable ? CUDA_SUCCESS : shim_real()->cuGraphDestroy(hGraph);
+	return one ? CUDA_SUCCESS : shim_real()->cuGraphDestroy(hGraph);
 }
 
 CUresult CUDAAPI cuGraphExecDestroy(CUgraphExec hGraphExec)
@@ -352,6 +388,7 @@ CUresult CUDAAPI cuGraphExecDestroy(CUgraphExec hGraphExec)
 			*link = executable->next;
 			changed_free(executable);
 			free(executable);
+			kept_free();
 		}
 		probe_unlock();
 	}
