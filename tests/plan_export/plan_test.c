@@ -387,7 +387,7 @@ static void wrong_usage_says_what_is_wanted(void **state)
 		{"show a --owners 0", "both give a plan"},
 		{"check --owners 0,1", "-m DIR"},
 		{"check --owners 0,1 --to lckv -m .", "unrecognized option"},
-		{"convert --owners 0,1", "--to json, lckv, vllm or transformers"},
+		{"convert --owners 0,1", "--to json, lckv, vllm, transformers or checkpoint"},
 		{"convert --owners 0,1 --to tensorrt", "--to is \"tensorrt\""},
 		{"convert --owners 0,1 --from lckv --to json", "not --owners"},
 		{"convert 0_1 --from yaml --to json", "--from is \"yaml\""},
