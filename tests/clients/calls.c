@@ -2,13 +2,14 @@
  * tests/clients/calls.c: asks the driver all that a careful program asks, and prints the answers, with addresses relative to
  * its own allocation, so that two runs can be compared word for word.
  *
- * usage: calls queries|find|threads|fork|copies|behind|others BYTES LAYERS [MODULE]
+ * usage: calls queries|find|threads|fork|copies|behind|others|bound BYTES LAYERS [MODULE]
  *   queries  sizes, addresses, attributes and errors of an allocation of BYTES bytes
  *   find     which file each way of finding a function leads to
  *   threads  eight threads, each with a cache of LAYERS layers in BYTES bytes: what each layer shows after all were written
  *   copies   what layers 0 and 2, and the edge between 1 and 2, show after each kind of copy and memset into layer 2
  *   behind   what layer 3 shows after copies that begin in layer 2
  *   others   what each way to give an allocation to another device or process answers
+ *   bound    what binding memory of its own a second time answers, where a cache is mapped and where not
  *   fork     a child that calls the driver, and one that becomes another program
  */
 #define _GNU_SOURCE /* dladdr, RTLD_NEXT */
@@ -444,6 +445,34 @@ static void others(void)
 	check(cuDevicePrimaryCtxRelease(0), "cuDevicePrimaryCtxRelease");
 }
 
+/* ---- bound: where else memory goes that is mapped to a cache, and memory that is not ---- */
+
+static void bound(void)
+{
+	const CUmemAllocationProp prop = {
+		.type = CU_MEM_ALLOCATION_TYPE_PINNED, .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE}};
+	CUmemGenericAllocationHandle handle[2];
+	CUarrayMapInfo info = {
+		.memOperationType = CU_MEM_OPERATION_TYPE_MAP, .memHandleType = CU_MEM_HANDLE_TYPE_GENERIC};
+	CUdeviceptr memory;
+
+	context_make();
+	check(cuMemAddressReserve(&memory, bytes, 0, 0, 0), "cuMemAddressReserve");
+	for (int i = 0; i < 2; i++)
+		check(cuMemCreate(&handle[i], bytes, &prop, 0), "cuMemCreate");
+	check(cuMemMap(memory, bytes, 0, handle[0], 0), "cuMemMap");
+	for (int i = 1; i >= 0; i--) {
+		info.memHandle.memHandle = handle[i];
+		printf("%s: %d %d\n", i ? "plain" : "cache", cuMulticastBindMem(1, 0, handle[i], 0, bytes, 0),
+			cuMemMapArrayAsync(&info, 1, NULL));
+		fflush(stdout);
+		check(cuMemRelease(handle[i]), "cuMemRelease");
+	}
+	check(cuMemUnmap(memory, bytes), "cuMemUnmap");
+	check(cuMemAddressFree(memory, bytes), "cuMemAddressFree");
+	check(cuDevicePrimaryCtxRelease(0), "cuDevicePrimaryCtxRelease");
+}
+
 /* ---- find ---- */
 
 static void found_print(const char *way, const char *name, void *function)
@@ -592,6 +621,8 @@ int main(int argc, char **argv)
 		copies();
 	else if (!strcmp(argv[1], "others"))
 		others();
+	else if (!strcmp(argv[1], "bound"))
+		bound();
 	else if (!strcmp(argv[1], "behind"))
 		behind();
 	else if (!strcmp(argv[1], "threads"))

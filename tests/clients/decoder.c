@@ -16,8 +16,9 @@
  *   alloc=plain|pitch|async|pool  rows of 500 bytes, 512 apart; in the order of a stream; from a pool of the program's own
  *   alloc=segments|mapped|expandable   as caching allocators do: carved out of allocations of 20 MiB; one
  *                               reservation for each, with memory of its own; carved out of one reservation that grows by 20 MiB
+ *   alloc=early|bare             as mapped, with memory that is made before any reservation; reserved while no context is current
  *   weights=N                   so many plain allocations of `bytes` bytes come before the cache
- *   sleep=1                     the memory that it maps is given back after the last token, made anew, and all tokens run again
+ *   sleep=1|2                   the memory (2: of the first layer) that it maps is given back after the last token, made anew, and all tokens run again
  *   streams=default|own
  *   graph=none|capture|nodes    each token's launches are captured, and replayed twice; or stores are nodes, set once more
  * On stderr: the device memory in use once the cache is there, and the process's PSS.
@@ -122,6 +123,19 @@ static struct range {
 } ranges[2 * MAX_LAYERS];
 static int range_count;
 
+/* alloc=early: the memory is there before the first range is reserved. */
+static CUmemGenericAllocationHandle early[2 * MAX_LAYERS];
+static int early_count, early_used;
+
+static void early_make(void)
+{
+	const CUmemAllocationProp prop = {
+		.type = CU_MEM_ALLOCATION_TYPE_PINNED, .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE}};
+
+	for (; early_count < 2 * options.layers; early_count++)
+		check(cuMemCreate(&early[early_count], (size_t)options.bytes, &prop, 0), "cuMemCreate");
+}
+
 /* Handles of `step` bytes up to `bytes` behind the base. The program's own reference goes at once: the mapping holds the memory. */
 static void range_grow(struct range *range, size_t bytes)
 {
@@ -135,7 +149,10 @@ static void range_grow(struct range *range, size_t bytes)
 	for (; range->mapped < bytes; range->mapped += range->step) {
 		CUdeviceptr at = range->base + range->mapped;
 
-		check(cuMemCreate(&handle, range->step, &prop, 0), "cuMemCreate");
+		if (early_used < early_count)
+			handle = early[early_used++];
+		else
+			check(cuMemCreate(&handle, range->step, &prop, 0), "cuMemCreate");
 		check(cuMemMap(at, range->step, 0, handle, 0), "cuMemMap");
 		check(cuMemSetAccess(at, range->step, &access, 1), "cuMemSetAccess");
 		check(cuMemGetAllocationPropertiesFromHandle(&found, handle), "cuMemGetAllocationPropertiesFromHandle");
@@ -149,6 +166,18 @@ static void range_grow(struct range *range, size_t bytes)
 	}
 }
 
+/* alloc=bare: while no context is current. */
+static void range_reserve(struct range *range)
+{
+	CUcontext context;
+
+	check(cuCtxGetCurrent(&context), "cuCtxGetCurrent");
+	if (!strcmp(options.alloc, "bare"))
+		check(cuCtxSetCurrent(NULL), "cuCtxSetCurrent");
+	check(cuMemAddressReserve(&range->base, range->bytes, 0, 0, 0), "cuMemAddressReserve");
+	check(cuCtxSetCurrent(context), "cuCtxSetCurrent");
+}
+
 static CUdeviceptr mapped_carve(size_t bytes, size_t reserve)
 {
 	struct range *range = &ranges[range_count ? range_count - 1 : 0];
@@ -158,7 +187,7 @@ static CUdeviceptr mapped_carve(size_t bytes, size_t reserve)
 		range->bytes = (reserve + GRANULE - 1) / GRANULE * GRANULE;
 		range->step = reserve == RESERVED_BYTES ? SEGMENT_BYTES : range->bytes;
 		range->used = reserve == RESERVED_BYTES ? HEAD_BYTES : 0;
-		check(cuMemAddressReserve(&range->base, range->bytes, 0, 0, 0), "cuMemAddressReserve");
+		range_reserve(range);
 	}
 	range->used += bytes;
 	range_grow(range, range->used);
@@ -167,7 +196,8 @@ static CUdeviceptr mapped_carve(size_t bytes, size_t reserve)
 
 static void ranges_unmap(void)
 {
-	for (int i = 0; i < range_count; i++) {
+	/* sleep=2: of the first layer alone, in the order kv */
+	for (int i = 0; i < (options.sleep == 2 ? 2 : range_count); i++) {
 		check(cuMemUnmap(ranges[i].base, ranges[i].mapped), "cuMemUnmap");
 		ranges[i].mapped = 0;
 	}
@@ -181,6 +211,7 @@ static void ranges_wake(void)
 
 static void ranges_free(void)
 {
+	options.sleep = 0;
 	ranges_unmap();
 	for (int i = 0; i < range_count; i++)
 		check(cuMemAddressFree(ranges[i].base, ranges[i].bytes), "cuMemAddressFree");
@@ -221,7 +252,7 @@ static CUdeviceptr allocate(size_t bytes)
 		memory = pool_allocate(bytes);
 	else if (!strcmp(options.alloc, "segments"))
 		return segment_carve(bytes);
-	else if (!strcmp(options.alloc, "mapped"))
+	else if (!strcmp(options.alloc, "mapped") || !strcmp(options.alloc, "early") || !strcmp(options.alloc, "bare"))
 		return mapped_carve(bytes, bytes);
 	else if (!strcmp(options.alloc, "expandable"))
 		return mapped_carve(bytes, RESERVED_BYTES);
@@ -503,6 +534,8 @@ int main(int argc, char **argv)
 		check(cuStreamCreate(&stream, CU_STREAM_DEFAULT), "cuStreamCreate");
 	for (int i = 0; i < options.weights; i++)
 		check(cuMemAlloc(&allocations[allocation_count++], (size_t)options.bytes), "cuMemAlloc");
+	if (!strcmp(options.alloc, "early"))
+		early_make();
 	cache_make();
 	memory_tell();
 	check(cuMemAlloc(&x, 5 * WIDTH * sizeof(float)), "cuMemAlloc");

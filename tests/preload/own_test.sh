@@ -37,6 +37,9 @@ inspected segments "4 layers, K and V of 4194304 bytes each (explicit)"
 # K and V of two layers of four are not there, and a block of the sink is.
 as_oracle $((32 - 16 + 2)) "$work/mapped.json" alloc=mapped
 as_oracle $((32 - 16 + 2)) tensors:layers=4,bytes=4MiB,order=kkvv,memory=reserved alloc=mapped order=kkvv
+# Memory that was made before anything was reserved, and addresses reserved without a context.
+as_oracle $((32 - 16 + 2)) "$work/mapped.json" alloc=early
+as_oracle $((32 - 16 + 2)) "$work/mapped.json" alloc=bare
 as_oracle $((40 - 16 + 2)) "$work/expandable.json" alloc=expandable
 as_oracle $((40 - 16 + 2)) "$work/expandable.json" alloc=expandable graph=capture
 as_oracle $((40 - 16 + 2)) "$work/segments.json" alloc=segments
@@ -58,7 +61,19 @@ slept() { # LAYOUT ALLOC MIB
 	[ "$(device_mib)" = "$3 2 $3 " ] || fail "$2 sleeps: $(cat "$work/err")"
 }
 slept "$work/mapped.json" mapped 18
+# Only an owner sleeps: what its borrower reads stays, and is the owner's again when it wakes.
+shared "$work/mapped.json" alloc=mapped sleep=2 || fail "an owner sleeps: $(cat "$work/err")"
+cmp -s "$work/got" "$work/twice" || fail "an owner sleeps: the output differs from the program's own sharing"
+[ "$(device_mib)" = "18 18 18 " ] || fail "an owner sleeps: $(cat "$work/err")"
 slept "$work/expandable.json" expandable 26
+
+# What is mapped to a cache has no memory of its own to be bound elsewhere; other memory is the driver's, which has neither call here.
+"$run" exec --device host --owners 0,1,0,1 --layout slab:layers=4,k=4MiB,v=4MiB,memory=reserved -- "$build/tests/clients/calls" bound \
+	$((32 << 20)) 4 >"$work/got" 2>"$work/err" || fail "bound: $(cat "$work/err")"
+[ "$(cat "$work/got")" = "$(printf 'plain: 801 801\ncache: 801 801')" ] || fail "bound: $(cat "$work/got")"
+for call in cuMulticastBindMem cuMemMapArrayAsync; do
+	[ "$(grep -c "^kvshare: .*a second time ($call)" "$work/err")" = 1 ] || fail "bound: $(cat "$work/err")"
+done
 
 # Whatever call fails, the program has its memory and its output, shared or not; with --strict it gets an error.
 "$run" exec --device host -- "$decoder" tokens=4 "$kernels" >"$work/full" 2>"$work/err"

@@ -136,7 +136,7 @@ static int owners_fill(struct shim_cache *cache, struct shim_allocation *allocat
 	for (int i = 0; !err && i < 2 * cache->layers; i++) {
 		struct shim_tensor *tensor = &cache->tensors[i];
 
-		if (tensor->place.allocation == number && tensor->lends)
+		if (tensor->place.allocation == number && tensor->lends && !tensor->region)
 			err = whole_region(
 				allocation->space, tensor->place.offset, tensor->place.bytes, &tensor->region);
 	}
@@ -253,6 +253,15 @@ void shim_allocation_close(struct shim_cache *cache, int number)
 	else
 		*allocation = (struct shim_allocation){
 			.reserved = allocation->reserved, .reserved_bytes = allocation->reserved_bytes};
+}
+
+int shim_allocation_refill(struct shim_cache *cache, int number)
+{
+	int err = allocation_fill(cache, number);
+
+	if (err)
+		shim_allocation_empty(cache, number);
+	return err;
 }
 
 /* Tells the profiler whose memory each tensor shows. */

@@ -64,6 +64,8 @@ struct shim_tensor *shim_tensor_next(struct shim_cache *cache, int number, size_
 void shim_extent_of(struct shim_cache *cache, int number, size_t *first, size_t *end);
 /* Backs it with blocks. On failure it is as before. */
 int shim_allocation_open(struct shim_cache *cache, int number, size_t bytes);
+/* One that was emptied while others borrowed from it is whole again, with what they read. On failure it is as before. */
+int shim_allocation_refill(struct shim_cache *cache, int number);
 /* Frees what nobody borrows any more; true: nothing is left. */
 bool shim_allocation_empty(struct shim_cache *cache, int number);
 void shim_allocation_close(struct shim_cache *cache, int number);

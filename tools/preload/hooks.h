@@ -20,6 +20,7 @@
 	F(cuMemAllocFromPoolAsync) F(cuMemAllocFromPoolAsync_ptsz)                                                     \
 	F(cuMemAddressReserve) F(cuMemAddressFree) F(cuMemCreate) F(cuMemRelease) F(cuMemMap) F(cuMemUnmap)            \
 	F(cuMemSetAccess) F(cuMemGetAccess) F(cuMemRetainAllocationHandle) F(cuMemGetAllocationPropertiesFromHandle)   \
+	F(cuMulticastBindMem) F(cuMemMapArrayAsync) F(cuMemMapArrayAsync_ptsz)                                         \
 	F(cuMemExportToShareableHandle)                                                                                \
 	F(cuCtxDestroy_v2) F(cuDevicePrimaryCtxRetain) F(cuDevicePrimaryCtxRelease_v2) F(cuDevicePrimaryCtxReset_v2)   \
 	F(cuMemPoolGetAttribute) F(cuMemPoolSetAttribute) F(cuMemPoolDestroy) F(cuMemPoolExportPointer)                \
@@ -78,7 +79,8 @@
 	F(cuMemcpy3DAsync_v2) F(cuMemcpy3DPeerAsync) F(cuMemcpyPeerAsync)                                             \
 	F(cuMemcpyDtoDAsync_v2) F(cuMemcpy2DAsync_v2) F(cuMemcpyDtoHAsync_v2) F(cuStreamSynchronize)  \
 	F(cuStreamQuery) F(cuGraphLaunch) F(cuGraphInstantiateWithParams) F(cuMemcpyBatchAsync)                        \
-	F(cuMemcpyBatchAsync_v2) F(cuMemcpy3DBatchAsync) F(cuMemcpy3DBatchAsync_v2)
+	F(cuMemcpyBatchAsync_v2) F(cuMemcpy3DBatchAsync) F(cuMemcpy3DBatchAsync_v2)                                  \
+	F(cuMemMapArrayAsync)
 #define SHIM_PTDS(F)                                                                                                   \
 	F(cuMemsetD8_v2) F(cuMemsetD16_v2) F(cuMemsetD32_v2) F(cuMemsetD2D8_v2) F(cuMemsetD2D16_v2)                    \
 	F(cuMemsetD2D32_v2) F(cuMemcpy) F(cuMemcpyHtoD_v2) F(cuMemcpyDtoD_v2) F(cuMemcpyDtoH_v2) F(cuMemcpy2D_v2)      \

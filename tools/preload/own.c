@@ -125,7 +125,7 @@ CUresult CUDAAPI cuMemCreate(
 
 	if (!driver->cuMemCreate)
 		return SHIM_ABSENT;
-	if (!handle || !is_asked() || !atomic_load(&reservations) || !can_wait(size, prop))
+	if (!handle || !is_asked() || !can_wait(size, prop))
 		return driver->cuMemCreate(handle, size, prop, flags);
 	ticket = calloc(1, sizeof(*ticket));
 	if (!ticket)
@@ -263,7 +263,8 @@ static CUresult ticket_map(struct ticket *ticket, CUdeviceptr start, size_t offs
 		result = piece_make(ticket, 0, ticket->bytes);
 		return result ? result : shim_real()->cuMemMap(start, ticket->bytes, offset, ticket->piece[0], 0);
 	}
-	if (!shim_cache_map(from, to, &result)) { /* which has been said: plain memory it is */
+	if (!shim_cache_map(
+		    from, to, ticket->prop.location.id, &result)) { /* which has been said: plain memory it is */
 		if (!result)
 			result = piece_make(ticket, 0, ticket->bytes);
 		return result ? result : shim_real()->cuMemMap(start, ticket->bytes, 0, ticket->piece[0], 0);
@@ -410,6 +411,81 @@ CUresult CUDAAPI cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handl
 		pthread_mutex_unlock(&lock);
 	}
 	return ticket ? CUDA_SUCCESS : driver->cuMemRetainAllocationHandle(handle, addr);
+}
+
+/* ---- where else such a handle may go ---- */
+
+/* The driver's own handle for all of a ticket's memory; 0: it is mapped to a cache, or cannot be made. Others are as they are. */
+static CUmemGenericAllocationHandle whole_of(CUmemGenericAllocationHandle handle, const char *call, CUresult *result)
+{
+	CUmemGenericAllocationHandle whole = handle;
+	struct ticket *ticket = NULL;
+
+	*result = CUDA_SUCCESS;
+	if (!atomic_load(&ticket_count))
+		return handle;
+	pthread_mutex_lock(&lock);
+	ticket = ticket_find(handle);
+	if (ticket && (ticket->to || ticket->was_mapped))
+		*result = CUDA_ERROR_NOT_SUPPORTED;
+	else if (ticket)
+		*result = piece_make(ticket, 0, ticket->bytes);
+	if (ticket)
+		whole = *result ? 0 : ticket->piece[0];
+	pthread_mutex_unlock(&lock);
+	if (*result == CUDA_ERROR_NOT_SUPPORTED)
+		shim_say("the program binds memory of its cache a second time (%s), which is refused: layers share it",
+			call);
+	return whole;
+}
+
+CUresult CUDAAPI cuMulticastBindMem(CUmemGenericAllocationHandle mcHandle, size_t mcOffset,
+	CUmemGenericAllocationHandle memHandle, size_t memOffset, size_t size, unsigned long long flags)
+{
+	const struct shim_real *driver = shim_real();
+	CUresult result;
+
+	if (!driver->cuMulticastBindMem)
+		return SHIM_ABSENT;
+	memHandle = whole_of(memHandle, "cuMulticastBindMem", &result);
+	return result ? result : driver->cuMulticastBindMem(mcHandle, mcOffset, memHandle, memOffset, size, flags);
+}
+
+/* Of a sparse array or a mipmapped one; unmapping has no handle. */
+static CUresult arrays_map(
+	const CUarrayMapInfo *given, unsigned count, CUstream stream, __typeof__(cuMemMapArrayAsync) *call)
+{
+	CUresult result = CUDA_SUCCESS;
+	CUarrayMapInfo *infos;
+
+	if (!call)
+		return SHIM_ABSENT;
+	if (!given || !count || !atomic_load(&ticket_count))
+		return call((CUarrayMapInfo *)given, count, stream);
+	infos = malloc(count * sizeof(*infos));
+	if (!infos)
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	for (unsigned i = 0; !result && i < count; i++) {
+		infos[i] = given[i];
+		if (given[i].memOperationType == CU_MEM_OPERATION_TYPE_MAP &&
+			given[i].memHandleType == CU_MEM_HANDLE_TYPE_GENERIC)
+			infos[i].memHandle.memHandle =
+				whole_of(given[i].memHandle.memHandle, "cuMemMapArrayAsync", &result);
+	}
+	if (!result)
+		result = call(infos, count, stream);
+	free(infos);
+	return result;
+}
+
+CUresult CUDAAPI cuMemMapArrayAsync(CUarrayMapInfo *mapInfoList, unsigned int count, CUstream hStream)
+{
+	return arrays_map(mapInfoList, count, hStream, shim_real()->cuMemMapArrayAsync);
+}
+
+CUresult CUDAAPI cuMemMapArrayAsync_ptsz(CUarrayMapInfo *mapInfoList, unsigned int count, CUstream hStream)
+{
+	return arrays_map(mapInfoList, count, hStream, shim_real()->cuMemMapArrayAsync_ptsz);
 }
 
 void shim_own_forget(void)

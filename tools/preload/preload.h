@@ -146,11 +146,12 @@ bool shim_cache_free(CUdeviceptr address);
 /*
  * With memory=reserved. A range that the program has reserved: it may be of a cache. A part of such a range is ours (the tensors that
  * share, and what lies between them); shim_cache_part() cuts [*from, *to) to it, and is false if they have nothing in common, or,
- * with `mapped`, if nothing is mapped there. shim_cache_map() takes what was cut so; false: as of shim_cache_allocate().
+ * with `mapped`, if nothing is mapped there. shim_cache_map() takes what was cut so, for memory
+ * of a device; false: as of shim_cache_allocate().
  */
 void shim_cache_reserve(CUdeviceptr address, size_t bytes);
 bool shim_cache_part(CUdeviceptr *from, CUdeviceptr *to, bool mapped);
-bool shim_cache_map(CUdeviceptr from, CUdeviceptr to, CUresult *error);
+bool shim_cache_map(CUdeviceptr from, CUdeviceptr to, CUdevice device, CUresult *error);
 void shim_cache_unmap(CUdeviceptr from, CUdeviceptr to);
 /* The program frees a range; true: it is still borrowed from, and will be freed when it is not. */
 bool shim_cache_unreserve(CUdeviceptr address);

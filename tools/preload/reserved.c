@@ -4,20 +4,67 @@
 #include "cache.h"
 
 #include <errno.h>
+#include <stdlib.h>
+#include <string.h>
 
-void shim_cache_reserve(CUdeviceptr address, size_t bytes)
+/* Reservations made while no context was current: which cache they are of shows when there is one. */
+static struct waiting {
+	CUdeviceptr address;
+	size_t bytes;
+} * waiting;
+static size_t waiting_count;
+
+static bool reservation_place(CUdeviceptr address, size_t bytes)
 {
-	const struct shim_settings *settings = shim_settings();
 	struct shim_cache *cache;
-	int number;
+	int number, err = shim_place_find(bytes, &cache, &number);
 
-	if (!shim_layout_fits(&settings->layout, bytes))
-		return;
-	pthread_mutex_lock(&shim_cache_lock);
-	if (!shim_is_skipped(bytes) && !shim_place_find(bytes, &cache, &number)) {
+	if (!err) {
 		cache->allocations[number].reserved = address;
 		cache->allocations[number].reserved_bytes = bytes;
 	}
+	return err != -ENODEV;
+}
+
+/* In the order in which they were made. */
+static void waiting_place(void)
+{
+	size_t placed = 0;
+
+	while (placed < waiting_count && reservation_place(waiting[placed].address, waiting[placed].bytes))
+		placed++;
+	if (placed)
+		memmove(waiting, waiting + placed, (waiting_count -= placed) * sizeof(*waiting));
+}
+
+static void waiting_remove(CUdeviceptr address)
+{
+	size_t left = 0;
+
+	for (size_t i = 0; i < waiting_count; i++)
+		if (waiting[i].address != address)
+			waiting[left++] = waiting[i];
+	waiting_count = left;
+}
+
+static void waiting_add(CUdeviceptr address, size_t bytes)
+{
+	struct waiting *grown = realloc(waiting, (waiting_count + 1) * sizeof(*waiting));
+
+	if (!grown)
+		return;
+	waiting = grown;
+	waiting[waiting_count++] = (struct waiting){address, bytes};
+}
+
+void shim_cache_reserve(CUdeviceptr address, size_t bytes)
+{
+	if (!shim_layout_fits(&shim_settings()->layout, bytes))
+		return;
+	pthread_mutex_lock(&shim_cache_lock);
+	waiting_place();
+	if (!shim_is_skipped(bytes) && (waiting_count || !reservation_place(address, bytes)))
+		waiting_add(address, bytes);
 	pthread_mutex_unlock(&shim_cache_lock);
 }
 
@@ -51,6 +98,8 @@ bool shim_cache_part(CUdeviceptr *from, CUdeviceptr *to, bool mapped)
 	int number;
 
 	pthread_mutex_lock(&shim_cache_lock);
+	if (waiting_count)
+		waiting_place();
 	allocation = reserved_find(from, to, &cache, &number);
 	if (allocation && mapped && !allocation->mapped_bytes)
 		allocation = NULL;
@@ -58,26 +107,38 @@ bool shim_cache_part(CUdeviceptr *from, CUdeviceptr *to, bool mapped)
 	return allocation != NULL;
 }
 
-/* The first mapping brings all of the part that is ours: what is not mapped yet will be. */
+static int reserved_live(struct shim_allocation *allocation)
+{
+	int err;
+
+	allocation->freed = false;
+	err = shim_cache_publish();
+	if (err)
+		return err;
+	atomic_fetch_add(&shim_live, 1);
+	shim_cache_note();
+	return 0;
+}
+
+/* The first mapping brings all of the part that is ours: what is not mapped yet will be. What others still read of it is there. */
 static int reserved_open(struct shim_cache *cache, int number)
 {
 	struct shim_allocation *allocation = &cache->allocations[number];
 	size_t granule = kvs_vmm_granule_bytes(cache->device->vmm);
 	int err;
 
-	if (allocation->space && allocation->freed)
-		return kvs_fail(-EBUSY, "other layers still read what was unmapped");
-	if (allocation->space)
+	if (allocation->space && !allocation->freed)
 		return 0;
+	if (allocation->space) {
+		err = shim_allocation_refill(cache, number);
+		return err ? err : reserved_live(allocation);
+	}
 	err = cache->given_up ? -ECANCELED
 			      : shim_allocation_open(cache, number, allocation->reserved_bytes / granule * granule);
 	if (!err)
-		err = shim_cache_publish();
-	if (!err) {
-		atomic_fetch_add(&shim_live, 1);
-		shim_cache_note();
+		err = reserved_live(allocation);
+	if (!err)
 		return 0;
-	}
 	if (allocation->space) {
 		shim_allocation_empty(cache, number);
 		shim_allocation_close(cache, number);
@@ -86,7 +147,17 @@ static int reserved_open(struct shim_cache *cache, int number)
 	return err;
 }
 
-bool shim_cache_map(CUdeviceptr from, CUdeviceptr to, CUresult *error)
+/* The cache is of one device, and so is the memory that is mapped to it, or it is not shared. */
+static int device_check(struct shim_cache *cache, int number, CUdevice device)
+{
+	if (device == cache->device->cu->device)
+		return 0;
+	shim_cache_refused(cache, number);
+	return kvs_fail(
+		-EINVAL, "memory of device %d is mapped to a cache of device %d", device, cache->device->cu->device);
+}
+
+bool shim_cache_map(CUdeviceptr from, CUdeviceptr to, CUdevice device, CUresult *error)
 {
 	struct shim_allocation *allocation;
 	struct shim_cache *cache;
@@ -95,7 +166,9 @@ bool shim_cache_map(CUdeviceptr from, CUdeviceptr to, CUresult *error)
 	shim_stats_start();
 	pthread_mutex_lock(&shim_cache_lock);
 	allocation = reserved_find(&from, &to, &cache, &number);
-	if (allocation)
+	if (allocation && !allocation->space)
+		err = device_check(cache, number, device);
+	if (allocation && (allocation->space || !err))
 		err = reserved_open(cache, number);
 	if (!err)
 		allocation->mapped_bytes += to - from;
@@ -129,6 +202,7 @@ bool shim_cache_unreserve(CUdeviceptr address)
 	bool later = false;
 
 	pthread_mutex_lock(&shim_cache_lock);
+	waiting_remove(address);
 	for (struct shim_cache *cache = shim_caches, *next; cache; cache = next) {
 		next = cache->next;
 		for (int i = 0; i < cache->allocation_count; i++) {
