@@ -48,6 +48,12 @@ KVS_KERNEL(client_index_copy, struct client_copy copy)
 	copy.dst[*copy.row * copy.width + threadIdx.x] = copy.src[threadIdx.x];
 }
 
+/* Reads by an index; PyTorch's stores by one are of the same kernel. */
+KVS_KERNEL(client_index_elementwise_kernel, struct client_copy copy)
+{
+	copy.dst[threadIdx.x] = copy.src[*copy.row * copy.width + threadIdx.x];
+}
+
 /* The same with the cache's address in a table of all layers' addresses. */
 KVS_KERNEL(client_table_store, const float *src, const long long *row, float *const *table, int entry, int width)
 {

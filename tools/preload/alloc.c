@@ -115,16 +115,6 @@ CUresult CUDAAPI cuMemAllocPitch(
 	return told("cuMemAllocPitch", result, dptr, result || !pPitch ? 0 : *pPitch * Height);
 }
 
-/* Memory allocated during a capture belongs to the graph. */
-static bool is_capturing(CUstream stream)
-{
-	const struct shim_real *driver = shim_real();
-	CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
-
-	return driver->cuStreamIsCapturing && !driver->cuStreamIsCapturing(stream, &status) &&
-	       status != CU_STREAM_CAPTURE_STATUS_NONE;
-}
-
 static CUresult allocate_async(CUdeviceptr *dptr, size_t bytes, CUstream stream, __typeof__(cuMemAllocAsync) *plain)
 {
 	CUresult result = CUDA_SUCCESS;
@@ -132,7 +122,8 @@ static CUresult allocate_async(CUdeviceptr *dptr, size_t bytes, CUstream stream,
 
 	if (!plain)
 		return SHIM_ABSENT;
-	if (!is_capturing(stream) && allocated(dptr, bytes, &result)) {
+	/* Memory allocated during a capture belongs to the graph. */
+	if (!shim_is_capturing(stream, plain == shim_real()->cuMemAllocAsync_ptsz) && allocated(dptr, bytes, &result)) {
 		if (!result)
 			shim_cache_set_pool(*dptr, shim_pool_current());
 		return result;
@@ -158,7 +149,8 @@ static CUresult allocate_from_pool(
 
 	if (!plain)
 		return SHIM_ABSENT;
-	if (!is_capturing(stream) && allocated(dptr, bytes, &result)) {
+	if (!shim_is_capturing(stream, plain == shim_real()->cuMemAllocFromPoolAsync_ptsz) &&
+		allocated(dptr, bytes, &result)) {
 		if (!result)
 			shim_cache_set_pool(*dptr, pool);
 		return result;

@@ -63,7 +63,7 @@
 /* Others of the driver's that the shim calls, and does not stand in front of. */
 #define SHIM_CALLS(F)                                                                                                  \
 	F(cuCtxGetCurrent) F(cuCtxGetDevice) F(cuDeviceGetMemPool) F(cuFuncGetName) F(cuFuncGetParamInfo) F(cuKernelGetName)                 \
-	F(cuKernelGetParamInfo) F(cuStreamIsCapturing) F(cuEventRecord) F(cuGetErrorName)                    \
+	F(cuKernelGetParamInfo) F(cuStreamIsCapturing) F(cuStreamIsCapturing_ptsz) F(cuEventRecord) F(cuGetErrorName)                    \
 	F(cuMemGetAllocationGranularity) F(cuMemGetInfo_v2) F(cuArray3DGetDescriptor_v2) F(cuGraphGetNodes) F(cuGraphNodeGetType) F(cuGraphNodeSetEnabled)             \
 	F(cuGraphNodeGetEnabled) F(cuGraphKernelNodeGetParams_v2) F(cuGraphNodeGetDependencies_v2)
 
@@ -78,7 +78,7 @@
 	F(cuMemsetD2D8Async) F(cuMemsetD2D16Async) F(cuMemsetD2D32Async) F(cuMemcpyAsync) F(cuMemcpyHtoDAsync_v2)      \
 	F(cuMemcpy3DAsync_v2) F(cuMemcpy3DPeerAsync) F(cuMemcpyPeerAsync)                                             \
 	F(cuMemcpyDtoDAsync_v2) F(cuMemcpy2DAsync_v2) F(cuMemcpyDtoHAsync_v2) F(cuStreamSynchronize)  \
-	F(cuStreamQuery) F(cuGraphLaunch) F(cuGraphInstantiateWithParams) F(cuMemcpyBatchAsync)                        \
+	F(cuStreamQuery) F(cuStreamIsCapturing) F(cuGraphLaunch) F(cuGraphInstantiateWithParams) F(cuMemcpyBatchAsync)                        \
 	F(cuMemcpyBatchAsync_v2) F(cuMemcpy3DBatchAsync) F(cuMemcpy3DBatchAsync_v2)                                  \
 	F(cuMemMapArrayAsync)
 #define SHIM_PTDS(F)                                                                                                   \

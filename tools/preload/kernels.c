@@ -65,7 +65,7 @@ static struct shim_kernel *kernel_create(CUfunction function)
 	}
 	kernel->function = function;
 	kernel->generation = atomic_load(&generation);
-	kernel->role = shim_role_of(name, &kernel->params_written);
+	kernel->role = shim_role_of(name, &kernel->written);
 	for (kernel->param_count = 0; kernel->param_count < count; kernel->param_count++) {
 		param_get(function, kernel->param_count, &kernel->param[kernel->param_count]);
 		param = kernel->param[kernel->param_count];

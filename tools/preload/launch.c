@@ -33,35 +33,64 @@ static size_t next_word(const unsigned char *value, size_t at, size_t bytes, str
 	return at + (shim_map_at(value, at, bytes, map) ? sizeof(CUtensorMap) : sizeof(CUdeviceptr));
 }
 
-/* Any aligned word of a parameter, which may be a struct, can be an address. True: there is a borrower's. */
-static bool param_points(const struct shim_ranges *ranges, const unsigned char *value, size_t bytes, bool *shared)
+/* The kernel writes through the word, or the map, at `offset` of a parameter. */
+static bool is_written(const struct shim_kernel *kernel, size_t param, size_t offset)
 {
-	struct shim_map map;
+	const struct shim_written *written = &kernel->written;
 	bool found = false;
+
+	if (written->params == SHIM_ANY_PARAM || param >= 64 || !(written->parts >> param & 1))
+		return written->params == SHIM_ANY_PARAM || (param < 64 && written->params >> param & 1);
+	for (unsigned i = 0; i < written->count && !found; i++)
+		found = written->word[i].param == param && written->word[i].offset == offset;
+	return found;
+}
+
+/* Any aligned word of a parameter, which may be a struct, can be an address: what a launch was handed of borrowers. */
+struct points {
+	bool written, other; /* addresses through which the kernel writes, and others */
+	bool shared;         /* any of memory that is shared */
+};
+
+static void param_points(const struct shim_ranges *ranges, const struct shim_kernel *kernel, size_t param,
+	const unsigned char *value, struct points *points)
+{
+	size_t bytes = kernel->param[param].bytes;
+	struct shim_map map;
+	bool found;
 
 	for (size_t at = 0, next; at + sizeof(CUdeviceptr) <= bytes; at = next) {
 		next = next_word(value, at, bytes, &map);
 		if (map.bytes)
-			found |= shim_map_place(ranges, &map, shared) == SHIM_MAP_BORROWED;
+			found = shim_map_place(ranges, &map, &points->shared) == SHIM_MAP_BORROWED;
 		else
-			found |= sink_of(ranges, word_at(value + at), shared) != 0;
+			found = sink_of(ranges, word_at(value + at), &points->shared) != 0;
+		if (found && is_written(kernel, param, at))
+			points->written = true;
+		else
+			points->other |= found;
 	}
-	return found;
 }
 
-/* There is a map of several tensors, one of which borrows. */
-static bool param_spans(const struct shim_ranges *ranges, const unsigned char *value, size_t bytes)
+/* There is a map of several tensors, one of which borrows; a writer's is told. */
+static bool param_spans(
+	const struct shim_ranges *ranges, const struct shim_kernel *kernel, size_t param, const unsigned char *value)
 {
+	size_t bytes = kernel->param[param].bytes, at = 0;
 	struct shim_map map;
 	bool found = false, shared = false;
 
-	for (size_t at = 0; !found && at < bytes; at += SHIM_MAP_ALIGN)
+	for (; !found && at < bytes; at += SHIM_MAP_ALIGN)
 		found = shim_map_at(value, at, bytes, &map) && shim_map_place(ranges, &map, &shared) == SHIM_MAP_SPANS;
+	if (found && kernel->role == SHIM_WRITES && is_written(kernel, param, at - SHIM_MAP_ALIGN))
+		shim_map_spans(kernel->name);
 	return found;
 }
 
-static void param_redirect(const struct shim_ranges *ranges, unsigned char *value, size_t bytes)
+static void param_redirect(
+	const struct shim_ranges *ranges, const struct shim_kernel *kernel, size_t param, unsigned char *value)
 {
+	size_t bytes = kernel->param[param].bytes;
 	struct shim_map map;
 	bool shared = false;
 
@@ -69,17 +98,14 @@ static void param_redirect(const struct shim_ranges *ranges, unsigned char *valu
 		CUdeviceptr sink;
 
 		next = next_word(value, at, bytes, &map);
+		if (!is_written(kernel, param, at))
+			continue;
 		sink = map.bytes ? 0 : sink_of(ranges, word_at(value + at), &shared);
 		if (sink)
 			memcpy(value + at, &sink, sizeof(sink));
 		if (map.bytes && shim_map_place(ranges, &map, &shared) == SHIM_MAP_BORROWED)
 			shim_map_redirect(ranges, value + at, &map);
 	}
-}
-
-static bool is_written(const struct shim_kernel *kernel, size_t param)
-{
-	return kernel->params_written == SHIM_ANY_PARAM || (param < 64 && kernel->params_written >> param & 1);
 }
 
 /* The packed form of the parameters; NULL: there is none. */
@@ -116,24 +142,23 @@ static bool launch_points(const struct shim_ranges *ranges, struct shim_launch *
 {
 	size_t bytes;
 	const unsigned char *packed = packed_find(launch->extra, &bytes);
-	bool found = false, stays = false;
+	struct points points = {0};
+	bool stays = false;
 
 	for (size_t i = 0; i < launch->kernel->param_count; i++) {
 		const unsigned char *value = value_of(launch, i, packed, bytes);
 
-		if (value && param_spans(ranges, value, launch->kernel->param[i].bytes)) {
-			stays = true;
-			if (is_written(launch->kernel, i) && launch->kernel->role == SHIM_WRITES)
-				shim_map_spans(launch->kernel->name);
-		}
-		if (value && param_points(ranges, value, launch->kernel->param[i].bytes, &launch->shared)) {
-			found |= !written || is_written(launch->kernel, i);
-			stays |= !written || !is_written(launch->kernel, i);
-		}
+		if (!value)
+			continue;
+		stays |= param_spans(ranges, launch->kernel, i, value);
+		param_points(ranges, launch->kernel, i, value, &points);
 	}
+	launch->shared = points.shared;
+	stays |= points.other;
+	stays |= points.written && !written;
 	if (stays)
 		atomic_store_explicit(&launch->kernel->touched, true, memory_order_relaxed);
-	return found;
+	return points.written || (points.other && !written);
 }
 
 /* Room for pointers and values of all parameters. */
@@ -161,13 +186,14 @@ static bool params_redirect(const struct shim_ranges *ranges, struct shim_launch
 		return false;
 	for (size_t i = 0; i < kernel->param_count; i++) {
 		unsigned char *value = values + kernel->param[i].offset;
-		bool shared = false;
+		struct points points = {0};
 
 		pointers[i] = launch->params[i];
-		if (!is_written(kernel, i) || !param_points(ranges, launch->params[i], kernel->param[i].bytes, &shared))
+		param_points(ranges, kernel, i, launch->params[i], &points);
+		if (!points.written)
 			continue;
 		memcpy(value, launch->params[i], kernel->param[i].bytes);
-		param_redirect(ranges, value, kernel->param[i].bytes);
+		param_redirect(ranges, kernel, i, value);
 		pointers[i] = value;
 	}
 	launch->params = pointers;
@@ -185,8 +211,8 @@ static bool packed_redirect(const struct shim_ranges *ranges, struct shim_launch
 		return false;
 	memcpy(values, packed, launch->extra_bytes);
 	for (size_t i = 0; i < kernel->param_count; i++)
-		if (is_written(kernel, i) && kernel->param[i].offset + kernel->param[i].bytes <= launch->extra_bytes)
-			param_redirect(ranges, values + kernel->param[i].offset, kernel->param[i].bytes);
+		if (kernel->param[i].offset + kernel->param[i].bytes <= launch->extra_bytes)
+			param_redirect(ranges, kernel, i, values + kernel->param[i].offset);
 	launch->new_extra[0] = CU_LAUNCH_PARAM_BUFFER_POINTER;
 	launch->new_extra[1] = values;
 	launch->new_extra[2] = CU_LAUNCH_PARAM_BUFFER_SIZE;
@@ -216,9 +242,8 @@ void shim_launch_words(const struct shim_launch *launch, shim_word_fn *tell, voi
 /* For `kvshare-run inspect`: the addresses that a known writer was handed. */
 static void word_inspect(void *arg, size_t param, size_t offset, CUdeviceptr word, size_t map_bytes)
 {
-	(void)offset;
 	(void)map_bytes;
-	if (is_written(arg, param))
+	if (is_written(arg, param, offset))
 		shim_inspect_store(word);
 }
 
@@ -274,14 +299,20 @@ void shim_launch_end(struct shim_launch *launch)
 	shim_timer_end(&launch->timer);
 }
 
-/* A stream that is being captured cannot be waited for. */
-static bool is_capturing(CUstream stream)
+bool shim_is_capturing(CUstream stream, bool per_thread)
 {
 	const struct shim_real *driver = shim_real();
+	__typeof__(cuStreamIsCapturing) *ask =
+		per_thread ? driver->cuStreamIsCapturing_ptsz : driver->cuStreamIsCapturing;
 	CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
 
-	return driver->cuStreamIsCapturing && !driver->cuStreamIsCapturing(stream, &status) &&
-	       status != CU_STREAM_CAPTURE_STATUS_NONE;
+	return ask && !ask(stream, &status) && status != CU_STREAM_CAPTURE_STATUS_NONE;
+}
+
+/* A stream that is being captured cannot be waited for. */
+static bool can_wait(CUstream stream, __typeof__(cuStreamSynchronize) *wait)
+{
+	return wait && !shim_is_capturing(stream, wait == shim_real()->cuStreamSynchronize_ptsz);
 }
 
 static CUresult launch_end(
@@ -289,7 +320,7 @@ static CUresult launch_end(
 {
 	shim_launch_end(launch);
 	/* One that was handed no address of ours may have found it in a table. */
-	if (!result && shim_settings()->sync && shim_ranges() && wait && !is_capturing(stream))
+	if (!result && shim_settings()->sync && shim_ranges() && can_wait(stream, wait))
 		result = shim_fault_check(wait(stream), launch->kernel);
 	return shim_fault_check(result, NULL);
 }
@@ -363,11 +394,11 @@ static inline CUresult launch_pass(const struct start *what)
 	return shim_fault_check(start_now(what), NULL);
 }
 
-static CUresult launch_start(struct shim_launch *launch, struct start *what)
+static CUresult launch_start(struct shim_launch *launch, struct start *what, __typeof__(cuStreamSynchronize) *wait)
 {
 	what->params = launch->params;
 	what->extra = launch->extra;
-	if (shim_settings()->probe_path && launch->kernel && !is_capturing(what->stream))
+	if (shim_settings()->probe_path && launch->kernel && can_wait(what->stream, wait))
 		return shim_probe_launch(launch, start, what);
 	return start(what);
 }
@@ -385,8 +416,8 @@ static CUresult launch_kernel(CUfunction f, const unsigned *shape, CUstream stre
 			&(struct start){f, shape, .stream = stream, .params = params, .extra = extra, .plain = plain});
 	result = shim_launch_begin(&launch, f, params, extra);
 	if (!result)
-		result = launch_start(
-			&launch, &(struct start){.function = f, .shape = shape, .stream = stream, .plain = plain});
+		result = launch_start(&launch,
+			&(struct start){.function = f, .shape = shape, .stream = stream, .plain = plain}, wait);
 	return launch_end(&launch, result, stream, wait);
 }
 
@@ -425,7 +456,7 @@ static CUresult launch_cooperative(CUfunction f, const unsigned *shape, CUstream
 	result = shim_launch_begin(&launch, f, params, NULL);
 	if (!result)
 		result = launch_start(&launch,
-			&(struct start){.function = f, .shape = shape, .stream = stream, .cooperative = plain});
+			&(struct start){.function = f, .shape = shape, .stream = stream, .cooperative = plain}, wait);
 	return launch_end(&launch, result, stream, wait);
 }
 
@@ -484,10 +515,12 @@ static CUresult launch_ex(const CUlaunchConfig *config, CUfunction f, void **par
 		return launch_pass(&(struct start){f, .config = config, .params = params, .extra = extra, .ex = plain});
 	result = shim_launch_begin(&launch, f, params, extra);
 	if (!result)
-		result = launch_start(&launch, &(struct start){.function = f,
-						       .config = config_of(&launch, config),
-						       .stream = config->hStream,
-						       .ex = plain});
+		result = launch_start(&launch,
+			&(struct start){.function = f,
+				.config = config_of(&launch, config),
+				.stream = config->hStream,
+				.ex = plain},
+			wait);
 	return launch_end(&launch, result, config->hStream, wait);
 }
 

@@ -174,8 +174,17 @@ void shim_own_forget(void);
 
 enum shim_role { SHIM_READS, SHIM_WRITES, SHIM_FUSED };
 #define SHIM_ANY_PARAM UINT64_MAX
-/* The role of a kernel by its name; *params: a bit for each parameter through which it writes. */
-enum shim_role shim_role_of(const char *name, uint64_t *params);
+#define SHIM_MAX_WORDS 16
+/* The parameters through which a kernel writes. */
+struct shim_written {
+	uint64_t params, parts; /* a bit for each; those of which it is some words alone, and these: */
+	unsigned count;
+	struct {
+		size_t param, offset;
+	} word[SHIM_MAX_WORDS];
+};
+/* The role of a kernel by its name. */
+enum shim_role shim_role_of(const char *name, struct shim_written *written);
 
 struct shim_param {
 	size_t offset, bytes;
@@ -186,7 +195,7 @@ struct shim_kernel {
 	unsigned generation;
 	char *name;
 	enum shim_role role;
-	uint64_t params_written;
+	struct shim_written written;
 	atomic_bool
 		touched; /* was launched with an address of a borrower that is not one that it is known to write through */
 	size_t param_count, param_bytes;
@@ -198,6 +207,9 @@ struct shim_kernel *shim_kernel_of(CUfunction function);
 void shim_kernels_stale(void);
 /* Calls `tell` with each kernel that was handed a borrower's address and is not known to write through it. */
 void shim_kernels_touched(void (*tell)(void *arg, const struct shim_kernel *kernel), void *arg);
+
+/* A stream is being captured (launch.c); per_thread: the caller's NULL is its thread's own stream. */
+bool shim_is_capturing(CUstream stream, bool per_thread);
 
 /* ---- what there is to share (inspect.c) ---- */
 

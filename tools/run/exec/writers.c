@@ -13,14 +13,17 @@
 static int pattern_put(FILE *out, const char *path, const json_t *writer)
 {
 	const char *name = json_string_value(json_object_get(writer, "kernel"));
-	const json_t *param = json_object_get(writer, "parameter");
+	const json_t *param = json_object_get(writer, "parameter"), *offset = json_object_get(writer, "offset");
 
 	if (!name || !json_is_integer(param) || strchr(name, ',') || json_integer_value(param) < 0)
 		return kvs_fail(-EINVAL,
 			"%s: a writer has a \"kernel\" without commas, and the number of a \"parameter\"", path);
 	for (; *name; name++)
 		fprintf(out, strchr("*?[\\", *name) ? "\\%c" : "%c", *name);
-	fprintf(out, ":%lld,", (long long)json_integer_value(param));
+	fprintf(out, ":%lld", (long long)json_integer_value(param));
+	if (json_is_integer(offset)) /* so that other words of a struct stay: it may read through them */
+		fprintf(out, "+%lld", (long long)json_integer_value(offset));
+	fputc(',', out);
 	return 0;
 }
 
