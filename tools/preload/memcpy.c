@@ -47,6 +47,28 @@ static CUresult line(CUdeviceptr to, size_t bytes, struct copy copy)
 	return copy.any ? shim_fault_check(shim_split(to, bytes, line_make, &copy), NULL) : SHIM_ABSENT;
 }
 
+struct box {
+	const CUDA_MEMCPY2D *copy;
+	size_t row;
+	CUstream stream;
+	__typeof__(cuMemcpy2D_v2) *call;
+	__typeof__(cuMemcpy2DAsync_v2) *call_async;
+};
+
+static CUresult row_part_make(const void *arg, CUdeviceptr to, size_t offset, size_t bytes)
+{
+	const struct box *box = arg;
+	CUDA_MEMCPY2D part = *box->copy;
+
+	part.srcY += box->row;
+	part.srcXInBytes += offset;
+	part.dstY = part.dstXInBytes = 0;
+	part.dstDevice = to;
+	part.WidthInBytes = bytes;
+	part.Height = 1;
+	return box->call ? box->call(&part) : box->call_async(&part, box->stream);
+}
+
 /* A box of rows into device memory; the source is left as it is. */
 static CUresult box(const CUDA_MEMCPY2D *copy, CUstream stream, __typeof__(cuMemcpy2D_v2) *call,
 	__typeof__(cuMemcpy2DAsync_v2) *call_async)
@@ -67,14 +89,10 @@ static CUresult box(const CUDA_MEMCPY2D *copy, CUstream stream, __typeof__(cuMem
 		part.dstDevice += moved - start;
 		return call ? call(&part) : call_async(&part, stream);
 	}
-	part.Height = 1;
 	for (size_t row = 0; !result && row < copy->Height; row++) {
-		if (!shim_box_move(start + row * copy->dstPitch, copy->dstPitch, copy->WidthInBytes, 1, &moved))
-			return CUDA_ERROR_NOT_SUPPORTED; /* a row over two tensors */
-		part.dstDevice = copy->dstDevice + (moved - start - row * copy->dstPitch);
-		part.srcY = copy->srcY + row;
-		part.dstY = copy->dstY + row;
-		result = call ? call(&part) : call_async(&part, stream);
+		struct box one = {copy, row, stream, call, call_async};
+
+		result = shim_split(start + row * copy->dstPitch, copy->WidthInBytes, row_part_make, &one);
 	}
 	return result;
 }

@@ -44,24 +44,36 @@ static CUdeviceptr start_of(const CUDA_MEMCPY3D *box, size_t slice, size_t row)
 	return box->dstDevice + rows * box->dstPitch + box->dstXInBytes;
 }
 
+struct row {
+	const CUDA_MEMCPY3D *box;
+	const struct call *call;
+	size_t slice, row;
+};
+
+static CUresult row_part_make(const void *arg, CUdeviceptr to, size_t offset, size_t bytes)
+{
+	const struct row *row = arg;
+	CUDA_MEMCPY3D part = *row->box;
+
+	part.srcZ += row->slice;
+	part.srcY += row->row;
+	part.srcXInBytes += offset;
+	part.dstDevice = to;
+	part.dstZ = part.dstY = part.dstXInBytes = 0;
+	part.WidthInBytes = bytes;
+	part.Height = part.Depth = 1;
+	return make(&part, row->call);
+}
+
+/* A row may lie in several tensors. */
 static CUresult rows_make(const CUDA_MEMCPY3D *box, const struct call *call)
 {
 	CUresult result = CUDA_SUCCESS;
 
 	for (size_t i = 0; !result && i < box->Height * box->Depth; i++) {
-		size_t slice = i / box->Height, row = i % box->Height;
-		CUdeviceptr start = start_of(box, slice, row), moved;
-		CUDA_MEMCPY3D part = *box;
+		const struct row row = {box, call, i / box->Height, i % box->Height};
 
-		if (!shim_box_move(start, box->dstPitch, box->WidthInBytes, 1, &moved))
-			return CUDA_ERROR_NOT_SUPPORTED; /* a row over two tensors */
-		part.dstDevice += moved - start;
-		part.srcZ += slice;
-		part.dstZ += slice;
-		part.srcY += row;
-		part.dstY += row;
-		part.Height = part.Depth = 1;
-		result = make(&part, call);
+		result = shim_split(start_of(box, row.slice, row.row), box->WidthInBytes, row_part_make, &row);
 	}
 	return result;
 }

@@ -81,7 +81,16 @@ static CUresult line(CUdeviceptr to, size_t unit_bytes, unsigned value, size_t c
 	return shim_fault_check(shim_split(to, count * unit_bytes, line_make, &set), NULL);
 }
 
-/* Rows that lie in one tensor move as they are; those of a box over several, row by row. */
+static CUresult row_part_make(const void *arg, CUdeviceptr to, size_t offset, size_t bytes)
+{
+	struct set part = *(const struct set *)arg;
+
+	(void)offset;
+	part.width = bytes / part.unit_bytes;
+	return rows_make(&part, to, 1);
+}
+
+/* Rows that lie in one tensor move as they are; those of a box over several, row by row, in as many parts as it takes. */
 static CUresult rows(CUdeviceptr to, size_t pitch, size_t unit_bytes, unsigned value, size_t width, size_t height,
 	CUstream stream, bool async, union set_call call)
 {
@@ -103,10 +112,7 @@ static CUresult rows(CUdeviceptr to, size_t pitch, size_t unit_bytes, unsigned v
 	if (shim_box_move(to, pitch, width * unit_bytes, height, &moved))
 		return rows_make(&set, moved, height);
 	for (size_t row = 0; !result && row < height; row++)
-		if (shim_box_move(to + row * pitch, pitch, width * unit_bytes, 1, &moved))
-			result = rows_make(&set, moved, 1);
-		else
-			result = CUDA_ERROR_NOT_SUPPORTED; /* a row over two tensors */
+		result = shim_split(to + row * pitch, width * unit_bytes, row_part_make, &set);
 	return result;
 }
 
