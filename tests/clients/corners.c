@@ -108,8 +108,8 @@ static void capture_of_the_threads_stream(void)
 	int width = WIDTH;
 
 	printf("begin %d\n", begin(NULL, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
-	printf("launch %d\n", launch(store, 1, 1, 1, WIDTH, 1, 1, 0, NULL,
-				      (void *[]){&other, &row, &borrower, &width}, NULL));
+	printf("launch %d\n",
+		launch(store, 1, 1, 1, WIDTH, 1, 1, 0, NULL, (void *[]){&other, &row, &borrower, &width}, NULL));
 	printf("end %d\n", end(NULL, &graph));
 	check(cuGraphDestroy(graph));
 	printf("begin %d\n", begin(NULL, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));

@@ -53,8 +53,8 @@ static void assert_prints(const char *options, const char *what, const char *exp
 static void a_gather_reads_the_owner(void **state)
 {
 	(void)state;
-	assert_prints(NULL, "gather",
-		"client_index_elementwise_kernel reads 09090909\nowner 07070707, borrower 09090909\n");
+	assert_prints(
+		NULL, "gather", "client_index_elementwise_kernel reads 09090909\nowner 07070707, borrower 09090909\n");
 	assert_prints(SHARED, "gather", "client_index_elementwise_kernel reads 07070707\n" OWNER);
 }
 

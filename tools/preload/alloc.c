@@ -27,6 +27,7 @@ CUresult CUDAAPI cuInit(unsigned int flags)
 /* True: *result is the answer, memory of ours or an error. */
 static bool allocated(CUdeviceptr *out, size_t bytes, CUresult *result)
 {
+	shim_cache_free_late();
 	if (!out)
 		return false;
 	return shim_cache_allocate(bytes, out, result) || *result;
@@ -35,6 +36,8 @@ static bool allocated(CUdeviceptr *out, size_t bytes, CUresult *result)
 /* The driver's own allocation has been made, or not. */
 static CUresult told(const char *call, CUresult result, const CUdeviceptr *address, size_t bytes)
 {
+	if (!result)
+		shim_cache_passed(bytes);
 	if (!result && address && shim_settings()->inspect_path)
 		shim_inspect_allocated(call, *address, bytes);
 	if (!result && address && shim_settings()->probe_path)
@@ -62,16 +65,16 @@ CUresult CUDAAPI cuMemAlloc(CUdeviceptr *dptr, size_t bytesize)
  * The pitch is known to the driver alone, and does not depend on the height: one row tells it. That of the last width is kept, so that
  * a row of tensors asks once.
  */
+static pthread_mutex_t pitch_lock = PTHREAD_MUTEX_INITIALIZER;
 static size_t pitch_of(size_t width, unsigned element_bytes)
 {
-	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 	static size_t last_width, last_pitch;
 	static unsigned last_element_bytes;
 	const struct shim_real *driver = shim_real();
 	CUdeviceptr row;
 	size_t pitch = 0;
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&pitch_lock);
 	if (last_pitch && last_width == width && last_element_bytes == element_bytes) {
 		pitch = last_pitch;
 	} else if (driver->cuMemFree_v2 && !driver->cuMemAllocPitch_v2(&row, &pitch, width, 1, element_bytes)) {
@@ -80,8 +83,13 @@ static size_t pitch_of(size_t width, unsigned element_bytes)
 		last_pitch = pitch;
 		last_element_bytes = element_bytes;
 	}
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&pitch_lock);
 	return pitch;
+}
+
+void shim_alloc_forget(void)
+{
+	pthread_mutex_init(&pitch_lock, NULL);
 }
 
 /* As allocated(). */
@@ -175,11 +183,25 @@ static bool is_ours(CUdeviceptr address)
 	CUdeviceptr base;
 	size_t bytes;
 
+	shim_cache_free_late();
 	if (shim_settings()->inspect_path)
 		shim_inspect_freed(address);
 	if (shim_settings()->probe_path)
 		shim_probe_freed(address);
 	return shim_cache_find(address, &base, &bytes) && base == address;
+}
+
+/* `waited`: what waiting for its last use has answered. */
+static CUresult free_ours(CUdeviceptr address, CUresult waited)
+{
+	if (waited && !shim_is_lost(waited))
+		return waited; /* it may still be in use, and the program may try again */
+	return shim_cache_free(address) ? waited : CUDA_ERROR_INVALID_VALUE;
+}
+
+static CUresult free_later(CUdeviceptr address)
+{
+	return shim_cache_free_later(address) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
 CUresult CUDAAPI cuMemFree(CUdeviceptr dptr)
@@ -196,22 +218,19 @@ CUresult CUDAAPI cuMemFree(CUdeviceptr dptr)
 		shim_profile_call("cuMemFree_v2", result, dptr, 0, start_ns);
 		return result;
 	}
-	result = shim_fault_check(driver->cuCtxSynchronize(), NULL);
-	return shim_cache_free(dptr) ? result : CUDA_ERROR_INVALID_VALUE;
+	return shim_is_captured() ? free_later(dptr) : free_ours(dptr, shim_context_wait(shim_cache_context(dptr)));
 }
 
 static CUresult free_async(
 	CUdeviceptr address, CUstream stream, __typeof__(cuMemFreeAsync) *plain, __typeof__(cuStreamSynchronize) *wait)
 {
-	CUresult result;
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_FREES);
 
 	if (!plain || !wait)
 		return SHIM_ABSENT;
 	if (!is_ours(address))
 		return plain(address, stream);
-	result = shim_fault_check(wait(stream), NULL);
-	return shim_cache_free(address) ? result : CUDA_ERROR_INVALID_VALUE;
+	return shim_is_captured() ? free_later(address) : free_ours(address, shim_fault_check(wait(stream), NULL));
 }
 
 CUresult CUDAAPI cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
@@ -230,14 +249,52 @@ CUresult CUDAAPI cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream)
 
 /* ---- contexts ---- */
 
+/* The primary context of a device; while it is not there, nobody makes it to ask. */
+static bool primary_get(CUdevice device, CUcontext *out)
+{
+	const struct shim_real *driver = shim_real();
+	unsigned flags;
+	int active;
+
+	return driver->cuDevicePrimaryCtxGetState && !driver->cuDevicePrimaryCtxGetState(device, &flags, &active) &&
+	       active && !driver->cuDevicePrimaryCtxRetain(out, device);
+}
+
+/* One that cuCtxDestroy refuses, so its memory stays. */
+static bool is_primary(CUcontext context)
+{
+	const struct shim_real *driver = shim_real();
+	CUcontext primary, popped;
+	CUdevice device;
+	bool found;
+
+	if (!driver->cuCtxPushCurrent_v2 || driver->cuCtxPushCurrent_v2(context))
+		return false;
+	found = !driver->cuCtxGetDevice(&device);
+	driver->cuCtxPopCurrent_v2(&popped);
+	if (!found || !primary_get(device, &primary))
+		return false;
+	driver->cuDevicePrimaryCtxRelease_v2(device);
+	return primary == context;
+}
+
+/* What runs in it may still use its memory. */
+static void context_leave(CUcontext context)
+{
+	shim_cache_free_late();
+	if (shim_cache_any() && !shim_is_captured())
+		shim_context_wait(context);
+	shim_cache_free_context(context);
+}
+
 CUresult CUDAAPI cuCtxDestroy(CUcontext ctx)
 {
 	const struct shim_real *driver = shim_real();
 
 	if (!driver->cuCtxDestroy_v2)
 		return SHIM_ABSENT;
-	if (ctx)
-		shim_cache_free_context(ctx);
+	if (ctx && !shim_settings()->off && !is_primary(ctx))
+		context_leave(ctx);
 	return driver->cuCtxDestroy_v2(ctx);
 }
 
@@ -259,13 +316,12 @@ CUresult CUDAAPI cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
 /* The primary context of a device, while somebody still retains it. */
 static void primary_leave(CUdevice device)
 {
-	const struct shim_real *driver = shim_real();
-	CUcontext context = NULL;
+	CUcontext context;
 
-	if (!shim_cache_any() || driver->cuDevicePrimaryCtxRetain(&context, device))
+	if (shim_settings()->off || !primary_get(device, &context))
 		return;
-	shim_cache_free_context(context);
-	driver->cuDevicePrimaryCtxRelease_v2(device);
+	context_leave(context);
+	shim_real()->cuDevicePrimaryCtxRelease_v2(device);
 }
 
 CUresult CUDAAPI cuDevicePrimaryCtxRelease(CUdevice dev)

@@ -313,7 +313,7 @@ void shim_cache_settle(struct shim_cache *cache, bool end)
 	for (int i = cache->allocation_count - 1; i >= 0; i--) {
 		struct shim_allocation *allocation = &cache->allocations[i];
 
-		if (allocation->space && allocation->freed && shim_allocation_empty(cache, i))
+		if (allocation->space && allocation->freed && !allocation->late && shim_allocation_empty(cache, i))
 			shim_allocation_close(cache, i);
 		left |= allocation->space || allocation->reserved || (cache->given_up && !allocation->plain);
 	}
@@ -342,6 +342,8 @@ static int tensor_unshare(struct shim_cache *cache, struct shim_tensor *tensor)
 void shim_cache_give_up(struct shim_cache *cache)
 {
 	cache->given_up = true;
+	if (!shim_is_captured()) /* any stream may still write what is copied now */
+		shim_context_wait(cache->device->context);
 	for (int i = 0; i < 2 * cache->layers; i++) {
 		struct shim_tensor *tensor = &cache->tensors[i];
 
@@ -352,7 +354,7 @@ void shim_cache_give_up(struct shim_cache *cache)
 		allocation_label(cache, i);
 	for (int i = 0; i < 2 * cache->layers; i++)
 		if (cache->tensors[i].region && kvs_region_owner(cache->tensors[i].region))
-			return; /* its stores still need the sink */
-	if (cache->sink_space && !cache->device->cu->cuCtxSynchronize())
+			return;                                                /* its stores still need the sink */
+	if (!shim_is_captured() && !shim_context_wait(cache->device->context)) /* the copies too */
 		sink_free(cache);
 }

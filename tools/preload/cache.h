@@ -22,6 +22,7 @@ struct shim_allocation {
 	CUdeviceptr base;
 	size_t bytes;      /* as the program asked */
 	bool freed;        /* by the program; what others borrow is still there */
+	bool late;         /* freed while nobody might wait for its last use */
 	CUmemoryPool pool; /* of the program's, which it is from; NULL: none */
 	bool plain;        /* the program got memory that is not ours */
 	kvs_region **gaps; /* [gap_count], between the tensors that share */
@@ -80,7 +81,7 @@ void shim_cache_give_up(struct shim_cache *cache);
 int shim_cache_publish(void);
 /* The statistics do. */
 void shim_cache_note(void);
-/* Whether those that come before the cache's have not all been there yet; this is one. */
+/* Whether those that come before the cache's have not all been there yet; this one has been made, and counts. */
 bool shim_is_skipped(size_t bytes);
 /* The place of an allocation of `bytes` bytes. -ECANCELED: it is none of a cache's, or nothing in it is shared. */
 int shim_place_find(size_t bytes, struct shim_cache **out, int *number);

@@ -23,6 +23,9 @@
 	F(cuMulticastBindMem) F(cuMemMapArrayAsync) F(cuMemMapArrayAsync_ptsz)                                         \
 	F(cuMemExportToShareableHandle)                                                                                \
 	F(cuCtxDestroy_v2) F(cuDevicePrimaryCtxRetain) F(cuDevicePrimaryCtxRelease_v2) F(cuDevicePrimaryCtxReset_v2)   \
+	F(cuStreamBeginCapture) F(cuStreamBeginCapture_ptsz) F(cuStreamBeginCapture_v2) F(cuStreamBeginCapture_v2_ptsz) \
+	F(cuStreamBeginCaptureToGraph) F(cuStreamBeginCaptureToGraph_ptsz)                                             \
+	F(cuStreamEndCapture) F(cuStreamEndCapture_ptsz)                                                               \
 	F(cuMemPoolGetAttribute) F(cuMemPoolSetAttribute) F(cuMemPoolDestroy) F(cuMemPoolExportPointer)                \
 	F(cuMemPoolSetAccess) F(cuCtxEnablePeerAccess) F(cuMemGetHandleForAddressRange)                                \
 	F(cuMemGetAddressRange_v2) F(cuPointerGetAttribute) F(cuPointerGetAttributes) F(cuIpcGetMemHandle)             \
@@ -62,7 +65,8 @@
 
 /* Others of the driver's that the shim calls, and does not stand in front of. */
 #define SHIM_CALLS(F)                                                                                                  \
-	F(cuCtxGetCurrent) F(cuCtxGetDevice) F(cuDeviceGetMemPool) F(cuFuncGetName) F(cuFuncGetParamInfo) F(cuKernelGetName)                 \
+	F(cuCtxGetCurrent) F(cuCtxGetDevice) F(cuCtxPushCurrent_v2) F(cuCtxPopCurrent_v2) F(cuDevicePrimaryCtxGetState)   \
+	F(cuDeviceGetMemPool) F(cuFuncGetName) F(cuFuncGetParamInfo) F(cuKernelGetName)                                \
 	F(cuKernelGetParamInfo) F(cuStreamIsCapturing) F(cuStreamIsCapturing_ptsz) F(cuEventRecord) F(cuGetErrorName)                    \
 	F(cuMemGetAllocationGranularity) F(cuMemGetInfo_v2) F(cuArray3DGetDescriptor_v2) F(cuGraphGetNodes) F(cuGraphNodeGetType) F(cuGraphNodeSetEnabled)             \
 	F(cuGraphNodeGetEnabled) F(cuGraphKernelNodeGetParams_v2) F(cuGraphNodeGetDependencies_v2)
@@ -70,6 +74,7 @@
 /* cuda.h hides these behind newer forms, or declares them only for callers with a default stream of their own. */
 #undef cuGetProcAddress
 #undef cuGraphAddNode
+#undef cuStreamBeginCapture
 #undef cuMemcpyBatchAsync
 #undef cuMemcpy3DBatchAsync
 #define SHIM_PTSZ(F)                                                                                                   \
@@ -80,6 +85,7 @@
 	F(cuMemcpyDtoDAsync_v2) F(cuMemcpy2DAsync_v2) F(cuMemcpyDtoHAsync_v2) F(cuStreamSynchronize)  \
 	F(cuStreamQuery) F(cuStreamIsCapturing) F(cuGraphLaunch) F(cuGraphInstantiateWithParams) F(cuMemcpyBatchAsync)                        \
 	F(cuMemcpyBatchAsync_v2) F(cuMemcpy3DBatchAsync) F(cuMemcpy3DBatchAsync_v2)                                  \
+	F(cuStreamBeginCapture) F(cuStreamBeginCapture_v2) F(cuStreamBeginCaptureToGraph) F(cuStreamEndCapture)        \
 	F(cuMemMapArrayAsync)
 #define SHIM_PTDS(F)                                                                                                   \
 	F(cuMemsetD8_v2) F(cuMemsetD16_v2) F(cuMemsetD32_v2) F(cuMemsetD2D8_v2) F(cuMemsetD2D16_v2)                    \
@@ -89,6 +95,7 @@
 /* clang-format on */
 
 CUresult CUDAAPI cuGetProcAddress(const char *symbol, void **pfn, int cudaVersion, cuuint64_t flags);
+CUresult CUDAAPI cuStreamBeginCapture(CUstream hStream);
 CUresult CUDAAPI cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
 	size_t numDependencies, CUgraphNodeParams *nodeParams);
 CUresult CUDAAPI cuGraphAddNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,

@@ -210,3 +210,8 @@ void shim_map_spans(const char *kernel)
 			 "one of these will fail",
 			kernel);
 }
+
+void shim_maps_forget(void)
+{
+	pthread_mutex_init(&lock, NULL);
+}

@@ -214,3 +214,8 @@ CUresult CUDAAPI cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc *ma
 		peers_told("cuMemPoolSetAccess");
 	return result;
 }
+
+void shim_pools_forget(void)
+{
+	pthread_mutex_init(&lock, NULL);
+}

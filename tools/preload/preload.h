@@ -84,6 +84,7 @@ struct shim_device {
 	CUcontext context;
 	kvs_cu *cu;
 	kvs_vmm *vmm;
+	int skipped; /* of the layout's skip: each context has a cache of its own, and what comes before it */
 };
 extern struct shim_device *shim_devices;
 /* That of the calling thread's context. -ENODEV: it has none; what kvs_cu_adopt() and kvs_vmm_create() answer. */
@@ -134,6 +135,8 @@ void shim_ranges_forget(void);
  * been said), and the caller makes a plain one; with --strict *error is then set.
  */
 bool shim_cache_allocate(size_t bytes, CUdeviceptr *out, CUresult *error);
+/* A plain allocation has been made: it may be one of those that come before the cache's. */
+void shim_cache_passed(size_t bytes);
 bool shim_cache_any(void); /* some allocation of the program's is ours */
 /* The program's allocation that holds `address`. */
 bool shim_cache_find(CUdeviceptr address, CUdeviceptr *base, size_t *bytes);
@@ -141,8 +144,13 @@ bool shim_cache_find(CUdeviceptr address, CUdeviceptr *base, size_t *bytes);
 void shim_cache_set_pool(CUdeviceptr address, CUmemoryPool pool);
 size_t shim_cache_pool_bytes(CUmemoryPool pool);
 CUmemoryPool shim_cache_pool(CUdeviceptr address);
+/* That in which the program made it; NULL: it is not ours. */
+CUcontext shim_cache_context(CUdeviceptr address);
 /* Frees the allocation that starts at `address`, whose last use is over; false: it is not ours. */
 bool shim_cache_free(CUdeviceptr address);
+/* The same while nobody may wait for its last use; shim_cache_free_late() waits when one may again, and frees what is left so. */
+bool shim_cache_free_later(CUdeviceptr address);
+void shim_cache_free_late(void);
 /*
  * With memory=reserved. A range that the program has reserved: it may be of a cache. A part of such a range is ours (the tensors that
  * share, and what lies between them); shim_cache_part() cuts [*from, *to) to it, and is false if they have nothing in common, or,
@@ -160,6 +168,16 @@ void shim_cache_free_context(CUcontext context);
 /* In a child of fork(): nothing is shared any more. */
 void shim_cache_forget(void);
 
+/* ---- waiting (waits.c) ---- */
+
+/* The program captures a stream, so nobody may wait for a context. */
+bool shim_is_captured(void);
+/* For all that was launched in `context`, whichever is current. */
+CUresult shim_context_wait(CUcontext context);
+/* After this error nothing runs any more, and there is nothing to wait for. */
+bool shim_is_lost(CUresult error);
+void shim_waits_forget(void);
+
 /* ---- memory pools (pools.c) ---- */
 
 /* That of cuMemAllocAsync; NULL: there is none. */
@@ -167,8 +185,11 @@ CUmemoryPool shim_pool_current(void);
 /* The program has more from a pool than before. */
 void shim_pool_note(CUmemoryPool pool);
 
-/* In a child of fork(): own.c's. */
+/* In a child of fork(), which may have come while another thread had a lock. */
 void shim_own_forget(void);
+void shim_alloc_forget(void);
+void shim_pools_forget(void);
+void shim_maps_forget(void);
 
 /* ---- kernels (kernels.c, writers.c) ---- */
 

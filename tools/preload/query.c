@@ -37,13 +37,9 @@ static void attribute_correct(void *data, CUpointer_attribute attribute, CUdevic
 	case CU_POINTER_ATTRIBUTE_ACCESS_FLAGS:
 		*(unsigned *)data = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
 		break;
-	case CU_POINTER_ATTRIBUTE_CONTEXT: { /* memory of this kind belongs to none; an allocation to the one it was made in */
-		CUcontext context = NULL;
-
-		if (!shim_real()->cuCtxGetCurrent(&context))
-			*(CUcontext *)data = context;
+	case CU_POINTER_ATTRIBUTE_CONTEXT: /* memory of this kind belongs to none; an allocation to the one it was made in */
+		*(CUcontext *)data = shim_cache_context(base);
 		break;
-	}
 	case CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE:
 		*(CUmemoryPool *)data = shim_cache_pool(base);
 		break;

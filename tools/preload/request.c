@@ -8,8 +8,9 @@
 
 atomic_int shim_live;
 static struct shim_cache *volatile forgotten;
-static int skipped;
+static struct shim_device *volatile forgotten_devices;
 static bool warned;
+static atomic_bool late; /* some allocation is */
 
 static size_t ranges_of(const struct shim_cache *cache, struct shim_range *out)
 {
@@ -142,15 +143,36 @@ static int allocate(size_t bytes, CUdeviceptr *out)
 	return 0;
 }
 
-/* Whether those that come before the cache's have not all been there yet; this is one. */
-bool shim_is_skipped(size_t bytes)
+/* The current context, if those that come before its cache have not all been there yet; else NULL. */
+static struct shim_device *skipping(void)
 {
 	const struct shim_layout *layout = &shim_settings()->layout;
+	struct shim_device *device;
 
-	if (skipped >= layout->skip)
-		return false;
-	skipped += shim_layout_fits_at(layout, 0, bytes);
-	return true;
+	if (!layout->skip || shim_device_get(&device))
+		return NULL;
+	return device->skipped < layout->skip ? device : NULL;
+}
+
+bool shim_is_skipped(size_t bytes)
+{
+	struct shim_device *device = skipping();
+
+	if (device)
+		device->skipped += shim_layout_fits_at(&shim_settings()->layout, 0, bytes);
+	return device != NULL;
+}
+
+void shim_cache_passed(size_t bytes)
+{
+	const struct shim_settings *settings = shim_settings();
+
+	if (settings->off || settings->layout.reserved || !settings->layout.skip ||
+		!shim_layout_fits(&settings->layout, bytes))
+		return;
+	pthread_mutex_lock(&shim_cache_lock);
+	shim_is_skipped(bytes);
+	pthread_mutex_unlock(&shim_cache_lock);
 }
 
 /* What the program gets where its memory could not be backed: plain memory, or with --strict an error. */
@@ -178,7 +200,7 @@ bool shim_cache_allocate(size_t bytes, CUdeviceptr *out, CUresult *error)
 		return false;
 	shim_stats_start();
 	pthread_mutex_lock(&shim_cache_lock);
-	if (!shim_is_skipped(bytes)) {
+	if (!skipping()) {
 		err = allocate(bytes, out);
 		done = !err;
 		*error = shim_cache_failure(err, bytes);
@@ -264,6 +286,17 @@ CUmemoryPool shim_cache_pool(CUdeviceptr address)
 	return pool;
 }
 
+CUcontext shim_cache_context(CUdeviceptr address)
+{
+	struct shim_cache *cache;
+	CUcontext context;
+
+	pthread_mutex_lock(&shim_cache_lock);
+	context = allocation_find(address, &cache) ? cache->device->context : NULL;
+	pthread_mutex_unlock(&shim_cache_lock);
+	return context;
+}
+
 bool shim_cache_free(CUdeviceptr address)
 {
 	struct shim_allocation *allocation;
@@ -283,6 +316,49 @@ bool shim_cache_free(CUdeviceptr address)
 	return ours;
 }
 
+bool shim_cache_free_later(CUdeviceptr address)
+{
+	struct shim_allocation *allocation;
+	struct shim_cache *cache;
+	bool ours;
+
+	pthread_mutex_lock(&shim_cache_lock);
+	allocation = allocation_find(address, &cache);
+	ours = allocation && allocation->base == address;
+	if (ours) {
+		allocation->freed = allocation->late = true;
+		atomic_store(&late, true);
+		atomic_fetch_sub(&shim_live, 1);
+		shim_cache_publish();
+	}
+	pthread_mutex_unlock(&shim_cache_lock);
+	return ours;
+}
+
+void shim_cache_free_late(void)
+{
+	if (!atomic_load_explicit(&late, memory_order_acquire) || shim_is_captured())
+		return;
+	pthread_mutex_lock(&shim_cache_lock);
+	atomic_store(&late, false);
+	for (struct shim_cache *cache = shim_caches, *next; cache; cache = next) {
+		bool some = false;
+
+		next = cache->next;
+		for (int i = 0; i < cache->allocation_count; i++)
+			some |= cache->allocations[i].late;
+		if (some && shim_context_wait(cache->device->context)) {
+			atomic_store(&late, true);
+			continue;
+		}
+		for (int i = 0; i < cache->allocation_count; i++)
+			cache->allocations[i].late = false;
+		if (some)
+			shim_cache_settle(cache, false);
+	}
+	pthread_mutex_unlock(&shim_cache_lock);
+}
+
 void shim_cache_free_context(CUcontext context)
 {
 	pthread_mutex_lock(&shim_cache_lock);
@@ -292,6 +368,7 @@ void shim_cache_free_context(CUcontext context)
 			if (cache->allocations[i].base && !cache->allocations[i].freed)
 				atomic_fetch_sub(&shim_live, 1);
 			cache->allocations[i].freed = true;
+			cache->allocations[i].late = false;
 		}
 		if (cache->device->context == context)
 			shim_cache_settle(cache, true);
@@ -305,9 +382,11 @@ void shim_cache_free_context(CUcontext context)
 void shim_cache_forget(void)
 {
 	pthread_mutex_init(&shim_cache_lock, NULL);
-	forgotten = shim_caches; /* each has its device; they cannot be freed, and are no leak */
+	forgotten = shim_caches; /* they cannot be freed, and are no leak */
+	forgotten_devices = shim_devices;
 	shim_devices = NULL;
 	shim_caches = NULL;
 	atomic_store(&shim_live, 0);
+	atomic_store(&late, false);
 	shim_ranges_forget();
 }

@@ -17,8 +17,11 @@ static size_t waiting_count;
 static bool reservation_place(CUdeviceptr address, size_t bytes)
 {
 	struct shim_cache *cache;
-	int number, err = shim_place_find(bytes, &cache, &number);
+	int number, err;
 
+	if (shim_is_skipped(bytes))
+		return true;
+	err = shim_place_find(bytes, &cache, &number);
 	if (!err) {
 		cache->allocations[number].reserved = address;
 		cache->allocations[number].reserved_bytes = bytes;
@@ -63,7 +66,7 @@ void shim_cache_reserve(CUdeviceptr address, size_t bytes)
 		return;
 	pthread_mutex_lock(&shim_cache_lock);
 	waiting_place();
-	if (!shim_is_skipped(bytes) && (waiting_count || !reservation_place(address, bytes)))
+	if (waiting_count || !reservation_place(address, bytes))
 		waiting_add(address, bytes);
 	pthread_mutex_unlock(&shim_cache_lock);
 }

@@ -146,6 +146,10 @@ static void child_begin(void)
 {
 	shim_cache_forget();
 	shim_own_forget();
+	shim_alloc_forget();
+	shim_pools_forget();
+	shim_maps_forget();
+	shim_waits_forget();
 }
 
 static void start(void)
