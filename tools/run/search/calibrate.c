@@ -225,7 +225,7 @@ static const char doc[] =
 	"Examples:\n"
 	"  kvshare-run calibrate -m DIR --text book.txt --rate 0.25 -o plan.json\n"
 	"  kvshare-run calibrate -m DIR --text book.txt --compensate -o plan.json\n"
-	"  kvshare-run calibrate -m DIR --text book.txt --compensate --plan plan.json -o better.json\n"
+	"  kvshare-run calibrate -m DIR --text T --compensate --plan a.json -o b.json\n"
 	"  kvshare-run calibrate -m DIR --text book.txt --sweep -o plans/\n"
 	"  kvshare-run calibrate -m DIR --text book.txt --method kvsharer -o plan.json\n"
 	"  kvshare-run calibrate -m DIR --text book.txt --policy last -o plan.json\n"
