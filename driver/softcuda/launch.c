@@ -11,6 +11,7 @@
 #include "memory.h"
 #include "stream.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -290,6 +291,13 @@ CUresult CUDAAPI cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, 
 	return error ? error : launch(context, &shape, f, true, kernelParams, NULL);
 }
 
+static atomic_size_t early_launches;
+
+size_t softcuda_early_launches(void)
+{
+	return atomic_load(&early_launches);
+}
+
 /*
  * Attributes that change the meaning of a launch are honoured or refused; hints (priority, cache policy and the like)
  * are ignored.
@@ -301,6 +309,9 @@ static CUresult attributes_read(const CUlaunchConfig *config, bool *cooperative)
 
 		if (attribute->id == CU_LAUNCH_ATTRIBUTE_COOPERATIVE)
 			*cooperative = attribute->value.cooperative != 0;
+		if (attribute->id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION &&
+			attribute->value.programmaticStreamSerializationAllowed)
+			atomic_fetch_add(&early_launches, 1); /* here it waits all the same */
 		if (attribute->id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION &&
 			attribute->value.clusterDim.x * attribute->value.clusterDim.y * attribute->value.clusterDim.z >
 				1)

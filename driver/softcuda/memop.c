@@ -164,3 +164,35 @@ CUresult CUDAAPI cuStreamWaitValue64(CUstream stream, CUdeviceptr addr, cuuint64
 
 	return memop_call(__func__, stream, &what, flags);
 }
+
+/* One of a batch. */
+static CUresult batch_op(const char *call, CUstream stream, const CUstreamBatchMemOpParams *op)
+{
+	struct memop what = {.address = op->writeValue.address, .value = op->writeValue.value64};
+
+	switch (op->operation) {
+	case CU_STREAM_MEM_OP_WRITE_VALUE_32:
+	case CU_STREAM_MEM_OP_WRITE_VALUE_64:
+		what.writes = true;
+		what.wide = op->operation == CU_STREAM_MEM_OP_WRITE_VALUE_64;
+		return memop_call(call, stream, &what, op->writeValue.flags);
+	case CU_STREAM_MEM_OP_WAIT_VALUE_32:
+	case CU_STREAM_MEM_OP_WAIT_VALUE_64:
+		what.wide = op->operation == CU_STREAM_MEM_OP_WAIT_VALUE_64;
+		return memop_call(call, stream, &what, op->waitValue.flags);
+	case CU_STREAM_MEM_OP_BARRIER: /* what a stream does, it does in order */
+		return CUDA_SUCCESS;
+	default:
+		return CUDA_ERROR_NOT_SUPPORTED;
+	}
+}
+
+CUresult CUDAAPI cuStreamBatchMemOp(
+	CUstream stream, unsigned int count, CUstreamBatchMemOpParams *paramArray, unsigned int flags)
+{
+	CUresult error = count && paramArray && !flags ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+
+	for (unsigned i = 0; !error && i < count; i++)
+		error = batch_op(__func__, stream, &paramArray[i]);
+	return error;
+}

@@ -75,6 +75,12 @@ CUresult CUDAAPI cuStreamWriteValue64(CUstream stream, CUdeviceptr addr, cuuint6
 	return cuStreamWriteValue64_v2(stream, addr, value, flags);
 }
 
+CUresult CUDAAPI cuStreamBatchMemOp(
+	CUstream stream, unsigned int count, CUstreamBatchMemOpParams *paramArray, unsigned int flags)
+{
+	return cuStreamBatchMemOp_v2(stream, count, paramArray, flags);
+}
+
 CUresult CUDAAPI cuStreamDestroy(CUstream hStream)
 {
 	return cuStreamDestroy_v2(hStream);

@@ -56,6 +56,9 @@ typedef bool softcuda_failed_fn(void);
  */
 typedef void softcuda_reset_fn(void);
 
+/* Attributes of launches that allowed them to start before the work ahead of them has ended, since the start. */
+typedef size_t softcuda_early_launches_fn(void);
+
 /* The setting that the last cuInit or softcuda_reset() could not read, as a line of text; "": none. */
 typedef const char *softcuda_problem_fn(void);
 
@@ -84,6 +87,7 @@ struct softcuda_tally {
 #define SOFTCUDA_FAILED "softcuda_failed"
 #define SOFTCUDA_RESET "softcuda_reset"
 #define SOFTCUDA_PROBLEM "softcuda_problem"
+#define SOFTCUDA_EARLY_LAUNCHES "softcuda_early_launches"
 #define SOFTCUDA_ON_KERNEL "softcuda_on_kernel"
 
 #endif

@@ -25,6 +25,7 @@ softcuda_get_counters_fn softcuda_get_counters;
 softcuda_fail_nth_fn softcuda_fail_nth;
 softcuda_on_kernel_fn softcuda_on_kernel;
 softcuda_failed_fn softcuda_failed;
+softcuda_early_launches_fn softcuda_early_launches;
 softcuda_reset_fn softcuda_reset;
 softcuda_problem_fn softcuda_problem;
 

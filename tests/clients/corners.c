@@ -6,6 +6,8 @@
  * usage: corners WHAT MODULE
  */
 #define _GNU_SOURCE
+#include "../../driver/softcuda/softcuda.h"
+
 #include <cuda.h>
 #include <dlfcn.h>
 #include <stdio.h>
@@ -117,20 +119,89 @@ static void capture_of_the_threads_stream(void)
 	printf("end %d\n", end(NULL, &graph));
 }
 
-int main(int argc, char **argv)
+/* Words that the stream stores, by both forms of each call; `to` gets one from each. */
+static void stream_stores(CUdeviceptr to)
 {
-	static const struct {
-		const char *name;
-		void (*run)(void);
-	} all[] = {{"gather", gather_by_index}, {"copy", gather_by_copy}, {"capture", capture_of_the_threads_stream}};
-	CUcontext context;
+	__typeof__(cuStreamWriteValue32) *first_32 = form("cuStreamWriteValue32");
+	__typeof__(cuStreamWriteValue64) *first_64 = form("cuStreamWriteValue64");
+	__typeof__(cuStreamBatchMemOp) *first_batch = form("cuStreamBatchMemOp");
+	CUstreamBatchMemOpParams ops[] = {
+		{.writeValue = {.operation = CU_STREAM_MEM_OP_WRITE_VALUE_32, .address = to, .value = 5}},
+		{.waitValue = {.operation = CU_STREAM_MEM_OP_WAIT_VALUE_32, .address = row, .value = 0}},
+		{.writeValue = {.operation = CU_STREAM_MEM_OP_WRITE_VALUE_64, .address = to + 8, .value64 = 6}}};
 
-	if (argc != 3)
-		return 2;
-	check(cuInit(0));
-	check(cuDevicePrimaryCtxRetain(&context, 0));
-	check(cuCtxSetCurrent(context));
-	check(cuModuleLoad(&module, argv[2]));
+	printf("stores %d", cuStreamWriteValue32(stream, to, 1, 0));
+	printf(" %d", cuStreamWriteValue64(stream, to + 8, 2, 0));
+	printf(" %d", first_32(stream, to, 3, 0));
+	printf(" %d", first_64(stream, to + 8, 4, 0));
+	printf(" %d", cuStreamBatchMemOp(stream, 3, ops, 0));
+	printf(" %d, %s", first_batch(stream, 3, ops, 0),
+		ops[0].writeValue.address == to ? "the list as it was, " : "");
+	printf("waited %d\n", cuStreamSynchronize(stream));
+}
+
+static void stream_stores_to_a_borrower(void)
+{
+	stream_stores(borrower);
+}
+
+static void stream_stores_to_an_owner(void)
+{
+	stream_stores(slab);
+}
+
+/* A node of a graph by the calls of CUDA 11, whose parameters end earlier: a store as it was made, set, and set in the executable. */
+static void nodes_of_the_first_form(void)
+{
+	__typeof__(CUresult(CUgraphNode *, CUgraph, const CUgraphNode *, size_t,
+		const CUDA_KERNEL_NODE_PARAMS_v1 *)) *add = form("cuGraphAddKernelNode");
+	__typeof__(CUresult(CUgraphNode, const CUDA_KERNEL_NODE_PARAMS_v1 *)) *set = form("cuGraphKernelNodeSetParams");
+	__typeof__(CUresult(CUgraphExec, CUgraphNode, const CUDA_KERNEL_NODE_PARAMS_v1 *)) *exec_set =
+		form("cuGraphExecKernelNodeSetParams");
+	CUdeviceptr to = borrower;
+	int width = WIDTH;
+	void *values[] = {&other, &row, &to, &width};
+	const CUDA_KERNEL_NODE_PARAMS_v1 node = {.func = kernel("client_set_rows"),
+		.gridDimX = 1,
+		.gridDimY = 1,
+		.gridDimZ = 1,
+		.blockDimX = WIDTH,
+		.blockDimY = 1,
+		.blockDimZ = 1,
+		.kernelParams = values};
+	CUgraphNode handle;
+	CUgraphExec exec;
+	CUgraph graph;
+
+	check(cuGraphCreate(&graph, 0));
+	printf("add %d\n", add(&handle, graph, NULL, 0, &node));
+	for (int i = 0; i < 2; i++) {
+		check(cuGraphInstantiate(&exec, graph, 0));
+		printf("run %d %d\n", cuGraphLaunch(exec, stream), cuStreamSynchronize(stream));
+		to = borrower + 2 * MIB;
+		printf("set %d\n", exec_set(exec, handle, &node));
+		printf("run %d %d\n", cuGraphLaunch(exec, stream), cuStreamSynchronize(stream));
+		check(cuGraphExecDestroy(exec));
+		to = borrower + MIB;
+		printf("set %d\n", set(handle, &node));
+	}
+	check(cuGraphDestroy(graph));
+}
+
+static CUresult store(const char *name, CUdeviceptr to)
+{
+	int width = WIDTH;
+	CUresult result = cuLaunchKernel(
+		kernel(name), 1, 1, 1, WIDTH, 1, 1, 0, stream, (void *[]){&other, &row, &to, &width}, NULL);
+
+	return result ? result : cuCtxSynchronize();
+}
+
+static const char *kernels_path;
+
+static void memory_make(void)
+{
+	check(cuModuleLoad(&module, kernels_path));
 	check(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
 	check(cuMemAlloc(&slab, 32 * MIB));
 	check(cuMemAlloc(&other, MIB));
@@ -141,6 +212,110 @@ int main(int argc, char **argv)
 	check(cuMemsetD32(borrower, 0x09090909, 1));
 	check(cuMemsetD32(slab, 0x07070707, 1));
 	check(cuCtxSynchronize());
+}
+
+/* The driver's calls that a store takes. */
+static size_t calls_of_a_store(void)
+{
+	softcuda_get_counters_fn *get = form(SOFTCUDA_GET_COUNTERS);
+	struct softcuda_counters before, after;
+
+	get(&before);
+	check(store("client_set_rows", borrower));
+	get(&after);
+	return after.calls - before.calls;
+}
+
+/* The handles of a context that goes may come back as others, so all are asked for again. */
+static void functions_after(void (*what)(void))
+{
+	size_t asked = calls_of_a_store(), known = calls_of_a_store(), again;
+
+	what();
+	again = calls_of_a_store();
+	printf("known functions are %s\n", asked == known   ? "always asked for"
+					   : again == asked ? "asked for again"
+					   : again == known ? "kept"
+							    : "?");
+}
+
+static void nothing(void)
+{
+}
+
+static void another_context_ends(void)
+{
+	CUcontext context;
+
+	check(cuCtxCreate(&context, NULL, 0, 0));
+	check(cuCtxDestroy(context));
+}
+
+static void primary_context_is_released(void)
+{
+	CUcontext context;
+
+	check(cuDevicePrimaryCtxRetain(&context, 0));
+	check(cuDevicePrimaryCtxRelease(0));
+}
+
+static void functions_are_kept(void)
+{
+	functions_after(nothing);
+}
+
+static void functions_after_a_context(void)
+{
+	functions_after(another_context_ends);
+}
+
+static void functions_after_a_release(void)
+{
+	functions_after(primary_context_is_released);
+}
+
+static unsigned long early_launches(unsigned attribute_count, CUdeviceptr to)
+{
+	unsigned long (*early)(void) = form(SOFTCUDA_EARLY_LAUNCHES), before = early();
+	CUlaunchAttribute attributes[40] = {{.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+		.value.programmaticStreamSerializationAllowed = 1}};
+	const CUlaunchConfig config = {1, 1, 1, WIDTH, 1, 1, 0, stream, attributes, attribute_count};
+	int width = WIDTH;
+
+	for (unsigned i = 1; i < attribute_count; i++)
+		attributes[i].id = CU_LAUNCH_ATTRIBUTE_PRIORITY;
+	check(cuLaunchKernelEx(&config, kernel("client_set_rows"), (void *[]){&other, &row, &to, &width}, NULL));
+	check(cuStreamSynchronize(stream));
+	return early() - before;
+}
+
+/* Launches that may start before the one ahead has ended. */
+static void dependent_launches(void)
+{
+	printf("memory of no layer: %lu", early_launches(1, other + 64 * 1024));
+	printf(", of a borrower: %lu", early_launches(1, borrower));
+	printf(", with many attributes: %lu", early_launches(40, borrower));
+	printf(", of an owner: %lu\n", early_launches(1, slab + MIB));
+}
+
+int main(int argc, char **argv)
+{
+	static const struct {
+		const char *name;
+		void (*run)(void);
+	} all[] = {{"gather", gather_by_index}, {"copy", gather_by_copy}, {"capture", capture_of_the_threads_stream},
+		{"signal", stream_stores_to_a_borrower}, {"signal-owner", stream_stores_to_an_owner},
+		{"nodes", nodes_of_the_first_form}, {"dependent", dependent_launches}, {"kept", functions_are_kept},
+		{"destroy", functions_after_a_context}, {"release", functions_after_a_release}};
+	CUcontext context;
+
+	if (argc != 3)
+		return 2;
+	check(cuInit(0));
+	check(cuDevicePrimaryCtxRetain(&context, 0));
+	check(cuCtxSetCurrent(context));
+	kernels_path = argv[2];
+	memory_make();
 	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)
 		if (!strcmp(argv[1], all[i].name))
 			all[i].run();

@@ -93,12 +93,90 @@ static void a_capture_of_the_threads_stream_is_seen(void **state)
 	free(plain);
 }
 
+static void words_of_a_stream_leave_the_owner(void **state)
+{
+	static const char answers[] = "stores 0 0 0 0 0 0, the list as it was, waited 0\n";
+	char expected[256];
+
+	(void)state;
+	snprintf(expected, sizeof(expected), "%sowner 07070707, borrower 00000005\n", answers);
+	assert_prints(NULL, "signal", expected);
+	snprintf(expected, sizeof(expected), "%s" OWNER, answers);
+	assert_prints(SHARED, "signal", expected);
+	snprintf(expected, sizeof(expected), "%sowner 00000005, borrower 00000005\n", answers);
+	assert_prints(SHARED, "signal-owner", expected);
+}
+
+static void nodes_of_the_first_form_leave_the_owner(void **state)
+{
+	static const char answers[] = "add 0\nrun 0 0\nset 0\nrun 0 0\nset 0\nrun 0 0\nset 0\nrun 0 0\nset 0\n";
+	char expected[256];
+
+	(void)state;
+	snprintf(expected, sizeof(expected), "%sowner 07070707, borrower 00000000\n", answers);
+	assert_prints(NULL, "nodes", expected);
+	snprintf(expected, sizeof(expected), "%s" OWNER, answers);
+	assert_prints(SHARED, "nodes", expected);
+}
+
+/* Aliases are not coherent within a launch that starts before the one ahead has ended. */
+static void dependent_launches_wait_where_memory_is_shared(void **state)
+{
+	(void)state;
+	assert_prints(NULL, "dependent",
+		"memory of no layer: 1, of a borrower: 1, with many attributes: 1, of an owner: 1\n"
+		"owner 07070707, borrower 00000000\n");
+	assert_prints(SHARED, "dependent",
+		"memory of no layer: 1, of a borrower: 0, with many attributes: 0, of an owner: 0\n" OWNER);
+}
+
+/* Their handles may come back as others'. */
+static void functions_are_asked_for_again_after_a_context(void **state)
+{
+	(void)state;
+	assert_prints(SHARED, "kept", "known functions are kept\n" OWNER);
+	assert_prints(SHARED, "destroy", "known functions are asked for again\n" OWNER);
+	assert_prints(SHARED, "release", "known functions are asked for again\n" OWNER);
+}
+
+/* The driver of CUDA 12.3 and older: a name that differs, in a copy of ours, is a name that is not there. */
+static void nothing_is_shared_where_parameters_are_not_told(void **state)
+{
+	char command[4096], client[512], kernels[512], driver[512], shim[512];
+	struct process process;
+
+	(void)state;
+	snprintf(client, sizeof(client), "%s", built("tests/clients/corners"));
+	snprintf(kernels, sizeof(kernels), "%s", built("tests/clients/decoder_kernels.so"));
+	snprintf(driver, sizeof(driver), "%s", built("softcuda/libcuda.so.1"));
+	snprintf(shim, sizeof(shim), "%s", built("libkvshare-preload.so"));
+	for (int last = 0; last < 2; last++) {
+		snprintf(command, sizeof(command),
+			"folder=$(mktemp -d); sed s/cuFuncGetParamInfo/cuFuncGetParamNone/g %s >$folder/libcuda.so.1; "
+			"LD_LIBRARY_PATH=$folder LD_PRELOAD=%s KVSHARE_OWNERS=0,1,0,1 KVSHARE_POLICY=%s "
+			"KVSHARE_LAYOUT=slab:layers=4,k=4MiB,v=4MiB %s signal %s; status=$?; rm -r $folder; "
+			"exit $status",
+			driver, shim, last ? "last" : "owner", client, kernels);
+		process = run_shell(command, 60);
+		assert_int_equal(process.status, 0);
+		assert_non_null(strstr(process.out,
+			last ? "owner 00000005, borrower 00000005\n" : "owner 07070707, borrower 00000005\n"));
+		assert_true(last == !strstr(process.err, "cuFuncGetParamInfo"));
+		process_free(&process);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_gather_reads_the_owner),
 		cmocka_unit_test(a_word_that_a_writer_only_reads_stays),
 		cmocka_unit_test(a_capture_of_the_threads_stream_is_seen),
+		cmocka_unit_test(words_of_a_stream_leave_the_owner),
+		cmocka_unit_test(nodes_of_the_first_form_leave_the_owner),
+		cmocka_unit_test(dependent_launches_wait_where_memory_is_shared),
+		cmocka_unit_test(functions_are_asked_for_again_after_a_context),
+		cmocka_unit_test(nothing_is_shared_where_parameters_are_not_told),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -290,12 +290,15 @@ static void context_leave(CUcontext context)
 CUresult CUDAAPI cuCtxDestroy(CUcontext ctx)
 {
 	const struct shim_real *driver = shim_real();
+	CUresult result;
 
 	if (!driver->cuCtxDestroy_v2)
 		return SHIM_ABSENT;
 	if (ctx && !shim_settings()->off && !is_primary(ctx))
 		context_leave(ctx);
-	return driver->cuCtxDestroy_v2(ctx);
+	result = driver->cuCtxDestroy_v2(ctx);
+	shim_kernels_stale();
+	return result;
 }
 
 static bool is_counted(CUdevice device)
@@ -327,20 +330,26 @@ static void primary_leave(CUdevice device)
 CUresult CUDAAPI cuDevicePrimaryCtxRelease(CUdevice dev)
 {
 	const struct shim_real *driver = shim_real();
+	CUresult result;
 
 	if (!driver->cuDevicePrimaryCtxRelease_v2)
 		return SHIM_ABSENT;
 	if (is_counted(dev) && atomic_load(&retained[dev]) > 0 && atomic_fetch_sub(&retained[dev], 1) == 1)
 		primary_leave(dev);
-	return driver->cuDevicePrimaryCtxRelease_v2(dev);
+	result = driver->cuDevicePrimaryCtxRelease_v2(dev);
+	shim_kernels_stale();
+	return result;
 }
 
 CUresult CUDAAPI cuDevicePrimaryCtxReset(CUdevice dev)
 {
 	const struct shim_real *driver = shim_real();
+	CUresult result;
 
 	if (!driver->cuDevicePrimaryCtxReset_v2)
 		return SHIM_ABSENT;
 	primary_leave(dev);
-	return driver->cuDevicePrimaryCtxReset_v2(dev);
+	result = driver->cuDevicePrimaryCtxReset_v2(dev);
+	shim_kernels_stale();
+	return result;
 }

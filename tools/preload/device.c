@@ -44,6 +44,10 @@ int shim_device_get(struct shim_device **out)
 	CUcontext context = NULL;
 	CUdevice device;
 
+	if (!shim_settings()->last && !driver->cuFuncGetParamInfo)
+		return kvs_fail(-ENOTSUP, "the driver does not tell the parameters of kernels (cuFuncGetParamInfo, "
+					  "since CUDA 12.4), so none "
+					  "could be kept from a borrower; --policy last needs no such thing");
 	if (!driver->cuCtxGetCurrent || driver->cuCtxGetCurrent(&context) || !context ||
 		driver->cuCtxGetDevice(&device))
 		return kvs_fail(-ENODEV, "no context is current");

@@ -51,10 +51,14 @@
 	F(cuMemcpyAtoD_v2) F(cuMemcpyAtoD_v2_ptds)                                                                     \
 	F(cuMemcpyBatchAsync) F(cuMemcpyBatchAsync_ptsz) F(cuMemcpyBatchAsync_v2) F(cuMemcpyBatchAsync_v2_ptsz)        \
 	F(cuMemcpy3DBatchAsync) F(cuMemcpy3DBatchAsync_ptsz) F(cuMemcpy3DBatchAsync_v2) F(cuMemcpy3DBatchAsync_v2_ptsz) \
+	F(cuStreamWriteValue32) F(cuStreamWriteValue32_ptsz) F(cuStreamWriteValue32_v2) F(cuStreamWriteValue32_v2_ptsz)  \
+	F(cuStreamWriteValue64) F(cuStreamWriteValue64_ptsz) F(cuStreamWriteValue64_v2) F(cuStreamWriteValue64_v2_ptsz)  \
+	F(cuStreamBatchMemOp) F(cuStreamBatchMemOp_ptsz) F(cuStreamBatchMemOp_v2) F(cuStreamBatchMemOp_v2_ptsz)          \
 	F(cuTensorMapEncodeTiled) F(cuTensorMapEncodeIm2col) F(cuTensorMapEncodeIm2colWide)                            \
 	F(cuTensorMapReplaceAddress)                                                                                   \
 	F(cuCtxSynchronize) F(cuStreamSynchronize) F(cuStreamSynchronize_ptsz) F(cuEventSynchronize)     \
 	F(cuStreamQuery) F(cuStreamQuery_ptsz) F(cuEventQuery) \
+	F(cuGraphAddKernelNode) F(cuGraphKernelNodeSetParams) F(cuGraphExecKernelNodeSetParams)                        \
 	F(cuGraphAddKernelNode_v2) F(cuGraphKernelNodeSetParams_v2) F(cuGraphExecKernelNodeSetParams_v2)               \
 	F(cuGraphAddNode) F(cuGraphAddNode_v2) F(cuGraphNodeSetParams) F(cuGraphExecNodeSetParams)                     \
 	F(cuGraphAddMemcpyNode) F(cuGraphMemcpyNodeSetParams) F(cuGraphExecMemcpyNodeSetParams)                        \
@@ -75,6 +79,12 @@
 #undef cuGetProcAddress
 #undef cuGraphAddNode
 #undef cuStreamBeginCapture
+#undef cuGraphAddKernelNode
+#undef cuGraphKernelNodeSetParams
+#undef cuGraphExecKernelNodeSetParams
+#undef cuStreamWriteValue32
+#undef cuStreamWriteValue64
+#undef cuStreamBatchMemOp
 #undef cuMemcpyBatchAsync
 #undef cuMemcpy3DBatchAsync
 #define SHIM_PTSZ(F)                                                                                                   \
@@ -83,7 +93,8 @@
 	F(cuMemsetD2D8Async) F(cuMemsetD2D16Async) F(cuMemsetD2D32Async) F(cuMemcpyAsync) F(cuMemcpyHtoDAsync_v2)      \
 	F(cuMemcpy3DAsync_v2) F(cuMemcpy3DPeerAsync) F(cuMemcpyPeerAsync)                                             \
 	F(cuMemcpyDtoDAsync_v2) F(cuMemcpy2DAsync_v2) F(cuMemcpyDtoHAsync_v2) F(cuStreamSynchronize)  \
-	F(cuStreamQuery) F(cuStreamIsCapturing) F(cuGraphLaunch) F(cuGraphInstantiateWithParams) F(cuMemcpyBatchAsync)                        \
+	F(cuStreamQuery) F(cuStreamIsCapturing) F(cuStreamWriteValue32) F(cuStreamWriteValue32_v2)                      \
+	F(cuStreamWriteValue64) F(cuStreamWriteValue64_v2) F(cuStreamBatchMemOp) F(cuStreamBatchMemOp_v2) F(cuGraphLaunch) F(cuGraphInstantiateWithParams) F(cuMemcpyBatchAsync)                        \
 	F(cuMemcpyBatchAsync_v2) F(cuMemcpy3DBatchAsync) F(cuMemcpy3DBatchAsync_v2)                                  \
 	F(cuStreamBeginCapture) F(cuStreamBeginCapture_v2) F(cuStreamBeginCaptureToGraph) F(cuStreamEndCapture)        \
 	F(cuMemMapArrayAsync)
@@ -104,6 +115,15 @@ CUresult CUDAAPI cuMemcpyBatchAsync(CUdeviceptr *dsts, CUdeviceptr *srcs, size_t
 	CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs, size_t *failIdx, CUstream hStream);
 CUresult CUDAAPI cuMemcpy3DBatchAsync(
 	size_t numOps, CUDA_MEMCPY3D_BATCH_OP *opList, size_t *failIdx, unsigned long long flags, CUstream hStream);
+CUresult CUDAAPI cuGraphAddKernelNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+	size_t numDependencies, const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams);
+CUresult CUDAAPI cuGraphKernelNodeSetParams(CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams);
+CUresult CUDAAPI cuGraphExecKernelNodeSetParams(
+	CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams);
+CUresult CUDAAPI cuStreamWriteValue32(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags);
+CUresult CUDAAPI cuStreamWriteValue64(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags);
+CUresult CUDAAPI cuStreamBatchMemOp(
+	CUstream stream, unsigned int count, CUstreamBatchMemOpParams *paramArray, unsigned int flags);
 #define SHIM_DECLARE_PTSZ(name) __typeof__(name) name##_ptsz;
 #define SHIM_DECLARE_PTDS(name) __typeof__(name) name##_ptds;
 SHIM_PTSZ(SHIM_DECLARE_PTSZ)

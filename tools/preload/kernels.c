@@ -1,8 +1,9 @@
 /*
  * tools/preload/kernels.c: the kernels that the program launches: name, role and parameters, found once for each.
  *
- * Found again without a lock. A record is never freed, because another thread may be reading it; a module that is
- * unloaded makes all of them stale, as the driver may give a handle to another function.
+ * Found again without a lock. A record is never freed, because another thread may be reading it; a module that is unloaded, or
+ * a context that goes, makes all of them stale, as the driver may give a handle to another function. Stale ones are taken out
+ * of their chain when another comes into it, and go on leading into it.
  */
 #include "preload.h"
 
@@ -15,6 +16,7 @@
 
 static _Atomic(struct shim_kernel *) buckets[BUCKETS];
 static atomic_uint generation;
+static struct shim_kernel *retired; /* keeps those that are out of the chains reachable */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static size_t bucket_of(CUfunction function)
@@ -47,6 +49,7 @@ static bool param_get(CUfunction function, size_t index, struct shim_param *out)
 
 static struct shim_kernel *kernel_create(CUfunction function)
 {
+	unsigned now = atomic_load(&generation); /* before all that is asked, which may become stale meanwhile */
 	const char *name = name_get(function);
 	struct shim_param param;
 	struct shim_kernel *kernel;
@@ -64,7 +67,7 @@ static struct shim_kernel *kernel_create(CUfunction function)
 		return NULL;
 	}
 	kernel->function = function;
-	kernel->generation = atomic_load(&generation);
+	kernel->generation = now;
 	kernel->role = shim_role_of(name, &kernel->written);
 	for (kernel->param_count = 0; kernel->param_count < count; kernel->param_count++) {
 		param_get(function, kernel->param_count, &kernel->param[kernel->param_count]);
@@ -81,8 +84,25 @@ static struct shim_kernel *kernel_find(CUfunction function)
 	unsigned now = atomic_load_explicit(&generation, memory_order_relaxed);
 
 	while (kernel && (kernel->function != function || kernel->generation != now))
-		kernel = kernel->next;
+		kernel = atomic_load_explicit(&kernel->next, memory_order_acquire);
 	return kernel;
+}
+
+/* Those that may have faulted stay, to be named. */
+static void stale_retire(_Atomic(struct shim_kernel *) *link)
+{
+	unsigned now = atomic_load(&generation);
+	struct shim_kernel *kernel;
+
+	while ((kernel = atomic_load(link))) {
+		if (kernel->generation == now || atomic_load(&kernel->touched)) {
+			link = &kernel->next;
+			continue;
+		}
+		atomic_store_explicit(link, atomic_load(&kernel->next), memory_order_release);
+		kernel->retired = retired;
+		retired = kernel;
+	}
 }
 
 struct shim_kernel *shim_kernel_of(CUfunction function)
@@ -97,7 +117,8 @@ struct shim_kernel *shim_kernel_of(CUfunction function)
 	if (!kernel) {
 		kernel = kernel_create(function);
 		if (kernel) {
-			kernel->next = atomic_load(&buckets[bucket]);
+			stale_retire(&buckets[bucket]);
+			atomic_store(&kernel->next, atomic_load(&buckets[bucket]));
 			atomic_store_explicit(&buckets[bucket], kernel, memory_order_release);
 		}
 	}
@@ -110,10 +131,15 @@ void shim_kernels_stale(void)
 	atomic_fetch_add(&generation, 1);
 }
 
+void shim_kernels_forget(void)
+{
+	pthread_mutex_init(&lock, NULL);
+}
+
 void shim_kernels_touched(void (*tell)(void *arg, const struct shim_kernel *kernel), void *arg)
 {
 	for (size_t i = 0; i < BUCKETS; i++)
-		for (struct shim_kernel *kernel = atomic_load(&buckets[i]); kernel; kernel = kernel->next)
+		for (struct shim_kernel *kernel = atomic_load(&buckets[i]); kernel; kernel = atomic_load(&kernel->next))
 			if (atomic_load(&kernel->touched))
 				tell(arg, kernel);
 }

@@ -269,6 +269,7 @@ CUresult shim_launch_begin(struct shim_launch *launch, CUfunction function, void
 	launch->kernel = NULL;
 	launch->shared = false;
 	launch->far = NULL;
+	launch->far_attributes = NULL;
 	launch->timer = shim_timer_start(SHIM_LAUNCHES);
 	if (shim_settings()->inspect_path && function) {
 		launch->kernel = shim_kernel_of(function);
@@ -296,6 +297,7 @@ CUresult shim_launch_begin(struct shim_launch *launch, CUfunction function, void
 void shim_launch_end(struct shim_launch *launch)
 {
 	free(launch->far);
+	free(launch->far_attributes);
 	shim_timer_end(&launch->timer);
 }
 
@@ -484,19 +486,24 @@ CUresult CUDAAPI cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int gridD
 
 /*
  * A dependent launch starts before the one ahead of it has ended, and aliases of one block are not coherent then (CUDA
- * Programming Guide, "Virtual Aliasing Support"): on a launch that is handed shared memory the attribute is dropped.
+ * Programming Guide, "Virtual Aliasing Support"): on a launch that is handed shared memory the attribute is dropped. NULL: no memory.
  */
 static const CUlaunchConfig *config_of(struct shim_launch *launch, const CUlaunchConfig *config)
 {
+	CUlaunchAttribute *kept = launch->attributes;
 	unsigned count = 0;
 
-	if (!launch->shared || !config->numAttrs || config->numAttrs > SHIM_MAX_ATTRIBUTES)
+	if (!launch->shared || !config->numAttrs || !config->attrs)
 		return config;
+	if (config->numAttrs > SHIM_MAX_ATTRIBUTES)
+		kept = launch->far_attributes = malloc(config->numAttrs * sizeof(*kept));
+	if (!kept)
+		return NULL;
 	for (unsigned i = 0; i < config->numAttrs; i++)
 		if (config->attrs[i].id != CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION)
-			launch->attributes[count++] = config->attrs[i];
+			kept[count++] = config->attrs[i];
 	launch->config = *config;
-	launch->config.attrs = launch->attributes;
+	launch->config.attrs = kept;
 	launch->config.numAttrs = count;
 	return &launch->config;
 }
@@ -504,6 +511,7 @@ static const CUlaunchConfig *config_of(struct shim_launch *launch, const CUlaunc
 static CUresult launch_ex(const CUlaunchConfig *config, CUfunction f, void **params, void **extra,
 	__typeof__(cuLaunchKernelEx) *plain, __typeof__(cuStreamSynchronize) *wait)
 {
+	const CUlaunchConfig *given;
 	struct shim_launch launch;
 	CUresult result;
 
@@ -514,13 +522,12 @@ static CUresult launch_ex(const CUlaunchConfig *config, CUfunction f, void **par
 	if (is_untouched(f, params, extra))
 		return launch_pass(&(struct start){f, .config = config, .params = params, .extra = extra, .ex = plain});
 	result = shim_launch_begin(&launch, f, params, extra);
-	if (!result)
+	given = result ? NULL : config_of(&launch, config);
+	if (given)
 		result = launch_start(&launch,
-			&(struct start){.function = f,
-				.config = config_of(&launch, config),
-				.stream = config->hStream,
-				.ex = plain},
-			wait);
+			&(struct start){.function = f, .config = given, .stream = config->hStream, .ex = plain}, wait);
+	else if (!result)
+		result = CUDA_ERROR_OUT_OF_MEMORY;
 	return launch_end(&launch, result, config->hStream, wait);
 }
 
@@ -542,17 +549,21 @@ CUresult CUDAAPI cuLaunchKernelEx_ptsz(const CUlaunchConfig *config, CUfunction 
 CUresult CUDAAPI cuModuleUnload(CUmodule hmod)
 {
 	const struct shim_real *driver = shim_real();
-	CUresult result = driver->cuModuleUnload ? driver->cuModuleUnload(hmod) : SHIM_ABSENT;
+	CUresult result;
 
 	shim_kernels_stale();
+	result = driver->cuModuleUnload ? driver->cuModuleUnload(hmod) : SHIM_ABSENT;
+	shim_kernels_stale(); /* one may have been looked up meanwhile */
 	return result;
 }
 
 CUresult CUDAAPI cuLibraryUnload(CUlibrary library)
 {
 	const struct shim_real *driver = shim_real();
-	CUresult result = driver->cuLibraryUnload ? driver->cuLibraryUnload(library) : SHIM_ABSENT;
+	CUresult result;
 
 	shim_kernels_stale();
+	result = driver->cuLibraryUnload ? driver->cuLibraryUnload(library) : SHIM_ABSENT;
+	shim_kernels_stale(); /* one may have been looked up meanwhile */
 	return result;
 }

@@ -21,7 +21,8 @@ struct shim_launch {
 	unsigned char near_bytes[SHIM_NEAR_BYTES] __attribute__((aligned(16)));
 	CUlaunchAttribute attributes[SHIM_MAX_ATTRIBUTES];
 	size_t extra_bytes;
-	void *far; /* freed after the launch; NULL: all fits here */
+	void *far;                         /* freed after the launch; NULL: all fits here */
+	CUlaunchAttribute *far_attributes; /* the same */
 };
 
 /*

@@ -211,7 +211,8 @@ struct shim_param {
 	size_t offset, bytes;
 };
 struct shim_kernel {
-	struct shim_kernel *next;
+	_Atomic(struct shim_kernel *) next;
+	struct shim_kernel *retired;
 	CUfunction function;
 	unsigned generation;
 	char *name;
@@ -226,6 +227,8 @@ struct shim_kernel {
 struct shim_kernel *shim_kernel_of(CUfunction function);
 /* Functions may have gone; their handles may come back as others. */
 void shim_kernels_stale(void);
+/* In a child of fork(): the lock may be another thread's, which is not there. */
+void shim_kernels_forget(void);
 /* Calls `tell` with each kernel that was handed a borrower's address and is not known to write through it. */
 void shim_kernels_touched(void (*tell)(void *arg, const struct shim_kernel *kernel), void *arg);
 

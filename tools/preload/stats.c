@@ -150,6 +150,7 @@ static void child_begin(void)
 	shim_pools_forget();
 	shim_maps_forget();
 	shim_waits_forget();
+	shim_kernels_forget();
 }
 
 static void start(void)

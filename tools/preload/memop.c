@@ -1,0 +1,85 @@
+/*
+ * tools/preload/memop.c: hooks of words that a stream stores. One in a borrower goes to the sink, as all that is stored there; a wait for one
+ * sees the owner's.
+ */
+#include "preload.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static CUdeviceptr place_of(const struct shim_ranges *ranges, CUdeviceptr address)
+{
+	const struct shim_range *range = ranges ? shim_range_find(ranges, address) : NULL;
+
+	return range && range->sink ? range->sink + (address - range->base) : address;
+}
+
+static CUresult write_32(CUstream stream, CUdeviceptr address, cuuint32_t value, unsigned flags,
+	__typeof__(cuStreamWriteValue32_v2) *plain)
+{
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_MEMSETS);
+
+	return plain ? shim_fault_check(plain(stream, place_of(shim_ranges(), address), value, flags), NULL)
+		     : SHIM_ABSENT;
+}
+
+static CUresult write_64(CUstream stream, CUdeviceptr address, cuuint64_t value, unsigned flags,
+	__typeof__(cuStreamWriteValue64_v2) *plain)
+{
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_MEMSETS);
+
+	return plain ? shim_fault_check(plain(stream, place_of(shim_ranges(), address), value, flags), NULL)
+		     : SHIM_ABSENT;
+}
+
+/* The operation is a store. */
+static bool is_store(const CUstreamBatchMemOpParams *op)
+{
+	return op->operation == CU_STREAM_MEM_OP_WRITE_VALUE_32 || op->operation == CU_STREAM_MEM_OP_WRITE_VALUE_64;
+}
+
+static CUresult batch(CUstream stream, unsigned count, CUstreamBatchMemOpParams *ops, unsigned flags,
+	__typeof__(cuStreamBatchMemOp_v2) *plain)
+{
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_MEMSETS);
+	const struct shim_ranges *ranges = shim_ranges();
+	CUstreamBatchMemOpParams *moved;
+	CUresult result;
+
+	if (!plain)
+		return SHIM_ABSENT;
+	if (!ranges || !count || !ops)
+		return shim_fault_check(plain(stream, count, ops, flags), NULL);
+	moved = malloc(count * sizeof(*moved));
+	if (!moved)
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	memcpy(moved, ops, count * sizeof(*moved));
+	for (unsigned i = 0; i < count; i++)
+		if (is_store(&moved[i]))
+			moved[i].writeValue.address = place_of(ranges, moved[i].writeValue.address);
+	result = plain(stream, count, moved, flags);
+	free(moved);
+	return shim_fault_check(result, NULL);
+}
+
+/* The first forms have the same arguments; they are those of CUDA 11.6 and older. */
+#define HOOKS(form)                                                                                                    \
+	CUresult CUDAAPI cuStreamWriteValue32##form(                                                                   \
+		CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags)                               \
+	{                                                                                                              \
+		return write_32(stream, addr, value, flags, shim_real()->cuStreamWriteValue32##form);                  \
+	}                                                                                                              \
+	CUresult CUDAAPI cuStreamWriteValue64##form(                                                                   \
+		CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags)                               \
+	{                                                                                                              \
+		return write_64(stream, addr, value, flags, shim_real()->cuStreamWriteValue64##form);                  \
+	}                                                                                                              \
+	CUresult CUDAAPI cuStreamBatchMemOp##form(                                                                     \
+		CUstream stream, unsigned int count, CUstreamBatchMemOpParams *paramArray, unsigned int flags)         \
+	{                                                                                                              \
+		return batch(stream, count, paramArray, flags, shim_real()->cuStreamBatchMemOp##form);                 \
+	}
+HOOKS()
+HOOKS(_ptsz)
+HOOKS(_v2)
+HOOKS(_v2_ptsz)
