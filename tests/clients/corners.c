@@ -188,6 +188,45 @@ static void nodes_of_the_first_form(void)
 	check(cuGraphDestroy(graph));
 }
 
+/* A graph of one store, to memory that holds something else each time. */
+static CUgraph store_captured(unsigned content, CUdeviceptr to)
+{
+	CUgraph graph;
+	int width = WIDTH;
+
+	check(cuMemsetD32(other, content, WIDTH));
+	check(cuCtxSynchronize());
+	check(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_RELAXED));
+	check(cuLaunchKernel(kernel("client_set_rows"), 1, 1, 1, WIDTH, 1, 1, 0, stream,
+		(void *[]){&other, &row, &to, &width}, NULL));
+	check(cuStreamEndCapture(stream, &graph));
+	return graph;
+}
+
+static void executable_run(CUgraphExec exec)
+{
+	check(cuGraphLaunch(exec, stream));
+	check(cuStreamSynchronize(stream));
+}
+
+/* Executable graphs made and updated by the calls of CUDA 11. */
+static void executables_of_the_first_form(void)
+{
+	typedef CUresult instantiate(CUgraphExec *, CUgraph, CUgraphNode *, char *, size_t);
+	instantiate *first = form("cuGraphInstantiate"), *second = form("cuGraphInstantiate_v2");
+	CUresult (*update)(CUgraphExec, CUgraph, CUgraphNode *, CUgraphExecUpdateResult *) = form("cuGraphExecUpdate");
+	CUgraphExecUpdateResult answer;
+	CUgraphNode failed;
+	CUgraphExec exec;
+
+	check(first(&exec, store_captured(1, slab), NULL, NULL, 0));
+	executable_run(exec);
+	check(second(&exec, store_captured(2, borrower), NULL, NULL, 0));
+	executable_run(exec);
+	check(update(exec, store_captured(3, slab + 8 * MIB), &failed, &answer));
+	executable_run(exec);
+}
+
 static CUresult store(const char *name, CUdeviceptr to)
 {
 	int width = WIDTH;
@@ -305,8 +344,9 @@ int main(int argc, char **argv)
 		void (*run)(void);
 	} all[] = {{"gather", gather_by_index}, {"copy", gather_by_copy}, {"capture", capture_of_the_threads_stream},
 		{"signal", stream_stores_to_a_borrower}, {"signal-owner", stream_stores_to_an_owner},
-		{"nodes", nodes_of_the_first_form}, {"dependent", dependent_launches}, {"kept", functions_are_kept},
-		{"destroy", functions_after_a_context}, {"release", functions_after_a_release}};
+		{"nodes", nodes_of_the_first_form}, {"executables", executables_of_the_first_form},
+		{"dependent", dependent_launches}, {"kept", functions_are_kept}, {"destroy", functions_after_a_context},
+		{"release", functions_after_a_release}};
 	CUcontext context;
 
 	if (argc != 3)

@@ -119,6 +119,25 @@ static void nodes_of_the_first_form_leave_the_owner(void **state)
 	assert_prints(SHARED, "nodes", expected);
 }
 
+/* Three stores to K: to the first layer's, the third's, and the second's, where an update has put it. */
+static void probe_looks_into_executables_of_the_first_form(void **state)
+{
+	char command[2048], program[512], kernels[512];
+	struct process process;
+
+	(void)state;
+	snprintf(program, sizeof(program), "%s", built("tests/clients/corners"));
+	snprintf(kernels, sizeof(kernels), "%s", built("tests/clients/decoder_kernels.so"));
+	snprintf(command, sizeof(command),
+		"kvshare-run probe --device host --layout slab:layers=4,k=4MiB,v=4MiB -- %s executables %s", program,
+		kernels);
+	process = run_shell(command, 60);
+	assert_int_equal(process.status, 0);
+	assert_string_equal(process.err, "");
+	assert_non_null(strstr(process.out, " k              2       0       3         3  client_set_rows\n"));
+	process_free(&process);
+}
+
 /* Aliases are not coherent within a launch that starts before the one ahead has ended. */
 static void dependent_launches_wait_where_memory_is_shared(void **state)
 {
@@ -174,6 +193,7 @@ int main(void)
 		cmocka_unit_test(a_capture_of_the_threads_stream_is_seen),
 		cmocka_unit_test(words_of_a_stream_leave_the_owner),
 		cmocka_unit_test(nodes_of_the_first_form_leave_the_owner),
+		cmocka_unit_test(probe_looks_into_executables_of_the_first_form),
 		cmocka_unit_test(dependent_launches_wait_where_memory_is_shared),
 		cmocka_unit_test(functions_are_asked_for_again_after_a_context),
 		cmocka_unit_test(nothing_is_shared_where_parameters_are_not_told),

@@ -37,7 +37,8 @@ static CUresult lines_make(const struct lines *l, const struct call *call)
 }
 
 struct parts {
-	struct lines *out; /* NULL: they are only counted */
+	const struct shim_ranges *ranges; /* as they are at the start: they are walked twice, with the same result */
+	struct lines *out;                /* NULL: they are only counted */
 	CUdeviceptr from, to;
 	size_t source, count;
 	bool moved; /* one of them goes elsewhere */
@@ -71,7 +72,7 @@ static void parts_walk(const struct lines *lines, struct parts *parts)
 		if (!lines->bytes[i])
 			part_note(&parts, lines->to[i], 0, 0);
 		else
-			shim_split(lines->to[i], lines->bytes[i], part_note, &parts);
+			shim_split_by(parts->ranges, lines->to[i], lines->bytes[i], part_note, &parts);
 	}
 }
 
@@ -108,18 +109,18 @@ static CUresult lines(struct lines given, struct call call)
 {
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_COPIES);
 	struct lines made = given;
-	struct parts parts = {0};
+	struct parts parts = {.ranges = shim_ranges()};
 	CUresult result;
 
 	if (!call.lines && !call.lines_first)
 		return SHIM_ABSENT;
-	if (shim_ranges() && lines_can_be_read(&given))
+	if (parts.ranges && lines_can_be_read(&given))
 		parts_walk(&given, &parts);
 	if (!parts.moved)
 		return shim_fault_check(lines_make(&given, &call), NULL);
 	if (!lines_room(&made, parts.count, given.attribute_count))
 		return CUDA_ERROR_OUT_OF_MEMORY;
-	parts = (struct parts){.out = &made};
+	parts = (struct parts){.ranges = parts.ranges, .out = &made};
 	parts_walk(&given, &parts);
 	result = lines_make(&made, &call);
 	if (result && call.failed && *call.failed < made.count)
@@ -160,6 +161,7 @@ CUresult CUDAAPI cuMemcpyBatchAsync_ptsz(CUdeviceptr *dsts, CUdeviceptr *srcs, s
 /* ---- boxes ---- */
 
 struct boxes {
+	const struct shim_ranges *ranges; /* as they are at the start */
 	CUDA_MEMCPY3D_BATCH_OP *op;
 	size_t *source; /* of each, the program's */
 	size_t count, room;
@@ -238,7 +240,8 @@ static CUresult rows_add(struct boxes *boxes, const CUDA_MEMCPY3D_BATCH_OP *op, 
 		operand_advance(&part.src, &op->extent, slice, row, element);
 		operand_advance(&part.dst, &op->extent, slice, row, element);
 		part.extent.height = part.extent.depth = 1;
-		if (!shim_box_move(part.dst.op.ptr.ptr, 0, part.extent.width * element, 1, &part.dst.op.ptr.ptr))
+		if (!shim_box_move_by(boxes->ranges, part.dst.op.ptr.ptr, 0, part.extent.width * element, 1,
+			    &part.dst.op.ptr.ptr))
 			return CUDA_ERROR_NOT_SUPPORTED; /* a row over two tensors */
 		if (!box_add(boxes, &part, source))
 			return CUDA_ERROR_OUT_OF_MEMORY;
@@ -258,7 +261,8 @@ static CUresult box_place(struct boxes *boxes, const CUDA_MEMCPY3D_BATCH_OP *op,
 	row = (to->op.ptr.rowLength ? to->op.ptr.rowLength : op->extent.width) * element;
 	height = to->op.ptr.layerHeight ? to->op.ptr.layerHeight : op->extent.height;
 	rows = (op->extent.depth - 1) * height + op->extent.height;
-	if (!shim_box_move(to->op.ptr.ptr, row, op->extent.width * element, rows, &part.dst.op.ptr.ptr)) {
+	if (!shim_box_move_by(
+		    boxes->ranges, to->op.ptr.ptr, row, op->extent.width * element, rows, &part.dst.op.ptr.ptr)) {
 		*moved = true;
 		return rows_add(boxes, op, source, element);
 	}
@@ -269,13 +273,13 @@ static CUresult box_place(struct boxes *boxes, const CUDA_MEMCPY3D_BATCH_OP *op,
 static CUresult boxes(size_t count, CUDA_MEMCPY3D_BATCH_OP *op, unsigned long long flags, struct call call)
 {
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_COPIES);
-	struct boxes made = {0};
+	struct boxes made = {.ranges = shim_ranges()};
 	CUresult result = CUDA_SUCCESS;
 	bool moved = false;
 
 	if (!call.boxes && !call.boxes_first)
 		return SHIM_ABSENT;
-	for (size_t i = 0; shim_ranges() && op && !result && i < count; i++)
+	for (size_t i = 0; made.ranges && op && !result && i < count; i++)
 		result = box_place(&made, &op[i], i, &moved);
 	if (!result)
 		result = moved ? boxes_make(made.op, made.count, flags, &call) : boxes_make(op, count, flags, &call);

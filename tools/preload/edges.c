@@ -35,12 +35,20 @@ CUgraphEdgeData *shim_edges_plain(const CUgraphEdgeData *edges, size_t count)
 	return plain;
 }
 
+/* By one table: another thread may free the last cache meanwhile. */
+struct look {
+	const struct shim_ranges *ranges;
+	bool shared;
+};
+
 static void word_look(void *arg, size_t param, size_t offset, CUdeviceptr word, size_t map_bytes)
 {
 	(void)param;
 	(void)offset;
 	(void)map_bytes;
-	*(bool *)arg |= shim_range_find(shim_ranges(), word) != NULL;
+	struct look *look = arg;
+
+	look->shared |= shim_range_find(look->ranges, word) != NULL;
 }
 
 /* A kernel node that was handed shared memory, in the parameters that it has now. A sink is not shared: nobody reads it. */
@@ -50,9 +58,9 @@ static bool is_shared(CUgraphNode node)
 	CUDA_KERNEL_NODE_PARAMS params = {0};
 	struct shim_launch launch = {0};
 	CUgraphNodeType type;
-	bool shared = false;
+	struct look look = {.ranges = shim_ranges()};
 
-	if (!driver->cuGraphNodeGetType || driver->cuGraphNodeGetType(node, &type) ||
+	if (!look.ranges || !driver->cuGraphNodeGetType || driver->cuGraphNodeGetType(node, &type) ||
 		type != CU_GRAPH_NODE_TYPE_KERNEL || !driver->cuGraphKernelNodeGetParams_v2 ||
 		driver->cuGraphKernelNodeGetParams_v2(node, &params))
 		return false;
@@ -60,8 +68,8 @@ static bool is_shared(CUgraphNode node)
 	launch.params = params.kernelParams;
 	launch.extra = params.extra;
 	if (launch.kernel)
-		shim_launch_words(&launch, word_look, &shared);
-	return shared;
+		shim_launch_words(&launch, word_look, &look);
+	return look.shared;
 }
 
 CUresult CUDAAPI cuGraphAddDependencies_v2(CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to,

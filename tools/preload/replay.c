@@ -334,23 +334,55 @@ CUresult CUDAAPI cuGraphInstantiateWithParams_ptsz(
 	return plain ? instantiated(plain(phGraphExec, hGraph, instantiateParams), phGraphExec, hGraph) : SHIM_ABSENT;
 }
 
-CUresult CUDAAPI cuGraphExecUpdate(CUgraphExec hGraphExec, CUgraph hGraph, CUgraphExecUpdateResultInfo *resultInfo)
+/* The forms of CUDA 11, which tell an error by a node and a text. */
+CUresult CUDAAPI cuGraphInstantiate(
+	CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize)
 {
-	__typeof__(cuGraphExecUpdate) *plain = shim_real()->cuGraphExecUpdate_v2;
-	CUresult result = plain ? plain(hGraphExec, hGraph, resultInfo) : SHIM_ABSENT;
+	__typeof__(cuGraphInstantiate) *plain = shim_real()->cuGraphInstantiate;
+
+	return plain ? instantiated(plain(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize), phGraphExec, hGraph)
+		     : SHIM_ABSENT;
+}
+
+CUresult CUDAAPI cuGraphInstantiate_v2(
+	CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize)
+{
+	__typeof__(cuGraphInstantiate_v2) *plain = shim_real()->cuGraphInstantiate_v2;
+
+	return plain ? instantiated(plain(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize), phGraphExec, hGraph)
+		     : SHIM_ABSENT;
+}
+
+static CUresult updated(CUresult result, CUgraphExec exec, CUgraph graph)
+{
 	struct executable *executable;
 
 	if (result || !is_probed())
 		return result;
 	probe_lock();
-	executable = executable_find(hGraphExec);
+	executable = executable_find(exec);
 	if (executable) {
-		executable->updated = hGraph;
+		executable->updated = graph;
 		changed_free(executable);
-		kept_free();
 	}
 	probe_unlock();
 	return result;
+}
+
+CUresult CUDAAPI cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph, CUgraphExecUpdateResultInfo *resultInfo)
+{
+	__typeof__(cuGraphExecUpdate_v2) *plain = shim_real()->cuGraphExecUpdate_v2;
+
+	return plain ? updated(plain(hGraphExec, hGraph, resultInfo), hGraphExec, hGraph) : SHIM_ABSENT;
+}
+
+CUresult CUDAAPI cuGraphExecUpdate(
+	CUgraphExec hGraphExec, CUgraph hGraph, CUgraphNode *hErrorNode_out, CUgraphExecUpdateResult *updateResult_out)
+{
+	__typeof__(cuGraphExecUpdate) *plain = shim_real()->cuGraphExecUpdate;
+
+	return plain ? updated(plain(hGraphExec, hGraph, hErrorNode_out, updateResult_out), hGraphExec, hGraph)
+		     : SHIM_ABSENT;
 }
 
 /* A graph that an executable was made of stays as long as that, as its nodes are asked for. */

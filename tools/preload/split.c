@@ -20,9 +20,9 @@ static bool is_elsewhere(const struct shim_ranges *ranges, CUdeviceptr to, size_
 	return !ranges || to >= ranges->high || bytes <= (to < ranges->low ? ranges->low - to : 0);
 }
 
-CUresult shim_split(CUdeviceptr to, size_t bytes, shim_part_fn *make, const void *arg)
+CUresult shim_split_by(
+	const struct shim_ranges *ranges, CUdeviceptr to, size_t bytes, shim_part_fn *make, const void *arg)
 {
-	const struct shim_ranges *ranges = shim_ranges();
 	CUresult result = CUDA_SUCCESS;
 
 	if (is_elsewhere(ranges, to, bytes))
@@ -41,9 +41,14 @@ CUresult shim_split(CUdeviceptr to, size_t bytes, shim_part_fn *make, const void
 	return result;
 }
 
-bool shim_box_move(CUdeviceptr to, size_t pitch, size_t width, size_t height, CUdeviceptr *moved)
+CUresult shim_split(CUdeviceptr to, size_t bytes, shim_part_fn *make, const void *arg)
 {
-	const struct shim_ranges *ranges = shim_ranges();
+	return shim_split_by(shim_ranges(), to, bytes, make, arg);
+}
+
+bool shim_box_move_by(
+	const struct shim_ranges *ranges, CUdeviceptr to, size_t pitch, size_t width, size_t height, CUdeviceptr *moved)
+{
 	const struct shim_range *range;
 	size_t bytes = height ? (height - 1) * pitch + width : 0;
 
@@ -57,4 +62,9 @@ bool shim_box_move(CUdeviceptr to, size_t pitch, size_t width, size_t height, CU
 		return false;
 	*moved = range->sink + (to - range->base);
 	return true;
+}
+
+bool shim_box_move(CUdeviceptr to, size_t pitch, size_t width, size_t height, CUdeviceptr *moved)
+{
+	return shim_box_move_by(shim_ranges(), to, pitch, width, height, moved);
 }
