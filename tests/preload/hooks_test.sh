@@ -57,7 +57,7 @@ sed -E 's/_pt[sd][sz]$//; s/_v[0-9]+$//' "$work/hooks" | sort -u | grep -v '^cuG
 # shellcheck disable=SC2086
 ${CC:-cc} -E -P $flags "$work/names.c" | tr -s ' \n' '\n' | awk 'named {print; named = 0} /^name_of_/ {named = 1}' | sort >"$work/newest"
 [ "$(wc -l <"$work/newest")" -eq "$(wc -l <"$work/names")" ] || { echo "cuda.h cannot be read"; status=1; }
-comm -23 "$work/newest" "$work/hooks" >"$work/missing"
+sort -u "$work/newest" | comm -23 - "$work/hooks" >"$work/missing"
 [ ! -s "$work/missing" ] || { echo "cuda.h calls these, which have no hook: $(cat "$work/missing")"; status=1; }
 
 readelf -d "$shim" | sed -nE 's/.*NEEDED.*\[(.*)\]/\1/p' | grep -vE '^(libc\.so|libdl\.so|libpthread\.so|ld-linux|lib[atu]b?san)' >"$work/needed" || true
