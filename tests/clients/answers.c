@@ -2,7 +2,8 @@
  * tests/clients/answers.c: programs of a few calls each, whose answers and memory must be the same whether layers share or not:
  * what is freed, when, from which context, and what the memory shows then. One that differs is a fault of the shim.
  *
- * usage: answers skip|retry|primary|reset|context|other|destroy|stream|relaxed|row|late
+ * usage: answers skip|retry|primary|reset|context|other|destroy|stream|relaxed|row|late|forks
+ *        answers weights MODULE
  *   skip     two contexts with two allocations each before the cache's: what these show
  *   retry    an allocation before the cache's, which fails (SOFTCUDA_FAIL) and is tried again: what it shows
  *   primary  cuCtxDestroy of the primary context, which is refused; reset: the memory is gone with cuDevicePrimaryCtxReset
@@ -12,12 +13,18 @@
  *   relaxed  memory that is freed while a stream is captured
  *   row      a box of one row, and of two, over all layers
  *   late     tensors of their own, all filled by one stream while the last is allocated: what layers 0 and 2 show of K
+ *   weights  two contexts with an allocation each before the cache's: a kernel that stores to it, and one that stores to the cache
+ *   forks    children that ask for memory, of a process with a thread that does so all the time
  */
 #include <cuda.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define MIB ((size_t)1 << 20)
 #define BYTES (32 * MIB) /* four layers, K and V of 4 MiB each */
@@ -243,9 +250,86 @@ static void late(void)
 	printf("layer 2 %u %u\n", byte_at(tensor[4]), byte_at(tensor[4] + 4 * MIB - 1));
 }
 
+/* Rows of two widths, whose pitch has to be asked for each time. */
+static CUresult pitched(int i)
+{
+	CUdeviceptr memory;
+	size_t pitch;
+	CUresult result = cuMemAllocPitch(&memory, &pitch, i % 2 ? 4096 : 8192, 1, 4);
+
+	if (!result)
+		cuMemFree(memory);
+	return result;
+}
+
+static atomic_bool enough;
+
+static void *ask(void *arg)
+{
+	(void)arg;
+	CHECK(cuCtxSetCurrent(context));
+	for (int i = 0; !atomic_load(&enough); i++)
+		CHECK(pitched(i));
+	return NULL;
+}
+
+static void forks(void)
+{
+	int refused = 0, status;
+	pthread_t thread;
+
+	start();
+	CHECK(pitched(0));
+	pthread_create(&thread, NULL, ask, NULL);
+	for (int i = 0; i < 60; i++) {
+		pid_t child = fork();
+
+		if (!child) {
+			alarm(5);
+			_exit(pitched(i) == CUDA_ERROR_NOT_INITIALIZED ? 0 : 1);
+		}
+		waitpid(child, &status, 0);
+		refused += status == 0;
+	}
+	atomic_store(&enough, true);
+	pthread_join(thread, NULL);
+	printf("refused %d\n", refused);
+}
+
+static void stored(CUmodule module, const char *name, CUdeviceptr src, CUdeviceptr row, CUdeviceptr dst)
+{
+	CUfunction function;
+	int width = 32;
+
+	CHECK(cuModuleGetFunction(&function, module, name));
+	CHECK(cuLaunchKernel(function, 1, 1, 1, width, 1, 1, 0, NULL, (void *[]){&src, &row, &dst, &width}, NULL));
+	CHECK(cuCtxSynchronize());
+}
+
+static void weights(const char *path)
+{
+	CUdeviceptr first, cache, src, row;
+	CUmodule module;
+
+	for (int i = 0; i < 2; i++) {
+		CHECK(cuCtxCreate(&context, NULL, 0, device));
+		CHECK(cuModuleLoad(&module, path));
+		CHECK(cuMemAlloc(&src, 4096));
+		CHECK(cuMemsetD8(src, 1, 4096));
+		CHECK(cuMemAlloc(&row, 8));
+		CHECK(cuMemsetD8(row, 0, 8));
+		first = memory_make();
+		cache = memory_make();
+		CHECK(cuMemsetD8(first, 0, BYTES));
+		CHECK(cuMemsetD8(cache, 0, BYTES));
+		stored(module, "client_hidden_store", src, row, first);
+		stored(module, "client_set_rows", src, row, cache);
+	}
+}
+
 int main(int argc, char **argv)
 {
-	const char *what = argc == 2 ? argv[1] : "";
+	const char *what = argc > 1 ? argv[1] : "";
 
 	CHECK(cuInit(0));
 	CHECK(cuDeviceGet(&device, 0));
@@ -269,6 +353,10 @@ int main(int argc, char **argv)
 		row();
 	else if (!strcmp(what, "late"))
 		late();
+	else if (!strcmp(what, "forks"))
+		forks();
+	else if (!strcmp(what, "weights") && argc > 2)
+		weights(argv[2]);
 	else
 		return 2;
 	return 0;

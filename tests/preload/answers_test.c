@@ -110,6 +110,33 @@ static void a_cache_that_is_given_up_waits_for_its_owners(void **state)
 	process_free(&got);
 }
 
+/* Kernels that store to what comes before the cache, in any context, are none of its writers. */
+static void probe_counts_them_in_each_context(void **state)
+{
+	char command[1024], kernels[512];
+	struct process got;
+
+	(void)state;
+	snprintf(kernels, sizeof(kernels), "%s", built("tests/clients/decoder_kernels.so"));
+	snprintf(command, sizeof(command), "kvshare-run probe --device host --layout " SLAB ",skip=1 -- %s weights %s",
+		built("tests/clients/answers"), kernels);
+	got = run_shell(command, 60);
+	assert_int_equal(got.status, 0);
+	assert_non_null(strstr(got.out, "client_set_rows"));
+	assert_null(strstr(got.out, "client_hidden_store"));
+	process_free(&got);
+}
+
+/* Another thread of the parent has the lock of the moment, and is not in the child to give it back. */
+static void a_child_waits_for_no_lock_of_its_parents(void **state)
+{
+	struct process got = shared("", SLAB, "forks");
+
+	(void)state;
+	assert_string_equal(got.out, "refused 60\nnothing is shared\n");
+	process_free(&got);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -118,7 +145,9 @@ int main(void)
 		cmocka_unit_test(memory_is_of_the_context_that_it_was_made_in),
 		cmocka_unit_test(a_row_may_lie_in_several_layers),
 		cmocka_unit_test(allocations_before_the_cache_share_nothing),
+		cmocka_unit_test(probe_counts_them_in_each_context),
 		cmocka_unit_test(a_cache_that_is_given_up_waits_for_its_owners),
+		cmocka_unit_test(a_child_waits_for_no_lock_of_its_parents),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

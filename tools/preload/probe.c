@@ -24,7 +24,11 @@ static struct area { /* reserved addresses */
 	CUdeviceptr base;
 	size_t bytes;
 } * areas;
-static int skipped;
+static struct skip { /* what came before the cache of each context */
+	struct skip *next;
+	CUcontext context;
+	int count;
+} * skips;
 static bool given_up;
 static pid_t started_by;
 
@@ -118,6 +122,30 @@ static bool tensor_add(CUdeviceptr allocation, enum kvs_k_or_v which, int layer,
 	return false;
 }
 
+/* As shim_is_skipped(). */
+static bool is_skipped(size_t bytes)
+{
+	const struct shim_layout *layout = &shim_settings()->layout;
+	CUcontext context = NULL;
+	struct skip *skip = skips;
+
+	if (!layout->skip || !shim_real()->cuCtxGetCurrent || shim_real()->cuCtxGetCurrent(&context))
+		return false;
+	while (skip && skip->context != context)
+		skip = skip->next;
+	if (!skip) {
+		skip = malloc(sizeof(*skip));
+		if (!skip)
+			return false;
+		*skip = (struct skip){skips, context, 0};
+		skips = skip;
+	}
+	if (skip->count >= layout->skip)
+		return false;
+	skip->count += shim_layout_fits_at(layout, 0, bytes);
+	return true;
+}
+
 static void allocated(CUdeviceptr base, size_t bytes)
 {
 	const struct shim_layout *layout = &shim_settings()->layout;
@@ -127,9 +155,7 @@ static void allocated(CUdeviceptr base, size_t bytes)
 	if (!shim_layout_fits(layout, bytes))
 		return;
 	pthread_mutex_lock(&lock);
-	if (skipped < layout->skip) {
-		skipped += shim_layout_fits_at(layout, 0, bytes);
-	} else {
+	if (!is_skipped(bytes)) {
 		enough = slot_take(base, bytes, &number);
 		for (int i = 0; enough && i < 2 * layout->layers; i++) {
 			const struct shim_place place = shim_layout_place(layout, i % 2 ? KVS_V : KVS_K, i / 2);
