@@ -125,21 +125,27 @@ static void no_other_parameter_is_written_through(void **state)
 	a_writer_that_is_not_in_the_file_is_named("parameter", json_integer(1));
 }
 
-/* Its stores in the first token are all that it reads there, so that only a later one shows it. */
-static void a_kernel_that_appends_and_attends_is_not_shareable(void **state)
+/* Probing finds no writer that can be shared with, and `count` parameters that forbid it. */
+static void nothing_is_shareable(const char *options, size_t count)
 {
-	struct process probed = probe("store=fused graph=capture");
+	struct process probed = probe(options);
 	json_error_t error;
 	json_t *document;
 
-	(void)state;
 	assert_int_equal(probed.status, 0);
 	document = json_load_file(file, 0, &error);
 	assert_non_null(document);
 	assert_int_equal(json_array_size(json_object_get(document, "writers")), 0);
-	assert_int_equal(json_array_size(json_object_get(document, "not_shareable")), 2); /* K and V */
+	assert_int_equal(json_array_size(json_object_get(document, "not_shareable")), count);
 	json_decref(document);
 	process_free(&probed);
+}
+
+/* Its stores in the first token are all that it reads there, so that only a later one shows it. */
+static void a_kernel_that_appends_and_attends_is_not_shareable(void **state)
+{
+	(void)state;
+	nothing_is_shareable("store=fused graph=capture", 2); /* K and V */
 }
 
 /* maps_test.sh has more: graphs, and maps that cannot be shared. */
@@ -160,17 +166,8 @@ static void a_tensor_map_of_a_borrower_becomes_one_of_the_sink(void **state)
 
 static void a_tensor_map_of_several_layers_is_not_shareable(void **state)
 {
-	struct process probed = probe("store=maps");
-	json_error_t error;
-	json_t *document;
-
 	(void)state;
-	assert_int_equal(probed.status, 0);
-	document = json_load_file(file, 0, &error);
-	assert_non_null(document);
-	assert_int_equal(json_array_size(json_object_get(document, "writers")), 0);
-	json_decref(document);
-	process_free(&probed);
+	nothing_is_shareable("store=maps", 1);
 }
 
 static int file_make(void **state)
