@@ -27,7 +27,7 @@ ends() { # FILE WAY [OPTION...]: its status
 	local file=$1 way=$2
 	shift 2
 	# shellcheck disable=SC2086
-	"$run" exec --device host --stats "$file" "$@" -- "$build/tests/clients/ends" $bytes "$way" >"$work/out" 2>&1
+	"$run" exec --device host --stats "$file" --log="$file.log" "$@" -- "$build/tests/clients/ends" $bytes "$way" >"$work/out" 2>&1
 }
 plain() { # WAY: its status
 	LD_LIBRARY_PATH=$build/softcuda "$build/tests/clients/ends" $bytes "$1" >"$work/out" 2>&1
@@ -45,12 +45,26 @@ for way in return _exit _Exit abort term handler info later ignored; do
 	[ $status = $expected ] || fail "$way: status $status with the shim, $expected without: $(cat "$work/out")"
 	[ "$(figure "$work/$way.json" saved_bytes)" = $saved ] || fail "$way: the statistics are $(cat "$work/$way.json" 2>&1)"
 	[ "$(figure "$work/$way.json" allocations)" = 1 ] || fail "$way: the statistics are $(cat "$work/$way.json" 2>&1)"
+	[ "$(grep -c . "$work/$way.json.log")" = 2 ] &&
+		grep -q "32.0 MiB took 18.0 MiB of device memory, 2.0 MiB of that for the sink; 14.0 MiB were saved; 0 launches" \
+			"$work/$way.json.log" &&
+		grep -qE "allocations 1 \([0-9.]+ (ms|us)\)" "$work/$way.json.log" || fail "$way: the log is $(cat "$work/$way.json.log" 2>&1)"
 done
 # shellcheck disable=SC2086
 ends "$work/child.json" child $share
-[ ! -e "$work/child.json" ] || fail "a child of fork() writes its parent's statistics"
+[ ! -e "$work/child.json" ] && [ ! -e "$work/child.json.log" ] || fail "a child of fork() writes its parent's statistics"
 ends "$work/unshared.json" _exit || fail "without a plan: $(cat "$work/out")"
 [ "$(figure "$work/unshared.json" allocations)" = 1 ] || fail "without a plan there are no statistics"
+
+grep -q "process [0-9]*: no KV cache was shared" "$work/unshared.json.log" || fail "without a plan: $(cat "$work/unshared.json.log")"
+
+# Without a file the log is on standard error, and without --log there is none.
+for way in return abort; do
+	"$run" exec --device host --log -- "$build/tests/clients/ends" $bytes $way 2>&1 | grep -c "^kvshare: process" >"$work/out"
+	[ "$(cat "$work/out")" = 2 ] || fail "$way: the log has $(cat "$work/out") lines"
+done
+"$run" exec --device host -- "$build/tests/clients/ends" $bytes return >"$work/out" 2>&1
+[ ! -s "$work/out" ] || fail "nobody asked for a log: $(cat "$work/out")"
 
 # The time of all calls is that of those that were timed, times their number.
 "$run" exec --device host --stats "$work/times.json" -- "$build/tests/clients/decoder" "$build/tests/clients/decoder_kernels.so" >"$work/out" 2>&1 ||
@@ -74,6 +88,8 @@ done
 for rank in 0 1; do
 	wait "${ranks[rank]}"
 	[ "$(figure "$work/$rank.rank" saved_bytes)" = $saved ] || fail "rank $rank: $(cat "$work/$rank.rank" 2>&1)"
+	grep -q "^kvshare: process $(figure "$work/$rank.rank" pid), rank $rank: " "$work/$rank.rank.log" ||
+		fail "rank $rank: $(cat "$work/$rank.rank.log" 2>&1)"
 	[ "$(figure "$work/$rank.rank" physical_bytes)" = $((bytes - saved)) ] || fail "rank $rank: $(cat "$work/$rank.rank" 2>&1)"
 done
 [ "$(figure "$work/0.rank" pid)" != "$(figure "$work/1.rank" pid)" ] || fail "two ranks wrote one file"

@@ -60,6 +60,8 @@ struct shim_settings {
 	struct shim_layout layout;
 	struct shim_owners owners;
 	const char *stats_path, *writers; /* KVSHARE_STATS, KVSHARE_WRITERS */
+	bool log_to_stderr;               /* KVSHARE_LOG=1: a summary at the end */
+	const char *log_path;             /* KVSHARE_LOG, a file's name: the same, at the end of that file */
 	bool only_writers;                /* KVSHARE_ONLY_WRITERS: no kernel writes but those of KVSHARE_WRITERS */
 	const char *inspect_path;         /* KVSHARE_INSPECT: share nothing, and write down what there is */
 	const char *probe_path;           /* KVSHARE_PROBE: share nothing, and find the kernels that write */
@@ -295,6 +297,23 @@ static inline void shim_timer_end(struct shim_timer *timer)
 struct shim_memory {
 	size_t physical_bytes, virtual_bytes, saved_bytes, sink_bytes;
 };
+extern const char *const shim_kind_names[SHIM_KIND_COUNT];
+/* All of it at one moment. */
+struct shim_account {
+	struct shim_memory memory;
+	unsigned long launches_patched, calls[SHIM_KIND_COUNT], ns[SHIM_KIND_COUNT];
+};
+/*
+ * Text for a signal handler to write: glibc's snprintf neither allocates nor locks for whole numbers and plain strings. Its
+ * stack may be small. What does not fit is left out.
+ */
+struct shim_text {
+	size_t bytes;
+	char text[2048];
+};
+void shim_text_add(struct shim_text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Two lines for people, of the process `name` (summary.c). */
+void shim_summary_make(struct shim_text *text, const char *name, const struct shim_account *account);
 /* Notes the memory after a change; the largest is what the statistics report. */
 void shim_stats_note(const struct shim_memory *memory);
 /* From now on a file is written when the program ends, where one was asked for. */

@@ -58,6 +58,15 @@ static int policy_read(void)
 	return kvs_fail(-EINVAL, "KVSHARE_POLICY is \"%s\"; owner or last is expected", policy);
 }
 
+/* "1" is stderr. */
+static void log_read(void)
+{
+	const char *log = getenv("KVSHARE_LOG");
+
+	settings.log_to_stderr = log && !strcmp(log, "1");
+	settings.log_path = is_on("KVSHARE_LOG") && !settings.log_to_stderr ? log : NULL;
+}
+
 static void settings_read(void)
 {
 	const char *owners = getenv("KVSHARE_OWNERS"), *layout = getenv("KVSHARE_LAYOUT");
@@ -66,6 +75,7 @@ static void settings_read(void)
 	settings.strict = is_on("KVSHARE_STRICT");
 	settings.sync = is_on("KVSHARE_SYNC");
 	settings.stats_path = getenv("KVSHARE_STATS");
+	log_read();
 	settings.writers = getenv("KVSHARE_WRITERS");
 	settings.inspect_path = getenv("KVSHARE_INSPECT");
 	settings.probe_path = layout && !shim_is_disabled() ? getenv("KVSHARE_PROBE") : NULL;

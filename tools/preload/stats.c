@@ -1,5 +1,5 @@
 /*
- * tools/preload/stats.c: what sharing did, as a JSON file when the program ends.
+ * tools/preload/stats.c: what sharing did, when the program ends: as a JSON file, and as text in a log.
  *
  * Memory is that of the moment at which the program's caches were largest, as most programs free them before they end.
  * Everything that the end by a signal needs is prepared at the start, because then nothing may allocate or lock.
@@ -17,13 +17,15 @@
 atomic_ulong shim_calls[SHIM_KIND_COUNT], shim_launches_patched;
 static atomic_ulong timed_calls[SHIM_KIND_COUNT], timed_ns[SHIM_KIND_COUNT];
 
-static const char *const kind_names[SHIM_KIND_COUNT] = {
+const char *const shim_kind_names[SHIM_KIND_COUNT] = {
 	"allocations", "frees", "launches", "copies", "memsets", "queries"};
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct shim_memory peak;
-static pid_t started_by; /* 0: nobody asked for statistics */
-static char path[4096];
+static pid_t started_by;                /* 0: nobody asked for statistics */
+static char path[4096], log_path[4096]; /* "": not asked for */
+static char log_name[128];              /* of this process, for a log that is shared */
+static bool log_to_stderr;
 
 uint64_t shim_timer_now(void)
 {
@@ -65,10 +67,10 @@ static const char *rank_find(void)
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(*names) && (!rank || !*rank); i++)
 		rank = getenv(names[i]);
-	return rank && *rank ? rank : "0";
+	return rank && *rank ? rank : NULL;
 }
 
-/* $KVSHARE_STATS with %p as the process's number and %r as its rank. */
+/* A name of a file with %p as the process's number and %r as its rank. */
 static void path_expand(const char *pattern, char *out, size_t bytes)
 {
 	size_t used = 0;
@@ -79,7 +81,7 @@ static void path_expand(const char *pattern, char *out, size_t bytes)
 		if (pattern[0] == '%' && pattern[1] == 'p')
 			length = snprintf(out + used, bytes - used, "%d", (int)getpid());
 		else if (pattern[0] == '%' && pattern[1] == 'r')
-			length = snprintf(out + used, bytes - used, "%s", rank_find());
+			length = snprintf(out + used, bytes - used, "%s", rank_find() ? rank_find() : "0");
 		else
 			out[used] = *pattern;
 		pattern += pattern[0] == '%' && (pattern[1] == 'p' || pattern[1] == 'r');
@@ -88,23 +90,32 @@ static void path_expand(const char *pattern, char *out, size_t bytes)
 	out[used < bytes ? used : bytes - 1] = '\0';
 }
 
-/* glibc's snprintf neither allocates nor locks for whole numbers and plain strings, so a signal handler may come here. */
-static size_t text_make(char *text, size_t bytes)
+static void account_get(struct shim_account *account)
 {
-	size_t used = snprintf(text, bytes,
-		"{\"kvshare_stats\": 1, \"pid\": %d, \"physical_bytes\": %zu, \"virtual_bytes\": %zu, \"saved_bytes\": "
-		"%zu, "
-		"\"sink_bytes\": %zu, \"launches_patched\": %lu, \"hook_ns\": {",
-		(int)getpid(), peak.physical_bytes, peak.virtual_bytes, peak.saved_bytes, peak.sink_bytes,
-		atomic_load(&shim_launches_patched));
+	account->memory = peak;
+	account->launches_patched = atomic_load(&shim_launches_patched);
+	for (int i = 0; i < SHIM_KIND_COUNT; i++) {
+		account->calls[i] = atomic_load(&shim_calls[i]);
+		account->ns[i] = kind_ns(i);
+	}
+}
 
+static void json_make(struct shim_text *text, const struct shim_account *account)
+{
+	const struct shim_memory *memory = &account->memory;
+
+	text->bytes = 0;
+	shim_text_add(text,
+		"{\"kvshare_stats\": 1, \"pid\": %d, \"physical_bytes\": %zu, \"virtual_bytes\": %zu, \"saved_bytes\": "
+		"%zu, \"sink_bytes\": %zu, \"launches_patched\": %lu, \"hook_ns\": {",
+		(int)getpid(), memory->physical_bytes, memory->virtual_bytes, memory->saved_bytes, memory->sink_bytes,
+		account->launches_patched);
 	for (int i = 0; i < SHIM_KIND_COUNT; i++)
-		used += snprintf(text + used, bytes - used, "%s\"%s\": %lu", i ? ", " : "", kind_names[i], kind_ns(i));
-	used += snprintf(text + used, bytes - used, "}, \"hooks\": {");
+		shim_text_add(text, "%s\"%s\": %lu", i ? ", " : "", shim_kind_names[i], account->ns[i]);
+	shim_text_add(text, "}, \"hooks\": {");
 	for (int i = 0; i < SHIM_KIND_COUNT; i++)
-		used += snprintf(text + used, bytes - used, "%s\"%s\": %lu", i ? ", " : "", kind_names[i],
-			atomic_load(&shim_calls[i]));
-	return used + snprintf(text + used, bytes - used, "}}\n");
+		shim_text_add(text, "%s\"%s\": %lu", i ? ", " : "", shim_kind_names[i], account->calls[i]);
+	shim_text_add(text, "}}\n");
 }
 
 /* False: nobody asked for statistics, or this is a child that was forked and did not become another program. */
@@ -113,33 +124,65 @@ static bool are_ours(void)
 	return started_by && getpid() == started_by;
 }
 
-static void stats_write(void)
+/* A file that cannot be written stays unwritten: nobody may be told here. */
+static void file_write(int file, const struct shim_text *text)
 {
-	char text[2048];
+	size_t done = 0;
+	ssize_t wrote;
+
+	while (file >= 0 && done < text->bytes && (wrote = write(file, text->text + done, text->bytes - done)) > 0)
+		done += wrote;
+}
+
+/* A program that ends by one way and then by another has two entries only if it has made calls between them. */
+static void log_write(const struct shim_account *account, struct shim_text *text)
+{
+	static atomic_ulong logged;
+	unsigned long calls = 1;
+	int file;
+
+	for (int i = 0; i < SHIM_KIND_COUNT; i++)
+		calls += account->calls[i];
+	if ((!log_to_stderr && !*log_path) || atomic_exchange(&logged, calls) == calls)
+		return;
+	text->bytes = 0;
+	shim_summary_make(text, log_name, account);
+	file = log_to_stderr ? STDERR_FILENO : open(log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+	file_write(file, text);
+	if (file >= 0 && !log_to_stderr)
+		close(file);
+}
+
+static void at_end(void)
+{
+	struct shim_text text;
+	struct shim_account account;
 
 	if (!are_ours())
 		return;
-	text_make(text, sizeof(text));
-	if (kvs_file_write(path, text, strlen(text)))
+	account_get(&account);
+	json_make(&text, &account);
+	if (*path && kvs_file_write(path, text.text, text.bytes))
 		shim_say("no statistics: %s", kvs_error());
+	log_write(&account, &text);
 }
 
-/* Without the writer of files, which allocates. A file that cannot be written stays unwritten: nobody may be told here. */
+/* Without the writer of files, which allocates. */
 void shim_stats_write_now(void)
 {
-	char text[2048];
-	size_t bytes, done = 0;
-	ssize_t wrote;
+	struct shim_text text;
+	struct shim_account account;
 	int file;
 
 	if (!are_ours())
 		return;
-	bytes = text_make(text, sizeof(text));
-	file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-	while (file >= 0 && done < bytes && (wrote = write(file, text + done, bytes - done)) > 0)
-		done += wrote;
+	account_get(&account);
+	json_make(&text, &account);
+	file = *path ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666) : -1;
+	file_write(file, &text);
 	if (file >= 0)
 		close(file);
+	log_write(&account, &text);
 }
 
 static void child_begin(void)
@@ -155,12 +198,19 @@ static void child_begin(void)
 
 static void start(void)
 {
+	const struct shim_settings *settings = shim_settings();
+
 	pthread_atfork(NULL, NULL, child_begin);
-	if (!shim_settings()->stats_path)
+	if (!settings->stats_path && !settings->log_path && !settings->log_to_stderr)
 		return;
-	path_expand(shim_settings()->stats_path, path, sizeof(path));
+	if (settings->stats_path)
+		path_expand(settings->stats_path, path, sizeof(path));
+	if (settings->log_path)
+		path_expand(settings->log_path, log_path, sizeof(log_path));
+	path_expand(rank_find() ? "process %p, rank %r" : "process %p", log_name, sizeof(log_name));
+	log_to_stderr = settings->log_to_stderr;
 	started_by = getpid();
-	atexit(stats_write);
+	atexit(at_end);
 	shim_ends_watch();
 }
 

@@ -22,6 +22,7 @@ enum {
 	OPTION_LAYOUT,
 	OPTION_DEVICE,
 	OPTION_STATS,
+	OPTION_LOG,
 	OPTION_POLICY,
 	OPTION_STRICT,
 	OPTION_SYNC,
@@ -41,6 +42,8 @@ static const struct argp_option options[] = {
 		0},
 	{"stats", OPTION_STATS, "FILE", 0, "write memory and counters as JSON at exit; %p is the process, %r the rank",
 		0},
+	{"log", OPTION_LOG, "FILE", OPTION_ARG_OPTIONAL,
+		"the same for people, at the end of a file, or on standard error without a file; off by default", 0},
 	{"policy", OPTION_POLICY, RUN_POLICY_WORDS, 0,
 		"what layers that share read: owner (default): the K and V of the owner; last: those of the layer that "
 		"wrote last",
@@ -102,6 +105,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		return 0;
 	case OPTION_STATS:
 		env->stats = text;
+		return 0;
+	case OPTION_LOG:
+		env->log = text ? text : "";
 		return 0;
 	case OPTION_POLICY:
 		env->policy = run_parse_policy(state, text);
@@ -268,16 +274,16 @@ static int put_plan(const struct exec_options *env)
 }
 
 /* The program may change its directory before it ends. */
-static int put_stats(const char *path)
+static int put_path(const char *name, const char *path)
 {
 	char folder[PATH_MAX], *whole;
 	int err;
 
 	if (*path == '/')
-		return put("KVSHARE_STATS", path);
+		return put(name, path);
 	if (!getcwd(folder, sizeof(folder)) || asprintf(&whole, "%s/%s", folder, path) < 0)
 		return kvs_fail(-errno, "cannot tell the current directory");
-	err = put("KVSHARE_STATS", whole);
+	err = put(name, whole);
 	free(whole);
 	return err;
 }
@@ -300,7 +306,7 @@ static void forget(void)
 {
 	static const char *const names[] = {"KVSHARE_OWNERS", "KVSHARE_V_OWNERS", "KVSHARE_LAYOUT", "KVSHARE_STATS",
 		"KVSHARE_STRICT", "KVSHARE_SYNC", "KVSHARE_WRITERS", "KVSHARE_ONLY_WRITERS", "KVSHARE_INSPECT",
-		"KVSHARE_PROBE", "KVSHARE_POLICY"};
+		"KVSHARE_PROBE", "KVSHARE_POLICY", "KVSHARE_LOG"};
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
 		unsetenv(names[i]);
@@ -316,7 +322,9 @@ int exec_prepare(const struct exec_options *env)
 	if (!err && env->device && !strcmp(env->device, "host"))
 		err = put_device();
 	if (!err && env->stats)
-		err = put_stats(env->stats);
+		err = put_path("KVSHARE_STATS", env->stats);
+	if (!err && env->log)
+		err = *env->log ? put_path("KVSHARE_LOG", env->log) : put("KVSHARE_LOG", "1");
 	if (!err && env->strict)
 		err = put("KVSHARE_STRICT", "1");
 	if (!err && env->policy == KVS_POLICY_LAST)

@@ -7,7 +7,7 @@
 #include "../run.h"
 
 struct exec_options {
-	const char *plan_path, *owners, *layout, *device, *stats, *inspect, *probe;
+	const char *plan_path, *owners, *layout, *device, *stats, *log, *inspect, *probe;
 	const char *writers_path;
 	char *writers; /* the caller frees it */
 	enum kvs_policy policy;
