@@ -5,12 +5,15 @@
  *
  * usage: decoder [OPTION=VALUE...] MODULE
  *   layout=slab|tensors|halves  one allocation for all layers, one for each K and V, one for each layer (default slab)
+ *   layout=blocks|pages         one allocation in which each block of 16 rows has K and V of all layers in turn; one for each
+ *                               layer, in which it has K and V; both with store=paged
  *   layout=odd                  two unequal allocations: one with a head of 2 MiB and V before K, one from the last layer down
  *   order=kv|kkvv               K and V of each layer in turn, or all K before all V
  *   layers=N bytes=N tokens=N   (4, 4194304 for each K and V of a layer, 8)
  *   owners=LIST                 the program itself lets layers read the K and V of others: what sharing has to equal
  *   policy=owner|last           with owners: layers that read others' do not store, or they store there too
  *   store=set_rows|hidden|struct|table|fused
+ *   store=paged                 K and V by one kernel, block by block
  *   store=map|maps              through a tensor map: of one K or V, or one of the whole slab
  *   launch=plain|ex|extra|cooperative
  *   alloc=plain|pitch|async|pool  rows of 500 bytes, 512 apart; in the order of a stream; from a pool of the program's own
@@ -31,6 +34,8 @@
 
 #define WIDTH 32
 #define MAX_LAYERS 64
+#define BLOCK_ROWS 16
+#define BLOCK_BYTES (BLOCK_ROWS * WIDTH * sizeof(float)) /* K, or V, of one layer */
 
 static struct {
 	const char *layout, *order, *owners, *policy, *store, *launch, *alloc, *streams, *graph, *module;
@@ -277,6 +282,24 @@ static void cache_make_odd(size_t bytes, int layers)
 	}
 }
 
+/* From a block to the next one of the same tensor, in blocks. */
+static int block_stride(void)
+{
+	if (!strcmp(options.layout, "blocks"))
+		return 2 * (int)options.layers;
+	return !strcmp(options.layout, "pages") ? 2 : 1;
+}
+
+static void cache_make_blocks(size_t bytes, int layers)
+{
+	CUdeviceptr all = block_stride() > 2 ? allocate(2 * layers * bytes) : 0;
+
+	for (int layer = 0; layer < layers; layer++) {
+		cache[0][layer] = all ? all + 2 * layer * BLOCK_BYTES : allocate(2 * bytes);
+		cache[1][layer] = cache[0][layer] + BLOCK_BYTES;
+	}
+}
+
 static void cache_make(void)
 {
 	size_t bytes = (size_t)options.bytes;
@@ -285,6 +308,10 @@ static void cache_make(void)
 
 	if (!strcmp(options.layout, "odd")) {
 		cache_make_odd(bytes, layers);
+		return;
+	}
+	if (block_stride() > 1) {
+		cache_make_blocks(bytes, layers);
 		return;
 	}
 	for (int i = 0; i < 2 * layers; i++) {
@@ -430,6 +457,21 @@ static void store(CUdeviceptr from, CUdeviceptr to)
 	}
 }
 
+static void store_paged(int layer)
+{
+	struct {
+		CUdeviceptr k, v, k_cache, v_cache, row;
+		long long stride;
+		int rows, width;
+	} packed = {k, v, cache[0][layer], cache[1][layer], row, block_stride() * (long long)BLOCK_ROWS * WIDTH,
+		BLOCK_ROWS, WIDTH};
+
+	launch("client_reshape_and_cache",
+		(void *[]){&packed.k, &packed.v, &packed.k_cache, &packed.v_cache, &packed.row, &packed.stride,
+			&packed.rows, &packed.width},
+		sizeof(packed), &packed);
+}
+
 static void layer_run(int layer, int tokens, int step)
 {
 	int width = WIDTH, from = owner[layer];
@@ -442,7 +484,11 @@ static void layer_run(int layer, int tokens, int step)
 			(void *[]){&q, &k, &v, &cache[0][from], &cache[1][from], &x, &tokens, &step, &width}, 0, NULL);
 		return;
 	}
-	if (from == layer || !strcmp(options.policy, "last")) {
+	if (!strcmp(options.store, "paged")) {
+		step *= block_stride(); /* tokens are whole blocks apart */
+		if (from == layer || !strcmp(options.policy, "last"))
+			store_paged(from);
+	} else if (from == layer || !strcmp(options.policy, "last")) {
 		store(k, cache[0][from]);
 		store(v, cache[1][from]);
 	}

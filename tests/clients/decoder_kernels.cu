@@ -29,7 +29,17 @@ KVS_KERNEL(client_set_rows, const float *src, const long long *row, float *dst, 
 	dst[*row * width + threadIdx.x] = src[threadIdx.x];
 }
 
-/* The same under a name that nobody knows. */
+/* K and V in one launch, each into its row of a block, as vLLM has it: from block to block it is `block_stride` numbers. */
+KVS_KERNEL(client_reshape_and_cache, const float *k, const float *v, float *k_cache, float *v_cache,
+	const long long *row, long long block_stride, int block_rows, int width)
+{
+	long long at = *row / block_rows * block_stride + *row % block_rows * width + threadIdx.x;
+
+	k_cache[at] = k[threadIdx.x];
+	v_cache[at] = v[threadIdx.x];
+}
+
+/* client_set_rows under a name that nobody knows. */
 KVS_KERNEL(client_hidden_store, const float *src, const long long *row, float *dst, int width)
 {
 	dst[*row * width + threadIdx.x] = src[threadIdx.x];

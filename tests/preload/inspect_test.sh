@@ -30,6 +30,22 @@ finds halves kv
 inspect bytes=$((3 << 20)) || fail "3 MiB: $(cat "$work/err")"
 grep -q "cannot be shared as they are.* 4194304 bytes would align them: a context 1.333 times" "$work/said" ||
 	fail "3 MiB: it says $(cat "$work/said")"
+! grep -q "If the rest is the cache's" "$work/said" || fail "3 MiB: it says $(cat "$work/said")"
+
+# Blocks that hold all layers are no layout, wherever they lie; a small slab, and a paged cache with a slab's order, are not taken for them.
+for alloc in plain expandable; do
+	! inspect layout=blocks store=paged alloc=$alloc || fail "blocks of all layers, $alloc: a layout was found"
+	grep -q "blocks hold all layers (block-major): .*8 places, 2048 bytes apart, .* places 16384 bytes on" "$work/said" ||
+		fail "blocks of all layers, $alloc: it says $(cat "$work/said")"
+	grep -q "cannot be shared: memory is shared in granules of 2097152 bytes.* VLLM_KV_CACHE_LAYOUT=LBNHC" "$work/said" ||
+		fail "blocks of all layers, $alloc: it says $(cat "$work/said")"
+done
+finds slab kv store=paged launch=extra
+finds tensors kv store=paged
+inspect bytes=65536 alloc=expandable store=paged || fail "a small slab: $(cat "$work/err")"
+grep -q "4 layers, K and V of 65536 bytes.* (slab" "$work/said" || fail "a small slab: it says $(cat "$work/said")"
+grep -q "They take 524288 bytes of 536870912. If the rest is the cache's too" "$work/said" || fail "a small slab: it says $(cat "$work/said")"
+
 ! inspect store=hidden || fail "a layout was found with no known writer"
 grep -q "No kernel that is known to store" "$work/said" || fail "no known writer: it says $(cat "$work/said")"
 grep -q "^kvshare-run: no layout was found" "$work/err" || fail "no known writer: $(cat "$work/err")"

@@ -11,6 +11,9 @@
 #include <unistd.h>
 
 #define MAX_STORES 16384 /* K and V of more layers than a plan can have */
+#define MAX_NUMBERS 512  /* a kernel has a few strides, and the number of tokens in each launch */
+#define LEAST_NUMBER 16  /* a stride of less leads nowhere */
+#define MOST_NUMBER ((uint64_t)1 << 40)
 
 struct record {
 	const char *call;
@@ -27,6 +30,8 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct record *records;
 static size_t record_count, record_room, store_count, granule;
 static struct store stores[MAX_STORES];
+static size_t number_count;
+static uint64_t numbers[MAX_NUMBERS];
 static pid_t started_by;
 
 static void report_write(void)
@@ -42,6 +47,9 @@ static void report_write(void)
 	fputs("], \"stores\": [", out);
 	for (size_t i = 0; i < store_count; i++)
 		fprintf(out, "%s\n[%zu, %zu]", i ? "," : "", stores[i].record, stores[i].offset);
+	fputs("], \"numbers\": [", out);
+	for (size_t i = 0; i < number_count; i++)
+		fprintf(out, "%s%llu", i ? ", " : "", (unsigned long long)numbers[i]);
 	fputs("]}\n", out);
 	if (fclose(out))
 		shim_say("cannot write %s", shim_settings()->inspect_path);
@@ -105,6 +113,41 @@ void shim_inspect_store(CUdeviceptr address)
 			seen++;
 		if (seen == store_count && store_count < MAX_STORES)
 			stores[store_count++] = store;
+	}
+	pthread_mutex_unlock(&lock);
+}
+
+static void number_note(uint64_t number)
+{
+	size_t seen = 0;
+
+	while (seen < number_count && numbers[seen] != number)
+		seen++;
+	if (number >= LEAST_NUMBER && number < MOST_NUMBER && seen == number_count && number_count < MAX_NUMBERS)
+		numbers[number_count++] = number;
+}
+
+/* Of a program on Linux: its lower half would be as random as it is long. */
+static bool is_address(uint64_t word)
+{
+	return word >> 46 == 1;
+}
+
+/* A word of 8 bytes is one number or two. */
+void shim_inspect_value(const unsigned char *value, size_t bytes)
+{
+	pthread_mutex_lock(&lock);
+	for (size_t at = 0; at + sizeof(uint32_t) <= bytes; at += sizeof(uint64_t)) {
+		uint32_t half[2] = {0};
+		uint64_t word;
+
+		memcpy(half, value + at, bytes - at < sizeof(half) ? bytes - at : sizeof(half));
+		memcpy(&word, half, sizeof(word));
+		if (is_address(word))
+			continue;
+		number_note(word);
+		number_note(half[0]);
+		number_note(half[1]);
 	}
 	pthread_mutex_unlock(&lock);
 }

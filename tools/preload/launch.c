@@ -239,6 +239,18 @@ void shim_launch_words(const struct shim_launch *launch, shim_word_fn *tell, voi
 	}
 }
 
+void shim_launch_values(const struct shim_launch *launch, shim_value_fn *tell)
+{
+	size_t bytes;
+	const unsigned char *packed = packed_find(launch->extra, &bytes), *value;
+
+	for (size_t i = 0; i < launch->kernel->param_count; i++) {
+		value = value_of(launch, i, packed, bytes);
+		if (value)
+			tell(value, launch->kernel->param[i].bytes);
+	}
+}
+
 /* For `kvshare-run inspect`: the addresses that a known writer was handed. */
 static void word_inspect(void *arg, size_t param, size_t offset, CUdeviceptr word, size_t map_bytes)
 {
@@ -273,8 +285,10 @@ CUresult shim_launch_begin(struct shim_launch *launch, CUfunction function, void
 	launch->timer = shim_timer_start(SHIM_LAUNCHES);
 	if (shim_settings()->inspect_path && function) {
 		launch->kernel = shim_kernel_of(function);
-		if (launch->kernel && launch->kernel->role == SHIM_WRITES)
+		if (launch->kernel && launch->kernel->role == SHIM_WRITES) {
 			shim_launch_words(launch, word_inspect, launch->kernel);
+			shim_launch_values(launch, shim_inspect_value);
+		}
 		return CUDA_SUCCESS;
 	}
 	if (shim_settings()->probe_path && function) {

@@ -38,6 +38,9 @@ void shim_launch_end(struct shim_launch *launch);
  */
 typedef void shim_word_fn(void *arg, size_t param, size_t offset, CUdeviceptr word, size_t map_bytes);
 void shim_launch_words(const struct shim_launch *launch, shim_word_fn *tell, void *arg);
+/* Each parameter's value. */
+typedef void shim_value_fn(const unsigned char *value, size_t bytes);
+void shim_launch_values(const struct shim_launch *launch, shim_value_fn *tell);
 
 /* Some edge lets a node begin before the one ahead of it has ended; NULL: none. A copy without such, to be freed; NULL: no memory. */
 bool shim_edges_any_early(const CUgraphEdgeData *edges, size_t count);

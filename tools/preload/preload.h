@@ -243,6 +243,8 @@ void shim_inspect_allocated(const char *call, CUdeviceptr base, size_t bytes);
 void shim_inspect_freed(CUdeviceptr base);
 /* A kernel that stores K or V was handed this address. */
 void shim_inspect_store(CUdeviceptr address);
+/* This is one of its parameters, in which there may be strides. */
+void shim_inspect_value(const unsigned char *value, size_t bytes);
 
 /* ---- which kernels write (probe.c) ---- */
 

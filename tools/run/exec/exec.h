@@ -52,10 +52,20 @@ struct exec_places {
 	const size_t *bytes;         /* [allocations] */
 	const bool *reserved;        /* [allocations], of which the shim counts those of the cache's kind */
 	const struct exec_place *at; /* [count] */
+	const size_t *numbers;       /* [number_count], which were parameters of the kernels that store */
+	size_t number_count;
 };
 /* How many of the size and kind of that allocation come before it. */
 size_t exec_same_before(const struct exec_places *places, size_t allocation);
 /* An explicit layout as JSON, for the caller to free, and the size of each K and V. -ENOENT: there is none; -ENOMEM. */
 int exec_explicit_guess(const struct exec_places *places, size_t *bytes, char **text);
+
+/* An allocation in which each block holds rows of all layers, and the next block begins `stride` bytes on. */
+struct exec_blocks {
+	size_t places, distance, stride,
+		bytes; /* places to which one block's rows are stored, how far apart, of how much */
+};
+/* False: there is none. */
+bool exec_blocks_find(const struct exec_places *places, struct exec_blocks *out);
 
 #endif

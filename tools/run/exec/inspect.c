@@ -21,6 +21,8 @@ struct account {
 	size_t *bytes;  /* [count], of each allocation */
 	bool *reserved; /* [count], a range of addresses to which the program maps memory itself */
 	struct exec_place *stores;
+	size_t *numbers; /* [number_count] */
+	size_t number_count;
 };
 
 enum { OPTION_DEVICE = 256, OPTION_WRITER };
@@ -74,6 +76,7 @@ static void account_clear(struct account *account)
 	free(account->bytes);
 	free(account->reserved);
 	free(account->stores);
+	free(account->numbers);
 }
 
 /* All addresses that a kernel was handed count as stores, so those in what is too small to be shared are left out. */
@@ -98,14 +101,15 @@ static int stores_fill(const json_t *stores, struct account *out)
 static int account_fill(const json_t *document, struct account *out)
 {
 	const json_t *allocations = json_object_get(document, "allocations"),
-		     *stores = json_object_get(document, "stores");
+		     *stores = json_object_get(document, "stores"), *numbers = json_object_get(document, "numbers");
 
 	out->count = json_array_size(allocations);
 	out->granule = (size_t)json_integer_value(json_object_get(document, "granule_bytes"));
 	out->bytes = calloc(out->count + 1, sizeof(*out->bytes));
 	out->reserved = calloc(out->count + 1, sizeof(*out->reserved));
 	out->stores = calloc(json_array_size(stores) + 1, sizeof(*out->stores));
-	if (!out->bytes || !out->reserved || !out->stores)
+	out->numbers = calloc(json_array_size(numbers) + 1, sizeof(*out->numbers));
+	if (!out->bytes || !out->reserved || !out->stores || !out->numbers)
 		return kvs_fail(-ENOMEM, "no memory for an account of allocations");
 	for (size_t i = 0; i < out->count; i++) {
 		const json_t *allocation = json_array_get(allocations, i);
@@ -114,6 +118,9 @@ static int account_fill(const json_t *document, struct account *out)
 		out->bytes[i] = (size_t)json_integer_value(json_object_get(allocation, "bytes"));
 		out->reserved[i] = call && !strcmp(call, "cuMemAddressReserve");
 	}
+	for (; out->number_count < json_array_size(numbers); out->number_count++)
+		out->numbers[out->number_count] =
+			(size_t)json_integer_value(json_array_get(numbers, out->number_count));
 	return stores_fill(stores, out);
 }
 
@@ -202,7 +209,8 @@ static struct guess guess_halves(const struct account *a)
 
 static struct exec_places places_of(const struct account *a)
 {
-	return (struct exec_places){a->granule, a->count, a->store_count, a->bytes, a->reserved, a->stores};
+	return (struct exec_places){
+		a->granule, a->count, a->store_count, a->bytes, a->reserved, a->stores, a->numbers, a->number_count};
 }
 
 static struct guess guess_explicit(const struct account *a)
@@ -281,18 +289,33 @@ static void put_command(const struct guess *found)
 	puts(" -- ...");
 }
 
+/* The strides of some block-major caches are no parameters, but come from a table. */
+static void put_doubt(const struct guess *found)
+{
+	size_t cache = 2 * found->layers * found->bytes;
+
+	if (!strcmp(found->kind, "slab") && found->size - found->offset >= 2 * cache)
+		printf("They take %zu bytes of %zu. If the rest is the cache's too, its blocks hold all layers, and it "
+		       "cannot be shared with any context.\n",
+			cache, found->size);
+}
+
 static void put_guess(const struct guess *found, const struct account *account)
 {
 	size_t granule = account->granule, whole = granule ? (found->bytes + granule - 1) / granule * granule : 0;
+	bool aligned =
+		!granule || !strcmp(found->kind, "tensors") || !(found->bytes % granule || found->offset % granule);
 
 	printf("These look like a KV cache: %zu layers, K and V of %zu bytes each (%s%s%s).\n", found->layers,
 		found->bytes, found->kind, found->text ? "" : ", order ", found->text ? "" : found->order);
-	if (granule && strcmp(found->kind, "tensors") && (found->bytes % granule || found->offset % granule))
-		printf("They cannot be shared as they are: memory is shared in granules of %zu bytes. %zu bytes would "
-		       "align them: a context %.4g times as long.\n",
-			granule, whole, (double)whole / (double)found->bytes);
-	else
+	if (aligned) {
 		put_command(found);
+		return;
+	}
+	printf("They cannot be shared as they are: memory is shared in granules of %zu bytes. %zu bytes would align "
+	       "them: a context %.4g times as long.\n",
+		granule, whole, (double)whole / (double)found->bytes);
+	put_doubt(found);
 }
 
 static void put_reason(const struct account *account)
@@ -303,6 +326,25 @@ static void put_reason(const struct account *account)
 		printf("Known writers store to %zu places, which are no layout that can be shared (slab, tensors, "
 		       "halves, explicit).\n",
 			account->store_count);
+}
+
+/* False: it is no such cache. */
+static bool put_blocks(const struct account *account)
+{
+	const struct exec_places places = places_of(account);
+	struct exec_blocks blocks;
+
+	if (!exec_blocks_find(&places, &blocks))
+		return false;
+	printf("This looks like a KV cache whose blocks hold all layers (block-major): rows of K and V go to %zu "
+	       "places, "
+	       "%zu bytes apart, in an allocation of %zu bytes, and to the same places %zu bytes on.\n",
+		blocks.places, blocks.distance, blocks.bytes, blocks.stride);
+	printf("It cannot be shared: memory is shared in granules of %zu bytes, and each holds all layers. Choose a "
+	       "cache with the layers one after another: in vLLM, VLLM_KV_CACHE_LAYOUT=LBNHC or LBHNC, and a KV "
+	       "connector without enable_cross_layers_blocks.\n",
+		account->granule);
+	return true;
 }
 
 static int layout_write(const struct guess *found, const char *path)
@@ -328,13 +370,17 @@ static int layout_write(const struct guess *found, const char *path)
 
 static int conclude(const struct env *env, const struct account *account)
 {
-	struct guess found = guess(account);
+	struct guess found = {0};
 	int err;
 
 	printf("Allocations of device memory, in order:\n");
 	put_allocations(account);
+	if (!put_blocks(account)) {
+		found = guess(account);
+		if (!found.kind)
+			put_reason(account);
+	}
 	if (!found.kind) {
-		put_reason(account);
 		return env->output ? kvs_fail(-ENOENT, "no layout was found, so %s is not written", env->output) : 0;
 	}
 	put_guess(&found, account);
