@@ -1,7 +1,7 @@
 #!/bin/sh
 # The shim's tables agree: what it exports is what hooks.h lists and what preload.map lets out, with the forms of dlsym and _exit in
-# glibc's versions and nothing else; each hook has the name of a symbol that cuda.h's version of the function has; it needs no library
-# but glibc, and has no constructor.
+# glibc's versions and nothing else; each hook has the name of a symbol that cuda.h's version of the function has; each counts
+# and times its calls; the shim needs no library but glibc, and has no constructor.
 # usage: [BUILD=build] tests/preload/hooks_test.sh
 set -eu
 cd "$(dirname "$0")/../.."
@@ -59,6 +59,31 @@ ${CC:-cc} -E -P $flags "$work/names.c" | tr -s ' \n' '\n' | awk 'named {print; n
 [ "$(wc -l <"$work/newest")" -eq "$(wc -l <"$work/names")" ] || { echo "cuda.h cannot be read"; status=1; }
 sort -u "$work/newest" | comm -23 - "$work/hooks" >"$work/missing"
 [ ! -s "$work/missing" ] || { echo "cuda.h calls these, which have no hook: $(cat "$work/missing")"; status=1; }
+
+# Every hook counts and times its calls, itself or in a function of its file that it calls. In macros hooks are indented.
+for file in tools/preload/*.c; do
+	awk '
+		/CUresult CUDAAPI [A-Za-z0-9_#]+\(/ {begin($0, 1)}
+		/^(static )?(inline )?[A-Za-z_][A-Za-z0-9_ *]*[ *][a-z0-9_]+\(/ && !/CUDAAPI/ {begin($0, 0)}
+		name {body[name] = body[name] $0 "\n"; if (index($0, close_) == 1) name = ""}
+		function begin(line, is_hook) {
+			close_ = line ~ /^[ \t]/ ? "\t}" : "}"
+			sub(/\(.*/, "", line); sub(/.*[ *]/, "", line)
+			name = line
+			if (is_hook) hooks[name] = 1
+		}
+		END {
+			for (f in body) if (body[f] ~ /shim_timer_start\(/) timed[f] = 1
+			do {
+				more = 0
+				for (f in body) if (!timed[f])
+					for (g in timed) if (timed[g] && match(body[f], "[^A-Za-z0-9_]" g "\\(")) {timed[f] = 1; more = 1}
+			} while (more)
+			for (f in hooks) print (timed[f] ? "timed " : "untimed ") f
+		}' "$file"
+done >"$work/timed"
+! grep '^untimed' "$work/timed" || status=1
+[ "$(grep -c '^timed' "$work/timed")" -gt 160 ] || { echo "only $(grep -c '^timed' "$work/timed") hooks are found"; status=1; }
 
 readelf -d "$shim" | sed -nE 's/.*NEEDED.*\[(.*)\]/\1/p' | grep -vE '^(libc\.so|libdl\.so|libpthread\.so|ld-linux|lib[atu]b?san)' >"$work/needed" || true
 [ ! -s "$work/needed" ] || { echo "the shim needs $(cat "$work/needed")"; status=1; }

@@ -79,6 +79,29 @@ for kind in allocations frees launches copies; do
 done
 [ "$(sed -nE 's/.*"hook_ns": \{[^}]*"queries": ([0-9]+).*/\1/p' "$work/times.json")" = 0 ] || fail "no query took time"
 
+# Each kind of call is counted by itself. Every wait is timed, and one in 64 of what is quick.
+counts() { # KEY=NUMBER|KEY+..., PROGRAM...
+	local expected=$1 pair
+	shift
+	"$run" exec --device host --stats "$work/kinds.json" -- "$@" >"$work/out" 2>&1 || fail "$*: $(cat "$work/out")"
+	for pair in $expected; do
+		case $pair in
+		*+) [ "$(figure "$work/kinds.json" "${pair%+}")" -gt 0 ] ;;
+		*) [ "$(figure "$work/kinds.json" "${pair%=*}")" = "${pair#*=}" ] ;;
+		esac || fail "$*: $pair is expected: $(cat "$work/kinds.json")"
+	done
+}
+clients=$build/tests/clients kernels=$build/tests/clients/decoder_kernels.so
+counts "launches=192 contexts+ waits=8 graphs=0 mappings=0 symbols=0" "$clients/decoder" tokens=8 streams=default "$kernels"
+counts "captures=8 graphs+ graph_launches=8 graph_nodes=0 waits+" "$clients/decoder" tokens=4 graph=capture "$kernels"
+counts "graph_nodes+ graph_launches+" "$clients/nodes" "$kernels"
+counts "mappings+ frees=1 allocations=1" "$clients/decoder" tokens=1 alloc=expandable "$kernels"
+counts "tensor_maps+" "$clients/decoder" tokens=1 store=map "$kernels"
+counts "queries+ pools+" "$clients/calls" queries $bytes 4
+counts "exports=8 queries=0" "$clients/calls" others $bytes 4
+counts "words=6 memsets=4" "$clients/corners" signal "$kernels"
+counts "symbols+" "$clients/pairs" "$kernels"
+
 # Two ranks at once, each with its own owners; nothing is shared between them.
 for rank in 0 1; do
 	# shellcheck disable=SC2086

@@ -11,6 +11,7 @@ static atomic_int retained[MAX_DEVICES];
 
 CUresult CUDAAPI cuInit(unsigned int flags)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CONTEXTS);
 	const struct shim_real *driver = shim_real();
 
 	if (!driver->cuInit)
@@ -289,6 +290,7 @@ static void context_leave(CUcontext context)
 
 CUresult CUDAAPI cuCtxDestroy(CUcontext ctx)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CONTEXTS);
 	const struct shim_real *driver = shim_real();
 	CUresult result;
 
@@ -308,6 +310,7 @@ static bool is_counted(CUdevice device)
 
 CUresult CUDAAPI cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CONTEXTS);
 	const struct shim_real *driver = shim_real();
 	CUresult result = driver->cuDevicePrimaryCtxRetain ? driver->cuDevicePrimaryCtxRetain(pctx, dev) : SHIM_ABSENT;
 
@@ -329,6 +332,7 @@ static void primary_leave(CUdevice device)
 
 CUresult CUDAAPI cuDevicePrimaryCtxRelease(CUdevice dev)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CONTEXTS);
 	const struct shim_real *driver = shim_real();
 	CUresult result;
 
@@ -343,6 +347,7 @@ CUresult CUDAAPI cuDevicePrimaryCtxRelease(CUdevice dev)
 
 CUresult CUDAAPI cuDevicePrimaryCtxReset(CUdevice dev)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CONTEXTS);
 	const struct shim_real *driver = shim_real();
 	CUresult result;
 

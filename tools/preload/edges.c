@@ -75,6 +75,7 @@ static bool is_shared(CUgraphNode node)
 CUresult CUDAAPI cuGraphAddDependencies_v2(CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to,
 	const CUgraphEdgeData *edgeData, size_t numDependencies)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_GRAPHS);
 	__typeof__(cuGraphAddDependencies_v2) *plain = shim_real()->cuGraphAddDependencies_v2;
 	CUgraphEdgeData *edges;
 	CUresult result;
@@ -113,6 +114,7 @@ static CUresult edge_remove(CUgraph graph, const CUgraphNode *from, const CUgrap
 CUresult CUDAAPI cuGraphRemoveDependencies_v2(CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to,
 	const CUgraphEdgeData *edgeData, size_t numDependencies)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_GRAPHS);
 	__typeof__(cuGraphRemoveDependencies_v2) *plain = shim_real()->cuGraphRemoveDependencies_v2;
 	CUresult result;
 

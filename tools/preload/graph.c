@@ -18,6 +18,7 @@ static CUresult node_begin(struct shim_launch *launch, CUDA_KERNEL_NODE_PARAMS *
 CUresult CUDAAPI cuGraphAddKernelNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
 	size_t numDependencies, const CUDA_KERNEL_NODE_PARAMS *nodeParams)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
 	__typeof__(cuGraphAddKernelNode_v2) *plain = shim_real()->cuGraphAddKernelNode_v2;
 	CUDA_KERNEL_NODE_PARAMS node;
 	struct shim_launch launch;
@@ -35,6 +36,7 @@ CUresult CUDAAPI cuGraphAddKernelNode_v2(CUgraphNode *phGraphNode, CUgraph hGrap
 
 CUresult CUDAAPI cuGraphKernelNodeSetParams_v2(CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS *nodeParams)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
 	__typeof__(cuGraphKernelNodeSetParams_v2) *plain = shim_real()->cuGraphKernelNodeSetParams_v2;
 	CUDA_KERNEL_NODE_PARAMS node;
 	struct shim_launch launch;
@@ -53,6 +55,7 @@ CUresult CUDAAPI cuGraphKernelNodeSetParams_v2(CUgraphNode hNode, const CUDA_KER
 CUresult CUDAAPI cuGraphExecKernelNodeSetParams_v2(
 	CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS *nodeParams)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
 	__typeof__(cuGraphExecKernelNodeSetParams_v2) *plain = shim_real()->cuGraphExecKernelNodeSetParams_v2;
 	CUDA_KERNEL_NODE_PARAMS node;
 	struct shim_launch launch;
@@ -84,6 +87,7 @@ static CUresult node_begin_v1(struct shim_launch *launch, CUDA_KERNEL_NODE_PARAM
 CUresult CUDAAPI cuGraphAddKernelNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
 	size_t numDependencies, const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
 	__typeof__(cuGraphAddKernelNode) *plain = shim_real()->cuGraphAddKernelNode;
 	CUDA_KERNEL_NODE_PARAMS_v1 node;
 	struct shim_launch launch;
@@ -101,6 +105,7 @@ CUresult CUDAAPI cuGraphAddKernelNode(CUgraphNode *phGraphNode, CUgraph hGraph, 
 
 CUresult CUDAAPI cuGraphKernelNodeSetParams(CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
 	__typeof__(cuGraphKernelNodeSetParams) *plain = shim_real()->cuGraphKernelNodeSetParams;
 	CUDA_KERNEL_NODE_PARAMS_v1 node;
 	struct shim_launch launch;
@@ -119,6 +124,7 @@ CUresult CUDAAPI cuGraphKernelNodeSetParams(CUgraphNode hNode, const CUDA_KERNEL
 CUresult CUDAAPI cuGraphExecKernelNodeSetParams(
 	CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
 	__typeof__(cuGraphExecKernelNodeSetParams) *plain = shim_real()->cuGraphExecKernelNodeSetParams;
 	CUDA_KERNEL_NODE_PARAMS_v1 node;
 	struct shim_launch launch;

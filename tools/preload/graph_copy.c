@@ -32,7 +32,6 @@ static bool memcpy_redirect(CUDA_MEMCPY3D *copy)
 	CUdeviceptr start =
 		copy->dstDevice + (copy->dstZ * copy->dstHeight + copy->dstY) * copy->dstPitch + copy->dstXInBytes;
 
-	shim_count(&shim_calls[SHIM_COPIES]);
 	if ((copy->dstMemoryType != CU_MEMORYTYPE_DEVICE && copy->dstMemoryType != CU_MEMORYTYPE_UNIFIED) ||
 		!copy->WidthInBytes || !copy->Height || !copy->Depth)
 		return true;
@@ -41,7 +40,6 @@ static bool memcpy_redirect(CUDA_MEMCPY3D *copy)
 
 static bool memset_redirect(CUdeviceptr *to, size_t pitch, size_t element, size_t width, size_t height)
 {
-	shim_count(&shim_calls[SHIM_MEMSETS]);
 	if (!element || !width || !height || width > SIZE_MAX / element) /* the driver has the answer */
 		return true;
 	return box_redirect(*to, pitch, width * element, height, to);
@@ -52,6 +50,7 @@ static bool memset_redirect(CUdeviceptr *to, size_t pitch, size_t element, size_
 CUresult CUDAAPI cuGraphAddMemcpyNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
 	size_t numDependencies, const CUDA_MEMCPY3D *copyParams, CUcontext ctx)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
 	__typeof__(cuGraphAddMemcpyNode) *plain = shim_real()->cuGraphAddMemcpyNode;
 	CUDA_MEMCPY3D copy;
 
@@ -64,6 +63,7 @@ CUresult CUDAAPI cuGraphAddMemcpyNode(CUgraphNode *phGraphNode, CUgraph hGraph, 
 
 CUresult CUDAAPI cuGraphMemcpyNodeSetParams(CUgraphNode hNode, const CUDA_MEMCPY3D *nodeParams)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
 	__typeof__(cuGraphMemcpyNodeSetParams) *plain = shim_real()->cuGraphMemcpyNodeSetParams;
 	CUDA_MEMCPY3D copy;
 
@@ -76,6 +76,7 @@ CUresult CUDAAPI cuGraphMemcpyNodeSetParams(CUgraphNode hNode, const CUDA_MEMCPY
 CUresult CUDAAPI cuGraphExecMemcpyNodeSetParams(
 	CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_MEMCPY3D *copyParams, CUcontext ctx)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
 	__typeof__(cuGraphExecMemcpyNodeSetParams) *plain = shim_real()->cuGraphExecMemcpyNodeSetParams;
 	CUDA_MEMCPY3D copy;
 
@@ -95,6 +96,7 @@ static bool set_redirect(CUDA_MEMSET_NODE_PARAMS *set)
 CUresult CUDAAPI cuGraphAddMemsetNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
 	size_t numDependencies, const CUDA_MEMSET_NODE_PARAMS *memsetParams, CUcontext ctx)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
 	__typeof__(cuGraphAddMemsetNode) *plain = shim_real()->cuGraphAddMemsetNode;
 	CUDA_MEMSET_NODE_PARAMS set;
 
@@ -108,6 +110,7 @@ CUresult CUDAAPI cuGraphAddMemsetNode(CUgraphNode *phGraphNode, CUgraph hGraph, 
 
 CUresult CUDAAPI cuGraphMemsetNodeSetParams(CUgraphNode hNode, const CUDA_MEMSET_NODE_PARAMS *nodeParams)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
 	__typeof__(cuGraphMemsetNodeSetParams) *plain = shim_real()->cuGraphMemsetNodeSetParams;
 	CUDA_MEMSET_NODE_PARAMS set;
 
@@ -120,6 +123,7 @@ CUresult CUDAAPI cuGraphMemsetNodeSetParams(CUgraphNode hNode, const CUDA_MEMSET
 CUresult CUDAAPI cuGraphExecMemsetNodeSetParams(
 	CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_MEMSET_NODE_PARAMS *memsetParams, CUcontext ctx)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
 	__typeof__(cuGraphExecMemsetNodeSetParams) *plain = shim_real()->cuGraphExecMemsetNodeSetParams;
 	CUDA_MEMSET_NODE_PARAMS set;
 
@@ -178,6 +182,7 @@ static CUresult any_end(struct any *any, CUresult result)
 CUresult CUDAAPI cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
 	size_t numDependencies, CUgraphNodeParams *nodeParams)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
 	__typeof__(cuGraphAddNode) *plain = shim_real()->cuGraphAddNode;
 	struct any any;
 	CUresult result;
@@ -193,6 +198,7 @@ CUresult CUDAAPI cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph, const 
 CUresult CUDAAPI cuGraphAddNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
 	const CUgraphEdgeData *dependencyData, size_t numDependencies, CUgraphNodeParams *nodeParams)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
 	__typeof__(cuGraphAddNode_v2) *plain = shim_real()->cuGraphAddNode_v2;
 	CUgraphEdgeData *edges = NULL;
 	struct any any;
@@ -214,6 +220,7 @@ CUresult CUDAAPI cuGraphAddNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph, con
 
 CUresult CUDAAPI cuGraphNodeSetParams(CUgraphNode hNode, CUgraphNodeParams *nodeParams)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
 	__typeof__(cuGraphNodeSetParams) *plain = shim_real()->cuGraphNodeSetParams;
 	struct any any;
 	CUresult result;
@@ -228,6 +235,7 @@ CUresult CUDAAPI cuGraphNodeSetParams(CUgraphNode hNode, CUgraphNodeParams *node
 
 CUresult CUDAAPI cuGraphExecNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode, CUgraphNodeParams *nodeParams)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
 	__typeof__(cuGraphExecNodeSetParams) *plain = shim_real()->cuGraphExecNodeSetParams;
 	struct any any;
 	CUresult result;

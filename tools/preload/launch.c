@@ -282,7 +282,6 @@ CUresult shim_launch_begin(struct shim_launch *launch, CUfunction function, void
 	launch->shared = false;
 	launch->far = NULL;
 	launch->far_attributes = NULL;
-	launch->timer = shim_timer_start(SHIM_LAUNCHES);
 	if (shim_settings()->inspect_path && function) {
 		launch->kernel = shim_kernel_of(function);
 		if (launch->kernel && launch->kernel->role == SHIM_WRITES) {
@@ -312,7 +311,6 @@ void shim_launch_end(struct shim_launch *launch)
 {
 	free(launch->far);
 	free(launch->far_attributes);
-	shim_timer_end(&launch->timer);
 }
 
 bool shim_is_capturing(CUstream stream, bool per_thread)
@@ -430,6 +428,7 @@ static CUresult launch_kernel(CUfunction f, const unsigned *shape, CUstream stre
 	if (is_untouched(f, params, extra))
 		return launch_pass(
 			&(struct start){f, shape, .stream = stream, .params = params, .extra = extra, .plain = plain});
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_LAUNCHES);
 	result = shim_launch_begin(&launch, f, params, extra);
 	if (!result)
 		result = launch_start(&launch,
@@ -469,6 +468,7 @@ static CUresult launch_cooperative(CUfunction f, const unsigned *shape, CUstream
 		return SHIM_ABSENT;
 	if (is_untouched(f, params, NULL))
 		return launch_pass(&(struct start){f, shape, .stream = stream, .params = params, .cooperative = plain});
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_LAUNCHES);
 	result = shim_launch_begin(&launch, f, params, NULL);
 	if (!result)
 		result = launch_start(&launch,
@@ -535,6 +535,7 @@ static CUresult launch_ex(const CUlaunchConfig *config, CUfunction f, void **par
 		return plain(config, f, params, extra);
 	if (is_untouched(f, params, extra))
 		return launch_pass(&(struct start){f, .config = config, .params = params, .extra = extra, .ex = plain});
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_LAUNCHES);
 	result = shim_launch_begin(&launch, f, params, extra);
 	given = result ? NULL : config_of(&launch, config);
 	if (given)
@@ -562,6 +563,7 @@ CUresult CUDAAPI cuLaunchKernelEx_ptsz(const CUlaunchConfig *config, CUfunction 
 
 CUresult CUDAAPI cuModuleUnload(CUmodule hmod)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CONTEXTS);
 	const struct shim_real *driver = shim_real();
 	CUresult result;
 
@@ -573,6 +575,7 @@ CUresult CUDAAPI cuModuleUnload(CUmodule hmod)
 
 CUresult CUDAAPI cuLibraryUnload(CUlibrary library)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CONTEXTS);
 	const struct shim_real *driver = shim_real();
 	CUresult result;
 

@@ -13,10 +13,9 @@
 /* What a launch is given in the place of the program's. */
 struct shim_launch {
 	struct shim_kernel *kernel; /* NULL: none of our business */
-	struct shim_timer timer;
-	bool shared;            /* it was handed memory that is shared */
-	void **params, **extra; /* for the driver */
-	CUlaunchConfig config;  /* for cuLaunchKernelEx */
+	bool shared;                /* it was handed memory that is shared */
+	void **params, **extra;     /* for the driver */
+	CUlaunchConfig config;      /* for cuLaunchKernelEx */
 	void *near_params[SHIM_NEAR_PARAMS], *new_extra[5];
 	unsigned char near_bytes[SHIM_NEAR_BYTES] __attribute__((aligned(16)));
 	CUlaunchAttribute attributes[SHIM_MAX_ATTRIBUTES];

@@ -109,6 +109,7 @@ CUresult CUDAAPI cuTensorMapEncodeTiled(CUtensorMap *tensorMap, CUtensorMapDataT
 	const cuuint32_t *boxDim, const cuuint32_t *elementStrides, CUtensorMapInterleave interleave,
 	CUtensorMapSwizzle swizzle, CUtensorMapL2promotion l2Promotion, CUtensorMapFloatOOBfill oobFill)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_TENSOR_MAPS);
 	const struct shim_real *driver = shim_real();
 
 	if (!driver->cuTensorMapEncodeTiled)
@@ -124,6 +125,7 @@ CUresult CUDAAPI cuTensorMapEncodeIm2col(CUtensorMap *tensorMap, CUtensorMapData
 	cuuint32_t pixelsPerColumn, const cuuint32_t *elementStrides, CUtensorMapInterleave interleave,
 	CUtensorMapSwizzle swizzle, CUtensorMapL2promotion l2Promotion, CUtensorMapFloatOOBfill oobFill)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_TENSOR_MAPS);
 	const struct shim_real *driver = shim_real();
 
 	if (!driver->cuTensorMapEncodeIm2col)
@@ -141,6 +143,7 @@ CUresult CUDAAPI cuTensorMapEncodeIm2colWide(CUtensorMap *tensorMap, CUtensorMap
 	CUtensorMapIm2ColWideMode mode, CUtensorMapSwizzle swizzle, CUtensorMapL2promotion l2Promotion,
 	CUtensorMapFloatOOBfill oobFill)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_TENSOR_MAPS);
 	const struct shim_real *driver = shim_real();
 
 	if (!driver->cuTensorMapEncodeIm2colWide)
@@ -153,6 +156,7 @@ CUresult CUDAAPI cuTensorMapEncodeIm2colWide(CUtensorMap *tensorMap, CUtensorMap
 
 CUresult CUDAAPI cuTensorMapReplaceAddress(CUtensorMap *tensorMap, void *globalAddress)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_TENSOR_MAPS);
 	const struct shim_real *driver = shim_real();
 	struct shim_map map = {0, 1}; /* one that was lost: of its first byte */
 	CUtensorMap before = {0};

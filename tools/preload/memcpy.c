@@ -200,21 +200,25 @@ CUresult CUDAAPI cuMemcpyAtoD_v2_ptds(CUdeviceptr dstDevice, CUarray srcArray, s
 			.kind = ARRAY});
 }
 
+/* Copies out of the cache read the owners: nothing has to be done about them. */
+static CUresult out(void *to, CUdeviceptr from, size_t bytes, CUstream stream, __typeof__(cuMemcpyDtoH_v2) *plain,
+	__typeof__(cuMemcpyDtoHAsync_v2) *plain_async)
+{
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_COPIES);
+
+	if (!plain && !plain_async)
+		return SHIM_ABSENT;
+	return shim_fault_check(plain ? plain(to, from, bytes) : plain_async(to, from, bytes, stream), NULL);
+}
+
 CUresult CUDAAPI cuMemcpyDtoH_v2(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount)
 {
-	const struct shim_real *driver = shim_real();
-
-	return driver->cuMemcpyDtoH_v2 ? shim_fault_check(driver->cuMemcpyDtoH_v2(dstHost, srcDevice, ByteCount), NULL)
-				       : SHIM_ABSENT;
+	return out(dstHost, srcDevice, ByteCount, NULL, shim_real()->cuMemcpyDtoH_v2, NULL);
 }
 
 CUresult CUDAAPI cuMemcpyDtoH_v2_ptds(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount)
 {
-	const struct shim_real *driver = shim_real();
-
-	return driver->cuMemcpyDtoH_v2_ptds
-		       ? shim_fault_check(driver->cuMemcpyDtoH_v2_ptds(dstHost, srcDevice, ByteCount), NULL)
-		       : SHIM_ABSENT;
+	return out(dstHost, srcDevice, ByteCount, NULL, shim_real()->cuMemcpyDtoH_v2_ptds, NULL);
 }
 
 CUresult CUDAAPI cuMemcpy2D_v2(const CUDA_MEMCPY2D *pCopy)
@@ -249,18 +253,10 @@ CUresult CUDAAPI cuMemcpy2DAsync_v2_ptsz(const CUDA_MEMCPY2D *pCopy, CUstream hS
 
 CUresult CUDAAPI cuMemcpyDtoHAsync_v2(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream)
 {
-	const struct shim_real *driver = shim_real();
-
-	if (!driver->cuMemcpyDtoHAsync_v2)
-		return SHIM_ABSENT;
-	return shim_fault_check(driver->cuMemcpyDtoHAsync_v2(dstHost, srcDevice, ByteCount, hStream), NULL);
+	return out(dstHost, srcDevice, ByteCount, hStream, NULL, shim_real()->cuMemcpyDtoHAsync_v2);
 }
 
 CUresult CUDAAPI cuMemcpyDtoHAsync_v2_ptsz(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream)
 {
-	const struct shim_real *driver = shim_real();
-
-	if (!driver->cuMemcpyDtoHAsync_v2_ptsz)
-		return SHIM_ABSENT;
-	return shim_fault_check(driver->cuMemcpyDtoHAsync_v2_ptsz(dstHost, srcDevice, ByteCount, hStream), NULL);
+	return out(dstHost, srcDevice, ByteCount, hStream, NULL, shim_real()->cuMemcpyDtoHAsync_v2_ptsz);
 }

@@ -17,7 +17,7 @@ static CUdeviceptr place_of(const struct shim_ranges *ranges, CUdeviceptr addres
 static CUresult write_32(CUstream stream, CUdeviceptr address, cuuint32_t value, unsigned flags,
 	__typeof__(cuStreamWriteValue32_v2) *plain)
 {
-	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_MEMSETS);
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_WORDS);
 
 	return plain ? shim_fault_check(plain(stream, place_of(shim_ranges(), address), value, flags), NULL)
 		     : SHIM_ABSENT;
@@ -26,7 +26,7 @@ static CUresult write_32(CUstream stream, CUdeviceptr address, cuuint32_t value,
 static CUresult write_64(CUstream stream, CUdeviceptr address, cuuint64_t value, unsigned flags,
 	__typeof__(cuStreamWriteValue64_v2) *plain)
 {
-	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_MEMSETS);
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_WORDS);
 
 	return plain ? shim_fault_check(plain(stream, place_of(shim_ranges(), address), value, flags), NULL)
 		     : SHIM_ABSENT;
@@ -41,7 +41,7 @@ static bool is_store(const CUstreamBatchMemOpParams *op)
 static CUresult batch(CUstream stream, unsigned count, CUstreamBatchMemOpParams *ops, unsigned flags,
 	__typeof__(cuStreamBatchMemOp_v2) *plain)
 {
-	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_MEMSETS);
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_WORDS);
 	const struct shim_ranges *ranges = shim_ranges();
 	CUstreamBatchMemOpParams *moved;
 	CUresult result;

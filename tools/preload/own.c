@@ -66,7 +66,7 @@ CUresult CUDAAPI cuMemAddressReserve(
 	CUdeviceptr *ptr, size_t size, size_t alignment, CUdeviceptr addr, unsigned long long flags)
 {
 	const struct shim_real *driver = shim_real();
-	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_ALLOCS);
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_MAPPINGS);
 	CUresult result;
 
 	if (!driver->cuMemAddressReserve)
@@ -88,7 +88,7 @@ CUresult CUDAAPI cuMemAddressReserve(
 CUresult CUDAAPI cuMemAddressFree(CUdeviceptr ptr, size_t size)
 {
 	const struct shim_real *driver = shim_real();
-	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_FREES);
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_MAPPINGS);
 
 	if (!driver->cuMemAddressFree)
 		return SHIM_ABSENT;
@@ -120,7 +120,7 @@ CUresult CUDAAPI cuMemCreate(
 	CUmemGenericAllocationHandle *handle, size_t size, const CUmemAllocationProp *prop, unsigned long long flags)
 {
 	const struct shim_real *driver = shim_real();
-	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_ALLOCS);
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_MAPPINGS);
 	struct ticket *ticket;
 
 	if (!driver->cuMemCreate)
@@ -146,7 +146,7 @@ CUresult CUDAAPI cuMemCreate(
 CUresult CUDAAPI cuMemRelease(CUmemGenericAllocationHandle handle)
 {
 	const struct shim_real *driver = shim_real();
-	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_FREES);
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_MAPPINGS);
 	struct ticket *ticket = NULL;
 
 	if (!driver->cuMemRelease)
@@ -169,6 +169,7 @@ CUresult CUDAAPI cuMemRelease(CUmemGenericAllocationHandle handle)
 
 CUresult CUDAAPI cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *prop, CUmemGenericAllocationHandle handle)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_MAPPINGS);
 	const struct shim_real *driver = shim_real();
 	struct ticket *ticket = NULL;
 
@@ -203,6 +204,7 @@ static CUresult piece_make(struct ticket *ticket, int i, size_t bytes)
 CUresult CUDAAPI cuMemExportToShareableHandle(void *shareableHandle, CUmemGenericAllocationHandle handle,
 	CUmemAllocationHandleType handleType, unsigned long long flags)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_EXPORTS);
 	const struct shim_real *driver = shim_real();
 	CUresult result = CUDA_SUCCESS;
 	struct ticket *ticket = NULL;
@@ -282,6 +284,7 @@ static CUresult ticket_map(struct ticket *ticket, CUdeviceptr start, size_t offs
 CUresult CUDAAPI cuMemMap(
 	CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAllocationHandle handle, unsigned long long flags)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_MAPPINGS);
 	const struct shim_real *driver = shim_real();
 	CUresult result = CUDA_SUCCESS;
 	struct ticket *ticket = NULL;
@@ -340,6 +343,7 @@ static void unmap_ours(CUdeviceptr from, CUdeviceptr to)
 
 CUresult CUDAAPI cuMemUnmap(CUdeviceptr ptr, size_t size)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_MAPPINGS);
 	const struct shim_real *driver = shim_real();
 	CUresult result;
 
@@ -368,6 +372,7 @@ static CUresult access_plain(void *arg, CUdeviceptr ptr, size_t size)
 /* Ours may be read and written where the program may, since it was mapped. */
 CUresult CUDAAPI cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessDesc *desc, size_t count)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_MAPPINGS);
 	const struct shim_real *driver = shim_real();
 	struct access access = {desc, count};
 
@@ -380,6 +385,7 @@ CUresult CUDAAPI cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessD
 
 CUresult CUDAAPI cuMemGetAccess(unsigned long long *flags, const CUmemLocation *location, CUdeviceptr ptr)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_MAPPINGS);
 	const struct shim_real *driver = shim_real();
 	CUdeviceptr from = ptr, to = ptr + 1;
 	CUresult result;
@@ -394,6 +400,7 @@ CUresult CUDAAPI cuMemGetAccess(unsigned long long *flags, const CUmemLocation *
 
 CUresult CUDAAPI cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handle, void *addr)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_MAPPINGS);
 	const struct shim_real *driver = shim_real();
 	CUdeviceptr address = (CUdeviceptr)(uintptr_t)addr;
 	struct ticket *ticket = NULL;
@@ -442,6 +449,7 @@ static CUmemGenericAllocationHandle whole_of(CUmemGenericAllocationHandle handle
 CUresult CUDAAPI cuMulticastBindMem(CUmemGenericAllocationHandle mcHandle, size_t mcOffset,
 	CUmemGenericAllocationHandle memHandle, size_t memOffset, size_t size, unsigned long long flags)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_MAPPINGS);
 	const struct shim_real *driver = shim_real();
 	CUresult result;
 
@@ -455,6 +463,7 @@ CUresult CUDAAPI cuMulticastBindMem(CUmemGenericAllocationHandle mcHandle, size_
 static CUresult arrays_map(
 	const CUarrayMapInfo *given, unsigned count, CUstream stream, __typeof__(cuMemMapArrayAsync) *call)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_MAPPINGS);
 	CUresult result = CUDA_SUCCESS;
 	CUarrayMapInfo *infos;
 

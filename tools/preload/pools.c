@@ -83,7 +83,7 @@ static bool is_known(CUmemoryPool pool)
 CUresult CUDAAPI cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void *value)
 {
 	const struct shim_real *driver = shim_real();
-	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_QUERIES);
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_POOLS);
 	cuuint64_t high;
 	CUresult result;
 
@@ -111,6 +111,7 @@ CUresult CUDAAPI cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute at
 
 CUresult CUDAAPI cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void *value)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_POOLS);
 	const struct shim_real *driver = shim_real();
 	CUresult result;
 
@@ -126,6 +127,7 @@ CUresult CUDAAPI cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute at
 /* Its handle may come back as another pool's. */
 CUresult CUDAAPI cuMemPoolDestroy(CUmemoryPool pool)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_POOLS);
 	const struct shim_real *driver = shim_real();
 	CUresult result = driver->cuMemPoolDestroy ? driver->cuMemPoolDestroy(pool) : SHIM_ABSENT;
 
@@ -160,6 +162,7 @@ static CUresult refuse(const char *call, const char *who, CUresult result)
 CUresult CUDAAPI cuMemGetHandleForAddressRange(
 	void *handle, CUdeviceptr dptr, size_t size, CUmemRangeHandleType handleType, unsigned long long flags)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_EXPORTS);
 	const struct shim_real *driver = shim_real();
 
 	if (is_shared(dptr, size))
@@ -172,6 +175,7 @@ CUresult CUDAAPI cuMemGetHandleForAddressRange(
 /* Memory that is none of a pool's is what the driver refuses with this. */
 CUresult CUDAAPI cuMemPoolExportPointer(CUmemPoolPtrExportData *shareData_out, CUdeviceptr ptr)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_EXPORTS);
 	const struct shim_real *driver = shim_real();
 
 	if (is_shared(ptr, 1))
@@ -196,6 +200,7 @@ static void peers_told(const char *call)
 
 CUresult CUDAAPI cuCtxEnablePeerAccess(CUcontext peerContext, unsigned int Flags)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_EXPORTS);
 	const struct shim_real *driver = shim_real();
 	CUresult result =
 		driver->cuCtxEnablePeerAccess ? driver->cuCtxEnablePeerAccess(peerContext, Flags) : SHIM_ABSENT;
@@ -207,6 +212,7 @@ CUresult CUDAAPI cuCtxEnablePeerAccess(CUcontext peerContext, unsigned int Flags
 
 CUresult CUDAAPI cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc *map, size_t count)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_EXPORTS);
 	const struct shim_real *driver = shim_real();
 	CUresult result = driver->cuMemPoolSetAccess ? driver->cuMemPoolSetAccess(pool, map, count) : SHIM_ABSENT;
 

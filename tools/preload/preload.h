@@ -262,7 +262,20 @@ enum shim_hook_kind {
 	SHIM_LAUNCHES,
 	SHIM_COPIES,
 	SHIM_MEMSETS,
+	SHIM_WORDS,
 	SHIM_QUERIES,
+	SHIM_MAPPINGS,
+	SHIM_EXPORTS,
+	SHIM_POOLS,
+	SHIM_WAITS,
+	SHIM_POLLS,
+	SHIM_CAPTURES,
+	SHIM_NODES,
+	SHIM_GRAPHS,
+	SHIM_GRAPH_LAUNCHES,
+	SHIM_TENSOR_MAPS,
+	SHIM_CONTEXTS,
+	SHIM_SYMBOLS,
 	SHIM_KIND_COUNT
 };
 extern atomic_ulong shim_calls[SHIM_KIND_COUNT], shim_launches_patched;
@@ -272,9 +285,26 @@ static inline void shim_count(atomic_ulong *counter)
 }
 
 /*
- * Counts a call, and times it until the end of its scope, the driver's part included: every allocation and free, and one call in
- * 64 of the others, as to read the clock twice takes longer than the shim does.
+ * Counts a call, and times it until the end of its scope, the driver's part included. Of what a program does all the time, and of
+ * what is quick, one call in 64 is timed, as to read the clock twice takes longer than the shim does.
  */
+static inline bool shim_is_sampled(enum shim_hook_kind kind)
+{
+	switch (kind) {
+	case SHIM_LAUNCHES:
+	case SHIM_COPIES:
+	case SHIM_MEMSETS:
+	case SHIM_WORDS:
+	case SHIM_QUERIES:
+	case SHIM_POLLS:
+	case SHIM_GRAPH_LAUNCHES:
+	case SHIM_TENSOR_MAPS:
+	case SHIM_SYMBOLS:
+		return true;
+	default:
+		return false;
+	}
+}
 struct shim_timer {
 	enum shim_hook_kind kind;
 	uint64_t start_ns; /* 0: not timed */
@@ -285,8 +315,7 @@ void shim_timer_add(const struct shim_timer *timer);
 static inline struct shim_timer shim_timer_start(enum shim_hook_kind kind)
 {
 	unsigned long before = atomic_fetch_add_explicit(&shim_calls[kind], 1, memory_order_relaxed);
-	bool timed =
-		kind == SHIM_ALLOCS || kind == SHIM_FREES || before % 64 == 1; /* 1: the first call is no example */
+	bool timed = !shim_is_sampled(kind) || before % 64 == 1; /* 1: the first call is no example */
 
 	return (struct shim_timer){kind, timed ? shim_timer_now() : 0};
 }

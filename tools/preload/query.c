@@ -92,6 +92,7 @@ CUresult CUDAAPI cuPointerGetAttributes(
 /* Another process would get the blocks without the rules that come with them. The driver answers so for all such memory. */
 CUresult CUDAAPI cuIpcGetMemHandle(CUipcMemHandle *pHandle, CUdeviceptr dptr)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_EXPORTS);
 	const struct shim_real *driver = shim_real();
 	CUdeviceptr base;
 	size_t bytes;
@@ -106,6 +107,7 @@ CUresult CUDAAPI cuIpcGetMemHandle(CUipcMemHandle *pHandle, CUdeviceptr dptr)
 
 CUresult CUDAAPI cuCtxSynchronize(void)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_WAITS);
 	const struct shim_real *driver = shim_real();
 
 	return driver->cuCtxSynchronize ? shim_fault_check(driver->cuCtxSynchronize(), NULL) : SHIM_ABSENT;
@@ -113,6 +115,7 @@ CUresult CUDAAPI cuCtxSynchronize(void)
 
 CUresult CUDAAPI cuStreamSynchronize(CUstream hStream)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_WAITS);
 	const struct shim_real *driver = shim_real();
 
 	return driver->cuStreamSynchronize ? shim_fault_check(driver->cuStreamSynchronize(hStream), NULL) : SHIM_ABSENT;
@@ -120,6 +123,7 @@ CUresult CUDAAPI cuStreamSynchronize(CUstream hStream)
 
 CUresult CUDAAPI cuStreamSynchronize_ptsz(CUstream hStream)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_WAITS);
 	const struct shim_real *driver = shim_real();
 
 	return driver->cuStreamSynchronize_ptsz ? shim_fault_check(driver->cuStreamSynchronize_ptsz(hStream), NULL)
@@ -128,6 +132,7 @@ CUresult CUDAAPI cuStreamSynchronize_ptsz(CUstream hStream)
 
 CUresult CUDAAPI cuEventSynchronize(CUevent hEvent)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_WAITS);
 	const struct shim_real *driver = shim_real();
 
 	return driver->cuEventSynchronize ? shim_fault_check(driver->cuEventSynchronize(hEvent), NULL) : SHIM_ABSENT;
@@ -135,6 +140,7 @@ CUresult CUDAAPI cuEventSynchronize(CUevent hEvent)
 
 CUresult CUDAAPI cuStreamQuery(CUstream hStream)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_POLLS);
 	const struct shim_real *driver = shim_real();
 
 	return driver->cuStreamQuery ? shim_fault_check(driver->cuStreamQuery(hStream), NULL) : SHIM_ABSENT;
@@ -142,6 +148,7 @@ CUresult CUDAAPI cuStreamQuery(CUstream hStream)
 
 CUresult CUDAAPI cuStreamQuery_ptsz(CUstream hStream)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_POLLS);
 	const struct shim_real *driver = shim_real();
 
 	return driver->cuStreamQuery_ptsz ? shim_fault_check(driver->cuStreamQuery_ptsz(hStream), NULL) : SHIM_ABSENT;
@@ -149,6 +156,7 @@ CUresult CUDAAPI cuStreamQuery_ptsz(CUstream hStream)
 
 CUresult CUDAAPI cuEventQuery(CUevent hEvent)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_POLLS);
 	const struct shim_real *driver = shim_real();
 
 	return driver->cuEventQuery ? shim_fault_check(driver->cuEventQuery(hEvent), NULL) : SHIM_ABSENT;

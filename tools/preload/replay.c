@@ -292,6 +292,7 @@ static CUresult launch_probed(struct start *what)
 
 static CUresult launch(CUgraphExec exec, CUstream stream, __typeof__(cuGraphLaunch) *plain)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_GRAPH_LAUNCHES);
 	struct start what = {exec, stream, plain};
 
 	if (!plain)
@@ -313,6 +314,7 @@ CUresult CUDAAPI cuGraphLaunch_ptsz(CUgraphExec hGraphExec, CUstream hStream)
 
 CUresult CUDAAPI cuGraphInstantiateWithFlags(CUgraphExec *phGraphExec, CUgraph hGraph, unsigned long long flags)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_GRAPHS);
 	__typeof__(cuGraphInstantiateWithFlags) *plain = shim_real()->cuGraphInstantiateWithFlags;
 
 	return plain ? instantiated(plain(phGraphExec, hGraph, flags), phGraphExec, hGraph) : SHIM_ABSENT;
@@ -321,6 +323,7 @@ CUresult CUDAAPI cuGraphInstantiateWithFlags(CUgraphExec *phGraphExec, CUgraph h
 CUresult CUDAAPI cuGraphInstantiateWithParams(
 	CUgraphExec *phGraphExec, CUgraph hGraph, CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_GRAPHS);
 	__typeof__(cuGraphInstantiateWithParams) *plain = shim_real()->cuGraphInstantiateWithParams;
 
 	return plain ? instantiated(plain(phGraphExec, hGraph, instantiateParams), phGraphExec, hGraph) : SHIM_ABSENT;
@@ -329,6 +332,7 @@ CUresult CUDAAPI cuGraphInstantiateWithParams(
 CUresult CUDAAPI cuGraphInstantiateWithParams_ptsz(
 	CUgraphExec *phGraphExec, CUgraph hGraph, CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_GRAPHS);
 	__typeof__(cuGraphInstantiateWithParams) *plain = shim_real()->cuGraphInstantiateWithParams_ptsz;
 
 	return plain ? instantiated(plain(phGraphExec, hGraph, instantiateParams), phGraphExec, hGraph) : SHIM_ABSENT;
@@ -338,6 +342,7 @@ CUresult CUDAAPI cuGraphInstantiateWithParams_ptsz(
 CUresult CUDAAPI cuGraphInstantiate(
 	CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_GRAPHS);
 	__typeof__(cuGraphInstantiate) *plain = shim_real()->cuGraphInstantiate;
 
 	return plain ? instantiated(plain(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize), phGraphExec, hGraph)
@@ -347,6 +352,7 @@ CUresult CUDAAPI cuGraphInstantiate(
 CUresult CUDAAPI cuGraphInstantiate_v2(
 	CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_GRAPHS);
 	__typeof__(cuGraphInstantiate_v2) *plain = shim_real()->cuGraphInstantiate_v2;
 
 	return plain ? instantiated(plain(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize), phGraphExec, hGraph)
@@ -371,6 +377,7 @@ static CUresult updated(CUresult result, CUgraphExec exec, CUgraph graph)
 
 CUresult CUDAAPI cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph, CUgraphExecUpdateResultInfo *resultInfo)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_GRAPHS);
 	__typeof__(cuGraphExecUpdate_v2) *plain = shim_real()->cuGraphExecUpdate_v2;
 
 	return plain ? updated(plain(hGraphExec, hGraph, resultInfo), hGraphExec, hGraph) : SHIM_ABSENT;
@@ -379,6 +386,7 @@ CUresult CUDAAPI cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph, CU
 CUresult CUDAAPI cuGraphExecUpdate(
 	CUgraphExec hGraphExec, CUgraph hGraph, CUgraphNode *hErrorNode_out, CUgraphExecUpdateResult *updateResult_out)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_GRAPHS);
 	__typeof__(cuGraphExecUpdate) *plain = shim_real()->cuGraphExecUpdate;
 
 	return plain ? updated(plain(hGraphExec, hGraph, hErrorNode_out, updateResult_out), hGraphExec, hGraph)
@@ -388,6 +396,7 @@ CUresult CUDAAPI cuGraphExecUpdate(
 /* A graph that an executable was made of stays as long as that, as its nodes are asked for. */
 CUresult CUDAAPI cuGraphDestroy(CUgraph hGraph)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_GRAPHS);
 	struct kept *one = NULL;
 
 	if (!shim_real()->cuGraphDestroy)
@@ -407,6 +416,7 @@ CUresult CUDAAPI cuGraphDestroy(CUgraph hGraph)
 
 CUresult CUDAAPI cuGraphExecDestroy(CUgraphExec hGraphExec)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_GRAPHS);
 	struct executable **link = &executables, *executable = NULL;
 
 	if (!shim_real()->cuGraphExecDestroy)

@@ -183,6 +183,7 @@ void *shim_dlsym_answer(void *handle, const char *name)
 		return NULL;
 	if (!atomic_load_explicit(&shim_real_ready, memory_order_acquire) && !real_fill(false))
 		return NULL;
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_SYMBOLS);
 	found = shim_dlsym(handle, name);
 	return found && found == real_of(hook) ? hook->ours : NULL;
 }
@@ -228,6 +229,7 @@ __asm__(".symver shim_form_dlvsym_old, dlvsym@GLIBC_2.17");
 
 CUresult CUDAAPI cuGetProcAddress(const char *symbol, void **pfn, int cudaVersion, cuuint64_t flags)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_SYMBOLS);
 	const struct shim_real *driver = shim_real();
 	CUresult result;
 
@@ -242,6 +244,7 @@ CUresult CUDAAPI cuGetProcAddress(const char *symbol, void **pfn, int cudaVersio
 CUresult CUDAAPI cuGetProcAddress_v2(
 	const char *symbol, void **pfn, int cudaVersion, cuuint64_t flags, CUdriverProcAddressQueryResult *symbolStatus)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_SYMBOLS);
 	const struct shim_real *driver = shim_real();
 	CUresult result;
 

@@ -17,8 +17,9 @@
 atomic_ulong shim_calls[SHIM_KIND_COUNT], shim_launches_patched;
 static atomic_ulong timed_calls[SHIM_KIND_COUNT], timed_ns[SHIM_KIND_COUNT];
 
-const char *const shim_kind_names[SHIM_KIND_COUNT] = {
-	"allocations", "frees", "launches", "copies", "memsets", "queries"};
+const char *const shim_kind_names[SHIM_KIND_COUNT] = {"allocations", "frees", "launches", "copies", "memsets", "words",
+	"queries", "mappings", "exports", "pools", "waits", "polls", "captures", "graph_nodes", "graphs",
+	"graph_launches", "tensor_maps", "contexts", "symbols"};
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct shim_memory peak;

@@ -69,6 +69,7 @@ static CUresult ended(CUresult result)
 
 CUresult CUDAAPI cuStreamBeginCapture(CUstream hStream)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CAPTURES);
 	const struct shim_real *driver = shim_real();
 
 	return driver->cuStreamBeginCapture ? begun(driver->cuStreamBeginCapture(hStream)) : SHIM_ABSENT;
@@ -76,6 +77,7 @@ CUresult CUDAAPI cuStreamBeginCapture(CUstream hStream)
 
 CUresult CUDAAPI cuStreamBeginCapture_ptsz(CUstream hStream)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CAPTURES);
 	const struct shim_real *driver = shim_real();
 
 	return driver->cuStreamBeginCapture_ptsz ? begun(driver->cuStreamBeginCapture_ptsz(hStream)) : SHIM_ABSENT;
@@ -83,6 +85,7 @@ CUresult CUDAAPI cuStreamBeginCapture_ptsz(CUstream hStream)
 
 CUresult CUDAAPI cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode mode)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CAPTURES);
 	const struct shim_real *driver = shim_real();
 
 	return driver->cuStreamBeginCapture_v2 ? begun(driver->cuStreamBeginCapture_v2(hStream, mode)) : SHIM_ABSENT;
@@ -90,6 +93,7 @@ CUresult CUDAAPI cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode m
 
 CUresult CUDAAPI cuStreamBeginCapture_v2_ptsz(CUstream hStream, CUstreamCaptureMode mode)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CAPTURES);
 	const struct shim_real *driver = shim_real();
 
 	return driver->cuStreamBeginCapture_v2_ptsz ? begun(driver->cuStreamBeginCapture_v2_ptsz(hStream, mode))
@@ -99,6 +103,7 @@ CUresult CUDAAPI cuStreamBeginCapture_v2_ptsz(CUstream hStream, CUstreamCaptureM
 CUresult CUDAAPI cuStreamBeginCaptureToGraph(CUstream hStream, CUgraph hGraph, const CUgraphNode *dependencies,
 	const CUgraphEdgeData *dependencyData, size_t numDependencies, CUstreamCaptureMode mode)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CAPTURES);
 	const struct shim_real *driver = shim_real();
 
 	if (!driver->cuStreamBeginCaptureToGraph)
@@ -110,6 +115,7 @@ CUresult CUDAAPI cuStreamBeginCaptureToGraph(CUstream hStream, CUgraph hGraph, c
 CUresult CUDAAPI cuStreamBeginCaptureToGraph_ptsz(CUstream hStream, CUgraph hGraph, const CUgraphNode *dependencies,
 	const CUgraphEdgeData *dependencyData, size_t numDependencies, CUstreamCaptureMode mode)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CAPTURES);
 	const struct shim_real *driver = shim_real();
 
 	if (!driver->cuStreamBeginCaptureToGraph_ptsz)
@@ -120,6 +126,7 @@ CUresult CUDAAPI cuStreamBeginCaptureToGraph_ptsz(CUstream hStream, CUgraph hGra
 
 CUresult CUDAAPI cuStreamEndCapture(CUstream hStream, CUgraph *phGraph)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CAPTURES);
 	const struct shim_real *driver = shim_real();
 
 	return driver->cuStreamEndCapture ? ended(driver->cuStreamEndCapture(hStream, phGraph)) : SHIM_ABSENT;
@@ -127,6 +134,7 @@ CUresult CUDAAPI cuStreamEndCapture(CUstream hStream, CUgraph *phGraph)
 
 CUresult CUDAAPI cuStreamEndCapture_ptsz(CUstream hStream, CUgraph *phGraph)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CAPTURES);
 	const struct shim_real *driver = shim_real();
 
 	return driver->cuStreamEndCapture_ptsz ? ended(driver->cuStreamEndCapture_ptsz(hStream, phGraph)) : SHIM_ABSENT;
