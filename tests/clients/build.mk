@@ -8,3 +8,15 @@ $(CLIENTS): $(BUILD)/tests/clients/%: tests/clients/%.c $(BUILD)/cc.flags | $(SO
 	$(Q)$(CC) -std=gnu11 $(OPT) -fno-omit-frame-pointer -fno-optimize-sibling-calls $(WARN) $(SAN_FLAGS) $(CUDA_FLAGS) -o $@ $< $(if $(CUDA_STUBS),-L$(CUDA_STUBS) -lcuda,$(SOFTCUDA))
 
 tests-build: $(CLIENTS)
+
+# The names are those of the driver that the clients run with. It calls functions with more arguments than they have: no sanitizer likes that.
+RECORD = $(BUILD)/tests/clients/record.so
+$(BUILD)/tests/clients/record_names.h: $(SOFTCUDA)
+	@mkdir -p $(@D)
+	$(call say,GEN,$@)
+	$(Q)(echo '#define RECORD_NAMES(F) \'; nm -D --defined-only $< | sed -nE 's/.* T (cu[A-Z][A-Za-z0-9_]*).*/F(\1) \\/p'; echo) >$@
+$(RECORD): tests/clients/record.c $(BUILD)/tests/clients/record_names.h $(BUILD)/cc.flags
+	$(call say,CC,$@)
+	$(Q)$(CC) -std=gnu11 $(OPT) $(WARN) -fPIC -shared -I$(@D) -o $@ $<
+
+tests-build: $(RECORD)
