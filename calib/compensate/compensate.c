@@ -9,13 +9,13 @@
  * walk.c runs the two models, ridge.c solves. Here is which matrix comes when, and what becomes of it.
  */
 #include "lapack.h"
+#include "matrices.h"
 #include "queries.h"
 #include "ridge.h"
 #include "walk.h"
 
 #include <errno.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,44 +38,14 @@ struct fit {
 
 /* ---- the checkpoint's matrices ---- */
 
-static const char *part_of(enum kvs_refit_kind kind)
-{
-	return kind == KVS_REFIT_QUERIES ? "self_attn.q_proj"
-	       : kind == KVS_REFIT_DOWN  ? "mlp.down_proj"
-					 : "self_attn.o_proj";
-}
-
-static struct kvs_refit describe(const struct fit *fit, enum kvs_refit_kind kind, int layer)
-{
-	struct kvs_refit refit = {.kind = kind, .layer = layer, .strength = NAN};
-
-	snprintf(refit.name, sizeof(refit.name), "model.layers.%d.%s.weight", layer, part_of(kind));
-	refit.rows = kind == KVS_REFIT_QUERIES ? fit->walk.heads_dim : fit->walk.hidden;
-	refit.cols = kind == KVS_REFIT_QUERIES ? fit->walk.hidden
-		     : kind == KVS_REFIT_DOWN  ? fit->walk.ff
-					       : fit->walk.heads_dim;
-	return refit;
-}
-
 /* The old matrix into `values`, its bias into `bias`, and the type that it will have. */
 static int read_old(struct fit *fit, struct kvs_refit *refit)
 {
-	bool biased = refit->kind == KVS_REFIT_QUERIES ? fit->config->qkv_bias
-		      : refit->kind == KVS_REFIT_DOWN  ? fit->config->mlp_bias
-						       : fit->config->o_bias;
-	struct kvs_weight stored;
-	char name[96];
-	int err = kvs_checkpoint_weight(fit->ckpt, refit->name, &stored);
+	bool biased;
+	int err = calib_matrix_read(fit->ckpt, fit->config, refit, fit->values, fit->bias, &biased);
 
-	if (err)
-		return err;
-	refit->dtype = stored.widened ? fit->config->dtype : stored.dtype;
-	fit->bias_or_null = biased ? fit->bias : NULL;
-	err = kvs_checkpoint_read_f32(fit->ckpt, refit->name, (size_t)refit->rows * refit->cols, fit->values);
-	if (err || !biased)
-		return err;
-	snprintf(name, sizeof(name), "model.layers.%d.%s.bias", refit->layer, part_of(refit->kind));
-	return kvs_checkpoint_read_f32(fit->ckpt, name, refit->rows, fit->bias);
+	fit->bias_or_null = !err && biased ? fit->bias : NULL;
+	return err;
 }
 
 /* `values`, rounded, becomes the engine's, and one of the results. */
@@ -97,20 +67,6 @@ static int put_new(struct fit *fit, struct kvs_refit *refit)
 
 /* ---- W_q ---- */
 
-/* Rows of a head <- matrix * rows. */
-static void turn_rows(struct fit *fit, int head, const double *matrix, double *rows)
-{
-	int dim = fit->config->head_dim, hidden = fit->walk.hidden;
-	float *values = fit->values + (size_t)head * dim * hidden;
-	double *turned = rows + (size_t)dim * hidden;
-
-	for (size_t i = 0; i < (size_t)dim * hidden; i++)
-		rows[i] = values[i];
-	calib_lapack_multiply(fit->lapack, matrix, rows, false, dim, hidden, dim, turned);
-	for (size_t i = 0; i < (size_t)dim * hidden; i++)
-		values[i] = (float)turned[i];
-}
-
 static int fit_heads(struct fit *fit, struct kvs_refit *refit, bool *better)
 {
 	int dim = fit->config->head_dim, heads = fit->config->heads, err = 0;
@@ -126,7 +82,7 @@ static int fit_heads(struct fit *fit, struct kvs_refit *refit, bool *better)
 		refit->before += result.before / heads;
 		refit->after += result.after / heads;
 		if (!err && result.better)
-			turn_rows(fit, h, matrix, matrix + dim * dim);
+			calib_matrix_turn(fit->lapack, fit->config, h, matrix, matrix + dim * dim, fit->values);
 		*better |= result.better;
 	}
 	free(matrix);
@@ -135,7 +91,7 @@ static int fit_heads(struct fit *fit, struct kvs_refit *refit, bool *better)
 
 static int refit_queries(struct fit *fit, int layer)
 {
-	struct kvs_refit refit = describe(fit, KVS_REFIT_QUERIES, layer);
+	struct kvs_refit refit = calib_matrix_describe(fit->config, KVS_REFIT_QUERIES, layer);
 	bool better = false;
 	int err = calib_walk_compensated(&fit->walk, layer, CALIB_AT_QUERIES, &fit->queries, NULL, NULL);
 
@@ -179,7 +135,7 @@ static struct calib_ridge_choice choice_of(const struct fit *fit, enum kvs_refit
 static int refit_by_ridge(struct fit *fit, enum kvs_refit_kind kind, int layer)
 {
 	struct calib_ridge *ridge = kind == KVS_REFIT_DOWN ? &fit->down : &fit->outputs;
-	struct kvs_refit refit = describe(fit, kind, layer);
+	struct kvs_refit refit = calib_matrix_describe(fit->config, kind, layer);
 	struct calib_ridge_choice choice = choice_of(fit, kind);
 	struct calib_ridge_result result;
 	int err = read_old(fit, &refit);
@@ -233,7 +189,7 @@ static int refit_layer(struct fit *fit, int layer, bool is_last)
 
 	fit->queries.window = fit->config->window[layer];
 	if (queries) {
-		struct kvs_refit refit = describe(fit, KVS_REFIT_QUERIES, layer);
+		struct kvs_refit refit = calib_matrix_describe(fit->config, KVS_REFIT_QUERIES, layer);
 		err = read_old(fit, &refit); /* for the bias, which the queries come with */
 		fit->queries.bias = fit->bias_or_null;
 		if (err)
