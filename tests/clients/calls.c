@@ -323,6 +323,16 @@ static CUresult batch_of_boxes(CUdeviceptr to, CUstream stream)
 	return cuMemcpy3DBatchAsync(2, op, 0, stream);
 }
 
+static CUresult batch_of_a_wide_row(CUdeviceptr to, CUstream stream)
+{
+	CUDA_MEMCPY3D_BATCH_OP op = {.src = {.type = CU_MEMCPY_OPERAND_TYPE_POINTER, .op.ptr = {.ptr = source}},
+		.dst = {.type = CU_MEMCPY_OPERAND_TYPE_POINTER, .op.ptr = {.ptr = to}},
+		.extent = {8192, 1, 1},
+		.srcAccessOrder = CU_MEMCPY_SRC_ACCESS_ORDER_STREAM};
+
+	return cuMemcpy3DBatchAsync(1, &op, 0, stream);
+}
+
 static CUarray array_make(void)
 {
 	const CUDA_ARRAY_DESCRIPTOR descriptor = {
@@ -345,6 +355,7 @@ static void batches(CUstream stream)
 		shown_print("batch", batch(to - before * 4096, stream));
 		shown_print("first form", batch_first(to - before * 4096, stream, 1, &failed));
 		shown_print("boxes", batch_of_boxes(to - before * 8192, stream));
+		shown_print("wide row", batch_of_a_wide_row(to - before * 4096, stream));
 		printf("a batch that fails: %d", batch_first(to - before * 4096, stream, 2, &failed));
 		printf(", %zd\n", (ssize_t)failed);
 	}
@@ -389,6 +400,7 @@ static void behind(void)
 	behind_print("from an array", cuMemcpyAtoD(edge - 4096, array_make(), 0, 8192));
 	behind_print("batch", batch(edge - 4096, stream));
 	behind_print("boxes", batch_of_boxes(edge - 8192, stream));
+	behind_print("wide row", batch_of_a_wide_row(edge - 4096, stream));
 	check(cuMemFree(cache), "cuMemFree");
 	check(cuDevicePrimaryCtxRelease(0), "cuDevicePrimaryCtxRelease");
 }

@@ -5,7 +5,7 @@
  *
  * usage: nodes [owners=LIST] [whole|edges] MODULE
  *   owners=LIST  the program itself lets layers read the K and V of others: what sharing has to equal
- *   whole        in the place of all this, one node clears the whole cache; the result of adding it is printed
+ *   whole        in the place of all this, nodes that each store to a row of all tensors, and one that fills the whole cache
  *   edges        kernels that may begin before the one ahead has ended: prints the edges that the graph then has, and removes some
  */
 #include <cuda.h>
@@ -26,6 +26,7 @@ static CUdeviceptr slab, source, zero;
 static CUfunction set_rows;
 static CUstream stream;
 static int owner[LAYERS] = {0, 1, 2, 3};
+static int whole;  /* a store is one to all tensors, from `tensor` on */
 static size_t row; /* the next one to store to, of all tensors, and its content */
 
 static void check_at(CUresult result, int line)
@@ -86,6 +87,21 @@ static CUgraphNodeParams store_of(CUgraphNodeType type, int tensor, struct value
 			.blockDimY = 1,
 			.blockDimZ = 1,
 			.kernelParams = values->list};
+	}
+	if (whole && type == CU_GRAPH_NODE_TYPE_MEMCPY) {
+		node.memcpy.copyParams = (CUDA_MEMCPY3D){.srcMemoryType = CU_MEMORYTYPE_DEVICE,
+			.srcDevice = from,
+			.dstMemoryType = CU_MEMORYTYPE_DEVICE,
+			.srcPitch = ROW_BYTES,
+			.dstDevice = to,
+			.dstPitch = TENSOR_BYTES,
+			.WidthInBytes = ROW_BYTES,
+			.Height = 2 * LAYERS,
+			.Depth = 1};
+	} else if (whole) {
+		node.memset.pitch = TENSOR_BYTES;
+		node.memset.width = WIDTH;
+		node.memset.height = 2 * LAYERS;
 	}
 	return node;
 }
@@ -250,14 +266,24 @@ static void all_run(CUcontext context)
 	row += 3;
 }
 
+/* One line over all of it, then rows. */
 static void whole_run(CUcontext context)
 {
-	const CUDA_MEMSET_NODE_PARAMS set = {slab, 0, 0, 4, 2 * LAYERS * TENSOR_BYTES / 4, 1};
-	CUgraphNode handle;
-	CUgraph graph;
+	const CUDA_MEMSET_NODE_PARAMS set = {slab, 0, 0x12345678, 4, 2 * LAYERS * TENSOR_BYTES / 4, 1};
+	CUgraphNode handle, child;
+	CUgraph graph, outer;
+	CUresult result;
 
 	check(cuGraphCreate(&graph, 0));
-	printf("whole %d\n", cuGraphAddMemsetNode(&handle, graph, NULL, 0, &set, context));
+	result = cuGraphAddMemsetNode(&handle, graph, NULL, 0, &set, context);
+	printf("whole %d\n", result);
+	row = 1;
+	if (!result) {
+		exec_end(graph_run(graph, TYPED, &outer, &child), TYPED, NULL);
+		for (int i = 0; i < 2 * WAYS; i++, row += 3)
+			nodes_run(i < WAYS ? CU_GRAPH_NODE_TYPE_MEMCPY : CU_GRAPH_NODE_TYPE_MEMSET,
+				(enum way)(i % WAYS), 0, context);
+	}
 	check(cuGraphDestroy(graph));
 }
 
@@ -344,7 +370,7 @@ int main(int argc, char **argv)
 	const char *path = NULL;
 	CUcontext context;
 	CUmodule module;
-	int whole = 0, edges = 0;
+	int edges = 0;
 
 	for (int i = 1; i < argc; i++) {
 		if (!strncmp(argv[i], "owners=", 7))

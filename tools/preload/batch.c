@@ -230,23 +230,45 @@ static bool box_add(struct boxes *boxes, const CUDA_MEMCPY3D_BATCH_OP *op, size_
 	return true;
 }
 
+/* A row of a copy, as the parts that it has to be made in. */
+struct row {
+	struct boxes *boxes;
+	const CUDA_MEMCPY3D_BATCH_OP *op; /* of that row alone */
+	size_t source, element;
+};
+
+static CUresult row_part(const void *arg, CUdeviceptr to, size_t offset, size_t bytes)
+{
+	const struct row *row = arg;
+	CUDA_MEMCPY3D_BATCH_OP part = *row->op;
+
+	if (offset % row->element || bytes % row->element)
+		return CUDA_ERROR_NOT_SUPPORTED; /* an element over two tensors */
+	if (part.src.type == CU_MEMCPY_OPERAND_TYPE_POINTER)
+		part.src.op.ptr.ptr += offset;
+	else
+		part.src.op.array.offset.x += offset / row->element;
+	part.dst.op.ptr.ptr = to;
+	part.extent.width = bytes / row->element;
+	return box_add(row->boxes, &part, row->source) ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+}
+
 /* It lies over an edge: each row on its own. */
 static CUresult rows_add(struct boxes *boxes, const CUDA_MEMCPY3D_BATCH_OP *op, size_t source, size_t element)
 {
-	for (size_t i = 0; i < op->extent.height * op->extent.depth; i++) {
-		size_t slice = i / op->extent.height, row = i % op->extent.height;
-		CUDA_MEMCPY3D_BATCH_OP part = *op;
+	CUresult result = CUDA_SUCCESS;
 
-		operand_advance(&part.src, &op->extent, slice, row, element);
-		operand_advance(&part.dst, &op->extent, slice, row, element);
+	for (size_t i = 0; !result && i < op->extent.height * op->extent.depth; i++) {
+		size_t slice = i / op->extent.height, at = i % op->extent.height;
+		CUDA_MEMCPY3D_BATCH_OP part = *op;
+		const struct row row = {boxes, &part, source, element};
+
+		operand_advance(&part.src, &op->extent, slice, at, element);
+		operand_advance(&part.dst, &op->extent, slice, at, element);
 		part.extent.height = part.extent.depth = 1;
-		if (!shim_box_move_by(boxes->ranges, part.dst.op.ptr.ptr, 0, part.extent.width * element, 1,
-			    &part.dst.op.ptr.ptr))
-			return CUDA_ERROR_NOT_SUPPORTED; /* a row over two tensors */
-		if (!box_add(boxes, &part, source))
-			return CUDA_ERROR_OUT_OF_MEMORY;
+		result = shim_split_by(boxes->ranges, part.dst.op.ptr.ptr, part.extent.width * element, row_part, &row);
 	}
-	return CUDA_SUCCESS;
+	return result;
 }
 
 static CUresult box_place(struct boxes *boxes, const CUDA_MEMCPY3D_BATCH_OP *op, size_t source, bool *moved)

@@ -220,6 +220,7 @@ bool shim_allocation_empty(struct shim_cache *cache, int number)
 	struct shim_allocation *allocation = &cache->allocations[number];
 	bool lent = false;
 
+	shim_shadow_close(allocation);
 	for (int i = 2 * cache->layers - 1; i >= 0; i--) {
 		struct shim_tensor *tensor = &cache->tensors[i];
 		bool in_use = false;

@@ -20,12 +20,13 @@ struct shim_tensor {
 struct shim_allocation {
 	kvs_space *space; /* NULL: not there */
 	CUdeviceptr base;
-	size_t bytes;      /* as the program asked */
-	bool freed;        /* by the program; what others borrow is still there */
-	bool late;         /* freed while nobody might wait for its last use */
-	CUmemoryPool pool; /* of the program's, which it is from; NULL: none */
-	bool plain;        /* the program got memory that is not ours */
-	kvs_region **gaps; /* [gap_count], between the tensors that share */
+	size_t bytes;       /* as the program asked */
+	bool freed;         /* by the program; what others borrow is still there */
+	bool late;          /* freed while nobody might wait for its last use */
+	CUmemoryPool pool;  /* of the program's, which it is from; NULL: none */
+	bool plain;         /* the program got memory that is not ours */
+	kvs_region **gaps;  /* [gap_count], between the tensors that share */
+	CUdeviceptr shadow; /* where all of it can be stored to (shadow.c); 0: not made yet */
 	size_t gap_count;
 	/* Of memory that the program maps itself: what it has reserved, and how much of the part that is ours it has mapped. */
 	CUdeviceptr reserved; /* 0: none */
@@ -74,6 +75,11 @@ void shim_allocation_close(struct shim_cache *cache, int number);
 void shim_cache_settle(struct shim_cache *cache, bool end);
 /* A part of the cache is plain memory, and a cache that is shared in part is neither of what was asked for. */
 void shim_cache_give_up(struct shim_cache *cache);
+
+/* ---- shadow.c ---- */
+
+/* Nobody stores there any more. */
+void shim_shadow_close(struct shim_allocation *allocation);
 
 /* ---- request.c ---- */
 

@@ -1,7 +1,7 @@
 /*
  * tools/preload/graph_copy.c: hooks of calls that make or change nodes of graphs that copy or clear memory, and of the calls
- * that take a node of any type. A node cannot be cut into parts as a copy in a stream is: one that would store to several
- * tensors, some of which borrow, is refused.
+ * that take a node of any type. A node cannot be cut into parts as a copy in a stream is: one that stores to several tensors,
+ * some of which borrow, goes to the shadow of the allocation.
  */
 #include "launch.h"
 
@@ -15,11 +15,13 @@ static bool box_redirect(CUdeviceptr start, size_t pitch, size_t width, size_t r
 	static atomic_bool told;
 	CUdeviceptr moved;
 
-	if (!shim_box_move(start, rows > 1 ? pitch : width, width, rows, &moved)) {
+	pitch = rows > 1 ? pitch : width;
+	if (!shim_box_move(start, pitch, width, rows, &moved) &&
+		!shim_cache_shadow(start, (rows - 1) * pitch + width, &moved)) {
 		if (!atomic_exchange(&told, true))
-			shim_say("a node of a graph stores to several layers at once, some of which borrow: it is "
-				 "refused; "
-				 "a node for each layer would do");
+			shim_say("a node of a graph stores to several layers at once, some of which borrow, and cannot "
+				 "be "
+				 "led elsewhere: it is refused; a node for each layer would do");
 		return false;
 	}
 	*base += moved - start;

@@ -148,6 +148,8 @@ size_t shim_cache_pool_bytes(CUmemoryPool pool);
 CUmemoryPool shim_cache_pool(CUdeviceptr address);
 /* That in which the program made it; NULL: it is not ours. */
 CUcontext shim_cache_context(CUdeviceptr address);
+/* Where a store of all of [address, address + bytes), over several tensors, goes in one piece; false: there is no such place. */
+bool shim_cache_shadow(CUdeviceptr address, size_t bytes, CUdeviceptr *moved);
 /* Frees the allocation that starts at `address`, whose last use is over; false: it is not ours. */
 bool shim_cache_free(CUdeviceptr address);
 /* The same while nobody may wait for its last use; shim_cache_free_late() waits when one may again, and frees what is left so. */
