@@ -60,6 +60,25 @@ static void ticket_settle(struct ticket *ticket)
 	atomic_fetch_sub(&ticket_count, 1);
 }
 
+/*
+ * Some of it came from cuMemAlloc: whatever is behind it, to the program it is nothing that it mapped, and calls for such memory
+ * are refused. What they did would reach the owner's blocks.
+ */
+static bool is_allocated(CUdeviceptr ptr, size_t size)
+{
+	const struct shim_ranges *ranges = shim_ranges();
+	const struct shim_range *range;
+	CUdeviceptr base;
+	size_t bytes;
+
+	if (!shim_cache_any())
+		return false;
+	if (shim_cache_find(ptr, &base, &bytes) || (size && shim_cache_find(ptr + size - 1, &base, &bytes)))
+		return true;
+	range = ranges ? shim_range_next(ranges, ptr) : NULL;
+	return range && range->base > ptr && range->base - ptr < size && shim_cache_find(range->base, &base, &bytes);
+}
+
 /* ---- addresses ---- */
 
 CUresult CUDAAPI cuMemAddressReserve(
@@ -92,6 +111,8 @@ CUresult CUDAAPI cuMemAddressFree(CUdeviceptr ptr, size_t size)
 
 	if (!driver->cuMemAddressFree)
 		return SHIM_ABSENT;
+	if (is_allocated(ptr, size))
+		return CUDA_ERROR_INVALID_VALUE;
 	if (shim_settings()->inspect_path)
 		shim_inspect_freed(ptr);
 	if (shim_settings()->probe_path)
@@ -349,6 +370,8 @@ CUresult CUDAAPI cuMemUnmap(CUdeviceptr ptr, size_t size)
 
 	if (!driver->cuMemUnmap)
 		return SHIM_ABSENT;
+	if (is_allocated(ptr, size))
+		return CUDA_ERROR_INVALID_VALUE;
 	if (!shim_cache_any() || !atomic_load(&reservations))
 		return driver->cuMemUnmap(ptr, size);
 	pthread_mutex_lock(&lock);
@@ -378,6 +401,8 @@ CUresult CUDAAPI cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessD
 
 	if (!driver->cuMemSetAccess)
 		return SHIM_ABSENT;
+	if (is_allocated(ptr, size))
+		return CUDA_ERROR_INVALID_VALUE;
 	if (!shim_cache_any() || !atomic_load(&reservations))
 		return driver->cuMemSetAccess(ptr, size, desc, count);
 	return in_parts(ptr, size, access_plain, &access, NULL);
@@ -392,6 +417,8 @@ CUresult CUDAAPI cuMemGetAccess(unsigned long long *flags, const CUmemLocation *
 
 	if (!driver->cuMemGetAccess)
 		return SHIM_ABSENT;
+	if (is_allocated(ptr, 1))
+		return CUDA_ERROR_INVALID_VALUE;
 	result = driver->cuMemGetAccess(flags, location, ptr);
 	if (!result && *flags && shim_cache_any() && atomic_load(&reservations) && shim_cache_part(&from, &to, true))
 		*flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
@@ -407,6 +434,8 @@ CUresult CUDAAPI cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handl
 
 	if (!driver->cuMemRetainAllocationHandle)
 		return SHIM_ABSENT;
+	if (is_allocated(address, 1))
+		return CUDA_ERROR_INVALID_VALUE;
 	if (handle && atomic_load(&ticket_count)) {
 		pthread_mutex_lock(&lock);
 		for (ticket = tickets; ticket && (address < ticket->from || address >= ticket->to);)

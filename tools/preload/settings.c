@@ -38,6 +38,14 @@ static bool is_on(const char *name)
 	return value && *value && strcmp(value, "0");
 }
 
+/* A copy: a program may write over its environment, as those do that change their title. No memory: as if it were not set. */
+static const char *kept(const char *name)
+{
+	const char *value = getenv(name);
+
+	return value ? strdup(value) : NULL;
+}
+
 /* The program runs unshared, and only its launches are watched. */
 static void probe_read(const char *layout)
 {
@@ -64,7 +72,7 @@ static void log_read(void)
 	const char *log = getenv("KVSHARE_LOG");
 
 	settings.log_to_stderr = log && !strcmp(log, "1");
-	settings.log_path = is_on("KVSHARE_LOG") && !settings.log_to_stderr ? log : NULL;
+	settings.log_path = is_on("KVSHARE_LOG") && !settings.log_to_stderr ? kept("KVSHARE_LOG") : NULL;
 }
 
 static void settings_read(void)
@@ -74,11 +82,11 @@ static void settings_read(void)
 
 	settings.strict = is_on("KVSHARE_STRICT");
 	settings.sync = is_on("KVSHARE_SYNC");
-	settings.stats_path = getenv("KVSHARE_STATS");
+	settings.stats_path = kept("KVSHARE_STATS");
 	log_read();
-	settings.writers = getenv("KVSHARE_WRITERS");
-	settings.inspect_path = getenv("KVSHARE_INSPECT");
-	settings.probe_path = layout && !shim_is_disabled() ? getenv("KVSHARE_PROBE") : NULL;
+	settings.writers = kept("KVSHARE_WRITERS");
+	settings.inspect_path = kept("KVSHARE_INSPECT");
+	settings.probe_path = layout && !shim_is_disabled() ? kept("KVSHARE_PROBE") : NULL;
 	settings.only_writers = is_on("KVSHARE_ONLY_WRITERS");
 	settings.off = shim_is_disabled() || settings.inspect_path || !owners || !layout;
 	if (settings.probe_path)

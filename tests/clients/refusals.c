@@ -1,0 +1,138 @@
+/*
+ * tests/clients/refusals.c: programs that make calls which the driver refuses, and that end things in unusual ways: the answers must
+ * be the same whether layers share or not, and so must be what the memory shows.
+ *
+ * usage: refusals WHAT [MODULE]
+ *   mapping      calls for memory that a program maps itself, of memory from cuMemAlloc
+ *   environment  the program writes over its environment, then a kernel stores to layer 0 (MODULE)
+ */
+#include <cuda.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MIB ((size_t)1 << 20)
+#define BYTES (32 * MIB) /* four layers, K and V of 4 MiB each */
+#define LAYER(i) ((size_t)(i)*8 * MIB)
+
+static CUdevice device;
+static CUcontext context;
+static const char *module_path;
+
+static void check(CUresult result, const char *what)
+{
+	if (result == CUDA_SUCCESS)
+		return;
+	fprintf(stderr, "refusals: %s: %d\n", what, result);
+	exit(1);
+}
+#define CHECK(call) check(call, #call)
+/* What the call answers is a part of the output. */
+#define SHOW(call) printf("%s: %d\n", #call, call)
+
+static void start(void)
+{
+	CHECK(cuDevicePrimaryCtxRetain(&context, device));
+	CHECK(cuCtxSetCurrent(context));
+}
+
+static CUdeviceptr memory_make(void)
+{
+	CUdeviceptr memory;
+
+	CHECK(cuMemAlloc(&memory, BYTES));
+	return memory;
+}
+
+static unsigned byte_at(CUdeviceptr address)
+{
+	unsigned char byte = 0;
+
+	SHOW(cuMemcpyDtoH(&byte, address, 1));
+	return byte;
+}
+
+static void mapping(void)
+{
+	CUmemLocation here = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = device};
+	CUmemAccessDesc access = {.location = here, .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+	CUmemGenericAllocationHandle handle;
+	unsigned long long flags;
+	CUdeviceptr memory;
+
+	start();
+	memory = memory_make();
+	CHECK(cuMemsetD8(memory, 5, BYTES));
+	for (size_t at = 0; at < BYTES; at += LAYER(2)) { /* an owner, and its borrower */
+		CUdeviceptr part = memory + at;
+
+		SHOW(cuMemRetainAllocationHandle(&handle, (void *)(uintptr_t)(part + 4096)));
+		SHOW(cuMemGetAccess(&flags, &here, part));
+		SHOW(cuMemSetAccess(part, 4 * MIB, &access, 1));
+		SHOW(cuMemSetAccess(part - 2 * MIB, 4 * MIB, &access, 1));
+		SHOW(cuMemUnmap(part, 4 * MIB));
+		SHOW(cuMemAddressFree(part, 4 * MIB));
+		printf("shows %u\n", byte_at(part));
+	}
+	SHOW(cuMemUnmap(memory, BYTES));
+	SHOW(cuMemAddressFree(memory, BYTES));
+	SHOW(cuMemFree(memory));
+}
+
+static void stored(const char *name, CUdeviceptr dst)
+{
+	CUdeviceptr src, row;
+	CUfunction function;
+	CUmodule module;
+	int width = 32;
+
+	CHECK(cuModuleLoad(&module, module_path));
+	CHECK(cuMemAlloc(&src, 4096));
+	CHECK(cuMemsetD8(src, 9, 4096));
+	CHECK(cuMemAlloc(&row, 8));
+	CHECK(cuMemsetD8(row, 0, 8));
+	CHECK(cuModuleGetFunction(&function, module, name));
+	SHOW(cuLaunchKernel(function, 1, 1, 1, width, 1, 1, 0, NULL, (void *[]){&src, &row, &dst, &width}, NULL));
+	SHOW(cuCtxSynchronize());
+}
+
+/* As programs do that change their title; the environment itself may be elsewhere by then. */
+static void environment(void)
+{
+	extern char **environ;
+	CUdeviceptr memory;
+
+	start();
+	memory = memory_make();
+	CHECK(cuMemsetD8(memory, 5, BYTES));
+	for (char **entry = environ; *entry; entry++)
+		if (!strncmp(*entry, "KVSHARE_", 8))
+			memset(*entry, 'x', strlen(*entry));
+	stored("client_hidden_store", memory + LAYER(2));
+	printf("layer 0 shows %u\n", byte_at(memory));
+}
+
+static const struct {
+	const char *name;
+	void (*run)(void);
+} programs[] = {
+	{"mapping", mapping},
+	{"environment", environment},
+};
+
+int main(int argc, char **argv)
+{
+	if (argc < 2)
+		return 2;
+	module_path = argc > 2 ? argv[2] : "";
+	CHECK(cuInit(0));
+	CHECK(cuDeviceGet(&device, 0));
+	for (size_t i = 0; i < sizeof(programs) / sizeof(*programs); i++)
+		if (!strcmp(programs[i].name, argv[1])) {
+			programs[i].run();
+			return 0;
+		}
+	return 2;
+}

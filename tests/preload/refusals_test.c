@@ -1,0 +1,86 @@
+/*
+ * Programs that make calls which the driver refuses, and that end things in unusual ways (tests/clients/refusals.c), are answered the
+ * same whether their layers share or not.
+ */
+#include "../support/process.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define SLAB "--owners 0,1,0,1 --layout slab:layers=4,k=4MiB,v=4MiB "
+
+/* `before` is of the shell, NULL `options`: without the shim. */
+static struct process refusals(const char *before, const char *options, const char *what)
+{
+	char command[4096], client[512], kernels[512], driver[512];
+
+	snprintf(client, sizeof(client), "%s", built("tests/clients/refusals"));
+	snprintf(kernels, sizeof(kernels), "%s", built("tests/clients/decoder_kernels.so"));
+	snprintf(driver, sizeof(driver), "%s", built("softcuda"));
+	setenv("ASAN_OPTIONS", "verify_asan_link_order=0", 1); /* the shim is first, and links it too */
+	if (options)
+		snprintf(command, sizeof(command),
+			"file=$(mktemp -u); %s kvshare-run exec --device host --stats $file %s -- %s %s %s; "
+			"status=$?; grep -q '\"saved_bytes\": [1-9]' $file || echo nothing is shared; rm -f $file; "
+			"exit $status",
+			before, options, client, what, kernels);
+	else
+		snprintf(command, sizeof(command), "%s LD_LIBRARY_PATH=%s %s %s %s", before, driver, client, what,
+			kernels);
+	return run_shell(command, 60);
+}
+
+static void assert_as_plain_with(const char *before, const char *options, const char *what)
+{
+	struct process plain = refusals(before, NULL, what), shared = refusals(before, options, what);
+
+	assert_int_equal(plain.status, 0);
+	assert_true(*plain.out);
+	if (shared.status || *shared.err || strcmp(shared.out, plain.out))
+		fail_msg("%s: status %d, stderr \"%s\", answers\n%s, not\n%s", what, shared.status, shared.err,
+			shared.out, plain.out);
+	process_free(&plain);
+	process_free(&shared);
+}
+
+static void assert_as_plain(const char *options, const char *what)
+{
+	assert_as_plain_with("", options, what);
+}
+
+/* What is behind it is mapped, and would be given away or lost: a borrower's that could be written is its owner's. */
+static void memory_from_cuMemAlloc_is_no_mapping(void **state)
+{
+	(void)state;
+	assert_as_plain(SLAB, "mapping");
+}
+
+static void the_environment_may_be_written_over(void **state)
+{
+	struct process got = refusals("", SLAB "--writer client_hidden_store", "environment");
+
+	(void)state;
+	assert_string_equal(got.err, "");
+	assert_non_null(strstr(got.out, "cuCtxSynchronize(): 0\n"));
+	assert_non_null(strstr(got.out, "layer 0 shows 5\n"));
+	assert_null(strstr(got.out, "nothing is shared"));
+	process_free(&got);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(memory_from_cuMemAlloc_is_no_mapping),
+		cmocka_unit_test(the_environment_may_be_written_over),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
