@@ -3,9 +3,10 @@
  * changed by the calls for one type and by those for any, alone and in a child graph; and by captured copies and memsets.
  * Each store goes to a row of its own. It prints a digest of what each layer's K and V then hold.
  *
- * usage: nodes [owners=LIST] [whole|edges] MODULE
+ * usage: nodes [owners=LIST] [whole|edges|mixed] MODULE
  *   owners=LIST  the program itself lets layers read the K and V of others: what sharing has to equal
  *   whole        in the place of all this, nodes that each store to a row of all tensors, and one that fills the whole cache
+ *   mixed        one graph with nodes of all types, child graphs in child graphs, and a node that is disabled; its executable is changed
  *   edges        kernels that may begin before the one ahead has ended: prints the edges that the graph then has, and removes some
  */
 #include <cuda.h>
@@ -365,12 +366,124 @@ static void edges_run(void)
 	check(cuGraphDestroy(graph));
 }
 
+/* ---- mixed ---- */
+
+static int host_calls[2];
+
+static void CUDA_CB host_call(void *count)
+{
+	++*(int *)count;
+}
+
+enum mixed { STORE, HOST, RECORD, WAIT, EMPTY, INNER, OFF, COPY, SET, MIXED };
+
+/* A store by a kernel in a child graph of a child graph, and a memset beside it. */
+static CUgraph inner_make(CUcontext context)
+{
+	struct values values;
+	CUgraphNodeParams store = store_of(CU_GRAPH_NODE_TYPE_KERNEL, 3, &values);
+	CUgraphNodeParams set = store_of(CU_GRAPH_NODE_TYPE_MEMSET, 2, NULL);
+	CUgraph inner, graph;
+	CUgraphNode node;
+
+	check(cuGraphCreate(&inner, 0));
+	node_add(&node, inner, TYPED, &store, context);
+	check(cuGraphCreate(&graph, 0));
+	check(cuGraphAddChildGraphNode(&node, graph, NULL, 0, inner));
+	node_add(&node, graph, TYPED, &set, context);
+	check(cuGraphDestroy(inner));
+	return graph;
+}
+
+static void mixed_make(CUgraph graph, CUgraphNode *node, CUevent event, CUcontext context)
+{
+	static const struct {
+		enum mixed node;
+		CUgraphNodeType type;
+		int tensor;
+	} stores[] = {{STORE, CU_GRAPH_NODE_TYPE_KERNEL, 0}, {OFF, CU_GRAPH_NODE_TYPE_KERNEL, 4},
+		{COPY, CU_GRAPH_NODE_TYPE_MEMCPY, 5}, {SET, CU_GRAPH_NODE_TYPE_MEMSET, 6}};
+	const CUDA_HOST_NODE_PARAMS host = {host_call, &host_calls[0]};
+	CUgraph inner = inner_make(context);
+
+	for (size_t i = 0; i < sizeof(stores) / sizeof(*stores); i++) {
+		struct values values;
+		CUgraphNodeParams params = store_of(stores[i].type, stores[i].tensor, &values);
+
+		node_add(&node[stores[i].node], graph, TYPED, &params, context);
+	}
+	check(cuGraphAddHostNode(&node[HOST], graph, &node[STORE], 1, &host));
+	check(cuGraphAddEventRecordNode(&node[RECORD], graph, &node[HOST], 1, event));
+	check(cuGraphAddEventWaitNode(&node[WAIT], graph, &node[RECORD], 1, event));
+	check(cuGraphAddEmptyNode(&node[EMPTY], graph, &node[WAIT], 1));
+	check(cuGraphAddChildGraphNode(&node[INNER], graph, &node[EMPTY], 1, inner));
+	check(cuGraphDestroy(inner));
+}
+
+/* All that can be changed in an executable. */
+static void mixed_change(CUgraphExec exec, const CUgraphNode *node, CUevent event, CUcontext context)
+{
+	static const CUgraphNodeType types[] = {
+		CU_GRAPH_NODE_TYPE_KERNEL, CU_GRAPH_NODE_TYPE_MEMCPY, CU_GRAPH_NODE_TYPE_MEMSET};
+	const CUDA_HOST_NODE_PARAMS host = {host_call, &host_calls[1]};
+	const CUgraphNode changed[] = {node[STORE], node[COPY], node[SET]};
+	CUgraph inner = inner_make(context);
+
+	for (int i = 0; i < 3; i++) {
+		struct values values;
+		CUgraphNodeParams params = store_of(types[i], i ? 4 + i : 0, &values);
+
+		exec_set(exec, changed[i], row % 2 ? ANY : TYPED, &params, context);
+	}
+	check(cuGraphExecHostNodeSetParams(exec, node[HOST], &host));
+	check(cuGraphExecEventRecordNodeSetEvent(exec, node[RECORD], event));
+	check(cuGraphExecEventWaitNodeSetEvent(exec, node[WAIT], event));
+	check(cuGraphExecChildGraphNodeSetParams(exec, node[INNER], inner));
+	check(cuGraphDestroy(inner));
+}
+
+static void mixed_run(CUcontext context)
+{
+	CUgraphNode node[MIXED], again[MIXED];
+	CUgraphExecUpdateResultInfo info;
+	CUgraph graph, other;
+	CUgraphExec exec;
+	CUevent event[2];
+
+	for (int i = 0; i < 2; i++)
+		check(cuEventCreate(&event[i], CU_EVENT_DEFAULT));
+	check(cuGraphCreate(&graph, 0));
+	check(cuGraphCreate(&other, 0));
+	row = 1;
+	mixed_make(graph, node, event[0], context);
+	check(cuGraphInstantiate(&exec, graph, 0));
+	check(cuGraphNodeSetEnabled(exec, node[OFF], 0));
+	check(cuGraphLaunch(exec, stream));
+	for (row = 2; row < 4; row++) {
+		mixed_change(exec, node, event[1], context);
+		check(cuGraphLaunch(exec, stream));
+	}
+	mixed_make(other, again, event[0], context);
+	check(cuGraphExecUpdate(exec, other, &info));
+	check(cuGraphLaunch(exec, stream));
+	row++;
+	mixed_change(exec, node, event[1], context);
+	check(cuGraphLaunch(exec, stream));
+	check(cuStreamSynchronize(stream));
+	printf("host %d %d, events %d %d\n", host_calls[0], host_calls[1], cuEventQuery(event[0]),
+		cuEventQuery(event[1]));
+	row++;
+	check(cuGraphExecDestroy(exec));
+	check(cuGraphDestroy(graph));
+	check(cuGraphDestroy(other));
+}
+
 int main(int argc, char **argv)
 {
 	const char *path = NULL;
 	CUcontext context;
 	CUmodule module;
-	int edges = 0;
+	int edges = 0, mixed = 0;
 
 	for (int i = 1; i < argc; i++) {
 		if (!strncmp(argv[i], "owners=", 7))
@@ -379,6 +492,8 @@ int main(int argc, char **argv)
 			whole = 1;
 		else if (!strcmp(argv[i], "edges"))
 			edges = 1;
+		else if (!strcmp(argv[i], "mixed"))
+			mixed = 1;
 		else
 			path = argv[i];
 	}
@@ -395,6 +510,8 @@ int main(int argc, char **argv)
 		whole_run(context);
 	else if (edges)
 		edges_run();
+	else if (mixed)
+		mixed_run(context);
 	else
 		all_run(context);
 	digests_print();

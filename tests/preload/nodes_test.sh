@@ -44,7 +44,26 @@ diff "$work/oracle" "$work/got" || fail "whole: the cache differs from the progr
 [ ! -s "$work/err" ] || fail "whole: the shim says $(cat "$work/err")"
 grep -q "\"saved_bytes\": $((saved << 20))," "$work/stats" || fail "whole: $(cat "$work/stats")"
 
-# Where such a place cannot be made, whatever fails on the way, the node is refused.
+# One graph with nodes of all types, whose executable is changed.
+plain mixed owners=0,1,0,1 >"$work/oracle" || fail "mixed, with owners: $(cat "$work/oracle")"
+shared mixed >"$work/got" || fail "mixed: $(cat "$work/err")"
+diff "$work/oracle" "$work/got" || fail "mixed: the cache differs from the program's own sharing"
+
+# probe runs a graph node by node, child graphs and what cannot be disabled too: it finds the writer of so many stores to so many
+# layers, and the program does not notice.
+probed() { # LAYERS STORES OPTION...
+	plain "${@:3}" >"$work/full" || fail "${*:3}: $(cat "$work/full")"
+	"$run" probe --device host -o "$work/writers.json" --layout slab:layers=4,k=2MiB,v=2MiB -- "$nodes" "${@:3}" "$kernels" \
+		>"$work/got" 2>"$work/err" || fail "probe ${*:3}: $(cat "$work/err")"
+	head -n "$(wc -l <"$work/full")" "$work/got" | diff "$work/full" - || fail "probe ${*:3} changes the cache"
+	[ "$(sed -nE 's/^ +kv +2 +0 +([0-9]+) +([0-9]+) +client_set_rows$/\1 \2/p' "$work/got")" = "$1 $2" ] ||
+		fail "probe ${*:3}: $(cat "$work/got")"
+	[ "$(grep -c '^  kv' "$work/got")" = 1 ] && [ ! -s "$work/err" ] || fail "probe ${*:3}: $(cat "$work/got" "$work/err")"
+}
+probed 4 72 # three rows in three ways to each K and V
+probed 2 10 mixed
+
+# Where a place for stores to all layers cannot be made, whatever fails on the way, the node is refused.
 for call in cuMemAddressReserve:3 cuMemRetainAllocationHandle:1 cuMemRetainAllocationHandle:4 cuMemMap:14 cuMemSetAccess:10; do
 	SOFTCUDA_FAIL=$call:2 shared whole >"$work/got" || fail "whole, $call fails: $(cat "$work/err")"
 	grep -q '^whole 801$' "$work/got" || fail "whole, $call fails: $(head -1 "$work/got")"

@@ -69,6 +69,8 @@ CUresult CUDAAPI cuGraphExecKernelNodeSetParams_v2(
 		result = plain(hGraphExec, hNode, &node);
 	if (!result && shim_settings()->probe_path)
 		shim_probe_node_set(hGraphExec, hNode, &launch);
+	if (!result && shim_probe_twin(hGraphExec, hNode, &hGraphExec, &hNode))
+		plain(hGraphExec, hNode, &node);
 	shim_launch_end(&launch);
 	return result;
 }
@@ -138,6 +140,8 @@ CUresult CUDAAPI cuGraphExecKernelNodeSetParams(
 		result = plain(hGraphExec, hNode, &node);
 	if (!result && shim_settings()->probe_path)
 		shim_probe_node_set(hGraphExec, hNode, &launch);
+	if (!result && shim_probe_twin(hGraphExec, hNode, &hGraphExec, &hNode))
+		plain(hGraphExec, hNode, &node);
 	shim_launch_end(&launch);
 	return result;
 }

@@ -81,11 +81,15 @@ CUresult CUDAAPI cuGraphExecMemcpyNodeSetParams(
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
 	__typeof__(cuGraphExecMemcpyNodeSetParams) *plain = shim_real()->cuGraphExecMemcpyNodeSetParams;
 	CUDA_MEMCPY3D copy;
+	CUresult result;
 
 	if (!plain || !copyParams)
 		return plain ? plain(hGraphExec, hNode, copyParams, ctx) : SHIM_ABSENT;
 	copy = *copyParams;
-	return memcpy_redirect(&copy) ? plain(hGraphExec, hNode, &copy, ctx) : CUDA_ERROR_NOT_SUPPORTED;
+	result = memcpy_redirect(&copy) ? plain(hGraphExec, hNode, &copy, ctx) : CUDA_ERROR_NOT_SUPPORTED;
+	if (!result && shim_probe_twin(hGraphExec, hNode, &hGraphExec, &hNode))
+		plain(hGraphExec, hNode, &copy, ctx);
+	return result;
 }
 
 /* ---- memsets ---- */
@@ -128,11 +132,15 @@ CUresult CUDAAPI cuGraphExecMemsetNodeSetParams(
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
 	__typeof__(cuGraphExecMemsetNodeSetParams) *plain = shim_real()->cuGraphExecMemsetNodeSetParams;
 	CUDA_MEMSET_NODE_PARAMS set;
+	CUresult result;
 
 	if (!plain || !memsetParams)
 		return plain ? plain(hGraphExec, hNode, memsetParams, ctx) : SHIM_ABSENT;
 	set = *memsetParams;
-	return set_redirect(&set) ? plain(hGraphExec, hNode, &set, ctx) : CUDA_ERROR_NOT_SUPPORTED;
+	result = set_redirect(&set) ? plain(hGraphExec, hNode, &set, ctx) : CUDA_ERROR_NOT_SUPPORTED;
+	if (!result && shim_probe_twin(hGraphExec, hNode, &hGraphExec, &hNode))
+		plain(hGraphExec, hNode, &set, ctx);
+	return result;
 }
 
 /* ---- nodes of any type ---- */
@@ -249,5 +257,9 @@ CUresult CUDAAPI cuGraphExecNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hN
 		result = plain(hGraphExec, hNode, any.params);
 	if (!result && shim_settings()->probe_path && any.launched)
 		shim_probe_node_set(hGraphExec, hNode, &any.launch);
+	if (!result && any.params->type == CU_GRAPH_NODE_TYPE_GRAPH)
+		shim_probe_child_set(hGraphExec, hNode, any.params->graph.graph);
+	else if (!result && shim_probe_twin(hGraphExec, hNode, &hGraphExec, &hNode))
+		plain(hGraphExec, hNode, any.params);
 	return any_end(&any, result);
 }

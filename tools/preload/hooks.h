@@ -66,6 +66,8 @@
 	F(cuGraphAddMemsetNode) F(cuGraphMemsetNodeSetParams) F(cuGraphExecMemsetNodeSetParams)                        \
 	F(cuGraphInstantiateWithFlags) F(cuGraphInstantiateWithParams) F(cuGraphInstantiateWithParams_ptsz)            \
 	F(cuGraphLaunch) F(cuGraphLaunch_ptsz) F(cuGraphExecUpdate_v2) F(cuGraphDestroy) F(cuGraphExecDestroy)            \
+	F(cuGraphExecChildGraphNodeSetParams) F(cuGraphExecHostNodeSetParams)                                          \
+	F(cuGraphExecEventRecordNodeSetEvent) F(cuGraphExecEventWaitNodeSetEvent)                                      \
 	F(cuGraphAddDependencies_v2) F(cuGraphRemoveDependencies_v2)
 
 /* Others of the driver's that the shim calls, and does not stand in front of. */
@@ -74,7 +76,8 @@
 	F(cuDeviceGetMemPool) F(cuFuncGetName) F(cuFuncGetParamInfo) F(cuKernelGetName)                                \
 	F(cuKernelGetParamInfo) F(cuStreamIsCapturing) F(cuStreamIsCapturing_ptsz) F(cuEventRecord) F(cuGetErrorName)                    \
 	F(cuMemGetAllocationGranularity) F(cuMemGetInfo_v2) F(cuArray3DGetDescriptor_v2) F(cuGraphGetNodes) F(cuGraphNodeGetType) F(cuGraphNodeSetEnabled)             \
-	F(cuGraphNodeGetEnabled) F(cuGraphKernelNodeGetParams_v2) F(cuGraphNodeGetDependencies_v2)
+	F(cuGraphNodeGetEnabled) F(cuGraphKernelNodeGetParams_v2) F(cuGraphNodeGetDependencies_v2)  \
+	F(cuGraphClone) F(cuGraphNodeFindInClone) F(cuGraphDestroyNode) F(cuGraphChildGraphNodeGetGraph)
 
 /* cuda.h hides these behind newer forms, or declares them only for callers with a default stream of their own. */
 #undef cuGetProcAddress

@@ -49,6 +49,10 @@ CUgraphEdgeData *shim_edges_plain(const CUgraphEdgeData *edges, size_t count);
 typedef CUresult shim_start_fn(void *arg);
 /* A kernel node of an executable graph was given this launch's parameters (replay.c). */
 void shim_probe_node_set(CUgraphExec exec, CUgraphNode node, const struct shim_launch *launch);
+/* The node to change as well where the program has changed one of an executable graph; false: there is none. */
+bool shim_probe_twin(CUgraphExec exec, CUgraphNode node, CUgraphExec *twin_exec, CUgraphNode *twin);
+/* The same of a child graph. */
+void shim_probe_child_set(CUgraphExec exec, CUgraphNode node, CUgraph child);
 CUresult shim_probe_launch(const struct shim_launch *launch, shim_start_fn *start, void *arg);
 
 #endif

@@ -39,6 +39,28 @@ enum probe_way {
 /* Whether a kernel's results depend on what the tensors held that it writes. */
 enum probe_reads { PROBE_UNTRIED, PROBE_WRITES_ONLY, PROBE_READS_TOO, PROBE_UNREPEATABLE };
 
+/* The nodes of a graph, each behind those that it depends on (replay.c). */
+struct probe_nodes {
+	size_t count;
+	CUgraphNode *node, *shown; /* [count], of the graph and of the one with the parameters */
+};
+/* Of `graph`, with their parameters in `content`, which has the same nodes in the same order. */
+bool probe_nodes_get(CUgraph graph, CUgraph content, struct probe_nodes *out);
+void probe_nodes_free(struct probe_nodes *nodes);
+
+/* An executable graph that has been taken apart (mirror.c). */
+struct probe_mirror;
+bool probe_node_can_be_disabled(CUgraphNodeType type);
+/* Of one that was made of `graph`, and has the parameters that `content` has now. NULL: it cannot be. */
+struct probe_mirror *probe_mirror_make(CUgraph graph, CUgraph content);
+void probe_mirror_free(struct probe_mirror *mirror);
+/* Calls `run` for one node after the other: alone in `exec`, the program's handle, and one that tells its parameters. */
+typedef CUresult probe_node_fn(void *arg, CUgraphExec exec, CUgraphNode program, CUgraphNode node);
+CUresult probe_mirror_run(struct probe_mirror *mirror, CUgraphExec program, probe_node_fn *run, void *arg);
+/* The node to change in the place of the program's; false: there is none. */
+bool probe_mirror_twin(struct probe_mirror *mirror, CUgraphNode program, CUgraphExec *exec, CUgraphNode *node);
+bool probe_mirror_set_child(struct probe_mirror *mirror, CUgraphNode program, CUgraph child);
+
 void probe_lock(void);
 void probe_unlock(void);
 /* Of a launch; the caller frees them. NULL: no memory. */

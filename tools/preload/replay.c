@@ -1,6 +1,7 @@
 /*
  * tools/preload/replay.c: hooks of launches of graphs. For `kvshare-run probe` a graph is run node by node: all others are
- * disabled meanwhile, so each node runs as the executable graph has it. Otherwise everything is passed on.
+ * disabled meanwhile, so each node runs as the executable graph has it; where not all can be, it is taken apart (mirror.c).
+ * Otherwise everything is passed on.
  *
  * An executable graph tells nothing of its nodes; the graph that it was made of does, and is kept while the executable is there.
  */
@@ -22,6 +23,7 @@ struct executable {
 	CUgraph graph;   /* its nodes are the handles */
 	CUgraph updated; /* its nodes have the parameters, in the same order */
 	struct changed *changed;
+	struct probe_mirror *mirror; /* runs in its place; NULL: its nodes can be disabled, or nothing can be done */
 };
 static struct executable *executables;
 /* One that the program has destroyed, and an executable still needs. */
@@ -30,16 +32,89 @@ static struct kept {
 	CUgraph graph;
 } * kept;
 
-/* The nodes of a graph, each behind those that it depends on. */
-struct nodes {
-	size_t count;
-	CUgraphNode *node, *shown; /* [count], of the graph and of the one with the parameters */
-	unsigned *enabled;         /* [count], as the program has it */
-};
-
 static bool is_probed(void)
 {
 	return shim_settings()->probe_path != NULL;
+}
+
+/* ---- a graph's nodes ---- */
+
+static bool is_behind(const struct probe_nodes *nodes, size_t done, CUgraphNode node)
+{
+	CUgraphNode before[256];
+	size_t count = sizeof(before) / sizeof(*before);
+
+	if (!shim_real()->cuGraphNodeGetDependencies_v2 ||
+		shim_real()->cuGraphNodeGetDependencies_v2(node, before, NULL, &count))
+		return true; /* as they were made */
+	while (count--) {
+		size_t at = 0;
+
+		while (at < done && nodes->node[at] != before[count])
+			at++;
+		if (at == done)
+			return false;
+	}
+	return true;
+}
+
+/* Both arrays get the order in which the nodes can run. */
+static void nodes_sort(struct probe_nodes *nodes)
+{
+	for (size_t done = 0; done < nodes->count; done++) {
+		size_t at = done;
+		CUgraphNode node, shown;
+
+		while (at + 1 < nodes->count && !is_behind(nodes, done, nodes->node[at]))
+			at++;
+		node = nodes->node[at];
+		shown = nodes->shown[at];
+		memmove(nodes->node + done + 1, nodes->node + done, (at - done) * sizeof(node));
+		memmove(nodes->shown + done + 1, nodes->shown + done, (at - done) * sizeof(node));
+		nodes->node[done] = node;
+		nodes->shown[done] = shown;
+	}
+}
+
+void probe_nodes_free(struct probe_nodes *nodes)
+{
+	free(nodes->node);
+	free(nodes->shown);
+}
+
+bool probe_nodes_get(CUgraph graph, CUgraph content, struct probe_nodes *out)
+{
+	const struct shim_real *driver = shim_real();
+	size_t shown;
+
+	*out = (struct probe_nodes){0};
+	if (!driver->cuGraphGetNodes || driver->cuGraphGetNodes(graph, NULL, &out->count) || !out->count)
+		return false;
+	shown = out->count;
+	out->node = calloc(out->count, sizeof(*out->node));
+	out->shown = calloc(out->count, sizeof(*out->shown));
+	if (!out->node || !out->shown || driver->cuGraphGetNodes(graph, out->node, &out->count) ||
+		driver->cuGraphGetNodes(content, out->shown, &shown) || shown != out->count)
+		return false;
+	nodes_sort(out);
+	return true;
+}
+
+/* Some node of it cannot be disabled. */
+static bool is_mixed(CUgraph graph)
+{
+	struct probe_nodes nodes;
+	bool mixed = false;
+
+	if (probe_nodes_get(graph, graph, &nodes))
+		for (size_t i = 0; i < nodes.count; i++) {
+			CUgraphNodeType type = CU_GRAPH_NODE_TYPE_EMPTY;
+
+			shim_real()->cuGraphNodeGetType(nodes.node[i], &type);
+			mixed |= type != CU_GRAPH_NODE_TYPE_EMPTY && !probe_node_can_be_disabled(type);
+		}
+	probe_nodes_free(&nodes);
+	return mixed;
 }
 
 /* ---- executable graphs ---- */
@@ -98,7 +173,9 @@ static CUresult instantiated(CUresult result, const CUgraphExec *exec, CUgraph g
 	if (!made)
 		return result;
 	probe_lock();
-	*made = (struct executable){executables, *exec, graph, graph, NULL};
+	*made = (struct executable){executables, *exec, graph, graph, NULL, NULL};
+	if (is_mixed(graph))
+		made->mirror = probe_mirror_make(graph, graph);
 	executables = made;
 	probe_unlock();
 	return result;
@@ -123,88 +200,33 @@ void shim_probe_node_set(CUgraphExec exec, CUgraphNode node, const struct shim_l
 	probe_unlock();
 }
 
-/* ---- a graph's nodes ---- */
-
-static bool is_behind(const struct nodes *nodes, size_t done, CUgraphNode node)
+bool shim_probe_twin(CUgraphExec exec, CUgraphNode node, CUgraphExec *twin_exec, CUgraphNode *twin)
 {
-	CUgraphNode before[256];
-	size_t count = sizeof(before) / sizeof(*before);
+	struct executable *executable;
+	bool found;
 
-	if (!shim_real()->cuGraphNodeGetDependencies_v2 ||
-		shim_real()->cuGraphNodeGetDependencies_v2(node, before, NULL, &count))
-		return true; /* as they were made */
-	while (count--) {
-		size_t at = 0;
-
-		while (at < done && nodes->node[at] != before[count])
-			at++;
-		if (at == done)
-			return false;
-	}
-	return true;
-}
-
-/* Both arrays get the order in which the nodes can run. */
-static void nodes_sort(struct nodes *nodes)
-{
-	for (size_t done = 0; done < nodes->count; done++) {
-		size_t at = done;
-		CUgraphNode node, shown;
-
-		while (at + 1 < nodes->count && !is_behind(nodes, done, nodes->node[at]))
-			at++;
-		node = nodes->node[at];
-		shown = nodes->shown[at];
-		memmove(nodes->node + done + 1, nodes->node + done, (at - done) * sizeof(node));
-		memmove(nodes->shown + done + 1, nodes->shown + done, (at - done) * sizeof(node));
-		nodes->node[done] = node;
-		nodes->shown[done] = shown;
-	}
-}
-
-static void nodes_free(struct nodes *nodes)
-{
-	free(nodes->node);
-	free(nodes->shown);
-	free(nodes->enabled);
-}
-
-/* False: one of them can't run by itself, or cannot be told. */
-static bool nodes_get(const struct executable *executable, struct nodes *out)
-{
-	const struct shim_real *driver = shim_real();
-	size_t shown;
-
-	*out = (struct nodes){0};
-	if (!driver->cuGraphNodeSetEnabled || !driver->cuGraphNodeGetEnabled ||
-		driver->cuGraphGetNodes(executable->graph, NULL, &out->count) || !out->count)
+	if (!is_probed())
 		return false;
-	shown = out->count;
-	out->node = calloc(out->count, sizeof(*out->node));
-	out->shown = calloc(out->count, sizeof(*out->shown));
-	out->enabled = calloc(out->count, sizeof(*out->enabled));
-	if (!out->node || !out->shown || !out->enabled ||
-		driver->cuGraphGetNodes(executable->graph, out->node, &out->count) ||
-		driver->cuGraphGetNodes(executable->updated, out->shown, &shown) || shown != out->count)
-		return false;
-	nodes_sort(out);
-	for (size_t i = 0; i < out->count; i++) {
-		CUgraphNodeType type;
-
-		if (driver->cuGraphNodeGetType(out->node[i], &type))
-			return false;
-		if (type != CU_GRAPH_NODE_TYPE_EMPTY &&
-			driver->cuGraphNodeGetEnabled(executable->exec, out->node[i], &out->enabled[i]))
-			return false;
-	}
-	return true;
+	probe_lock();
+	executable = executable_find(exec);
+	found = executable && probe_mirror_twin(executable->mirror, node, twin_exec, twin);
+	probe_unlock();
+	return found;
 }
 
-static void nodes_enable(CUgraphExec exec, const struct nodes *nodes, bool on)
+void shim_probe_child_set(CUgraphExec exec, CUgraphNode node, CUgraph child)
 {
-	for (size_t i = 0; i < nodes->count; i++)
-		if (nodes->enabled[i])
-			shim_real()->cuGraphNodeSetEnabled(exec, nodes->node[i], on);
+	struct executable *executable;
+
+	if (!is_probed())
+		return;
+	probe_lock();
+	executable = executable_find(exec);
+	if (executable && executable->mirror && !probe_mirror_set_child(executable->mirror, node, child)) {
+		probe_mirror_free(executable->mirror);
+		executable->mirror = NULL; /* it is run as a whole */
+	}
+	probe_unlock();
 }
 
 /* ---- a launch ---- */
@@ -244,48 +266,105 @@ static CUresult node_watch(CUgraphNode node, struct start *what)
 	return result;
 }
 
-static CUresult nodes_run(const struct executable *executable, const struct nodes *nodes, struct start *what)
+/* What a launch of an executable is run by. */
+struct replay {
+	const struct executable *executable;
+	struct start *what;
+};
+
+static CUresult node_run(void *arg, CUgraphExec exec, CUgraphNode program, CUgraphNode node)
+{
+	const struct replay *replay = arg;
+	const struct changed *changed = replay->executable->changed;
+
+	while (changed && changed->node != program)
+		changed = changed->next;
+	replay->what->exec = exec;
+	return changed && changed->words && changed->kernel
+		       ? probe_watch(changed->kernel, changed->words, start, replay->what)
+		       : node_watch(node, replay->what);
+}
+
+/* As the program has them; false: one of them can't run by itself. */
+static bool enabled_get(CUgraphExec exec, const struct probe_nodes *nodes, unsigned *enabled)
 {
 	const struct shim_real *driver = shim_real();
+
+	for (size_t i = 0; i < nodes->count; i++) {
+		CUgraphNodeType type;
+
+		if (driver->cuGraphNodeGetType(nodes->node[i], &type) ||
+			(type != CU_GRAPH_NODE_TYPE_EMPTY &&
+				driver->cuGraphNodeGetEnabled(exec, nodes->node[i], &enabled[i])))
+			return false;
+	}
+	return true;
+}
+
+static void nodes_enable(CUgraphExec exec, const struct probe_nodes *nodes, const unsigned *enabled, bool on)
+{
+	for (size_t i = 0; i < nodes->count; i++)
+		if (enabled[i])
+			shim_real()->cuGraphNodeSetEnabled(exec, nodes->node[i], on);
+}
+
+static CUresult nodes_run(struct replay *replay, const struct probe_nodes *nodes, const unsigned *enabled)
+{
+	const struct shim_real *driver = shim_real();
+	CUgraphExec exec = replay->executable->exec;
 	CUresult result = CUDA_SUCCESS;
 
-	nodes_enable(what->exec, nodes, false);
+	nodes_enable(exec, nodes, enabled, false);
 	for (size_t i = 0; !result && i < nodes->count; i++) {
-		const struct changed *changed = executable->changed;
-
-		if (!nodes->enabled[i])
+		if (!enabled[i])
 			continue;
-		while (changed && changed->node != nodes->node[i])
-			changed = changed->next;
-		driver->cuGraphNodeSetEnabled(what->exec, nodes->node[i], 1);
-		result = changed && changed->words && changed->kernel
-				 ? probe_watch(changed->kernel, changed->words, start, what)
-				 : node_watch(nodes->shown[i], what);
-		driver->cuGraphNodeSetEnabled(what->exec, nodes->node[i], 0);
+		driver->cuGraphNodeSetEnabled(exec, nodes->node[i], 1);
+		result = node_run(replay, exec, nodes->node[i], nodes->shown[i]);
+		driver->cuGraphNodeSetEnabled(exec, nodes->node[i], 0);
 	}
-	nodes_enable(what->exec, nodes, true);
+	nodes_enable(exec, nodes, enabled, true);
 	return result;
+}
+
+/* False: it cannot be run node by node. */
+static bool replayed(struct replay *replay, CUresult *result)
+{
+	const struct executable *executable = replay->executable;
+	struct probe_nodes nodes = {0};
+	unsigned *enabled = NULL;
+	bool done = executable && executable->mirror;
+
+	if (done) {
+		*result = probe_mirror_run(executable->mirror, executable->exec, node_run, replay);
+		return true;
+	}
+	if (!executable || !shim_real()->cuGraphNodeSetEnabled || !shim_real()->cuGraphNodeGetEnabled)
+		return false;
+	if (probe_nodes_get(executable->graph, executable->updated, &nodes))
+		enabled = calloc(nodes.count, sizeof(*enabled));
+	done = enabled && enabled_get(executable->exec, &nodes, enabled);
+	if (done)
+		*result = nodes_run(replay, &nodes, enabled);
+	free(enabled);
+	probe_nodes_free(&nodes);
+	return done;
 }
 
 static CUresult launch_probed(struct start *what)
 {
 	static bool told;
-	struct executable *executable;
-	struct nodes nodes = {0};
+	struct replay replay = {.what = what};
 	CUresult result;
 
 	probe_lock();
-	executable = executable_find(what->exec);
-	if (executable && nodes_get(executable, &nodes)) {
-		result = nodes_run(executable, &nodes, what);
-	} else {
+	replay.executable = executable_find(what->exec);
+	if (!replayed(&replay, &result)) {
 		if (!told)
 			shim_say("probe cannot look into a graph, as not all of its nodes can run alone: what its "
 				 "kernels write is not found");
 		told = true;
 		result = start(what);
 	}
-	nodes_free(&nodes);
 	probe_unlock();
 	return result;
 }
@@ -359,6 +438,13 @@ CUresult CUDAAPI cuGraphInstantiate_v2(
 		     : SHIM_ABSENT;
 }
 
+/* Without one it is run as a whole. */
+static void mirror_renew(struct executable *executable, struct probe_mirror *mirror)
+{
+	probe_mirror_free(executable->mirror);
+	executable->mirror = mirror;
+}
+
 static CUresult updated(CUresult result, CUgraphExec exec, CUgraph graph)
 {
 	struct executable *executable;
@@ -370,6 +456,8 @@ static CUresult updated(CUresult result, CUgraphExec exec, CUgraph graph)
 	if (executable) {
 		executable->updated = graph;
 		changed_free(executable);
+		if (executable->mirror)
+			mirror_renew(executable, probe_mirror_make(executable->graph, graph));
 	}
 	probe_unlock();
 	return result;
@@ -391,6 +479,52 @@ CUresult CUDAAPI cuGraphExecUpdate(
 
 	return plain ? updated(plain(hGraphExec, hGraph, hErrorNode_out, updateResult_out), hGraphExec, hGraph)
 		     : SHIM_ABSENT;
+}
+
+/* ---- nodes of an executable that are not changed otherwise ---- */
+
+CUresult CUDAAPI cuGraphExecChildGraphNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode, CUgraph childGraph)
+{
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
+	__typeof__(cuGraphExecChildGraphNodeSetParams) *plain = shim_real()->cuGraphExecChildGraphNodeSetParams;
+	CUresult result = plain ? plain(hGraphExec, hNode, childGraph) : SHIM_ABSENT;
+
+	if (!result)
+		shim_probe_child_set(hGraphExec, hNode, childGraph);
+	return result;
+}
+
+CUresult CUDAAPI cuGraphExecHostNodeSetParams(
+	CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_HOST_NODE_PARAMS *nodeParams)
+{
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
+	__typeof__(cuGraphExecHostNodeSetParams) *plain = shim_real()->cuGraphExecHostNodeSetParams;
+	CUresult result = plain ? plain(hGraphExec, hNode, nodeParams) : SHIM_ABSENT;
+
+	if (!result && shim_probe_twin(hGraphExec, hNode, &hGraphExec, &hNode))
+		plain(hGraphExec, hNode, nodeParams);
+	return result;
+}
+
+static CUresult event_set(
+	CUgraphExec exec, CUgraphNode node, CUevent event, __typeof__(cuGraphExecEventRecordNodeSetEvent) *plain)
+{
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
+	CUresult result = plain ? plain(exec, node, event) : SHIM_ABSENT;
+
+	if (!result && shim_probe_twin(exec, node, &exec, &node))
+		plain(exec, node, event);
+	return result;
+}
+
+CUresult CUDAAPI cuGraphExecEventRecordNodeSetEvent(CUgraphExec hGraphExec, CUgraphNode hNode, CUevent event)
+{
+	return event_set(hGraphExec, hNode, event, shim_real()->cuGraphExecEventRecordNodeSetEvent);
+}
+
+CUresult CUDAAPI cuGraphExecEventWaitNodeSetEvent(CUgraphExec hGraphExec, CUgraphNode hNode, CUevent event)
+{
+	return event_set(hGraphExec, hNode, event, shim_real()->cuGraphExecEventWaitNodeSetEvent);
 }
 
 /* A graph that an executable was made of stays as long as that, as its nodes are asked for. */
@@ -429,6 +563,7 @@ CUresult CUDAAPI cuGraphExecDestroy(CUgraphExec hGraphExec)
 		if (executable) {
 			*link = executable->next;
 			changed_free(executable);
+			probe_mirror_free(executable->mirror);
 			free(executable);
 			kept_free();
 		}
