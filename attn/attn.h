@@ -54,7 +54,7 @@ enum kvs_part {
 	KVS_PART_GEMM = 1,
 	KVS_PART_ATTENTION = 2,
 	KVS_PART_ROPE_APPEND = 4,
-	KVS_PART_ROWS = 8,    /* embed, rmsnorm, silu_mul, add_row */
+	KVS_PART_ROWS = 8,    /* embed, rmsnorm, silu_mul, add_row, cast */
 	KVS_PART_LOGITS = 16, /* argmax, nll, softmax */
 };
 void kvs_stream_leave_out(kvs_stream *s, unsigned parts);
@@ -102,6 +102,9 @@ int kvs_silu_mul(kvs_stream *s, kvs_tensor out, kvs_tensor gate_up);
 
 /* x[r][c] += row[c], in place: for biases that no other kernel adds. x f32 [rows][cols], row f32 [1][cols]. */
 int kvs_add_row(kvs_stream *s, kvs_tensor x, kvs_tensor row);
+
+/* out[r][c] = x[r][c], rounded to out's type: the output of one GEMM as the x of another. x f32, out of any float type. */
+int kvs_cast(kvs_stream *s, kvs_tensor out, kvs_tensor x);
 
 /* The K and V of one layer and one sequence, `[token][kv_head][head_dim]`. */
 typedef struct kvs_kv {

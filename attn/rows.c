@@ -83,6 +83,18 @@ int kvs_add_row(kvs_stream *s, kvs_tensor x, kvs_tensor row)
 		(void *[]){&x.data, &row.data, &x.cols});
 }
 
+int kvs_cast(kvs_stream *s, kvs_tensor out, kvs_tensor x)
+{
+	int err = attn_tensor_check("cast: x", x, KVS_F32, 0, 0);
+
+	if (!err)
+		err = attn_tensor_check("cast: out", out, ATTN_ANY_FLOAT, x.rows, x.cols);
+	if (err)
+		return err;
+	return launch_rows(s, ATTN_KERNEL_CAST, x.rows, x.cols, attn_tensor_bytes(x) + attn_tensor_bytes(out),
+		(void *[]){&out.data, &x.data, &x.cols, &out.dtype});
+}
+
 int kvs_argmax(kvs_stream *s, kvs_tensor ids, kvs_tensor logits)
 {
 	int err = attn_tensor_check("argmax: logits", logits, KVS_F32, 0, 0);

@@ -1,5 +1,5 @@
 /*
- * attn/rows.cu: the row-by-row steps of a forward pass around GEMM and attention: embedding, RMSNorm, SiLU, bias.
+ * attn/rows.cu: the row-by-row steps of a forward pass around GEMM and attention: embedding, RMSNorm, SiLU, bias, cast.
  *
  * Each is bound by memory, and for a single row by the latency of a load, so a thread loads several elements before it
  * stores the first. A row has one block of threads, whose size the launchers choose by the row's length. Threads take
@@ -89,4 +89,13 @@ KVS_KERNEL(kvs_add_row_kernel, float *x, const float *row, int cols)
 	float *here = x + (size_t)blockIdx.x * cols;
 
 	for_each_column<TURNS>(row, threadIdx.x, cols, [&](int c, float value) { here[c] += value; });
+}
+
+/* out[r][c] = x[r][c] */
+KVS_KERNEL(kvs_cast_kernel, void *out, const float *x, int cols, int out_dtype)
+{
+	size_t row = (size_t)blockIdx.x * cols;
+
+	for_each_column<TURNS>(
+		x + row, threadIdx.x, cols, [&](int c, float value) { store_element(out, row + c, out_dtype, value); });
 }

@@ -36,6 +36,7 @@ static void kernel_name(enum attn_kernel kernel, char *name, size_t bytes)
 		[ATTN_KERNEL_RMSNORM] = "kvs_rmsnorm_kernel",
 		[ATTN_KERNEL_SILU_MUL] = "kvs_silu_mul_kernel",
 		[ATTN_KERNEL_ADD_ROW] = "kvs_add_row_kernel",
+		[ATTN_KERNEL_CAST] = "kvs_cast_kernel",
 		[ATTN_KERNEL_ROPE_APPEND] = "kvs_rope_append_kernel",
 		[ATTN_KERNEL_ARGMAX] = "kvs_argmax_kernel",
 		[ATTN_KERNEL_NLL] = "kvs_nll_kernel",
@@ -215,6 +216,7 @@ static unsigned part_of(enum attn_kernel kernel)
 	case ATTN_KERNEL_RMSNORM:
 	case ATTN_KERNEL_SILU_MUL:
 	case ATTN_KERNEL_ADD_ROW:
+	case ATTN_KERNEL_CAST:
 		return KVS_PART_ROWS;
 	case ATTN_KERNEL_ROPE_APPEND:
 		return KVS_PART_ROPE_APPEND;

@@ -343,7 +343,10 @@ enum kvs_refit_kind {
 	KVS_REFIT_OUTPUTS = 2, /* W_o of layers that borrow */
 	KVS_REFIT_ABOVE = 4,   /* W_o of the other layers above the first that borrows */
 	KVS_REFIT_DOWN = 8,    /* W_down of all layers from the first that borrows on */
-	KVS_REFIT_ALL = 15
+	KVS_REFIT_ALL = 15,
+	/* A skip's two matrices (see patches in model.h): in results, not asked for by these */
+	KVS_REFIT_SKIP_A = 16,
+	KVS_REFIT_SKIP_B = 32
 };
 
 /* A refitted matrix, with its name in the checkpoint; `values` are rounded to `dtype`. */
@@ -356,7 +359,8 @@ struct kvs_refit {
 	double strength;      /* of the ridge; NAN for queries */
 	/*
 	 * With the old matrix and with this: the mean square error of the residual on the fit's text; of queries the mean of
-	 * KL(original attention || this) over heads, on the part of that text that is held back from them.
+	 * KL(original attention || this) over heads, on the part of that text that is held back from them; of a skip with W_o
+	 * alone, and with both.
 	 */
 	double before, after;
 };
@@ -364,12 +368,14 @@ struct kvs_refit {
 struct kvs_compensate_options {
 	unsigned matrices; /* kvs_refit_kind, added up; 0: all */
 	double ridge;      /* of W_o, and its matrix is taken in any case; 0: strengths are chosen */
+	int skip;          /* the rank of the skip that layers get which take both K and V of others; 0: none */
 };
 
 struct kvs_compensation {
 	struct kvs_refit *refits; /* [count], by layer */
 	size_t count;
 	int tokens;              /* that the fit saw */
+	int skip;                /* the rank that was asked for */
 	bool queries_normalised; /* the model normalises its queries (QK norm), so W_q was left as it is */
 	double plain_nll, nll;   /* of the windows: the plan without, and with the refitted matrices */
 	bool applied;            /* the second is lower */
@@ -388,6 +394,8 @@ struct kvs_compensation {
 int kvs_compensate(kvs_engine *engine, const kvs_checkpoint *ckpt, const struct kvs_calib_text *text,
 	const kvs_plan *plan, const struct kvs_compensate_options *options, const struct kvs_calib_progress *progress,
 	struct kvs_compensation *out);
+/* The rank with which a skip has as many numbers as the K and V projections that it stands in for. */
+int kvs_skip_rank(const struct kvs_config *config);
 /* Whether this text and model can be fitted at all, to be asked before anything runs. -EINVAL as above. */
 int kvs_compensate_check(const struct kvs_config *config, const struct kvs_calib_text *text,
 	const struct kvs_compensate_options *options);

@@ -208,6 +208,8 @@ static int run_parts(
 	bool to_gated = out->gated || out->residual, to_middle = out->middle || to_gated;
 	int err = model_run_heads(e, l, pass, residual);
 
+	if (!err && out->normed)
+		err = download_as_f32(e, out->normed, model_rows(e->normed, 0, rows), e->config.hidden);
 	if (!err && out->queries)
 		err = download_as_f32(e, out->queries, model_rows(e->qkv, 0, rows), heads_dim);
 	if (!err && out->attended)

@@ -112,3 +112,12 @@ void model_from_f32(void *out, const float *in, enum kvs_dtype dtype, size_t cou
 		memcpy((char *)out + 2 * i, &raw, 2);
 	}
 }
+
+void model_round(float *values, enum kvs_dtype dtype, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		char raw[4];
+		model_from_f32(raw, &values[i], dtype, 1);
+		model_to_f32(&values[i], raw, dtype, 0, 1);
+	}
+}

@@ -255,13 +255,7 @@ int kvs_engine_probabilities(kvs_engine *e, float temperature, float *probs)
 
 int kvs_engine_set_matrix(kvs_engine *e, const char *name, int rows, int cols, enum kvs_dtype dtype, float *values)
 {
-	size_t count = (size_t)rows * cols;
-
-	for (size_t i = 0; i < count; i++) {
-		char raw[4];
-		model_from_f32(raw, &values[i], dtype, 1);
-		model_to_f32(&values[i], raw, dtype, 0, 1);
-	}
+	model_round(values, dtype, (size_t)rows * cols);
 	return model_weights_put(e, name, KVS_F32, rows, cols, values);
 }
 
@@ -283,13 +277,27 @@ static int put_stored(kvs_engine *e, const kvs_checkpoint *ckpt, const struct kv
 	return err;
 }
 
+/* Both halves at the first, so that a layer never runs with those of two patches. The checkpoint has none. */
+static int put_skip(kvs_engine *e, const kvs_patch *patch, int layer, char which, const kvs_checkpoint *ckpt)
+{
+	if (ckpt && layer < e->config.layers)
+		return model_skip_remove(e, layer);
+	return which == 'a' || ckpt ? model_skip_put_patch(e, patch, layer) : 0;
+}
+
 int kvs_engine_set_patch(kvs_engine *e, const kvs_patch *patch, const kvs_checkpoint *ckpt)
 {
 	int err = 0;
 
 	for (size_t i = 0; i < kvs_patch_count(patch) && !err; i++) {
 		struct kvs_patch_matrix matrix;
+		int layer;
+		char which;
 		kvs_patch_get(patch, i, &matrix);
+		if (model_skip_parse(matrix.name, &layer, &which)) {
+			err = put_skip(e, patch, layer, which, ckpt);
+			continue;
+		}
 		err = ckpt ? put_stored(e, ckpt, &matrix)
 			   : model_weights_put(e, matrix.name, matrix.dtype, matrix.rows, matrix.cols, matrix.data);
 	}
@@ -598,6 +606,7 @@ void kvs_engine_close(kvs_engine *e)
 	kvs_cache_free(e->cache);
 	kvs_vmm_free(e->vmm);
 	kvs_stream_close(e->stream);
+	model_skips_free(e);
 	model_weights_free(e->cu, &e->weights);
 	if (e->memory)
 		KVS_CU_GIVE_BACK(e->cu->cuMemFree, e->memory);

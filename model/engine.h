@@ -28,6 +28,12 @@ struct model_weights {
 	kvs_tensor head;            /* T [vocab][hidden]; the embedding itself where tied */
 };
 
+/* A layer's map of its normed input, which is added behind attention where the layer takes both K and V of others (skip.c). */
+struct model_skip {
+	kvs_tensor a, b; /* T [rank][hidden], T [hidden][rank], in one allocation at a.data; 0: none */
+	size_t bytes;
+};
+
 void model_weights_free(kvs_cu *cu, struct model_weights *weights);
 
 /* cos and sin for kvs_rope_append, f32 [positions][head_dim]. The caller frees *out. -ENOMEM. */
@@ -48,7 +54,8 @@ struct kvs_engine {
 	void (*note)(void *arg, const struct kvs_engine_note *note); /* NULL: nobody listens */
 	void *note_arg;
 	struct model_weights weights;
-	int *lengths; /* [slots] tokens in the cache */
+	struct model_skip *skips; /* [layers]; NULL: none has one */
+	int *lengths;             /* [slots] tokens in the cache */
 	unsigned slots;
 	int ctx_tokens, chunk_tokens;
 	int positions;               /* rows of `rope` */
@@ -100,6 +107,29 @@ int model_weights_load(kvs_engine *e, const kvs_checkpoint *ckpt,
 int model_weights_put(kvs_engine *e, const char *name, enum kvs_dtype dtype, int rows, int cols, const void *data);
 /* The same with random matrices instead of a checkpoint's. */
 int model_weights_random(kvs_engine *e);
+
+/* ---- skips (skip.c, skip_check.c) ---- */
+
+/* Whether `name` is exactly one of a skip's. */
+bool model_skip_parse(const char *name, int *layer, char *which);
+/* -EINVAL: not of this model's shapes. */
+int model_skip_check_shapes(
+	const struct kvs_config *config, const struct kvs_patch_matrix *a, const struct kvs_patch_matrix *b);
+/* Both matrices of a layer. -EINVAL: one is missing, or of another shape. */
+int model_skip_find(const struct kvs_patch_matrix *matrices, size_t count, int layer, const struct kvs_config *config,
+	struct kvs_patch_matrix *a, struct kvs_patch_matrix *b);
+int model_patch_skip(const kvs_patch *patch, int layer, const struct kvs_config *config, struct kvs_patch_matrix *a,
+	struct kvs_patch_matrix *b); /* the same, of a patch (patch.c) */
+/* All skips of a patch. -EINVAL: as above, or of a layer that does not take both K and V of others. */
+int model_skip_check(
+	const struct kvs_patch_matrix *matrices, size_t count, const kvs_plan *plan, const struct kvs_config *config);
+/* In place of the layer's present one, which stays on failure. Waits. -EINVAL (shapes, the policy `last`), -ENOMEM, -EIO, -ERANGE. */
+int model_skip_put(kvs_engine *e, int layer, const struct kvs_patch_matrix *a, const struct kvs_patch_matrix *b);
+int model_skip_put_patch(kvs_engine *e, const kvs_patch *patch, int layer);
+int model_skip_remove(kvs_engine *e, int layer);
+void model_skips_free(kvs_engine *e);
+/* residual += b (a e->normed), if the layer has a skip. Between attention and the MLP, whose buffers it uses. */
+int model_skip_add(kvs_engine *e, int layer, kvs_tensor residual);
 
 static inline kvs_tensor model_rows(kvs_tensor tensor, int first, int count)
 {

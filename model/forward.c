@@ -108,6 +108,8 @@ int model_add_heads(kvs_engine *e, int l, kvs_tensor residual)
 	const struct model_layer *layer = &e->weights.layers[l];
 	int err = kvs_gemm(e->stream, residual, 0, model_rows(e->attended, 0, residual.rows), layer->o, true);
 
+	if (!err && e->skips && !stores(e, l, KVS_K) && !stores(e, l, KVS_V))
+		err = model_skip_add(e, l, residual);
 	return err ? err : add_bias(e, residual, layer->o_bias);
 }
 

@@ -183,8 +183,19 @@ int kvs_patch_open(const char *path, kvs_patch **out);
 void kvs_patch_close(kvs_patch *patch);
 size_t kvs_patch_count(const kvs_patch *patch);
 void kvs_patch_get(const kvs_patch *patch, size_t index, struct kvs_patch_matrix *out);
-/* -EINVAL: the bytes of the file do not have this digest, or it is for another plan or model. */
+/*
+ * -EINVAL: the bytes of the file do not have this digest, it is for another plan or model, or has a skip of a layer that does
+ * not share or of another shape.
+ */
 int kvs_patch_check(const kvs_patch *patch, const char *digest, const kvs_plan *plan, const kvs_checkpoint *ckpt);
+/*
+ * A patch may also give a layer that takes both K and V of others a skip, which the checkpoint has not: a linear map of low
+ * rank of the layer's normed input x, added to the residual behind attention, h += b (a x). Its two matrices go by these
+ * names: `which` 'a' [rank][hidden], 'b' [hidden][rank]. Only this engine knows them.
+ */
+#define KVS_SKIP_NAME 96
+void kvs_skip_name(int layer, char which, char name[KVS_SKIP_NAME]);
+bool kvs_patch_has_skip(const kvs_patch *patch);
 /* `digest` becomes the file's. -ENOMEM, -EIO. */
 int kvs_patch_write(const char *path, const kvs_plan *plan, const kvs_checkpoint *ckpt,
 	const struct kvs_patch_matrix *matrices, size_t count, char digest[KVS_PATCH_DIGEST]);
@@ -354,6 +365,7 @@ const kvs_plan *kvs_engine_plan(const kvs_engine *engine);
  * afterwards. -EINVAL (also with KVS_POLICY_LAST), -ENOMEM, -EIO.
  */
 struct kvs_layer_tap {
+	float *normed;   /* [rows][hidden]: what W_q, W_k and W_v take */
 	float *queries;  /* [rows][heads * head_dim]: rotated */
 	float *attended; /* [rows][heads * head_dim]: what W_o takes */
 	float *middle;   /* [rows][hidden]: the residual behind the attention */
@@ -373,6 +385,11 @@ int kvs_engine_rotations(const kvs_engine *engine, float **table);
  */
 int kvs_engine_set_matrix(
 	kvs_engine *engine, const char *name, int rows, int cols, enum kvs_dtype dtype, float *values);
+/*
+ * Give a layer a skip (see patches) in place of the one that it has, rounded as above. It runs while the layer takes both K and
+ * V of others under the current plan. -EINVAL, -ENOMEM, -EIO.
+ */
+int kvs_engine_set_skip(kvs_engine *engine, int layer, int rank, enum kvs_dtype dtype, float *a, float *b);
 /*
  * Run with the matrices of `patch` from now on, or, with `ckpt`, with the checkpoint's in their place again. The caller
  * has checked the patch (kvs_patch_check). Errors as above, or those of kvs_checkpoint_read().

@@ -161,6 +161,23 @@ void kvs_patch_get(const kvs_patch *patch, size_t index, struct kvs_patch_matrix
 	*out = patch->matrices[index];
 }
 
+bool kvs_patch_has_skip(const kvs_patch *patch)
+{
+	int layer;
+	char which;
+
+	for (size_t i = 0; i < patch->count; i++)
+		if (model_skip_parse(patch->matrices[i].name, &layer, &which))
+			return true;
+	return false;
+}
+
+int model_patch_skip(const kvs_patch *patch, int layer, const struct kvs_config *config, struct kvs_patch_matrix *a,
+	struct kvs_patch_matrix *b)
+{
+	return model_skip_find(patch->matrices, patch->count, layer, config, a, b);
+}
+
 int kvs_patch_check(const kvs_patch *patch, const char *digest, const kvs_plan *plan, const kvs_checkpoint *ckpt)
 {
 	char owners[KVS_PATCH_DIGEST];
@@ -177,7 +194,7 @@ int kvs_patch_check(const kvs_patch *patch, const char *digest, const kvs_plan *
 		return kvs_fail(-EINVAL,
 			"%s: is not the file that the plan was made with: digest %s, the plan has %.32s", patch->path,
 			patch->digest, digest);
-	return 0;
+	return model_skip_check(patch->matrices, patch->count, plan, kvs_checkpoint_config(ckpt));
 }
 
 /* ---- writing ---- */

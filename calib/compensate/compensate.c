@@ -12,6 +12,7 @@
 #include "matrices.h"
 #include "queries.h"
 #include "ridge.h"
+#include "skip.h"
 #include "walk.h"
 
 #include <errno.h>
@@ -30,8 +31,10 @@ struct fit {
 	double ridge;
 	struct calib_lapack *lapack;
 	struct calib_ridge outputs, down; /* open only if their matrices are asked for */
+	struct calib_skip skip;           /* open only if it has a rank */
 	struct calib_queries queries;
 	float *values, *bias; /* the present matrix, of any kind; its bias */
+	float *skip_a, *skip_b;
 	const float *bias_or_null;
 	struct kvs_compensation *out;
 };
@@ -155,6 +158,72 @@ static int refit_by_ridge(struct fit *fit, enum kvs_refit_kind kind, int layer)
 	return put_new(fit, &refit);
 }
 
+/* ---- W_o and a skip ---- */
+
+static bool takes_skip(const struct fit *fit, int layer)
+{
+	return fit->skip.rank && kvs_plan_owner(fit->walk.plan, layer, KVS_K) != layer &&
+	       kvs_plan_owner(fit->walk.plan, layer, KVS_V) != layer;
+}
+
+static void take_both(void *arg, const struct calib_rows *rows)
+{
+	struct fit *fit = arg;
+
+	take_attended(arg, rows);
+	calib_skip_add(&fit->skip, fit->lapack, rows->part, rows->rows, rows->attended, rows->normed, rows->target,
+		rows->before, fit->bias_or_null);
+}
+
+static int keep_half(struct fit *fit, const struct kvs_refit *outputs, bool is_a, const float *values, double before)
+{
+	struct kvs_refit refit = *outputs;
+	size_t bytes = sizeof(float) * fit->skip.rank * fit->walk.hidden;
+
+	refit.kind = is_a ? KVS_REFIT_SKIP_A : KVS_REFIT_SKIP_B;
+	refit.rows = is_a ? fit->skip.rank : fit->walk.hidden;
+	refit.cols = is_a ? fit->walk.hidden : fit->skip.rank;
+	refit.before = before;
+	kvs_skip_name(refit.layer, is_a ? 'a' : 'b', refit.name);
+	refit.values = malloc(bytes);
+	if (!refit.values)
+		return kvs_fail(-ENOMEM, "no memory for %s", refit.name);
+	memcpy(refit.values, values, bytes);
+	fit->out->refits[fit->out->count++] = refit;
+	return 0;
+}
+
+/* W_o alone is the measure: a skip that does not do better on the held rows is left out. */
+static int refit_with_skip(struct fit *fit, int layer)
+{
+	struct kvs_refit refit = calib_matrix_describe(fit->config, KVS_REFIT_OUTPUTS, layer);
+	struct calib_ridge_choice choice = choice_of(fit, KVS_REFIT_OUTPUTS);
+	struct calib_ridge_result alone, both = {0};
+	int err = read_old(fit, &refit);
+
+	calib_ridge_clear(&fit->outputs);
+	calib_skip_clear(&fit->skip);
+	if (!err)
+		err = calib_walk_compensated(&fit->walk, layer, CALIB_AT_ATTENDED, NULL, take_both, fit);
+	if (!err)
+		err = calib_ridge_fit(&fit->outputs, fit->lapack, &choice, fit->values, &alone);
+	if (!err)
+		err = calib_skip_fit(
+			&fit->skip, fit->lapack, &choice, alone.held, fit->values, fit->skip_a, fit->skip_b, &both);
+	if (err || (!alone.better && !both.better))
+		return err;
+	refit.strength = both.better ? both.strength : alone.strength;
+	refit.before = alone.before;
+	refit.after = both.better ? both.after : alone.after;
+	err = put_new(fit, &refit);
+	if (err || !both.better)
+		return err;
+	err = kvs_engine_set_skip(fit->walk.engine, layer, fit->skip.rank, refit.dtype, fit->skip_a, fit->skip_b);
+	if (!err)
+		err = keep_half(fit, &refit, true, fit->skip_a, alone.after);
+	return err ? err : keep_half(fit, &refit, false, fit->skip_b, alone.after);
+}
+
 /* ---- a layer ---- */
 
 /* The matrices of a layer that are refitted. */
@@ -198,7 +267,9 @@ static int refit_layer(struct fit *fit, int layer, bool is_last)
 	err = calib_walk_original(&fit->walk, layer, queries ? &fit->queries : NULL);
 	if (!err && queries)
 		err = refit_queries(fit, layer);
-	if (!err && kinds & (KVS_REFIT_OUTPUTS | KVS_REFIT_ABOVE))
+	if (!err && kinds & KVS_REFIT_OUTPUTS && takes_skip(fit, layer))
+		err = refit_with_skip(fit, layer);
+	else if (!err && kinds & (KVS_REFIT_OUTPUTS | KVS_REFIT_ABOVE))
 		err = refit_by_ridge(fit, kinds & (KVS_REFIT_OUTPUTS | KVS_REFIT_ABOVE), layer);
 	if (!err && kinds & KVS_REFIT_DOWN)
 		err = refit_by_ridge(fit, KVS_REFIT_DOWN, layer);
@@ -224,14 +295,24 @@ static int refit_layers(struct fit *fit)
 
 /* ---- set up ---- */
 
+int kvs_skip_rank(const struct kvs_config *config)
+{
+	int most = config->ff < config->hidden ? config->ff : config->hidden,
+	    rank = config->kv_heads * config->head_dim;
+
+	return rank < most ? rank : most;
+}
+
 int kvs_compensate_check(const struct kvs_config *config, const struct kvs_calib_text *text,
 	const struct kvs_compensate_options *options)
 {
 	int columns = config->heads * config->head_dim, tokens = text->samples * text->sample_tokens;
-	int least = LEAST_TOKENS_PER_COLUMN * columns;
+	int least = LEAST_TOKENS_PER_COLUMN * columns, most = config->ff < config->hidden ? config->ff : config->hidden;
 
 	if (options->ridge < 0 || !isfinite(options->ridge))
 		return kvs_fail(-EINVAL, "a ridge of %g: it must be above 0", options->ridge);
+	if (options->skip < 0 || options->skip > most)
+		return kvs_fail(-EINVAL, "a skip of rank %d: this model takes 1 to %d (--skip)", options->skip, most);
 	if (!text->held_back)
 		return kvs_fail(-EINVAL,
 			"compensation is checked on text after the samples, and there is none: give more text or fewer "
@@ -271,19 +352,23 @@ static int open_queries(struct fit *fit)
 	return err ? err : calib_spool_open(tokens * dim, &q->own);
 }
 
-static int allocate(struct fit *fit)
+static int allocate(struct fit *fit, int rank)
 {
 	size_t hidden = fit->walk.hidden, heads_dim = fit->walk.heads_dim, ff = fit->walk.ff;
 	size_t widest = ff > heads_dim ? ff : heads_dim, tallest = hidden > heads_dim ? hidden : heads_dim;
 	int err = 0;
 
-	fit->out->refits = calloc((size_t)3 * fit->walk.layers, sizeof(*fit->out->refits));
+	fit->out->refits = calloc((size_t)5 * fit->walk.layers, sizeof(*fit->out->refits));
 	fit->values = malloc(sizeof(float) * hidden * widest);
 	fit->bias = malloc(sizeof(float) * tallest);
-	if (!fit->out->refits || !fit->values || !fit->bias)
+	fit->skip_a = malloc(sizeof(float) * hidden * (rank + 1));
+	fit->skip_b = malloc(sizeof(float) * hidden * (rank + 1));
+	if (!fit->out->refits || !fit->values || !fit->bias || !fit->skip_a || !fit->skip_b)
 		return kvs_fail(-ENOMEM, "no memory for the refits of %d layers", fit->walk.layers);
 	if (fit->matrices & (KVS_REFIT_OUTPUTS | KVS_REFIT_ABOVE))
 		err = calib_ridge_open(fit->walk.heads_dim, fit->walk.hidden, &fit->outputs);
+	if (!err && fit->matrices & KVS_REFIT_OUTPUTS && rank)
+		err = calib_skip_open(fit->walk.heads_dim, fit->walk.hidden, rank, &fit->skip);
 	if (!err && fit->matrices & KVS_REFIT_DOWN)
 		err = calib_ridge_open(fit->walk.ff, fit->walk.hidden, &fit->down);
 	return err;
@@ -298,7 +383,7 @@ static int set_up(struct fit *fit, const struct kvs_compensate_options *options)
 	if (!err)
 		err = calib_walk_open(&fit->walk);
 	if (!err)
-		err = allocate(fit);
+		err = allocate(fit, options->skip);
 	return err ? err : open_queries(fit);
 }
 
@@ -310,10 +395,13 @@ static void clear(struct fit *fit)
 	calib_spool_close(fit->queries.own);
 	calib_ridge_close(&fit->outputs);
 	calib_ridge_close(&fit->down);
+	calib_skip_close(&fit->skip);
 	calib_walk_close(&fit->walk);
 	calib_lapack_close(fit->lapack);
 	free(fit->values);
 	free(fit->bias);
+	free(fit->skip_a);
+	free(fit->skip_b);
 }
 
 int kvs_compensate(kvs_engine *engine, const kvs_checkpoint *ckpt, const struct kvs_calib_text *text,
@@ -328,8 +416,9 @@ int kvs_compensate(kvs_engine *engine, const kvs_checkpoint *ckpt, const struct 
 		.out = out};
 	int err;
 
-	*out = (struct kvs_compensation){
-		.tokens = text->samples * text->sample_tokens, .queries_normalised = fit.config->qk_norm};
+	*out = (struct kvs_compensation){.tokens = text->samples * text->sample_tokens,
+		.skip = options->skip,
+		.queries_normalised = fit.config->qk_norm};
 	err = set_up(&fit, options);
 	if (!err)
 		err = kvs_measure_nll(engine, text, plan, NULL, &out->plain_nll);

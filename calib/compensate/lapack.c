@@ -24,6 +24,8 @@ typedef void dsymm_fn(int order, int side, int uplo, int m, int n, double alpha,
 	const double *b, int ldb, double beta, double *c, int ldc);
 typedef void dposv_fn(const char *uplo, const int *n, const int *count, double *a, const int *lda, double *b,
 	const int *ldb, int *info);
+typedef void dsyevd_fn(const char *jobz, const char *uplo, const int *n, double *a, const int *lda, double *w,
+	double *work, const int *lwork, int *iwork, const int *liwork, int *info);
 typedef void set_threads_fn(int threads);
 
 struct calib_lapack {
@@ -32,6 +34,7 @@ struct calib_lapack {
 	dsyrk_fn *dsyrk;
 	dsymm_fn *dsymm;
 	dposv_fn *dposv;
+	dsyevd_fn *dsyevd;
 	set_threads_fn *set_threads;
 };
 
@@ -45,11 +48,13 @@ static int find_functions(struct calib_lapack *lapack)
 	lapack->dsyrk = (dsyrk_fn *)dlsym(lapack->handle, "cblas_dsyrk");
 	lapack->dsymm = (dsymm_fn *)dlsym(lapack->handle, "cblas_dsymm");
 	lapack->dposv = (dposv_fn *)dlsym(lapack->handle, "dposv_");
+	lapack->dsyevd = (dsyevd_fn *)dlsym(lapack->handle, "dsyevd_");
 	lapack->set_threads = (set_threads_fn *)dlsym(lapack->handle, "openblas_set_num_threads");
-	if (!lapack->dgemm || !lapack->dsyrk || !lapack->dsymm || !lapack->dposv || !lapack->set_threads)
-		return kvs_fail(-ENODEV,
-			"libopenblas.so.0 lacks a function of cblas, dposv_ or openblas_set_num_threads: it was "
-			"built without LAPACK, or another library has taken its name");
+	if (!lapack->dgemm || !lapack->dsyrk || !lapack->dsymm || !lapack->dposv || !lapack->dsyevd ||
+		!lapack->set_threads)
+		return kvs_fail(-ENODEV, "libopenblas.so.0 lacks a function of cblas, dposv_, dsyevd_ or "
+					 "openblas_set_num_threads: it was "
+					 "built without LAPACK, or another library has taken its name");
 	return 0;
 }
 
@@ -134,4 +139,50 @@ int calib_lapack_solve_ridge(struct calib_lapack *lapack, double *a, int n, doub
 			      "the sums of a fit are singular or not numbers: the text may repeat itself, or the "
 			      "model's weights be damaged")
 		    : 0;
+}
+
+/* LAPACK says how much room it wants when asked with -1. */
+static int eigen(struct calib_lapack *lapack, double *a, int n, double *values)
+{
+	int info = 0, ask = -1, room, int_room;
+	double want = 0, *work;
+	int *int_work;
+
+	lapack->dsyevd("V", "L", &n, a, &n, values, &want, &ask, &int_room, &ask, &info);
+	room = (int)want;
+	work = malloc(sizeof(*work) * (room + 1));
+	int_work = malloc(sizeof(*int_work) * (int_room + 1));
+	if (!info && work && int_work)
+		lapack->dsyevd("V", "L", &n, a, &n, values, work, &room, int_work, &int_room, &info);
+	else
+		info = -1;
+	free(work);
+	free(int_work);
+	return info;
+}
+
+/* It gives them by rising value, as columns of its own order: as rows of ours. */
+int calib_lapack_eigenvectors(struct calib_lapack *lapack, double *a, int n)
+{
+	double *values = malloc(sizeof(*values) * n);
+	int info = 0;
+
+	if (!values)
+		return kvs_fail(-ENOMEM, "no memory for %d eigenvalues", n);
+	for (size_t i = 0; i < (size_t)n * n && !info; i++)
+		info = !isfinite(a[i]);
+	lapack->set_threads(1);
+	if (!info)
+		info = eigen(lapack, a, n, values);
+	for (int top = 0, bottom = n - 1; top < bottom && !info; top++, bottom--)
+		for (int c = 0; c < n; c++) {
+			double kept = a[(size_t)top * n + c];
+			a[(size_t)top * n + c] = a[(size_t)bottom * n + c];
+			a[(size_t)bottom * n + c] = kept;
+		}
+	free(values);
+	if (!info)
+		return 0;
+	return kvs_fail(
+		-EIO, "the eigenvectors of a fit cannot be found: its sums are not numbers, or there is no memory");
 }

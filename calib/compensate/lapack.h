@@ -32,4 +32,10 @@ void calib_lapack_multiply_symmetric(
  */
 int calib_lapack_solve_ridge(struct calib_lapack *lapack, double *a, int n, double *b, int count, double ridge);
 
+/*
+ * The eigenvectors of a symmetric [n][n] in its place, as rows, that of the largest eigenvalue first. Their signs are the
+ * library's. -EIO (not numbers), -ENOMEM.
+ */
+int calib_lapack_eigenvectors(struct calib_lapack *lapack, double *a, int n);
+
 #endif

@@ -77,8 +77,7 @@ void calib_ridge_add(struct calib_ridge *ridge, struct calib_lapack *lapack, enu
 	ridge->rows[part] += rows;
 }
 
-/* The sum of squares of T - X W' over a part's rows, for W' [cols][outs]; uses c. */
-static double error_of(struct calib_ridge *ridge, struct calib_lapack *lapack, enum calib_part part, const double *w)
+double calib_ridge_error(struct calib_ridge *ridge, struct calib_lapack *lapack, enum calib_part part, const double *w)
 {
 	size_t count = (size_t)ridge->cols * ridge->outs;
 	double sum = ridge->tt[part];
@@ -112,7 +111,7 @@ static int solve(struct calib_ridge *ridge, struct calib_lapack *lapack, enum ca
 static int choose(struct calib_ridge *ridge, struct calib_lapack *lapack, const struct calib_ridge_choice *choice,
 	const double *old, struct calib_ridge_result *out)
 {
-	double least = error_of(ridge, lapack, CALIB_HELD, old);
+	double least = calib_ridge_error(ridge, lapack, CALIB_HELD, old);
 	int err = 0;
 
 	out->strength = choice->strengths[0];
@@ -120,18 +119,18 @@ static int choose(struct calib_ridge *ridge, struct calib_lapack *lapack, const 
 	for (int i = 0; i < choice->count && !err && choice->count > 1; i++) {
 		double error;
 		err = solve(ridge, lapack, CALIB_FITTED, choice->strengths[i], choice->pull ? old : NULL);
-		error = err ? 0 : error_of(ridge, lapack, CALIB_HELD, ridge->b);
+		error = err ? 0 : calib_ridge_error(ridge, lapack, CALIB_HELD, ridge->b);
 		if (err || error >= least)
 			continue;
 		least = error;
 		out->better = true;
 		out->strength = choice->strengths[i];
 	}
+	out->held = least;
 	return err;
 }
 
-/* The held rows' sums join the others. */
-static void join(struct calib_ridge *ridge)
+void calib_ridge_join(struct calib_ridge *ridge)
 {
 	for (size_t i = 0; i < (size_t)ridge->cols * ridge->cols; i++)
 		ridge->xx[CALIB_FITTED][i] += ridge->xx[CALIB_HELD][i];
@@ -156,15 +155,15 @@ static int fit(struct calib_ridge *ridge, struct calib_lapack *lapack, const str
 
 	if (err)
 		return err;
-	join(ridge);
+	calib_ridge_join(ridge);
 	count = (double)ridge->rows[CALIB_FITTED] * ridge->outs;
-	out->before = out->after = error_of(ridge, lapack, CALIB_FITTED, old) / count;
+	out->before = out->after = calib_ridge_error(ridge, lapack, CALIB_FITTED, old) / count;
 	if (!out->better)
 		return 0;
 	err = solve(ridge, lapack, CALIB_FITTED, out->strength, choice->pull ? old : NULL);
 	if (err)
 		return err;
-	out->after = error_of(ridge, lapack, CALIB_FITTED, ridge->b) / count;
+	out->after = calib_ridge_error(ridge, lapack, CALIB_FITTED, ridge->b) / count;
 	transpose(ridge, ridge->b, values);
 	return 0;
 }

@@ -39,6 +39,7 @@ struct calib_ridge_choice {
 struct calib_ridge_result {
 	bool better; /* than the old matrix on the held rows; if not, `values` is unchanged */
 	double strength;
+	double held;          /* sum of squares of T - X W' over the held rows, with the better of old and new */
 	double before, after; /* mean squares of T - X W' over all rows, with the old matrix and the new */
 };
 /*
@@ -47,5 +48,10 @@ struct calib_ridge_result {
  */
 int calib_ridge_fit(struct calib_ridge *ridge, struct calib_lapack *lapack, const struct calib_ridge_choice *choice,
 	float *values, struct calib_ridge_result *out);
+
+/* The sum of squares of T - X W' over a part's rows, for W' [cols][outs]; uses c. */
+double calib_ridge_error(struct calib_ridge *ridge, struct calib_lapack *lapack, enum calib_part part, const double *w);
+/* The held rows' sums join the others. */
+void calib_ridge_join(struct calib_ridge *ridge);
 
 #endif

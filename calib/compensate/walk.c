@@ -206,7 +206,8 @@ static void hand_out(
 				  .reached = walk->reached + row * walk->hidden,
 				  .target = walk->other + row * walk->hidden,
 				  .attended = walk->attended + row * walk->heads_dim,
-				  .gated = walk->gated + row * walk->ff});
+				  .gated = walk->gated + row * walk->ff,
+				  .normed = walk->normed + row * walk->hidden});
 	}
 }
 
@@ -215,6 +216,7 @@ int calib_walk_compensated(struct calib_walk *walk, int layer, enum calib_at at,
 {
 	struct kvs_layer_tap tap = {.queries = at == CALIB_AT_QUERIES ? walk->attended : NULL,
 		.attended = at == CALIB_AT_ATTENDED ? walk->attended : NULL,
+		.normed = at == CALIB_AT_ATTENDED ? walk->normed : NULL,
 		.middle = at == CALIB_AT_GATED ? walk->reached : NULL,
 		.gated = at == CALIB_AT_GATED ? walk->gated : NULL,
 		.residual = at == CALIB_AT_END ? walk->reached : NULL};
@@ -275,13 +277,14 @@ int calib_walk_open(struct calib_walk *walk)
 	walk->residual = malloc(row * walk->hidden);
 	walk->reached = malloc(row * walk->hidden);
 	walk->other = malloc(row * walk->hidden);
+	walk->normed = malloc(row * walk->hidden);
 	walk->attended = malloc(row * walk->heads_dim);
 	walk->gated = malloc(row * walk->ff);
 	walk->k = malloc(row * walk->kv_dim);
 	walk->v = malloc(row * walk->kv_dim);
 	walk->sequence = malloc(sizeof(float) * walk->text->sample_tokens * config->head_dim);
-	if (!walk->residual || !walk->reached || !walk->other || !walk->attended || !walk->gated || !walk->k ||
-		!walk->v || !walk->sequence)
+	if (!walk->residual || !walk->reached || !walk->other || !walk->normed || !walk->attended || !walk->gated ||
+		!walk->k || !walk->v || !walk->sequence)
 		return kvs_fail(-ENOMEM, "no memory for batches of %zu tokens", rows);
 	err = kvs_engine_rotations(walk->engine, &walk->rotations);
 	return err ? err : open_spools(walk);
@@ -296,6 +299,7 @@ void calib_walk_close(struct calib_walk *walk)
 	free(walk->residual);
 	free(walk->reached);
 	free(walk->other);
+	free(walk->normed);
 	free(walk->attended);
 	free(walk->gated);
 	free(walk->k);

@@ -22,6 +22,7 @@ struct calib_walk {
 	struct calib_spool *original, *middle, *compensated;
 	struct calib_spool *kv;            /* [2 * owner + is_v][token]: of layers that are read */
 	float *residual, *reached, *other; /* [rows][hidden]: of the batch */
+	float *normed;                     /* [rows][hidden] */
 	float *attended, *gated;           /* [rows][heads_dim], [rows][ff] */
 	float *k, *v;                      /* [rows][kv_dim] */
 	float *sequence;                   /* [tokens][heads_dim or kv_dim], of one head after the other */
@@ -46,6 +47,7 @@ struct calib_rows {
 	const float *target;   /* [rows][hidden]: the original's behind the attention, or behind the layer */
 	const float *attended; /* [rows][heads_dim] */
 	const float *gated;    /* [rows][ff] */
+	const float *normed;   /* [rows][hidden]: what W_q takes (CALIB_AT_ATTENDED only) */
 };
 enum calib_at { CALIB_AT_QUERIES, CALIB_AT_ATTENDED, CALIB_AT_GATED, CALIB_AT_END };
 /*

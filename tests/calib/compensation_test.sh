@@ -77,6 +77,20 @@ cmp "$work/e.patch.safetensors" "$work/whole" || fail "--plan: other matrices th
 $run calibrate -m $model --text $model/calib.txt $cut --compensate --refit qo --plan "$work/d.json" -o "$work/e.json" >"$work/out" 2>"$work/said" || fail "--refit failed:"
 ! grep -q down_proj "$work/e.patch.safetensors" && grep -q q_proj "$work/e.patch.safetensors" || fail "--refit qo refits others"
 
+# A skip: the plan says its rank, eval runs it, no other engine gets it, and there is a limit.
+skip() { $run calibrate -m $model --text $model/calib.txt $cut --compensate --refit o --plan "$work/by-hand.json" "$@" >"$work/out" 2>"$work/said"; }
+$run plan convert --owners 0,1,2,3,4,5,2,7,8,3,10,11,1,13,5,15 --to json -o "$work/by-hand.json"
+skip --skip auto -o "$work/s.json" || fail "--skip failed:"
+grep -q "have a skip of rank 64, which only kvshare runs" "$work/out" && grep -q '"skip_rank": 64' "$work/s.json" || fail "no skip: $(cat "$work/out")"
+grep -q "skip_b.weight" "$work/s.patch.safetensors" || fail "the patch has no skip"
+skip -o "$work/e.json" || fail "--refit o failed:"
+with=$(loss --plan "$work/s.json") without=$(loss --plan "$work/e.json")
+awk "BEGIN { exit !($with < $without) }" || fail "the loss is $with with the skip, $without without"
+refuses "have a skip, which no other engine knows" $run plan convert "$work/s.json" --to checkpoint -m $model -o "$work/s"
+$run plan convert "$work/s.json" --to transformers -o "$work/out" 2>"$work/said" && grep -q "and a skip, which only kvshare knows" "$work/said" || fail "the export does not warn:"
+refuses "a skip of rank 129: this model takes 1 to 128" skip --skip 129 -o "$work/n.json"
+[ -z "$(ls "$work" | grep '^n')" ] || fail "left behind: $(ls "$work")"
+
 # Ctrl-C while it fits, which its progress tells: the plan is whole and runs, and there is no patch.
 KVSHARE_PROGRESS_SECONDS=0.01 $run calibrate -m $model --text $model/calib.txt --samples 48 --held-tokens 256 --ctx 64 $search --compensate \
 	-o "$work/c.json" >"$work/out" 2>"$work/said" &

@@ -9,7 +9,8 @@ normal equations and sums; scores are taken by einsum over all sequences at once
 
 The checkpoints are float32, so that no refitted matrix is rounded. "llama-bias" has a bias everywhere; "compensation-window",
 which is made here too, has sliding windows and two queries to a key. Their text is random: what counts is that the figures are
-the same. Of each matrix there are the norm and a few rows.
+the same. Of each matrix there are the norm and a few rows; of a skip's two, whose signs nothing determines, those of their
+product. A skip is cut by the singular values of what it adds to the rows, where calib/compensate has eigenvectors of sums.
 """
 import json
 import pathlib
@@ -18,7 +19,9 @@ import struct
 import numpy as np
 
 HERE = pathlib.Path(__file__).parent
-CASES = {"models/llama-bias": ([0, 0, 2, 2], 16, 32), "calib/compensation-window": ([0, 1, 1, 3, 0], 16, 24)}
+# model, owners, samples, their tokens, rank of the skip
+CASES = [("models/llama-bias", [0, 0, 2, 2], 16, 32, 0), ("calib/compensation-window", [0, 1, 1, 3, 0], 16, 24, 0),
+         ("models/llama-bias", [0, 0, 2, 2], 16, 32, 5), ("calib/compensation-window", [0, 1, 1, 3, 0], 16, 24, 12)]
 WINDOWS, ROWS, STRIDE = 4, (0, 5, 15), 3
 OUTPUTS, OTHERS = (0.003, 0.01, 0.03, 0.1, 0.3), (0.1, 0.3, 1)
 WINDOW_CONFIG = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "hidden_act": "silu", "vocab_size": 64,
@@ -73,6 +76,7 @@ class Model:
         c = self.config
         self.layers, self.heads, self.kv_heads = (c[k] for k in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads"))
         self.dim, self.window = c["head_dim"], c.get("sliding_window")
+        self.skips = {}
 
     def linear(self, x, name):
         y = x @ self.w[name + ".weight"].T
@@ -135,9 +139,15 @@ class Model:
         gate = self.linear(y, at + "mlp.gate_proj")
         return gate / (1 + np.exp(-gate)) * self.linear(y, at + "mlp.up_proj")
 
+    def skipped(self, h, layer):
+        if layer not in self.skips:
+            return 0
+        a, b = self.skips[layer]
+        return self.norm(h, f"model.layers.{layer}.input_layernorm") @ a.T @ b.T
+
     def layer(self, h, layer, k, v):
         at = f"model.layers.{layer}."
-        middle = h + self.linear(self.heads_out(h, layer, k, v), at + "self_attn.o_proj")
+        middle = h + self.linear(self.heads_out(h, layer, k, v), at + "self_attn.o_proj") + self.skipped(h, layer)
         return middle, middle + self.linear(self.gated(middle, layer), at + "mlp.down_proj")
 
     def loss(self, windows, targets, owners):
@@ -156,7 +166,8 @@ class Model:
 # ---- fits ----
 
 def ridge_fit(x, t, old, strengths, pull, held):
-    """x [sequence][token][cols], t [sequence][token][outs]; None if the old matrix is the best for the held sequences."""
+    """x [sequence][token][cols], t [sequence][token][outs]; None if the old matrix is the best for the held sequences. Also the
+    strength, and the error that is left on the held sequences."""
     def solve(x, t, strength):
         x, t = x.reshape(-1, x.shape[-1]), t.reshape(-1, t.shape[-1])
         t = t - x @ old.T if pull else t
@@ -170,8 +181,33 @@ def ridge_fit(x, t, old, strengths, pull, held):
     errors = [error(solve(x[~held], t[~held], s)) for s in strengths]
     best = int(np.argmin(errors))
     if errors[best] >= error(old):
-        return None, None
-    return solve(x, t, strengths[best]), strengths[best]
+        return None, None, error(old)
+    return solve(x, t, strengths[best]), strengths[best], errors[best]
+
+
+def skip_fit(f, x, t, rank, strengths, held, limit):
+    """W_o, a, b and the strength; None if they leave `limit` or more on the held sequences."""
+    def solve(f, x, t, strength):
+        f, x, t = (y.reshape(-1, y.shape[-1]) for y in (f, x, t))
+        (n, cols), hidden = f.shape, x.shape[1]
+        ridges = [np.sqrt(strength * (y * y).sum(0).mean()) * np.eye(y.shape[1]) for y in (f, x)]
+        f = np.vstack((f, ridges[0], np.zeros((hidden, cols))))
+        x = np.vstack((x, np.zeros((cols, hidden)), ridges[1]))
+        t = np.vstack((t, np.zeros((cols + hidden, t.shape[1]))))
+        full = np.linalg.lstsq(np.hstack((f, x)), t, rcond=None)[0].T[:, cols:]
+        rest = x - f @ np.linalg.lstsq(f, x, rcond=None)[0]
+        b = np.linalg.svd(rest @ full.T, full_matrices=False)[2][:rank].T
+        a = b.T @ full
+        return np.linalg.lstsq(f, t - x @ a.T @ b.T, rcond=None)[0].T, a, b
+
+    def error(w, a, b):
+        return ((t[held] - f[held] @ w.T - x[held] @ a.T @ b.T) ** 2).sum()
+
+    errors = [error(*solve(f[~held], x[~held], t[~held], s)) for s in strengths]
+    best = int(np.argmin(errors))
+    if errors[best] >= limit:
+        return None
+    return *solve(f, x, t, strengths[best]), strengths[best]
 
 
 class Queries:
@@ -258,11 +294,11 @@ class Queries:
 
 # ---- the walk ----
 
-def compensate(model, samples, owners):
+def compensate(model, samples, owners, rank):
     held = np.arange(len(samples)) % 4 == 3
     first = next(l for l in range(model.layers) if owners[l] != l)
     original = Model.__new__(Model)
-    original.__dict__.update(model.__dict__, w=dict(model.w))
+    original.__dict__.update(model.__dict__, w=dict(model.w), skips={})
     h = g = model.w["model.embed_tokens.weight"][samples]
     kv, results = {}, []
 
@@ -271,6 +307,13 @@ def compensate(model, samples, owners):
         model.w[name] = new.astype(np.float32).astype(float)
         results.append({"name": name, "norm": float(np.linalg.norm(new)), **figures,
                         "rows": {str(r): [round(float(v), 8) for v in new[r]] for r in ROWS}})
+
+    def put_skip(layer, a, b, before, after):
+        a, b = (y.astype(np.float32).astype(float) for y in (a, b))
+        model.skips[layer] = a, b
+        for half in "ab":
+            results.append({"name": f"model.layers.{layer}.self_attn.skip_{half}.weight", "before": before, "after": after})
+        results[-1] |= {"norm": float(np.linalg.norm(b @ a)), "rows": {str(r): [round(float(v), 8) for v in (b @ a)[r]] for r in ROWS}}
 
     for layer in range(model.layers):
         at, borrows = f"model.layers.{layer}.", owners[layer] != layer
@@ -292,15 +335,23 @@ def compensate(model, samples, owners):
             name = at + "self_attn.o_proj"
             f, t = model.heads_out(h, layer, keys, values), middle - h - model.bias(name)
             old = model.w[name + ".weight"]
-            new, strength = ridge_fit(f, t, old, OUTPUTS if borrows else OTHERS, not borrows, held)
-            if new is not None:
-                put(layer, "self_attn.o_proj", new, strength=strength, before=float(((t - f @ old.T) ** 2).mean()),
-                    after=float(((t - f @ new.T) ** 2).mean()))
-            reached = h + model.linear(f, name)
+            new, strength, left = ridge_fit(f, t, old, OUTPUTS if borrows else OTHERS, not borrows, held)
+            x, both = model.norm(h, at + "input_layernorm"), None
+            before, alone = (float(((t - f @ w.T) ** 2).mean()) for w in (old, old if new is None else new))
+            if borrows and rank:
+                both = skip_fit(f, x, t, rank, OUTPUTS, held, left)
+            if both:
+                new, a, b, strength = both
+                after = float(((t - f @ new.T - x @ a.T @ b.T) ** 2).mean())
+                put(layer, "self_attn.o_proj", new, strength=strength, before=before, after=after)
+                put_skip(layer, a, b, alone, after)
+            elif new is not None:
+                put(layer, "self_attn.o_proj", new, strength=strength, before=before, after=alone)
+            reached = h + model.linear(f, name) + model.skipped(h, layer)
             name = at + "mlp.down_proj"
             x, t = model.gated(reached, layer), up - reached - model.bias(name)
             old = model.w[name + ".weight"]
-            new, strength = ridge_fit(x, t, old, OTHERS, True, held)
+            new, strength, _ = ridge_fit(x, t, old, OTHERS, True, held)
             if new is not None:
                 put(layer, "mlp.down_proj", new, strength=strength, before=float(((t - x @ old.T) ** 2).mean()),
                     after=float(((t - x @ new.T) ** 2).mean()))
@@ -311,15 +362,15 @@ def compensate(model, samples, owners):
 def main():
     make_window_model(HERE / "calib" / "compensation-window")
     cases = []
-    for folder, (owners, count, tokens) in CASES.items():
+    for folder, owners, count, tokens, rank in CASES:
         model = Model(HERE / folder)
         ids = np.random.default_rng(11).integers(0, model.config["vocab_size"], count * tokens + WINDOWS * tokens + 1)
         samples, rest = ids[:count * tokens].reshape(count, tokens), ids[count * tokens:]
         windows, targets = rest[:-1].reshape(WINDOWS, tokens), rest[1:].reshape(WINDOWS, tokens)
         full, plain = (model.loss(windows, targets, o) for o in (range(model.layers), owners))
-        matrices = compensate(model, samples, owners)
+        matrices = compensate(model, samples, owners, rank)
         losses = {"full": full, "plain": plain, "compensated": model.loss(windows, targets, owners)}
-        cases.append({"model": "tests/golden/" + folder, "owners": owners, "samples": count, "tokens": tokens,
+        cases.append({"model": "tests/golden/" + folder, "owners": owners, "samples": count, "tokens": tokens, "skip": rank,
                       "windows": WINDOWS, "ids": ids.tolist(), "matrices": matrices, "nll": losses})
         print(folder, losses, [(m["name"], m["before"], m["after"], m.get("strength")) for m in matrices])
     (HERE / "calib" / "compensation.json").write_text(json.dumps({"numpy": np.__version__, "cases": cases}) + "\n")

@@ -47,7 +47,7 @@ $(GPU_ENGINE): $(filter-out $(BUILD)/attn/images.o $(BUILD)/profiler/symbols.o,$
 	$(Q)$(AR) cr $@ $^
 
 # What attn/gemm_openblas.c and calib/compensate/lapack.c look up.
-GPU_CBLAS = cblas_sgemm cblas_sgemv cblas_dgemm dposv_ openblas_set_num_threads blas_memory_alloc blas_memory_free
+GPU_CBLAS = cblas_sgemm cblas_sgemv cblas_dgemm dposv_ dsyevd_ openblas_set_num_threads blas_memory_alloc blas_memory_free
 $(GPU_OPENBLAS): | deps-present
 	@mkdir -p $(@D)
 	$(call say,LD,$@)

@@ -64,6 +64,22 @@ static void rmsnorm_divides_by_the_root_of_the_mean_square(void **state)
 	}
 }
 
+static void cast_rounds(void **state)
+{
+	(void)state;
+	for (size_t l = 0; l < COUNT(lengths); l++) {
+		for (size_t d = 0; d < COUNT(float_types); d++) {
+			int cols = lengths[l], rows = random_int(1, 3);
+			struct array x = array_random(KVS_F32, rows, cols, 3);
+			struct array out = array_poisoned(float_types[d], rows, cols);
+			must(kvs_cast(stream, out.t, x.t));
+			array_read(&out);
+			check_close(&out, x.value, 1e-7, rounding_of(float_types[d]), "cast");
+			arrays_end();
+		}
+	}
+}
+
 static void silu_mul_gates(void **state)
 {
 	(void)state;
@@ -265,6 +281,8 @@ static void operands_that_do_not_fit_are_refused(void **state)
 	must_refuse(kvs_embed(stream, x.t, short_row.t, ids.t), "embed: out is [3][8], not [3][7]");
 	must_refuse(kvs_embed(stream, x.t, ids.t, ids.t), "embed: table is of type i32, not a float type");
 	must_refuse(kvs_rmsnorm(stream, x.t, x.t, short_row.t, 0), "rmsnorm: gain is [1][7], not [1][8]");
+	must_refuse(kvs_cast(stream, half.t, half.t), "cast: x is of type f16, not f32");
+	must_refuse(kvs_cast(stream, row.t, x.t), "cast: out is [1][8], not [3][8]");
 	must_refuse(kvs_rmsnorm(stream, x.t, half.t, row.t, 0), "rmsnorm: x is of type f16, not f32");
 	must_refuse(kvs_rmsnorm(stream, none, x.t, row.t, 0), "rmsnorm: out has no data");
 	must_refuse(kvs_rmsnorm(stream, x.t, empty, row.t, 0), "rmsnorm: x is [0][8]");
@@ -312,6 +330,7 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(embed_copies_the_rows_of_the_ids),
 		cmocka_unit_test(rmsnorm_divides_by_the_root_of_the_mean_square),
+		cmocka_unit_test(cast_rounds),
 		cmocka_unit_test(silu_mul_gates),
 		cmocka_unit_test(add_row_adds_to_every_row),
 		cmocka_unit_test(argmax_finds_the_first_of_the_largest),

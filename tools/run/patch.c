@@ -26,19 +26,22 @@ int run_patch_path(const char *plan_path, char **path)
 		       : 0;
 }
 
-/* The digest that the plan names, or "". */
-static int digest_in(const kvs_plan *plan, char digest[KVS_PATCH_DIGEST])
+/* The digest that the plan names, or "", and whether layers have a skip. */
+static int record_in(const kvs_plan *plan, char digest[KVS_PATCH_DIGEST], bool *skip)
 {
 	char *text;
-	json_t *calibration;
+	json_t *calibration, *record;
 	const char *found;
 	int err = kvs_plan_calibration(plan, &text);
 
 	*digest = 0;
+	*skip = false;
 	if (err)
 		return err == -ENOENT ? 0 : err;
 	calibration = json_loads(text, 0, NULL);
-	found = json_string_value(json_object_get(json_object_get(calibration, "compensation"), "patch"));
+	record = json_object_get(calibration, "compensation");
+	found = json_string_value(json_object_get(record, "patch"));
+	*skip = json_object_get(record, "skip_rank");
 	if (found)
 		snprintf(digest, KVS_PATCH_DIGEST, "%s", found);
 	json_decref(calibration);
@@ -50,12 +53,14 @@ void run_patch_warn_left_out(const char *plan_path, const kvs_plan *plan)
 {
 	char digest[KVS_PATCH_DIGEST];
 
-	if (plan_path && !digest_in(plan, digest) && *digest)
+	bool skip;
+
+	if (plan_path && !record_in(plan, digest, &skip) && *digest)
 		fprintf(stderr,
-			"kvshare-run: warning: %s goes with refitted matrices, which are left out here: the plan alone "
-			"loses "
-			"more\n",
-			plan_path);
+			"kvshare-run: warning: %s goes with refitted matrices%s, which are left out here: the plan "
+			"alone "
+			"loses more\n",
+			plan_path, skip ? " and a skip, which only kvshare knows" : "");
 }
 
 static int load(const char *path, const char *digest, const kvs_plan *plan, const kvs_checkpoint *ckpt, kvs_patch **out)
@@ -81,12 +86,13 @@ static int load(const char *path, const char *digest, const kvs_plan *plan, cons
 int run_patch_load(const char *plan_path, const kvs_plan *plan, const kvs_checkpoint *ckpt, kvs_patch **out)
 {
 	char digest[KVS_PATCH_DIGEST], *path = NULL;
+	bool skip;
 	int err;
 
 	*out = NULL;
 	if (!plan_path)
 		return 0;
-	err = digest_in(plan, digest);
+	err = record_in(plan, digest, &skip);
 	if (!err)
 		err = run_patch_path(plan_path, &path);
 	if (!err)

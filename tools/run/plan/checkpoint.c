@@ -413,6 +413,12 @@ int plan_write_checkpoint(const kvs_plan *plan, const char *plan_path, const cha
 			"%s: has no refitted matrices, so the checkpoint would be the same: make them with calibrate "
 			"--compensate",
 			plan_path);
+	if (!err && kvs_patch_has_skip(patch))
+		err = kvs_fail(-EINVAL,
+			"%s: its layers have a skip, which no other engine knows and W_o was fitted with: make a plan "
+			"for export "
+			"with calibrate --compensate, without --skip",
+			plan_path);
 	if (!err)
 		err = write_beside(dir, plan, patch, out);
 	kvs_patch_close(patch);

@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define SKIP_AUTO -1
 #define DEFAULT_RATE 0.125 /* 4 of 32 layers, SHARE_LAYERS of the reference code */
 
 enum {
@@ -35,6 +36,7 @@ enum {
 	OPTION_COMPENSATE,
 	OPTION_POLICY,
 	OPTION_REFIT,
+	OPTION_SKIP,
 	OPTION_PLAN
 };
 
@@ -65,6 +67,11 @@ static const struct argp_option options[] = {
 	{"plan", OPTION_PLAN, "FILE", 0, "with --compensate: for this plan, without a search", 0},
 	{"refit", OPTION_REFIT, "all|qo|o", 0,
 		"with --compensate: only W_q and W_o of the layers that share, or W_o alone (default: all)", 0},
+	{"skip", OPTION_SKIP, "RANK|auto", 0,
+		"with --compensate: layers that share also get a linear map of their input, of this rank, in place of "
+		"their "
+		"K and V projections (auto: as many numbers as those had); only kvshare runs it",
+		0},
 	{"resume", OPTION_RESUME, NULL, 0, "continue from the trials in the plan of a stopped search", 0},
 	{NULL, 0, NULL, 0, "Details of the search:", 3},
 	{"batch", OPTION_BATCH, "N", 0, "samples to run through the model together (default: 1024 tokens' worth)", 3},
@@ -109,8 +116,8 @@ static void check(struct argp_state *state, struct run_calibrate *env)
 		argp_error(state, "--compensate writes matrices beside one plan's file: not with --sweep or -o -");
 	if (env->compensate && env->search.policy == KVS_POLICY_LAST)
 		argp_error(state, "--compensate fits matrices to the policy owner: not with --policy last");
-	if (!env->compensate && (env->plan_path || env->compensate_options.matrices))
-		argp_error(state, "--plan and --refit belong to --compensate");
+	if (!env->compensate && (env->plan_path || env->compensate_options.matrices || env->skip))
+		argp_error(state, "--plan, --refit and --skip belong to --compensate");
 	if (env->plan_path && (env->share || env->rate > 0 || env->resume))
 		argp_error(state, "--plan says which layers share: there is no search for --share, --rate or --resume");
 	if (env->share && env->rate > 0)
@@ -199,6 +206,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		return 0;
 	case OPTION_REFIT:
 		parse_refit(state, env, text);
+		return 0;
+	case OPTION_SKIP:
+		env->skip = strcmp(text, "auto") ? run_parse_number(state, "--skip", text, 1, INT_MAX) : SKIP_AUTO;
 		return 0;
 	case OPTION_PLAN:
 		env->plan_path = text;
@@ -426,6 +436,7 @@ static int run_in_session(struct run_calibrate *env, struct run_session *session
 	int err = 0;
 
 	env->ckpt = session->ckpt;
+	env->compensate_options.skip = env->skip == SKIP_AUTO ? kvs_skip_rank(config) : env->skip;
 	env->plan_model = (struct kvs_plan_model){config->model_type, config->layers, config->kv_heads,
 		config->head_dim, kvs_checkpoint_fingerprint(session->ckpt)};
 	if (!env->plan_path)

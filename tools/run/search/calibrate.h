@@ -19,6 +19,7 @@ struct run_calibrate {
 	bool order_set, threshold_set, resume, compensate;
 	const char *plan_path; /* compensate this plan, and search none */
 	struct kvs_compensate_options compensate_options;
+	int skip; /* its rank; -1: auto, 0: none */
 
 	/* While it runs. */
 	struct kvs_calib_text text;

@@ -40,13 +40,24 @@ int run_compensate(struct run_calibrate *env, struct run_session *session, const
 
 static const char *matrix_name(enum kvs_refit_kind kind)
 {
-	return kind == KVS_REFIT_QUERIES ? "q_proj" : kind == KVS_REFIT_DOWN ? "down_proj" : "o_proj";
+	switch (kind) {
+	case KVS_REFIT_QUERIES:
+		return "q_proj";
+	case KVS_REFIT_DOWN:
+		return "down_proj";
+	case KVS_REFIT_SKIP_A:
+		return "skip_a";
+	case KVS_REFIT_SKIP_B:
+		return "skip_b";
+	default:
+		return "o_proj";
+	}
 }
 
 json_t *run_compensate_json(const struct run_calibrate *env)
 {
 	const struct kvs_compensation *c = &env->compensation;
-	json_t *layers = json_array();
+	json_t *layers = json_array(), *record;
 
 	for (size_t i = 0; i < c->count; i++) {
 		const struct kvs_refit *refit = &c->refits[i];
@@ -55,9 +66,12 @@ json_t *run_compensate_json(const struct run_calibrate *env)
 					matrix_name(refit->kind), "ridge", run_json_number(refit->strength),
 					"error_before", refit->before, "error_after", refit->after));
 	}
-	return json_pack("{s:b,s:s,s:i,s:f,s:f,s:b,s:o}", "applied", c->applied, "text", env->text.digest, "tokens",
+	record = json_pack("{s:b,s:s,s:i,s:f,s:f,s:b,s:o}", "applied", c->applied, "text", env->text.digest, "tokens",
 		c->tokens, "plain_nll", c->plain_nll, "nll", c->nll, "queries_left", c->queries_normalised, "layers",
 		layers);
+	if (c->skip)
+		json_object_set_new(record, "skip_rank", json_integer(c->skip));
+	return record;
 }
 
 static int write_patch(const struct run_calibrate *env, const kvs_plan *plan, char digest[KVS_PATCH_DIGEST])
@@ -132,7 +146,7 @@ int run_compensate_remove(const struct run_calibrate *env)
 void run_compensate_print(const struct run_calibrate *env, double full_nll, FILE *out)
 {
 	const struct kvs_compensation *c = &env->compensation;
-	int counts[KVS_REFIT_DOWN + 1] = {0};
+	int counts[KVS_REFIT_SKIP_B + 1] = {0};
 
 	if (env->compensate_stopped)
 		fprintf(stderr,
@@ -153,6 +167,9 @@ void run_compensate_print(const struct run_calibrate *env, double full_nll, FILE
 			"not compensated: on the held-back text the loss would be %.4f, with the plan alone it is "
 			"%.4f\n",
 			c->nll, c->plain_nll);
+	if (c->applied && counts[KVS_REFIT_SKIP_A])
+		fprintf(out, "%d layers have a skip of rank %d, which only kvshare runs\n", counts[KVS_REFIT_SKIP_A],
+			c->skip);
 	if (c->queries_normalised)
 		fprintf(out, "queries were left as they are: this model normalises them behind W_q\n");
 }
