@@ -54,6 +54,8 @@ static CUresult set(CUresult error, CUgraphExec exec, CUgraphNode handle, struct
 	error = node_find(exec, handle, &node);
 	if (!error && node->work.type != work->type)
 		error = CUDA_ERROR_INVALID_VALUE;
+	if (!error && work->type == CU_GRAPH_NODE_TYPE_BATCH_MEM_OP && !sc_words_are_alike(node->work.op, work->op))
+		error = CUDA_ERROR_INVALID_VALUE; /* "count or type of operations [...] may not be modified" */
 	if (error)
 		sc_work_free(work);
 	else
@@ -129,6 +131,17 @@ CUresult CUDAAPI cuGraphExecHostNodeSetParams(
 
 	if (!error)
 		error = sc_work_of_host(nodeParams, &work);
+	return set(error, hGraphExec, hNode, &work);
+}
+
+CUresult CUDAAPI cuGraphExecBatchMemOpNodeSetParams(
+	CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
+{
+	struct sc_work work;
+	CUresult error = enter(__func__);
+
+	if (!error)
+		error = sc_work_of_words(nodeParams, &work);
 	return set(error, hGraphExec, hNode, &work);
 }
 
@@ -220,6 +233,8 @@ static bool node_differs(const struct sc_node *old, const struct sc_node *new, s
 	if (new->work.type == CU_GRAPH_NODE_TYPE_MEMCPY &&
 		(old->work.params.memcpy.srcMemoryType != new->work.params.memcpy.srcMemoryType ||
 			old->work.params.memcpy.dstMemoryType != new->work.params.memcpy.dstMemoryType))
+		return differ(out, CU_GRAPH_EXEC_UPDATE_ERROR_PARAMETERS_CHANGED, new);
+	if (new->work.type == CU_GRAPH_NODE_TYPE_BATCH_MEM_OP && !sc_words_are_alike(old->work.op, new->work.op))
 		return differ(out, CU_GRAPH_EXEC_UPDATE_ERROR_PARAMETERS_CHANGED, new);
 	return false;
 }

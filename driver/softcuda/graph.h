@@ -12,7 +12,8 @@
 /* What a node does, and the parameters that the driver's calls read and set. */
 struct sc_work {
 	CUgraphNodeType type;
-	struct sc_op *op; /* of a kernel, copy, memset or host function; its parameters, for a kernel, are in there */
+	struct sc_op *
+		op; /* of a kernel, copy, memset, host function or words; a kernel's and words' parameters are in there */
 	union {
 		CUDA_MEMCPY3D memcpy;
 		CUDA_MEMSET_NODE_PARAMS memset;
@@ -69,6 +70,7 @@ CUresult sc_work_of_kernel(const CUDA_KERNEL_NODE_PARAMS_v2 *p, bool cooperative
 CUresult sc_work_of_memcpy(const CUDA_MEMCPY3D *p, struct sc_work *out);
 CUresult sc_work_of_memset(const CUDA_MEMSET_NODE_PARAMS *p, struct sc_work *out);
 CUresult sc_work_of_host(const CUDA_HOST_NODE_PARAMS *p, struct sc_work *out);
+CUresult sc_work_of_words(const CUDA_BATCH_MEM_OP_NODE_PARAMS *p, struct sc_work *out);
 CUresult sc_work_of_event(CUgraphNodeType type, CUevent event, struct sc_work *out);
 CUresult sc_work_of_child(CUgraph graph, struct sc_work *out);
 #if CUDA_VERSION >= 12020
@@ -90,5 +92,10 @@ bool sc_event_exists(CUevent event);
 CUresult sc_event_record(CUevent event, struct sc_stream *stream);
 CUresult sc_event_wait(struct sc_stream *stream, CUevent event);
 CUresult sc_host_op(CUhostFn function, void *data, struct sc_op **out);
+
+/* Batches of words in graphs (memop.c). The parameters are the work's; alike: the same operations in the same order. */
+CUresult sc_words_op(const CUDA_BATCH_MEM_OP_NODE_PARAMS *params, struct sc_op **out);
+const CUDA_BATCH_MEM_OP_NODE_PARAMS *sc_words_params(const struct sc_op *op);
+bool sc_words_are_alike(const struct sc_op *a, const struct sc_op *b);
 
 #endif

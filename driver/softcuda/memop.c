@@ -1,13 +1,15 @@
 /*
  * driver/softcuda/memop.c: words of memory that a stream writes, or waits for. A wait ends when the word has its value or the
- * context is lost; until then the stream stands, as on a GPU.
+ * context is lost; until then the stream stands, as on a GPU. A batch of them can be a node of a graph.
  */
 #include "capture.h"
 #include "fault.h"
+#include "graph.h"
 #include "memory.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define LOOK_US 20 /* between two looks at a word that is waited for */
@@ -94,17 +96,35 @@ static void memop_run(struct sc_op *op, struct sc_stream *stream)
 	} while (!met);
 }
 
-static CUresult memop_submit(struct sc_stream *stream, const struct memop *what)
+static CUresult memop_check(const struct memop *what)
 {
-	struct memop *memop;
+	unsigned allowed = what->writes ? CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER
+					: CU_STREAM_WAIT_VALUE_NOR | CU_STREAM_WAIT_VALUE_FLUSH;
+
+	if (what->condition & ~allowed)
+		return CUDA_ERROR_INVALID_VALUE;
+	if (!what->writes && what->condition & CU_STREAM_WAIT_VALUE_FLUSH) /* there is nobody remote */
+		return CUDA_ERROR_NOT_SUPPORTED;
+	return CUDA_SUCCESS;
+}
+
+static CUresult place_check(const struct memop *what)
+{
 	char why[256];
 
-	if (what->address % bytes_of(what) || !sc_is_known(what->address) ||
-		!sc_space_check(what->address, bytes_of(what), what->writes, why, sizeof(why)))
-		return CUDA_ERROR_INVALID_VALUE;
-	memop = malloc(sizeof(*memop));
+	return what->address % bytes_of(what) || !sc_is_known(what->address) ||
+			       !sc_space_check(what->address, bytes_of(what), what->writes, why, sizeof(why))
+		       ? CUDA_ERROR_INVALID_VALUE
+		       : CUDA_SUCCESS;
+}
+
+static CUresult memop_submit(struct sc_stream *stream, const struct memop *what)
+{
+	CUresult error = place_check(what);
+	struct memop *memop = error ? NULL : malloc(sizeof(*memop));
+
 	if (!memop)
-		return CUDA_ERROR_OUT_OF_MEMORY;
+		return error ? error : CUDA_ERROR_OUT_OF_MEMORY;
 	*memop = *what;
 	memop->op.run = memop_run;
 	memop->op.touches = memop_touches;
@@ -120,17 +140,15 @@ static CUresult memop_call(const char *call, CUstream handle, const struct memop
 
 	if (error)
 		return error;
-	if (what->writes ? flags & ~(unsigned)CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER
-			 : flags & ~(unsigned)(CU_STREAM_WAIT_VALUE_NOR | CU_STREAM_WAIT_VALUE_FLUSH))
-		return CUDA_ERROR_INVALID_VALUE;
-	if (!what->writes && flags & CU_STREAM_WAIT_VALUE_FLUSH) /* there is nobody remote */
-		return CUDA_ERROR_NOT_SUPPORTED;
+	memop.op.what = call;
+	memop.condition = flags;
+	error = memop_check(&memop);
+	if (error)
+		return error;
 	stream = sc_stream_get(context, handle);
 	if (!stream)
 		return CUDA_ERROR_INVALID_HANDLE;
-	memop.op.what = call;
-	memop.condition = flags;
-	error = sc_capture_refuse(stream); /* there are no nodes for it */
+	error = sc_capture_refuse(stream); /* no node is made of it */
 	if (!error)
 		error = memop_submit(stream, &memop);
 	sc_stream_put(stream);
@@ -165,26 +183,37 @@ CUresult CUDAAPI cuStreamWaitValue64(CUstream stream, CUdeviceptr addr, cuuint64
 	return memop_call(__func__, stream, &what, flags);
 }
 
-/* One of a batch. */
-static CUresult batch_op(const char *call, CUstream stream, const CUstreamBatchMemOpParams *op)
+/* One of a batch; false: a barrier, as what a stream does, it does in order. */
+static CUresult memop_of(const CUstreamBatchMemOpParams *op, struct memop *out, bool *is_any)
 {
-	struct memop what = {.address = op->writeValue.address, .value = op->writeValue.value64};
-
+	*out = (struct memop){
+		.condition = op->writeValue.flags, .address = op->writeValue.address, .value = op->writeValue.value64};
+	*is_any = op->operation != CU_STREAM_MEM_OP_BARRIER;
 	switch (op->operation) {
 	case CU_STREAM_MEM_OP_WRITE_VALUE_32:
 	case CU_STREAM_MEM_OP_WRITE_VALUE_64:
-		what.writes = true;
-		what.wide = op->operation == CU_STREAM_MEM_OP_WRITE_VALUE_64;
-		return memop_call(call, stream, &what, op->writeValue.flags);
+		out->writes = true;
+		out->wide = op->operation == CU_STREAM_MEM_OP_WRITE_VALUE_64;
+		return CUDA_SUCCESS;
 	case CU_STREAM_MEM_OP_WAIT_VALUE_32:
 	case CU_STREAM_MEM_OP_WAIT_VALUE_64:
-		what.wide = op->operation == CU_STREAM_MEM_OP_WAIT_VALUE_64;
-		return memop_call(call, stream, &what, op->waitValue.flags);
-	case CU_STREAM_MEM_OP_BARRIER: /* what a stream does, it does in order */
+		out->wide = op->operation == CU_STREAM_MEM_OP_WAIT_VALUE_64;
+		out->condition = op->waitValue.flags;
+		return CUDA_SUCCESS;
+	case CU_STREAM_MEM_OP_BARRIER:
 		return CUDA_SUCCESS;
 	default:
 		return CUDA_ERROR_NOT_SUPPORTED;
 	}
+}
+
+static CUresult batch_op(const char *call, CUstream stream, const CUstreamBatchMemOpParams *op)
+{
+	struct memop what;
+	bool is_any;
+	CUresult error = memop_of(op, &what, &is_any);
+
+	return error || !is_any ? error : memop_call(call, stream, &what, what.condition);
 }
 
 CUresult CUDAAPI cuStreamBatchMemOp(
@@ -195,4 +224,106 @@ CUresult CUDAAPI cuStreamBatchMemOp(
 	for (unsigned i = 0; !error && i < count; i++)
 		error = batch_op(__func__, stream, &paramArray[i]);
 	return error;
+}
+
+/* ---- a batch as a node of a graph ---- */
+
+struct words {
+	struct sc_op op;
+	CUDA_BATCH_MEM_OP_NODE_PARAMS params;
+	CUstreamBatchMemOpParams list[];
+};
+
+static void words_run(struct sc_op *op, struct sc_stream *stream)
+{
+	const struct words *words = (const struct words *)op;
+
+	for (unsigned i = 0; i < words->params.count; i++) {
+		struct memop one;
+		bool is_any;
+
+		if (memop_of(&words->list[i], &one, &is_any) || !is_any)
+			continue;
+		one.op.what = op->what;
+		memop_run(&one.op, stream);
+	}
+}
+
+static bool words_touch(const struct sc_op *op, uintptr_t base, size_t size)
+{
+	const struct words *words = (const struct words *)op;
+	bool touches = false;
+
+	for (unsigned i = 0; i < words->params.count; i++) {
+		struct memop one;
+		bool is_any;
+
+		if (!memop_of(&words->list[i], &one, &is_any) && is_any)
+			touches |= memop_touches(&one.op, base, size);
+	}
+	return touches;
+}
+
+static struct sc_op *words_clone(const struct sc_op *op);
+
+static struct words *words_new(const CUDA_BATCH_MEM_OP_NODE_PARAMS *params)
+{
+	struct words *words = calloc(1, sizeof(*words) + params->count * sizeof(*words->list));
+
+	if (!words)
+		return NULL;
+	words->op.what = "a node of words";
+	words->op.run = words_run;
+	words->op.touches = words_touch;
+	words->op.clone = words_clone;
+	words->params = *params;
+	words->params.paramArray = words->list;
+	memcpy(words->list, params->paramArray, params->count * sizeof(*words->list));
+	return words;
+}
+
+static struct sc_op *words_clone(const struct sc_op *op)
+{
+	struct words *words = words_new(&((const struct words *)op)->params);
+
+	return words ? &words->op : NULL;
+}
+
+/* "When the node is added, the paramArray inside nodeParams is copied" */
+CUresult sc_words_op(const CUDA_BATCH_MEM_OP_NODE_PARAMS *params, struct sc_op **out)
+{
+	CUresult error = params && params->count && params->paramArray && !params->flags ? CUDA_SUCCESS
+											 : CUDA_ERROR_INVALID_VALUE;
+	struct words *words;
+
+	for (unsigned i = 0; !error && i < params->count; i++) {
+		struct memop one;
+		bool is_any;
+
+		error = memop_of(&params->paramArray[i], &one, &is_any);
+		if (!error && is_any)
+			error = memop_check(&one);
+		if (!error && is_any)
+			error = place_check(&one);
+	}
+	if (error)
+		return error;
+	words = words_new(params);
+	*out = words ? &words->op : NULL;
+	return words ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+const CUDA_BATCH_MEM_OP_NODE_PARAMS *sc_words_params(const struct sc_op *op)
+{
+	return &((const struct words *)op)->params;
+}
+
+bool sc_words_are_alike(const struct sc_op *a, const struct sc_op *b)
+{
+	const struct words *one = (const struct words *)a, *other = (const struct words *)b;
+	bool alike = one->params.count == other->params.count;
+
+	for (unsigned i = 0; alike && i < one->params.count; i++)
+		alike = one->list[i].operation == other->list[i].operation;
+	return alike;
 }

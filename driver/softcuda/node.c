@@ -140,6 +140,17 @@ CUresult CUDAAPI cuGraphAddHostNode(CUgraphNode *phGraphNode, CUgraph hGraph, co
 	return add(error, phGraphNode, hGraph, dependencies, numDependencies, &work);
 }
 
+CUresult CUDAAPI cuGraphAddBatchMemOpNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+	size_t numDependencies, const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
+{
+	struct sc_work work;
+	CUresult error = enter(__func__);
+
+	if (!error)
+		error = sc_work_of_words(nodeParams, &work);
+	return add(error, phGraphNode, hGraph, dependencies, numDependencies, &work);
+}
+
 CUresult CUDAAPI cuGraphAddEmptyNode(
 	CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies, size_t numDependencies)
 {
@@ -355,6 +366,30 @@ CUresult CUDAAPI cuGraphHostNodeSetParams(CUgraphNode hNode, const CUDA_HOST_NOD
 
 	if (!error)
 		error = sc_work_of_host(nodeParams, &work);
+	return set(error, hNode, &work);
+}
+
+/* "The paramArray returned in nodeParams_out is owned by the node." */
+CUresult CUDAAPI cuGraphBatchMemOpNodeGetParams(CUgraphNode hNode, CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams_out)
+{
+	struct sc_node *node;
+	CUresult error = node_enter(__func__, hNode, CU_GRAPH_NODE_TYPE_BATCH_MEM_OP, &node);
+
+	if (error)
+		return error;
+	if (nodeParams_out)
+		*nodeParams_out = *sc_words_params(node->work.op);
+	pthread_mutex_unlock(&sc_lock);
+	return nodeParams_out ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+
+CUresult CUDAAPI cuGraphBatchMemOpNodeSetParams(CUgraphNode hNode, const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
+{
+	struct sc_work work;
+	CUresult error = enter(__func__);
+
+	if (!error)
+		error = sc_work_of_words(nodeParams, &work);
 	return set(error, hNode, &work);
 }
 

@@ -87,6 +87,12 @@ CUresult sc_work_of_host(const CUDA_HOST_NODE_PARAMS *p, struct sc_work *out)
 	return sc_host_op(p->fn, p->userData, &out->op);
 }
 
+CUresult sc_work_of_words(const CUDA_BATCH_MEM_OP_NODE_PARAMS *p, struct sc_work *out)
+{
+	*out = (struct sc_work){.type = CU_GRAPH_NODE_TYPE_BATCH_MEM_OP};
+	return sc_words_op(p, &out->op);
+}
+
 CUresult sc_work_of_event(CUgraphNodeType type, CUevent event, struct sc_work *out)
 {
 	if (!sc_event_exists(event))
@@ -142,6 +148,10 @@ CUresult sc_work_of_any(const CUgraphNodeParams *p, struct sc_work *out)
 		return memset_of(&p->memset, out);
 	case CU_GRAPH_NODE_TYPE_HOST:
 		return sc_work_of_host(&(CUDA_HOST_NODE_PARAMS){p->host.fn, p->host.userData}, out);
+	case CU_GRAPH_NODE_TYPE_BATCH_MEM_OP:
+		return sc_work_of_words(&(CUDA_BATCH_MEM_OP_NODE_PARAMS){p->memOp.ctx, p->memOp.count,
+						p->memOp.paramArray, p->memOp.flags},
+			out);
 	case CU_GRAPH_NODE_TYPE_GRAPH:
 		return child_of(p->graph.graph, out);
 	case CU_GRAPH_NODE_TYPE_EMPTY:

@@ -140,6 +140,38 @@ static void stream_stores(CUdeviceptr to)
 	printf("waited %d\n", cuStreamSynchronize(stream));
 }
 
+/* Words that nodes store: as added, as changed, as changed in what was instantiated, by the calls for them and by those for any. */
+static void words_of_nodes(void)
+{
+	CUstreamBatchMemOpParams op = {
+		.writeValue = {.operation = CU_STREAM_MEM_OP_WRITE_VALUE_32, .address = borrower}};
+	CUDA_BATCH_MEM_OP_NODE_PARAMS words = {NULL, 1, &op, 0};
+	CUgraphNodeParams any = {.type = CU_GRAPH_NODE_TYPE_BATCH_MEM_OP, .memOp = {NULL, 1, &op, 0}};
+	CUgraphNode node[2];
+	CUgraphExec exec;
+	CUgraph graph;
+
+	check(cuCtxGetCurrent(&words.ctx));
+	any.memOp.ctx = words.ctx;
+	check(cuGraphCreate(&graph, 0));
+	op.writeValue.value = 1;
+	printf("add %d", cuGraphAddBatchMemOpNode(&node[0], graph, NULL, 0, &words));
+	printf(" %d", cuGraphAddNode(&node[1], graph, &node[0], NULL, 1, &any));
+	op.writeValue.value = 2;
+	printf(", set %d", cuGraphBatchMemOpNodeSetParams(node[0], &words));
+	printf(" %d", cuGraphNodeSetParams(node[1], &any));
+	check(cuGraphInstantiate(&exec, graph, 0));
+	check(cuGraphLaunch(exec, stream));
+	op.writeValue.value = 3;
+	printf(", set %d", cuGraphExecBatchMemOpNodeSetParams(exec, node[0], &words));
+	printf(" %d", cuGraphExecNodeSetParams(exec, node[1], &any));
+	check(cuGraphLaunch(exec, stream));
+	printf(", waited %d%s\n", cuStreamSynchronize(stream),
+		op.writeValue.address == borrower ? ", the list as it was" : "");
+	check(cuGraphExecDestroy(exec));
+	check(cuGraphDestroy(graph));
+}
+
 static void stream_stores_to_a_borrower(void)
 {
 	stream_stores(borrower);
@@ -344,8 +376,9 @@ int main(int argc, char **argv)
 		void (*run)(void);
 	} all[] = {{"gather", gather_by_index}, {"copy", gather_by_copy}, {"capture", capture_of_the_threads_stream},
 		{"signal", stream_stores_to_a_borrower}, {"signal-owner", stream_stores_to_an_owner},
-		{"nodes", nodes_of_the_first_form}, {"executables", executables_of_the_first_form},
-		{"dependent", dependent_launches}, {"kept", functions_are_kept}, {"destroy", functions_after_a_context},
+		{"words", words_of_nodes}, {"nodes", nodes_of_the_first_form},
+		{"executables", executables_of_the_first_form}, {"dependent", dependent_launches},
+		{"kept", functions_are_kept}, {"destroy", functions_after_a_context},
 		{"release", functions_after_a_release}};
 	CUcontext context;
 

@@ -452,6 +452,53 @@ static void parameters_of_nodes_can_be_read_and_set(void **state)
 	range_free(&memory);
 }
 
+/*
+ * cuGraphAddBatchMemOpNode: "When the node is added, the paramArray inside nodeParams is copied". cuGraphExecBatchMemOpNodeSetParams:
+ * addresses and values may be modified, "count or type of operations [...] may not".
+ */
+static void a_batch_of_words_is_a_node(void **state)
+{
+	struct range memory = range_new(1, RW);
+	CUstreamBatchMemOpParams list[] = {
+		{.writeValue = {.operation = CU_STREAM_MEM_OP_WRITE_VALUE_32, .address = memory.at, .value = 1}},
+		{.waitValue = {.operation = CU_STREAM_MEM_OP_WAIT_VALUE_32, .address = memory.at, .value = 1}},
+		{.writeValue = {.operation = CU_STREAM_MEM_OP_WRITE_VALUE_64, .address = memory.at + 8, .value64 = 2}}};
+	CUDA_BATCH_MEM_OP_NODE_PARAMS words = {cu->context, 3, list, 0}, got;
+	CUgraph graph = graph_new();
+	CUgraphNode node;
+	CUgraphExec exec;
+
+	(void)state;
+	must(driver_function(cuGraphAddBatchMemOpNode)(&node, graph, NULL, 0, &words));
+	list[0].writeValue.value = 3;
+	must(driver_function(cuGraphBatchMemOpNodeGetParams)(node, &got));
+	assert_int_equal(got.count, 3);
+	assert_int_equal(got.paramArray[0].writeValue.value, 1);
+	exec = exec_new(graph);
+	run(exec);
+	assert_int_equal(word_at(memory.at), 1);
+	assert_int_equal(word_at(memory.at + 8), 2);
+	list[0].writeValue.address += 16; /* of three, and the wait is met still */
+	must(driver_function(cuGraphExecBatchMemOpNodeSetParams)(exec, node, &words));
+	run(exec);
+	assert_int_equal(word_at(memory.at + 16), 3);
+	words.count = 1;
+	must_refuse(driver_function(cuGraphExecBatchMemOpNodeSetParams)(exec, node, &words));
+	must(driver_function(cuGraphBatchMemOpNodeSetParams)(node, &words));
+	must_refuse(driver_function(cuGraphAddBatchMemOpNode)(&node, graph, NULL, 0, NULL));
+	words.paramArray = NULL;
+	must_refuse(driver_function(cuGraphBatchMemOpNodeSetParams)(node, &words));
+	exec_free(exec);
+	exec = exec_new(graph);
+	must(cu->cuMemsetD8(memory.at, 0, memory.bytes));
+	run(exec);
+	assert_int_equal(word_at(memory.at + 16), 3);
+	assert_int_equal(word_at(memory.at + 8), 0);
+	exec_free(exec);
+	graph_free(graph);
+	range_free(&memory);
+}
+
 /* H200; cuGraphExecKernelNodeSetParams: "Already enqueued or running launches of hGraphExec are not affected by this call." */
 static void an_executable_graph_changes_for_future_launches_alone(void **state)
 {
@@ -635,6 +682,7 @@ int main(int argc, char **argv)
 		conformance_test(a_child_graph_runs_as_a_node),
 		conformance_test(events_in_graphs_are_recorded_and_awaited),
 		conformance_test(parameters_of_nodes_can_be_read_and_set),
+		conformance_test(a_batch_of_words_is_a_node),
 		conformance_test(an_executable_graph_changes_for_future_launches_alone),
 		conformance_test(an_executable_graph_takes_the_parameters_of_another_graph),
 		conformance_test(all_forms_of_instantiation_make_the_same),

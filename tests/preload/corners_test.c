@@ -107,6 +107,18 @@ static void words_of_a_stream_leave_the_owner(void **state)
 	assert_prints(SHARED, "signal-owner", expected);
 }
 
+static void words_of_nodes_leave_the_owner(void **state)
+{
+	static const char answers[] = "add 0 0, set 0 0, set 0 0, waited 0, the list as it was\n";
+	char expected[256];
+
+	(void)state;
+	snprintf(expected, sizeof(expected), "%sowner 07070707, borrower 00000003\n", answers);
+	assert_prints(NULL, "words", expected);
+	snprintf(expected, sizeof(expected), "%s" OWNER, answers);
+	assert_prints(SHARED, "words", expected);
+}
+
 static void nodes_of_the_first_form_leave_the_owner(void **state)
 {
 	static const char answers[] = "add 0\nrun 0 0\nset 0\nrun 0 0\nset 0\nrun 0 0\nset 0\nrun 0 0\nset 0\n";
@@ -192,6 +204,7 @@ int main(void)
 		cmocka_unit_test(a_word_that_a_writer_only_reads_stays),
 		cmocka_unit_test(a_capture_of_the_threads_stream_is_seen),
 		cmocka_unit_test(words_of_a_stream_leave_the_owner),
+		cmocka_unit_test(words_of_nodes_leave_the_owner),
 		cmocka_unit_test(nodes_of_the_first_form_leave_the_owner),
 		cmocka_unit_test(probe_looks_into_executables_of_the_first_form),
 		cmocka_unit_test(dependent_launches_wait_where_memory_is_shared),

@@ -150,6 +150,7 @@ struct any {
 	struct shim_launch launch;
 	bool launched; /* it is a kernel's, so `launch` has begun */
 	CUgraphNodeParams node;
+	CUstreamBatchMemOpParams *words; /* freed at the end; NULL: none of ours */
 	CUgraphNodeParams
 		*params; /* for the driver; those of other types are the program's, as some have results in them */
 };
@@ -162,9 +163,11 @@ static CUresult any_begin(struct any *any, CUgraphNodeParams *params)
 	bool fits = true;
 
 	any->launched = false;
+	any->words = NULL;
 	any->params = params;
-	if (!params || (params->type != CU_GRAPH_NODE_TYPE_KERNEL && params->type != CU_GRAPH_NODE_TYPE_MEMCPY &&
-			       params->type != CU_GRAPH_NODE_TYPE_MEMSET))
+	if (!params ||
+		(params->type != CU_GRAPH_NODE_TYPE_KERNEL && params->type != CU_GRAPH_NODE_TYPE_MEMCPY &&
+			params->type != CU_GRAPH_NODE_TYPE_MEMSET && params->type != CU_GRAPH_NODE_TYPE_BATCH_MEM_OP))
 		return CUDA_SUCCESS;
 	any->node = *params;
 	any->params = &any->node;
@@ -172,6 +175,12 @@ static CUresult any_begin(struct any *any, CUgraphNodeParams *params)
 		fits = memcpy_redirect(&any->node.memcpy.copyParams);
 	} else if (params->type == CU_GRAPH_NODE_TYPE_MEMSET) {
 		fits = memset_redirect(&set->dst, set->pitch, set->elementSize, set->width, set->height);
+	} else if (params->type == CU_GRAPH_NODE_TYPE_BATCH_MEM_OP) {
+		CUDA_BATCH_MEM_OP_NODE_PARAMS words = {
+			.count = params->memOp.count, .paramArray = params->memOp.paramArray};
+
+		result = shim_words_begin(&words, &any->words);
+		any->node.memOp.paramArray = words.paramArray;
 	} else {
 		any->launched = true;
 		result = shim_launch_begin(&any->launch, kernel->func ? kernel->func : (CUfunction)kernel->kern,
@@ -186,6 +195,7 @@ static CUresult any_end(struct any *any, CUresult result)
 {
 	if (any->launched)
 		shim_launch_end(&any->launch);
+	free(any->words);
 	return result;
 }
 

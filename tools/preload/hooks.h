@@ -66,6 +66,7 @@
 	F(cuGraphAddMemsetNode) F(cuGraphMemsetNodeSetParams) F(cuGraphExecMemsetNodeSetParams)                        \
 	F(cuGraphInstantiateWithFlags) F(cuGraphInstantiateWithParams) F(cuGraphInstantiateWithParams_ptsz)            \
 	F(cuGraphLaunch) F(cuGraphLaunch_ptsz) F(cuGraphExecUpdate_v2) F(cuGraphDestroy) F(cuGraphExecDestroy)            \
+	F(cuGraphAddBatchMemOpNode) F(cuGraphBatchMemOpNodeSetParams) F(cuGraphExecBatchMemOpNodeSetParams)            \
 	F(cuGraphExecChildGraphNodeSetParams) F(cuGraphExecHostNodeSetParams)                                          \
 	F(cuGraphExecEventRecordNodeSetEvent) F(cuGraphExecEventWaitNodeSetEvent)                                      \
 	F(cuGraphAddDependencies_v2) F(cuGraphRemoveDependencies_v2)

@@ -45,6 +45,9 @@ void shim_launch_values(const struct shim_launch *launch, shim_value_fn *tell);
 bool shim_edges_any_early(const CUgraphEdgeData *edges, size_t count);
 CUgraphEdgeData *shim_edges_plain(const CUgraphEdgeData *edges, size_t count);
 
+/* A node's words: `node`, a copy of the program's, gets a list of ours, to be freed, where memory is shared (memop.c). */
+CUresult shim_words_begin(CUDA_BATCH_MEM_OP_NODE_PARAMS *node, CUstreamBatchMemOpParams **moved);
+
 /* Runs a launch as `start` does, and finds out whether it writes the cache (probe.c). */
 typedef CUresult shim_start_fn(void *arg);
 /* A kernel node of an executable graph was given this launch's parameters (replay.c). */

@@ -1,8 +1,8 @@
 /*
- * tools/preload/memop.c: hooks of words that a stream stores. One in a borrower goes to the sink, as all that is stored there; a wait for one
+ * tools/preload/memop.c: hooks of words that a stream or a node of a graph stores. One in a borrower goes to the sink, as all that is stored there; a wait for one
  * sees the owner's.
  */
-#include "preload.h"
+#include "launch.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +38,20 @@ static bool is_store(const CUstreamBatchMemOpParams *op)
 	return op->operation == CU_STREAM_MEM_OP_WRITE_VALUE_32 || op->operation == CU_STREAM_MEM_OP_WRITE_VALUE_64;
 }
 
+/* A copy of the list, to be freed; NULL: no memory. The program's is left as it is. */
+static CUstreamBatchMemOpParams *list_redirect(
+	const struct shim_ranges *ranges, const CUstreamBatchMemOpParams *ops, unsigned count)
+{
+	CUstreamBatchMemOpParams *moved = malloc(count * sizeof(*moved));
+
+	if (moved)
+		memcpy(moved, ops, count * sizeof(*moved));
+	for (unsigned i = 0; moved && i < count; i++)
+		if (is_store(&moved[i]))
+			moved[i].writeValue.address = place_of(ranges, moved[i].writeValue.address);
+	return moved;
+}
+
 static CUresult batch(CUstream stream, unsigned count, CUstreamBatchMemOpParams *ops, unsigned flags,
 	__typeof__(cuStreamBatchMemOp_v2) *plain)
 {
@@ -50,19 +64,14 @@ static CUresult batch(CUstream stream, unsigned count, CUstreamBatchMemOpParams 
 		return SHIM_ABSENT;
 	if (!ranges || !count || !ops)
 		return shim_fault_check(plain(stream, count, ops, flags), NULL);
-	moved = malloc(count * sizeof(*moved));
+	moved = list_redirect(ranges, ops, count);
 	if (!moved)
 		return CUDA_ERROR_OUT_OF_MEMORY;
-	memcpy(moved, ops, count * sizeof(*moved));
-	for (unsigned i = 0; i < count; i++)
-		if (is_store(&moved[i]))
-			moved[i].writeValue.address = place_of(ranges, moved[i].writeValue.address);
 	result = plain(stream, count, moved, flags);
 	free(moved);
 	return shim_fault_check(result, NULL);
 }
 
-/* The first forms have the same arguments; they are those of CUDA 11.6 and older. */
 #define HOOKS(form)                                                                                                    \
 	CUresult CUDAAPI cuStreamWriteValue32##form(                                                                   \
 		CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags)                               \
@@ -83,3 +92,75 @@ HOOKS()
 HOOKS(_ptsz)
 HOOKS(_v2)
 HOOKS(_v2_ptsz)
+
+/* ---- nodes ---- */
+
+CUresult shim_words_begin(CUDA_BATCH_MEM_OP_NODE_PARAMS *node, CUstreamBatchMemOpParams **moved)
+{
+	const struct shim_ranges *ranges = shim_ranges();
+
+	*moved = NULL;
+	if (!ranges || !node->count || !node->paramArray)
+		return CUDA_SUCCESS;
+	*moved = list_redirect(ranges, node->paramArray, node->count);
+	node->paramArray = *moved;
+	return *moved ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+CUresult CUDAAPI cuGraphAddBatchMemOpNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+	size_t numDependencies, const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
+{
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
+	__typeof__(cuGraphAddBatchMemOpNode) *plain = shim_real()->cuGraphAddBatchMemOpNode;
+	CUDA_BATCH_MEM_OP_NODE_PARAMS node;
+	CUstreamBatchMemOpParams *moved;
+	CUresult result;
+
+	if (!plain || !nodeParams)
+		return plain ? plain(phGraphNode, hGraph, dependencies, numDependencies, nodeParams) : SHIM_ABSENT;
+	node = *nodeParams;
+	result = shim_words_begin(&node, &moved);
+	if (!result)
+		result = plain(phGraphNode, hGraph, dependencies, numDependencies, &node);
+	free(moved);
+	return result;
+}
+
+CUresult CUDAAPI cuGraphBatchMemOpNodeSetParams(CUgraphNode hNode, const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
+{
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
+	__typeof__(cuGraphBatchMemOpNodeSetParams) *plain = shim_real()->cuGraphBatchMemOpNodeSetParams;
+	CUDA_BATCH_MEM_OP_NODE_PARAMS node;
+	CUstreamBatchMemOpParams *moved;
+	CUresult result;
+
+	if (!plain || !nodeParams)
+		return plain ? plain(hNode, nodeParams) : SHIM_ABSENT;
+	node = *nodeParams;
+	result = shim_words_begin(&node, &moved);
+	if (!result)
+		result = plain(hNode, &node);
+	free(moved);
+	return result;
+}
+
+CUresult CUDAAPI cuGraphExecBatchMemOpNodeSetParams(
+	CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
+{
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_NODES);
+	__typeof__(cuGraphExecBatchMemOpNodeSetParams) *plain = shim_real()->cuGraphExecBatchMemOpNodeSetParams;
+	CUDA_BATCH_MEM_OP_NODE_PARAMS node;
+	CUstreamBatchMemOpParams *moved;
+	CUresult result;
+
+	if (!plain || !nodeParams)
+		return plain ? plain(hGraphExec, hNode, nodeParams) : SHIM_ABSENT;
+	node = *nodeParams;
+	result = shim_words_begin(&node, &moved);
+	if (!result)
+		result = plain(hGraphExec, hNode, &node);
+	if (!result && shim_probe_twin(hGraphExec, hNode, &hGraphExec, &hNode))
+		plain(hGraphExec, hNode, &node);
+	free(moved);
+	return result;
+}
