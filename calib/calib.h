@@ -237,10 +237,11 @@ int kvs_measure_merged(kvs_engine *engine, const struct kvs_calib_text *text, co
 enum kvs_method {
 	KVS_METHOD_KVSHARER, /* the paper's walk: see kvs_search_run() */
 	KVS_METHOD_NLL,      /* greedy by measured loss */
-	KVS_METHOD_AUTO      /* the walks dissimilar first and similar first, and nll: the least loss wins */
+	KVS_METHOD_AUTO,     /* the walks dissimilar first and similar first, and nll: the least loss wins */
+	KVS_METHOD_REFIT     /* greedy by what compensation leaves of each pair's damage */
 };
 
-enum kvs_walk { KVS_WALK_DISSIMILAR, KVS_WALK_SIMILAR, KVS_WALK_RANDOM, KVS_WALK_NLL, KVS_WALK_COUNT };
+enum kvs_walk { KVS_WALK_DISSIMILAR, KVS_WALK_SIMILAR, KVS_WALK_RANDOM, KVS_WALK_NLL, KVS_WALK_REFIT, KVS_WALK_COUNT };
 const char *kvs_walk_name(enum kvs_walk walk);
 
 struct kvs_trial {
@@ -250,6 +251,11 @@ struct kvs_trial {
 	double distance;
 	double cosine; /* NAN with nll, which does not measure it */
 	double nll;    /* of the windows; NAN except with nll */
+	/*
+	 * Refit only: the mean square error behind the attention that is left of what the attention adds, and, of the best owner
+	 * of each layer, in a second trial, the mean KL(original || with this pair) of the predictions, else NAN.
+	 */
+	double left, kl;
 	bool accepted;
 };
 
@@ -265,6 +271,7 @@ struct kvs_search_options {
 	bool sweep;       /* also measure the plan for every number of layers up to `share` */
 	/* Free the capture's means once pairs are ordered: they are most of the memory. nll keeps residuals in their place. */
 	bool drop_means;
+	const kvs_checkpoint *ckpt; /* refit: whose matrices the engine holds */
 	/* Trials of a stopped search: as long as the same ones come up, they are not run again. */
 	const struct kvs_trial *replay;
 	size_t replay_count;
@@ -307,6 +314,10 @@ struct kvs_search_result {
  * nll: each step takes the pair that raises the measured loss least. A pair's loss from an earlier step stands in until
  * the pair looks cheapest (lazy evaluation as in accelerated greedy, Minoux 1978; sharing is not submodular, so it is a
  * heuristic here). A trial runs the layers from the pair's own up, and no more of those below than it must.
+ *
+ * refit: for each pair of a layer with one of three owners below it, or layer 0, W_q and W_o are fitted alone on about 3,072
+ * tokens of the samples (compensate/pairs.c), and the pairs that leave least are taken. The capture may be NULL: no distances or
+ * cosines are measured. The plan's own loss is measured without the matrices, which kvs_compensate() makes for the whole plan.
  *
  * -EINVAL (share out of range; options that are not the engine's; a model of one layer), -ECANCELED if stopped before the first walk. A later
  * stop ends in KVS_SEARCH_STOPPED with a valid best plan, whose figures are NAN if they had not been measured.

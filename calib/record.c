@@ -19,7 +19,7 @@ static const char *const what_names[] = {"kv", "k", "v"};
 static const char *const order_names[] = {"dissimilar", "similar", "random"};
 static const char *const distance_names[] = {"code", "paper"};
 static const char *const cosine_names[] = {"code", "paper"};
-static const char *const method_names[] = {"kvsharer", "nll", "auto"};
+static const char *const method_names[] = {"kvsharer", "nll", "auto", "refit"};
 static const char *const end_names[] = {"complete", "exhausted", "stopped"};
 static const char *const by_names[] = {"run", "line"};
 static const char *const policy_names[] = {"owner", "last"};
@@ -56,10 +56,18 @@ static json_t *owners_json(const int *owners, int layers)
 
 static json_t *trial_json(const struct kvs_trial *trial)
 {
-	return json_pack("{s:s,s:s,s:i,s:i,s:o,s:o,s:o,s:b}", "walk", kvs_walk_name(trial->walk), "tensor",
+	json_t *object = json_pack("{s:s,s:s,s:i,s:i,s:o,s:o,s:o,s:b}", "walk", kvs_walk_name(trial->walk), "tensor",
 		what_names[trial->what], "layer", trial->layer, "owner", trial->owner, "distance",
 		calib_json_number(trial->distance), "cosine", calib_json_number(trial->cosine), "nll",
 		calib_json_number(trial->nll), "accepted", trial->accepted);
+
+	if (trial->walk == KVS_WALK_REFIT && object &&
+		(json_object_set_new(object, "left", calib_json_number(trial->left)) ||
+			json_object_set_new(object, "kl", calib_json_number(trial->kl)))) {
+		json_decref(object);
+		return NULL;
+	}
+	return object;
 }
 
 /* All that decides a search: two searches with equal settings make the same trials. */
@@ -166,9 +174,13 @@ static int read_trial(const json_t *object, int layers, struct kvs_trial *out)
 		.owner = (int)owner,
 		.distance = number_of(object, "distance"),
 		.cosine = number_of(object, "cosine"),
-		.nll = number_of(object, "nll")};
+		.nll = number_of(object, "nll"),
+		.left = number_of(object, "left"),
+		.kl = number_of(object, "kl")};
 	if (walk == KVS_WALK_COUNT || what < 0 || owner < 0 || layer <= owner || layer >= layers ||
-		isnan(walk == KVS_WALK_NLL ? out->nll : out->cosine))
+		isnan(walk == KVS_WALK_NLL       ? out->nll
+			: walk == KVS_WALK_REFIT ? out->left
+						 : out->cosine))
 		return kvs_fail(-EINVAL, "calibration.trials of the plan is damaged: search again without --resume");
 	return 0;
 }

@@ -13,7 +13,7 @@
 #include <string.h>
 #include <time.h>
 
-static const char *const walk_names[KVS_WALK_COUNT] = {"dissimilar", "similar", "random", "nll"};
+static const char *const walk_names[KVS_WALK_COUNT] = {"dissimilar", "similar", "random", "nll", "refit"};
 
 const char *kvs_walk_name(enum kvs_walk walk)
 {
@@ -46,6 +46,8 @@ bool calib_search_recall(struct calib_search *search, struct kvs_trial *trial)
 		return false;
 	trial->cosine = old->cosine;
 	trial->nll = old->nll;
+	trial->left = old->left;
+	trial->kl = old->kl;
 	search->replay_at++;
 	return true;
 }
@@ -141,8 +143,8 @@ static int walk_pairs(struct calib_search *search, enum kvs_walk walk, const str
 	int err = 0;
 
 	for (size_t i = 0; i < count && maps->tensors < search->target && !err; i++) {
-		struct kvs_trial trial = {
-			walk, pairs[i].what, pairs[i].layer, pairs[i].owner, pairs[i].distance, NAN, NAN, false};
+		struct kvs_trial trial = {walk, pairs[i].what, pairs[i].layer, pairs[i].owner, pairs[i].distance, NAN,
+			NAN, NAN, NAN, false};
 
 		if (calib_maps_borrows(maps, &pairs[i]))
 			continue;
@@ -185,8 +187,9 @@ static int run_walk(struct calib_search *search, enum kvs_walk walk, const struc
 	if (!err)
 		err = point_set(&search->result->walks[walk], walk, &maps, search->result->full_nll);
 	if (!err)
-		err = walk == KVS_WALK_NLL ? calib_search_greedy(search, pairs, count, &maps)
-					   : walk_pairs(search, walk, pairs, count, &maps, &candidate);
+		err = walk == KVS_WALK_NLL     ? calib_search_greedy(search, pairs, count, &maps)
+		      : walk == KVS_WALK_REFIT ? calib_search_refit(search, &maps)
+					       : walk_pairs(search, walk, pairs, count, &maps, &candidate);
 	calib_maps_clear(&candidate);
 	calib_maps_clear(&maps);
 	return err;
@@ -198,11 +201,13 @@ static bool walk_is_wanted(const struct kvs_search_options *options, enum kvs_wa
 {
 	switch (options->method) {
 	case KVS_METHOD_KVSHARER:
-		return walk != KVS_WALK_NLL && order_of(walk) == options->pairs.order;
+		return walk < KVS_WALK_NLL && order_of(walk) == options->pairs.order;
 	case KVS_METHOD_NLL:
 		return walk == KVS_WALK_NLL;
+	case KVS_METHOD_REFIT:
+		return walk == KVS_WALK_REFIT;
 	default:
-		return walk != KVS_WALK_RANDOM;
+		return walk != KVS_WALK_RANDOM && walk != KVS_WALK_REFIT;
 	}
 }
 
@@ -213,6 +218,8 @@ static int run_walks(struct calib_search *search)
 	size_t count = 0;
 	int err = 0;
 
+	if (search->options->method == KVS_METHOD_REFIT)
+		return run_walk(search, KVS_WALK_REFIT, NULL, 0);
 	for (enum kvs_walk walk = 0; walk < KVS_WALK_COUNT && !err; walk++) {
 		struct kvs_pair_options options = search->options->pairs;
 		options.order = order_of(walk);
@@ -271,7 +278,8 @@ static int find_cosine(struct calib_search *search)
 	for (size_t i = 0; i < result->trial_count; i++)
 		if (result->trials[i].walk == result->best.walk && result->trials[i].accepted)
 			result->cosine = result->trials[i].cosine;
-	if (!isnan(result->cosine) || search->options->plans_alone || result->end == KVS_SEARCH_STOPPED)
+	if (!isnan(result->cosine) || !search->capture || search->options->plans_alone ||
+		result->end == KVS_SEARCH_STOPPED)
 		return 0;
 	err = point_plan(&result->best, result->layers, &plan);
 	if (err)
@@ -325,6 +333,12 @@ int kvs_search_check(const struct kvs_search_options *options, const struct kvs_
 			options->share, most, options->pairs.protect_last);
 	if (options->plans_alone && (options->sweep || options->method == KVS_METHOD_AUTO))
 		return kvs_fail(-EINVAL, "auto and sweeps choose by measured loss, which cannot be left out");
+	if (options->method == KVS_METHOD_REFIT && (options->pairs.split || options->policy == KVS_POLICY_LAST))
+		return kvs_fail(-EINVAL,
+			"refit fits a layer to one owner's K and V under the policy owner: not with K and V apart, nor "
+			"with the policy last");
+	if (options->method == KVS_METHOD_REFIT && !options->ckpt)
+		return kvs_fail(-EINVAL, "refit reads matrices, and there is no checkpoint");
 	if (!(options->threshold >= -1 && options->threshold <= 1))
 		return kvs_fail(-EINVAL, "the threshold is %g, a cosine is from -1 to 1", options->threshold);
 	return 0;

@@ -43,5 +43,7 @@ int calib_search_accept(struct calib_search *search, enum kvs_walk walk, const s
 /* The greedy walk (search_nll.c), over pairs in any order. */
 int calib_search_greedy(
 	struct calib_search *search, const struct kvs_pair *pairs, size_t count, struct calib_maps *maps);
+/* The walk by what compensation leaves (search_refit.c). */
+int calib_search_refit(struct calib_search *search, struct calib_maps *maps);
 
 #endif

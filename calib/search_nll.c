@@ -123,7 +123,7 @@ static struct candidate *cheapest(struct greedy *greedy)
 static struct kvs_trial trial_of(const struct candidate *c)
 {
 	return (struct kvs_trial){
-		KVS_WALK_NLL, c->pair.what, c->pair.layer, c->pair.owner, c->pair.distance, NAN, NAN, false};
+		KVS_WALK_NLL, c->pair.what, c->pair.layer, c->pair.owner, c->pair.distance, NAN, NAN, NAN, NAN, false};
 }
 
 static int try_candidate(struct greedy *greedy, struct candidate *c)

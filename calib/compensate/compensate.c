@@ -22,6 +22,7 @@
 
 #define LEAST_TOKENS_PER_COLUMN 2 /* of W_o; with fewer, the fit follows the sample and not the text */
 #define LEAST_SAMPLES 2           /* one is held back from the others */
+#define NEWTON_STEPS 3            /* of each head's queries */
 
 struct fit {
 	struct calib_walk walk;
@@ -343,6 +344,7 @@ static int open_queries(struct fit *fit)
 		.heads = fit->config->heads,
 		.kv_heads = fit->config->kv_heads,
 		.head_dim = fit->config->head_dim,
+		.steps = NEWTON_STEPS,
 		.rotations = fit->walk.rotations};
 	err = calib_spool_open(calib_queries_used((int)tokens) * dim, &q->before);
 	if (!err)

@@ -22,7 +22,6 @@
 #define DAMP_QUERIES 1e-3
 #define COVARIANCES 8       /* queries of a sequence whose covariances of keys make up C */
 #define SQUARE_ITERATIONS 8 /* of conjugate gradients */
-#define NEWTON_STEPS 3
 #define NEWTON_ITERATIONS 5
 
 enum kind {
@@ -438,7 +437,7 @@ static int fit(struct work *w, double *matrix, struct calib_query_result *out)
 
 	if (!err)
 		err = start(w, matrix, out, &out->after);
-	for (int i = 0; i < NEWTON_STEPS && !err && taken; i++) {
+	for (int i = 0; i < w->q->steps && !err && taken; i++) {
 		err = newton(w, matrix, &out->after, &taken);
 		out->better |= taken;
 	}

@@ -28,6 +28,7 @@ struct calib_queries {
 	const struct kvs_calib_progress *progress;
 	size_t done, total; /* for the progress, which stands still meanwhile */
 	int sequences, tokens, heads, kv_heads, head_dim, window;
+	int steps;              /* of Newton's method, at most */
 	const float *rotations; /* [tokens][head_dim]: as kvs_engine_rotations() */
 	const float *bias;      /* [heads * head_dim] of the projection, or NULL */
 	/* Records [used][head_dim] of a sequence and a head, in that order; [tokens][head_dim] of a sequence and a KV head. */

@@ -186,3 +186,18 @@ int calib_ridge_fit(struct calib_ridge *ridge, struct calib_lapack *lapack, cons
 	free(old);
 	return err;
 }
+
+int calib_ridge_try(
+	struct calib_ridge *ridge, struct calib_lapack *lapack, double strength, float *values, double *left)
+{
+	int err;
+
+	if (!isfinite(ridge->tt[0] + ridge->tt[1]))
+		return calib_not_a_number("residual");
+	err = solve(ridge, lapack, CALIB_FITTED, strength, NULL);
+	if (err)
+		return err;
+	*left = error_of(ridge, lapack, CALIB_HELD, ridge->b) / ((double)ridge->rows[CALIB_HELD] * ridge->outs);
+	transpose(ridge, ridge->b, values);
+	return 0;
+}

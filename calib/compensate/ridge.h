@@ -48,6 +48,12 @@ struct calib_ridge_result {
  */
 int calib_ridge_fit(struct calib_ridge *ridge, struct calib_lapack *lapack, const struct calib_ridge_choice *choice,
 	float *values, struct calib_ridge_result *out);
+/*
+ * The matrix of one strength, of the fitted rows alone, and *left: the mean square that it leaves on the held rows. For comparing
+ * fits, where no old matrix competes. Errors as above.
+ */
+int calib_ridge_try(
+	struct calib_ridge *ridge, struct calib_lapack *lapack, double strength, float *values, double *left);
 
 /* The sum of squares of T - X W' over a part's rows, for W' [cols][outs]; uses c. */
 double calib_ridge_error(struct calib_ridge *ridge, struct calib_lapack *lapack, enum calib_part part, const double *w);

@@ -58,6 +58,8 @@ static int read_kv(struct calib_walk *walk, int layer)
 
 static bool is_read(const struct calib_walk *walk, int layer)
 {
+	if (walk->pairs)
+		return true;
 	for (int l = layer + 1; l < walk->layers; l++)
 		if (kvs_plan_owner(walk->plan, l, KVS_K) == layer || kvs_plan_owner(walk->plan, l, KVS_V) == layer)
 			return true;
@@ -153,7 +155,7 @@ static void turn_back(const struct calib_walk *walk, const float *bias, float *q
 
 int calib_walk_original(struct calib_walk *walk, int layer, const struct calib_queries *queries)
 {
-	bool above = layer >= walk->first, first = layer == 0;
+	bool above = layer >= walk->first || walk->pairs, first = layer == 0;
 	int tokens = walk->text->sample_tokens, err = kvs_engine_set_plan(walk->engine, NULL);
 
 	for (int s = 0; s < walk->text->samples && !err; s += walk->batch.sequences) {
@@ -164,7 +166,7 @@ int calib_walk_original(struct calib_walk *walk, int layer, const struct calib_q
 		err = next_batch(walk, s);
 		if (!err && !first)
 			err = calib_spool_read(walk->original, token, rows_of(&walk->batch), walk->residual);
-		if (!err && layer == walk->first)
+		if (!err && (walk->pairs ? !first : layer == walk->first))
 			err = calib_spool_write(walk->compensated, token, rows_of(&walk->batch), walk->residual);
 		if (!err)
 			err = kvs_engine_run_layer(
@@ -173,7 +175,7 @@ int calib_walk_original(struct calib_walk *walk, int layer, const struct calib_q
 			err = calib_spool_write(walk->middle, token, rows_of(&walk->batch), walk->other);
 		if (!err)
 			err = calib_spool_write(walk->original, token, rows_of(&walk->batch), walk->reached);
-		if (!err && !above)
+		if (!err && (!above || walk->pairs))
 			err = keep_kv(walk, layer, token);
 		if (!err && queries)
 			err = read_kv(walk, layer);
@@ -248,6 +250,22 @@ int calib_walk_compensated(struct calib_walk *walk, int layer, enum calib_at at,
 	return err;
 }
 
+int calib_walk_above(struct calib_walk *walk, int layer, int sample)
+{
+	size_t token = (size_t)sample * walk->text->sample_tokens;
+	struct kvs_layer_tap tap = {.residual = walk->residual};
+	int err;
+
+	walk->batch = batch_at(walk, sample);
+	walk->batch.sequences = 1;
+	err = calib_spool_read(walk->compensated, token, rows_of(&walk->batch), walk->residual);
+	if (!err)
+		err = put_borrowed(walk, layer, token);
+	for (int l = layer; l < walk->layers && !err; l++)
+		err = kvs_engine_run_layer(walk->engine, &walk->batch, l, walk->residual, &tap);
+	return err;
+}
+
 /* ---- open and close ---- */
 
 static int open_spools(struct calib_walk *walk)
@@ -272,7 +290,7 @@ int calib_walk_open(struct calib_walk *walk)
 	walk->ff = config->ff;
 	walk->heads_dim = config->heads * config->head_dim;
 	walk->kv_dim = config->kv_heads * config->head_dim;
-	for (walk->first = 0; walk->first < walk->layers && !calib_borrows(walk->plan, walk->first);)
+	for (walk->first = 0; walk->first < walk->layers && walk->plan && !calib_borrows(walk->plan, walk->first);)
 		walk->first++;
 	walk->residual = malloc(row * walk->hidden);
 	walk->reached = malloc(row * walk->hidden);

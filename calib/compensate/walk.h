@@ -16,6 +16,11 @@ struct calib_walk {
 	const struct kvs_calib_progress *progress;
 	size_t done, total; /* samples in passes */
 	int layers, hidden, heads_dim, kv_dim, ff;
+	/*
+	 * Pairs: the plan changes from one layer to the next, and every layer sees the original's residual: `compensated` is a
+	 * copy of what is in front of the layer that was run last. K and V of all layers are kept.
+	 */
+	bool pairs;
 	int first;              /* the first layer that borrows; below it the two models are one */
 	struct kvs_batch batch; /* that is in the buffers */
 	/* A record for each token; the original's residual is in front of the next layer, the others at the present one. */
@@ -56,6 +61,11 @@ enum calib_at { CALIB_AT_QUERIES, CALIB_AT_ATTENDED, CALIB_AT_GATED, CALIB_AT_EN
  */
 int calib_walk_compensated(struct calib_walk *walk, int layer, enum calib_at at, const struct calib_queries *queries,
 	void (*take)(void *arg, const struct calib_rows *rows), void *arg);
+
+/*
+ * With `pairs`: the layer and all above it on one sample, and what comes out of the last: `residual` of the walk, [tokens][hidden].
+ */
+int calib_walk_above(struct calib_walk *walk, int layer, int sample);
 
 static inline bool calib_borrows(const kvs_plan *plan, int layer)
 {

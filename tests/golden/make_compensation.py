@@ -272,14 +272,14 @@ class Queries:
             d = m + product / before * d
         return x
 
-    def fit(self):
+    def fit(self, steps=3):
         self.prepare()
         one = np.eye(self.dim)
         a = self.solve(self.back(self.centred(self.s - self.scores(np.zeros_like(one), True), self.p)), self.p, 8)
         before, kl = self.divergence(one), self.divergence(a)
         if kl >= before:
             a, kl = one, before
-        for _ in range(3):
+        for _ in range(steps):
             q = self.changed(a)
             step = self.solve(self.back(self.p - q) - self.tau * a, (self.p + q) / 2, 5)
             for length in (1, 0.4, 0.16):
@@ -359,6 +359,67 @@ def compensate(model, samples, owners, rank):
     return results
 
 
+# ---- single pairs, on the original's residual ----
+
+def fit_pair(model, h, middle, layer, own, kv, held):
+    """W_q and W_o of `layer` reading kv, fitted on the other sequences; the part of the attention's sum that stays an error."""
+    at = f"model.layers.{layer}.self_attn."
+    z, w = model.queries(h, layer), model.w[at + "q_proj.weight"].copy()
+    scores = model.turned(z, layer) @ own[0].transpose(0, 1, 3, 2) / np.sqrt(model.dim)
+    for head in range(model.heads):
+        a = Queries(model, z[:, head], scores[:, head], kv[0][:, head], layer, head, held).fit(1)[0]
+        w[head * model.dim:][:model.dim] = a @ w[head * model.dim:][:model.dim]
+    fitted = Model.__new__(Model)
+    fitted.__dict__.update(model.__dict__, w={**model.w, at + "q_proj.weight": w.astype(np.float32).astype(float)})
+    f, t = fitted.heads_out(h, layer, *kv), middle - h - model.bias(at + "o_proj")
+    x = f[~held].reshape(-1, f.shape[-1])
+    rows = np.sqrt(0.03 * (x * x).sum(0).mean()) * np.eye(x.shape[1])
+    o = np.linalg.lstsq(np.vstack((x, rows)), np.vstack((t[~held].reshape(len(x), -1), np.zeros((len(rows), t.shape[-1])))),
+                        rcond=None)[0].T
+    fitted.w[at + "o_proj.weight"] = o.astype(np.float32).astype(float)
+    return fitted, float(((t - f @ o.T)[held] ** 2).sum() / (t[held] ** 2).sum())
+
+
+def log_probabilities(model, h):
+    head = model.w.get("lm_head.weight", model.w["model.embed_tokens.weight"])
+    logits = model.norm(h, "model.norm") @ head.T
+    logits = logits - logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def cost_pairs(model, samples):
+    """For each layer its owners, the three below and layer 0, and the KL of the model with the best of them."""
+    held = np.arange(len(samples)) % 4 == 3
+    h, kv, inputs, pairs = model.w["model.embed_tokens.weight"][samples], [], [], []
+    for layer in range(model.layers):
+        inputs.append(h)
+        kv.append(model.keys(h, layer))
+        h = model.layer(h, layer, *kv[layer])[1]
+    p = log_probabilities(model, h[held][:, STRIDE - 1::STRIDE])
+    for layer in range(1, model.layers):
+        middle = model.layer(inputs[layer], layer, *kv[layer])[0]
+        owners = [o for o in (layer - 1, layer - 2, layer - 3) if o >= 0] + ([0] if layer > 3 else [])
+        fits = [fit_pair(model, inputs[layer], middle, layer, kv[layer], kv[o], held) for o in owners]
+        best = int(np.argmin([left for _, left in fits]))
+        g = fits[best][0].layer(inputs[layer][held], layer, *(x[held] for x in kv[owners[best]]))[1]
+        for above in range(layer + 1, model.layers):
+            g = model.layer(g, above, *model.keys(g, above))[1]
+        q = log_probabilities(model, g[:, STRIDE - 1::STRIDE])
+        pairs.append({"layer": layer, "owners": owners, "left": [left for _, left in fits], "best": owners[best],
+                      "kl": float((np.exp(p) * (p - q)).sum(-1).mean())})
+    return pairs
+
+
+def make_pairs(cases):
+    """tests/golden/calib/pairs.json, on the texts of the first two cases."""
+    made = []
+    for case in cases[:2]:
+        model, count, tokens = Model(HERE.parent.parent / case["model"]), case["samples"], case["tokens"]
+        pairs = cost_pairs(model, np.array(case["ids"][:count * tokens]).reshape(count, tokens))
+        made.append({key: case[key] for key in ("model", "samples", "tokens", "windows", "ids")} | {"pairs": pairs})
+    (HERE / "calib" / "pairs.json").write_text(json.dumps({"numpy": np.__version__, "cases": made}) + "\n")
+
+
 def main():
     make_window_model(HERE / "calib" / "compensation-window")
     cases = []
@@ -373,6 +434,7 @@ def main():
         cases.append({"model": "tests/golden/" + folder, "owners": owners, "samples": count, "tokens": tokens, "skip": rank,
                       "windows": WINDOWS, "ids": ids.tolist(), "matrices": matrices, "nll": losses})
         print(folder, losses, [(m["name"], m["before"], m["after"], m.get("strength")) for m in matrices])
+    make_pairs(cases)
     (HERE / "calib" / "compensation.json").write_text(json.dumps({"numpy": np.__version__, "cases": cases}) + "\n")
 
 

@@ -45,9 +45,9 @@ static const struct argp_option options[] = {
 	{"output", 'o', "PLAN", 0, "the plan to write (-: standard output); with --sweep, a directory (required)", 0},
 	{"share", OPTION_SHARE, "N", 0, "number of layers that share", 0},
 	{"rate", OPTION_RATE, "R", 0, "or the fraction of layers that share, as in 0.25 (default 0.125)", 0},
-	{"method", OPTION_METHOD, "kvsharer|nll|auto", 0,
+	{"method", OPTION_METHOD, "kvsharer|nll|auto|refit", 0,
 		"kvsharer: the paper's walk; nll: greedy by measured loss; auto (default): the walk from both ends and "
-		"nll, then the best of the three",
+		"nll, then the best of the three; refit: with --compensate, greedy by what refitted matrices leave",
 		0},
 	{"sweep", OPTION_SWEEP, NULL, 0,
 		"one search that gives a plan for every number of layers (up to --share, if given), and loss against "
@@ -118,20 +118,23 @@ static void check(struct argp_state *state, struct run_calibrate *env)
 		argp_error(state, "--compensate fits matrices to the policy owner: not with --policy last");
 	if (!env->compensate && (env->plan_path || env->compensate_options.matrices || env->skip))
 		argp_error(state, "--plan, --refit and --skip belong to --compensate");
+	if (env->search.method == KVS_METHOD_REFIT && (!env->compensate || env->search.pairs.split))
+		argp_error(state, "--method refit chooses layers for --compensate, with one owner for K and V: give "
+				  "it, and no --split-kv");
 	if (env->plan_path && (env->share || env->rate > 0 || env->resume))
 		argp_error(state, "--plan says which layers share: there is no search for --share, --rate or --resume");
 	if (env->share && env->rate > 0)
 		argp_error(state, "--share and --rate both say how many: give one of them");
 	if (env->order_set && env->search.method != KVS_METHOD_KVSHARER)
 		argp_error(state, "--order belongs to --method kvsharer: the other methods choose by themselves");
-	if (env->threshold_set && env->search.method == KVS_METHOD_NLL)
-		argp_error(state, "--threshold belongs to kvsharer and auto: nll takes the least loss");
+	if (env->threshold_set && (env->search.method == KVS_METHOD_NLL || env->search.method == KVS_METHOD_REFIT))
+		argp_error(state, "--threshold belongs to kvsharer and auto: nll and refit take the least loss");
 }
 
 static error_t parse_search(int key, char *text, struct argp_state *state, struct run_calibrate *env)
 {
-	static const char *const methods[] = {"kvsharer", "nll", "auto", NULL}, *const kinds[] = {
-											"code", "paper", NULL};
+	static const char *const methods[] = {"kvsharer", "nll", "auto", "refit", NULL}, *const kinds[] = {
+												 "code", "paper", NULL};
 
 	switch (key) {
 	case OPTION_METHOD:
@@ -370,14 +373,16 @@ static int set_pass(struct run_calibrate *env)
 static int search(struct run_calibrate *env, struct run_session *session, struct kvs_search_result *result)
 {
 	struct kvs_capture capture = {0};
-	int err;
+	bool captured = env->search.method != KVS_METHOD_REFIT; /* which asks for neither distances nor cosines */
+	int err = 0;
 
 	run_watch_signals();
 	env->watch.quiet = env->model.quiet;
 	env->search.progress = (struct kvs_calib_progress){run_watch_step, &env->watch};
-	err = kvs_capture_run(session->engine, &env->text, &env->search.progress, &capture);
+	if (captured)
+		err = kvs_capture_run(session->engine, &env->text, &env->search.progress, &capture);
 	if (!err)
-		err = kvs_search_run(session->engine, &env->text, &capture, &env->search, result);
+		err = kvs_search_run(session->engine, &env->text, captured ? &capture : NULL, &env->search, result);
 	run_progress_clear();
 	kvs_capture_clear(&capture);
 	return err;
@@ -435,7 +440,7 @@ static int run_in_session(struct run_calibrate *env, struct run_session *session
 	const struct kvs_config *config = kvs_checkpoint_config(session->ckpt);
 	int err = 0;
 
-	env->ckpt = session->ckpt;
+	env->ckpt = env->search.ckpt = session->ckpt;
 	env->compensate_options.skip = env->skip == SKIP_AUTO ? kvs_skip_rank(config) : env->skip;
 	env->plan_model = (struct kvs_plan_model){config->model_type, config->layers, config->kv_heads,
 		config->head_dim, kvs_checkpoint_fingerprint(session->ckpt)};
