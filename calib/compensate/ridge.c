@@ -197,7 +197,7 @@ int calib_ridge_try(
 	err = solve(ridge, lapack, CALIB_FITTED, strength, NULL);
 	if (err)
 		return err;
-	*left = error_of(ridge, lapack, CALIB_HELD, ridge->b) / ((double)ridge->rows[CALIB_HELD] * ridge->outs);
+	*left = calib_ridge_error(ridge, lapack, CALIB_HELD, ridge->b) / ((double)ridge->rows[CALIB_HELD] * ridge->outs);
 	transpose(ridge, ridge->b, values);
 	return 0;
 }
