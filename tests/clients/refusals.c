@@ -2,11 +2,14 @@
  * tests/clients/refusals.c: programs that make calls which the driver refuses, and that end things in unusual ways: the answers must
  * be the same whether layers share or not, and so must be what the memory shows.
  *
- * usage: refusals WHAT [MODULE]
+ * usage: refusals WHAT [MODULE] [FORM]
  *   mapping      calls for memory that a program maps itself, of memory from cuMemAlloc
+ *   captures     streams whose capture ends with an error, or that go while they are captured, before memory is freed: what is left of it
+ *   old          all memory of a context goes by the first form of a call: cuCtxDestroy, cuDevicePrimaryCtxRelease or ...Reset
  *   environment  the program writes over its environment, then a kernel stores to layer 0 (MODULE)
  */
 #include <cuda.h>
+#include <dlfcn.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -19,7 +22,7 @@
 
 static CUdevice device;
 static CUcontext context;
-static const char *module_path;
+static const char *module_path, *form;
 
 static void check(CUresult result, const char *what)
 {
@@ -81,6 +84,92 @@ static void mapping(void)
 	SHOW(cuMemFree(memory));
 }
 
+static size_t free_mib(void)
+{
+	size_t bytes, total;
+
+	CHECK(cuMemGetInfo(&bytes, &total));
+	return bytes / MIB;
+}
+
+/* One that ends with an error: another stream has not come back to it, or a call has made it invalid. */
+static void capture_fail(bool joins)
+{
+	CUstream stream, other;
+	CUdeviceptr memory, small;
+	CUevent event;
+	CUgraph graph;
+
+	CHECK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+	CHECK(cuStreamCreate(&other, CU_STREAM_NON_BLOCKING));
+	CHECK(cuEventCreate(&event, CU_EVENT_DISABLE_TIMING));
+	CHECK(cuMemAlloc(&memory, 4096));
+	CHECK(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_GLOBAL));
+	if (joins)
+		SHOW(cuMemAlloc(&small, 4096));
+	SHOW(cuEventRecord(event, stream));
+	SHOW(cuStreamWaitEvent(other, event, 0));
+	SHOW(cuMemsetD8Async(memory, 1, 4096, other));
+	SHOW(cuStreamEndCapture(stream, &graph));
+	SHOW(cuStreamSynchronize(other));
+	SHOW(cuMemFree(memory));
+}
+
+/* What is freed while a stream is captured may go later, but not never. */
+static void captures(void)
+{
+	CUcontext other;
+	CUstream stream;
+	size_t before;
+
+	start();
+	before = free_mib();
+	for (int i = 0; i < 2; i++) {
+		capture_fail(i);
+		SHOW(cuMemFree(memory_make()));
+		printf("left %zu\n", before - free_mib());
+	}
+	for (int i = 0; i < 4; i++) {
+		if (i % 2)
+			CHECK(cuCtxCreate(&other, NULL, 0, device));
+		CHECK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+		CHECK(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_RELAXED));
+		if (i % 2)
+			SHOW(cuCtxDestroy(other));
+		else
+			SHOW(cuStreamDestroy(stream));
+		CHECK(cuCtxSetCurrent(context));
+		SHOW(cuMemFree(memory_make()));
+		printf("left %zu\n", before - free_mib());
+	}
+}
+
+static void old(void)
+{
+	bool of_context = !strcmp(form, "cuCtxDestroy");
+	size_t before;
+	union {
+		void *found;
+		CUresult (*device)(CUdevice);
+		CUresult (*context)(CUcontext);
+	} call = {dlsym(RTLD_DEFAULT, form)};
+
+	start();
+	before = free_mib();
+	for (int i = 0; i < 3; i++) {
+		CUcontext other;
+
+		if (of_context)
+			CHECK(cuCtxCreate(&other, NULL, 0, device));
+		CHECK(cuMemsetD8(memory_make(), 1, BYTES));
+		printf("%s: %d\n", form, of_context ? call.context(other) : call.device(device));
+		if (!of_context)
+			CHECK(cuDevicePrimaryCtxRetain(&context, device));
+		CHECK(cuCtxSetCurrent(context));
+		printf("left %zu\n", before - free_mib());
+	}
+}
+
 static void stored(const char *name, CUdeviceptr dst)
 {
 	CUdeviceptr src, row;
@@ -119,6 +208,8 @@ static const struct {
 	void (*run)(void);
 } programs[] = {
 	{"mapping", mapping},
+	{"captures", captures},
+	{"old", old},
 	{"environment", environment},
 };
 
@@ -127,6 +218,7 @@ int main(int argc, char **argv)
 	if (argc < 2)
 		return 2;
 	module_path = argc > 2 ? argv[2] : "";
+	form = argc > 3 ? argv[3] : "";
 	CHECK(cuInit(0));
 	CHECK(cuDeviceGet(&device, 0));
 	for (size_t i = 0; i < sizeof(programs) / sizeof(*programs); i++)

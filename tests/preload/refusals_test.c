@@ -17,13 +17,15 @@
 
 #define SLAB "--owners 0,1,0,1 --layout slab:layers=4,k=4MiB,v=4MiB "
 
-/* `before` is of the shell, NULL `options`: without the shim. */
+/* `what`: a program's name, and for some the form of a call. `before` is of the shell, NULL `options`: without the shim. */
 static struct process refusals(const char *before, const char *options, const char *what)
 {
-	char command[4096], client[512], kernels[512], driver[512];
+	char command[4096], client[512], kernels[1024], driver[512], program[64] = "";
+	const char *form = strchr(what, ' ');
 
+	snprintf(program, sizeof(program), "%.*s", form ? (int)(form - what) : 63, what);
 	snprintf(client, sizeof(client), "%s", built("tests/clients/refusals"));
-	snprintf(kernels, sizeof(kernels), "%s", built("tests/clients/decoder_kernels.so"));
+	snprintf(kernels, sizeof(kernels), "%s%s", built("tests/clients/decoder_kernels.so"), form ? form : "");
 	snprintf(driver, sizeof(driver), "%s", built("softcuda"));
 	setenv("ASAN_OPTIONS", "verify_asan_link_order=0", 1); /* the shim is first, and links it too */
 	if (options)
@@ -31,9 +33,9 @@ static struct process refusals(const char *before, const char *options, const ch
 			"file=$(mktemp -u); %s kvshare-run exec --device host --stats $file %s -- %s %s %s; "
 			"status=$?; grep -q '\"saved_bytes\": [1-9]' $file || echo nothing is shared; rm -f $file; "
 			"exit $status",
-			before, options, client, what, kernels);
+			before, options, client, program, kernels);
 	else
-		snprintf(command, sizeof(command), "%s LD_LIBRARY_PATH=%s %s %s %s", before, driver, client, what,
+		snprintf(command, sizeof(command), "%s LD_LIBRARY_PATH=%s %s %s %s", before, driver, client, program,
 			kernels);
 	return run_shell(command, 60);
 }
@@ -63,6 +65,20 @@ static void memory_from_cuMemAlloc_is_no_mapping(void **state)
 	assert_as_plain(SLAB, "mapping");
 }
 
+static void a_capture_ends_with_its_stream_and_context(void **state)
+{
+	(void)state;
+	assert_as_plain(SLAB, "captures");
+}
+
+static void memory_goes_with_its_context_by_first_forms(void **state)
+{
+	(void)state;
+	assert_as_plain(SLAB, "old cuCtxDestroy");
+	assert_as_plain(SLAB, "old cuDevicePrimaryCtxRelease");
+	assert_as_plain(SLAB, "old cuDevicePrimaryCtxReset");
+}
+
 static void the_environment_may_be_written_over(void **state)
 {
 	struct process got = refusals("", SLAB "--writer client_hidden_store", "environment");
@@ -79,6 +95,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(memory_from_cuMemAlloc_is_no_mapping),
+		cmocka_unit_test(a_capture_ends_with_its_stream_and_context),
+		cmocka_unit_test(memory_goes_with_its_context_by_first_forms),
 		cmocka_unit_test(the_environment_may_be_written_over),
 	};
 

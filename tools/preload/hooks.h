@@ -23,6 +23,7 @@
 	F(cuMulticastBindMem) F(cuMemMapArrayAsync) F(cuMemMapArrayAsync_ptsz)                                         \
 	F(cuMemExportToShareableHandle)                                                                                \
 	F(cuCtxDestroy_v2) F(cuDevicePrimaryCtxRetain) F(cuDevicePrimaryCtxRelease_v2) F(cuDevicePrimaryCtxReset_v2)   \
+	F(cuCtxDestroy) F(cuDevicePrimaryCtxRelease) F(cuDevicePrimaryCtxReset) F(cuStreamDestroy) F(cuStreamDestroy_v2) \
 	F(cuStreamBeginCapture) F(cuStreamBeginCapture_ptsz) F(cuStreamBeginCapture_v2) F(cuStreamBeginCapture_v2_ptsz) \
 	F(cuStreamBeginCaptureToGraph) F(cuStreamBeginCaptureToGraph_ptsz)                                             \
 	F(cuStreamEndCapture) F(cuStreamEndCapture_ptsz)                                                               \
@@ -73,7 +74,7 @@
 
 /* Others of the driver's that the shim calls, and does not stand in front of. */
 #define SHIM_CALLS(F)                                                                                                  \
-	F(cuCtxGetCurrent) F(cuCtxGetDevice) F(cuCtxPushCurrent_v2) F(cuCtxPopCurrent_v2) F(cuDevicePrimaryCtxGetState)   \
+	F(cuCtxGetCurrent) F(cuCtxGetDevice) F(cuStreamGetCtx) F(cuCtxPushCurrent_v2) F(cuCtxPopCurrent_v2) F(cuDevicePrimaryCtxGetState)   \
 	F(cuDeviceGetMemPool) F(cuFuncGetName) F(cuFuncGetParamInfo) F(cuKernelGetName)                                \
 	F(cuKernelGetParamInfo) F(cuStreamIsCapturing) F(cuStreamIsCapturing_ptsz) F(cuEventRecord) F(cuGetErrorName)                    \
 	F(cuMemGetAllocationGranularity) F(cuMemGetInfo_v2) F(cuArray3DGetDescriptor_v2) F(cuGraphGetNodes) F(cuGraphNodeGetType) F(cuGraphNodeSetEnabled)             \
@@ -82,6 +83,10 @@
 
 /* cuda.h hides these behind newer forms, or declares them only for callers with a default stream of their own. */
 #undef cuGetProcAddress
+#undef cuCtxDestroy
+#undef cuDevicePrimaryCtxRelease
+#undef cuDevicePrimaryCtxReset
+#undef cuStreamDestroy
 #undef cuGraphAddNode
 #undef cuStreamBeginCapture
 #undef cuGraphInstantiate
@@ -113,6 +118,10 @@
 /* clang-format on */
 
 CUresult CUDAAPI cuGetProcAddress(const char *symbol, void **pfn, int cudaVersion, cuuint64_t flags);
+CUresult CUDAAPI cuCtxDestroy(CUcontext ctx);
+CUresult CUDAAPI cuDevicePrimaryCtxRelease(CUdevice dev);
+CUresult CUDAAPI cuDevicePrimaryCtxReset(CUdevice dev);
+CUresult CUDAAPI cuStreamDestroy(CUstream hStream);
 CUresult CUDAAPI cuStreamBeginCapture(CUstream hStream);
 CUresult CUDAAPI cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
 	size_t numDependencies, CUgraphNodeParams *nodeParams);

@@ -176,6 +176,8 @@ void shim_cache_forget(void);
 
 /* The program captures a stream, so nobody may wait for a context. */
 bool shim_is_captured(void);
+/* The streams of a context that is about to go are captured no more. */
+void shim_captures_end(CUcontext context);
 /* For all that was launched in `context`, whichever is current. */
 CUresult shim_context_wait(CUcontext context);
 /* After this error nothing runs any more, and there is nothing to wait for. */

@@ -1,8 +1,12 @@
 /*
  * tools/preload/waits.c: waiting for the work that may use memory which is about to go. Nobody may wait for a context while one of its
- * streams is captured, so captures are counted; what the program frees meanwhile goes later.
+ * streams is captured, so captures are counted; what the program frees meanwhile goes later. A capture also ends with its stream, and
+ * with its context.
  */
 #include "preload.h"
+
+#include <pthread.h>
+#include <stdlib.h>
 
 static atomic_int captures;
 
@@ -51,20 +55,106 @@ bool shim_is_lost(CUresult error)
 
 /* ---- captures ---- */
 
-static CUresult begun(CUresult result)
+static struct capture {
+	struct capture *next;
+	CUstream stream;
+	CUcontext context;
+	pthread_t thread; /* CU_STREAM_PER_THREAD is another stream in each */
+} * list;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static CUstream stream_of(CUstream stream, bool per_thread)
 {
-	if (!result)
-		atomic_fetch_add(&captures, 1);
+	return stream ? stream : per_thread ? CU_STREAM_PER_THREAD : CU_STREAM_LEGACY;
+}
+
+/* Those of a stream, or of a context. */
+static void captures_remove(CUstream stream, CUcontext context)
+{
+	if (!shim_is_captured())
+		return;
+	pthread_mutex_lock(&lock);
+	for (struct capture **link = &list, *capture; (capture = *link);) {
+		bool same =
+			stream ? capture->stream == stream && (stream != CU_STREAM_PER_THREAD ||
+								      pthread_equal(capture->thread, pthread_self()))
+			       : capture->context == context;
+
+		if (!same) {
+			link = &capture->next;
+			continue;
+		}
+		*link = capture->next;
+		free(capture);
+		atomic_fetch_sub(&captures, 1);
+	}
+	pthread_mutex_unlock(&lock);
+}
+
+void shim_captures_end(CUcontext context)
+{
+	captures_remove(NULL, context);
+}
+
+static CUcontext context_of(CUstream stream)
+{
+	const struct shim_real *driver = shim_real();
+	CUcontext context = NULL;
+
+	if (stream != CU_STREAM_PER_THREAD && driver->cuStreamGetCtx && !driver->cuStreamGetCtx(stream, &context))
+		return context;
+	return driver->cuCtxGetCurrent && !driver->cuCtxGetCurrent(&context) ? context : NULL;
+}
+
+/* Without memory it is counted, and never ends: what is freed from then on stays. */
+static CUresult begun(CUresult result, CUstream stream, bool per_thread)
+{
+	struct capture *capture;
+
+	if (result)
+		return result;
+	stream = stream_of(stream, per_thread);
+	captures_remove(stream, NULL);
+	capture = malloc(sizeof(*capture));
+	pthread_mutex_lock(&lock);
+	if (capture) {
+		*capture = (struct capture){list, stream, context_of(stream), pthread_self()};
+		list = capture;
+	}
+	atomic_fetch_add(&captures, 1);
+	pthread_mutex_unlock(&lock);
 	return result;
 }
 
 /* One that was invalidated, or not joined, has ended too. */
-static CUresult ended(CUresult result)
+static CUresult ended(CUresult result, CUstream stream, bool per_thread)
 {
 	if (result == CUDA_SUCCESS || result == CUDA_ERROR_STREAM_CAPTURE_INVALIDATED ||
 		result == CUDA_ERROR_STREAM_CAPTURE_UNJOINED)
-		atomic_fetch_sub(&captures, 1);
+		captures_remove(stream_of(stream, per_thread), NULL);
 	return result;
+}
+
+/* Before it goes: its handle may come back as another stream's at once. */
+static CUresult destroy(CUstream stream, __typeof__(cuStreamDestroy) *call)
+{
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CONTEXTS);
+
+	if (!call)
+		return SHIM_ABSENT;
+	if (stream && stream != CU_STREAM_LEGACY && stream != CU_STREAM_PER_THREAD) /* those stay */
+		captures_remove(stream, NULL);
+	return call(stream);
+}
+
+CUresult CUDAAPI cuStreamDestroy_v2(CUstream hStream)
+{
+	return destroy(hStream, shim_real()->cuStreamDestroy_v2);
+}
+
+CUresult CUDAAPI cuStreamDestroy(CUstream hStream)
+{
+	return destroy(hStream, shim_real()->cuStreamDestroy);
 }
 
 CUresult CUDAAPI cuStreamBeginCapture(CUstream hStream)
@@ -72,7 +162,8 @@ CUresult CUDAAPI cuStreamBeginCapture(CUstream hStream)
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CAPTURES);
 	const struct shim_real *driver = shim_real();
 
-	return driver->cuStreamBeginCapture ? begun(driver->cuStreamBeginCapture(hStream)) : SHIM_ABSENT;
+	return driver->cuStreamBeginCapture ? begun(driver->cuStreamBeginCapture(hStream), hStream, false)
+					    : SHIM_ABSENT;
 }
 
 CUresult CUDAAPI cuStreamBeginCapture_ptsz(CUstream hStream)
@@ -80,7 +171,8 @@ CUresult CUDAAPI cuStreamBeginCapture_ptsz(CUstream hStream)
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CAPTURES);
 	const struct shim_real *driver = shim_real();
 
-	return driver->cuStreamBeginCapture_ptsz ? begun(driver->cuStreamBeginCapture_ptsz(hStream)) : SHIM_ABSENT;
+	return driver->cuStreamBeginCapture_ptsz ? begun(driver->cuStreamBeginCapture_ptsz(hStream), hStream, true)
+						 : SHIM_ABSENT;
 }
 
 CUresult CUDAAPI cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode mode)
@@ -88,7 +180,8 @@ CUresult CUDAAPI cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode m
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CAPTURES);
 	const struct shim_real *driver = shim_real();
 
-	return driver->cuStreamBeginCapture_v2 ? begun(driver->cuStreamBeginCapture_v2(hStream, mode)) : SHIM_ABSENT;
+	return driver->cuStreamBeginCapture_v2 ? begun(driver->cuStreamBeginCapture_v2(hStream, mode), hStream, false)
+					       : SHIM_ABSENT;
 }
 
 CUresult CUDAAPI cuStreamBeginCapture_v2_ptsz(CUstream hStream, CUstreamCaptureMode mode)
@@ -96,8 +189,9 @@ CUresult CUDAAPI cuStreamBeginCapture_v2_ptsz(CUstream hStream, CUstreamCaptureM
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CAPTURES);
 	const struct shim_real *driver = shim_real();
 
-	return driver->cuStreamBeginCapture_v2_ptsz ? begun(driver->cuStreamBeginCapture_v2_ptsz(hStream, mode))
-						    : SHIM_ABSENT;
+	return driver->cuStreamBeginCapture_v2_ptsz
+		       ? begun(driver->cuStreamBeginCapture_v2_ptsz(hStream, mode), hStream, true)
+		       : SHIM_ABSENT;
 }
 
 CUresult CUDAAPI cuStreamBeginCaptureToGraph(CUstream hStream, CUgraph hGraph, const CUgraphNode *dependencies,
@@ -109,7 +203,8 @@ CUresult CUDAAPI cuStreamBeginCaptureToGraph(CUstream hStream, CUgraph hGraph, c
 	if (!driver->cuStreamBeginCaptureToGraph)
 		return SHIM_ABSENT;
 	return begun(driver->cuStreamBeginCaptureToGraph(
-		hStream, hGraph, dependencies, dependencyData, numDependencies, mode));
+			     hStream, hGraph, dependencies, dependencyData, numDependencies, mode),
+		hStream, false);
 }
 
 CUresult CUDAAPI cuStreamBeginCaptureToGraph_ptsz(CUstream hStream, CUgraph hGraph, const CUgraphNode *dependencies,
@@ -121,7 +216,8 @@ CUresult CUDAAPI cuStreamBeginCaptureToGraph_ptsz(CUstream hStream, CUgraph hGra
 	if (!driver->cuStreamBeginCaptureToGraph_ptsz)
 		return SHIM_ABSENT;
 	return begun(driver->cuStreamBeginCaptureToGraph_ptsz(
-		hStream, hGraph, dependencies, dependencyData, numDependencies, mode));
+			     hStream, hGraph, dependencies, dependencyData, numDependencies, mode),
+		hStream, true);
 }
 
 CUresult CUDAAPI cuStreamEndCapture(CUstream hStream, CUgraph *phGraph)
@@ -129,7 +225,8 @@ CUresult CUDAAPI cuStreamEndCapture(CUstream hStream, CUgraph *phGraph)
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CAPTURES);
 	const struct shim_real *driver = shim_real();
 
-	return driver->cuStreamEndCapture ? ended(driver->cuStreamEndCapture(hStream, phGraph)) : SHIM_ABSENT;
+	return driver->cuStreamEndCapture ? ended(driver->cuStreamEndCapture(hStream, phGraph), hStream, false)
+					  : SHIM_ABSENT;
 }
 
 CUresult CUDAAPI cuStreamEndCapture_ptsz(CUstream hStream, CUgraph *phGraph)
@@ -137,10 +234,13 @@ CUresult CUDAAPI cuStreamEndCapture_ptsz(CUstream hStream, CUgraph *phGraph)
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CAPTURES);
 	const struct shim_real *driver = shim_real();
 
-	return driver->cuStreamEndCapture_ptsz ? ended(driver->cuStreamEndCapture_ptsz(hStream, phGraph)) : SHIM_ABSENT;
+	return driver->cuStreamEndCapture_ptsz ? ended(driver->cuStreamEndCapture_ptsz(hStream, phGraph), hStream, true)
+					       : SHIM_ABSENT;
 }
 
 void shim_waits_forget(void)
 {
+	pthread_mutex_init(&lock, NULL);
+	list = NULL;
 	atomic_store(&captures, 0);
 }
