@@ -197,7 +197,8 @@ int calib_ridge_try(
 	err = solve(ridge, lapack, CALIB_FITTED, strength, NULL);
 	if (err)
 		return err;
-	*left = calib_ridge_error(ridge, lapack, CALIB_HELD, ridge->b) / ((double)ridge->rows[CALIB_HELD] * ridge->outs);
+	*left = calib_ridge_error(ridge, lapack, CALIB_HELD, ridge->b) /
+		((double)ridge->rows[CALIB_HELD] * ridge->outs);
 	transpose(ridge, ridge->b, values);
 	return 0;
 }

@@ -531,7 +531,8 @@ static void auto_keeps_the_walk_that_loses_least(void **state)
 
 	(void)state;
 	for (int walk = 0; walk < KVS_WALK_COUNT; walk++) {
-		assert_int_equal(result.walks[walk].k_owners != NULL, walk != KVS_WALK_RANDOM && walk != KVS_WALK_REFIT);
+		assert_int_equal(
+			result.walks[walk].k_owners != NULL, walk != KVS_WALK_RANDOM && walk != KVS_WALK_REFIT);
 		if (result.walks[walk].k_owners)
 			least = fmin(least, result.walks[walk].nll);
 	}
