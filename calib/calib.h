@@ -41,7 +41,8 @@ struct kvs_calib_progress {
 
 enum kvs_sample_by {
 	KVS_SAMPLE_RUN, /* consecutive runs of the text's tokens */
-	KVS_SAMPLE_LINE /* the first tokens of each line; shorter lines are skipped. The code's: its tokenizer cuts lines off */
+	KVS_SAMPLE_LINE, /* the first tokens of each line; shorter lines are skipped. The code's: its tokenizer cuts lines off */
+	KVS_SAMPLE_SPREAD /* runs at even distances over the whole text, and windows between them */
 };
 
 struct kvs_calib_text_options {
@@ -62,7 +63,7 @@ struct kvs_calib_text {
 };
 
 /*
- * Cut a text. The windows begin where the samples end; if fewer than 17 tokens are left there, they are the samples
+ * Cut a text. The windows begin where the samples end, or lie between them (spread); if fewer than 17 tokens are left there, they are the samples
  * themselves, or an error with need_held. -EINVAL (too few tokens or lines, with their number; options), -ENOMEM.
  */
 int kvs_calib_text_cut(const kvs_tokenizer *tok, const char *text, size_t bytes,

@@ -21,7 +21,7 @@ static const char *const distance_names[] = {"code", "paper"};
 static const char *const cosine_names[] = {"code", "paper"};
 static const char *const method_names[] = {"kvsharer", "nll", "auto", "refit"};
 static const char *const end_names[] = {"complete", "exhausted", "stopped"};
-static const char *const by_names[] = {"run", "line"};
+static const char *const by_names[] = {"run", "line", "spread"};
 static const char *const policy_names[] = {"owner", "last"};
 
 static int no_memory(void)

@@ -166,6 +166,49 @@ static int cut_windows(
 	return cut_samples_again(out);
 }
 
+/* ---- spread ---- */
+
+/* `windows` windows in the middle of what each part of the text has left behind its sample, as evenly as they go. */
+static void copy_spread_windows(const int32_t *ids, size_t count, struct kvs_calib_text *out)
+{
+	size_t part = count / out->samples, tokens = out->window_tokens, done = 0;
+
+	for (int i = 0; i < out->samples; i++) {
+		size_t until = (size_t)(i + 1) * out->windows / out->samples, here = (until - done) * tokens;
+		size_t at = (size_t)i * count / out->samples + out->sample_tokens;
+		at += (part - out->sample_tokens - 1 - here) / 2;
+		memcpy(out->window_ids + done * tokens, ids + at, sizeof(*ids) * here);
+		memcpy(out->window_targets + done * tokens, ids + at + 1, sizeof(*ids) * here);
+		done = until;
+	}
+}
+
+/* As many parts as samples: each begins with its sample, and the windows are cut from the rest. */
+static int cut_spread(
+	const int32_t *ids, size_t count, const struct kvs_calib_text_options *options, struct kvs_calib_text *out)
+{
+	size_t rest, part = count / out->samples;
+	int held = int_or(options->held_tokens, DEFAULT_HELD_TOKENS), room, err = cut_runs(ids, count, out, &rest);
+
+	for (int i = 0; i < out->samples && !err; i++)
+		memcpy(out->ids + (size_t)i * out->sample_tokens, ids + (size_t)i * count / out->samples,
+			sizeof(*ids) * out->sample_tokens);
+	if (err)
+		return err;
+	room = part - out->sample_tokens > 1 << 24 ? 1 << 24 : (int)(part - out->sample_tokens) - 1;
+	if (room < LEAST_WINDOW_TOKENS)
+		return cut_windows(ids, 0, options, out);
+	out->held_back = true;
+	out->window_tokens = smaller(smaller(int_or(options->window_tokens, DEFAULT_WINDOW_TOKENS), held), room);
+	out->windows = held / out->window_tokens;
+	if (out->windows / out->samples >= room / out->window_tokens)
+		out->windows = room / out->window_tokens * out->samples;
+	err = allocate_windows(out);
+	if (!err)
+		copy_spread_windows(ids, count, out);
+	return err;
+}
+
 static int cut_by_run(const kvs_tokenizer *tok, const char *text, size_t bytes,
 	const struct kvs_calib_text_options *options, struct kvs_calib_text *out)
 {
@@ -175,9 +218,13 @@ static int cut_by_run(const kvs_tokenizer *tok, const char *text, size_t bytes,
 
 	if (err)
 		return err;
-	err = cut_runs(ids, count, out, &rest);
-	if (!err)
-		err = cut_windows(ids + rest, count - rest, options, out);
+	if (options->by == KVS_SAMPLE_SPREAD) {
+		err = cut_spread(ids, count, options, out);
+	} else {
+		err = cut_runs(ids, count, out, &rest);
+		if (!err)
+			err = cut_windows(ids + rest, count - rest, options, out);
+	}
 	free(ids);
 	return err;
 }

@@ -44,10 +44,13 @@ int study_describe(struct kvs_study *study, const kvs_checkpoint *ckpt, const st
 		config->head_dim, "fingerprint", kvs_checkpoint_fingerprint(ckpt), "device", options->device,
 		"kv_dtype", kvs_dtype_name(options->engine.kv_dtype), "chunk_tokens", options->engine.chunk_tokens,
 		"calib_digest", calib->digest, "text_digest", measured->digest, "sample_by",
-		calib->by == KVS_SAMPLE_LINE ? "line" : "run", "samples", calib->samples, "sample_tokens",
-		calib->sample_tokens, "held_tokens", calib->windows * calib->window_tokens, "window_tokens",
-		calib->window_tokens, "measured_tokens", measured->windows * measured->window_tokens, "threshold",
-		options->threshold, "shares", ints_json(study->shares, study->share_count));
+		calib->by == KVS_SAMPLE_LINE     ? "line"
+		: calib->by == KVS_SAMPLE_SPREAD ? "spread"
+						 : "run",
+		"samples", calib->samples, "sample_tokens", calib->sample_tokens, "held_tokens",
+		calib->windows * calib->window_tokens, "window_tokens", calib->window_tokens, "measured_tokens",
+		measured->windows * measured->window_tokens, "threshold", options->threshold, "shares",
+		ints_json(study->shares, study->share_count));
 	return study->settings ? 0 : no_memory();
 }
 

@@ -66,6 +66,57 @@ static void windows_begin_where_samples_end(void **state)
 	kvs_calib_text_clear(&text);
 }
 
+/* Samples at even distances from the first token on, windows between them, and no token in two of them. */
+static void spread_samples_cover_the_text(void **state)
+{
+	struct kvs_calib_text_options options = {
+		.by = KVS_SAMPLE_SPREAD, .samples = 5, .sample_tokens = 16, .window_tokens = 32};
+	char *used = calloc(on.count + 1, 1);
+
+	(void)state;
+	for (int windows = 1; windows <= 13; windows++) {
+		struct kvs_calib_text text;
+		memset(used, 0, on.count);
+		options.held_tokens = 32 * windows + 31;
+		assert_int_equal(kvs_calib_text_cut(on.tokenizer, on.text, on.bytes, &options, &text), 0);
+		assert_true(text.held_back && text.windows == windows && text.window_tokens == 32);
+		for (int i = 0; i < 5; i++) {
+			size_t at = i * on.count / 5;
+			assert_memory_equal(text.ids + i * 16, on.ids + at, 16 * sizeof(*on.ids));
+			memset(used + at, 1, 16);
+		}
+		for (int w = 0, at = 0; w < windows; w++, at += 32) {
+			while (memcmp(text.window_ids + w * 32, on.ids + at, 32 * sizeof(*on.ids)))
+				assert_true(++at + 33 <= (int)on.count);
+			assert_memory_equal(text.window_targets + w * 32, on.ids + at + 1, 32 * sizeof(*on.ids));
+			assert_null(memchr(used + at, 1, 33));
+			memset(used + at, 1, 32);
+		}
+		kvs_calib_text_clear(&text);
+	}
+	free(used);
+}
+
+static void spread_samples_take_what_there_is(void **state)
+{
+	struct kvs_calib_text_options options = {.by = KVS_SAMPLE_SPREAD, .samples = 5, .sample_tokens = 16};
+	struct kvs_calib_text text;
+
+	(void)state;
+	options.sample_tokens = (int)on.count / 5 - 21; /* 20 tokens and a target are left of each part */
+	assert_int_equal(kvs_calib_text_cut(on.tokenizer, on.text, on.bytes, &options, &text), 0);
+	assert_true(text.held_back && text.windows == 5 && text.window_tokens == 20);
+	kvs_calib_text_clear(&text);
+	options.sample_tokens = (int)on.count / 5;
+	assert_int_equal(kvs_calib_text_cut(on.tokenizer, on.text, on.bytes, &options, &text), 0);
+	assert_true(!text.held_back && text.windows == 5);
+	kvs_calib_text_clear(&text);
+	options.need_held = true;
+	assert_true(kvs_calib_text_cut(on.tokenizer, on.text, on.bytes, &options, &text) < 0);
+	options.sample_tokens = (int)on.count / 5 + 1;
+	assert_true(kvs_calib_text_cut(on.tokenizer, on.text, on.bytes, &options, &text) < 0);
+}
+
 /* If too little text is left after them, the samples are measured on themselves, and `held_back` says so. */
 static void samples_stand_in_where_nothing_is_left(void **state)
 {
@@ -95,6 +146,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(windows_begin_where_samples_end),
+		cmocka_unit_test(spread_samples_cover_the_text),
+		cmocka_unit_test(spread_samples_take_what_there_is),
 		cmocka_unit_test(samples_stand_in_where_nothing_is_left),
 	};
 

@@ -10,8 +10,10 @@ static const struct argp_option options[] = {
 	{NULL, 0, NULL, 0, "Cutting the text:", 2},
 	{"samples", OPTION_SAMPLES, "N", 0, "number of samples that the search uses (default 30)", 2},
 	{"sample-tokens", OPTION_SAMPLE_TOKENS, "N", 0, "length of a sample (default 64)", 2},
-	{"sample-by", OPTION_SAMPLE_BY, "run|line", 0,
-		"run (default): consecutive tokens; line: lines cut to that length, shorter ones skipped", 2},
+	{"sample-by", OPTION_SAMPLE_BY, "run|line|spread", 0,
+		"run (default): consecutive tokens; line: lines cut to that length, shorter ones skipped; spread: runs "
+		"at even distances over the whole text, with those on which loss is measured between them",
+		2},
 	{"held-tokens", OPTION_HELD_TOKENS, "N", 0,
 		"tokens after the samples on which loss is measured (default 1024), in windows of --ctx (256)", 2},
 	{"plan", OPTION_PLAN, "FILE", OPTION_HIDDEN, NULL, 0}, /* refused, with a reason */
@@ -21,7 +23,7 @@ static const struct argp_option options[] = {
 
 static error_t parse(int key, char *text, struct argp_state *state)
 {
-	static const char *const units[] = {"run", "line", NULL};
+	static const char *const units[] = {"run", "line", "spread", NULL};
 	struct kvs_calib_text_options *cut = state->input;
 
 	switch (key) {
