@@ -185,6 +185,14 @@ static CUresult free_later(CUdeviceptr address)
 	return shim_cache_free_later(address) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
+/* A stream may be captured, and nobody may wait for the context then. */
+static CUresult free_waiting(CUdeviceptr address)
+{
+	CUresult waited = shim_context_wait(shim_cache_context(address));
+
+	return waited == CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED ? free_later(address) : free_ours(address, waited);
+}
+
 CUresult CUDAAPI cuMemFree(CUdeviceptr dptr)
 {
 	const struct shim_real *driver = shim_real();
@@ -199,7 +207,7 @@ CUresult CUDAAPI cuMemFree(CUdeviceptr dptr)
 		shim_profile_call("cuMemFree_v2", result, dptr, 0, start_ns);
 		return result;
 	}
-	return shim_is_captured() ? free_later(dptr) : free_ours(dptr, shim_context_wait(shim_cache_context(dptr)));
+	return free_waiting(dptr);
 }
 
 static CUresult free_async(

@@ -178,7 +178,10 @@ void shim_cache_forget(void);
 bool shim_is_captured(void);
 /* The streams of a context that is about to go are captured no more. */
 void shim_captures_end(CUcontext context);
-/* For all that was launched in `context`, whichever is current. */
+/*
+ * For all that was launched in `context`, whichever is current; no capture begins meanwhile. CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED:
+ * one has begun already, and nothing was waited for.
+ */
 CUresult shim_context_wait(CUcontext context);
 /* After this error nothing runs any more, and there is nothing to wait for. */
 bool shim_is_lost(CUresult error);

@@ -9,10 +9,24 @@
 #include <stdlib.h>
 
 static atomic_int captures;
+/* Held while a capture begins, and during a wait: one that began meanwhile would be invalidated by it. */
+static pthread_mutex_t edge = PTHREAD_MUTEX_INITIALIZER;
 
 bool shim_is_captured(void)
 {
 	return atomic_load_explicit(&captures, memory_order_acquire) > 0;
+}
+
+static CUresult context_wait(CUcontext context)
+{
+	const struct shim_real *driver = shim_real();
+	CUresult result = driver->cuCtxPushCurrent_v2(context);
+
+	if (result)
+		return result;
+	result = shim_fault_check(driver->cuCtxSynchronize(), NULL);
+	driver->cuCtxPopCurrent_v2(&context);
+	return result;
 }
 
 CUresult shim_context_wait(CUcontext context)
@@ -22,11 +36,9 @@ CUresult shim_context_wait(CUcontext context)
 
 	if (!driver->cuCtxPushCurrent_v2 || !driver->cuCtxPopCurrent_v2 || !driver->cuCtxSynchronize)
 		return SHIM_ABSENT;
-	result = driver->cuCtxPushCurrent_v2(context);
-	if (result)
-		return result;
-	result = shim_fault_check(driver->cuCtxSynchronize(), NULL);
-	driver->cuCtxPopCurrent_v2(&context);
+	pthread_mutex_lock(&edge);
+	result = shim_is_captured() ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : context_wait(context);
+	pthread_mutex_unlock(&edge);
 	return result;
 }
 
@@ -107,12 +119,10 @@ static CUcontext context_of(CUstream stream)
 }
 
 /* Without memory it is counted, and never ends: what is freed from then on stays. */
-static CUresult begun(CUresult result, CUstream stream, bool per_thread)
+static void capture_add(CUstream stream, bool per_thread)
 {
 	struct capture *capture;
 
-	if (result)
-		return result;
 	stream = stream_of(stream, per_thread);
 	captures_remove(stream, NULL);
 	capture = malloc(sizeof(*capture));
@@ -123,6 +133,19 @@ static CUresult begun(CUresult result, CUstream stream, bool per_thread)
 	}
 	atomic_fetch_add(&captures, 1);
 	pthread_mutex_unlock(&lock);
+}
+
+/* Between the two the driver begins a capture. */
+static void begin(void)
+{
+	pthread_mutex_lock(&edge);
+}
+
+static CUresult begun(CUresult result, CUstream stream, bool per_thread)
+{
+	if (!result)
+		capture_add(stream, per_thread);
+	pthread_mutex_unlock(&edge);
 	return result;
 }
 
@@ -162,8 +185,10 @@ CUresult CUDAAPI cuStreamBeginCapture(CUstream hStream)
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CAPTURES);
 	const struct shim_real *driver = shim_real();
 
-	return driver->cuStreamBeginCapture ? begun(driver->cuStreamBeginCapture(hStream), hStream, false)
-					    : SHIM_ABSENT;
+	if (!driver->cuStreamBeginCapture)
+		return SHIM_ABSENT;
+	begin();
+	return begun(driver->cuStreamBeginCapture(hStream), hStream, false);
 }
 
 CUresult CUDAAPI cuStreamBeginCapture_ptsz(CUstream hStream)
@@ -171,8 +196,10 @@ CUresult CUDAAPI cuStreamBeginCapture_ptsz(CUstream hStream)
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CAPTURES);
 	const struct shim_real *driver = shim_real();
 
-	return driver->cuStreamBeginCapture_ptsz ? begun(driver->cuStreamBeginCapture_ptsz(hStream), hStream, true)
-						 : SHIM_ABSENT;
+	if (!driver->cuStreamBeginCapture_ptsz)
+		return SHIM_ABSENT;
+	begin();
+	return begun(driver->cuStreamBeginCapture_ptsz(hStream), hStream, true);
 }
 
 CUresult CUDAAPI cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode mode)
@@ -180,8 +207,10 @@ CUresult CUDAAPI cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode m
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CAPTURES);
 	const struct shim_real *driver = shim_real();
 
-	return driver->cuStreamBeginCapture_v2 ? begun(driver->cuStreamBeginCapture_v2(hStream, mode), hStream, false)
-					       : SHIM_ABSENT;
+	if (!driver->cuStreamBeginCapture_v2)
+		return SHIM_ABSENT;
+	begin();
+	return begun(driver->cuStreamBeginCapture_v2(hStream, mode), hStream, false);
 }
 
 CUresult CUDAAPI cuStreamBeginCapture_v2_ptsz(CUstream hStream, CUstreamCaptureMode mode)
@@ -189,9 +218,10 @@ CUresult CUDAAPI cuStreamBeginCapture_v2_ptsz(CUstream hStream, CUstreamCaptureM
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_CAPTURES);
 	const struct shim_real *driver = shim_real();
 
-	return driver->cuStreamBeginCapture_v2_ptsz
-		       ? begun(driver->cuStreamBeginCapture_v2_ptsz(hStream, mode), hStream, true)
-		       : SHIM_ABSENT;
+	if (!driver->cuStreamBeginCapture_v2_ptsz)
+		return SHIM_ABSENT;
+	begin();
+	return begun(driver->cuStreamBeginCapture_v2_ptsz(hStream, mode), hStream, true);
 }
 
 CUresult CUDAAPI cuStreamBeginCaptureToGraph(CUstream hStream, CUgraph hGraph, const CUgraphNode *dependencies,
@@ -202,6 +232,7 @@ CUresult CUDAAPI cuStreamBeginCaptureToGraph(CUstream hStream, CUgraph hGraph, c
 
 	if (!driver->cuStreamBeginCaptureToGraph)
 		return SHIM_ABSENT;
+	begin();
 	return begun(driver->cuStreamBeginCaptureToGraph(
 			     hStream, hGraph, dependencies, dependencyData, numDependencies, mode),
 		hStream, false);
@@ -215,6 +246,7 @@ CUresult CUDAAPI cuStreamBeginCaptureToGraph_ptsz(CUstream hStream, CUgraph hGra
 
 	if (!driver->cuStreamBeginCaptureToGraph_ptsz)
 		return SHIM_ABSENT;
+	begin();
 	return begun(driver->cuStreamBeginCaptureToGraph_ptsz(
 			     hStream, hGraph, dependencies, dependencyData, numDependencies, mode),
 		hStream, true);
@@ -241,6 +273,7 @@ CUresult CUDAAPI cuStreamEndCapture_ptsz(CUstream hStream, CUgraph *phGraph)
 void shim_waits_forget(void)
 {
 	pthread_mutex_init(&lock, NULL);
+	pthread_mutex_init(&edge, NULL);
 	list = NULL;
 	atomic_store(&captures, 0);
 }
