@@ -1,6 +1,7 @@
 # Stacks are walked by frame pointers. A client knows only cuda.h and -lcuda. It is linked against the toolkit's stub, or else against softcuda.
 CUDA_STUBS = $(firstword $(wildcard $(CUDA)/lib64/stubs $(CUDA)/lib/stubs))
 CLIENTS = $(addprefix $(BUILD)/tests/clients/,vector_add leaks decoder calls answers ends rates pairs nodes corners refusals crowd)
+CLIENTS += $(BUILD)/tests/clients/remake
 
 $(CLIENTS): $(BUILD)/tests/clients/%: tests/clients/%.c $(BUILD)/cc.flags | $(SOFTCUDA)
 	@mkdir -p $(@D)

@@ -14,11 +14,11 @@ static bool allocated(CUdeviceptr *out, size_t bytes, CUresult *result)
 	return shim_cache_allocate(bytes, out, result) || *result;
 }
 
-/* The driver's own allocation has been made, or not. */
-static CUresult told(const char *call, CUresult result, const CUdeviceptr *address, size_t bytes)
+/* The driver's own allocation has been made, or not; `captured`: for a graph, which it belongs to. */
+static CUresult told(const char *call, CUresult result, const CUdeviceptr *address, size_t bytes, bool captured)
 {
 	if (!result)
-		shim_cache_passed(bytes);
+		shim_cache_passed(address && !captured ? *address : 0, bytes);
 	if (!result && address && shim_settings()->inspect_path)
 		shim_inspect_allocated(call, *address, bytes);
 	if (!result && address && shim_settings()->probe_path)
@@ -39,7 +39,7 @@ CUresult CUDAAPI cuMemAlloc(CUdeviceptr *dptr, size_t bytesize)
 		return result;
 	result = driver->cuMemAlloc_v2(dptr, bytesize);
 	shim_profile_call("cuMemAlloc_v2", result, result ? UINT64_MAX : *dptr, bytesize, start_ns);
-	return told("cuMemAlloc", result, dptr, bytesize);
+	return told("cuMemAlloc", result, dptr, bytesize, false);
 }
 
 /*
@@ -101,23 +101,23 @@ CUresult CUDAAPI cuMemAllocPitch(
 	if (rows_allocated(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes, &result))
 		return result;
 	result = driver->cuMemAllocPitch_v2(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes);
-	return told("cuMemAllocPitch", result, dptr, result || !pPitch ? 0 : *pPitch * Height);
+	return told("cuMemAllocPitch", result, dptr, result || !pPitch ? 0 : *pPitch * Height, false);
 }
 
 static CUresult allocate_async(CUdeviceptr *dptr, size_t bytes, CUstream stream, __typeof__(cuMemAllocAsync) *plain)
 {
 	CUresult result = CUDA_SUCCESS;
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_ALLOCS);
+	bool captured = shim_is_capturing(stream, plain == shim_real()->cuMemAllocAsync_ptsz);
 
 	if (!plain)
 		return SHIM_ABSENT;
-	/* Memory allocated during a capture belongs to the graph. */
-	if (!shim_is_capturing(stream, plain == shim_real()->cuMemAllocAsync_ptsz) && allocated(dptr, bytes, &result)) {
+	if (!captured && allocated(dptr, bytes, &result)) {
 		if (!result)
 			shim_cache_set_pool(*dptr, shim_pool_current());
 		return result;
 	}
-	return told("cuMemAllocAsync", plain(dptr, bytes, stream), dptr, bytes);
+	return told("cuMemAllocAsync", plain(dptr, bytes, stream), dptr, bytes, captured);
 }
 
 CUresult CUDAAPI cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
@@ -135,16 +135,16 @@ static CUresult allocate_from_pool(
 {
 	CUresult result = CUDA_SUCCESS;
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_ALLOCS);
+	bool captured = shim_is_capturing(stream, plain == shim_real()->cuMemAllocFromPoolAsync_ptsz);
 
 	if (!plain)
 		return SHIM_ABSENT;
-	if (!shim_is_capturing(stream, plain == shim_real()->cuMemAllocFromPoolAsync_ptsz) &&
-		allocated(dptr, bytes, &result)) {
+	if (!captured && allocated(dptr, bytes, &result)) {
 		if (!result)
 			shim_cache_set_pool(*dptr, pool);
 		return result;
 	}
-	return told("cuMemAllocFromPoolAsync", plain(dptr, bytes, pool, stream), dptr, bytes);
+	return told("cuMemAllocFromPoolAsync", plain(dptr, bytes, pool, stream), dptr, bytes, captured);
 }
 
 CUresult CUDAAPI cuMemAllocFromPoolAsync(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream)
@@ -203,7 +203,11 @@ CUresult CUDAAPI cuMemFree(CUdeviceptr dptr)
 	if (!driver->cuMemFree_v2)
 		return SHIM_ABSENT;
 	if (!is_ours(dptr)) {
+		bool left = shim_cache_left(dptr);
+
 		result = driver->cuMemFree_v2(dptr);
+		if (result && left)
+			shim_cache_back(dptr);
 		shim_profile_call("cuMemFree_v2", result, dptr, 0, start_ns);
 		return result;
 	}
@@ -214,11 +218,18 @@ static CUresult free_async(
 	CUdeviceptr address, CUstream stream, __typeof__(cuMemFreeAsync) *plain, __typeof__(cuStreamSynchronize) *wait)
 {
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_FREES);
+	CUresult result;
 
 	if (!plain || !wait)
 		return SHIM_ABSENT;
-	if (!is_ours(address))
-		return plain(address, stream);
+	if (!is_ours(address)) {
+		bool left = shim_cache_left(address);
+
+		result = plain(address, stream);
+		if (result && left)
+			shim_cache_back(address);
+		return result;
+	}
 	return shim_is_captured() ? free_later(address) : free_ours(address, shim_fault_check(wait(stream), NULL));
 }
 

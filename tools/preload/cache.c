@@ -3,8 +3,8 @@
  *
  * A cache is a row of allocations, and a row of tensors in them. Each allocation is a space; each tensor that borrows or
  * lends is a region of it, and what lies between is regions that share nothing. All borrowers of a cache have one sink, a
- * range as large as the largest of them, in a single block; with the policy `last` there is none, as they write their owners. An owner that the program frees before its borrowers
- * keeps its memory until they are gone.
+ * range as large as the largest of them, in a single block; with the policy `last` there is none, as they write their owners. An
+ * owner that the program frees before its borrowers keeps its memory until they are gone. order.c says which allocations they are.
  */
 #include "cache.h"
 
@@ -78,6 +78,12 @@ static void tensors_place(struct shim_cache *cache, const struct shim_settings *
 	}
 }
 
+/* Grows with each capture that begins or ends, and with each node: any of them may have a borrower's address, or the sink's. */
+static unsigned long graph_calls(void)
+{
+	return atomic_load(&shim_calls[SHIM_CAPTURES]) + atomic_load(&shim_calls[SHIM_NODES]);
+}
+
 /* An empty cache: the program's allocations come into it one by one. */
 int shim_cache_create(struct shim_device *device, struct shim_cache **out)
 {
@@ -87,6 +93,7 @@ int shim_cache_create(struct shim_device *device, struct shim_cache **out)
 	if (!cache)
 		return kvs_fail(-ENOMEM, "no memory for a cache");
 	cache->device = device;
+	cache->graph_calls = graph_calls();
 	cache->layers = settings->layout.layers;
 	cache->allocation_count = shim_layout_allocations(&settings->layout);
 	cache->tensors = calloc(2 * (size_t)cache->layers, sizeof(*cache->tensors));
@@ -268,7 +275,8 @@ int shim_allocation_refill(struct shim_cache *cache, int number)
 /* Tells the profiler whose memory each tensor shows. */
 static void allocation_label(const struct shim_cache *cache, int number)
 {
-	CUdeviceptr base = cache->allocations[number].base;
+	const struct shim_allocation *allocation = &cache->allocations[number];
+	CUdeviceptr base = allocation->plain ? 0 : allocation->base;
 
 	for (int i = 0; base && i < 2 * cache->layers; i++) {
 		const struct shim_tensor *tensor = &cache->tensors[i];
@@ -303,10 +311,7 @@ int shim_allocation_open(struct shim_cache *cache, int number, size_t bytes)
 	return 0;
 }
 
-/*
- * What the program has freed goes as soon as nobody borrows it; then the cache itself. One that was given up stays until
- * all its allocations have come, so that none of them starts another.
- */
+/* What the program has freed goes as soon as nobody borrows it; then the cache itself. */
 void shim_cache_settle(struct shim_cache *cache, bool end)
 {
 	bool left = false;
@@ -316,46 +321,94 @@ void shim_cache_settle(struct shim_cache *cache, bool end)
 
 		if (allocation->space && allocation->freed && !allocation->late && shim_allocation_empty(cache, i))
 			shim_allocation_close(cache, i);
-		left |= allocation->space || allocation->reserved || (cache->given_up && !allocation->plain);
+		left |= allocation->space || shim_is_live(allocation);
 	}
 	if (!left || end)
 		cache_free(cache);
 }
 
-/* Memory of its own for a borrower, with the content that it showed. */
+/* ---- giving up ---- */
+
+static bool is_borrowing(const struct shim_tensor *tensor)
+{
+	return tensor->region && kvs_region_owner(tensor->region);
+}
+
+/* Memory of its own for a borrower, with the content that it showed. On failure it goes on borrowing. */
 static int tensor_unshare(struct shim_cache *cache, struct shim_tensor *tensor)
 {
 	const kvs_cu *cu = cache->device->cu;
-	const kvs_region *owner = kvs_region_owner(tensor->region);
+	kvs_region *owner = kvs_region_owner(tensor->region);
 	int err = kvs_region_unshare(tensor->region);
 
-	if (!err)
-		err = kvs_region_resize(tensor->region, 0, kvs_region_slot_stride(tensor->region));
+	if (err)
+		return err;
+	err = kvs_region_resize(tensor->region, 0, kvs_region_slot_stride(tensor->region));
 	if (!err && cu->cuMemcpyDtoDAsync(kvs_region_address(tensor->region, 0), kvs_region_address(owner, 0),
 			    kvs_region_slot_stride(owner), NULL))
 		err = kvs_fail(-EIO, "cannot copy what layer %d shared", tensor->layer);
+	if (err) {
+		kvs_region_share(tensor->region, owner);
+		return err;
+	}
+	tensor->owner = tensor->layer;
+	tensor->lends = true; /* it stays a tensor apart */
+	return 0;
+}
+
+/* Whether the device has memory for all borrowers: before one loses what it shows. */
+static int room_check(struct shim_cache *cache)
+{
+	kvs_space *space = NULL;
+	kvs_region *region = NULL;
+	size_t bytes = 0;
+	int err;
+
+	for (int i = 0; i < 2 * cache->layers; i++)
+		if (is_borrowing(&cache->tensors[i]))
+			bytes += kvs_region_slot_stride(cache->tensors[i].region);
+	if (!bytes)
+		return 0;
+	err = kvs_space_reserve(cache->device->vmm, bytes, &space);
 	if (!err)
-		tensor->owner = tensor->layer;
+		err = whole_region(space, 0, bytes, &region);
+	kvs_region_free(region);
+	kvs_space_free(space);
 	return err;
 }
 
-/* A part of the cache is plain memory, and a cache that is shared in part is neither of what was asked for. */
+static int borrowers_unshare(struct shim_cache *cache)
+{
+	int err = 0;
+
+	if (shim_is_captured() || graph_calls() != cache->graph_calls)
+		return kvs_fail(-EBUSY, "graphs may hold their addresses");
+	shim_context_wait(cache->device->context); /* any stream may still write what is copied now */
+	err = room_check(cache);
+	for (int i = 0; !err && i < 2 * cache->layers; i++)
+		if (is_borrowing(&cache->tensors[i]))
+			err = tensor_unshare(cache, &cache->tensors[i]);
+	shim_context_wait(cache->device->context); /* the copies too */
+	return err;
+}
+
+/*
+ * A part of the cache is plain memory, and a cache that is shared in part is not what was asked for. So borrowers get their own, where
+ * that is possible, and the sink goes when no launch can have its address any more; else they go on as they are, and it stays.
+ */
 void shim_cache_give_up(struct shim_cache *cache)
 {
-	cache->given_up = true;
-	if (!shim_is_captured()) /* any stream may still write what is copied now */
-		shim_context_wait(cache->device->context);
-	for (int i = 0; i < 2 * cache->layers; i++) {
-		struct shim_tensor *tensor = &cache->tensors[i];
+	bool shares = false;
 
-		if (tensor->region && kvs_region_owner(tensor->region) && tensor_unshare(cache, tensor))
-			shim_say("layer %d goes on sharing: %s", tensor->layer, kvs_error());
+	cache->given_up = true;
+	if (borrowers_unshare(cache)) {
+		for (int i = 0; i < 2 * cache->layers; i++)
+			shares |= is_borrowing(&cache->tensors[i]);
+		if (shares)
+			shim_say("layers of its cache that share already go on sharing: %s", kvs_error());
 	}
 	for (int i = 0; i < cache->allocation_count; i++)
 		allocation_label(cache, i);
-	for (int i = 0; i < 2 * cache->layers; i++)
-		if (cache->tensors[i].region && kvs_region_owner(cache->tensors[i].region))
-			return;                                                /* its stores still need the sink */
-	if (!shim_is_captured() && !shim_context_wait(cache->device->context)) /* the copies too */
+	if (!shares && !shim_cache_publish() && !shim_is_captured() && !shim_context_wait(cache->device->context))
 		sink_free(cache);
 }

@@ -39,7 +39,8 @@ struct shim_cache {
 	struct shim_device *device;
 	kvs_space *sink_space;
 	kvs_region *sink;
-	bool given_up; /* an allocation could not be backed, so nothing is shared in this cache */
+	bool given_up;             /* some of it is plain memory, so nothing more is shared in this cache */
+	unsigned long graph_calls; /* when it began */
 	int layers, allocation_count;
 	struct shim_tensor *tensors;         /* [2 * layers], K and V of layer 0, of layer 1, ... */
 	struct shim_allocation *allocations; /* [allocation_count] */
@@ -87,13 +88,27 @@ void shim_shadow_close(struct shim_allocation *allocation);
 int shim_cache_publish(void);
 /* The statistics do. */
 void shim_cache_note(void);
-/* Whether those that come before the cache's have not all been there yet; this one has been made, and counts. */
-bool shim_is_skipped(size_t bytes);
-/* The place of an allocation of `bytes` bytes. -ECANCELED: it is none of a cache's, or nothing in it is shared. */
-int shim_place_find(size_t bytes, struct shim_cache **out, int *number);
-/* The allocation that was just refused is one of the cache's all the same: those after it keep their numbers. */
+/* The allocation's memory is the program's own: its cache is not what was asked for. */
 void shim_cache_refused(struct shim_cache *cache, int number);
 /* What the program gets where its memory could not be backed: plain memory, or with --strict an error. */
 CUresult shim_cache_failure(int err, size_t bytes);
+
+/* ---- order.c ---- */
+
+/* Those that come before the cache's have not all been there yet; this one has been made, and counts if it is one of them. */
+bool shim_is_skipping(void);
+bool shim_is_skipped(size_t bytes);
+bool shim_is_live(const struct shim_allocation *allocation);
+/*
+ * The place of an allocation of `bytes` bytes, of a cache that may be new. -ECANCELED: it is none of a cache's; -EEXIST: a cache
+ * is whole, -EBUSY: nobody can tell; and the errors of a new cache.
+ */
+int shim_place_find(size_t bytes, struct shim_cache **out, int *number);
+/* The program has plain memory there: in a place that shares nothing, or as a stray. */
+void shim_place_plain(struct shim_cache *cache, int number, CUdeviceptr address);
+void shim_stray_add(CUdeviceptr address);
+void shim_stray_gone(CUdeviceptr address);
+void shim_order_free(CUcontext context);
+void shim_order_forget(void);
 
 #endif

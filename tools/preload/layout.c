@@ -236,15 +236,15 @@ bool shim_layout_fits_at(const struct shim_layout *layout, int number, size_t by
 	return layout->kind == SHIM_EXPLICIT ? layout->places->bytes[number] == bytes : shim_layout_fits(layout, bytes);
 }
 
-/* A tensor that shares starts at a granule; in a slab its last granule must hold nothing else either. */
+/* A tensor that shares starts at a granule, and its last granule holds nothing else: it is whole, or its allocation ends with it. */
 static int place_check(const struct shim_layout *layout, enum kvs_k_or_v which, int layer, size_t granule)
 {
 	struct shim_place place = shim_layout_place(layout, which, layer);
-	bool whole = layout->kind != SHIM_TENSORS && place.bytes % granule;
+	bool ends = layout->kind == SHIM_TENSORS && layout->size_bytes <= place.bytes;
 
 	if (layout->kind == SHIM_EXPLICIT)
 		return shim_explicit_check(layout, which, layer, granule);
-	if (place.offset % granule == 0 && !whole)
+	if (place.offset % granule == 0 && (ends || place.bytes % granule == 0))
 		return 0;
 	return kvs_fail(-EINVAL,
 		"%s of layer %d takes %zu bytes at offset %zu, which are not whole granules of %zu: %zu bytes a layer "

@@ -86,7 +86,6 @@ struct shim_device {
 	CUcontext context;
 	kvs_cu *cu;
 	kvs_vmm *vmm;
-	int skipped; /* of the layout's skip: each context has a cache of its own, and what comes before it */
 };
 extern struct shim_device *shim_devices;
 /* That of the calling thread's context. -ENODEV: it has none; what kvs_cu_adopt() and kvs_vmm_create() answer. */
@@ -137,8 +136,11 @@ void shim_ranges_forget(void);
  * been said), and the caller makes a plain one; with --strict *error is then set.
  */
 bool shim_cache_allocate(size_t bytes, CUdeviceptr *out, CUresult *error);
-/* A plain allocation has been made: it may be one of those that come before the cache's. */
-void shim_cache_passed(size_t bytes);
+/* A plain allocation has been made; address 0: it may be no part of a cache, but one of those that come before. */
+void shim_cache_passed(CUdeviceptr address, size_t bytes);
+/* The program frees plain memory, which is then no part of a cache; true: it was one. It is back, as the driver has refused to free it. */
+bool shim_cache_left(CUdeviceptr address);
+void shim_cache_back(CUdeviceptr address);
 bool shim_cache_any(void); /* some allocation of the program's is ours */
 /* The program's allocation that holds `address`. */
 bool shim_cache_find(CUdeviceptr address, CUdeviceptr *base, size_t *bytes);

@@ -4,13 +4,14 @@
 #include "cache.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 atomic_int shim_live;
 static struct shim_cache *volatile forgotten;
 static struct shim_device *volatile forgotten_devices;
-static bool warned;
-static atomic_bool late; /* some allocation is */
+static atomic_bool late;  /* some allocation is */
+static char failure[512]; /* why the allocation that is being made is not of a cache; "": it is not that */
 
 static size_t ranges_of(const struct shim_cache *cache, struct shim_range *out)
 {
@@ -65,28 +66,7 @@ void shim_cache_note(void)
 	shim_stats_note(&memory);
 }
 
-static bool is_free(const struct shim_allocation *allocation)
-{
-	return !allocation->space && !allocation->plain && !allocation->reserved;
-}
-
-/* A cache of this device whose next allocation, the first place that is free, can have `bytes` bytes. */
-static struct shim_cache *cache_with_room(const struct shim_device *device, size_t bytes, int *number)
-{
-	for (struct shim_cache *cache = shim_caches; cache; cache = cache->next) {
-		if (cache->device != device)
-			continue;
-		for (*number = 0; *number < cache->allocation_count; ++*number)
-			if (is_free(&cache->allocations[*number]))
-				break;
-		if (*number < cache->allocation_count && shim_layout_fits_at(&shim_settings()->layout, *number, bytes))
-			return cache;
-	}
-	*number = 0;
-	return NULL;
-}
-
-/* The allocation that was just shim_cache_refused is one of the cache's all the same: those after it keep their numbers. */
+/* The allocation's memory is the program's own: its cache is not what was asked for. */
 void shim_cache_refused(struct shim_cache *cache, int number)
 {
 	cache->allocations[number].plain = true;
@@ -96,26 +76,19 @@ void shim_cache_refused(struct shim_cache *cache, int number)
 	shim_cache_settle(cache, false);
 }
 
-/* The place of an allocation of `bytes` bytes. -ECANCELED: it is none of a cache's, or nothing in it is shared. */
-int shim_place_find(size_t bytes, struct shim_cache **out, int *number)
+/* Backs a place; on failure it is as before. */
+static int place_open(struct shim_cache *cache, int number, size_t bytes)
 {
-	struct shim_device *device;
-	int err = shim_device_get(&device);
+	struct shim_allocation *allocation = &cache->allocations[number];
+	int err =
+		allocation->space ? shim_allocation_refill(cache, number) : shim_allocation_open(cache, number, bytes);
 
 	if (err)
 		return err;
-	*out = cache_with_room(device, bytes, number);
-	if (!*out && !shim_layout_fits_at(&shim_settings()->layout, 0, bytes))
-		return -ECANCELED; /* as large as one of a cache's, but not the one that comes next */
-	if (!*out)
-		err = shim_cache_create(device, out);
-	if (err)
-		return err;
-	if (!(*out)->given_up && !shim_tensor_next(*out, *number, 0)) {
-		(*out)->allocations[*number].plain = true;
-		return -ECANCELED;
-	}
-	return 0;
+	allocation->freed = false;
+	err = shim_cache_publish();
+	allocation->freed = err != 0;
+	return err;
 }
 
 static int allocate(size_t bytes, CUdeviceptr *out)
@@ -125,17 +98,11 @@ static int allocate(size_t bytes, CUdeviceptr *out)
 
 	if (err)
 		return err;
-	if (!cache->given_up)
-		err = shim_allocation_open(cache, number, bytes);
-	if (!err && !cache->given_up)
-		err = shim_cache_publish();
-	if (err || cache->given_up) {
-		if (cache->allocations[number].space) {
-			shim_allocation_empty(cache, number);
-			shim_allocation_close(cache, number);
-		}
-		shim_cache_refused(cache, number);
-		return err ? err : -ECANCELED;
+	/* One that shares nothing takes its place when the driver has made it. */
+	err = shim_tensor_next(cache, number, 0) ? place_open(cache, number, bytes) : -ECANCELED;
+	if (err) {
+		shim_cache_settle(cache, false);
+		return err;
 	}
 	*out = cache->allocations[number].base;
 	atomic_fetch_add(&shim_live, 1);
@@ -143,36 +110,14 @@ static int allocate(size_t bytes, CUdeviceptr *out)
 	return 0;
 }
 
-/* The current context, if those that come before its cache have not all been there yet; else NULL. */
-static struct shim_device *skipping(void)
+/* Each kind of reason is told once. */
+static void plain_tell(int err, size_t bytes, const char *why)
 {
-	const struct shim_layout *layout = &shim_settings()->layout;
-	struct shim_device *device;
+	static bool told[2];
 
-	if (!layout->skip || shim_device_get(&device))
-		return NULL;
-	return device->skipped < layout->skip ? device : NULL;
-}
-
-bool shim_is_skipped(size_t bytes)
-{
-	struct shim_device *device = skipping();
-
-	if (device)
-		device->skipped += shim_layout_fits_at(&shim_settings()->layout, 0, bytes);
-	return device != NULL;
-}
-
-void shim_cache_passed(size_t bytes)
-{
-	const struct shim_settings *settings = shim_settings();
-
-	if (settings->off || settings->layout.reserved || !settings->layout.skip ||
-		!shim_layout_fits(&settings->layout, bytes))
-		return;
-	pthread_mutex_lock(&shim_cache_lock);
-	shim_is_skipped(bytes);
-	pthread_mutex_unlock(&shim_cache_lock);
+	if (!told[err == -EEXIST])
+		shim_say("an allocation of %zu bytes stays as it is, its layers are not shared: %s", bytes, why);
+	told[err == -EEXIST] = true;
 }
 
 /* What the program gets where its memory could not be backed: plain memory, or with --strict an error. */
@@ -180,11 +125,8 @@ CUresult shim_cache_failure(int err, size_t bytes)
 {
 	if (!err || err == -ECANCELED || err == -ENODEV) /* one that stays plain; a call that the driver will refuse */
 		return CUDA_SUCCESS;
-	if (!warned)
-		shim_say(
-			"an allocation of %zu bytes stays as it is, its layers are not shared: %s", bytes, kvs_error());
-	warned = true;
-	if (!shim_settings()->strict)
+	plain_tell(err, bytes, kvs_error());
+	if (!shim_settings()->strict || err == -EEXIST) /* none of a cache's, as far as anybody can tell */
 		return CUDA_SUCCESS;
 	return err == -ENOMEM ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_ERROR_NOT_SUPPORTED;
 }
@@ -192,21 +134,54 @@ CUresult shim_cache_failure(int err, size_t bytes)
 bool shim_cache_allocate(size_t bytes, CUdeviceptr *out, CUresult *error)
 {
 	const struct shim_settings *settings = shim_settings();
-	bool done = false;
-	int err;
+	int err = -ECANCELED;
 
 	*error = CUDA_SUCCESS;
 	if (settings->off || settings->layout.reserved || !bytes || !shim_layout_fits(&settings->layout, bytes))
 		return false;
 	shim_stats_start();
 	pthread_mutex_lock(&shim_cache_lock);
-	if (!skipping()) {
+	if (!shim_is_skipping())
 		err = allocate(bytes, out);
-		done = !err;
+	if (settings->strict)
 		*error = shim_cache_failure(err, bytes);
-	}
+	snprintf(failure, sizeof(failure), "%s", err && err != -ECANCELED ? kvs_error() : "");
 	pthread_mutex_unlock(&shim_cache_lock);
-	return done;
+	return !err;
+}
+
+/* Why is known from shim_cache_allocate(), and told now, as only now the program has plain memory. */
+static void place_passed(CUdeviceptr address, size_t bytes)
+{
+	bool alone = shim_layout_allocations(&shim_settings()->layout) == 1;
+	struct shim_cache *cache;
+	int number, err = alone ? -EBUSY : shim_place_find(bytes, &cache, &number);
+
+	if (err == -ECANCELED)
+		return;
+	if (!err && !shim_tensor_next(cache, number, 0)) {
+		shim_place_plain(cache, number, address);
+		return;
+	}
+	if (*failure)
+		plain_tell(err, bytes, failure);
+	if (!err)
+		shim_cache_settle(cache, false);
+	shim_stray_add(address);
+	shim_cache_publish();
+}
+
+void shim_cache_passed(CUdeviceptr address, size_t bytes)
+{
+	const struct shim_settings *settings = shim_settings();
+
+	if (settings->off || settings->layout.reserved || !shim_layout_fits(&settings->layout, bytes))
+		return;
+	pthread_mutex_lock(&shim_cache_lock);
+	if (!shim_is_skipped(bytes) && address)
+		place_passed(address, bytes);
+	*failure = '\0';
+	pthread_mutex_unlock(&shim_cache_lock);
 }
 
 static struct shim_allocation *allocation_find(CUdeviceptr address, struct shim_cache **owner)
@@ -216,7 +191,7 @@ static struct shim_allocation *allocation_find(CUdeviceptr address, struct shim_
 			struct shim_allocation *allocation = &cache->allocations[i];
 
 			*owner = cache;
-			if (allocation->base && !allocation->freed && !allocation->reserved &&
+			if (shim_is_live(allocation) && !allocation->plain && !allocation->reserved &&
 				address - allocation->base < allocation->bytes)
 				return allocation;
 		}
@@ -365,7 +340,7 @@ void shim_cache_free_context(CUcontext context)
 	for (struct shim_cache *cache = shim_caches, *next; cache; cache = next) {
 		next = cache->next;
 		for (int i = 0; cache->device->context == context && i < cache->allocation_count; i++) {
-			if (cache->allocations[i].base && !cache->allocations[i].freed)
+			if (cache->allocations[i].space && !cache->allocations[i].freed)
 				atomic_fetch_sub(&shim_live, 1);
 			cache->allocations[i].freed = true;
 			cache->allocations[i].late = false;
@@ -375,6 +350,7 @@ void shim_cache_free_context(CUcontext context)
 	}
 	shim_cache_publish();
 	shim_devices_free(context);
+	shim_order_free(context);
 	pthread_mutex_unlock(&shim_cache_lock);
 }
 
@@ -386,6 +362,7 @@ void shim_cache_forget(void)
 	forgotten_devices = shim_devices;
 	shim_devices = NULL;
 	shim_caches = NULL;
+	shim_order_forget();
 	atomic_store(&shim_live, 0);
 	atomic_store(&late, false);
 	shim_ranges_forget();

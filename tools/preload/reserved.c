@@ -25,6 +25,10 @@ static bool reservation_place(CUdeviceptr address, size_t bytes)
 	if (!err) {
 		cache->allocations[number].reserved = address;
 		cache->allocations[number].reserved_bytes = bytes;
+	} else if (err != -ECANCELED && err != -ENODEV) {
+		shim_cache_failure(err, bytes);
+		shim_stray_add(address);
+		shim_cache_publish();
 	}
 	return err != -ENODEV;
 }
@@ -206,6 +210,7 @@ bool shim_cache_unreserve(CUdeviceptr address)
 
 	pthread_mutex_lock(&shim_cache_lock);
 	waiting_remove(address);
+	shim_stray_gone(address);
 	for (struct shim_cache *cache = shim_caches, *next; cache; cache = next) {
 		next = cache->next;
 		for (int i = 0; i < cache->allocation_count; i++) {
@@ -214,7 +219,7 @@ bool shim_cache_unreserve(CUdeviceptr address)
 				continue;
 			allocation->left = later = allocation->space != NULL;
 			if (!later)
-				*allocation = (struct shim_allocation){.plain = allocation->plain};
+				*allocation = (struct shim_allocation){0};
 			shim_cache_settle(cache, false);
 			goto out_unlock;
 		}
