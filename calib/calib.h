@@ -316,7 +316,7 @@ struct kvs_search_result {
  * the pair looks cheapest (lazy evaluation as in accelerated greedy, Minoux 1978; sharing is not submodular, so it is a
  * heuristic here). A trial runs the layers from the pair's own up, and no more of those below than it must.
  *
- * refit: for each pair of a layer with one of three owners below it, or layer 0, W_q and W_o are fitted alone on about 3,072
+ * refit: for each pair of a layer with one of three owners below it, or layer 0, W_q and W_o are fitted alone on about 2,048
  * tokens of the samples (compensate/pairs.c), and the pairs that leave least are taken. The capture may be NULL: no distances or
  * cosines are measured. The plan's own loss is measured without the matrices, which kvs_compensate() makes for the whole plan.
  *

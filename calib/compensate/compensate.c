@@ -74,22 +74,26 @@ static int put_new(struct fit *fit, struct kvs_refit *refit)
 static int fit_heads(struct fit *fit, struct kvs_refit *refit, bool *better)
 {
 	int dim = fit->config->head_dim, heads = fit->config->heads, err = 0;
-	double *matrix = malloc(sizeof(*matrix) * dim * (dim + 2 * fit->walk.hidden));
+	double *matrices = malloc(sizeof(*matrices) * dim * ((size_t)heads * dim + 2 * fit->walk.hidden));
+	double *work = matrices + (size_t)heads * dim * dim;
+	struct calib_query_result *results = malloc(sizeof(*results) * heads);
 
-	if (!matrix)
-		return kvs_fail(-ENOMEM, "no memory for %s", refit->name);
+	if (!matrices || !results)
+		err = kvs_fail(-ENOMEM, "no memory for %s", refit->name);
 	fit->queries.done = fit->walk.done;
 	fit->queries.total = fit->walk.total;
+	if (!err)
+		err = calib_queries_fit_all(&fit->queries, matrices, results);
 	for (int h = 0; h < heads && !err; h++) {
-		struct calib_query_result result;
-		err = calib_queries_fit(&fit->queries, h, matrix, &result);
-		refit->before += result.before / heads;
-		refit->after += result.after / heads;
-		if (!err && result.better)
-			calib_matrix_turn(fit->lapack, fit->config, h, matrix, matrix + dim * dim, fit->values);
-		*better |= result.better;
+		refit->before += results[h].before / heads;
+		refit->after += results[h].after / heads;
+		if (results[h].better)
+			calib_matrix_turn(
+				fit->lapack, fit->config, h, matrices + (size_t)h * dim * dim, work, fit->values);
+		*better |= results[h].better;
 	}
-	free(matrix);
+	free(matrices);
+	free(results);
 	return err;
 }
 

@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TOKENS 3072     /* to fit on and to hold back */
+#define TOKENS 2048     /* to fit on and to hold back */
 #define LEAST_SAMPLES 4 /* a quarter is held back */
 #define RIDGE 0.03
 #define NEWTON_STEPS 1
@@ -24,7 +24,7 @@
 
 struct calib_pairs {
 	struct calib_walk walk;
-	struct kvs_calib_text text; /* the samples that are used; its ids are the caller's */
+	struct kvs_calib_text text; /* the samples that are used; its ids are its own */
 	const kvs_checkpoint *ckpt;
 	const struct kvs_config *config;
 	struct calib_lapack *lapack;
@@ -42,6 +42,8 @@ struct calib_pairs {
 	float *old_q, *old_o, *new_q, *new_o, *best_q, *best_o, *q_bias, *o_bias;
 	bool has_q_bias, has_o_bias;
 	struct kvs_refit q, o;
+	double *turns; /* [heads][head_dim][head_dim] */
+	struct calib_query_result *results;
 	double *work;
 };
 
@@ -121,12 +123,11 @@ static int fit_queries(struct calib_pairs *p)
 	int err = calib_walk_compensated(&p->walk, p->layer, CALIB_AT_QUERIES, &p->queries, NULL, NULL);
 
 	memcpy(p->new_q, p->old_q, sizeof(float) * p->q.rows * p->q.cols);
-	for (int h = 0; h < p->config->heads && !err; h++) {
-		struct calib_query_result result;
-		err = calib_queries_fit(&p->queries, h, p->work, &result);
-		if (!err && result.better)
-			calib_matrix_turn(p->lapack, p->config, h, p->work, p->work + dim * dim, p->new_q);
-	}
+	if (!err)
+		err = calib_queries_fit_all(&p->queries, p->turns, p->results);
+	for (int h = 0; h < p->config->heads && !err; h++)
+		if (p->results[h].better)
+			calib_matrix_turn(p->lapack, p->config, h, p->turns + (size_t)h * dim * dim, p->work, p->new_q);
 	return err ? err : put(p, &p->q, p->new_q);
 }
 
@@ -331,11 +332,14 @@ void calib_pairs_at(struct calib_pairs *pairs, size_t done, size_t total)
 	pairs->total = total;
 }
 
+/* Some of the samples, at even distances: neighbours are often of one chapter. */
 static int cut(struct calib_pairs *p, const struct kvs_calib_text *text)
 {
 	int most = TOKENS / text->sample_tokens;
+	size_t sample = sizeof(*text->ids) * text->sample_tokens;
 
 	p->text = *text;
+	p->text.ids = NULL;
 	if (most < LEAST_SAMPLES)
 		most = LEAST_SAMPLES;
 	if (p->text.samples > most)
@@ -345,6 +349,12 @@ static int cut(struct calib_pairs *p, const struct kvs_calib_text *text)
 			"fitting pairs takes %d samples of %d tokens or more, these are %d of %d: --samples, "
 			"--sample-tokens",
 			LEAST_SAMPLES, CALIB_QUERY_STRIDE, p->text.samples, p->text.sample_tokens);
+	p->text.ids = malloc(sample * p->text.samples);
+	if (!p->text.ids)
+		return kvs_fail(-ENOMEM, "no memory for %d samples", p->text.samples);
+	for (int s = 0; s < p->text.samples; s++)
+		memcpy(p->text.ids + (size_t)s * text->sample_tokens,
+			text->ids + (size_t)s * text->samples / p->text.samples * text->sample_tokens, sample);
 	return 0;
 }
 
@@ -382,11 +392,14 @@ static int allocate(struct calib_pairs *p)
 		whole &= (*matrices[i] = malloc(sizeof(float) * square)) != NULL;
 	p->q_bias = malloc(sizeof(float) * heads_dim);
 	p->o_bias = malloc(sizeof(float) * hidden);
-	p->work = malloc(sizeof(double) * dim * (dim + 2 * hidden));
+	p->work = malloc(sizeof(double) * dim * 2 * hidden);
+	p->turns = malloc(sizeof(double) * heads_dim * dim);
+	p->results = malloc(sizeof(*p->results) * p->config->heads);
 	p->original = malloc(sizeof(float) * rows * hidden);
 	p->changed = malloc(sizeof(float) * rows * hidden);
 	p->logits = malloc(sizeof(float) * (2 * HEAD_ROWS + 1) * p->config->vocab);
-	if (!whole || !p->q_bias || !p->o_bias || !p->work || !p->original || !p->changed || !p->logits)
+	if (!whole || !p->q_bias || !p->o_bias || !p->work || !p->turns || !p->results || !p->original || !p->changed ||
+		!p->logits)
 		return kvs_fail(-ENOMEM, "no memory for the matrices of a pair of layers");
 	return calib_ridge_open((int)heads_dim, (int)hidden, &p->outputs);
 }
@@ -435,7 +448,10 @@ void calib_pairs_close(struct calib_pairs *p)
 
 	for (size_t i = 0; i < sizeof(floats) / sizeof(*floats); i++)
 		free(floats[i]);
+	free(p->text.ids);
 	free(p->work);
+	free(p->turns);
+	free(p->results);
 	calib_spool_close(p->queries.before);
 	calib_spool_close(p->queries.wanted);
 	calib_spool_close(p->queries.keys);

@@ -10,7 +10,7 @@
 struct calib_pairs;
 
 /*
- * The first samples of `text` are fitted on, about as many as 3,072 tokens; a quarter of them is held back for both figures.
+ * Samples of `text` at even distances are fitted on, about 2,048 tokens; a quarter of them is held back for both figures.
  * The engine holds the checkpoint's own matrices, and holds them again after each call. -EINVAL (too few samples), -ENODEV,
  * -ENOMEM, -EIO, -ECANCELED.
  */

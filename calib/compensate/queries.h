@@ -47,5 +47,7 @@ struct calib_query_result {
  * spools), -ENOMEM, -ECANCELED.
  */
 int calib_queries_fit(const struct calib_queries *queries, int head, double *matrix, struct calib_query_result *out);
+/* All heads, [heads] of each, on several threads (heads.c). Errors as above; the progress is told on the caller's thread. */
+int calib_queries_fit_all(const struct calib_queries *queries, double *matrices, struct calib_query_result *results);
 
 #endif
