@@ -24,7 +24,7 @@
  *   sleep=1|2                   the memory (2: of the first layer) that it maps is given back after the last token, made anew, and all tokens run again
  *   streams=default|own
  *   graph=none|capture|nodes    each token's launches are captured, and replayed twice; or stores are nodes, set once more
- * On stderr: the device memory in use once the cache is there, and the process's PSS.
+ * On stderr: the device memory in use once the cache is there, and the process's PSS, of which shmem_kb is where softcuda has its own.
  */
 #include <cuda.h>
 #include <stdint.h>
@@ -549,16 +549,16 @@ static void memory_tell(void)
 {
 	FILE *rollup = fopen("/proc/self/smaps_rollup", "r");
 	size_t left, total;
-	long pss = 0;
+	long pss = 0, shared = 0;
 	char line[256];
 
 	check(cuMemGetInfo(&left, &total), "cuMemGetInfo");
 	while (rollup && fgets(line, sizeof(line), rollup))
-		if (sscanf(line, "Pss: %ld", &pss) == 1)
-			break;
+		if (sscanf(line, "Pss: %ld", &pss) != 1)
+			sscanf(line, "Pss_Shmem: %ld", &shared);
 	if (rollup)
 		fclose(rollup);
-	fprintf(stderr, "device_bytes %zu pss_kb %ld\n", total - left, pss);
+	fprintf(stderr, "device_bytes %zu shmem_kb %ld pss_kb %ld\n", total - left, shared, pss);
 }
 
 int main(int argc, char **argv)
