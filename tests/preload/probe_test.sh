@@ -31,6 +31,19 @@ finds() { # WHAT LAYOUT ROW OPTION...: exactly this row, the program's own outpu
 	output | cmp -s - "$work/plain" || fail "$1: the program's output differs while it is probed"
 	layout=$2 with_writers "${@:4}" || fail "$1: with the writers that were found: $(cat "$work/err")"
 	cmp -s "$work/got" "$work/oracle" || fail "$1: with the writers that were found, the output differs"
+	while read -r writes parameter _ _ _ kernel; do
+		without "$1" "$2" "$writes" "$parameter" "$kernel" "${@:4}"
+	done <<<"$3"
+}
+# Each of the writers found is left out once: the program ends, the fault names the kernel, and nothing but the oracle's output came.
+without() { # WHAT LAYOUT WRITES PARAMETER KERNEL OPTION...
+	cp "$work/writers.json" "$work/all.json"
+	sed -i -zE "s/\"$5\",(\s*\"way\": \"parameter\",\s*\"parameter\": $4,)/\"other\",\1/" "$work/writers.json"
+	! cmp -s "$work/all.json" "$work/writers.json" || fail "$1: $5 is not in the file as expected: $(cat "$work/writers.json")"
+	! layout=$2 with_writers "${@:6}" || fail "$1: the program goes on without the writer of $3"
+	grep -q "^kvshare: .*has failed, perhaps as it wrote.*$5" "$work/err" || fail "$1, without the writer of $3: $(cat "$work/err")"
+	head -c "$(stat -c %s "$work/got")" "$work/oracle" | cmp -s - "$work/got" || fail "$1, without the writer of $3: the output changes"
+	mv "$work/all.json" "$work/writers.json"
 }
 tensors=tensors:layers=2,bytes=2MiB
 finds "a slab" $layout "kv 2 0 2 12 client_set_rows"
@@ -42,6 +55,12 @@ finds "cuLaunchKernelEx" $tensors "kv 2 0 2 12 client_set_rows" layout=tensors l
 finds "a cooperative launch" $layout "kv 2 0 2 12 client_hidden_store" store=hidden launch=cooperative
 finds "captured launches" $layout "kv 2 0 2 12 client_set_rows" graph=capture
 finds "captured launches with a struct" $tensors "kv 0 24 2 12 client_index_copy" layout=tensors graph=capture store=struct launch=ex
+finds "two parameters" $layout "k 2 0 2 6 client_reshape_and_cache
+v 3 0 2 6 client_reshape_and_cache" store=paged
+finds "two parameters, packed and captured" $tensors "k 2 0 2 6 client_reshape_and_cache
+v 3 0 2 6 client_reshape_and_cache" layout=tensors store=paged launch=extra graph=capture
+finds "two parameters, cuLaunchKernelEx" $layout "k 2 0 2 6 client_reshape_and_cache
+v 3 0 2 6 client_reshape_and_cache" store=paged launch=ex
 finds "nodes of a graph" $layout "kv 2 0 2 12 client_set_rows" graph=nodes
 
 # Memory that the program maps itself: tensors that have a reservation each, and parts of one that is mapped piece by piece.
