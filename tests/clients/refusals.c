@@ -5,11 +5,15 @@
  * usage: refusals WHAT [MODULE] [FORM]
  *   mapping      calls for memory that a program maps itself, of memory from cuMemAlloc
  *   captures     streams whose capture ends with an error, or that go while they are captured, before memory is freed: what is left of it
+ *   captured     memory that is made and freed while a stream is captured, in each mode
+ *   threads      memory that is made and freed while another thread captures its own stream, again and again
  *   old          all memory of a context goes by the first form of a call: cuCtxDestroy, cuDevicePrimaryCtxRelease or ...Reset
  *   environment  the program writes over its environment, then a kernel stores to layer 0 (MODULE)
  */
 #include <cuda.h>
 #include <dlfcn.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -144,6 +148,71 @@ static void captures(void)
 	}
 }
 
+static void captured(void)
+{
+	CUdeviceptr before[4], async[4], memory;
+	CUstream stream;
+	CUgraph graph;
+
+	start();
+	CHECK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+	for (int mode = CU_STREAM_CAPTURE_MODE_GLOBAL; mode <= CU_STREAM_CAPTURE_MODE_RELAXED; mode++) {
+		before[mode] = memory_make();
+		CHECK(cuMemAllocAsync(&async[mode], BYTES, stream));
+		CHECK(cuStreamSynchronize(stream));
+		printf("mode %d\n", mode);
+		for (int call = 0; call < 4; call++) {
+			CHECK(cuStreamBeginCapture(stream, mode));
+			if (call == 0)
+				SHOW(cuMemAlloc(&memory, BYTES));
+			else if (call == 1)
+				SHOW(cuMemFree(before[mode]));
+			else if (call == 2)
+				SHOW(cuMemFreeAsync(async[mode], stream));
+			SHOW(cuStreamEndCapture(stream, &graph));
+		}
+		SHOW(cuMemFreeAsync(async[mode], stream));
+	}
+}
+
+static atomic_bool enough;
+static atomic_int failed_captures;
+
+static void *capture_again(void *arg)
+{
+	CUstream stream;
+	CUgraph graph;
+
+	(void)arg;
+	CHECK(cuCtxSetCurrent(context));
+	CHECK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+	while (!atomic_load(&enough)) {
+		if (cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL) ||
+			cuStreamEndCapture(stream, &graph))
+			atomic_fetch_add(&failed_captures, 1);
+		else
+			CHECK(cuGraphDestroy(graph));
+	}
+	return NULL;
+}
+
+static void threads(void)
+{
+	pthread_t thread;
+	size_t before;
+	int failed = 0;
+
+	start();
+	before = free_mib();
+	pthread_create(&thread, NULL, capture_again, NULL);
+	for (int i = 0; i < 30; i++)
+		failed += cuMemFree(memory_make()) != CUDA_SUCCESS;
+	atomic_store(&enough, true);
+	pthread_join(thread, NULL);
+	SHOW(cuMemFree(memory_make()));
+	printf("failed %d %d left %zu\n", failed, atomic_load(&failed_captures), before - free_mib());
+}
+
 static void old(void)
 {
 	bool of_context = !strcmp(form, "cuCtxDestroy");
@@ -209,6 +278,8 @@ static const struct {
 } programs[] = {
 	{"mapping", mapping},
 	{"captures", captures},
+	{"captured", captured},
+	{"threads", threads},
 	{"old", old},
 	{"environment", environment},
 };

@@ -71,6 +71,20 @@ static void a_capture_ends_with_its_stream_and_context(void **state)
 	assert_as_plain(SLAB, "captures");
 }
 
+/* In some modes the driver refuses what would make a graph miss it, and the capture has failed. */
+static void a_capture_forbids_what_it_forbids(void **state)
+{
+	(void)state;
+	assert_as_plain(SLAB, "captured");
+}
+
+/* The shim waits where the driver need not, and no capture may begin meanwhile. */
+static void another_thread_may_capture(void **state)
+{
+	(void)state;
+	assert_as_plain(SLAB, "threads");
+}
+
 static void memory_goes_with_its_context_by_first_forms(void **state)
 {
 	(void)state;
@@ -96,6 +110,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(memory_from_cuMemAlloc_is_no_mapping),
 		cmocka_unit_test(a_capture_ends_with_its_stream_and_context),
+		cmocka_unit_test(a_capture_forbids_what_it_forbids),
+		cmocka_unit_test(another_thread_may_capture),
 		cmocka_unit_test(memory_goes_with_its_context_by_first_forms),
 		cmocka_unit_test(the_environment_may_be_written_over),
 	};

@@ -8,10 +8,23 @@
 /* True: *result is the answer, memory of ours or an error. */
 static bool allocated(CUdeviceptr *out, size_t bytes, CUresult *result)
 {
-	shim_cache_free_late();
-	if (!out)
+	bool waits, done;
+
+	if (!out || shim_settings()->off)
 		return false;
-	return shim_cache_allocate(bytes, out, result) || *result;
+	shim_cache_free_late();
+	waits = shim_wait_begin(); /* a cache that is given up waits */
+	done = shim_cache_allocate(bytes, out, result) || *result;
+	shim_wait_end(waits);
+	return done;
+}
+
+/* The same where a capture may forbid it. */
+static bool allocated_at_once(CUdeviceptr *out, size_t bytes, CUresult *result)
+{
+	if (!shim_settings()->off && shim_is_captured() && shim_layout_fits(&shim_settings()->layout, bytes))
+		*result = shim_capture_refuses();
+	return *result || allocated(out, bytes, result);
 }
 
 /* The driver's own allocation has been made, or not; `captured`: for a graph, which it belongs to. */
@@ -35,7 +48,7 @@ CUresult CUDAAPI cuMemAlloc(CUdeviceptr *dptr, size_t bytesize)
 
 	if (!driver->cuMemAlloc_v2)
 		return SHIM_ABSENT;
-	if (allocated(dptr, bytesize, &result))
+	if (allocated_at_once(dptr, bytesize, &result))
 		return result;
 	result = driver->cuMemAlloc_v2(dptr, bytesize);
 	shim_profile_call("cuMemAlloc_v2", result, result ? UINT64_MAX : *dptr, bytesize, start_ns);
@@ -82,7 +95,7 @@ static bool rows_allocated(
 	if (!out || !pitch || !width || !height || shim_settings()->off || shim_settings()->layout.reserved)
 		return false;
 	found = pitch_of(width, element_bytes);
-	if (!found || height > SIZE_MAX / found || !allocated(out, found * height, result))
+	if (!found || height > SIZE_MAX / found || !allocated_at_once(out, found * height, result))
 		return false;
 	if (!*result)
 		*pitch = found;
@@ -185,12 +198,23 @@ static CUresult free_later(CUdeviceptr address)
 	return shim_cache_free_later(address) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
-/* A stream may be captured, and nobody may wait for the context then. */
-static CUresult free_waiting(CUdeviceptr address)
+/* A capture that the shim knows nothing of may forbid to wait. */
+static CUresult free_waited(CUdeviceptr address, CUresult waited)
 {
-	CUresult waited = shim_context_wait(shim_cache_context(address));
+	return shim_is_of_capture(waited) ? free_later(address) : free_ours(address, waited);
+}
 
-	return waited == CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED ? free_later(address) : free_ours(address, waited);
+static CUresult free_at_once(CUdeviceptr address)
+{
+	CUresult result = shim_capture_refuses();
+
+	if (result)
+		return result;
+	if (!shim_wait_begin())
+		return free_later(address);
+	result = free_waited(address, shim_context_wait(shim_cache_context(address)));
+	shim_wait_end(true);
+	return result;
 }
 
 CUresult CUDAAPI cuMemFree(CUdeviceptr dptr)
@@ -211,7 +235,7 @@ CUresult CUDAAPI cuMemFree(CUdeviceptr dptr)
 		shim_profile_call("cuMemFree_v2", result, dptr, 0, start_ns);
 		return result;
 	}
-	return free_waiting(dptr);
+	return free_at_once(dptr);
 }
 
 static CUresult free_async(
@@ -230,7 +254,14 @@ static CUresult free_async(
 			shim_cache_back(address);
 		return result;
 	}
-	return shim_is_captured() ? free_later(address) : free_ours(address, shim_fault_check(wait(stream), NULL));
+	/* A graph frees no memory but its own. To wait is refused in the same way, and the capture is as invalid. */
+	if (shim_is_capturing(stream, plain == shim_real()->cuMemFreeAsync_ptsz))
+		return wait(stream);
+	if (!shim_wait_begin())
+		return free_later(address);
+	result = free_waited(address, shim_fault_check(wait(stream), NULL));
+	shim_wait_end(true);
+	return result;
 }
 
 CUresult CUDAAPI cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)

@@ -56,11 +56,15 @@ static bool is_primary(CUcontext context)
 /* What runs in it may still use its memory. */
 static void context_leave(CUcontext context)
 {
+	bool waits;
+
 	shim_captures_end(context);
 	shim_cache_free_late();
-	if (shim_cache_any() && !shim_is_captured())
+	waits = shim_wait_begin();
+	if (shim_cache_any() && waits)
 		shim_context_wait(context);
 	shim_cache_free_context(context);
+	shim_wait_end(waits);
 }
 
 static CUresult context_destroy(CUcontext ctx, __typeof__(cuCtxDestroy) *call)

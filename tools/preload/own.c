@@ -367,6 +367,7 @@ CUresult CUDAAPI cuMemUnmap(CUdeviceptr ptr, size_t size)
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_MAPPINGS);
 	const struct shim_real *driver = shim_real();
 	CUresult result;
+	bool waits;
 
 	if (!driver->cuMemUnmap)
 		return SHIM_ABSENT;
@@ -374,9 +375,11 @@ CUresult CUDAAPI cuMemUnmap(CUdeviceptr ptr, size_t size)
 		return CUDA_ERROR_INVALID_VALUE;
 	if (!shim_cache_any() || !atomic_load(&reservations))
 		return driver->cuMemUnmap(ptr, size);
+	waits = shim_wait_begin();
 	pthread_mutex_lock(&lock);
 	result = in_parts(ptr, size, unmap_plain, NULL, unmap_ours);
 	pthread_mutex_unlock(&lock);
+	shim_wait_end(waits);
 	return result;
 }
 

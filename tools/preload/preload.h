@@ -178,6 +178,15 @@ void shim_cache_forget(void);
 
 /* The program captures a stream, so nobody may wait for a context. */
 bool shim_is_captured(void);
+/*
+ * No capture begins until shim_wait_end(), which is given the answer; false: the program captures a stream. Whoever waits, or frees
+ * memory, which waits, is between them.
+ */
+bool shim_wait_begin(void);
+void shim_wait_end(bool begun);
+/* An error that is one only in a capture; what the driver answers in the present ones to calls such as cuMemAlloc and cuMemFree. */
+bool shim_is_of_capture(CUresult error);
+CUresult shim_capture_refuses(void);
 /* The streams of a context that is about to go are captured no more. */
 void shim_captures_end(CUcontext context);
 /*

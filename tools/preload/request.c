@@ -312,7 +312,7 @@ bool shim_cache_free_later(CUdeviceptr address)
 
 void shim_cache_free_late(void)
 {
-	if (!atomic_load_explicit(&late, memory_order_acquire) || shim_is_captured())
+	if (!atomic_load_explicit(&late, memory_order_acquire) || !shim_wait_begin())
 		return;
 	pthread_mutex_lock(&shim_cache_lock);
 	atomic_store(&late, false);
@@ -332,6 +332,7 @@ void shim_cache_free_late(void)
 			shim_cache_settle(cache, false);
 	}
 	pthread_mutex_unlock(&shim_cache_lock);
+	shim_wait_end(true);
 }
 
 void shim_cache_free_context(CUcontext context)

@@ -9,12 +9,32 @@
 #include <stdlib.h>
 
 static atomic_int captures;
-/* Held while a capture begins, and during a wait: one that began meanwhile would be invalidated by it. */
-static pthread_mutex_t edge = PTHREAD_MUTEX_INITIALIZER;
+/*
+ * Shared by those who wait; alone is who begins a capture, as a wait would invalidate it. One thread may share it twice: glibc lets
+ * readers pass first.
+ */
+static pthread_rwlock_t waiting = PTHREAD_RWLOCK_INITIALIZER;
 
 bool shim_is_captured(void)
 {
 	return atomic_load_explicit(&captures, memory_order_acquire) > 0;
+}
+
+bool shim_wait_begin(void)
+{
+	bool allowed;
+
+	pthread_rwlock_rdlock(&waiting);
+	allowed = !shim_is_captured();
+	if (!allowed)
+		pthread_rwlock_unlock(&waiting);
+	return allowed;
+}
+
+void shim_wait_end(bool begun)
+{
+	if (begun)
+		pthread_rwlock_unlock(&waiting);
 }
 
 static CUresult context_wait(CUcontext context)
@@ -36,10 +56,32 @@ CUresult shim_context_wait(CUcontext context)
 
 	if (!driver->cuCtxPushCurrent_v2 || !driver->cuCtxPopCurrent_v2 || !driver->cuCtxSynchronize)
 		return SHIM_ABSENT;
-	pthread_mutex_lock(&edge);
-	result = shim_is_captured() ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : context_wait(context);
-	pthread_mutex_unlock(&edge);
+	if (!shim_wait_begin())
+		return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+	result = context_wait(context);
+	shim_wait_end(true);
 	return result;
+}
+
+/* The driver refuses some calls in a capture, and makes it invalid; to one that takes no time it answers the same. */
+CUresult shim_capture_refuses(void)
+{
+	const struct shim_real *driver = shim_real();
+	CUdeviceptr small;
+	CUresult result;
+
+	if (!shim_is_captured() || !driver->cuMemAlloc_v2 || !driver->cuMemFree_v2)
+		return CUDA_SUCCESS;
+	result = driver->cuMemAlloc_v2(&small, 1);
+	if (!result)
+		driver->cuMemFree_v2(small);
+	return shim_is_of_capture(result) ? result : CUDA_SUCCESS;
+}
+
+bool shim_is_of_capture(CUresult error)
+{
+	return error == CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED || error == CUDA_ERROR_STREAM_CAPTURE_INVALIDATED ||
+	       error == CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
 }
 
 bool shim_is_lost(CUresult error)
@@ -138,14 +180,14 @@ static void capture_add(CUstream stream, bool per_thread)
 /* Between the two the driver begins a capture. */
 static void begin(void)
 {
-	pthread_mutex_lock(&edge);
+	pthread_rwlock_wrlock(&waiting);
 }
 
 static CUresult begun(CUresult result, CUstream stream, bool per_thread)
 {
 	if (!result)
 		capture_add(stream, per_thread);
-	pthread_mutex_unlock(&edge);
+	pthread_rwlock_unlock(&waiting);
 	return result;
 }
 
@@ -273,7 +315,7 @@ CUresult CUDAAPI cuStreamEndCapture_ptsz(CUstream hStream, CUgraph *phGraph)
 void shim_waits_forget(void)
 {
 	pthread_mutex_init(&lock, NULL);
-	pthread_mutex_init(&edge, NULL);
+	pthread_rwlock_init(&waiting, NULL);
 	list = NULL;
 	atomic_store(&captures, 0);
 }
