@@ -87,5 +87,5 @@ done >"$work/timed"
 
 readelf -d "$shim" | sed -nE 's/.*NEEDED.*\[(.*)\]/\1/p' | grep -vE '^(libc\.so|libdl\.so|libpthread\.so|ld-linux|lib[atu]b?san)' >"$work/needed" || true
 [ ! -s "$work/needed" ] || { echo "the shim needs $(cat "$work/needed")"; status=1; }
-grep -rnE 'constructor|_init\b' tools/preload/*.c | grep -vE 'pthread_(mutex|rwlock)_init' && { echo "the shim has constructors"; status=1; }
+grep -rnE 'constructor|_init\b' tools/preload/*.c | grep -v pthread_mutex_init && { echo "the shim has constructors"; status=1; }
 exit $status

@@ -32,6 +32,9 @@ OLD(pthread_create, FIRST);
 OLD(pthread_join, FIRST);
 OLD(pthread_once, FIRST);
 OLD(pthread_sigmask, FIRST);
+OLD(pthread_rwlock_rdlock, FIRST);
+OLD(pthread_rwlock_wrlock, FIRST);
+OLD(pthread_rwlock_unlock, FIRST);
 OLD(pthread_condattr_setclock, CONDATTR_SETCLOCK);
 extern __typeof__(stat) __wrap_stat;
 extern __typeof__(fstat) __wrap_fstat;
@@ -69,6 +72,21 @@ int __wrap_pthread_once(pthread_once_t *control, void (*routine)(void))
 int __wrap_pthread_sigmask(int how, const sigset_t *set, sigset_t *old)
 {
 	return old_pthread_sigmask(how, set, old);
+}
+
+int __wrap_pthread_rwlock_rdlock(pthread_rwlock_t *lock)
+{
+	return old_pthread_rwlock_rdlock(lock);
+}
+
+int __wrap_pthread_rwlock_wrlock(pthread_rwlock_t *lock)
+{
+	return old_pthread_rwlock_wrlock(lock);
+}
+
+int __wrap_pthread_rwlock_unlock(pthread_rwlock_t *lock)
+{
+	return old_pthread_rwlock_unlock(lock);
 }
 
 int __wrap_pthread_condattr_setclock(pthread_condattr_t *attr, clockid_t clock)

@@ -315,7 +315,7 @@ CUresult CUDAAPI cuStreamEndCapture_ptsz(CUstream hStream, CUgraph *phGraph)
 void shim_waits_forget(void)
 {
 	pthread_mutex_init(&lock, NULL);
-	pthread_rwlock_init(&waiting, NULL);
+	waiting = (pthread_rwlock_t)PTHREAD_RWLOCK_INITIALIZER;
 	list = NULL;
 	atomic_store(&captures, 0);
 }
