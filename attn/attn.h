@@ -8,7 +8,7 @@
  * bandwidth.
  *
  * Types. The residual stream, GEMM outputs, logits and norms are f32. The weights of a GEMM (`w`) have 2 or 4 bytes, its
- * `x` their type on a GPU, and f32 on the host. K and V have a type of their own. Matrices are row-major, dense and aligned to 16 bytes.
+ * `x` their type on a GPU, and f32 on the host, where weights may also be quantised. K and V have a type of their own. Matrices are row-major, dense and aligned to 16 bytes.
  */
 #ifndef KVS_ATTN_H
 #define KVS_ATTN_H
@@ -70,7 +70,10 @@ int kvs_openblas_check_room(int threads);
  */
 int kvs_openblas_open(const char *who, void **handle);
 
-/* The type in which GEMM on this stream takes weights that a checkpoint stores as `stored`: OpenBLAS has only f32. */
+/*
+ * The type in which GEMM on this stream takes weights that a checkpoint stores as `stored`: OpenBLAS has only f32, a GPU
+ * no quantised types.
+ */
 enum kvs_dtype kvs_gemm_dtype(const kvs_stream *s, enum kvs_dtype stored);
 /* The type of x beside weights of type `w`: on the host always f32. */
 enum kvs_dtype kvs_gemm_x_dtype(const kvs_stream *s, enum kvs_dtype w);
@@ -88,7 +91,7 @@ int kvs_gemm(kvs_stream *s, kvs_tensor out, int out_stride, kvs_tensor x, kvs_te
  */
 int kvs_gemv(kvs_stream *s, kvs_tensor out, kvs_tensor x, kvs_tensor w, bool accumulate);
 
-/* out f32 [tokens][hidden] = table[ids[t]]; table of any float type [vocab][hidden]; ids i32 [tokens][1]. */
+/* out f32 [tokens][hidden] = table[ids[t]]; table of any type of weights [vocab][hidden]; ids i32 [tokens][1]. */
 int kvs_embed(kvs_stream *s, kvs_tensor out, kvs_tensor table, kvs_tensor ids);
 
 /* out[r][c] = x[r][c] / sqrt(mean(x[r]²) + eps) * gain[c]. x f32, gain f32 [1][cols], out of any float type. */

@@ -8,16 +8,42 @@
 #ifndef KVS_ATTN_FORMAT_H
 #define KVS_ATTN_FORMAT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-enum kvs_dtype { KVS_F32, KVS_F16, KVS_BF16, KVS_I32 };
+/*
+ * From KVS_Q8_0 on: GGUF's quantised types, of weights alone. Their numbers lie in blocks, with a scale each; a row is whole
+ * blocks, as ggml-quants.c defines them.
+ */
+enum kvs_dtype {
+	KVS_F32,
+	KVS_F16,
+	KVS_BF16,
+	KVS_I32,
+	KVS_Q8_0,
+	KVS_Q4_0,
+	KVS_Q4_1,
+	KVS_Q5_0,
+	KVS_Q5_1,
+	KVS_IQ4_NL,
+	KVS_Q4_K,
+	KVS_Q5_K,
+	KVS_Q6_K,
+};
 
-size_t kvs_dtype_bytes(enum kvs_dtype dtype);
-const char *kvs_dtype_name(enum kvs_dtype dtype); /* "f32", "f16", "bf16", "i32" */
+static inline bool kvs_dtype_quantised(enum kvs_dtype dtype)
+{
+	return dtype >= KVS_Q8_0;
+}
+
+size_t kvs_dtype_bytes(enum kvs_dtype dtype);                /* of an element; not of a quantised type */
+size_t kvs_row_bytes(enum kvs_dtype dtype, size_t elements); /* of a row of any type */
+size_t kvs_dtype_block(enum kvs_dtype dtype);                /* elements of a block; 1 where there are none */
+const char *kvs_dtype_name(enum kvs_dtype dtype);            /* "f32", "f16", "bf16", "i32", "q8_0" */
 /* From "f32", "f16", "bf16" and the names that Hugging Face uses ("float32", "torch.bfloat16", "BF16"). -EINVAL. */
 int kvs_dtype_parse(const char *name, enum kvs_dtype *out);
 

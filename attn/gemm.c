@@ -9,7 +9,9 @@
 
 enum kvs_dtype kvs_gemm_dtype(const kvs_stream *s, enum kvs_dtype stored)
 {
-	return s->gemm->takes_f16 || s->gemm->takes_any_w ? stored : KVS_F32;
+	if (s->gemm->takes_any_w)
+		return stored;
+	return s->gemm->takes_f16 && !kvs_dtype_quantised(stored) ? stored : KVS_F32;
 }
 
 enum kvs_dtype kvs_gemm_x_dtype(const kvs_stream *s, enum kvs_dtype w)
@@ -63,7 +65,7 @@ int kvs_gemm(kvs_stream *s, kvs_tensor out, int out_stride, kvs_tensor x, kvs_te
 	int err = attn_tensor_check("gemm: x", x, ATTN_ANY_FLOAT, 0, 0);
 
 	if (!err)
-		err = attn_tensor_check("gemm: w", w, s->gemm->takes_any_w ? ATTN_ANY_FLOAT : x.dtype, 0, x.cols);
+		err = attn_tensor_check("gemm: w", w, s->gemm->takes_any_w ? ATTN_ANY_WEIGHT : x.dtype, 0, x.cols);
 	if (!err)
 		err = attn_tensor_check("gemm: out", out, KVS_F32, x.rows, w.rows);
 	if (!err && kvs_gemm_x_dtype(s, x.dtype) != x.dtype)

@@ -15,6 +15,45 @@
 #define ATTN_CONSTANT static inline
 #endif
 
+/* Elements and bytes of a block of a type; of those that are not quantised, of an element. */
+ATTN_CONSTANT size_t attn_block_elements(int dtype)
+{
+	return dtype < KVS_Q8_0 ? 1 : dtype < KVS_Q4_K ? 32 : 256;
+}
+
+ATTN_CONSTANT size_t attn_block_bytes(int dtype)
+{
+	switch (dtype) {
+	case KVS_F16:
+	case KVS_BF16:
+		return 2;
+	case KVS_Q8_0:
+		return 34;
+	case KVS_Q4_0:
+	case KVS_IQ4_NL:
+		return 18;
+	case KVS_Q4_1:
+		return 20;
+	case KVS_Q5_0:
+		return 22;
+	case KVS_Q5_1:
+		return 24;
+	case KVS_Q4_K:
+		return 144;
+	case KVS_Q5_K:
+		return 176;
+	case KVS_Q6_K:
+		return 210;
+	default:
+		return 4;
+	}
+}
+
+ATTN_CONSTANT size_t attn_row_bytes(int dtype, size_t elements)
+{
+	return elements / attn_block_elements(dtype) * attn_block_bytes(dtype);
+}
+
 #define ATTN_ROW_THREADS_MAX 512     /* of a kernel with one block per row */
 #define ATTN_ROW_TURNS 4             /* elements that a thread loads before it stores the first */
 #define ATTN_ARGMAX_THREADS_MAX 1024 /* a vocabulary is a long row; no sum depends on the number of threads */
@@ -60,7 +99,7 @@ struct attn_gemv_params {
 struct attn_product_params {
 	float *out;    /* [tokens][out_stride], of which n columns */
 	const void *x; /* f32 [tokens][k] */
-	const void *w; /* [n][k] of dtype */
+	const void *w; /* [n][k] of dtype, of any that weights have */
 	int tokens, n, k, out_stride;
 	int cols; /* of out, that a block computes */
 	int dtype, accumulate;

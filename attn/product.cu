@@ -4,8 +4,8 @@
  * The host runs the native body (native/product.c); this one is its reference: one thread for each element of out, which
  * is a chain of fused multiply-adds over ATTN_PRODUCT_DEPTH elements, and then the next chain.
  */
-#include "element.cuh"
 #include "kernels.h"
+#include "quant.cuh"
 
 KVS_KERNEL(kvs_product_kernel, attn_product_params p)
 {
@@ -20,7 +20,7 @@ KVS_KERNEL(kvs_product_kernel, attn_product_params p)
 		for (int first = 0; first < p.k; first += ATTN_PRODUCT_DEPTH) {
 			float sum = 0;
 			for (int c = first; c < min(first + ATTN_PRODUCT_DEPTH, p.k); c++)
-				sum = fmaf(x[c], load_element(p.w, column * p.k + c, p.dtype), sum);
+				sum = fmaf(x[c], load_weight(p.w, column, c, p.k, p.dtype), sum);
 			total += sum;
 		}
 		*out = total;

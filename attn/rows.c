@@ -30,12 +30,12 @@ int kvs_embed(kvs_stream *s, kvs_tensor out, kvs_tensor table, kvs_tensor ids)
 	int err = attn_tensor_check("embed: ids", ids, KVS_I32, 0, 1);
 
 	if (!err)
-		err = attn_tensor_check("embed: table", table, ATTN_ANY_FLOAT, 0, 0);
+		err = attn_tensor_check("embed: table", table, ATTN_ANY_WEIGHT, 0, 0);
 	if (!err)
 		err = attn_tensor_check("embed: out", out, KVS_F32, ids.rows, table.cols);
 	if (err)
 		return err;
-	uint64_t row_bytes = (uint64_t)table.cols * kvs_dtype_bytes(table.dtype);
+	uint64_t row_bytes = kvs_row_bytes(table.dtype, table.cols);
 	return launch_rows(s, ATTN_KERNEL_EMBED, out.rows, out.cols, attn_tensor_bytes(out) + out.rows * row_bytes,
 		(void *[]){&out.data, &table.data, &ids.data, &out.cols, &table.dtype});
 }

@@ -5,8 +5,8 @@
  * stores the first. A row has one block of threads, whose size the launchers choose by the row's length. Threads take
  * every blockDim-th element in turn: the order of sums, and with it their bits, depends on that.
  */
-#include "element.cuh"
 #include "kernels.h"
+#include "quant.cuh"
 
 #define TURNS ATTN_ROW_TURNS
 
@@ -21,7 +21,7 @@ KVS_KERNEL(kvs_embed_kernel, float *out, const void *table, const int *ids, int 
 		float value[TURNS];
 #pragma unroll
 		for (int i = 0, c = first; i < TURNS; i++, c += step)
-			value[i] = c < hidden ? load_element(table, id * hidden + c, table_dtype) : 0.0f;
+			value[i] = c < hidden ? load_weight(table, id, c, hidden, table_dtype) : 0.0f;
 #pragma unroll
 		for (int i = 0, c = first; i < TURNS; i++, c += step) {
 			if (c < hidden)

@@ -96,9 +96,10 @@ int attn_head_dim_index(int head_dim);
 
 /*
  * -EINVAL unless `t` has data and the given type and shape; 0 rows or cols: any positive number. `what` names the
- * launcher and the operand: "rmsnorm: gain". ATTN_ANY_FLOAT takes f32, f16 and bf16.
+ * launcher and the operand: "rmsnorm: gain". ATTN_ANY_FLOAT takes f32, f16 and bf16, ATTN_ANY_WEIGHT quantised types too.
  */
 #define ATTN_ANY_FLOAT ((enum kvs_dtype) - 1)
+#define ATTN_ANY_WEIGHT ((enum kvs_dtype) - 2)
 int attn_tensor_check(const char *what, kvs_tensor t, enum kvs_dtype dtype, int rows, int cols);
 uint64_t attn_tensor_bytes(kvs_tensor t);
 

@@ -7,7 +7,10 @@
 #include "convert.h"
 #include "model.h"
 
-/* One decoder layer's weights on the device. T is the type of GEMM's operands; norms and biases are f32. */
+/*
+ * One decoder layer's weights on the device. T is the type of GEMM's operands, on the host that of each matrix; norms and
+ * biases are f32.
+ */
 struct model_layer {
 	kvs_tensor attn_norm;             /* f32 [1][hidden] */
 	kvs_tensor qkv;                   /* T [(heads + 2 * kv_heads) * head_dim][hidden]: rows of Q, then K, then V */
@@ -22,6 +25,8 @@ struct model_layer {
 struct model_weights {
 	CUdeviceptr memory; /* one allocation */
 	size_t bytes;
+	CUdeviceptr *moved; /* [moved_count], of quantised tensors that got other numbers, and are f32 since */
+	int moved_count;
 	struct model_layer *layers; /* [layers] */
 	kvs_tensor embedding;       /* T [vocab][hidden] */
 	kvs_tensor final_norm;      /* f32 [1][hidden] */
@@ -133,7 +138,7 @@ int model_skip_add(kvs_engine *e, int layer, kvs_tensor residual);
 
 static inline kvs_tensor model_rows(kvs_tensor tensor, int first, int count)
 {
-	tensor.data += (CUdeviceptr)first * tensor.cols * kvs_dtype_bytes(tensor.dtype);
+	tensor.data += first * kvs_row_bytes(tensor.dtype, tensor.cols);
 	tensor.rows = count;
 	return tensor;
 }

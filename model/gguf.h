@@ -10,6 +10,8 @@
 
 #include "file.h"
 
+#include "../attn/attn.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -76,6 +78,10 @@ const struct gguf_tensor *model_gguf_tensor(const struct model_gguf *gguf, size_
 
 /* By the number in a file (gguf_types.c); NULL: no type has it. */
 const struct gguf_type *model_gguf_type(uint32_t number);
+/* The type of ours that it is, for every type that is read. */
+enum kvs_dtype model_gguf_dtype(const struct gguf_type *type);
+/* `count` numbers of a quantised type, from the start of a block on; a multiple of its elements. */
+void model_gguf_dequantize(enum kvs_dtype dtype, const void *blocks, float *out, size_t count);
 /* Elements first .. first + count - 1 of the tensor, in the file's order, as f32. -EIO, -ENOMEM. */
 int model_gguf_read(
 	const struct model_file *file, const struct gguf_tensor *tensor, uint64_t first, float *out, size_t count);

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #define LONGEST_BLOCK 256
 
@@ -199,6 +200,25 @@ static const struct gguf_type types[] = {
 const struct gguf_type *model_gguf_type(uint32_t number)
 {
 	return number < sizeof(types) / sizeof(types[0]) && types[number].name ? &types[number] : NULL;
+}
+
+enum kvs_dtype model_gguf_dtype(const struct gguf_type *type)
+{
+	for (enum kvs_dtype dtype = KVS_F32; dtype <= KVS_Q6_K; dtype++)
+		if (!strcasecmp(kvs_dtype_name(dtype), type->name))
+			return dtype;
+	return KVS_F32;
+}
+
+void model_gguf_dequantize(enum kvs_dtype dtype, const void *blocks, float *out, size_t count)
+{
+	const struct gguf_type *type = NULL;
+
+	for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++)
+		if (types[i].dequantize && model_gguf_dtype(&types[i]) == dtype)
+			type = &types[i];
+	for (size_t at = 0; at * type->elements < count; at++)
+		type->dequantize((const uint8_t *)blocks + at * type->bytes, out + at * type->elements);
 }
 
 /* All blocks of elements first .. end - 1 are read at once; the first and the last may be needed in part. */

@@ -52,8 +52,9 @@ struct kvs_weight {
 	enum kvs_dtype dtype;
 	int rank;
 	int64_t shape[4];
-	size_t bytes; /* as kvs_checkpoint_read() gives them */
-	bool widened; /* stored in another type (GGUF), and read as f32 */
+	size_t bytes;          /* as kvs_checkpoint_read() gives them */
+	bool widened;          /* stored in another type (GGUF), and read as f32 */
+	enum kvs_dtype stored; /* that type */
 };
 
 /*
@@ -77,6 +78,10 @@ int kvs_checkpoint_weight(const kvs_checkpoint *ckpt, const char *name, struct k
  * shorter).
  */
 int kvs_checkpoint_read(const kvs_checkpoint *ckpt, const char *name, size_t first, void *out, size_t bytes);
+/*
+ * Rows first_row .. first_row + rows - 1 of a matrix as they are stored (`stored`), kvs_row_bytes() each. -ENOENT, -EINVAL, -EIO.
+ */
+int kvs_checkpoint_read_rows(const kvs_checkpoint *ckpt, const char *name, int64_t first_row, int64_t rows, void *out);
 /* All of a tensor of `count` numbers, as f32. -EINVAL (it has another number of them), or the errors above. */
 int kvs_checkpoint_read_f32(const kvs_checkpoint *ckpt, const char *name, size_t count, float *out);
 /*

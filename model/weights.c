@@ -7,6 +7,7 @@
  */
 #include "checkpoint/checkpoint.h"
 #include "engine.h"
+#include "gguf.h"
 
 #include <errno.h>
 #include <math.h>
@@ -158,7 +159,7 @@ static int place_all(struct loader *loader, struct model_weights *weights)
 
 static size_t tensor_bytes(const kvs_tensor *tensor)
 {
-	return (size_t)tensor->rows * tensor->cols * kvs_dtype_bytes(tensor->dtype);
+	return tensor->rows * kvs_row_bytes(tensor->dtype, tensor->cols);
 }
 
 /* Parts of one tensor follow each other in the list. The first, with first_row 0, reserves the space of all. */
@@ -221,15 +222,36 @@ static int fail_beyond_f16(const struct placement *item)
 		-ERANGE, "%s has numbers beyond f16, whose largest is 65504: run with --kv-dtype f32", item->name);
 }
 
+/* A matrix that stays quantised: bytes as the file has them. */
+static int fill_rows(struct loader *loader, const struct placement *item, void *raw)
+{
+	size_t row_bytes = kvs_row_bytes(item->tensor->dtype, item->cols);
+	int most = (int)(FILL_ELEMENTS * sizeof(float) / row_bytes), err = 0;
+
+	if (most == 0)
+		return kvs_fail(-EINVAL, "%s: a row of %zu bytes is too long", item->name, row_bytes);
+	for (int first = 0, now; first < item->rows && !err; first += now) {
+		now = item->rows - first < most ? item->rows - first : most;
+		err = kvs_checkpoint_read_rows(loader->ckpt, item->name, first, now, raw);
+		if (!err)
+			err = copy_piece(loader, model_rows(*item->tensor, item->first_row + first, now).data, raw,
+				now * row_bytes, item->name);
+	}
+	return err;
+}
+
 static int fill(struct loader *loader, struct placement *item, void *raw, float *piece)
 {
 	struct kvs_weight stored;
 	size_t count = (size_t)item->rows * item->cols, size = kvs_dtype_bytes(item->tensor->dtype), stored_size;
-	CUdeviceptr to = item->tensor->data + (size_t)item->first_row * item->cols * size;
+	CUdeviceptr to;
 	int err = find_stored(loader, item, &stored);
 
 	if (err)
 		return err;
+	if (kvs_dtype_quantised(item->tensor->dtype))
+		return fill_rows(loader, item, raw);
+	to = item->tensor->data + (size_t)item->first_row * item->cols * size;
 	stored_size = kvs_dtype_bytes(stored.dtype);
 	for (size_t first = 0; first < count && !err; first += FILL_ELEMENTS) {
 		size_t now = count - first < FILL_ELEMENTS ? count - first : FILL_ELEMENTS;
@@ -267,11 +289,14 @@ static int check_types(const struct loader *loader)
 }
 
 /*
- * Every matrix gets its stored type; f32 where parts of it differ. One that is stored in no type of ours (GGUF's quantised
- * ones) becomes f16, which has all but the last bit or two of them, or f32 where the caller wants nothing rounded.
+ * Every matrix gets its stored type. Where its parts differ it becomes f32; quantised parts become f16, which has all but
+ * the last bit or two of them, or f32 where the caller wants nothing rounded. So does one that is stored in f32 beside
+ * matrices of other types.
  */
 static int take_stored_types(struct loader *loader)
 {
+	enum kvs_dtype wide = loader->engine->kv.dtype == KVS_F32 ? KVS_F32 : KVS_F16;
+
 	for (size_t i = 0; i < loader->count; i++) {
 		const struct placement *item = &loader->items[i];
 		struct kvs_weight stored;
@@ -282,9 +307,11 @@ static int take_stored_types(struct loader *loader)
 		if (item->vector)
 			continue;
 		if (stored.widened)
-			stored.dtype = loader->engine->kv.dtype == KVS_F32 ? KVS_F32 : KVS_F16;
+			stored.dtype = kvs_dtype_quantised(stored.stored) ? stored.stored : wide;
 		if (item->first_row && stored.dtype != item->tensor->dtype)
-			stored.dtype = KVS_F32;
+			stored.dtype = kvs_dtype_quantised(stored.dtype) || kvs_dtype_quantised(item->tensor->dtype)
+					       ? wide
+					       : KVS_F32;
 		item->tensor->dtype = stored.dtype;
 	}
 	return 0;
@@ -419,6 +446,60 @@ static const struct placement *find_item(const struct loader *loader, const char
 	return NULL;
 }
 
+/* All of a quantised tensor as f32 at `to`. */
+static int copy_expanded(kvs_cu *cu, const kvs_tensor *tensor, CUdeviceptr to, const char *name)
+{
+	size_t row_bytes = kvs_row_bytes(tensor->dtype, tensor->cols), cols = tensor->cols;
+	char *row = malloc(row_bytes);
+	float *expanded = malloc(cols * sizeof(*expanded));
+	int err = row && expanded ? 0 : kvs_fail(-ENOMEM, "no memory for a row of %s", name);
+	CUresult result = CUDA_SUCCESS;
+
+	for (int r = 0; r < tensor->rows && !err && !result; r++) {
+		result = cu->cuMemcpyDtoH(row, tensor->data + r * row_bytes, row_bytes);
+		if (result)
+			break;
+		model_gguf_dequantize(tensor->dtype, row, expanded, cols);
+		result = cu->cuMemcpyHtoD(to + r * cols * sizeof(*expanded), expanded, cols * sizeof(*expanded));
+	}
+	free(row);
+	free(expanded);
+	return result ? kvs_cu_fail(cu, result, "expanding %s", name) : err;
+}
+
+/* A quantised tensor takes no other numbers: it moves to memory of its own, in f32, where its other parts stay exact. */
+static int move_to_f32(kvs_engine *e, kvs_tensor *tensor, const char *name)
+{
+	struct model_weights *weights = &e->weights;
+	CUdeviceptr *moved = realloc(weights->moved, (weights->moved_count + 1) * sizeof(*moved)), to;
+	size_t bytes = (size_t)tensor->rows * tensor->cols * sizeof(float);
+	CUresult result;
+	int err;
+
+	if (!moved)
+		return kvs_fail(-ENOMEM, "no memory for the list of weights");
+	weights->moved = moved;
+	result = e->cu->cuMemAlloc(&to, bytes);
+	if (result)
+		return kvs_cu_fail(e->cu, result, "%zu bytes for %s in f32", bytes, name);
+	weights->moved[weights->moved_count++] = to;
+	err = copy_expanded(e->cu, tensor, to, name);
+	if (err)
+		return err;
+	tensor->data = to;
+	tensor->dtype = KVS_F32;
+	model_note(e, (struct kvs_engine_note){.kind = KVS_NOTE_WEIGHTS, .address = to, .bytes = bytes});
+	return 0;
+}
+
+/* Where the tensors are after a matrix was put. */
+static void take_tensors(kvs_engine *e, const struct model_weights *placed)
+{
+	memcpy(e->weights.layers, placed->layers, e->config.layers * sizeof(*placed->layers));
+	e->weights.embedding = placed->embedding;
+	e->weights.head = e->config.tied_embeddings ? placed->embedding : placed->head;
+}
+
 /* The list of placements is made again, on a scratch copy of the tensors, as it is not kept. */
 int model_weights_put(kvs_engine *e, const char *name, enum kvs_dtype dtype, int rows, int cols, const void *data)
 {
@@ -434,17 +515,19 @@ int model_weights_put(kvs_engine *e, const char *name, enum kvs_dtype dtype, int
 		memcpy(scratch.layers, e->weights.layers, e->config.layers * sizeof(*scratch.layers));
 		err = place_all(&loader, &scratch);
 	}
-	if (!err) {
-		lay_out(&loader, e->weights.memory);
+	if (!err)
 		item = find_item(&loader, name);
-	}
 	if (!err && !item)
 		err = kvs_fail(-ENOENT, "%s: the model has no matrix of that name", name);
 	else if (!err && (item->rows != rows || item->cols != cols))
 		err = kvs_fail(
 			-EINVAL, "%s is [%d][%d], in the model [%d][%d]", name, rows, cols, item->rows, item->cols);
+	if (!err && kvs_dtype_quantised(item->tensor->dtype))
+		err = move_to_f32(e, item->tensor, name);
 	if (!err)
 		err = refill(&loader, item, dtype, data);
+	if (!err)
+		take_tensors(e, &scratch);
 	free(loader.items);
 	free(scratch.layers);
 	return err;
@@ -627,6 +710,9 @@ void model_weights_free(kvs_cu *cu, struct model_weights *weights)
 {
 	if (weights->memory)
 		KVS_CU_GIVE_BACK(cu->cuMemFree, weights->memory);
+	for (int i = 0; i < weights->moved_count; i++)
+		KVS_CU_GIVE_BACK(cu->cuMemFree, weights->moved[i]);
+	free(weights->moved);
 	free(weights->layers);
 	*weights = (struct model_weights){0};
 }

@@ -77,6 +77,19 @@ INLINE floats every(float value)
 	return value - (floats){};
 }
 
+INLINE floats fused(floats a, floats b, floats sum)
+{
+#if defined(__AVX512F__) && WIDTH == 16
+	return (floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
+#elif defined(__FMA__) && WIDTH == 8
+	return (floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sum);
+#else
+	for (int i = 0; i < WIDTH; i++)
+		sum[i] = __builtin_fmaf(a[i], b[i], sum[i]);
+	return sum;
+#endif
+}
+
 /* A vector of elements from the `at`-th of an array of this type; exact. */
 INLINE floats load_elements(const void *from, size_t at, enum kvs_dtype dtype)
 {

@@ -4,22 +4,10 @@
  * A few rows of x: every row of w is read once, as sixteen partial sums along it. More rows: sixteen rows of w become a
  * panel in f32, a column of it beside the next, and six rows of x at a time pass over it; every element of out is one
  * chain of fused multiply-adds over ATTN_PRODUCT_DEPTH elements, and the chains are added in order. So a row's bits do
- * not depend on the rows beside it, on blocks or on workers.
+ * not depend on the rows beside it, on blocks or on workers. Quantised weights become f32 on the way, in registers or in
+ * the panel: the bits are those of a product with the same weights in f32.
  */
-#include "native.h"
-
-INLINE floats fused(floats a, floats b, floats sum)
-{
-#if defined(__AVX512F__) && WIDTH == 16
-	return (floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
-#elif defined(__FMA__) && WIDTH == 8
-	return (floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sum);
-#else
-	for (int i = 0; i < WIDTH; i++)
-		sum[i] = __builtin_fmaf(a[i], b[i], sum[i]);
-	return sum;
-#endif
-}
+#include "quant.h"
 
 INLINE size_t bytes_of(enum kvs_dtype dtype)
 {
@@ -78,12 +66,64 @@ INLINE void dot_row(
 	}
 }
 
+/* sum[r][t] += the columns from c to c + QUANTS of x[t] times those of row r of w, which are quantised. */
+INLINE void dot_quants(floats sum[][ATTN_PRODUCT_FEW][PIECES], const struct attn_product_params *p, const uint8_t *w,
+	int c, int rows, int tokens, enum kvs_dtype dtype)
+{
+	size_t stride = attn_row_bytes(dtype, p->k);
+
+	for (int r = 0; r < rows; r++) {
+		floats theirs[2 * PIECES];
+
+		__builtin_prefetch(w + r * stride + attn_row_bytes(dtype, c) + AHEAD);
+		expand(theirs, w + r * stride, c, dtype);
+#pragma GCC unroll 4
+		for (int t = 0; t < tokens; t++) {
+			const float *x = (const float *)p->x + (size_t)t * p->k + c;
+
+#pragma GCC unroll 8
+			for (int j = 0; j < 2 * PIECES; j++)
+				sum[r][t][j % PIECES] =
+					fused(load_floats(x + j * WIDTH), theirs[j], sum[r][t][j % PIECES]);
+		}
+	}
+}
+
+/* The same as dot_row() for `rows` rows of quantised w: two have twice as many sums, none of which waits for another. */
+INLINE void dot_quantised(const struct attn_product_params *p, int n, int rows, int tokens, enum kvs_dtype dtype)
+{
+	const uint8_t *w = (const uint8_t *)p->w + n * attn_row_bytes(dtype, p->k);
+	floats sum[2][ATTN_PRODUCT_FEW][PIECES];
+
+	for (int r = 0; r < rows; r++) {
+		for (int t = 0; t < tokens; t++) {
+			for (int j = 0; j < PIECES; j++)
+				sum[r][t][j] = every(0);
+		}
+	}
+	for (int c = 0; c < p->k; c += QUANTS)
+		dot_quants(sum, p, w, c, rows, tokens, dtype);
+	for (int r = 0; r < rows; r++) {
+		for (int t = 0; t < tokens; t++) {
+			float *out = p->out + (size_t)t * p->out_stride + n + r, total = fold(sum[r][t]);
+
+			*out = p->accumulate ? *out + total : total;
+		}
+	}
+}
+
 /* Rows of w from n to end, one after another: so w is read from its first byte to its last. */
 INLINE void dot_block(
 	const struct attn_product_params *p, int n, int end, int tokens, enum kvs_dtype x_dtype, enum kvs_dtype dtype)
 {
-	for (; n < end; n++)
-		dot_row(p, n, tokens, x_dtype, dtype);
+	for (; kvs_dtype_quantised(dtype) && tokens == 1 && n + 2 <= end; n += 2)
+		dot_quantised(p, n, 2, tokens, dtype);
+	for (; n < end; n++) {
+		if (kvs_dtype_quantised(dtype))
+			dot_quantised(p, n, 1, tokens, dtype);
+		else
+			dot_row(p, n, tokens, x_dtype, dtype);
+	}
 }
 
 /* ---- many rows of x ---- */
@@ -168,26 +208,44 @@ INLINE floats load_some(const char *row, int at, int cols, enum kvs_dtype dtype)
 	return load_elements(padded, 0, dtype);
 }
 
-/* panel[depth][LANES] = the columns from `first` on of `rows` rows of w from row n on; 0 where there are less than LANES. */
-INLINE void pack(
-	float *panel, const struct attn_product_params *p, int n, int rows, int first, int depth, enum kvs_dtype dtype)
+/* panel[depth][LANES] = the columns from `first` on of `rows` rows of w, of k elements; 0 where there are less than LANES. */
+INLINE void pack(float *panel, const char *w, int k, int rows, int first, int depth, enum kvs_dtype dtype)
 {
-	const char *w = (const char *)p->w + (size_t)n * p->k * bytes_of(dtype);
-
 	for (int group = 0; group < LANES; group += WIDTH) {
 		for (int i = 0; i < depth; i += WIDTH) {
 			floats square[WIDTH];
 
 			for (int r = 0; r < WIDTH; r++)
-				square[r] = group + r < rows
-						    ? load_some(w + (size_t)(group + r) * p->k * bytes_of(dtype),
-							      first + i, p->k, dtype)
-						    : every(0);
+				square[r] = group + r < rows ? load_some(w + (size_t)(group + r) * k * bytes_of(dtype),
+								       first + i, k, dtype)
+							     : every(0);
 			transpose(square);
 			for (int j = 0; j < WIDTH; j++)
 				store_floats(panel + (i + j) * LANES + group, square[j]);
 		}
 	}
+}
+
+/* The same of quantised rows. */
+static void pack_quantised(float *panel, const uint8_t *w, int k, int rows, int first, int depth, enum kvs_dtype dtype)
+{
+	float expanded[LANES * ATTN_PRODUCT_DEPTH] __attribute__((aligned(64)));
+
+	for (int r = 0; r < rows; r++)
+		expand_row(expanded + r * depth, w + r * attn_row_bytes(dtype, k), first, depth, dtype);
+	pack(panel, (const char *)expanded, depth, rows, 0, depth, KVS_F32);
+}
+
+/* Of any type, from row n on. */
+INLINE void pack_any(
+	float *panel, const struct attn_product_params *p, int n, int rows, int first, int depth, enum kvs_dtype dtype)
+{
+	const char *w = (const char *)p->w + n * attn_row_bytes(p->dtype, p->k);
+
+	if (kvs_dtype_quantised(dtype))
+		pack_quantised(panel, (const uint8_t *)w, p->k, rows, first, depth, p->dtype);
+	else
+		pack(panel, w, p->k, rows, first, depth, dtype);
 }
 
 /* out[rows][LANES] = x[rows][depth] * panel, added to what is there if `add`. `rows` is a constant, at most STRIP. */
@@ -275,7 +333,7 @@ INLINE void multiply_block(
 		for (int c = n; c < end; c += LANES) {
 			int cols = least(LANES, end - c);
 
-			pack(panel, p, c, cols, first, depth, dtype);
+			pack_any(panel, p, c, cols, first, depth, dtype);
 			for (int t = token; t < token_end; t += STRIP) {
 				float *out = p->out + (size_t)t * p->out_stride + c;
 				const float *x = (const float *)p->x + (size_t)t * p->k + first;
@@ -292,10 +350,10 @@ INLINE void multiply_block(
 
 /* ---- the bodies ---- */
 
-INLINE void product(const struct attn_product_params *p, struct simt_dim3 at, enum kvs_dtype dtype)
+/* At most ATTN_PRODUCT_FEW tokens; `dtype` is a constant. */
+INLINE void few(const struct attn_product_params *p, struct simt_dim3 at, enum kvs_dtype dtype)
 {
 	int n = at.x * p->cols, end = least(n + p->cols, p->n);
-	int token = at.y * ATTN_PRODUCT_ROWS, token_end = least(token + ATTN_PRODUCT_ROWS, p->tokens);
 
 	switch (p->tokens) {
 	case 1:
@@ -307,11 +365,53 @@ INLINE void product(const struct attn_product_params *p, struct simt_dim3 at, en
 	case 3:
 		dot_block(p, n, end, 3, KVS_F32, dtype);
 		return;
-	case 4:
+	default:
 		dot_block(p, n, end, 4, KVS_F32, dtype);
 		return;
+	}
+}
+
+/* Any number of tokens; Q8_0 stands for all quantised types where they are many. */
+INLINE void product(const struct attn_product_params *p, struct simt_dim3 at, enum kvs_dtype dtype)
+{
+	int n = at.x * p->cols, token = at.y * ATTN_PRODUCT_ROWS;
+
+	if (p->tokens <= ATTN_PRODUCT_FEW)
+		few(p, at, dtype);
+	else
+		multiply_block(
+			p, n, least(n + p->cols, p->n), token, least(token + ATTN_PRODUCT_ROWS, p->tokens), dtype);
+}
+
+static void few_quantised(const struct attn_product_params *p, struct simt_dim3 at)
+{
+	switch (p->dtype) {
+	case KVS_Q4_0:
+		few(p, at, KVS_Q4_0);
+		return;
+	case KVS_Q4_1:
+		few(p, at, KVS_Q4_1);
+		return;
+	case KVS_Q5_0:
+		few(p, at, KVS_Q5_0);
+		return;
+	case KVS_Q5_1:
+		few(p, at, KVS_Q5_1);
+		return;
+	case KVS_IQ4_NL:
+		few(p, at, KVS_IQ4_NL);
+		return;
+	case KVS_Q4_K:
+		few(p, at, KVS_Q4_K);
+		return;
+	case KVS_Q5_K:
+		few(p, at, KVS_Q5_K);
+		return;
+	case KVS_Q6_K:
+		few(p, at, KVS_Q6_K);
+		return;
 	default:
-		multiply_block(p, n, end, token, token_end, dtype);
+		few(p, at, KVS_Q8_0);
 		return;
 	}
 }
@@ -320,12 +420,23 @@ static void product_any(const struct simt_launch *launch, struct simt_dim3 at)
 {
 	const struct attn_product_params *p = launch->params[0];
 
-	if (p->dtype == KVS_F32)
+	switch (p->tokens > ATTN_PRODUCT_FEW && p->dtype > KVS_Q8_0 ? KVS_Q8_0 : p->dtype) {
+	case KVS_F32:
 		product(p, at, KVS_F32);
-	else if (p->dtype == KVS_F16)
+		return;
+	case KVS_F16:
 		product(p, at, KVS_F16);
-	else
+		return;
+	case KVS_BF16:
 		product(p, at, KVS_BF16);
+		return;
+	case KVS_Q8_0:
+		product(p, at, KVS_Q8_0);
+		return;
+	default:
+		few_quantised(p, at);
+		return;
+	}
 }
 
 INLINE void gemv(const struct simt_launch *launch, struct simt_dim3 at, enum kvs_dtype dtype)

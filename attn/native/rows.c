@@ -1,7 +1,7 @@
 /*
  * attn/native/rows.c: native bodies of rows.cu and logits.cu: a block is a row, or in silu_mul a piece of one.
  */
-#include "native.h"
+#include "quant.h"
 
 #define ARG(type, i) (*(type const *)launch->params[i])
 
@@ -10,9 +10,13 @@ static void embed(const struct simt_launch *launch, struct simt_dim3 at)
 	float *out = ARG(float *, 0);
 	const char *table = ARG(const void *, 1);
 	int id = ARG(const int *, 2)[at.x], hidden = ARG(int, 3), dtype = ARG(int, 4);
-	const char *from = table + (size_t)id * hidden * (dtype == KVS_F32 ? 4 : 2);
+	const char *from = table + id * attn_row_bytes(dtype, hidden);
 
 	out += (size_t)at.x * hidden;
+	if (kvs_dtype_quantised(dtype)) {
+		expand_row(out, (const uint8_t *)from, 0, hidden, dtype);
+		return;
+	}
 	for (int c = 0; c < hidden; c += LANES) {
 		floats lanes[PIECES];
 

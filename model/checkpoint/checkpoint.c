@@ -544,8 +544,11 @@ int kvs_checkpoint_weight(const kvs_checkpoint *ckpt, const char *name, struct k
 
 	if (!entry)
 		return no_tensor(ckpt, name);
-	if (!entry->shard->gguf)
-		return kvs_safetensors_get(entry->shard->st, entry->index, &found, out);
+	if (!entry->shard->gguf) {
+		int err = kvs_safetensors_get(entry->shard->st, entry->index, &found, out);
+		out->stored = out->dtype;
+		return err;
+	}
 	ckpt_gguf_get(entry->shard->gguf, entry->index, ckpt->widen, out);
 	return 0;
 }
@@ -565,6 +568,22 @@ int kvs_checkpoint_read(const kvs_checkpoint *ckpt, const char *name, size_t fir
 		return kvs_fail(
 			-EINVAL, "%s: %zu bytes from byte %zu on, it has %zu", name, bytes, first, stored.bytes);
 	return model_file_read(&entry->shard->file, stored.offset + first, out, bytes);
+}
+
+int kvs_checkpoint_read_rows(const kvs_checkpoint *ckpt, const char *name, int64_t first_row, int64_t rows, void *out)
+{
+	const struct entry *entry = find_entry(ckpt, name);
+	struct kvs_weight stored;
+	int err = kvs_checkpoint_weight(ckpt, name, &stored);
+	size_t row_bytes;
+
+	if (err)
+		return err;
+	if (entry->shard->gguf)
+		return ckpt_gguf_read_rows(
+			entry->shard->gguf, entry->index, &entry->shard->file, &ckpt->config, first_row, rows, out);
+	row_bytes = stored.rank && stored.shape[0] ? stored.bytes / (size_t)stored.shape[0] : stored.bytes;
+	return kvs_checkpoint_read(ckpt, name, first_row * row_bytes, out, rows * row_bytes);
 }
 
 int kvs_checkpoint_read_f32(const kvs_checkpoint *ckpt, const char *name, size_t count, float *out)

@@ -52,6 +52,9 @@ bool ckpt_gguf_same_types(const struct ckpt_gguf *part, const char **name);
 void ckpt_gguf_get(const struct ckpt_gguf *part, size_t index, bool widen, struct kvs_weight *out);
 int ckpt_gguf_read(const struct ckpt_gguf *part, size_t index, const struct model_file *file,
 	const struct kvs_config *config, bool widen, size_t first, void *out, size_t bytes);
+/* As kvs_checkpoint_read_rows(). */
+int ckpt_gguf_read_rows(const struct ckpt_gguf *part, size_t index, const struct model_file *file,
+	const struct kvs_config *config, int64_t first_row, int64_t rows, void *out);
 /* The configuration in the keys of a GGUF file; `file` is open, NULL: tensors cannot be read. -EINVAL, -ENOMEM, -EIO. */
 int ckpt_gguf_config(const struct model_gguf *gguf, const struct model_file *file, struct kvs_config *out);
 

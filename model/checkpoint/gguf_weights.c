@@ -196,6 +196,7 @@ void ckpt_gguf_get(const struct ckpt_gguf *part, size_t index, bool widen, struc
 	size_t elements = tensor->bytes / tensor->type->bytes * tensor->type->elements;
 
 	*out = (struct kvs_weight){.offset = tensor->offset, .rank = tensor->rank};
+	out->stored = model_gguf_dtype(tensor->type);
 	out->widened = !plain_type(tensor->type, &out->dtype) || (widen && tensor->rank > 1);
 	if (out->widened)
 		out->dtype = KVS_F32;
@@ -225,6 +226,14 @@ static int read_run(const struct model_file *file, const struct gguf_tensor *ten
 		file, tensor->offset + first * tensor->type->bytes, out, count * (size_t)tensor->type->bytes);
 }
 
+/* Where the file has row `row` of a matrix of `rows`, with heads whose rows have been moved. */
+static uint64_t stored_row(uint64_t row, uint64_t rows, int heads)
+{
+	uint64_t half = rows / heads / 2, in_head = row % (2 * half);
+
+	return row - in_head + in_head % half * 2 + in_head / half;
+}
+
 int ckpt_gguf_read(const struct ckpt_gguf *part, size_t index, const struct model_file *file,
 	const struct kvs_config *config, bool widen, size_t first, void *out, size_t bytes)
 {
@@ -243,10 +252,30 @@ int ckpt_gguf_read(const struct ckpt_gguf *part, size_t index, const struct mode
 	if (!heads || tensor->rank > 2 || rows % (2 * (uint64_t)heads))
 		return read_run(file, tensor, &weight, at, out, count);
 	for (uint64_t done = 0, now; done < count && !err; done += now) {
-		uint64_t row = (at + done) / cols, col = (at + done) % cols, half = rows / heads / 2;
-		uint64_t in_head = row % (2 * half), stored = row - in_head + in_head % half * 2 + in_head / half;
+		uint64_t row = stored_row((at + done) / cols, rows, heads), col = (at + done) % cols;
 		now = cols - col < count - done ? cols - col : count - done;
-		err = read_run(file, tensor, &weight, stored * cols + col, (char *)out + done * size, now);
+		err = read_run(file, tensor, &weight, row * cols + col, (char *)out + done * size, now);
 	}
+	return err;
+}
+
+int ckpt_gguf_read_rows(const struct ckpt_gguf *part, size_t index, const struct model_file *file,
+	const struct kvs_config *config, int64_t first_row, int64_t rows, void *out)
+{
+	const struct gguf_tensor *tensor = model_gguf_tensor(part->gguf, index);
+	int heads = moved_heads(part, index, config), err = 0;
+	size_t row_bytes;
+
+	if (tensor->rank != 2 || first_row < 0 || rows < 0 || first_row > tensor->shape[0] ||
+		rows > tensor->shape[0] - first_row)
+		return kvs_fail(-EINVAL, "%s: has no %lld rows from row %lld on", part->names[index], (long long)rows,
+			(long long)first_row);
+	row_bytes = tensor->bytes / (uint64_t)tensor->shape[0];
+	if (!heads || tensor->shape[0] % (2 * heads))
+		return model_file_read(file, tensor->offset + first_row * row_bytes, out, rows * row_bytes);
+	for (int64_t i = 0; i < rows && !err; i++)
+		err = model_file_read(file,
+			tensor->offset + stored_row(first_row + i, tensor->shape[0], heads) * row_bytes,
+			(char *)out + i * row_bytes, row_bytes);
 	return err;
 }

@@ -1,5 +1,6 @@
 /* tests/kernels/device.c: see device.h. */
 #include "device.h"
+#include "../../model/gguf.h"
 
 #include <errno.h>
 #include <math.h>
@@ -28,6 +29,7 @@ static void seed_random(void)
 
 	random_state = seed ? strtoull(seed, NULL, 0) : 1;
 	print_message("seed %llu\n", (unsigned long long)random_state);
+	srand((unsigned)random_state);
 	random_state = random_state * 0x9e3779b97f4a7c15ull + 1;
 }
 
@@ -192,7 +194,7 @@ static size_t elements(const struct array *a)
 
 static size_t bytes_of(const struct array *a)
 {
-	return elements(a) * kvs_dtype_bytes(a->t.dtype);
+	return a->t.rows * kvs_row_bytes(a->t.dtype, a->t.cols);
 }
 
 struct array array_poisoned(enum kvs_dtype dtype, int rows, int cols)
@@ -223,6 +225,37 @@ struct array array_random(enum kvs_dtype dtype, int rows, int cols, double scale
 	for (size_t i = 0; i < elements(&a); i++)
 		a.value[i] = random_in(-scale, scale);
 	array_write(&a);
+	return a;
+}
+
+uint8_t *random_blocks(enum kvs_dtype dtype, int rows, int cols)
+{
+	size_t bytes = rows * kvs_row_bytes(dtype, cols), block = kvs_dtype_bytes(dtype);
+	uint8_t *blocks = malloc(bytes);
+
+	for (size_t i = 0; i < bytes; i++)
+		blocks[i] = (uint8_t)(rand() >> 7);
+	for (size_t i = 0; i < bytes; i += block) {
+		blocks[i + 1] &= 0xbf; /* the exponent of the scale, and of the minimum if there is one */
+		blocks[i + 3] &= 0xbf;
+		blocks[i + block - 1] &= 0xbf; /* Q6_K has its scale there */
+	}
+	return blocks;
+}
+
+struct array array_quantised(enum kvs_dtype dtype, int rows, int cols)
+{
+	struct array a = array_poisoned(dtype, rows, cols);
+	uint8_t *blocks = random_blocks(dtype, rows, cols);
+	float *values = malloc(elements(&a) * sizeof(*values));
+
+	model_gguf_dequantize(dtype, blocks, values, elements(&a));
+	for (size_t i = 0; i < elements(&a); i++)
+		a.value[i] = values[i];
+	check_driver(cu->cuMemcpyHtoD(a.t.data, blocks, bytes_of(&a)), "cuMemcpyHtoD");
+	check_driver(cu->cuCtxSynchronize(), "cuCtxSynchronize");
+	free(blocks);
+	free(values);
 	return a;
 }
 

@@ -51,6 +51,10 @@ struct array {
 struct array array_random(enum kvs_dtype dtype, int rows, int cols, double scale);
 struct array array_ids(int rows, int limit);
 struct array array_poisoned(enum kvs_dtype dtype, int rows, int cols);
+/* Of a quantised type, of random blocks; it cannot be written or read. */
+struct array array_quantised(enum kvs_dtype dtype, int rows, int cols);
+/* Blocks of any bytes, but for scales: those are finite. From rand(); the caller frees. */
+uint8_t *random_blocks(enum kvs_dtype dtype, int rows, int cols);
 /* Host to device, rounding `value`; device to host. Both wait. */
 void array_write(struct array *a);
 void array_read(struct array *a);

@@ -5,6 +5,7 @@
  * exact inputs; only the sum rounds.
  */
 #include "device.h"
+#include "../../attn/stream.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -72,6 +73,70 @@ static void multiplies_and_accumulates_at_every_shape(void **state)
 			check_shape(&shapes[i], KVS_F16, true);
 		}
 	}
+}
+
+/* ---- the host's own product, also without its native body ---- */
+
+static void check_own(struct attn_gemm_library *own, int tokens, int n, int k, enum kvs_dtype dtype)
+{
+	struct array x = array_random(KVS_F32, tokens, k, 1), out = array_random(KVS_F32, tokens, n, 1);
+	struct array w = kvs_dtype_quantised(dtype) ? array_quantised(dtype, n, k) : array_random(dtype, n, k, 1);
+	struct attn_gemm_call call = {.out = out.t.data, .x = x.t.data, .w = w.t.data, .dtype = dtype};
+	double *reference = calloc((size_t)tokens * n, sizeof(*reference)), largest = 0;
+
+	for (int i = 0; i < tokens * n; i++) {
+		double sum = out.value[i], terms = fabs(sum);
+		for (int j = 0; j < k; j++) {
+			double term = x.value[i / n * k + j] * w.value[i % n * k + j];
+			sum += term;
+			terms += fabs(term);
+		}
+		reference[i] = sum;
+		largest = terms > largest ? terms : largest;
+	}
+	call.tokens = tokens;
+	call.n = call.out_stride = n;
+	call.k = k;
+	call.accumulate = true;
+	must(own->run(own, stream, &call));
+	array_read(&out);
+	check_close(&out, reference, k * 0x1p-24 * largest, 0, kvs_dtype_name(dtype));
+	free(reference);
+	arrays_end();
+}
+
+static void own_product_takes_every_type_of_weights(void **state)
+{
+	static const int shapes[][2] = {{1, 35}, {3, 5}, {7, 18}};
+	struct attn_gemm_library *own;
+
+	(void)state;
+	if (kvs_gemm_x_dtype(stream, KVS_BF16) != KVS_F32) /* a GPU */
+		return;
+	must(attn_gemm_open_native(stream, &own));
+	for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++) {
+		for (enum kvs_dtype dtype = KVS_F32; dtype <= KVS_Q6_K; dtype++) {
+			int k = dtype >= KVS_Q4_K ? 512 : 288;
+			if (dtype != KVS_I32)
+				check_own(own, shapes[i][0], shapes[i][1], k, dtype);
+		}
+	}
+	own->close(own);
+}
+
+static void quantised_rows_that_are_no_whole_blocks_are_refused(void **state)
+{
+	struct array x = array_random(KVS_F32, 1, 48, 1), w = array_random(KVS_F32, 4, 48, 1);
+	struct array out = array_poisoned(KVS_F32, 1, 4);
+
+	(void)state;
+	w.t.dtype = KVS_Q8_0;
+	if (kvs_gemm_dtype(stream, KVS_Q8_0) == KVS_Q8_0)
+		must_refuse(kvs_gemm(stream, out.t, 0, x.t, w.t, false),
+			"rows of 48 elements: those of q8_0 are blocks of 32");
+	else
+		must_refuse(kvs_gemm(stream, out.t, 0, x.t, w.t, false), "gemm: w is of type q8_0, not f32");
+	arrays_end();
 }
 
 static void check_row(int n, int k, enum kvs_dtype dtype, bool accumulate)
@@ -178,6 +243,8 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(multiplies_and_accumulates_at_every_shape),
+		cmocka_unit_test(own_product_takes_every_type_of_weights),
+		cmocka_unit_test(quantised_rows_that_are_no_whole_blocks_are_refused),
 		cmocka_unit_test(one_row_is_multiplied_at_every_shape),
 		cmocka_unit_test(rows_that_are_no_whole_pieces_are_refused),
 		cmocka_unit_test(runs_in_stream_order),

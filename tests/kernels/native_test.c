@@ -4,6 +4,7 @@
  */
 #include "../../attn/native/native.h"
 #include "../../attn/native/processor.h"
+#include "../../model/gguf.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -12,6 +13,8 @@
 #include <setjmp.h>
 
 #include <cmocka.h>
+
+#include "device.h"
 
 #define TOKENS 150 /* in the cache */
 #define HEADS 6
@@ -221,6 +224,82 @@ static void products_give_the_same_bits(void **state)
 	}
 }
 
+/* ---- quantised weights ---- */
+
+/* A launch's output, `count` floats at *out, which held `before`. */
+static float *run_blocks(
+	const struct simt_native *body, struct simt_launch *launch, float **out, const float *before, size_t count)
+{
+	*out = malloc(count * sizeof(**out));
+	memcpy(*out, before, count * sizeof(**out));
+	for (unsigned i = 0; i < launch->grid.x * launch->grid.y; i++)
+		body->run_block(launch, (struct simt_dim3){i % launch->grid.x, i / launch->grid.x, 0});
+	return *out;
+}
+
+static void check_quantised(const struct simt_native *const parts[], int tokens, int n, int k, enum kvs_dtype dtype)
+{
+	float *x = numbers((size_t)tokens * k, 2), *before = numbers((size_t)tokens * (n + 3), 2), *results[2];
+	float *expanded = malloc((size_t)n * k * sizeof(*expanded));
+	uint8_t *blocks = random_blocks(dtype, n, k);
+	size_t count = (size_t)tokens * (n + 3);
+	struct attn_product_params p = {.x = x, .tokens = tokens, .n = n, .k = k, .out_stride = n + 3, .cols = 32};
+	struct simt_launch launch = {.grid = {(n + 31) / 32, (tokens + ATTN_PRODUCT_ROWS - 1) / ATTN_PRODUCT_ROWS, 1},
+		.params = (void *[]){&p}};
+
+	model_gguf_dequantize(dtype, blocks, expanded, (size_t)n * k);
+	p.accumulate = n % 2;
+	for (int f32 = 0; f32 < 2; f32++) {
+		p.dtype = f32 ? KVS_F32 : dtype;
+		p.w = f32 ? (void *)expanded : (void *)blocks;
+		results[f32] = run_blocks(body_named(parts, "kvs_product_kernel"), &launch, &p.out, before, count);
+	}
+	if (memcmp(results[0], results[1], count * sizeof(float)))
+		fail_msg("%s: %d x %d x %d has other bits than in f32", kvs_dtype_name(dtype), tokens, n, k);
+	free(results[0]);
+	free(results[1]);
+	free(x);
+	free(before);
+	free(expanded);
+	free(blocks);
+}
+
+/* Row ids[0] of a table, as the gguf package has it (tests/checkpoint/gguf_test.c). */
+static void check_embedding(const struct simt_native *const parts[], int cols, enum kvs_dtype dtype)
+{
+	enum { ROWS = 3 };
+	uint8_t *table = random_blocks(dtype, ROWS, cols);
+	int ids[] = {2}, *id = ids, type = dtype;
+	float *wanted = malloc(ROWS * cols * sizeof(*wanted)), *before = calloc(cols, sizeof(*before)), *out;
+	struct simt_launch launch = {.grid = {1, 1, 1}, .params = (void *[]){&out, &table, &id, &cols, &type}};
+
+	model_gguf_dequantize(dtype, table, wanted, (size_t)ROWS * cols);
+	run_blocks(body_named(parts, "kvs_embed_kernel"), &launch, &out, before, cols);
+	assert_memory_equal(out, wanted + 2 * cols, cols * sizeof(*out));
+	free(table);
+	free(wanted);
+	free(before);
+	free(out);
+}
+
+/* In all sets, among few tokens and many, at the end of a panel's rows and of its depth. */
+static void quantised_weights_give_the_bits_of_f32(void **state)
+{
+	static const int shapes[][2] = {{1, 37}, {2, 5}, {3, 2}, {4, 33}, {5, 17}, {ATTN_PRODUCT_ROWS + 7, 19}};
+	const struct simt_native *const *sets[] = {plain_parts, other_parts};
+
+	(void)state;
+	for (enum kvs_dtype dtype = KVS_Q8_0; dtype <= KVS_Q6_K; dtype++) {
+		for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++) {
+			int k = (int)kvs_dtype_block(dtype) * (i % 2 ? 2 : dtype >= KVS_Q4_K ? 3 : 9);
+			check_quantised(sets[i % 2], shapes[i][0], shapes[i][1], k, dtype);
+			check_quantised(other_parts, shapes[i][0], shapes[i][1], k, dtype);
+		}
+		check_embedding(plain_parts, 512, dtype);
+		check_embedding(other_parts, 512, dtype);
+	}
+}
+
 /* A row of x has the same sums whatever rows are beside it, among few as among many. */
 static void a_row_does_not_depend_on_others(void **state)
 {
@@ -309,6 +388,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(instruction_sets_give_the_same_bits),
 		cmocka_unit_test(rows_give_the_same_bits), cmocka_unit_test(products_give_the_same_bits),
+		cmocka_unit_test(quantised_weights_give_the_bits_of_f32),
 		cmocka_unit_test(a_row_does_not_depend_on_others), cmocka_unit_test(rotations_give_the_same_bits)};
 #ifdef __x86_64__
 	static const struct simt_native *const sets[][NATIVE_PARTS] = {

@@ -34,6 +34,21 @@ static void embed_copies_the_rows_of_the_ids(void **state)
 	}
 }
 
+static void embed_expands_quantised_rows(void **state)
+{
+	(void)state;
+	for (enum kvs_dtype dtype = KVS_Q8_0; dtype <= KVS_Q6_K; dtype++) {
+		int cols = dtype >= KVS_Q4_K ? 512 : 96, rows = random_int(1, 5), vocab = 7;
+		struct array table = array_quantised(dtype, vocab, cols), ids = array_ids(rows, vocab);
+		struct array out = array_poisoned(KVS_F32, rows, cols);
+		must(kvs_embed(stream, out.t, table.t, ids.t));
+		array_read(&out);
+		for (int i = 0; i < rows * cols; i++)
+			assert_true(out.value[i] == table.value[ids.id[i / cols] * cols + i % cols]);
+		arrays_end();
+	}
+}
+
 /* Rows of usual size, and rows so small that eps decides. */
 static void rmsnorm_divides_by_the_root_of_the_mean_square(void **state)
 {
@@ -279,7 +294,7 @@ static void operands_that_do_not_fit_are_refused(void **state)
 	empty.rows = 0;
 	must_refuse(kvs_embed(stream, x.t, row.t, x.t), "embed: ids is of type f32, not i32");
 	must_refuse(kvs_embed(stream, x.t, short_row.t, ids.t), "embed: out is [3][8], not [3][7]");
-	must_refuse(kvs_embed(stream, x.t, ids.t, ids.t), "embed: table is of type i32, not a float type");
+	must_refuse(kvs_embed(stream, x.t, ids.t, ids.t), "embed: table is of type i32, not a type of weights");
 	must_refuse(kvs_rmsnorm(stream, x.t, x.t, short_row.t, 0), "rmsnorm: gain is [1][7], not [1][8]");
 	must_refuse(kvs_cast(stream, half.t, half.t), "cast: x is of type f16, not f32");
 	must_refuse(kvs_cast(stream, row.t, x.t), "cast: out is [1][8], not [3][8]");
@@ -329,6 +344,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(embed_copies_the_rows_of_the_ids),
+		cmocka_unit_test(embed_expands_quantised_rows),
 		cmocka_unit_test(rmsnorm_divides_by_the_root_of_the_mean_square),
 		cmocka_unit_test(cast_rounds),
 		cmocka_unit_test(silu_mul_gates),

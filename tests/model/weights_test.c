@@ -3,6 +3,7 @@
  * one piece, the reach of a checkpoint's fingerprint, and the type of weights that were quantised.
  */
 #include "../../model/engine.h"
+#include "../../model/gguf.h"
 #include "../support/gguf.h"
 
 #include <errno.h>
@@ -272,22 +273,33 @@ static void a_fingerprint_looks_at_the_end_of_a_tensor(void **state)
 	assert_string_not_equal(before, after);
 }
 
-/* ---- quantised weights, which the host keeps as f16 ---- */
+/* ---- quantised weights, which the host keeps as they are where it can ---- */
 
 enum { IDS = 64, BLOCK = 34, Q8_0 = 8, F32 = 0 };
 
-/* Q8_0: a half times 32 signed bytes; here 127, 126 and so on times a power of two. */
-static void put_matrix(struct gguf_writer *to, const char *name, int rows, int scale_bits)
+/* Q8_0: a half times 32 signed bytes; here 1 times 127, 126 and so on. */
+static void put_matrix(struct gguf_writer *to, const char *name, int rows)
 {
 	uint8_t blocks[IDS][BLOCK];
 
 	for (int r = 0; r < rows; r++) {
-		blocks[r][0] = (uint8_t)scale_bits;
-		blocks[r][1] = (uint8_t)(scale_bits >> 8);
+		blocks[r][0] = 0;
+		blocks[r][1] = 0x3c;
 		for (int i = 0; i < DIM; i++)
 			blocks[r][2 + i] = (uint8_t)(127 - i);
 	}
 	gguf_tensor(to, name, Q8_0, rows, DIM, blocks, (size_t)rows * BLOCK);
+}
+
+static void put_f32(struct gguf_writer *to, const char *name, float factor)
+{
+	float values[DIM][DIM];
+
+	for (int r = 0; r < DIM; r++) {
+		for (int i = 0; i < DIM; i++)
+			values[r][i] = factor * (float)(127 - i);
+	}
+	gguf_tensor(to, name, F32, DIM, DIM, values, sizeof(values));
 }
 
 static void put_gain(struct gguf_writer *to, const char *name)
@@ -299,10 +311,10 @@ static void put_gain(struct gguf_writer *to, const char *name)
 	gguf_tensor(to, name, F32, DIM, 0, ones, sizeof(ones));
 }
 
-/* One layer; its matrices are 127, 126 and so on in every row, those of V 1024 times as much. */
-static void write_gguf(const char *path)
+/* One layer; its matrices are 127, 126 and so on in every row. `mixed`: V has 1024 times as much; it and `up` are F32. */
+static void write_gguf(const char *path, bool mixed)
 {
-	static const char *const small[] = {"attn_q", "attn_k", "attn_output", "ffn_gate", "ffn_up", "ffn_down"};
+	static const char *const small[] = {"attn_q", "attn_k", "attn_output", "ffn_gate", "ffn_down"};
 	struct gguf_writer to;
 	char name[64];
 
@@ -317,93 +329,153 @@ static void write_gguf(const char *path)
 	gguf_f32(&to, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
 	gguf_f32(&to, "llama.rope.freq_base", 10000);
 	gguf_u32(&to, "llama.rope.dimension_count", DIM);
-	put_matrix(&to, "token_embd.weight", IDS, 0x3c00);
+	put_matrix(&to, "token_embd.weight", IDS);
 	put_gain(&to, "output_norm.weight");
 	put_gain(&to, "blk.0.attn_norm.weight");
 	put_gain(&to, "blk.0.ffn_norm.weight");
 	for (size_t i = 0; i < sizeof(small) / sizeof(*small); i++) {
 		snprintf(name, sizeof(name), "blk.0.%s.weight", small[i]);
-		put_matrix(&to, name, DIM, 0x3c00);
+		put_matrix(&to, name, DIM);
 	}
-	put_matrix(&to, "blk.0.attn_v.weight", DIM, 0x6400);
+	if (mixed) {
+		put_f32(&to, "blk.0.attn_v.weight", 1024);
+		put_f32(&to, "blk.0.ffn_up.weight", 1);
+	} else {
+		put_matrix(&to, "blk.0.attn_v.weight", DIM);
+		put_matrix(&to, "blk.0.ffn_up.weight", DIM);
+	}
 	gguf_save(&to, path);
 }
 
 static void assert_row(kvs_cu *cu, const kvs_tensor *tensor, int row, enum kvs_dtype dtype, float factor)
 {
 	float raw[DIM], values[DIM];
-	size_t bytes = DIM * kvs_dtype_bytes(dtype);
+	size_t bytes = kvs_row_bytes(dtype, DIM);
 
 	assert_int_equal(tensor->dtype, dtype);
 	assert_int_equal(cu->cuMemcpyDtoH(raw, tensor->data + row * bytes, bytes), CUDA_SUCCESS);
-	model_to_f32(values, raw, dtype, 0, DIM);
+	if (kvs_dtype_quantised(dtype))
+		model_gguf_dequantize(dtype, raw, values, DIM);
+	else
+		model_to_f32(values, raw, dtype, 0, DIM);
 	for (int i = 0; i < DIM; i++)
 		assert_true(values[i] == factor * (float)(127 - i));
 }
 
-/* The matrix of Q, K and V is f32 as V is beyond f16, and all its parts are whole; with f32 asked for, so are all others. */
-static void check_gguf(kvs_cu *cu, const char *path, enum kvs_dtype kv, enum kvs_dtype expected)
+struct opened {
+	kvs_cu *cu;
+	kvs_checkpoint *ckpt;
+	kvs_engine *engine;
+	char path[256];
+	enum kvs_dtype kept; /* the type of a matrix of Q8_0: on a processor without AVX2 it is f32 */
+};
+
+static struct opened open_gguf(bool mixed, enum kvs_dtype kv)
 {
 	struct kvs_engine_options options = {.kv_dtype = kv, .kv_dtype_set = true};
-	kvs_checkpoint *ckpt = NULL;
-	kvs_engine *engine = NULL;
-	const struct model_layer *layer;
+	struct opened o = {0};
 
-	if (kvs_checkpoint_open(path, &ckpt) || kvs_engine_open(cu, ckpt, &options, &engine))
+	snprintf(o.path, sizeof(o.path), "%s/m.gguf", dir);
+	write_gguf(o.path, mixed);
+	assert_int_equal(kvs_cu_open("host", &o.cu), 0);
+	if (kvs_checkpoint_open(o.path, &o.ckpt) || kvs_engine_open(o.cu, o.ckpt, &options, &o.engine))
 		fail_msg("%s", kvs_error());
-	layer = engine->weights.layers;
-	assert_row(cu, &layer->qkv, 0, KVS_F32, 1);
-	assert_row(cu, &layer->qkv, 2 * DIM - 1, KVS_F32, 1);
-	assert_row(cu, &layer->qkv, 3 * DIM - 1, KVS_F32, 1024);
-	assert_row(cu, &layer->o, DIM - 1, expected, 1);
-	assert_row(cu, &layer->gate_up, 2 * DIM - 1, expected, 1);
-	assert_row(cu, &layer->down, DIM - 1, expected, 1);
-	assert_row(cu, &engine->weights.head, IDS - 1, expected, 1);
-	kvs_engine_close(engine);
-	kvs_checkpoint_close(ckpt);
+	o.kept = kvs_gemm_dtype(o.engine->stream, KVS_Q8_0);
+	return o;
 }
 
-static void quantised_weights_become_f16_where_they_fit(void **state)
+static void close_gguf(struct opened *o)
 {
-	char path[256];
-	kvs_cu *cu;
+	kvs_engine_close(o->engine);
+	kvs_checkpoint_close(o->ckpt);
+	kvs_cu_close(o->cu);
+	unlink(o->path);
+}
+
+/*
+ * The matrix of Q, K and V is f32 as V is beyond f16, and all its parts are whole; gate and up, of two types, are f16, or
+ * f32 where that is asked for.
+ */
+static void check_mixed(enum kvs_dtype kv, enum kvs_dtype expected)
+{
+	struct opened o = open_gguf(true, kv);
+	const struct model_layer *layer = o.engine->weights.layers;
+
+	if (o.kept == KVS_F32)
+		expected = KVS_F32;
+	assert_row(o.cu, &layer->qkv, 0, KVS_F32, 1);
+	assert_row(o.cu, &layer->qkv, 2 * DIM - 1, KVS_F32, 1);
+	assert_row(o.cu, &layer->qkv, 3 * DIM - 1, KVS_F32, 1024);
+	assert_row(o.cu, &layer->gate_up, 0, expected, 1);
+	assert_row(o.cu, &layer->gate_up, 2 * DIM - 1, expected, 1);
+	assert_row(o.cu, &layer->o, DIM - 1, o.kept, 1);
+	assert_row(o.cu, &layer->down, DIM - 1, o.kept, 1);
+	assert_row(o.cu, &o.engine->weights.head, IDS - 1, o.kept, 1);
+	close_gguf(&o);
+}
+
+static void parts_of_several_types_become_f16_where_they_fit(void **state)
+{
+	(void)state;
+	check_mixed(KVS_F16, KVS_F16);
+	check_mixed(KVS_F32, KVS_F32);
+}
+
+/* The other parts of its tensor keep all bits, another matrix its type; what is put a second time is there. */
+static void a_matrix_put_among_quantised_ones_is_f32(void **state)
+{
+	static const char name[] = "model.layers.0.self_attn.k_proj.weight";
+	struct opened o = open_gguf(false, KVS_F16);
+	const struct model_layer *layer = o.engine->weights.layers;
+	float values[DIM * DIM];
 
 	(void)state;
-	snprintf(path, sizeof(path), "%s/m.gguf", dir);
-	write_gguf(path);
-	assert_int_equal(kvs_cu_open("host", &cu), 0);
-	check_gguf(cu, path, KVS_F16, KVS_F16);
-	check_gguf(cu, path, KVS_F32, KVS_F32);
-	kvs_cu_close(cu);
-	unlink(path);
+	assert_row(o.cu, &layer->qkv, 3 * DIM - 1, o.kept, 1);
+	for (int factor = 3; factor < 100000; factor += 90000) {
+		for (int i = 0; i < DIM * DIM; i++)
+			values[i] = (float)(factor * (127 - i % DIM));
+		assert_int_equal(model_weights_put(o.engine, name, KVS_F32, DIM, DIM, values), 0);
+		assert_row(o.cu, &layer->qkv, 0, KVS_F32, 1);
+		assert_row(o.cu, &layer->qkv, DIM - 1, KVS_F32, 1);
+		assert_row(o.cu, &layer->qkv, DIM, KVS_F32, (float)factor);
+		assert_row(o.cu, &layer->qkv, 2 * DIM - 1, KVS_F32, (float)factor);
+		assert_row(o.cu, &layer->qkv, 2 * DIM, KVS_F32, 1);
+		assert_row(o.cu, &layer->qkv, 3 * DIM - 1, KVS_F32, 1);
+	}
+	assert_row(o.cu, &layer->o, 0, o.kept, 1);
+	close_gguf(&o);
+}
+
+/* The head is the embedding. */
+static void an_embedding_that_is_put_is_the_head_too(void **state)
+{
+	struct opened o = open_gguf(false, KVS_F16);
+	float values[IDS * DIM];
+
+	(void)state;
+	for (int i = 0; i < IDS * DIM; i++)
+		values[i] = (float)(7 * (127 - i % DIM));
+	assert_int_equal(model_weights_put(o.engine, "model.embed_tokens.weight", KVS_F32, IDS, DIM, values), 0);
+	assert_row(o.cu, &o.engine->weights.embedding, IDS - 1, KVS_F32, 7);
+	assert_row(o.cu, &o.engine->weights.head, IDS - 1, KVS_F32, 7);
+	close_gguf(&o);
 }
 
 /* A patch's matrix goes to the type that is there. */
 static void a_matrix_beyond_f16_is_not_put_into_one(void **state)
 {
-	struct kvs_engine_options options = {.kv_dtype = KVS_F16, .kv_dtype_set = true};
+	static const char name[] = "model.layers.0.mlp.up_proj.weight";
+	struct opened o = open_gguf(true, KVS_F16);
 	float values[DIM * DIM] = {65504};
-	kvs_checkpoint *ckpt = NULL;
-	kvs_engine *engine = NULL;
-	char path[256];
-	kvs_cu *cu;
 
 	(void)state;
-	snprintf(path, sizeof(path), "%s/m.gguf", dir);
-	write_gguf(path);
-	assert_int_equal(kvs_cu_open("host", &cu), 0);
-	if (kvs_checkpoint_open(path, &ckpt) || kvs_engine_open(cu, ckpt, &options, &engine))
-		fail_msg("%s", kvs_error());
-	assert_int_equal(
-		model_weights_put(engine, "model.layers.0.self_attn.o_proj.weight", KVS_F32, DIM, DIM, values), 0);
+	assert_int_equal(model_weights_put(o.engine, name, KVS_F32, DIM, DIM, values), 0);
 	values[DIM] = -65505;
-	assert_int_equal(model_weights_put(engine, "model.layers.0.self_attn.o_proj.weight", KVS_F32, DIM, DIM, values),
-		-ERANGE);
-	assert_non_null(strstr(kvs_error(), "o_proj.weight has numbers beyond f16"));
-	kvs_engine_close(engine);
-	kvs_checkpoint_close(ckpt);
-	kvs_cu_close(cu);
-	unlink(path);
+	if (o.kept != KVS_F32) {
+		assert_int_equal(model_weights_put(o.engine, name, KVS_F32, DIM, DIM, values), -ERANGE);
+		assert_non_null(strstr(kvs_error(), "up_proj.weight has numbers beyond f16"));
+	}
+	close_gguf(&o);
 }
 
 static int make_dir(void **state)
@@ -432,7 +504,9 @@ int main(void)
 		cmocka_unit_test(numbers_round_to_the_nearest_even),
 		cmocka_unit_test(a_long_matrix_is_converted_to_its_end),
 		cmocka_unit_test(a_fingerprint_looks_at_the_end_of_a_tensor),
-		cmocka_unit_test(quantised_weights_become_f16_where_they_fit),
+		cmocka_unit_test(parts_of_several_types_become_f16_where_they_fit),
+		cmocka_unit_test(a_matrix_put_among_quantised_ones_is_f32),
+		cmocka_unit_test(an_embedding_that_is_put_is_the_head_too),
 		cmocka_unit_test(a_matrix_beyond_f16_is_not_put_into_one),
 	};
 

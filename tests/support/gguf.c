@@ -7,6 +7,7 @@
 #include "../../model/model.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -254,6 +255,37 @@ static void move_rows(float *rows, size_t count, size_t cols, size_t heads)
 	free(from);
 }
 
+/* A block of Q8_0, and what it is worth. */
+static void quantise(float values[32], uint8_t block[34])
+{
+	float largest = 0, scale;
+
+	for (int i = 0; i < 32; i++)
+		largest = fabsf(values[i]) > largest ? fabsf(values[i]) : largest;
+	scale = largest / 127;
+	model_from_f32(block, &scale, KVS_F16, 1);
+	model_to_f32(&scale, block, KVS_F16, 0, 1);
+	for (int i = 0; i < 32; i++) {
+		int quant = scale > 0 ? (int)lrintf(values[i] / scale) : 0;
+		block[2 + i] = (uint8_t)(quant > 127 ? 127 : quant < -127 ? -127 : quant);
+		values[i] = (float)(int8_t)block[2 + i] * scale;
+	}
+}
+
+static void put_matrix(struct gguf_writer *to, const char *name, uint64_t rows, uint64_t cols, float *values)
+{
+	size_t count = rows * cols;
+	uint8_t *blocks = malloc(count / 32 * 34);
+
+	for (size_t i = 0; i < count / 32 && to->matrices != GGUF_PLAIN; i++)
+		quantise(values + 32 * i, blocks + 34 * i);
+	if (to->matrices == GGUF_Q8_0)
+		gguf_tensor(to, name, 8, rows, cols, blocks, count / 32 * 34);
+	else
+		gguf_tensor(to, name, 0, rows, cols, values, 4 * count);
+	free(blocks);
+}
+
 static void put_weight(struct gguf_writer *to, const kvs_checkpoint *ckpt, const char *theirs, const char *ours)
 {
 	struct kvs_weight weight;
@@ -269,7 +301,10 @@ static void put_weight(struct gguf_writer *to, const kvs_checkpoint *ckpt, const
 	model_to_f32(values, raw, weight.dtype, 0, count);
 	if (strstr(theirs, "q_proj") || strstr(theirs, "k_proj"))
 		move_rows(values, weight.shape[0], weight.shape[1], strstr(theirs, "q_proj") ? 4 : 2);
-	gguf_tensor(to, ours, 0, weight.shape[0], weight.rank > 1 ? weight.shape[1] : 0, values, 4 * count);
+	if (weight.rank > 1)
+		put_matrix(to, ours, weight.shape[0], weight.shape[1], values);
+	else
+		gguf_tensor(to, ours, 0, weight.shape[0], 0, values, 4 * count);
 	free(values);
 	free(raw);
 }

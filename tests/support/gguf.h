@@ -16,6 +16,11 @@ struct gguf_writer {
 	size_t key_size, info_size, data_size;
 	uint64_t key_count, tensor_count;
 	uint32_t version;
+	enum {
+		GGUF_PLAIN,
+		GGUF_Q8_0,
+		GGUF_ROUNDED
+	} matrices; /* of storyworld: F32, Q8_0, or F32 that went through Q8_0 */
 };
 
 void gguf_begin(struct gguf_writer *to);
@@ -35,7 +40,7 @@ void gguf_save(struct gguf_writer *to, const char *path);
 
 /* The keys of a tokenizer.json with a byte-level BPE. */
 void gguf_tokenizer(struct gguf_writer *to, const char *json, const char *pre);
-/* tests/models/storyworld-3m in F32, but for its architecture's keys and vocabulary; part `part` of `parts`. */
+/* tests/models/storyworld-3m in F32, or as `matrices` says, but for its architecture's keys and vocabulary; part `part` of `parts`. */
 void gguf_storyworld_keys(struct gguf_writer *to);
 void gguf_storyworld_tensors(struct gguf_writer *to, int part, int parts);
 
