@@ -483,6 +483,7 @@ static int move_to_f32(kvs_engine *e, kvs_tensor *tensor, const char *name)
 	if (result)
 		return kvs_cu_fail(e->cu, result, "%zu bytes for %s in f32", bytes, name);
 	weights->moved[weights->moved_count++] = to;
+	weights->bytes += bytes;
 	err = copy_expanded(e->cu, tensor, to, name);
 	if (err)
 		return err;
