@@ -13,7 +13,7 @@ GPU_CUPTI = $(LIBKVSHARE_CUPTI:$(BUILD)/%=$(GPU_PARTS)/lib/%)
 GPU_RUN = $(GPU_PARTS)/bin/kvshare-run
 GPU_TESTS = $(patsubst %.c,$(GPU_PARTS)/%,$(filter-out %/cublas_test.c %/native_test.c, \
 	$(wildcard tests/conformance/*_test.c tests/kernels/*_test.c tests/gpu/*_test.c)) \
-	tests/e2e/sharing_test.c tests/e2e/eval_golden_test.c tests/bench/vmm_bench.c tests/bench/calib_bench.c)
+	tests/e2e/sharing_test.c tests/e2e/eval_golden_test.c tests/model/skip_test.c tests/bench/vmm_bench.c tests/bench/calib_bench.c)
 # What is copied as the ordinary build leaves it; the probes carry their libraries themselves.
 GPU_AS_BUILT = $(addprefix $(BUILD)/,softcuda/libcuda.so.1 tests/conformance/conformance_kernels.so \
 	tests/conformance/conformance_kernels.fatbin)

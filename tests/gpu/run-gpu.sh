@@ -98,6 +98,7 @@ part doctor 30 bin/kvshare-run doctor
 for program in tests/conformance/*_test; do part "conformance-$(basename "$program")" 90 "$program"; done
 for program in tests/kernels/*_test; do part "kernels-$(basename "$program")" 90 "$program"; done
 part sharing_test 90 tests/e2e/sharing_test
+part skip_test 60 tests/model/skip_test
 part device_test 120 tests/gpu/device_test
 part cupti_test 60 tests/gpu/cupti_test
 for program in tests/probes/*_probe; do
