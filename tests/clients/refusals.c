@@ -8,17 +8,20 @@
  *   captured     memory that is made and freed while a stream is captured, in each mode
  *   threads      memory that is made and freed while another thread captures its own stream, again and again
  *   old          all memory of a context goes by the first form of a call: cuCtxDestroy, cuDevicePrimaryCtxRelease or ...Reset
+ *   leaving      stores a row to layer 0 (MODULE), and ends by FORM: _exit, term (SIGTERM), or exit
  *   environment  the program writes over its environment, then a kernel stores to layer 0 (MODULE)
  */
 #include <cuda.h>
 #include <dlfcn.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MIB ((size_t)1 << 20)
 #define BYTES (32 * MIB) /* four layers, K and V of 4 MiB each */
@@ -205,7 +208,7 @@ static void threads(void)
 	start();
 	before = free_mib();
 	pthread_create(&thread, NULL, capture_again, NULL);
-	for (int i = 0; i < 30; i++)
+	for (int i = 0; i < 15; i++)
 		failed += cuMemFree(memory_make()) != CUDA_SUCCESS;
 	atomic_store(&enough, true);
 	pthread_join(thread, NULL);
@@ -272,6 +275,16 @@ static void environment(void)
 	printf("layer 0 shows %u\n", byte_at(memory));
 }
 
+static void leaving(void)
+{
+	start();
+	stored("client_set_rows", memory_make());
+	if (!strcmp(form, "_exit"))
+		_exit(0);
+	if (!strcmp(form, "term"))
+		raise(SIGTERM);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -281,6 +294,7 @@ static const struct {
 	{"captured", captured},
 	{"threads", threads},
 	{"old", old},
+	{"leaving", leaving},
 	{"environment", environment},
 };
 

@@ -105,6 +105,36 @@ static void the_environment_may_be_written_over(void **state)
 	process_free(&got);
 }
 
+/* Its parent has device memory too, and ends last; `command` is `inspect` or `probe` with options. */
+static void assert_finds(const char *command, const char *form, const char *finding)
+{
+	char line[4096], client[512], kernels[512], parent[512];
+	struct process got;
+
+	snprintf(client, sizeof(client), "%s", built("tests/clients/refusals"));
+	snprintf(kernels, sizeof(kernels), "%s", built("tests/clients/decoder_kernels.so"));
+	snprintf(parent, sizeof(parent), "%s", built("tests/clients/ends"));
+	snprintf(line, sizeof(line), "kvshare-run %s -- sh -c '%s leaving %s %s; %s 65536 return'", command, client,
+		kernels, form, parent);
+	got = run_shell(line, 60);
+	if (!strstr(got.out, finding) || !strstr(got.err, "kvshare-run: 2 processes have used device memory"))
+		fail_msg(
+			"%s: %s: status %d, stdout \"%s\", stderr \"%s\"", command, form, got.status, got.out, got.err);
+	process_free(&got);
+}
+
+/* Servers end by a signal, and children of Python's multiprocessing by _exit. */
+static void children_are_inspected_however_they_end(void **state)
+{
+	static const char *const forms[] = {"exit", "_exit", "term"};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(forms) / sizeof(*forms); i++) {
+		assert_finds("inspect --device host", forms[i], "32.00 MiB");
+		assert_finds("probe --device host --layout slab:layers=4,k=4MiB,v=4MiB", forms[i], "client_set_rows");
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -113,6 +143,7 @@ int main(void)
 		cmocka_unit_test(a_capture_forbids_what_it_forbids),
 		cmocka_unit_test(another_thread_may_capture),
 		cmocka_unit_test(memory_goes_with_its_context_by_first_forms),
+		cmocka_unit_test(children_are_inspected_however_they_end),
 		cmocka_unit_test(the_environment_may_be_written_over),
 	};
 

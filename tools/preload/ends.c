@@ -1,8 +1,8 @@
 /*
- * tools/preload/ends.c: the ends of a program that its exit handlers do not see, for the statistics.
+ * tools/preload/ends.c: the ends of a program that its exit handlers do not see, for the statistics and what `inspect` and `probe` have seen.
  *
  * _exit and _Exit are ours, in glibc's versions, and go on to the next library's. For SIGTERM and SIGABRT there is a handler,
- * only where statistics were asked for. It writes the file with open and write alone, and goes on to what was there
+ * only where one of them was asked for. It writes the file with open and write alone, and goes on to what was there
  * before: the program's handler as it was called, or the default, from which the program ends by the same signal. A
  * handler that the program installs later takes the place of ours, and most of those end in exit or _exit.
  */
@@ -18,6 +18,13 @@ static const int watched[] = {SIGTERM, SIGABRT};
 #define WATCHED_COUNT (sizeof(watched) / sizeof(*watched))
 static struct sigaction before[WATCHED_COUNT];
 
+static void all_write(void)
+{
+	shim_stats_write_now();
+	shim_inspect_write_now();
+	shim_probe_write_now();
+}
+
 static void go_on(const struct sigaction *action, int number, siginfo_t *info, void *context)
 {
 	if (action->sa_flags & SA_SIGINFO) {
@@ -32,7 +39,7 @@ static void go_on(const struct sigaction *action, int number, siginfo_t *info, v
 
 static void on_signal(int number, siginfo_t *info, void *context)
 {
-	shim_stats_write_now();
+	all_write();
 	for (size_t i = 0; i < WATCHED_COUNT; i++)
 		if (watched[i] == number)
 			go_on(&before[i], number, info, context);
@@ -41,6 +48,10 @@ static void on_signal(int number, siginfo_t *info, void *context)
 /* The flags and the mask of the handler that was there are still its own; a signal that is ignored stays so. */
 void shim_ends_watch(void)
 {
+	static atomic_flag watching = ATOMIC_FLAG_INIT;
+
+	if (atomic_flag_test_and_set(&watching))
+		return;
 	for (size_t i = 0; i < WATCHED_COUNT; i++) {
 		struct sigaction action;
 
@@ -61,7 +72,7 @@ __attribute__((noreturn)) static void end(const char *name, int status)
 	void *found = shim_dlsym(RTLD_NEXT, name);
 	void (*next)(int) = NULL;
 
-	shim_stats_write_now();
+	all_write();
 	memcpy(&next, &found, sizeof(next));
 	if (next)
 		next(status);

@@ -1,10 +1,9 @@
 /*
  * tools/preload/found.c: what `kvshare-run probe` has found: the places in the parameters of kernels through which they write
- * the cache, as a JSON file at exit ($KVSHARE_PROBE).
+ * the cache, as a JSON file at the end ($KVSHARE_PROBE.PID).
  */
 #include "probe.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -167,7 +166,7 @@ void probe_found_launch(const char *name, enum probe_reads reads)
 
 /* ---- the file ---- */
 
-static void place_write(FILE *out, const struct place *place)
+static void place_write(struct shim_report *out, const struct place *place)
 {
 	static const char *const ways[] = {"parameter", "beyond", "table", "tensor map of several", "unknown"};
 	static const char *const reads[] = {"untried", "no", "yes", "unrepeatable"};
@@ -175,28 +174,29 @@ static void place_write(FILE *out, const struct place *place)
 
 	for (int i = 0; i < KVS_PLAN_MAX_LAYERS; i++)
 		layers += place->layers[i];
-	fputs("{\"kernel\": \"", out);
+	shim_text_add(shim_report_text(out), "{\"kernel\": \"");
 	for (const char *c = place->kernel->name; *c; c++)
-		fprintf(out, *c == '"' || *c == '\\' || (unsigned char)*c < ' ' ? "\\u%04x" : "%c", (unsigned char)*c);
-	fprintf(out,
+		shim_text_add(shim_report_text(out),
+			*c == '"' || *c == '\\' || (unsigned char)*c < ' ' ? "\\u%04x" : "%c", (unsigned char)*c);
+	shim_text_add(shim_report_text(out),
 		"\", \"way\": \"%s\", \"parameter\": %zu, \"offset\": %zu, \"entry\": %zu, %s"
 		"\"writes\": \"%s%s\", \"layers\": %d, \"launches\": %zu, \"reads\": \"%s\"}",
 		ways[place->way], place->param, place->offset, place->entry, place->map ? "\"tensor_map\": true, " : "",
 		place->k ? "k" : "", place->v ? "v" : "", layers, place->launches, reads[place->kernel->reads]);
 }
 
+/* A signal may have come while something is added: what is in the list is whole. */
 void probe_write(size_t launches)
 {
-	FILE *out = fopen(shim_settings()->probe_path, "we");
+	struct shim_report report;
 
-	if (!out)
+	if (!shim_report_open(&report, shim_settings()->probe_path))
 		return;
-	fprintf(out, "{\"kvshare_probe\": 1, \"launches\": %zu, \"places\": [", launches);
+	shim_text_add(shim_report_text(&report), "{\"kvshare_probe\": 1, \"launches\": %zu, \"places\": [", launches);
 	for (const struct place *place = places; place; place = place->next) {
-		fputs(place == places ? "\n" : ",\n", out);
-		place_write(out, place);
+		shim_text_add(shim_report_text(&report), place == places ? "\n" : ",\n");
+		place_write(&report, place);
 	}
-	fputs("]}\n", out);
-	if (fclose(out))
-		shim_say("cannot write %s", shim_settings()->probe_path);
+	shim_text_add(shim_report_text(&report), "]}\n");
+	shim_report_close(&report, shim_settings()->probe_path);
 }

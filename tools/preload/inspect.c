@@ -1,15 +1,15 @@
 /*
  * tools/preload/inspect.c: what a program allocates, and where kernels that are known to store K and V write: the raw material
- * of `kvshare-run inspect`, as a JSON file at exit ($KVSHARE_INSPECT). Nothing is shared meanwhile.
+ * of `kvshare-run inspect`, as a JSON file at the end ($KVSHARE_INSPECT.PID). Nothing is shared meanwhile.
  */
 #include "preload.h"
 
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#define MAX_RECORDS ((size_t)1 << 20)
 #define MAX_STORES 16384 /* K and V of more layers than a plan can have */
 #define MAX_NUMBERS 512  /* a kernel has a few strides, and the number of tokens in each launch */
 #define LEAST_NUMBER 16  /* a stride of less leads nowhere */
@@ -27,32 +27,34 @@ struct store { /* the first of each place */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static struct record *records;
-static size_t record_count, record_room, store_count, granule;
+static struct record *records; /* [MAX_RECORDS], of which only what is used takes memory */
+static size_t record_count, store_count, granule;
 static struct store stores[MAX_STORES];
 static size_t number_count;
 static uint64_t numbers[MAX_NUMBERS];
 static pid_t started_by;
 
-static void report_write(void)
+/* A signal may have come while something is added: what is counted is whole. */
+void shim_inspect_write_now(void)
 {
-	FILE *out = getpid() == started_by ? fopen(shim_settings()->inspect_path, "we") : NULL;
+	struct shim_report report;
 
-	if (!out)
+	if (getpid() != started_by || !shim_report_open(&report, shim_settings()->inspect_path))
 		return;
-	fprintf(out, "{\"kvshare_inspect\": 1, \"granule_bytes\": %zu, \"allocations\": [", granule);
+	shim_text_add(shim_report_text(&report), "{\"kvshare_inspect\": 1, \"granule_bytes\": %zu, \"allocations\": [",
+		granule);
 	for (size_t i = 0; i < record_count; i++)
-		fprintf(out, "%s\n{\"call\": \"%s\", \"bytes\": %zu, \"freed\": %s}", i ? "," : "", records[i].call,
-			records[i].bytes, records[i].freed ? "true" : "false");
-	fputs("], \"stores\": [", out);
+		shim_text_add(shim_report_text(&report), "%s\n{\"call\": \"%s\", \"bytes\": %zu, \"freed\": %s}",
+			i ? "," : "", records[i].call, records[i].bytes, records[i].freed ? "true" : "false");
+	shim_text_add(shim_report_text(&report), "], \"stores\": [");
 	for (size_t i = 0; i < store_count; i++)
-		fprintf(out, "%s\n[%zu, %zu]", i ? "," : "", stores[i].record, stores[i].offset);
-	fputs("], \"numbers\": [", out);
+		shim_text_add(
+			shim_report_text(&report), "%s\n[%zu, %zu]", i ? "," : "", stores[i].record, stores[i].offset);
+	shim_text_add(shim_report_text(&report), "], \"numbers\": [");
 	for (size_t i = 0; i < number_count; i++)
-		fprintf(out, "%s%llu", i ? ", " : "", (unsigned long long)numbers[i]);
-	fputs("]}\n", out);
-	if (fclose(out))
-		shim_say("cannot write %s", shim_settings()->inspect_path);
+		shim_text_add(shim_report_text(&report), "%s%llu", i ? ", " : "", (unsigned long long)numbers[i]);
+	shim_text_add(shim_report_text(&report), "]}\n");
+	shim_report_close(&report, shim_settings()->inspect_path);
 }
 
 static void start(void)
@@ -64,25 +66,20 @@ static void start(void)
 	if (!driver->cuMemGetAllocationGranularity ||
 		driver->cuMemGetAllocationGranularity(&granule, &properties, CU_MEM_ALLOC_GRANULARITY_MINIMUM))
 		granule = 0;
+	records = calloc(MAX_RECORDS, sizeof(*records));
 	started_by = getpid();
-	atexit(report_write);
+	atexit(shim_inspect_write_now);
+	shim_ends_watch();
 }
 
 void shim_inspect_allocated(const char *call, CUdeviceptr base, size_t bytes)
 {
-	struct record *grown;
-
 	pthread_once(&once, start);
 	pthread_mutex_lock(&lock);
-	if (record_count == record_room) {
-		grown = realloc(records, (2 * record_room + 64) * sizeof(*records));
-		if (!grown)
-			goto out_unlock;
-		records = grown;
-		record_room = 2 * record_room + 64;
+	if (records && record_count < MAX_RECORDS) {
+		records[record_count] = (struct record){call, base, bytes, false};
+		record_count++;
 	}
-	records[record_count++] = (struct record){call, base, bytes, false};
-out_unlock:
 	pthread_mutex_unlock(&lock);
 }
 
@@ -111,8 +108,10 @@ void shim_inspect_store(CUdeviceptr address)
 
 		while (seen < store_count && (stores[seen].record != at || stores[seen].offset != store.offset))
 			seen++;
-		if (seen == store_count && store_count < MAX_STORES)
-			stores[store_count++] = store;
+		if (seen == store_count && store_count < MAX_STORES) {
+			stores[store_count] = store;
+			store_count++;
+		}
 	}
 	pthread_mutex_unlock(&lock);
 }

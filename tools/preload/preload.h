@@ -369,6 +369,18 @@ void shim_stats_note(const struct shim_memory *memory);
 void shim_stats_start(void);
 /* Writes it at once; a signal handler may call it. */
 void shim_stats_write_now(void);
+/* What `inspect` and `probe` write into PATH.PID; text is added to what shim_report_text() gives, 1 KiB at most each time (report.c). */
+struct shim_report {
+	int file;
+	bool failed;
+	struct shim_text text;
+};
+bool shim_report_open(struct shim_report *report, const char *path);
+struct shim_text *shim_report_text(struct shim_report *report);
+void shim_report_close(struct shim_report *report, const char *path);
+/* Write it at once, where there is something to write; a signal handler may call them. */
+void shim_inspect_write_now(void);
+void shim_probe_write_now(void);
 /* Notices ends that exit handlers do not see: SIGTERM, SIGABRT and _exit (ends.c). */
 void shim_ends_watch(void);
 

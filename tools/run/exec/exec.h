@@ -6,6 +6,8 @@
 
 #include "../run.h"
 
+#include <jansson.h>
+
 struct exec_options {
 	const char *plan_path, *owners, *layout, *device, *stats, *log, *inspect, *probe;
 	const char *writers_path;
@@ -23,11 +25,16 @@ void exec_parse_writer(struct argp_state *state, struct exec_options *options, c
 int exec_become(char **command);
 /*
  * Runs the program in a process of its own, and says on stderr if it ends with another status than 0, which goes to *status: 128 and the
- * signal where one ended it. The shim writes its account of the run into the file that *account (a member of `options`) is made to name,
- * at `path`; the caller unlinks it. What run_make_temporary() answers.
+ * signal where one ended it. The shim writes an account of each process into a file of the name that *account (a member of `options`) is
+ * made to have, `path`, and of the process's number; exec_account_take() reads them. What run_make_temporary() answers.
  */
 int exec_run_once(const struct exec_options *options, const char *name, const char **account, char *path, size_t bytes,
 	int *status);
+/*
+ * The account that weighs most, of those that the processes of a run have written; one line on stderr says which if there are several.
+ * Removes all the files, and `path`. NULL: there is none.
+ */
+json_t *exec_account_take(const char *path, size_t (*weigh)(const json_t *account));
 /* The device's two words, for an option of that name. */
 const char *exec_parse_device(struct argp_state *state, const char *text);
 

@@ -124,14 +124,24 @@ static int account_fill(const json_t *document, struct account *out)
 	return stores_fill(stores, out);
 }
 
+/* Places of K and V count most, then bytes. */
+static size_t account_weigh(const json_t *document)
+{
+	const json_t *allocations = json_object_get(document, "allocations"), *allocation;
+	size_t bytes = 0, most = ((size_t)1 << 48) - 1, i;
+
+	json_array_foreach(allocations, i, allocation) bytes +=
+		(size_t)json_integer_value(json_object_get(allocation, "bytes"));
+	return json_array_size(json_object_get(document, "stores")) * (most + 1) + (bytes < most ? bytes : most);
+}
+
 static int account_read(const char *path, struct account *out)
 {
-	json_error_t error;
-	json_t *document = json_load_file(path, 0, &error);
+	json_t *document = exec_account_take(path, account_weigh);
 	int err;
 
 	if (!document)
-		return kvs_fail(-EINVAL, "the program has called no CUDA driver, or did not end by itself");
+		return kvs_fail(-EINVAL, "the program has called no CUDA driver, or was killed");
 	err = account_fill(document, out);
 	if (err)
 		account_clear(out);
@@ -401,7 +411,6 @@ static int run(int argc, char **argv)
 	if (err)
 		return run_complain();
 	err = account_read(path, &account);
-	unlink(path);
 	free(env.exec.writers);
 	if (!err) {
 		err = conclude(&env, &account);

@@ -112,13 +112,19 @@ static json_t *writers_make(const json_t *places)
 	return json_pack("{s:i, s:o, s:o}", "kvshare_writers", 1, "writers", writers, "not_shareable", others);
 }
 
+/* Places that were written count most, then launches. */
+static size_t account_weigh(const json_t *document)
+{
+	return json_array_size(json_object_get(document, "places")) * ((size_t)1 << 48) +
+	       (size_t)json_integer_value(json_object_get(document, "launches"));
+}
+
 static int found_read(const char *path, json_t **out, long long *launches)
 {
-	json_error_t error;
-	json_t *document = json_load_file(path, 0, &error);
+	json_t *document = exec_account_take(path, account_weigh);
 
 	if (!document)
-		return kvs_fail(-EINVAL, "the program has made no allocation, or did not end by itself");
+		return kvs_fail(-EINVAL, "the program has made no allocation, or was killed");
 	*launches = json_integer_value(json_object_get(document, "launches"));
 	*out = writers_make(json_object_get(document, "places"));
 	json_decref(document);
@@ -190,7 +196,6 @@ static int run(int argc, char **argv)
 	if (err)
 		return run_complain();
 	err = found_read(path, &found, &launches);
-	unlink(path);
 	if (!err) {
 		err = conclude(&env, found, launches);
 		json_decref(found);
