@@ -131,7 +131,7 @@ static void take_gated(void *arg, const struct calib_rows *rows)
 /* Borrowers' W_o may become any matrix; the others are pulled to what they were, as they fit their own attention. */
 static struct calib_ridge_choice choice_of(const struct fit *fit, enum kvs_refit_kind kind)
 {
-	static const double outputs[] = {0.003, 0.01, 0.03, 0.1, 0.3}, others[] = {0.1, 0.3, 1};
+	static const double outputs[] = {CALIB_OUTPUT_STRENGTHS}, others[] = {0.1, 0.3, 1};
 
 	if (kind == KVS_REFIT_OUTPUTS)
 		return (struct calib_ridge_choice){.strengths = fit->ridge > 0 ? &fit->ridge : outputs,

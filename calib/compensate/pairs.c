@@ -17,7 +17,6 @@
 
 #define TOKENS 2048     /* to fit on and to hold back */
 #define LEAST_SAMPLES 4 /* a quarter is held back */
-#define RIDGE 0.03
 #define NEWTON_STEPS 1
 #define HEAD_ROWS 32 /* of logits that are held of each model */
 #define ROW_STRIDE 3 /* one row in so many is compared behind the head, which costs as much as many layers */
@@ -141,15 +140,18 @@ static void take(void *arg, const struct calib_rows *rows)
 
 static int fit_pair(struct calib_pairs *p, double *left)
 {
+	static const double strengths[] = {CALIB_OUTPUT_STRENGTHS};
+	struct calib_ridge_choice choice = {.strengths = strengths, .count = sizeof(strengths) / sizeof(*strengths)};
 	int err = p->config->qk_norm ? 0 : fit_queries(p);
 
+	memcpy(p->new_o, p->old_o, sizeof(float) * p->o.rows * p->o.cols);
 	if (p->config->qk_norm)
 		memcpy(p->new_q, p->old_q, sizeof(float) * p->q.rows * p->q.cols);
 	calib_ridge_clear(&p->outputs);
 	if (!err)
 		err = calib_walk_compensated(&p->walk, p->layer, CALIB_AT_ATTENDED, NULL, take, p);
 	p->added = p->outputs.tt[CALIB_HELD] / ((double)p->outputs.rows[CALIB_HELD] * p->outputs.outs);
-	return err ? err : calib_ridge_try(&p->outputs, p->lapack, RIDGE, p->new_o, left);
+	return err ? err : calib_ridge_try(&p->outputs, p->lapack, &choice, p->new_o, left);
 }
 
 /* The original up to `layer`; below it, K and V alone are wanted. */

@@ -168,6 +168,19 @@ static int fit(struct calib_ridge *ridge, struct calib_lapack *lapack, const str
 	return 0;
 }
 
+/* The transposed old matrix, which the caller frees; NULL: kvs_fail() was called. */
+static double *transposed(const struct calib_ridge *ridge, const float *values)
+{
+	double *old = malloc(sizeof(*old) * ridge->cols * ridge->outs);
+
+	if (!old)
+		kvs_fail(-ENOMEM, "no memory for a matrix of [%d][%d]", ridge->outs, ridge->cols);
+	for (int r = 0; r < ridge->outs && old; r++)
+		for (int c = 0; c < ridge->cols; c++)
+			old[(size_t)c * ridge->outs + r] = values[(size_t)r * ridge->cols + c];
+	return old;
+}
+
 int calib_ridge_fit(struct calib_ridge *ridge, struct calib_lapack *lapack, const struct calib_ridge_choice *choice,
 	float *values, struct calib_ridge_result *out)
 {
@@ -176,29 +189,35 @@ int calib_ridge_fit(struct calib_ridge *ridge, struct calib_lapack *lapack, cons
 
 	if (!isfinite(ridge->tt[0] + ridge->tt[1]))
 		return calib_not_a_number("residual");
-	old = malloc(sizeof(*old) * ridge->cols * ridge->outs);
+	old = transposed(ridge, values);
 	if (!old)
-		return kvs_fail(-ENOMEM, "no memory for a matrix of [%d][%d]", ridge->outs, ridge->cols);
-	for (int r = 0; r < ridge->outs; r++)
-		for (int c = 0; c < ridge->cols; c++)
-			old[(size_t)c * ridge->outs + r] = values[(size_t)r * ridge->cols + c];
+		return -ENOMEM;
 	err = fit(ridge, lapack, choice, old, values, out);
 	free(old);
 	return err;
 }
 
-int calib_ridge_try(
-	struct calib_ridge *ridge, struct calib_lapack *lapack, double strength, float *values, double *left)
+int calib_ridge_try(struct calib_ridge *ridge, struct calib_lapack *lapack, const struct calib_ridge_choice *choice,
+	float *values, double *left)
 {
+	struct calib_ridge_result chosen;
+	double *old;
 	int err;
 
 	if (!isfinite(ridge->tt[0] + ridge->tt[1]))
 		return calib_not_a_number("residual");
-	err = solve(ridge, lapack, CALIB_FITTED, strength, NULL);
-	if (err)
-		return err;
-	*left = calib_ridge_error(ridge, lapack, CALIB_HELD, ridge->b) /
-		((double)ridge->rows[CALIB_HELD] * ridge->outs);
-	transpose(ridge, ridge->b, values);
-	return 0;
+	old = transposed(ridge, values);
+	if (!old)
+		return -ENOMEM;
+	err = choose(ridge, lapack, choice, old, &chosen);
+	if (!err && chosen.better) {
+		err = solve(ridge, lapack, CALIB_FITTED, chosen.strength, choice->pull ? old : NULL);
+		if (!err)
+			transpose(ridge, ridge->b, values);
+	}
+	if (!err)
+		*left = calib_ridge_error(ridge, lapack, CALIB_HELD, chosen.better ? ridge->b : old) /
+			((double)ridge->rows[CALIB_HELD] * ridge->outs);
+	free(old);
+	return err;
 }

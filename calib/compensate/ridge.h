@@ -31,6 +31,8 @@ void calib_ridge_clear(struct calib_ridge *ridge);
 void calib_ridge_add(struct calib_ridge *ridge, struct calib_lapack *lapack, enum calib_part part, int rows,
 	const float *x, const float *to, const float *from, const float *bias);
 
+#define CALIB_OUTPUT_STRENGTHS 0.003, 0.01, 0.03, 0.1, 0.3 /* of W_o of a layer that borrows */
+
 struct calib_ridge_choice {
 	const double *strengths; /* [count], of the mean diagonal of X'X */
 	int count;               /* 1: it is taken as it is, and so is its matrix, whether it helps or not */
@@ -49,11 +51,11 @@ struct calib_ridge_result {
 int calib_ridge_fit(struct calib_ridge *ridge, struct calib_lapack *lapack, const struct calib_ridge_choice *choice,
 	float *values, struct calib_ridge_result *out);
 /*
- * The matrix of one strength, of the fitted rows alone, and *left: the mean square that it leaves on the held rows. For comparing
- * fits, where no old matrix competes. Errors as above.
+ * The same without the last step: `values` becomes the matrix of the fitted rows alone, or stays. *left: the mean square that it
+ * leaves on the held rows. For comparing fits.
  */
-int calib_ridge_try(
-	struct calib_ridge *ridge, struct calib_lapack *lapack, double strength, float *values, double *left);
+int calib_ridge_try(struct calib_ridge *ridge, struct calib_lapack *lapack, const struct calib_ridge_choice *choice,
+	float *values, double *left);
 
 /* The sum of squares of T - X W' over a part's rows, for W' [cols][outs]; uses c. */
 double calib_ridge_error(struct calib_ridge *ridge, struct calib_lapack *lapack, enum calib_part part, const double *w);

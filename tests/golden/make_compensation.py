@@ -372,10 +372,14 @@ def fit_pair(model, h, middle, layer, own, kv, held):
     fitted = Model.__new__(Model)
     fitted.__dict__.update(model.__dict__, w={**model.w, at + "q_proj.weight": w.astype(np.float32).astype(float)})
     f, t = fitted.heads_out(h, layer, *kv), middle - h - model.bias(at + "o_proj")
-    x = f[~held].reshape(-1, f.shape[-1])
-    rows = np.sqrt(0.03 * (x * x).sum(0).mean()) * np.eye(x.shape[1])
-    o = np.linalg.lstsq(np.vstack((x, rows)), np.vstack((t[~held].reshape(len(x), -1), np.zeros((len(rows), t.shape[-1])))),
-                        rcond=None)[0].T
+    def solve(strength):
+        x = f[~held].reshape(-1, f.shape[-1])
+        rows = np.sqrt(strength * (x * x).sum(0).mean()) * np.eye(x.shape[1])
+        return np.linalg.lstsq(np.vstack((x, rows)), np.vstack((t[~held].reshape(len(x), -1), np.zeros((len(rows), t.shape[-1])))),
+                               rcond=None)[0].T
+
+    tried = [model.w[at + "o_proj.weight"]] + [solve(strength) for strength in OUTPUTS]
+    o = min(tried, key=lambda o: ((t - f @ o.T)[held] ** 2).sum())
     fitted.w[at + "o_proj.weight"] = o.astype(np.float32).astype(float)
     return fitted, float(((t - f @ o.T)[held] ** 2).sum() / (t[held] ** 2).sum())
 
