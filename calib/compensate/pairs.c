@@ -19,7 +19,6 @@
 #define LEAST_SAMPLES 4 /* a quarter is held back */
 #define NEWTON_STEPS 1
 #define HEAD_ROWS 32 /* of logits that are held of each model */
-#define ROW_STRIDE 3 /* one row in so many is compared behind the head, which costs as much as many layers */
 
 struct calib_pairs {
 	struct calib_walk walk;
@@ -199,13 +198,11 @@ int calib_pairs_try(struct calib_pairs *p, int layer, int owner, double *left)
 
 /* ---- what comes out of the model ---- */
 
-/* Of the rows [tokens][hidden] of a sample those that are compared, behind those of the samples before. */
-static void pick(const struct calib_pairs *p, const float *rows, float *out, int *count)
+/* The rows [tokens][hidden] of a sample, behind those of the samples before. Few tokens carry most of the KL: none is left out. */
+static void append(const struct calib_pairs *p, const float *rows, float *out, int *count)
 {
-	size_t hidden = p->walk.hidden;
-
-	for (int t = ROW_STRIDE - 1; t < p->text.sample_tokens; t += ROW_STRIDE)
-		memcpy(out + (*count)++ * hidden, rows + t * hidden, sizeof(*rows) * hidden);
+	memcpy(out + (size_t)*count * p->walk.hidden, rows, sizeof(*rows) * p->text.sample_tokens * p->walk.hidden);
+	*count += p->text.sample_tokens;
 }
 
 /* The original's last residuals of the held samples. */
@@ -223,7 +220,7 @@ static int run_original(struct calib_pairs *p)
 			err = kvs_engine_run_batch(p->walk.engine, &batch);
 		if (!err)
 			err = kvs_engine_batch_residual(p->walk.engine, p->walk.residual);
-		pick(p, p->walk.residual, p->original, &p->rows);
+		append(p, p->walk.residual, p->original, &p->rows);
 	}
 	return err;
 }
@@ -291,7 +288,7 @@ static int measure(struct calib_pairs *p, double *kl)
 		err = calib_tell(&p->told, "", 0, 0);
 		if (!err)
 			err = calib_walk_above(&p->walk, p->layer, s);
-		pick(p, p->walk.residual, p->changed, &rows);
+		append(p, p->walk.residual, p->changed, &rows);
 	}
 	return err ? err : compare(p, kl);
 }

@@ -399,7 +399,7 @@ def cost_pairs(model, samples):
         inputs.append(h)
         kv.append(model.keys(h, layer))
         h = model.layer(h, layer, *kv[layer])[1]
-    p = log_probabilities(model, h[held][:, STRIDE - 1::STRIDE])
+    p = log_probabilities(model, h[held])
     for layer in range(1, model.layers):
         middle = model.layer(inputs[layer], layer, *kv[layer])[0]
         owners = [o for o in (layer - 1, layer - 2, layer - 3) if o >= 0] + ([0] if layer > 3 else [])
@@ -408,7 +408,7 @@ def cost_pairs(model, samples):
         g = fits[best][0].layer(inputs[layer][held], layer, *(x[held] for x in kv[owners[best]]))[1]
         for above in range(layer + 1, model.layers):
             g = model.layer(g, above, *model.keys(g, above))[1]
-        q = log_probabilities(model, g[:, STRIDE - 1::STRIDE])
+        q = log_probabilities(model, g)
         pairs.append({"layer": layer, "owners": owners, "left": [left for _, left in fits], "best": owners[best],
                       "kl": float((np.exp(p) * (p - q)).sum(-1).mean())})
     return pairs
