@@ -97,6 +97,28 @@ static void gather_by_copy(void)
 	gather("client_index_copy");
 }
 
+/* As PyTorch copies and fills: a row of the borrower's comes out of it, another goes into it, and then zeros. */
+static void copy_and_fill(void)
+{
+	struct {
+		CUdeviceptr to, from;
+	} out = {other, borrower}, in = {borrower, other};
+	int n = WIDTH;
+	char nothing = 0;
+	float zero = 0;
+	CUfunction copy = kernel("client_vectorized_elementwise_kernel_direct_copy_kernel_cuda");
+	CUfunction fill = kernel("client_vectorized_elementwise_kernel_FillFunctor");
+
+	check(cuLaunchKernel(copy, 1, 1, 1, WIDTH, 1, 1, 0, stream, (void *[]){&n, &nothing, &out}, NULL));
+	check(cuCtxSynchronize());
+	printf("out %08x\n", word_at(other));
+	check(cuMemsetD8(other, 3, WIDTH * sizeof(float)));
+	check(cuCtxSynchronize());
+	check(cuLaunchKernel(copy, 1, 1, 1, WIDTH, 1, 1, 0, stream, (void *[]){&n, &nothing, &in}, NULL));
+	words_print();
+	check(cuLaunchKernel(fill, 1, 1, 1, WIDTH, 1, 1, 0, stream, (void *[]){&n, &zero, &borrower}, NULL));
+}
+
 /* Of the thread's own default stream, whose handle is NULL too: a launch and an allocation, which then belongs to the graph. */
 static void capture_of_the_threads_stream(void)
 {
@@ -374,11 +396,11 @@ int main(int argc, char **argv)
 	static const struct {
 		const char *name;
 		void (*run)(void);
-	} all[] = {{"gather", gather_by_index}, {"copy", gather_by_copy}, {"capture", capture_of_the_threads_stream},
-		{"signal", stream_stores_to_a_borrower}, {"signal-owner", stream_stores_to_an_owner},
-		{"words", words_of_nodes}, {"nodes", nodes_of_the_first_form},
-		{"executables", executables_of_the_first_form}, {"dependent", dependent_launches},
-		{"kept", functions_are_kept}, {"destroy", functions_after_a_context},
+	} all[] = {{"gather", gather_by_index}, {"copy", gather_by_copy}, {"fill", copy_and_fill},
+		{"capture", capture_of_the_threads_stream}, {"signal", stream_stores_to_a_borrower},
+		{"signal-owner", stream_stores_to_an_owner}, {"words", words_of_nodes},
+		{"nodes", nodes_of_the_first_form}, {"executables", executables_of_the_first_form},
+		{"dependent", dependent_launches}, {"kept", functions_are_kept}, {"destroy", functions_after_a_context},
 		{"release", functions_after_a_release}};
 	CUcontext context;
 

@@ -64,6 +64,35 @@ KVS_KERNEL(client_index_elementwise_kernel, struct client_copy copy)
 	copy.dst[threadIdx.x] = copy.src[*copy.row * copy.width + threadIdx.x];
 }
 
+/* PyTorch's copies and fills: the pointers are an array, the destination first. */
+struct client_nothing {
+	char nothing;
+};
+struct client_pointers {
+	float *to, *from;
+};
+
+KVS_KERNEL(client_vectorized_elementwise_kernel_direct_copy_kernel_cuda, int n, struct client_nothing f,
+	struct client_pointers data)
+{
+	(void)f;
+	if ((int)threadIdx.x < n)
+		data.to[threadIdx.x] = data.from[threadIdx.x];
+}
+
+struct client_value {
+	float value;
+};
+struct client_pointer {
+	float *to;
+};
+
+KVS_KERNEL(client_vectorized_elementwise_kernel_FillFunctor, int n, struct client_value f, struct client_pointer data)
+{
+	if ((int)threadIdx.x < n)
+		data.to[threadIdx.x] = f.value;
+}
+
 /* The same with the cache's address in a table of all layers' addresses. */
 KVS_KERNEL(client_table_store, const float *src, const long long *row, float *const *table, int entry, int width)
 {

@@ -197,10 +197,20 @@ static void nothing_is_shared_where_parameters_are_not_told(void **state)
 	}
 }
 
+/* Only the first of the two pointers is the destination: what is read through the other is the owner's. */
+static void copies_and_fills_by_kernels_store_in_the_sink(void **state)
+{
+	(void)state;
+	assert_prints(
+		NULL, "fill", "out 09090909\nowner 07070707, borrower 03030303\nowner 07070707, borrower 00000000\n");
+	assert_prints(SHARED, "fill", "out 07070707\n" OWNER OWNER);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_gather_reads_the_owner),
+		cmocka_unit_test(copies_and_fills_by_kernels_store_in_the_sink),
 		cmocka_unit_test(a_word_that_a_writer_only_reads_stays),
 		cmocka_unit_test(a_capture_of_the_threads_stream_is_seen),
 		cmocka_unit_test(words_of_a_stream_leave_the_owner),

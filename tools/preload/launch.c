@@ -284,7 +284,7 @@ CUresult shim_launch_begin(struct shim_launch *launch, CUfunction function, void
 	launch->far_attributes = NULL;
 	if (shim_settings()->inspect_path && function) {
 		launch->kernel = shim_kernel_of(function);
-		if (launch->kernel && launch->kernel->role == SHIM_WRITES) {
+		if (launch->kernel && launch->kernel->role == SHIM_WRITES && !launch->kernel->written.general) {
 			shim_launch_words(launch, word_inspect, launch->kernel);
 			shim_launch_values(launch, shim_inspect_value);
 		}

@@ -220,6 +220,7 @@ enum shim_role { SHIM_READS, SHIM_WRITES, SHIM_FUSED };
 struct shim_written {
 	uint64_t params, parts; /* a bit for each; those of which it is some words alone, and these: */
 	unsigned count;
+	bool general; /* it writes much else, so where it does tells nothing about a cache */
 	struct {
 		size_t param, offset;
 	} word[SHIM_MAX_WORDS];
