@@ -259,11 +259,33 @@ int ckpt_gguf_read(const struct ckpt_gguf *part, size_t index, const struct mode
 	return err;
 }
 
+/* Rows that have been moved within their head: a head is read at once, for the sake of system calls. */
+static int read_moved(const struct model_file *file, const struct gguf_tensor *tensor, int heads, size_t row_bytes,
+	int64_t first_row, int64_t rows, char *out)
+{
+	int64_t per_head = tensor->shape[0] / heads, end = first_row + rows, head_read = -1;
+	char *head = malloc(per_head * row_bytes);
+	int err = head ? 0 : kvs_fail(-ENOMEM, "%s: no memory to read a tensor", file->path);
+
+	for (int64_t row = first_row; row < end && !err; row++) {
+		if (row / per_head != head_read) {
+			head_read = row / per_head;
+			err = model_file_read(
+				file, tensor->offset + head_read * per_head * row_bytes, head, per_head * row_bytes);
+		}
+		if (!err)
+			memcpy(out + (row - first_row) * row_bytes,
+				head + stored_row(row, tensor->shape[0], heads) % per_head * row_bytes, row_bytes);
+	}
+	free(head);
+	return err;
+}
+
 int ckpt_gguf_read_rows(const struct ckpt_gguf *part, size_t index, const struct model_file *file,
 	const struct kvs_config *config, int64_t first_row, int64_t rows, void *out)
 {
 	const struct gguf_tensor *tensor = model_gguf_tensor(part->gguf, index);
-	int heads = moved_heads(part, index, config), err = 0;
+	int heads = moved_heads(part, index, config);
 	size_t row_bytes;
 
 	if (tensor->rank != 2 || first_row < 0 || rows < 0 || first_row > tensor->shape[0] ||
@@ -273,9 +295,5 @@ int ckpt_gguf_read_rows(const struct ckpt_gguf *part, size_t index, const struct
 	row_bytes = tensor->bytes / (uint64_t)tensor->shape[0];
 	if (!heads || tensor->shape[0] % (2 * heads))
 		return model_file_read(file, tensor->offset + first_row * row_bytes, out, rows * row_bytes);
-	for (int64_t i = 0; i < rows && !err; i++)
-		err = model_file_read(file,
-			tensor->offset + stored_row(first_row + i, tensor->shape[0], heads) * row_bytes,
-			(char *)out + i * row_bytes, row_bytes);
-	return err;
+	return read_moved(file, tensor, heads, row_bytes, first_row, rows, out);
 }
