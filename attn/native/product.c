@@ -66,10 +66,28 @@ INLINE void dot_row(
 	}
 }
 
-/* sum[r][t] += the columns from c to c + QUANTS of x[t] times those of row r of w, which are quantised. */
-INLINE void dot_quants(floats sum[][ATTN_PRODUCT_FEW][PIECES], const struct attn_product_params *p, const uint8_t *w,
-	int c, int rows, int tokens, enum kvs_dtype dtype)
+/* Rows of w from n to end, one after another: so w is read from its first byte to its last. */
+INLINE void dot_block(
+	const struct attn_product_params *p, int n, int end, int tokens, enum kvs_dtype x_dtype, enum kvs_dtype dtype)
 {
+	for (; n < end; n++)
+		dot_row(p, n, tokens, x_dtype, dtype);
+}
+
+/* ---- few rows of x, quantised w ---- */
+
+/* Whether weights become floats in registers; in sets whose conversion is many instructions each type would be a large loop. */
+#if defined(UPPER) || defined(__AVX512F__)
+#define IN_REGISTERS true
+#else
+#define IN_REGISTERS false
+#endif
+
+/* sum[r] += the columns from c to c + QUANTS of x, one row, times those of row r of w. */
+INLINE void dot_quants(floats sum[][PIECES], const struct attn_product_params *p, const uint8_t *w, int c, int rows,
+	enum kvs_dtype dtype)
+{
+	const float *x = (const float *)p->x + c;
 	size_t stride = attn_row_bytes(dtype, p->k);
 
 	for (int r = 0; r < rows; r++) {
@@ -78,51 +96,106 @@ INLINE void dot_quants(floats sum[][ATTN_PRODUCT_FEW][PIECES], const struct attn
 		__builtin_prefetch(w + r * stride + attn_row_bytes(dtype, c) + AHEAD);
 		expand(theirs, w + r * stride, c, dtype);
 #pragma GCC unroll 4
-		for (int t = 0; t < tokens; t++) {
-			const float *x = (const float *)p->x + (size_t)t * p->k + c;
-
-#pragma GCC unroll 8
-			for (int j = 0; j < 2 * PIECES; j++)
-				sum[r][t][j % PIECES] =
-					fused(load_floats(x + j * WIDTH), theirs[j], sum[r][t][j % PIECES]);
-		}
+		for (int j = 0; j < 2 * PIECES; j++)
+			sum[r][j % PIECES] = fused(load_floats(x + j * WIDTH), theirs[j], sum[r][j % PIECES]);
 	}
 }
 
-/* The same as dot_row() for `rows` rows of quantised w: two have twice as many sums, none of which waits for another. */
-INLINE void dot_quantised(const struct attn_product_params *p, int n, int rows, int tokens, enum kvs_dtype dtype)
+/* out[n], and `rows` of them: two have twice as many sums, none of which waits for another. */
+INLINE void dot_quantised(const struct attn_product_params *p, int n, int rows, enum kvs_dtype dtype)
 {
 	const uint8_t *w = (const uint8_t *)p->w + n * attn_row_bytes(dtype, p->k);
-	floats sum[2][ATTN_PRODUCT_FEW][PIECES];
+	floats sum[2][PIECES] = {0};
 
-	for (int r = 0; r < rows; r++) {
-		for (int t = 0; t < tokens; t++) {
-			for (int j = 0; j < PIECES; j++)
-				sum[r][t][j] = every(0);
-		}
-	}
 	for (int c = 0; c < p->k; c += QUANTS)
-		dot_quants(sum, p, w, c, rows, tokens, dtype);
+		dot_quants(sum, p, w, c, rows, dtype);
 	for (int r = 0; r < rows; r++) {
-		for (int t = 0; t < tokens; t++) {
-			float *out = p->out + (size_t)t * p->out_stride + n + r, total = fold(sum[r][t]);
+		float total = fold(sum[r]);
 
-			*out = p->accumulate ? *out + total : total;
-		}
+		p->out[n + r] = p->accumulate ? p->out[n + r] + total : total;
 	}
 }
 
-/* Rows of w from n to end, one after another: so w is read from its first byte to its last. */
-INLINE void dot_block(
-	const struct attn_product_params *p, int n, int end, int tokens, enum kvs_dtype x_dtype, enum kvs_dtype dtype)
+INLINE void dot_quantised_block(const struct attn_product_params *p, int n, int end, enum kvs_dtype dtype)
 {
-	for (; kvs_dtype_quantised(dtype) && tokens == 1 && n + 2 <= end; n += 2)
-		dot_quantised(p, n, 2, tokens, dtype);
+	for (; n + 2 <= end; n += 2)
+		dot_quantised(p, n, 2, dtype);
+	if (n < end)
+		dot_quantised(p, n, 1, dtype);
+}
+
+/* One row of x. */
+static void dot_one(const struct attn_product_params *p, int n, int end)
+{
+	switch (p->dtype) {
+	case KVS_Q8_0:
+		dot_quantised_block(p, n, end, KVS_Q8_0);
+		return;
+	case KVS_Q4_0:
+		dot_quantised_block(p, n, end, KVS_Q4_0);
+		return;
+	case KVS_Q4_1:
+		dot_quantised_block(p, n, end, KVS_Q4_1);
+		return;
+	case KVS_Q5_0:
+		dot_quantised_block(p, n, end, KVS_Q5_0);
+		return;
+	case KVS_Q5_1:
+		dot_quantised_block(p, n, end, KVS_Q5_1);
+		return;
+	case KVS_IQ4_NL:
+		dot_quantised_block(p, n, end, KVS_IQ4_NL);
+		return;
+	case KVS_Q4_K:
+		dot_quantised_block(p, n, end, KVS_Q4_K);
+		return;
+	case KVS_Q5_K:
+		dot_quantised_block(p, n, end, KVS_Q5_K);
+		return;
+	default:
+		dot_quantised_block(p, n, end, KVS_Q6_K);
+		return;
+	}
+}
+
+/* out[t][n], by way of pieces of a row in f32; the same bits. */
+INLINE void dot_expanded(const struct attn_product_params *p, int n, int tokens)
+{
+	const uint8_t *w = (const uint8_t *)p->w + n * attn_row_bytes(p->dtype, p->k);
+	float piece[ATTN_PRODUCT_DEPTH] __attribute__((aligned(64)));
+	floats sum[ATTN_PRODUCT_FEW][PIECES] = {0};
+
+	for (int first = 0; first < p->k; first += ATTN_PRODUCT_DEPTH) {
+		int depth = least(ATTN_PRODUCT_DEPTH, p->k - first);
+		struct attn_product_params part = *p;
+
+		part.x = (const float *)p->x + first;
+		expand_row(piece, w, first, depth, p->dtype);
+		for (int c = 0; c < depth; c += LANES)
+			dot_lanes(sum, &part, (const char *)piece, c, c + LANES, tokens, KVS_F32, KVS_F32);
+	}
+	for (int t = 0; t < tokens; t++) {
+		float *out = p->out + (size_t)t * p->out_stride + n, total = fold(sum[t]);
+
+		*out = p->accumulate ? *out + total : total;
+	}
+}
+
+static void few_quantised(const struct attn_product_params *p, int n, int end)
+{
+	if (IN_REGISTERS && p->tokens == 1) {
+		dot_one(p, n, end);
+		return;
+	}
 	for (; n < end; n++) {
-		if (kvs_dtype_quantised(dtype))
-			dot_quantised(p, n, 1, tokens, dtype);
+		if (p->tokens == 1)
+			dot_expanded(p, n, 1);
+		else if (p->tokens == 2)
+			dot_expanded(p, n, 2);
+		else if (p->tokens == 3)
+			dot_expanded(p, n, 3);
 		else
-			dot_row(p, n, tokens, x_dtype, dtype);
+			dot_expanded(p, n, 4);
 	}
 }
 
@@ -350,93 +423,38 @@ INLINE void multiply_block(
 
 /* ---- the bodies ---- */
 
-/* At most ATTN_PRODUCT_FEW tokens; `dtype` is a constant. */
-INLINE void few(const struct attn_product_params *p, struct simt_dim3 at, enum kvs_dtype dtype)
-{
-	int n = at.x * p->cols, end = least(n + p->cols, p->n);
-
-	switch (p->tokens) {
-	case 1:
-		dot_block(p, n, end, 1, KVS_F32, dtype);
-		return;
-	case 2:
-		dot_block(p, n, end, 2, KVS_F32, dtype);
-		return;
-	case 3:
-		dot_block(p, n, end, 3, KVS_F32, dtype);
-		return;
-	default:
-		dot_block(p, n, end, 4, KVS_F32, dtype);
-		return;
-	}
-}
-
-/* Any number of tokens; Q8_0 stands for all quantised types where they are many. */
+/* `dtype` is a constant; KVS_Q8_0 stands for all quantised types. */
 INLINE void product(const struct attn_product_params *p, struct simt_dim3 at, enum kvs_dtype dtype)
 {
-	int n = at.x * p->cols, token = at.y * ATTN_PRODUCT_ROWS;
+	int n = at.x * p->cols, end = least(n + p->cols, p->n);
+	int token = at.y * ATTN_PRODUCT_ROWS, token_end = least(token + ATTN_PRODUCT_ROWS, p->tokens);
 
-	if (p->tokens <= ATTN_PRODUCT_FEW)
-		few(p, at, dtype);
+	if (p->tokens > ATTN_PRODUCT_FEW)
+		multiply_block(p, n, end, token, token_end, dtype);
+	else if (kvs_dtype_quantised(dtype))
+		few_quantised(p, n, end);
+	else if (p->tokens == 1)
+		dot_block(p, n, end, 1, KVS_F32, dtype);
+	else if (p->tokens == 2)
+		dot_block(p, n, end, 2, KVS_F32, dtype);
+	else if (p->tokens == 3)
+		dot_block(p, n, end, 3, KVS_F32, dtype);
 	else
-		multiply_block(
-			p, n, least(n + p->cols, p->n), token, least(token + ATTN_PRODUCT_ROWS, p->tokens), dtype);
-}
-
-static void few_quantised(const struct attn_product_params *p, struct simt_dim3 at)
-{
-	switch (p->dtype) {
-	case KVS_Q4_0:
-		few(p, at, KVS_Q4_0);
-		return;
-	case KVS_Q4_1:
-		few(p, at, KVS_Q4_1);
-		return;
-	case KVS_Q5_0:
-		few(p, at, KVS_Q5_0);
-		return;
-	case KVS_Q5_1:
-		few(p, at, KVS_Q5_1);
-		return;
-	case KVS_IQ4_NL:
-		few(p, at, KVS_IQ4_NL);
-		return;
-	case KVS_Q4_K:
-		few(p, at, KVS_Q4_K);
-		return;
-	case KVS_Q5_K:
-		few(p, at, KVS_Q5_K);
-		return;
-	case KVS_Q6_K:
-		few(p, at, KVS_Q6_K);
-		return;
-	default:
-		few(p, at, KVS_Q8_0);
-		return;
-	}
+		dot_block(p, n, end, 4, KVS_F32, dtype);
 }
 
 static void product_any(const struct simt_launch *launch, struct simt_dim3 at)
 {
 	const struct attn_product_params *p = launch->params[0];
 
-	switch (p->tokens > ATTN_PRODUCT_FEW && p->dtype > KVS_Q8_0 ? KVS_Q8_0 : p->dtype) {
-	case KVS_F32:
+	if (p->dtype == KVS_F32)
 		product(p, at, KVS_F32);
-		return;
-	case KVS_F16:
+	else if (p->dtype == KVS_F16)
 		product(p, at, KVS_F16);
-		return;
-	case KVS_BF16:
+	else if (p->dtype == KVS_BF16)
 		product(p, at, KVS_BF16);
-		return;
-	case KVS_Q8_0:
+	else
 		product(p, at, KVS_Q8_0);
-		return;
-	default:
-		few_quantised(p, at);
-		return;
-	}
 }
 
 INLINE void gemv(const struct simt_launch *launch, struct simt_dim3 at, enum kvs_dtype dtype)
