@@ -40,7 +40,11 @@ for alloc in plain expandable; do
 	grep -q "cannot be shared: memory is shared in granules of 2097152 bytes.* VLLM_KV_CACHE_LAYOUT=LBNHC" "$work/said" ||
 		fail "blocks of all layers, $alloc: it says $(cat "$work/said")"
 done
+! inspect layout=pages store=paged || fail "K and V by turns: a layout was found"
+grep -q "in whose blocks K and V take turns: they go to 2 places, 2048 bytes apart, and to the same places 4096 bytes on" "$work/said" ||
+	fail "K and V by turns: it says $(cat "$work/said")"
 finds slab kv store=paged launch=extra
+finds halves kv store=paged
 finds tensors kv store=paged
 inspect bytes=65536 alloc=expandable store=paged || fail "a small slab: $(cat "$work/err")"
 grep -q "4 layers, K and V of 65536 bytes.* (slab" "$work/said" || fail "a small slab: it says $(cat "$work/said")"

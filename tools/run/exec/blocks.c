@@ -4,11 +4,11 @@
  *
  * What is seen of it: the places to which the layers' rows are stored lie together at the start of the allocation, less than a
  * granule apart, and one of the writers' parameters is a stride that leads over all of them. In a cache whose layers lie one
- * behind the other no stride is longer than a layer.
+ * behind the other no stride is longer than a layer. With two places the allocation is of one layer, and its blocks hold K and V.
  */
 #include "exec.h"
 
-#define LEAST_PLACES 3 /* two are K and V of one layer */
+#define LEAST_PLACES 2 /* K and V of one layer */
 
 /* What the places in an allocation take: from the first of them to the last, and how far apart they are at least. */
 struct row {

@@ -67,7 +67,7 @@ size_t exec_same_before(const struct exec_places *places, size_t allocation);
 /* An explicit layout as JSON, for the caller to free, and the size of each K and V. -ENOENT: there is none; -ENOMEM. */
 int exec_explicit_guess(const struct exec_places *places, size_t *bytes, char **text);
 
-/* An allocation in which each block holds rows of all layers, and the next block begins `stride` bytes on. */
+/* An allocation in which each block holds rows of all layers, or K and V of one, and the next block begins `stride` bytes on. */
 struct exec_blocks {
 	size_t places, distance, stride,
 		bytes; /* places to which one block's rows are stored, how far apart, of how much */

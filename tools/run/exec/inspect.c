@@ -346,6 +346,16 @@ static bool put_blocks(const struct account *account)
 
 	if (!exec_blocks_find(&places, &blocks))
 		return false;
+	if (blocks.places == 2) {
+		printf("This looks like a KV cache with an allocation for each layer, in whose blocks K and V take "
+		       "turns: they "
+		       "go to 2 places, %zu bytes apart, and to the same places %zu bytes on.\nIt cannot be shared "
+		       "yet: no "
+		       "layout has K and V of a layer in one piece. A cache that has all K of a layer before its V "
+		       "can.\n",
+			blocks.distance, blocks.stride);
+		return true;
+	}
 	printf("This looks like a KV cache whose blocks hold all layers (block-major): rows of K and V go to %zu "
 	       "places, "
 	       "%zu bytes apart, in an allocation of %zu bytes, and to the same places %zu bytes on.\n",
