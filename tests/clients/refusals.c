@@ -7,6 +7,9 @@
  *   captures     streams whose capture ends with an error, or that go while they are captured, before memory is freed: what is left of it
  *   captured     memory that is made and freed while a stream is captured, in each mode
  *   threads      memory that is made and freed while another thread captures its own stream, again and again
+ *   pools        memory from streams and pools that are not there
+ *   segments     memory that it maps itself to a reservation of a cache's size, by calls that are wrong, and then by the right ones
+ *   filling      such memory until the device has no more (SOFTCUDA_MEMORY), before any of it is mapped
  *   old          all memory of a context goes by the first form of a call: cuCtxDestroy, cuDevicePrimaryCtxRelease or ...Reset
  *   leaving      stores a row to layer 0 (MODULE), and ends by FORM: _exit, term (SIGTERM), or exit
  *   environment  the program writes over its environment, then a kernel stores to layer 0 (MODULE)
@@ -216,6 +219,85 @@ static void threads(void)
 	printf("failed %d %d left %zu\n", failed, atomic_load(&failed_captures), before - free_mib());
 }
 
+static void pools(void)
+{
+	CUmemPoolProps properties = {.allocType = CU_MEM_ALLOCATION_TYPE_PINNED,
+		.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = device}};
+	CUdeviceptr memory;
+	CUmemoryPool pool;
+	CUstream stream;
+
+	start();
+	CHECK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+	CHECK(cuMemPoolCreate(&pool, &properties));
+	SHOW(cuMemAllocFromPoolAsync(&memory, BYTES, pool, stream));
+	SHOW(cuMemFreeAsync(memory, stream));
+	SHOW(cuMemAllocFromPoolAsync(&memory, BYTES, NULL, stream));
+	SHOW(cuMemPoolDestroy(pool));
+	SHOW(cuMemAllocFromPoolAsync(&memory, BYTES, pool, stream));
+	SHOW(cuStreamDestroy(stream));
+	SHOW(cuMemAllocAsync(&memory, BYTES, stream));
+	SHOW(cuMemAllocAsync(&memory, BYTES, (CUstream)(uintptr_t)0x123450));
+	SHOW(cuMemAllocAsync(&memory, BYTES, NULL));
+	SHOW(cuMemFreeAsync(memory, NULL));
+}
+
+static const CUmemAllocationProp own = {
+	.type = CU_MEM_ALLOCATION_TYPE_PINNED, .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE}};
+static const CUmemAccessDesc both_ways = {
+	.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE}, .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+
+static void segments(void)
+{
+	CUmemGenericAllocationHandle one, two;
+	CUdeviceptr base;
+
+	start();
+	CHECK(cuMemAddressReserve(&base, BYTES, 0, 0, 0));
+	CHECK(cuMemCreate(&one, 4 * MIB, &own, 0));
+	CHECK(cuMemCreate(&two, 4 * MIB, &own, 0));
+	SHOW(cuMemMap(base, 2 * MIB, 0, one, 0));
+	SHOW(cuMemMap(base, 4 * MIB, 2 * MIB, one, 0));
+	SHOW(cuMemMap(base + MIB, 4 * MIB, 0, one, 0));
+	SHOW(cuMemMap(base, 4 * MIB, 0, one, 1));
+	SHOW(cuMemMap(base, 4 * MIB, 0, one, 0));
+	SHOW(cuMemMap(base, 4 * MIB, 0, two, 0));
+	SHOW(cuMemMap(base + 2 * MIB, 4 * MIB, 0, two, 0));
+	SHOW(cuMemSetAccess(base, 8 * MIB, &both_ways, 1));
+	SHOW(cuMemSetAccess(base, 4 * MIB, &both_ways, 0));
+	SHOW(cuMemSetAccess(base, 4 * MIB, &both_ways, 1));
+	SHOW(cuMemUnmap(base, 2 * MIB));
+	SHOW(cuMemUnmap(base + 2 * MIB, 2 * MIB));
+	SHOW(cuMemUnmap(base, 8 * MIB));
+	SHOW(cuMemAddressFree(base, BYTES));
+	SHOW(cuMemsetD8(base, 7, 4 * MIB));
+	printf("shows %u\n", byte_at(base));
+	SHOW(cuMemRelease(one));
+	SHOW(cuMemRelease(one));
+	SHOW(cuMemUnmap(base, 4 * MIB));
+	SHOW(cuMemMap(base, 4 * MIB, 0, two, 0));
+	SHOW(cuMemRelease(two));
+	SHOW(cuMemUnmap(base, 4 * MIB));
+	SHOW(cuMemAddressFree(base, BYTES / 2));
+	SHOW(cuMemAddressFree(base, BYTES));
+	SHOW(cuMemAddressFree(base, BYTES));
+}
+
+static void filling(void)
+{
+	CUmemGenericAllocationHandle handle[16];
+	CUdeviceptr base;
+	int count = 0;
+
+	start();
+	CHECK(cuMemAddressReserve(&base, BYTES, 0, 0, 0));
+	while (count < 16 && !cuMemCreate(&handle[count], 4 * MIB, &own, 0))
+		count++;
+	printf("created %d\n", count);
+	for (int i = 0; i < count; i++)
+		SHOW(cuMemMap(base + (size_t)i * 4 * MIB, 4 * MIB, 0, handle[i], 0));
+}
+
 static void old(void)
 {
 	bool of_context = !strcmp(form, "cuCtxDestroy");
@@ -293,6 +375,9 @@ static const struct {
 	{"captures", captures},
 	{"captured", captured},
 	{"threads", threads},
+	{"pools", pools},
+	{"segments", segments},
+	{"filling", filling},
 	{"old", old},
 	{"leaving", leaving},
 	{"environment", environment},

@@ -17,6 +17,8 @@
 
 #define SLAB "--owners 0,1,0,1 --layout slab:layers=4,k=4MiB,v=4MiB "
 
+#define RESERVED "--owners 0,1,0,1 --layout slab:layers=4,k=4MiB,v=4MiB,size=32MiB,memory=reserved "
+
 /* `what`: a program's name, and for some the form of a call. `before` is of the shell, NULL `options`: without the shim. */
 static struct process refusals(const char *before, const char *options, const char *what)
 {
@@ -85,6 +87,20 @@ static void another_thread_may_capture(void **state)
 	assert_as_plain(SLAB, "threads");
 }
 
+static void streams_and_pools_have_to_be_there(void **state)
+{
+	(void)state;
+	assert_as_plain(SLAB, "pools");
+}
+
+/* A call that is refused leaves all as it was, so that the right one after it goes through. */
+static void segments_of_its_own_are_mapped_by_the_drivers_rules(void **state)
+{
+	(void)state;
+	assert_as_plain(RESERVED, "segments");
+	assert_as_plain_with("SOFTCUDA_MEMORY=24M", RESERVED, "filling");
+}
+
 static void memory_goes_with_its_context_by_first_forms(void **state)
 {
 	(void)state;
@@ -142,6 +158,8 @@ int main(void)
 		cmocka_unit_test(a_capture_ends_with_its_stream_and_context),
 		cmocka_unit_test(a_capture_forbids_what_it_forbids),
 		cmocka_unit_test(another_thread_may_capture),
+		cmocka_unit_test(streams_and_pools_have_to_be_there),
+		cmocka_unit_test(segments_of_its_own_are_mapped_by_the_drivers_rules),
 		cmocka_unit_test(memory_goes_with_its_context_by_first_forms),
 		cmocka_unit_test(children_are_inspected_however_they_end),
 		cmocka_unit_test(the_environment_may_be_written_over),

@@ -121,16 +121,16 @@ static CUresult allocate_async(CUdeviceptr *dptr, size_t bytes, CUstream stream,
 {
 	CUresult result = CUDA_SUCCESS;
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_ALLOCS);
-	bool captured = shim_is_capturing(stream, plain == shim_real()->cuMemAllocAsync_ptsz);
+	bool per_thread = plain == shim_real()->cuMemAllocAsync_ptsz;
 
 	if (!plain)
 		return SHIM_ABSENT;
-	if (!captured && allocated(dptr, bytes, &result)) {
+	if (shim_is_plain_stream(stream, per_thread) && allocated(dptr, bytes, &result)) {
 		if (!result)
 			shim_cache_set_pool(*dptr, shim_pool_current());
 		return result;
 	}
-	return told("cuMemAllocAsync", plain(dptr, bytes, stream), dptr, bytes, captured);
+	return told("cuMemAllocAsync", plain(dptr, bytes, stream), dptr, bytes, shim_is_capturing(stream, per_thread));
 }
 
 CUresult CUDAAPI cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
@@ -148,16 +148,17 @@ static CUresult allocate_from_pool(
 {
 	CUresult result = CUDA_SUCCESS;
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_ALLOCS);
-	bool captured = shim_is_capturing(stream, plain == shim_real()->cuMemAllocFromPoolAsync_ptsz);
+	bool per_thread = plain == shim_real()->cuMemAllocFromPoolAsync_ptsz;
 
 	if (!plain)
 		return SHIM_ABSENT;
-	if (!captured && allocated(dptr, bytes, &result)) {
+	if (shim_is_plain_stream(stream, per_thread) && shim_pool_has(pool, bytes) && allocated(dptr, bytes, &result)) {
 		if (!result)
 			shim_cache_set_pool(*dptr, pool);
 		return result;
 	}
-	return told("cuMemAllocFromPoolAsync", plain(dptr, bytes, pool, stream), dptr, bytes, captured);
+	return told("cuMemAllocFromPoolAsync", plain(dptr, bytes, pool, stream), dptr, bytes,
+		shim_is_capturing(stream, per_thread));
 }
 
 CUresult CUDAAPI cuMemAllocFromPoolAsync(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream)

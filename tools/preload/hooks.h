@@ -27,7 +27,7 @@
 	F(cuStreamBeginCapture) F(cuStreamBeginCapture_ptsz) F(cuStreamBeginCapture_v2) F(cuStreamBeginCapture_v2_ptsz) \
 	F(cuStreamBeginCaptureToGraph) F(cuStreamBeginCaptureToGraph_ptsz)                                             \
 	F(cuStreamEndCapture) F(cuStreamEndCapture_ptsz)                                                               \
-	F(cuMemPoolGetAttribute) F(cuMemPoolSetAttribute) F(cuMemPoolDestroy) F(cuMemPoolExportPointer)                \
+	F(cuMemPoolGetAttribute) F(cuMemPoolSetAttribute) F(cuMemPoolCreate) F(cuMemPoolDestroy) F(cuMemPoolExportPointer)                \
 	F(cuMemPoolSetAccess) F(cuCtxEnablePeerAccess) F(cuMemGetHandleForAddressRange)                                \
 	F(cuMemGetAddressRange_v2) F(cuPointerGetAttribute) F(cuPointerGetAttributes) F(cuIpcGetMemHandle)             \
 	F(cuLaunchKernel) F(cuLaunchKernel_ptsz) F(cuLaunchKernelEx) F(cuLaunchKernelEx_ptsz)                          \
@@ -75,7 +75,7 @@
 /* Others of the driver's that the shim calls, and does not stand in front of. */
 #define SHIM_CALLS(F)                                                                                                  \
 	F(cuCtxGetCurrent) F(cuCtxGetDevice) F(cuStreamGetCtx) F(cuCtxPushCurrent_v2) F(cuCtxPopCurrent_v2) F(cuDevicePrimaryCtxGetState)   \
-	F(cuDeviceGetMemPool) F(cuFuncGetName) F(cuFuncGetParamInfo) F(cuKernelGetName)                                \
+	F(cuDeviceGetMemPool) F(cuDeviceGetDefaultMemPool) F(cuFuncGetName) F(cuFuncGetParamInfo) F(cuKernelGetName)                                \
 	F(cuKernelGetParamInfo) F(cuStreamIsCapturing) F(cuStreamIsCapturing_ptsz) F(cuEventRecord) F(cuGetErrorName)                    \
 	F(cuMemGetAllocationGranularity) F(cuMemGetInfo_v2) F(cuArray3DGetDescriptor_v2) F(cuGraphGetNodes) F(cuGraphNodeGetType) F(cuGraphNodeSetEnabled)             \
 	F(cuGraphNodeGetEnabled) F(cuGraphKernelNodeGetParams_v2) F(cuGraphNodeGetDependencies_v2)  \

@@ -313,14 +313,28 @@ void shim_launch_end(struct shim_launch *launch)
 	free(launch->far_attributes);
 }
 
-bool shim_is_capturing(CUstream stream, bool per_thread)
+static CUresult capture_status(CUstream stream, bool per_thread, CUstreamCaptureStatus *status)
 {
 	const struct shim_real *driver = shim_real();
 	__typeof__(cuStreamIsCapturing) *ask =
 		per_thread ? driver->cuStreamIsCapturing_ptsz : driver->cuStreamIsCapturing;
-	CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
 
-	return ask && !ask(stream, &status) && status != CU_STREAM_CAPTURE_STATUS_NONE;
+	*status = CU_STREAM_CAPTURE_STATUS_NONE;
+	return ask ? ask(stream, status) : SHIM_ABSENT;
+}
+
+bool shim_is_capturing(CUstream stream, bool per_thread)
+{
+	CUstreamCaptureStatus status;
+
+	return !capture_status(stream, per_thread, &status) && status != CU_STREAM_CAPTURE_STATUS_NONE;
+}
+
+bool shim_is_plain_stream(CUstream stream, bool per_thread)
+{
+	CUstreamCaptureStatus status;
+
+	return !capture_status(stream, per_thread, &status) && status == CU_STREAM_CAPTURE_STATUS_NONE;
 }
 
 /* A stream that is being captured cannot be waited for. */

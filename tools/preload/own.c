@@ -15,13 +15,14 @@
 
 struct ticket {
 	struct ticket *next;
-	size_t bytes;
+	size_t bytes, granule;
 	CUmemAllocationProp prop;
 	unsigned long long flags;
 	int references;
 	CUmemGenericAllocationHandle piece[PIECES]; /* the driver's own memory, 0: none */
 	size_t piece_bytes[PIECES];
-	CUdeviceptr from, to; /* mapped to a cache; 0, 0: not */
+	CUdeviceptr start;    /* of the mapping, of which a part is a cache's: */
+	CUdeviceptr from, to; /* 0, 0: none */
 	bool was_mapped;      /* to a cache, and is no more: its content is lost */
 };
 
@@ -36,12 +37,12 @@ static bool is_asked(void)
 	return !settings->off && settings->layout.reserved && !settings->inspect_path;
 }
 
-/* Its address is the handle: the driver's are its own pointers, or small numbers. */
+/* Its address is the handle: the driver's are its own pointers, or small numbers. One that the program has released is none. */
 static struct ticket *ticket_find(CUmemGenericAllocationHandle handle)
 {
 	struct ticket *ticket = tickets;
 
-	while (ticket && (CUmemGenericAllocationHandle)(uintptr_t)ticket != handle)
+	while (ticket && (!ticket->references || (CUmemGenericAllocationHandle)(uintptr_t)ticket != handle))
 		ticket = ticket->next;
 	return ticket;
 }
@@ -81,6 +82,18 @@ static bool is_allocated(CUdeviceptr ptr, size_t size)
 
 /* ---- addresses ---- */
 
+/* Some of it is mapped to a cache. */
+static bool is_mapped(CUdeviceptr ptr, size_t size)
+{
+	bool mapped = false;
+
+	pthread_mutex_lock(&lock);
+	for (const struct ticket *ticket = tickets; ticket; ticket = ticket->next)
+		mapped |= ticket->to && ptr < ticket->to && ptr + size > ticket->from;
+	pthread_mutex_unlock(&lock);
+	return mapped;
+}
+
 CUresult CUDAAPI cuMemAddressReserve(
 	CUdeviceptr *ptr, size_t size, size_t alignment, CUdeviceptr addr, unsigned long long flags)
 {
@@ -117,7 +130,9 @@ CUresult CUDAAPI cuMemAddressFree(CUdeviceptr ptr, size_t size)
 		shim_inspect_freed(ptr);
 	if (shim_settings()->probe_path)
 		shim_probe_freed(ptr);
-	if (is_asked() && shim_cache_unreserve(ptr))
+	if (is_asked() && is_mapped(ptr, size))
+		return CUDA_ERROR_INVALID_VALUE;
+	if (is_asked() && shim_cache_unreserve(ptr, size))
 		return CUDA_SUCCESS;
 	return driver->cuMemAddressFree(ptr, size);
 }
@@ -125,16 +140,42 @@ CUresult CUDAAPI cuMemAddressFree(CUdeviceptr ptr, size_t size)
 /* ---- tickets ---- */
 
 /* Memory of another kind than the device's own is passed through, and what would not fit is for the driver to refuse. */
-static bool can_wait(size_t size, const CUmemAllocationProp *prop)
+static bool can_wait(size_t size, const CUmemAllocationProp *prop, size_t *granule, size_t *room)
 {
 	const struct shim_real *driver = shim_real();
-	size_t granule = 0, room = 0, total;
+	size_t total;
 
 	return size && prop && prop->type == CU_MEM_ALLOCATION_TYPE_PINNED &&
 	       prop->location.type == CU_MEM_LOCATION_TYPE_DEVICE && driver->cuMemGetAllocationGranularity &&
-	       !driver->cuMemGetAllocationGranularity(&granule, prop, CU_MEM_ALLOC_GRANULARITY_MINIMUM) && granule &&
-	       size % granule == 0 && driver->cuMemGetInfo_v2 && !driver->cuMemGetInfo_v2(&room, &total) &&
-	       size <= room;
+	       !driver->cuMemGetAllocationGranularity(granule, prop, CU_MEM_ALLOC_GRANULARITY_MINIMUM) && *granule &&
+	       size % *granule == 0 && driver->cuMemGetInfo_v2 && !driver->cuMemGetInfo_v2(room, &total) &&
+	       size <= *room;
+}
+
+/* What the tickets that are not mapped yet will take, as far as the program knows. Under the lock. */
+static size_t bytes_to_come(void)
+{
+	size_t bytes = 0;
+
+	for (const struct ticket *ticket = tickets; ticket; ticket = ticket->next)
+		if (!ticket->to && !ticket->piece[0] && !ticket->was_mapped)
+			bytes += ticket->bytes;
+	return bytes;
+}
+
+static bool ticket_add(struct ticket *ticket, size_t room)
+{
+	bool fits;
+
+	pthread_mutex_lock(&lock);
+	fits = bytes_to_come() + ticket->bytes <= room;
+	if (fits) {
+		ticket->next = tickets;
+		tickets = ticket;
+		atomic_fetch_add(&ticket_count, 1);
+	}
+	pthread_mutex_unlock(&lock);
+	return fits;
 }
 
 CUresult CUDAAPI cuMemCreate(
@@ -142,24 +183,25 @@ CUresult CUDAAPI cuMemCreate(
 {
 	const struct shim_real *driver = shim_real();
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_MAPPINGS);
+	size_t granule = 0, room = 0;
 	struct ticket *ticket;
 
 	if (!driver->cuMemCreate)
 		return SHIM_ABSENT;
-	if (!handle || !is_asked() || !can_wait(size, prop))
+	if (!handle || !is_asked() || !can_wait(size, prop, &granule, &room))
 		return driver->cuMemCreate(handle, size, prop, flags);
 	ticket = calloc(1, sizeof(*ticket));
 	if (!ticket)
 		return driver->cuMemCreate(handle, size, prop, flags);
 	ticket->bytes = size;
+	ticket->granule = granule;
 	ticket->prop = *prop;
 	ticket->flags = flags;
 	ticket->references = 1;
-	pthread_mutex_lock(&lock);
-	ticket->next = tickets;
-	tickets = ticket;
-	atomic_fetch_add(&ticket_count, 1);
-	pthread_mutex_unlock(&lock);
+	if (!ticket_add(ticket, room)) { /* as the driver says, had it made the others */
+		free(ticket);
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	}
 	*handle = (CUmemGenericAllocationHandle)(uintptr_t)ticket;
 	return CUDA_SUCCESS;
 }
@@ -222,6 +264,29 @@ static CUresult piece_make(struct ticket *ticket, int i, size_t bytes)
 	return result;
 }
 
+/* What was made for a call that the driver then refused; else the handle could not be mapped to a cache any more. */
+static void piece_drop(struct ticket *ticket, int i, bool was_there)
+{
+	if (!was_there && ticket->piece[i]) {
+		shim_real()->cuMemRelease(ticket->piece[i]);
+		ticket->piece[i] = 0;
+	}
+}
+
+/* As the program asks, of memory of the driver's own. */
+static CUresult ticket_pass(
+	struct ticket *ticket, CUdeviceptr ptr, size_t size, size_t offset, unsigned long long flags)
+{
+	bool was_there = ticket->piece[0] != 0;
+	CUresult result = piece_make(ticket, 0, ticket->bytes);
+
+	if (!result)
+		result = shim_real()->cuMemMap(ptr, size, offset, ticket->piece[0], flags);
+	if (result)
+		piece_drop(ticket, 0, was_there);
+	return result;
+}
+
 CUresult CUDAAPI cuMemExportToShareableHandle(void *shareableHandle, CUmemGenericAllocationHandle handle,
 	CUmemAllocationHandleType handleType, unsigned long long flags)
 {
@@ -255,7 +320,12 @@ static CUresult piece_map(struct ticket *ticket, int i, CUdeviceptr from, CUdevi
 {
 	CUresult result = from == to ? CUDA_SUCCESS : piece_make(ticket, i, to - from);
 
-	return result || from == to ? result : shim_real()->cuMemMap(from, to - from, 0, ticket->piece[i], 0);
+	if (result || from == to)
+		return result;
+	result = shim_real()->cuMemMap(from, to - from, 0, ticket->piece[i], 0);
+	if (result)
+		piece_drop(ticket, i, false);
+	return result;
 }
 
 /* [from, to) is ours, what lies before and behind it the driver's. */
@@ -267,36 +337,45 @@ static CUresult map_in_parts(struct ticket *ticket, CUdeviceptr start, CUdevicep
 	if (result)
 		return result;
 	result = piece_map(ticket, 1, to, end);
-	if (result && from > start)
+	if (result && from > start) {
 		shim_real()->cuMemUnmap(start, from - start);
+		piece_drop(ticket, 0, false);
+	}
 	return result;
 }
 
-static CUresult ticket_map(struct ticket *ticket, CUdeviceptr start, size_t offset)
+/* None of these addresses are of a cache and mapped. Under the lock. */
+static bool is_free(CUdeviceptr start, size_t size)
 {
-	CUdeviceptr from = start, to = start + ticket->bytes;
-	CUresult result;
-	bool ours = shim_cache_part(&from, &to, false);
+	for (const struct ticket *ticket = tickets; ticket; ticket = ticket->next)
+		if (ticket->to && start < ticket->start + ticket->bytes && start + size > ticket->start)
+			return false;
+	return true;
+}
 
+static CUresult ticket_map(
+	struct ticket *ticket, CUdeviceptr start, size_t size, size_t offset, unsigned long long flags)
+{
+	CUdeviceptr from = start, to = start + size;
+	bool ours = shim_cache_part(&from, &to, false);
+	CUresult result;
+
+	if (!is_free(start, size))
+		return CUDA_ERROR_INVALID_VALUE;
 	if (ticket->to || ticket->was_mapped || (ours && ticket->piece[0])) {
 		shim_say("the program maps memory of its cache a second time, which is refused: layers share it");
 		return CUDA_ERROR_NOT_SUPPORTED;
 	}
-	if (offset || !ours) {
-		result = piece_make(ticket, 0, ticket->bytes);
-		return result ? result : shim_real()->cuMemMap(start, ticket->bytes, offset, ticket->piece[0], 0);
-	}
-	if (!shim_cache_map(
-		    from, to, ticket->prop.location.id, &result)) { /* which has been said: plain memory it is */
-		if (!result)
-			result = piece_make(ticket, 0, ticket->bytes);
-		return result ? result : shim_real()->cuMemMap(start, ticket->bytes, 0, ticket->piece[0], 0);
-	}
+	if (!ours || offset || flags || size != ticket->bytes || start % ticket->granule)
+		return ticket_pass(ticket, start, size, offset, flags);
+	if (!shim_cache_map(from, to, ticket->prop.location.id, &result)) /* which has been said: plain memory it is */
+		return result ? result : ticket_pass(ticket, start, size, 0, 0);
 	result = map_in_parts(ticket, start, from, to);
 	if (result) {
 		shim_cache_unmap(from, to);
 		return result;
 	}
+	ticket->start = start;
 	ticket->from = from;
 	ticket->to = to;
 	return CUDA_SUCCESS;
@@ -316,11 +395,48 @@ CUresult CUDAAPI cuMemMap(
 		pthread_mutex_lock(&lock);
 		ticket = ticket_find(handle);
 		if (ticket)
-			result = size != ticket->bytes || flags ? CUDA_ERROR_INVALID_VALUE
-								: ticket_map(ticket, ptr, offset);
+			result = ticket_map(ticket, ptr, size, offset, flags);
 		pthread_mutex_unlock(&lock);
 	}
 	return ticket ? result : driver->cuMemMap(ptr, size, offset, handle, flags);
+}
+
+/* Mappings are unmapped as a whole. */
+static bool are_whole(CUdeviceptr ptr, size_t size)
+{
+	CUdeviceptr end = ptr + size;
+
+	for (const struct ticket *ticket = tickets; ticket; ticket = ticket->next) {
+		CUdeviceptr stop = ticket->start + ticket->bytes;
+
+		if (ticket->to && ptr < stop && end > ticket->start && (ptr > ticket->start || end < stop))
+			return false;
+	}
+	return true;
+}
+
+/* Of the part that is ours, some is mapped, but not all of [ptr, ptr + size). Under the lock. */
+static bool has_holes(CUdeviceptr ptr, size_t size)
+{
+	CUdeviceptr end = ptr + size;
+
+	while (ptr < end) {
+		CUdeviceptr from = ptr, to = end;
+		size_t mapped = 0;
+
+		if (!shim_cache_part(&from, &to, true))
+			return false;
+		for (const struct ticket *ticket = tickets; ticket; ticket = ticket->next) {
+			CUdeviceptr first = ticket->from > from ? ticket->from : from;
+			CUdeviceptr last = ticket->to < to ? ticket->to : to;
+
+			mapped += first < last ? last - first : 0;
+		}
+		if (mapped != to - from)
+			return true;
+		ptr = to;
+	}
+	return false;
 }
 
 /* Calls `plain` with each part of [ptr, ptr + size) that is not ours, and `ours` (NULL: nothing) with the others. */
@@ -356,7 +472,7 @@ static void unmap_ours(CUdeviceptr from, CUdeviceptr to)
 		next = ticket->next;
 		if (!ticket->to || ticket->from < from || ticket->to > to)
 			continue;
-		ticket->from = ticket->to = 0;
+		ticket->start = ticket->from = ticket->to = 0;
 		ticket->was_mapped = true;
 		ticket_settle(ticket);
 	}
@@ -377,7 +493,8 @@ CUresult CUDAAPI cuMemUnmap(CUdeviceptr ptr, size_t size)
 		return driver->cuMemUnmap(ptr, size);
 	waits = shim_wait_begin();
 	pthread_mutex_lock(&lock);
-	result = in_parts(ptr, size, unmap_plain, NULL, unmap_ours);
+	result = are_whole(ptr, size) && !has_holes(ptr, size) ? in_parts(ptr, size, unmap_plain, NULL, unmap_ours)
+							       : CUDA_ERROR_INVALID_VALUE;
 	pthread_mutex_unlock(&lock);
 	shim_wait_end(waits);
 	return result;
@@ -401,6 +518,7 @@ CUresult CUDAAPI cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessD
 	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_MAPPINGS);
 	const struct shim_real *driver = shim_real();
 	struct access access = {desc, count};
+	bool holes;
 
 	if (!driver->cuMemSetAccess)
 		return SHIM_ABSENT;
@@ -408,7 +526,10 @@ CUresult CUDAAPI cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessD
 		return CUDA_ERROR_INVALID_VALUE;
 	if (!shim_cache_any() || !atomic_load(&reservations))
 		return driver->cuMemSetAccess(ptr, size, desc, count);
-	return in_parts(ptr, size, access_plain, &access, NULL);
+	pthread_mutex_lock(&lock);
+	holes = has_holes(ptr, size);
+	pthread_mutex_unlock(&lock);
+	return holes || !desc || !count ? CUDA_ERROR_INVALID_VALUE : in_parts(ptr, size, access_plain, &access, NULL);
 }
 
 CUresult CUDAAPI cuMemGetAccess(unsigned long long *flags, const CUmemLocation *location, CUdeviceptr ptr)

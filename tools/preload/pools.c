@@ -6,6 +6,7 @@
 #include "preload.h"
 
 #include <pthread.h>
+#include <stdlib.h>
 
 /* ---- sizes ---- */
 
@@ -124,6 +125,76 @@ CUresult CUDAAPI cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute at
 	return result;
 }
 
+/* ---- whose memory ---- */
+
+/* Those that the program has made; of memory of the host, or of another device, no cache is made. */
+static struct made {
+	struct made *next;
+	CUmemoryPool pool;
+	CUmemLocation location;
+	size_t most; /* 0: as much as there is */
+} * made;
+
+CUresult CUDAAPI cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *poolProps)
+{
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_POOLS);
+	const struct shim_real *driver = shim_real();
+	CUresult result = driver->cuMemPoolCreate ? driver->cuMemPoolCreate(pool, poolProps) : SHIM_ABSENT;
+	struct made *one = result ? NULL : malloc(sizeof(*one));
+
+	if (!one)
+		return result;
+	pthread_mutex_lock(&lock);
+	*one = (struct made){made, *pool, poolProps->location, poolProps->maxSize};
+	made = one;
+	pthread_mutex_unlock(&lock);
+	return result;
+}
+
+/* Under the lock. */
+static void made_remove(CUmemoryPool pool)
+{
+	for (struct made **link = &made, *one; (one = *link);) {
+		if (one->pool != pool) {
+			link = &one->next;
+			continue;
+		}
+		*link = one->next;
+		free(one);
+	}
+}
+
+/* What the caller's device has without being asked. */
+static bool is_of_device(CUmemoryPool pool, CUdevice device)
+{
+	const struct shim_real *driver = shim_real();
+	CUmemoryPool own = NULL;
+
+	return driver->cuDeviceGetDefaultMemPool && !driver->cuDeviceGetDefaultMemPool(&own, device) && own == pool;
+}
+
+bool shim_pool_has(CUmemoryPool pool, size_t bytes)
+{
+	const struct shim_real *driver = shim_real();
+	const struct made *one;
+	bool has = false;
+	CUdevice device;
+	size_t used;
+
+	if (!pool || !driver->cuCtxGetDevice || driver->cuCtxGetDevice(&device))
+		return false;
+	if (is_of_device(pool, device))
+		return true;
+	used = shim_cache_pool_bytes(pool);
+	pthread_mutex_lock(&lock);
+	for (one = made; one && one->pool != pool;)
+		one = one->next;
+	if (one && one->location.type == CU_MEM_LOCATION_TYPE_DEVICE && one->location.id == device)
+		has = !one->most || (bytes <= one->most && used <= one->most - bytes);
+	pthread_mutex_unlock(&lock);
+	return has;
+}
+
 /* Its handle may come back as another pool's. */
 CUresult CUDAAPI cuMemPoolDestroy(CUmemoryPool pool)
 {
@@ -137,6 +208,7 @@ CUresult CUDAAPI cuMemPoolDestroy(CUmemoryPool pool)
 	for (size_t i = 0; i < MARKS; i++)
 		if (marks[i].pool == pool)
 			marks[i].pool = NULL;
+	made_remove(pool);
 	pthread_mutex_unlock(&lock);
 	return CUDA_SUCCESS;
 }
@@ -224,4 +296,5 @@ CUresult CUDAAPI cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc *ma
 void shim_pools_forget(void)
 {
 	pthread_mutex_init(&lock, NULL);
+	made = NULL;
 }

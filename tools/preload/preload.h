@@ -168,7 +168,7 @@ bool shim_cache_part(CUdeviceptr *from, CUdeviceptr *to, bool mapped);
 bool shim_cache_map(CUdeviceptr from, CUdeviceptr to, CUdevice device, CUresult *error);
 void shim_cache_unmap(CUdeviceptr from, CUdeviceptr to);
 /* The program frees a range; true: it is still borrowed from, and will be freed when it is not. */
-bool shim_cache_unreserve(CUdeviceptr address);
+bool shim_cache_unreserve(CUdeviceptr address, size_t bytes);
 /* Everything in `context`, which is about to go; NULL: in all. */
 void shim_cache_free_context(CUcontext context);
 /* In a child of fork(): nothing is shared any more. */
@@ -202,6 +202,8 @@ void shim_waits_forget(void);
 
 /* That of cuMemAllocAsync; NULL: there is none. */
 CUmemoryPool shim_pool_current(void);
+/* A pool of the calling thread's device that can have so much more; one that is not known to be is left to the driver. */
+bool shim_pool_has(CUmemoryPool pool, size_t bytes);
 /* The program has more from a pool than before. */
 void shim_pool_note(CUmemoryPool pool);
 
@@ -255,6 +257,8 @@ void shim_kernels_touched(void (*tell)(void *arg, const struct shim_kernel *kern
 
 /* A stream is being captured (launch.c); per_thread: the caller's NULL is its thread's own stream. */
 bool shim_is_capturing(CUstream stream, bool per_thread);
+/* It is there, and is not being captured. */
+bool shim_is_plain_stream(CUstream stream, bool per_thread);
 
 /* ---- what there is to share (inspect.c) ---- */
 

@@ -204,7 +204,7 @@ void shim_cache_unmap(CUdeviceptr from, CUdeviceptr to)
 	pthread_mutex_unlock(&shim_cache_lock);
 }
 
-bool shim_cache_unreserve(CUdeviceptr address)
+bool shim_cache_unreserve(CUdeviceptr address, size_t bytes)
 {
 	bool later = false;
 
@@ -215,7 +215,8 @@ bool shim_cache_unreserve(CUdeviceptr address)
 		next = cache->next;
 		for (int i = 0; i < cache->allocation_count; i++) {
 			struct shim_allocation *allocation = &cache->allocations[i];
-			if (!allocation->reserved || allocation->reserved != address || allocation->left)
+			if (!allocation->reserved || allocation->reserved != address ||
+				allocation->reserved_bytes != bytes || allocation->left)
 				continue;
 			allocation->left = later = allocation->space != NULL;
 			if (!later)
