@@ -10,6 +10,7 @@
  *   pools        memory from streams and pools that are not there
  *   segments     memory that it maps itself to a reservation of a cache's size, by calls that are wrong, and then by the right ones
  *   filling      such memory until the device has no more (SOFTCUDA_MEMORY), before any of it is mapped
+ *   tight        boxes without a pitch, from the end of one layer into the next
  *   old          all memory of a context goes by the first form of a call: cuCtxDestroy, cuDevicePrimaryCtxRelease or ...Reset
  *   leaving      stores a row to layer 0 (MODULE), and ends by FORM: _exit, term (SIGTERM), or exit
  *   environment  the program writes over its environment, then a kernel stores to layer 0 (MODULE)
@@ -298,6 +299,50 @@ static void filling(void)
 		SHOW(cuMemMap(base + (size_t)i * 4 * MIB, 4 * MIB, 0, handle[i], 0));
 }
 
+/* Rows of 256 bytes, one behind the other. `memory` is the start of a layer. */
+static void tight_box(CUdeviceptr memory, CUdeviceptr from, bool flat)
+{
+	CUDA_MEMCPY2D box = {.srcMemoryType = CU_MEMORYTYPE_DEVICE,
+		.srcDevice = from,
+		.dstMemoryType = CU_MEMORYTYPE_DEVICE,
+		.dstDevice = memory - 1024,
+		.WidthInBytes = 256,
+		.Height = 8};
+	CUDA_MEMCPY3D cube = {.srcMemoryType = CU_MEMORYTYPE_DEVICE,
+		.srcDevice = from,
+		.dstMemoryType = CU_MEMORYTYPE_DEVICE,
+		.dstDevice = memory - 1024,
+		.WidthInBytes = 256,
+		.Height = 2,
+		.Depth = 4};
+
+	if (flat)
+		SHOW(cuMemcpy2D(&box));
+	else
+		SHOW(cuMemcpy3D(&cube));
+	SHOW(cuCtxSynchronize());
+}
+
+/* Into layer 1, an owner, from its neighbour; and into layer 2, whose rows in layer 1 are seen. */
+static void tight(void)
+{
+	CUdeviceptr memory, from;
+
+	start();
+	memory = memory_make();
+	CHECK(cuMemAlloc(&from, 4096));
+	CHECK(cuMemsetD8(memory, 0, BYTES));
+	for (int flat = 0; flat < 2; flat++) {
+		for (unsigned char i = 0; i < 16; i++)
+			CHECK(cuMemsetD8(from + i * 128, (unsigned char)(50 + 30 * flat + i), 128));
+		tight_box(memory + 8 * MIB, from, flat);
+		printf("shows %u\n", byte_at(memory + 8 * MIB + 1023));
+		tight_box(memory + 16 * MIB, from, flat);
+		printf("shows %u\n", byte_at(memory + 16 * MIB - 1024));
+		printf("shows %u\n", byte_at(memory + 4 * MIB));
+	}
+}
+
 static void old(void)
 {
 	bool of_context = !strcmp(form, "cuCtxDestroy");
@@ -378,6 +423,7 @@ static const struct {
 	{"pools", pools},
 	{"segments", segments},
 	{"filling", filling},
+	{"tight", tight},
 	{"old", old},
 	{"leaving", leaving},
 	{"environment", environment},

@@ -101,6 +101,13 @@ static void segments_of_its_own_are_mapped_by_the_drivers_rules(void **state)
 	assert_as_plain_with("SOFTCUDA_MEMORY=24M", RESERVED, "filling");
 }
 
+/* Not a refusal, but as rarely written: without a pitch rows follow each other. */
+static void boxes_need_no_pitch(void **state)
+{
+	(void)state;
+	assert_as_plain(SLAB, "tight");
+}
+
 static void memory_goes_with_its_context_by_first_forms(void **state)
 {
 	(void)state;
@@ -160,6 +167,7 @@ int main(void)
 		cmocka_unit_test(another_thread_may_capture),
 		cmocka_unit_test(streams_and_pools_have_to_be_there),
 		cmocka_unit_test(segments_of_its_own_are_mapped_by_the_drivers_rules),
+		cmocka_unit_test(boxes_need_no_pitch),
 		cmocka_unit_test(memory_goes_with_its_context_by_first_forms),
 		cmocka_unit_test(children_are_inspected_however_they_end),
 		cmocka_unit_test(the_environment_may_be_written_over),

@@ -30,14 +30,17 @@ static bool box_redirect(CUdeviceptr start, size_t pitch, size_t width, size_t r
 
 static bool memcpy_redirect(CUDA_MEMCPY3D *copy)
 {
-	size_t rows = copy->Depth > 1 ? (copy->Depth - 1) * copy->dstHeight + copy->Height : copy->Height;
-	CUdeviceptr start =
-		copy->dstDevice + (copy->dstZ * copy->dstHeight + copy->dstY) * copy->dstPitch + copy->dstXInBytes;
+	CUDA_MEMCPY3D tight = *copy;
+	CUdeviceptr start;
+	size_t rows;
 
 	if ((copy->dstMemoryType != CU_MEMORYTYPE_DEVICE && copy->dstMemoryType != CU_MEMORYTYPE_UNIFIED) ||
 		!copy->WidthInBytes || !copy->Height || !copy->Depth)
 		return true;
-	return box_redirect(start, copy->dstPitch, copy->WidthInBytes, rows, &copy->dstDevice);
+	shim_tighten_3d(&tight);
+	rows = (tight.Depth - 1) * tight.dstHeight + tight.Height;
+	start = tight.dstDevice + (tight.dstZ * tight.dstHeight + tight.dstY) * tight.dstPitch + tight.dstXInBytes;
+	return box_redirect(start, tight.dstPitch, tight.WidthInBytes, rows, &copy->dstDevice);
 }
 
 static bool memset_redirect(CUdeviceptr *to, size_t pitch, size_t element, size_t width, size_t height)

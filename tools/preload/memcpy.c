@@ -70,31 +70,38 @@ static CUresult row_part_make(const void *arg, CUdeviceptr to, size_t offset, si
 }
 
 /* A box of rows into device memory; the source is left as it is. */
+static CUresult box_make(const struct box *box, const CUDA_MEMCPY2D *copy)
+{
+	return shim_fault_check(box->call ? box->call(copy) : box->call_async(copy, box->stream), NULL);
+}
+
 static CUresult box(const CUDA_MEMCPY2D *copy, CUstream stream, __typeof__(cuMemcpy2D_v2) *call,
 	__typeof__(cuMemcpy2DAsync_v2) *call_async)
 {
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_COPIES);
+	struct box whole = {copy, 0, stream, call, call_async};
 	CUresult result = CUDA_SUCCESS;
-	CUDA_MEMCPY2D part;
+	CUDA_MEMCPY2D tight, part;
 	CUdeviceptr start, moved;
 
-	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_COPIES);
 	if (!call && !call_async)
 		return SHIM_ABSENT;
 	if (!copy || !shim_ranges() ||
 		(copy->dstMemoryType != CU_MEMORYTYPE_DEVICE && copy->dstMemoryType != CU_MEMORYTYPE_UNIFIED))
-		return call ? call(copy) : call_async(copy, stream);
-	part = *copy;
-	start = copy->dstDevice + copy->dstY * copy->dstPitch + copy->dstXInBytes;
-	if (shim_box_move(start, copy->dstPitch, copy->WidthInBytes, copy->Height, &moved)) {
+		return box_make(&whole, copy);
+	part = tight = *copy;
+	shim_tighten_2d(&tight);
+	start = tight.dstDevice + tight.dstY * tight.dstPitch + tight.dstXInBytes;
+	if (shim_box_move(start, tight.dstPitch, tight.WidthInBytes, tight.Height, &moved)) {
 		part.dstDevice += moved - start;
-		return call ? call(&part) : call_async(&part, stream);
+		return box_make(&whole, &part);
 	}
-	for (size_t row = 0; !result && row < copy->Height; row++) {
-		struct box one = {copy, row, stream, call, call_async};
+	for (size_t row = 0; !result && row < tight.Height; row++) {
+		struct box one = {&tight, row, stream, call, call_async};
 
-		result = shim_split(start + row * copy->dstPitch, copy->WidthInBytes, row_part_make, &one);
+		result = shim_split(start + row * tight.dstPitch, tight.WidthInBytes, row_part_make, &one);
 	}
-	return result;
+	return shim_fault_check(result, NULL);
 }
 
 CUresult CUDAAPI cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)

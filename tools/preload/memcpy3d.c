@@ -80,22 +80,23 @@ static CUresult rows_make(const CUDA_MEMCPY3D *box, const struct call *call)
 
 static CUresult box(const CUDA_MEMCPY3D *copy, struct call call)
 {
-	CUDA_MEMCPY3D part;
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_COPIES);
+	CUDA_MEMCPY3D tight, part;
 	CUdeviceptr start, moved;
 
-	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_COPIES);
 	if (!call.plain && !call.plain_async && !call.peer && !call.peer_async)
 		return SHIM_ABSENT;
 	if (!copy || !shim_ranges() || !copy->Height || !copy->Depth ||
 		(copy->dstMemoryType != CU_MEMORYTYPE_DEVICE && copy->dstMemoryType != CU_MEMORYTYPE_UNIFIED))
-		return make(copy, &call);
-	start = start_of(copy, 0, 0);
-	if (!shim_box_move(start, copy->dstPitch, copy->WidthInBytes,
-		    (copy->Depth - 1) * copy->dstHeight + copy->Height, &moved))
-		return rows_make(copy, &call);
-	part = *copy;
+		return shim_fault_check(make(copy, &call), NULL);
+	part = tight = *copy;
+	shim_tighten_3d(&tight);
+	start = start_of(&tight, 0, 0);
+	if (!shim_box_move(start, tight.dstPitch, tight.WidthInBytes,
+		    (tight.Depth - 1) * tight.dstHeight + tight.Height, &moved))
+		return shim_fault_check(rows_make(&tight, &call), NULL);
 	part.dstDevice += moved - start;
-	return make(&part, &call);
+	return shim_fault_check(make(&part, &call), NULL);
 }
 
 CUresult CUDAAPI cuMemcpy3D_v2(const CUDA_MEMCPY3D *pCopy)
