@@ -367,6 +367,23 @@ static void functions_after_a_release(void)
 	functions_after(primary_context_is_released);
 }
 
+/* A kernel that is handed a layer's K, and stores behind it: into its V, and into the next layer's K. */
+static void stores_by_an_offset(void)
+{
+	int width = WIDTH;
+
+	for (size_t offset = 4 * MIB; offset <= 8 * MIB; offset += 4 * MIB) {
+		long long number = (long long)(offset / (WIDTH * sizeof(float)));
+
+		check(cuMemcpyHtoD(row, &number, sizeof(number)));
+		check(cuCtxSynchronize()); /* the stream does not wait for the copy */
+		check(cuLaunchKernel(kernel("client_set_rows"), 1, 1, 1, WIDTH, 1, 1, 0, stream,
+			(void *[]){&other, &row, &borrower, &width}, NULL));
+		check(cuCtxSynchronize());
+		printf("behind by %zu MiB: %08x\n", offset / MIB, word_at(borrower + offset));
+	}
+}
+
 static unsigned long early_launches(unsigned attribute_count, CUdeviceptr to)
 {
 	unsigned long (*early)(void) = form(SOFTCUDA_EARLY_LAUNCHES), before = early();
@@ -401,7 +418,7 @@ int main(int argc, char **argv)
 		{"signal-owner", stream_stores_to_an_owner}, {"words", words_of_nodes},
 		{"nodes", nodes_of_the_first_form}, {"executables", executables_of_the_first_form},
 		{"dependent", dependent_launches}, {"kept", functions_are_kept}, {"destroy", functions_after_a_context},
-		{"release", functions_after_a_release}};
+		{"release", functions_after_a_release}, {"offset", stores_by_an_offset}};
 	CUcontext context;
 
 	if (argc != 3)

@@ -49,14 +49,21 @@ def loss(folder, module):
     return float(torch.cat(nll).mean())
 
 
+def make(work):
+    """A plan with refitted matrices and its checkpoint in the folder work; returns the paths of the plan without them, the
+    plan, and the checkpoint."""
+    plain, plan, out = work / "plain.json", work / "plan.json", work / "out"
+    run("plan", "convert", "--owners", OWNERS, "--to", "json", "-o", plain)
+    run("calibrate", "-m", MODEL, "--text", MODEL / "calib.txt", "--samples", 24, "--ctx", WINDOW, "--held-tokens", 256, "-q",
+        "--compensate", "--plan", plain, "-o", plan)
+    run("plan", "convert", plan, "--to", "checkpoint", "-m", MODEL, "-o", out)
+    return plain, plan, out
+
+
 def main():
     with tempfile.TemporaryDirectory() as name:
         work = pathlib.Path(name)
-        plain, plan, out, module = work / "plain.json", work / "plan.json", work / "out", work / "run_plan.py"
-        run("plan", "convert", "--owners", OWNERS, "--to", "json", "-o", plain)
-        run("calibrate", "-m", MODEL, "--text", MODEL / "calib.txt", "--samples", 24, "--ctx", WINDOW, "--held-tokens", 256, "-q",
-            "--compensate", "--plan", plain, "-o", plan)
-        run("plan", "convert", plan, "--to", "checkpoint", "-m", MODEL, "-o", out)
+        (plain, plan, out), module = make(work), work / "run_plan.py"
         run("plan", "convert", out / "kvshare_plan.json", "--to", "transformers", "-o", module)
         alone, patch, ours, theirs = (evaluate(MODEL, plain), evaluate(MODEL, plan), evaluate(out, out / "kvshare_plan.json"),
                                       loss(out, module))

@@ -161,6 +161,17 @@ static void dependent_launches_wait_where_memory_is_shared(void **state)
 		"memory of no layer: 1, of a borrower: 0, with many attributes: 0, of an owner: 0\n" OWNER);
 }
 
+/* Without the shim all of it is 0 then; no memory but that of the layer that is meant is touched. */
+static void a_store_by_an_offset_reaches_the_layer_that_it_is_for(void **state)
+{
+	(void)state;
+	assert_prints(NULL, "offset",
+		"behind by 4 MiB: 00000000\nbehind by 8 MiB: 00000000\nowner 07070707, borrower 09090909\n");
+	assert_prints(SHARED, "offset", "behind by 4 MiB: 01010101\nbehind by 8 MiB: 01010101\n" OWNER);
+	assert_prints("--owners 0,1,0,3 --layout slab:layers=4,k=4MiB,v=4MiB ", "offset",
+		"behind by 4 MiB: 01010101\nbehind by 8 MiB: 00000000\n" OWNER);
+}
+
 /* Their handles may come back as others'. */
 static void functions_are_asked_for_again_after_a_context(void **state)
 {
@@ -218,6 +229,7 @@ int main(void)
 		cmocka_unit_test(nodes_of_the_first_form_leave_the_owner),
 		cmocka_unit_test(probe_looks_into_executables_of_the_first_form),
 		cmocka_unit_test(dependent_launches_wait_where_memory_is_shared),
+		cmocka_unit_test(a_store_by_an_offset_reaches_the_layer_that_it_is_for),
 		cmocka_unit_test(functions_are_asked_for_again_after_a_context),
 		cmocka_unit_test(nothing_is_shared_where_parameters_are_not_told),
 	};

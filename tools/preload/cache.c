@@ -218,7 +218,9 @@ static int allocation_fill(struct shim_cache *cache, int number)
 		if (!err)
 			at = tensor->place.offset + kvs_region_slot_stride(tensor->region);
 	}
-	return err ? err : gap_fill(allocation, at, end);
+	if (!err)
+		err = gap_fill(allocation, at, end);
+	return err ? err : shim_shadow_open(cache, number);
 }
 
 /* Frees what nobody borrows any more; true: nothing is left. */
@@ -409,6 +411,9 @@ void shim_cache_give_up(struct shim_cache *cache)
 	}
 	for (int i = 0; i < cache->allocation_count; i++)
 		allocation_label(cache, i);
-	if (!shares && !shim_cache_publish() && !shim_is_captured() && !shim_context_wait(cache->device->context))
-		sink_free(cache);
+	if (shares || shim_cache_publish() || shim_is_captured() || shim_context_wait(cache->device->context))
+		return;
+	for (int i = 0; i < cache->allocation_count; i++)
+		shim_shadow_close(&cache->allocations[i]);
+	sink_free(cache);
 }

@@ -26,8 +26,11 @@ struct shim_allocation {
 	CUmemoryPool pool;  /* of the program's, which it is from; NULL: none */
 	bool plain;         /* the program got memory that is not ours */
 	kvs_region **gaps;  /* [gap_count], between the tensors that share */
-	CUdeviceptr shadow; /* where all of it can be stored to (shadow.c); 0: not made yet */
 	size_t gap_count;
+	struct shim_shadow {
+		CUdeviceptr start;
+		size_t first, bytes; /* of the allocation: from where, and how much; 0: none */
+	} shadow;                    /* where its borrowers are stored to (shadow.c) */
 	/* Of memory that the program maps itself: what it has reserved, and how much of the part that is ours it has mapped. */
 	CUdeviceptr reserved; /* 0: none */
 	size_t reserved_bytes, mapped_bytes;
@@ -79,8 +82,12 @@ void shim_cache_give_up(struct shim_cache *cache);
 
 /* ---- shadow.c ---- */
 
+/* For an allocation that holds a borrower and something else; others have none. On failure it is as before. */
+int shim_shadow_open(struct shim_cache *cache, int number);
 /* Nobody stores there any more. */
 void shim_shadow_close(struct shim_allocation *allocation);
+/* Where stores meant for the tensor go; 0: to itself. */
+CUdeviceptr shim_tensor_sink(const struct shim_cache *cache, const struct shim_tensor *tensor);
 
 /* ---- request.c ---- */
 

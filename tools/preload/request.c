@@ -24,7 +24,7 @@ static size_t ranges_of(const struct shim_cache *cache, struct shim_range *out)
 		if (!tensor->region || !allocation->base || allocation->freed)
 			continue;
 		out[count++] = (struct shim_range){allocation->base + tensor->place.offset, tensor->place.bytes,
-			shim_borrows(tensor) && cache->sink ? kvs_region_address(cache->sink, 0) : 0};
+			shim_tensor_sink(cache, tensor)};
 	}
 	return count;
 }
