@@ -20,12 +20,12 @@ struct shim_tensor {
 struct shim_allocation {
 	kvs_space *space; /* NULL: not there */
 	CUdeviceptr base;
-	size_t bytes;       /* as the program asked */
-	bool freed;         /* by the program; what others borrow is still there */
-	bool late;          /* freed while nobody might wait for its last use */
-	CUmemoryPool pool;  /* of the program's, which it is from; NULL: none */
-	bool plain;         /* the program got memory that is not ours */
-	kvs_region **gaps;  /* [gap_count], between the tensors that share */
+	size_t bytes;      /* as the program asked */
+	bool freed;        /* by the program; what others borrow is still there */
+	bool late;         /* freed while nobody might wait for its last use */
+	CUmemoryPool pool; /* of the program's, which it is from; NULL: none */
+	bool plain;        /* the program got memory that is not ours */
+	kvs_region **gaps; /* [gap_count], between the tensors that share */
 	size_t gap_count;
 	struct shim_shadow {
 		CUdeviceptr start;

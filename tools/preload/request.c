@@ -23,8 +23,8 @@ static size_t ranges_of(const struct shim_cache *cache, struct shim_range *out)
 
 		if (!tensor->region || !allocation->base || allocation->freed)
 			continue;
-		out[count++] = (struct shim_range){allocation->base + tensor->place.offset, tensor->place.bytes,
-			shim_tensor_sink(cache, tensor)};
+		out[count++] = (struct shim_range){
+			allocation->base + tensor->place.offset, tensor->place.bytes, shim_tensor_sink(cache, tensor)};
 	}
 	return count;
 }
