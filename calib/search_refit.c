@@ -89,6 +89,9 @@ static int try_pair(struct refit_walk *walk, const struct candidate *c, bool mea
 	*trial = trial_of(c);
 	if (calib_search_recall(walk->search, trial)) {
 		walk->search->result->replayed++;
+		if (measured && isnan(trial->kl))
+			return kvs_fail(
+				-EINVAL, "calibration.trials of the plan is damaged: search again without --resume");
 		return calib_search_record(walk->search, trial);
 	}
 	err = open_pairs(walk);
@@ -104,7 +107,7 @@ static int try_pair(struct refit_walk *walk, const struct candidate *c, bool mea
 static int try_layer(struct refit_walk *walk, struct candidate *first, size_t count)
 {
 	struct candidate *best = first;
-	struct kvs_trial trial;
+	struct kvs_trial trial = {0};
 	int err = 0;
 
 	for (size_t i = 0; i < count && !err; i++, walk->done++) {
@@ -118,7 +121,7 @@ static int try_layer(struct refit_walk *walk, struct candidate *first, size_t co
 	if (!err)
 		err = try_pair(walk, best, true, &trial);
 	for (size_t i = 0; i < count && !err; i++)
-		first[i].cost = trial.kl * first[i].left / best->left;
+		first[i].cost = best->left > 0 ? trial.kl * first[i].left / best->left : trial.kl;
 	return err;
 }
 
