@@ -6,10 +6,12 @@
 build=$(realpath "$build")
 clients=$build/tests/clients
 record=$clients/record.so shim=$build/libkvshare-preload.so
+# A sanitizer's library wants to be before one that it does not check.
+sanitizer=$(ldd "$shim" | sed -nE 's/.*=> (.*\/libasan\.so[^ ]*).*/\1/p' | head -1)
 
 recorded() { # NAME LIBRARIES COMMAND...
 	rm -f "$work/$1.calls"
-	RECORD=$work/$1.calls LD_PRELOAD=$2 LD_LIBRARY_PATH=$build/softcuda "${@:3}" >"$work/$1.out" 2>"$work/$1.err"
+	RECORD=$work/$1.calls LD_PRELOAD=${sanitizer:+$sanitizer:}$2 LD_LIBRARY_PATH=$build/softcuda "${@:3}" >"$work/$1.out" 2>"$work/$1.err"
 	echo "ends with $?" >>"$work/$1.out"
 	[ "${threads:-0}" = 0 ] || sort -o "$work/$1.calls" "$work/$1.calls" # theirs come as they please
 }
