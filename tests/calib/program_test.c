@@ -106,6 +106,8 @@ static const struct bad_input inputs[] = {
 	{"an unknown distance", "$C --distance manhattan -o $T/p", 2, "manhattan"},
 	{"a seed that is none", "$C --method kvsharer --order random:x -o $T/p", 2, "random:x"},
 	{"an order that would do nothing", "$C --method nll --order similar -o $T/p", 2, "--order"},
+	{"pairs for matrices that nobody asked for", "$C --method refit -o $T/p", 2, "--compensate"},
+	{"fits to two owners at once", "$C --method refit --compensate --split-kv -o $T/p", 2, "--split-kv"},
 	{"a threshold that no cosine has", "$C --threshold 2 -o $T/p", 2, "--threshold"},
 	{"a plan to start with", "$C --owners 0 -o $T/p", 2, "--owners"},
 	{"all layers protected", "$C --protect-last 16 -o $T/p", 1, "16"},
