@@ -77,8 +77,8 @@ static const struct run {
 		"owners=0,0,2,2 layout=tensors launch=ex alloc=async streams=own $KERNELS", .alone = true,
 		.kernels = true},
 	/* Ours is the shim: what the program and the shim ask of memory. */
-	{"kvs-shim", "tests/clients/decoder", "$KERNELS", .ours = true, .alone = true,
-		.before = "kvshare-run exec --device host --owners 0,1,0,1 --layout slab:layers=4,k=4MiB,v=4MiB --"},
+	{"kvs-shim", "tests/clients/decoder", "layout=tensors $KERNELS", .ours = true, .alone = true,
+		.before = "kvshare-run exec --device host --owners 0,1,0,1 --layout tensors:layers=4,bytes=4MiB --"},
 	{"kvs-captured", "tests/clients/decoder", "graph=capture $KERNELS", .alone = true},
 	{"kvs-nodes", "tests/clients/decoder", "graph=nodes launch=extra layout=halves $KERNELS", .alone = true},
 };
