@@ -12,7 +12,7 @@ $(BUILD)/tools/preload/parts.a: $(DRIVER_OBJS) $(VMM_OBJS) $(addprefix $(BUILD)/
 	$(call say,AR,$@)
 	$(Q)rm -f $@ && $(AR) rcs $@ $^
 # Functions that glibc has had anew since 2.31: glibc.c has them in their old versions. A sanitizer has its own of some.
-PRELOAD_OLD = dlopen dlclose dlerror pthread_create pthread_join pthread_once pthread_sigmask pthread_condattr_setclock \
+PRELOAD_OLD = dlopen dlclose dlerror pthread_create pthread_join pthread_once pthread_key_create pthread_setspecific pthread_sigmask pthread_condattr_setclock \
 	pthread_rwlock_rdlock pthread_rwlock_wrlock pthread_rwlock_unlock stat fstat
 PRELOAD_LINK = $(if $(SAN_FLAGS),-ldl,-Wl,--no-undefined $(addprefix -Wl$(comma)--wrap=,$(PRELOAD_OLD)) \
 	-Wl,--no-as-needed -l:libpthread.so.0 -l:libdl.so.2)

@@ -31,6 +31,8 @@ OLD(dlerror, FIRST);
 OLD(pthread_create, FIRST);
 OLD(pthread_join, FIRST);
 OLD(pthread_once, FIRST);
+OLD(pthread_key_create, FIRST);
+OLD(pthread_setspecific, FIRST);
 OLD(pthread_sigmask, FIRST);
 OLD(pthread_rwlock_rdlock, FIRST);
 OLD(pthread_rwlock_wrlock, FIRST);
@@ -67,6 +69,16 @@ int __wrap_pthread_join(pthread_t thread, void **result)
 int __wrap_pthread_once(pthread_once_t *control, void (*routine)(void))
 {
 	return old_pthread_once(control, routine);
+}
+
+int __wrap_pthread_key_create(pthread_key_t *key, void (*end)(void *))
+{
+	return old_pthread_key_create(key, end);
+}
+
+int __wrap_pthread_setspecific(pthread_key_t key, const void *value)
+{
+	return old_pthread_setspecific(key, value);
 }
 
 int __wrap_pthread_sigmask(int how, const sigset_t *set, sigset_t *old)

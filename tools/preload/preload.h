@@ -100,20 +100,44 @@ struct shim_range {
 	size_t bytes;
 	CUdeviceptr sink; /* where stores to it go; 0: to itself */
 };
-/* Never changes once it is published; sorted by base. */
+/* Never changes once it is published; sorted by base; not empty. */
 struct shim_ranges {
-	struct shim_ranges *older; /* may still be read by other threads, so it stays */
-	CUdeviceptr low, high;     /* all ranges lie in [low, high) */
+	struct shim_ranges
+		*older; /* of those that are no more, but which some thread may still read; and when it ceased to be */
+	uint64_t age;
+	CUdeviceptr low, high; /* all ranges lie in [low, high) */
 	size_t count;
 	struct shim_range range[];
 };
-/* NULL: no memory is shared. */
+/* NULL: no memory is shared. What a hook gets stays until the end of its SHIM_TIMED; those that wait may only see whether there is one. */
 extern SHIM_HIDDEN _Atomic(struct shim_ranges *) shim_ranges_now;
 static inline const struct shim_ranges *shim_ranges(void)
 {
-	const struct shim_ranges *ranges = atomic_load_explicit(&shim_ranges_now, memory_order_acquire);
+	return atomic_load_explicit(&shim_ranges_now, memory_order_acquire);
+}
 
-	return ranges && ranges->count ? ranges : NULL;
+/* A thread's mark, for ranges.c. */
+struct shim_reader {
+	_Atomic uint64_t inside; /* the age of tables when its outermost hook began; 0: it is in none */
+	atomic_bool taken;       /* by a thread */
+	struct shim_reader *next;
+} __attribute__((aligned(64)));
+#define SHIM_INITIAL_EXEC __attribute__((visibility("hidden"), tls_model("initial-exec"))) /* no call to find it */
+extern SHIM_INITIAL_EXEC _Thread_local struct shim_reader *shim_reader;
+extern SHIM_HIDDEN _Atomic uint64_t shim_ranges_age;
+struct shim_reader *shim_reader_make(void) __attribute__((cold));
+/* A hook begins: the mark, and what it was, which is not 0 within another hook. */
+static inline struct shim_reader *shim_reader_enter(uint64_t *outer)
+{
+	struct shim_reader *reader = __builtin_expect(shim_reader != NULL, 1) ? shim_reader : shim_reader_make();
+
+	*outer = atomic_load_explicit(&reader->inside, memory_order_relaxed);
+	if (__builtin_expect(!*outer, 1))
+		atomic_store_explicit(&reader->inside, atomic_load_explicit(&shim_ranges_age, memory_order_acquire),
+			memory_order_release);
+	atomic_signal_fence(
+		memory_order_seq_cst); /* before anything is read; old_free() sees to the processor's order */
+	return reader;
 }
 /* The first range that ends behind `address`, or NULL: it holds the address, or comes after it. */
 const struct shim_range *shim_range_next(const struct shim_ranges *ranges, CUdeviceptr address);
@@ -328,9 +352,16 @@ static inline bool shim_is_sampled(enum shim_hook_kind kind)
 		return false;
 	}
 }
+/* Calls that may take for ever keep no table. */
+static inline bool shim_is_reader(enum shim_hook_kind kind)
+{
+	return kind != SHIM_WAITS && kind != SHIM_POLLS;
+}
 struct shim_timer {
 	enum shim_hook_kind kind;
 	uint64_t start_ns; /* 0: not timed */
+	struct shim_reader *reader;
+	uint64_t outer; /* the reader's mark outside */
 };
 #define SHIM_TIMED __attribute__((cleanup(shim_timer_end), unused)) /* unused: clang does not count the cleanup */
 uint64_t shim_timer_now(void);
@@ -339,13 +370,21 @@ static inline struct shim_timer shim_timer_start(enum shim_hook_kind kind)
 {
 	unsigned long before = atomic_fetch_add_explicit(&shim_calls[kind], 1, memory_order_relaxed);
 	bool timed = !shim_is_sampled(kind) || before % 64 == 1; /* 1: the first call is no example */
+	struct shim_timer timer = {.kind = kind, .start_ns = timed ? shim_timer_now() : 0};
 
-	return (struct shim_timer){kind, timed ? shim_timer_now() : 0};
+	if (shim_is_reader(kind))
+		timer.reader = shim_reader_enter(&timer.outer);
+	return timer;
 }
 static inline void shim_timer_end(struct shim_timer *timer)
 {
-	if (timer->start_ns)
-		shim_timer_add(timer);
+	if (shim_is_reader(timer->kind))
+		atomic_store_explicit(&timer->reader->inside, timer->outer, memory_order_release);
+	if (__builtin_expect(timer->start_ns != 0, 0)) {
+		struct shim_timer copy = *timer; /* so that the timer itself need not be in memory */
+
+		shim_timer_add(&copy);
+	}
 }
 
 struct shim_memory {
