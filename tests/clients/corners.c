@@ -384,6 +384,18 @@ static void stores_by_an_offset(void)
 	}
 }
 
+/* A writer that nobody knows, of which a call tells that has nothing to do with it. */
+static void an_unknown_writer(void)
+{
+	size_t left, total;
+	int width = WIDTH;
+
+	check(cuLaunchKernel(kernel("client_hidden_store"), 1, 1, 1, WIDTH, 1, 1, 0, stream,
+		(void *[]){&other, &row, &borrower, &width}, NULL));
+	for (;;)
+		check(cuMemGetInfo(&left, &total));
+}
+
 static unsigned long early_launches(unsigned attribute_count, CUdeviceptr to)
 {
 	unsigned long (*early)(void) = form(SOFTCUDA_EARLY_LAUNCHES), before = early();
@@ -418,7 +430,7 @@ int main(int argc, char **argv)
 		{"signal-owner", stream_stores_to_an_owner}, {"words", words_of_nodes},
 		{"nodes", nodes_of_the_first_form}, {"executables", executables_of_the_first_form},
 		{"dependent", dependent_launches}, {"kept", functions_are_kept}, {"destroy", functions_after_a_context},
-		{"release", functions_after_a_release}, {"offset", stores_by_an_offset}};
+		{"release", functions_after_a_release}, {"offset", stores_by_an_offset}, {"hidden", an_unknown_writer}};
 	CUcontext context;
 
 	if (argc != 3)

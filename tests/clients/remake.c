@@ -2,7 +2,7 @@
  * tests/clients/remake.c: programs that make a cache of 8 tensors of one size, K and V of 4 layers, and free and make it again in
  * many ways, beside other memory of that size. Each stores a byte to every tensor, 1 to 8 in order, and prints what each shows then.
  *
- * usage: remake scratch|alone|order|moved|between|two|short|rounds|graph|relaxed|tail|cycles
+ * usage: remake scratch|alone|order|moved|between|two|short|rounds|graph|relaxed|tail|small|cycles
  *   scratch  one more allocation, which stays while the cache is freed and made again; then it is freed, and the cache made once more
  *   alone    the first tensor is freed and made again; then all are
  *   order    two tensors are freed, and made again in the other order; then all are
@@ -14,6 +14,7 @@
  *   graph    six tensors and a graph that stores 17 to 22 to them; two more; zeros are stored to all; then the graph runs
  *   relaxed  six tensors; while a stream is captured, two more
  *   tail     tensors with room behind them, which the program uses too
+ *   small    tensors of half a block
  *   cycles   the cache is made and freed 300 times: by how much the process grows
  */
 #include <cuda.h>
@@ -241,6 +242,16 @@ static void relaxed(void)
 	store_and_print(tensor, 1);
 }
 
+static void small(void)
+{
+	CUdeviceptr tensor[TENSORS];
+
+	bytes = MIB;
+	make(tensor, 0, TENSORS);
+	store_and_print(tensor, 1);
+	end(tensor, TENSORS);
+}
+
 static void tail(void)
 {
 	CUdeviceptr tensor[TENSORS], behind[TENSORS];
@@ -287,7 +298,7 @@ int main(int argc, char **argv)
 		void (*run)(void);
 	} programs[] = {{"scratch", scratch}, {"alone", alone}, {"order", order}, {"moved", moved},
 		{"between", between}, {"two", two}, {"short", too_short}, {"rounds", rounds}, {"graph", graph},
-		{"relaxed", relaxed}, {"tail", tail}, {"cycles", cycles}};
+		{"relaxed", relaxed}, {"tail", tail}, {"small", small}, {"cycles", cycles}};
 	CUcontext context;
 	CUdevice device;
 

@@ -172,6 +172,21 @@ static void a_store_by_an_offset_reaches_the_layer_that_it_is_for(void **state)
 		"behind by 4 MiB: 01010101\nbehind by 8 MiB: 00000000\n" OWNER);
 }
 
+static void an_unknown_writer_is_named_whatever_call_tells_of_it(void **state)
+{
+	char command[2048];
+	struct process process;
+
+	(void)state;
+	snprintf(command, sizeof(command), "kvshare-run exec --device host " SHARED "-- %s hidden %s",
+		built("tests/clients/corners"), "$KERNELS");
+	setenv("KERNELS", built("tests/clients/decoder_kernels.so"), 1);
+	process = run_shell(command, 60);
+	assert_int_equal(process.status, 1);
+	assert_non_null(strstr(process.err, "these were handed such memory: client_hidden_store"));
+	process_free(&process);
+}
+
 /* Their handles may come back as others'. */
 static void functions_are_asked_for_again_after_a_context(void **state)
 {
@@ -230,6 +245,7 @@ int main(void)
 		cmocka_unit_test(probe_looks_into_executables_of_the_first_form),
 		cmocka_unit_test(dependent_launches_wait_where_memory_is_shared),
 		cmocka_unit_test(a_store_by_an_offset_reaches_the_layer_that_it_is_for),
+		cmocka_unit_test(an_unknown_writer_is_named_whatever_call_tells_of_it),
 		cmocka_unit_test(functions_are_asked_for_again_after_a_context),
 		cmocka_unit_test(nothing_is_shared_where_parameters_are_not_told),
 	};

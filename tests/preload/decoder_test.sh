@@ -145,6 +145,8 @@ strike() { # NAME LAYOUT OPTION...: every Nth call of one function, until one is
 		grep -q "^kvshare: an allocation" "$work/got.memory" || break
 		cmp -s "$work/got" "$work/full" || fail "$name fails at call $nth: the output changes"
 		expect "device memory when $name fails at call $nth" "$(device_bytes got)" $((8 * size))
+		expect "saved_bytes when $name fails at call $nth" "$(figure got saved_bytes)" 0
+		expect "sink_bytes when $name fails at call $nth" "$(figure got sink_bytes)" 0
 	done
 	[ $nth -gt 1 ] || fail "$name never failed"
 	cmp -s "$work/got" "$work/oracle" || fail "$name: the last run shares nothing"

@@ -51,6 +51,21 @@ static void assert_shows(
 	process_free(&got);
 }
 
+/* Eight of 1 MiB take 8 MiB; four blocks of 2 MiB and a sink would take 10. */
+static void tensors_that_would_take_more_are_not_shared(void **state)
+{
+	struct process got = remake(OWNERS, "tensors:layers=4,bytes=1MiB", "", "", "small");
+
+	(void)state;
+	assert_int_equal(got.status, 0);
+	assert_string_equal(got.out, OWN);
+	assert_non_null(strstr(got.err, "tensors of 1048576 bytes would take more memory shared"));
+	process_free(&got);
+	got = remake("0,0,0,0", "tensors:layers=4,bytes=1MiB", "", "", "small");
+	assert_string_equal(got.out, "1 2 1 2 1 2 1 2\n");
+	process_free(&got);
+}
+
 static void memory_of_the_size_of_a_layer_is_no_layer(void **state)
 {
 	(void)state;
@@ -223,6 +238,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(memory_of_the_size_of_a_layer_is_no_layer),
+		cmocka_unit_test(tensors_that_would_take_more_are_not_shared),
 		cmocka_unit_test(one_that_is_made_again_has_its_place),
 		cmocka_unit_test(an_order_that_nobody_can_tell_shares_nothing),
 		cmocka_unit_test(caches_do_not_share_with_each_other),

@@ -411,9 +411,10 @@ void shim_cache_give_up(struct shim_cache *cache)
 	}
 	for (int i = 0; i < cache->allocation_count; i++)
 		allocation_label(cache, i);
-	if (shares || shim_cache_publish() || shim_is_captured() || shim_context_wait(cache->device->context))
-		return;
-	for (int i = 0; i < cache->allocation_count; i++)
-		shim_shadow_close(&cache->allocations[i]);
-	sink_free(cache);
+	if (!shares && !shim_cache_publish() && !shim_is_captured() && !shim_context_wait(cache->device->context)) {
+		for (int i = 0; i < cache->allocation_count; i++)
+			shim_shadow_close(&cache->allocations[i]);
+		sink_free(cache);
+	}
+	shim_cache_note(); /* what was saved is not any more */
 }

@@ -36,3 +36,22 @@ void shim_fault_tell(const struct shim_kernel *kernel)
 		 "%s. If one of them stores K or V, name it as a writer (--writer); --sync tells which one failed",
 		*list ? list : "none");
 }
+
+/* Whichever call told the program: those that report an error ask for its name or its text. */
+CUresult CUDAAPI cuGetErrorName(CUresult error, const char **pStr)
+{
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_QUERIES);
+	const struct shim_real *driver = shim_real();
+
+	shim_fault_check(error, NULL);
+	return driver->cuGetErrorName ? driver->cuGetErrorName(error, pStr) : SHIM_ABSENT;
+}
+
+CUresult CUDAAPI cuGetErrorString(CUresult error, const char **pStr)
+{
+	struct shim_timer timer SHIM_TIMED = shim_timer_start(SHIM_QUERIES);
+	const struct shim_real *driver = shim_real();
+
+	shim_fault_check(error, NULL);
+	return driver->cuGetErrorString ? driver->cuGetErrorString(error, pStr) : SHIM_ABSENT;
+}

@@ -58,7 +58,7 @@
 	F(cuTensorMapEncodeTiled) F(cuTensorMapEncodeIm2col) F(cuTensorMapEncodeIm2colWide)                            \
 	F(cuTensorMapReplaceAddress)                                                                                   \
 	F(cuCtxSynchronize) F(cuStreamSynchronize) F(cuStreamSynchronize_ptsz) F(cuEventSynchronize)     \
-	F(cuStreamQuery) F(cuStreamQuery_ptsz) F(cuEventQuery) \
+	F(cuStreamQuery) F(cuStreamQuery_ptsz) F(cuEventQuery) F(cuGetErrorName) F(cuGetErrorString) \
 	F(cuGraphInstantiate) F(cuGraphInstantiate_v2) F(cuGraphExecUpdate)                                            \
 	F(cuGraphAddKernelNode) F(cuGraphKernelNodeSetParams) F(cuGraphExecKernelNodeSetParams)                        \
 	F(cuGraphAddKernelNode_v2) F(cuGraphKernelNodeSetParams_v2) F(cuGraphExecKernelNodeSetParams_v2)               \
@@ -76,7 +76,7 @@
 #define SHIM_CALLS(F)                                                                                                  \
 	F(cuCtxGetCurrent) F(cuCtxGetDevice) F(cuStreamGetCtx) F(cuCtxPushCurrent_v2) F(cuCtxPopCurrent_v2) F(cuDevicePrimaryCtxGetState)   \
 	F(cuDeviceGetMemPool) F(cuDeviceGetDefaultMemPool) F(cuFuncGetName) F(cuFuncGetParamInfo) F(cuKernelGetName)                                \
-	F(cuKernelGetParamInfo) F(cuStreamIsCapturing) F(cuStreamIsCapturing_ptsz) F(cuEventRecord) F(cuGetErrorName)                    \
+	F(cuKernelGetParamInfo) F(cuStreamIsCapturing) F(cuStreamIsCapturing_ptsz) F(cuEventRecord)                    \
 	F(cuMemGetAllocationGranularity) F(cuMemGetInfo_v2) F(cuArray3DGetDescriptor_v2) F(cuGraphGetNodes) F(cuGraphNodeGetType) F(cuGraphNodeSetEnabled)             \
 	F(cuGraphNodeGetEnabled) F(cuGraphKernelNodeGetParams_v2) F(cuGraphNodeGetDependencies_v2)  \
 	F(cuGraphClone) F(cuGraphNodeFindInClone) F(cuGraphDestroyNode) F(cuGraphChildGraphNodeGetGraph)

@@ -253,6 +253,27 @@ static int place_check(const struct shim_layout *layout, enum kvs_k_or_v which, 
 		(place.bytes + granule - 1) / granule * granule);
 }
 
+/* Each tensor that is an allocation of its own is rounded up to whole granules, and there is a sink: small ones had better not share. */
+static int size_check(const struct shim_layout *layout, const struct shim_owners *owners, size_t granule)
+{
+	size_t rounded = (layout->k_bytes + granule - 1) / granule * granule, shared = 0, kept = 0;
+	bool lends[2 * KVS_PLAN_MAX_LAYERS] = {0};
+
+	for (int i = 0; i < 2 * layout->layers; i++) {
+		int owner = 2 * shim_owner(owners, i / 2, i % 2 ? KVS_V : KVS_K) + i % 2;
+
+		shared += owner != i;
+		kept += owner != i && !lends[owner];
+		lends[owner] |= owner != i;
+	}
+	if (layout->kind != SHIM_TENSORS || layout->reserved || !shared ||
+		kept * rounded + granule <= (shared + kept) * layout->k_bytes)
+		return 0;
+	return kvs_fail(-EINVAL,
+		"tensors of %zu bytes would take more memory shared, in blocks of %zu bytes, than alone",
+		layout->k_bytes, granule);
+}
+
 int shim_layout_check(const struct shim_layout *layout, const struct shim_owners *owners, size_t granule)
 {
 	int err = 0;
@@ -272,7 +293,7 @@ int shim_layout_check(const struct shim_layout *layout, const struct shim_owners
 		if (!err && granule)
 			err = place_check(layout, which, owner, granule);
 	}
-	return err;
+	return err || !granule ? err : size_check(layout, owners, granule);
 }
 
 /* ---- owners ---- */

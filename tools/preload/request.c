@@ -47,22 +47,38 @@ int shim_cache_publish(void)
 	return err;
 }
 
+/* What the program would take for an allocation that is ours. */
+static size_t plain_bytes(struct shim_cache *cache, int number)
+{
+	const struct shim_allocation *allocation = &cache->allocations[number];
+	size_t first = 0, end = 0;
+
+	if (!allocation->reserved)
+		return allocation->space ? allocation->bytes : 0;
+	if (allocation->space)
+		shim_extent_of(cache, number, &first, &end);
+	return end - first;
+}
+
 void shim_cache_note(void)
 {
 	struct shim_memory memory = {0};
+	size_t alone = 0;
 
 	for (struct shim_device *device = shim_devices; device; device = device->next) {
 		struct kvs_vmm_stats stats;
 
 		kvs_vmm_get_stats(device->vmm, &stats);
 		memory.physical_bytes += stats.physical_bytes;
-		memory.saved_bytes += stats.saved_bytes;
 	}
 	for (struct shim_cache *cache = shim_caches; cache; cache = cache->next) {
 		memory.sink_bytes += !cache->sink ? 0 : kvs_vmm_block_bytes(cache->device->vmm);
-		for (int i = 0; i < cache->allocation_count; i++)
+		for (int i = 0; i < cache->allocation_count; i++) {
 			memory.virtual_bytes += cache->allocations[i].bytes;
+			alone += plain_bytes(cache, i);
+		}
 	}
+	memory.saved_bytes = alone > memory.physical_bytes ? alone - memory.physical_bytes : 0;
 	shim_stats_note(&memory);
 }
 
