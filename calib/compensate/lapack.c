@@ -24,8 +24,8 @@ typedef void dsymm_fn(int order, int side, int uplo, int m, int n, double alpha,
 	const double *b, int ldb, double beta, double *c, int ldc);
 typedef void dposv_fn(const char *uplo, const int *n, const int *count, double *a, const int *lda, double *b,
 	const int *ldb, int *info);
-typedef void dsyevd_fn(const char *jobz, const char *uplo, const int *n, double *a, const int *lda, double *w,
-	double *work, const int *lwork, int *iwork, const int *liwork, int *info);
+typedef void dsyev_fn(const char *jobz, const char *uplo, const int *n, double *a, const int *lda, double *w,
+	double *work, const int *lwork, int *info);
 typedef void set_threads_fn(int threads);
 
 struct calib_lapack {
@@ -34,7 +34,7 @@ struct calib_lapack {
 	dsyrk_fn *dsyrk;
 	dsymm_fn *dsymm;
 	dposv_fn *dposv;
-	dsyevd_fn *dsyevd;
+	dsyev_fn *dsyev;
 	set_threads_fn *set_threads;
 };
 
@@ -48,11 +48,11 @@ static int find_functions(struct calib_lapack *lapack)
 	lapack->dsyrk = (dsyrk_fn *)dlsym(lapack->handle, "cblas_dsyrk");
 	lapack->dsymm = (dsymm_fn *)dlsym(lapack->handle, "cblas_dsymm");
 	lapack->dposv = (dposv_fn *)dlsym(lapack->handle, "dposv_");
-	lapack->dsyevd = (dsyevd_fn *)dlsym(lapack->handle, "dsyevd_");
+	lapack->dsyev = (dsyev_fn *)dlsym(lapack->handle, "dsyev_");
 	lapack->set_threads = (set_threads_fn *)dlsym(lapack->handle, "openblas_set_num_threads");
-	if (!lapack->dgemm || !lapack->dsyrk || !lapack->dsymm || !lapack->dposv || !lapack->dsyevd ||
+	if (!lapack->dgemm || !lapack->dsyrk || !lapack->dsymm || !lapack->dposv || !lapack->dsyev ||
 		!lapack->set_threads)
-		return kvs_fail(-ENODEV, "libopenblas.so.0 lacks a function of cblas, dposv_, dsyevd_ or "
+		return kvs_fail(-ENODEV, "libopenblas.so.0 lacks a function of cblas, dposv_, dsyev_ or "
 					 "openblas_set_num_threads: it was "
 					 "built without LAPACK, or another library has taken its name");
 	return 0;
@@ -144,20 +144,17 @@ int calib_lapack_solve_ridge(struct calib_lapack *lapack, double *a, int n, doub
 /* LAPACK says how much room it wants when asked with -1. */
 static int eigen(struct calib_lapack *lapack, double *a, int n, double *values)
 {
-	int info = 0, ask = -1, room, int_room;
+	int info = 0, ask = -1, room;
 	double want = 0, *work;
-	int *int_work;
 
-	lapack->dsyevd("V", "L", &n, a, &n, values, &want, &ask, &int_room, &ask, &info);
+	lapack->dsyev("V", "L", &n, a, &n, values, &want, &ask, &info);
 	room = (int)want;
 	work = malloc(sizeof(*work) * (room + 1));
-	int_work = malloc(sizeof(*int_work) * (int_room + 1));
-	if (!info && work && int_work)
-		lapack->dsyevd("V", "L", &n, a, &n, values, work, &room, int_work, &int_room, &info);
+	if (!info && work)
+		lapack->dsyev("V", "L", &n, a, &n, values, work, &room, &info);
 	else
 		info = -1;
 	free(work);
-	free(int_work);
 	return info;
 }
 

@@ -46,8 +46,8 @@ $(GPU_ENGINE): $(filter-out $(BUILD)/attn/images.o $(BUILD)/profiler/symbols.o,$
 	$(call say,AR,$@)
 	$(Q)$(AR) cr $@ $^
 
-# What attn/gemm_openblas.c and calib/compensate/lapack.c look up.
-GPU_CBLAS = cblas_sgemm cblas_sgemv cblas_dgemm dposv_ dsyevd_ openblas_set_num_threads blas_memory_alloc blas_memory_free
+# What attn/gemm_openblas.c and calib/compensate/lapack.c look up. Nothing of it may need Fortran's library (as dsyevd_ does).
+GPU_CBLAS = cblas_sgemm cblas_sgemv cblas_dgemm cblas_dsyrk cblas_dsymm dposv_ dsyev_ openblas_set_num_threads blas_memory_alloc blas_memory_free
 $(GPU_OPENBLAS): | deps-present
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
