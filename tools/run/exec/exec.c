@@ -154,22 +154,27 @@ static int put(const char *name, const char *value)
 	return setenv(name, value, 1) ? kvs_fail(-ENOMEM, "no memory for the environment") : 0;
 }
 
-/* `first`, then what the variable holds already. */
-static int put_first(const char *name, const char *first)
+/* Two parts of a list, the one that is not empty, or neither. */
+static int put_joined(const char *name, const char *first, const char *last)
 {
-	const char *rest = getenv(name);
 	char *joined;
 	int err;
 
-	if (!rest || !*rest)
-		return put(name, first);
-	if (asprintf(&joined, "%s:%s", first, rest) < 0)
+	if (asprintf(&joined, "%s%s%s", first, *first && *last ? ":" : "", last) < 0)
 		return kvs_fail(-ENOMEM, "no memory for the environment");
 	err = put(name, joined);
 	free(joined);
 	return err;
 }
 
+static const char *held(const char *name)
+{
+	const char *value = getenv(name);
+
+	return value ? value : "";
+}
+
+/* Behind other libraries, as those that hook the driver themselves call on to the next; ours calls the driver. */
 static int put_shim(void)
 {
 	char path[PATH_MAX];
@@ -177,7 +182,7 @@ static int put_shim(void)
 
 	if (!err && strpbrk(path, " :"))
 		err = kvs_fail(-EINVAL, "%s: the loader takes no path with a space or a colon in LD_PRELOAD", path);
-	return err ? err : put_first("LD_PRELOAD", path);
+	return err ? err : put_joined("LD_PRELOAD", held("LD_PRELOAD"), path);
 }
 
 static int put_owners(const kvs_plan *plan, const char *name, enum kvs_k_or_v which)
@@ -298,7 +303,7 @@ static int put_device(void)
 	if (!realpath(path, whole))
 		return kvs_fail(-errno, "%s: %s", path, strerror(errno));
 	*strrchr(whole, '/') = '\0';
-	return put_first("LD_LIBRARY_PATH", whole);
+	return put_joined("LD_LIBRARY_PATH", whole, held("LD_LIBRARY_PATH"));
 }
 
 /* What an outer exec asked for does not count here. */
