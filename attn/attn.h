@@ -8,7 +8,8 @@
  * bandwidth.
  *
  * Types. The residual stream, GEMM outputs, logits and norms are f32. The weights of a GEMM (`w`) have 2 or 4 bytes, its
- * `x` their type on a GPU, and f32 on the host, where weights may also be quantised. K and V have a type of their own. Matrices are row-major, dense and aligned to 16 bytes.
+ * `x` their type on a GPU, and f32 on the host, where weights may also be quantised. K and V have a type of their own.
+ * Matrices are row-major, dense and aligned to 16 bytes.
  */
 #ifndef KVS_ATTN_H
 #define KVS_ATTN_H

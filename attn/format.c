@@ -34,11 +34,6 @@ size_t kvs_row_bytes(enum kvs_dtype dtype, size_t elements)
 	return attn_row_bytes(dtype, elements);
 }
 
-size_t kvs_dtype_block(enum kvs_dtype dtype)
-{
-	return attn_block_elements(dtype);
-}
-
 const char *kvs_dtype_name(enum kvs_dtype dtype)
 {
 	return dtypes[dtype].name;

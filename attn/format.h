@@ -42,7 +42,6 @@ static inline bool kvs_dtype_quantised(enum kvs_dtype dtype)
 
 size_t kvs_dtype_bytes(enum kvs_dtype dtype);                /* of an element; not of a quantised type */
 size_t kvs_row_bytes(enum kvs_dtype dtype, size_t elements); /* of a row of any type */
-size_t kvs_dtype_block(enum kvs_dtype dtype);                /* elements of a block; 1 where there are none */
 const char *kvs_dtype_name(enum kvs_dtype dtype);            /* "f32", "f16", "bf16", "i32", "q8_0" */
 /* From "f32", "f16", "bf16" and the names that Hugging Face uses ("float32", "torch.bfloat16", "BF16"). -EINVAL. */
 int kvs_dtype_parse(const char *name, enum kvs_dtype *out);

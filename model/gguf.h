@@ -62,6 +62,7 @@ struct gguf_type {
 	int elements, bytes; /* of a block */
 	/* `elements` numbers from one block, each as the gguf Python package computes it; NULL: the type is not read. */
 	void (*dequantize)(const uint8_t *block, float *out);
+	enum kvs_dtype dtype; /* the type of ours that it is, of every type that is read */
 };
 
 struct gguf_tensor {
@@ -78,8 +79,6 @@ const struct gguf_tensor *model_gguf_tensor(const struct model_gguf *gguf, size_
 
 /* By the number in a file (gguf_types.c); NULL: no type has it. */
 const struct gguf_type *model_gguf_type(uint32_t number);
-/* The type of ours that it is, for every type that is read. */
-enum kvs_dtype model_gguf_dtype(const struct gguf_type *type);
 /* `count` numbers of a quantised type, from the start of a block on; a multiple of its elements. */
 void model_gguf_dequantize(enum kvs_dtype dtype, const void *blocks, float *out, size_t count);
 /* Elements first .. first + count - 1 of the tensor, in the file's order, as f32. -EIO, -ENOMEM. */

@@ -12,7 +12,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #define LONGEST_BLOCK 256
 
@@ -163,38 +162,38 @@ static void from_q6_k(const uint8_t *block, float *out)
 
 /* By the numbers of enum ggml_type; those without a function are known by name only, to refuse them. */
 static const struct gguf_type types[] = {
-	[0] = {"F32", 1, 4, from_f32},
-	[1] = {"F16", 1, 2, from_f16},
-	[2] = {"Q4_0", 32, 18, from_q4_0},
-	[3] = {"Q4_1", 32, 20, from_q4_1},
-	[6] = {"Q5_0", 32, 22, from_q5_0},
-	[7] = {"Q5_1", 32, 24, from_q5_1},
-	[8] = {"Q8_0", 32, 34, from_q8_0},
-	[9] = {"Q8_1", 32, 40, NULL},
-	[10] = {"Q2_K", 256, 84, NULL},
-	[11] = {"Q3_K", 256, 110, NULL},
-	[12] = {"Q4_K", 256, 144, from_q4_k},
-	[13] = {"Q5_K", 256, 176, from_q5_k},
-	[14] = {"Q6_K", 256, 210, from_q6_k},
-	[15] = {"Q8_K", 256, 292, NULL},
-	[16] = {"IQ2_XXS", 256, 66, NULL},
-	[17] = {"IQ2_XS", 256, 74, NULL},
-	[18] = {"IQ3_XXS", 256, 98, NULL},
-	[19] = {"IQ1_S", 256, 50, NULL},
-	[20] = {"IQ4_NL", 32, 18, from_iq4_nl},
-	[21] = {"IQ3_S", 256, 110, NULL},
-	[22] = {"IQ2_S", 256, 82, NULL},
-	[23] = {"IQ4_XS", 256, 136, NULL},
-	[24] = {"I8", 1, 1, NULL},
-	[25] = {"I16", 1, 2, NULL},
-	[26] = {"I32", 1, 4, NULL},
-	[27] = {"I64", 1, 8, NULL},
-	[28] = {"F64", 1, 8, NULL},
-	[29] = {"IQ1_M", 256, 56, NULL},
-	[30] = {"BF16", 1, 2, from_bf16},
-	[34] = {"TQ1_0", 256, 54, NULL},
-	[35] = {"TQ2_0", 256, 66, NULL},
-	[39] = {"MXFP4", 32, 17, NULL},
+	[0] = {"F32", 1, 4, from_f32, KVS_F32},
+	[1] = {"F16", 1, 2, from_f16, KVS_F16},
+	[2] = {"Q4_0", 32, 18, from_q4_0, KVS_Q4_0},
+	[3] = {"Q4_1", 32, 20, from_q4_1, KVS_Q4_1},
+	[6] = {"Q5_0", 32, 22, from_q5_0, KVS_Q5_0},
+	[7] = {"Q5_1", 32, 24, from_q5_1, KVS_Q5_1},
+	[8] = {"Q8_0", 32, 34, from_q8_0, KVS_Q8_0},
+	[9] = {"Q8_1", 32, 40, NULL, 0},
+	[10] = {"Q2_K", 256, 84, NULL, 0},
+	[11] = {"Q3_K", 256, 110, NULL, 0},
+	[12] = {"Q4_K", 256, 144, from_q4_k, KVS_Q4_K},
+	[13] = {"Q5_K", 256, 176, from_q5_k, KVS_Q5_K},
+	[14] = {"Q6_K", 256, 210, from_q6_k, KVS_Q6_K},
+	[15] = {"Q8_K", 256, 292, NULL, 0},
+	[16] = {"IQ2_XXS", 256, 66, NULL, 0},
+	[17] = {"IQ2_XS", 256, 74, NULL, 0},
+	[18] = {"IQ3_XXS", 256, 98, NULL, 0},
+	[19] = {"IQ1_S", 256, 50, NULL, 0},
+	[20] = {"IQ4_NL", 32, 18, from_iq4_nl, KVS_IQ4_NL},
+	[21] = {"IQ3_S", 256, 110, NULL, 0},
+	[22] = {"IQ2_S", 256, 82, NULL, 0},
+	[23] = {"IQ4_XS", 256, 136, NULL, 0},
+	[24] = {"I8", 1, 1, NULL, 0},
+	[25] = {"I16", 1, 2, NULL, 0},
+	[26] = {"I32", 1, 4, NULL, 0},
+	[27] = {"I64", 1, 8, NULL, 0},
+	[28] = {"F64", 1, 8, NULL, 0},
+	[29] = {"IQ1_M", 256, 56, NULL, 0},
+	[30] = {"BF16", 1, 2, from_bf16, KVS_BF16},
+	[34] = {"TQ1_0", 256, 54, NULL, 0},
+	[35] = {"TQ2_0", 256, 66, NULL, 0},
+	[39] = {"MXFP4", 32, 17, NULL, 0},
 };
 
 const struct gguf_type *model_gguf_type(uint32_t number)
@@ -202,20 +201,12 @@ const struct gguf_type *model_gguf_type(uint32_t number)
 	return number < sizeof(types) / sizeof(types[0]) && types[number].name ? &types[number] : NULL;
 }
 
-enum kvs_dtype model_gguf_dtype(const struct gguf_type *type)
-{
-	for (enum kvs_dtype dtype = KVS_F32; dtype <= KVS_Q6_K; dtype++)
-		if (!strcasecmp(kvs_dtype_name(dtype), type->name))
-			return dtype;
-	return KVS_F32;
-}
-
 void model_gguf_dequantize(enum kvs_dtype dtype, const void *blocks, float *out, size_t count)
 {
 	const struct gguf_type *type = NULL;
 
 	for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++)
-		if (types[i].dequantize && model_gguf_dtype(&types[i]) == dtype)
+		if (types[i].dequantize && types[i].dtype == dtype)
 			type = &types[i];
 	for (size_t at = 0; at * type->elements < count; at++)
 		type->dequantize((const uint8_t *)blocks + at * type->bytes, out + at * type->elements);

@@ -21,8 +21,8 @@ INLINE int least(int a, int b)
 
 /* ---- few rows of x ---- */
 
-#define AHEAD                                                                                                          \
-	2048 /* bytes of w to ask for before they are needed: the processor guesses a row's end less well than we know it */
+/* Bytes of w to ask for before they are needed: the processor guesses a row's end less well than we know it. */
+#define AHEAD 2048
 
 /* sum[t] += the columns from c to end, at most LANES, of x[t] times those of w, for `tokens` rows of x, a constant. */
 INLINE void dot_lanes(floats sum[ATTN_PRODUCT_FEW][PIECES], const struct attn_product_params *p, const char *w, int c,
@@ -39,6 +39,14 @@ INLINE void dot_lanes(floats sum[ATTN_PRODUCT_FEW][PIECES], const struct attn_pr
 		for (int j = 0; j < PIECES; j++)
 			sum[t][j] = fused(ours[j], theirs[j], sum[t][j]);
 	}
+}
+
+/* out[t][n] from its partial sums. */
+INLINE void put(const struct attn_product_params *p, int t, int n, floats sum[PIECES])
+{
+	float *out = p->out + (size_t)t * p->out_stride + n, total = fold(sum);
+
+	*out = p->accumulate ? *out + total : total;
 }
 
 /* out[t][n]. The end of a row has a loop of its own, so that in the other the sums stay in registers. */
@@ -59,11 +67,8 @@ INLINE void dot_row(
 	}
 	if (whole < p->k)
 		dot_lanes(sum, p, w, whole, p->k, tokens, x_dtype, dtype);
-	for (int t = 0; t < tokens; t++) {
-		float *out = p->out + (size_t)t * p->out_stride + n, total = fold(sum[t]);
-
-		*out = p->accumulate ? *out + total : total;
-	}
+	for (int t = 0; t < tokens; t++)
+		put(p, t, n, sum[t]);
 }
 
 /* Rows of w from n to end, one after another: so w is read from its first byte to its last. */
@@ -109,11 +114,8 @@ INLINE void dot_quantised(const struct attn_product_params *p, int n, int rows, 
 
 	for (int c = 0; c < p->k; c += QUANTS)
 		dot_quants(sum, p, w, c, rows, dtype);
-	for (int r = 0; r < rows; r++) {
-		float total = fold(sum[r]);
-
-		p->out[n + r] = p->accumulate ? p->out[n + r] + total : total;
-	}
+	for (int r = 0; r < rows; r++)
+		put(p, 0, n + r, sum[r]);
 }
 
 INLINE void dot_quantised_block(const struct attn_product_params *p, int n, int end, enum kvs_dtype dtype)
@@ -174,11 +176,8 @@ INLINE void dot_expanded(const struct attn_product_params *p, int n, int tokens)
 		for (int c = 0; c < depth; c += LANES)
 			dot_lanes(sum, &part, (const char *)piece, c, c + LANES, tokens, KVS_F32, KVS_F32);
 	}
-	for (int t = 0; t < tokens; t++) {
-		float *out = p->out + (size_t)t * p->out_stride + n, total = fold(sum[t]);
-
-		*out = p->accumulate ? *out + total : total;
-	}
+	for (int t = 0; t < tokens; t++)
+		put(p, t, n, sum[t]);
 }
 
 static void few_quantised(const struct attn_product_params *p, int n, int end)
@@ -201,9 +200,8 @@ static void few_quantised(const struct attn_product_params *p, int n, int end)
 
 /* ---- many rows of x ---- */
 
-#define STRIP                                                                                                          \
-	(WIDTH == 16 ? 12                                                                                              \
-		     : 6) /* rows of x: their sums of sixteen columns leave a few registers, or half of AVX-512's */
+/* Rows of x: their sums of sixteen columns leave a few registers, or half of AVX-512's. */
+#define STRIP (WIDTH == 16 ? 12 : 6)
 
 #if WIDTH == 8 && defined(__AVX2__)
 INLINE void transpose(floats square[WIDTH])

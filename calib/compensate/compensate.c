@@ -337,25 +337,11 @@ int kvs_compensate_check(const struct kvs_config *config, const struct kvs_calib
 
 static int open_queries(struct fit *fit)
 {
-	struct calib_queries *q = &fit->queries;
-	size_t tokens = fit->walk.text->sample_tokens, dim = fit->config->head_dim;
-	int err;
-
-	*q = (struct calib_queries){.lapack = fit->lapack,
+	fit->queries = (struct calib_queries){.lapack = fit->lapack,
 		.progress = fit->walk.progress,
-		.sequences = fit->walk.text->samples,
-		.tokens = (int)tokens,
-		.heads = fit->config->heads,
-		.kv_heads = fit->config->kv_heads,
-		.head_dim = fit->config->head_dim,
 		.steps = NEWTON_STEPS,
 		.rotations = fit->walk.rotations};
-	err = calib_spool_open(calib_queries_used((int)tokens) * dim, &q->before);
-	if (!err)
-		err = calib_spool_open(calib_queries_used((int)tokens) * dim, &q->wanted);
-	if (!err)
-		err = calib_spool_open(tokens * dim, &q->keys);
-	return err ? err : calib_spool_open(tokens * dim, &q->own);
+	return calib_queries_open(&fit->queries, fit->config, fit->walk.text);
 }
 
 static int allocate(struct fit *fit, int rank)
@@ -395,10 +381,7 @@ static int set_up(struct fit *fit, const struct kvs_compensate_options *options)
 
 static void clear(struct fit *fit)
 {
-	calib_spool_close(fit->queries.before);
-	calib_spool_close(fit->queries.wanted);
-	calib_spool_close(fit->queries.keys);
-	calib_spool_close(fit->queries.own);
+	calib_queries_close(&fit->queries);
 	calib_ridge_close(&fit->outputs);
 	calib_ridge_close(&fit->down);
 	calib_skip_close(&fit->skip);

@@ -94,6 +94,13 @@ static void swap(float **a, float **b)
 
 /* ---- one pair ---- */
 
+static void drop_pair(struct calib_pairs *p, kvs_plan *plan)
+{
+	p->walk.plan = NULL;
+	kvs_plan_free(plan);
+}
+
+/* On success drop_pair() ends it. */
 static int set_pair(struct calib_pairs *p, int owner, kvs_plan **plan)
 {
 	int owners[KVS_PLAN_MAX_LAYERS], err;
@@ -106,13 +113,9 @@ static int set_pair(struct calib_pairs *p, int owner, kvs_plan **plan)
 		return err;
 	p->walk.plan = *plan;
 	err = kvs_engine_set_plan(p->walk.engine, *plan);
+	if (err)
+		drop_pair(p, *plan);
 	return err;
-}
-
-static void drop_pair(struct calib_pairs *p, kvs_plan *plan)
-{
-	p->walk.plan = NULL;
-	kvs_plan_free(plan);
 }
 
 static int fit_queries(struct calib_pairs *p)
@@ -359,25 +362,9 @@ static int cut(struct calib_pairs *p, const struct kvs_calib_text *text)
 
 static int open_queries(struct calib_pairs *p)
 {
-	struct calib_queries *q = &p->queries;
-	size_t tokens = p->text.sample_tokens, dim = p->config->head_dim;
-	int err;
-
-	*q = (struct calib_queries){.lapack = p->lapack,
-		.progress = &p->told,
-		.sequences = p->text.samples,
-		.tokens = (int)tokens,
-		.heads = p->config->heads,
-		.kv_heads = p->config->kv_heads,
-		.head_dim = p->config->head_dim,
-		.steps = NEWTON_STEPS,
-		.rotations = p->walk.rotations};
-	err = calib_spool_open(calib_queries_used((int)tokens) * dim, &q->before);
-	if (!err)
-		err = calib_spool_open(calib_queries_used((int)tokens) * dim, &q->wanted);
-	if (!err)
-		err = calib_spool_open(tokens * dim, &q->keys);
-	return err ? err : calib_spool_open(tokens * dim, &q->own);
+	p->queries = (struct calib_queries){
+		.lapack = p->lapack, .progress = &p->told, .steps = NEWTON_STEPS, .rotations = p->walk.rotations};
+	return calib_queries_open(&p->queries, p->config, &p->text);
 }
 
 static int allocate(struct calib_pairs *p)
@@ -451,10 +438,7 @@ void calib_pairs_close(struct calib_pairs *p)
 	free(p->work);
 	free(p->turns);
 	free(p->results);
-	calib_spool_close(p->queries.before);
-	calib_spool_close(p->queries.wanted);
-	calib_spool_close(p->queries.keys);
-	calib_spool_close(p->queries.own);
+	calib_queries_close(&p->queries);
 	calib_ridge_close(&p->outputs);
 	calib_walk_close(&p->walk);
 	calib_lapack_close(p->lapack);

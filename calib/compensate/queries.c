@@ -488,3 +488,31 @@ int calib_queries_fit(const struct calib_queries *queries, int head, double *mat
 	free(w.floats);
 	return err;
 }
+
+int calib_queries_open(
+	struct calib_queries *queries, const struct kvs_config *config, const struct kvs_calib_text *text)
+{
+	size_t dim = config->head_dim, used;
+	int err;
+
+	queries->sequences = text->samples;
+	queries->tokens = text->sample_tokens;
+	queries->heads = config->heads;
+	queries->kv_heads = config->kv_heads;
+	queries->head_dim = config->head_dim;
+	used = calib_queries_used(queries->tokens);
+	err = calib_spool_open(used * dim, &queries->before);
+	if (!err)
+		err = calib_spool_open(used * dim, &queries->wanted);
+	if (!err)
+		err = calib_spool_open(queries->tokens * dim, &queries->keys);
+	return err ? err : calib_spool_open(queries->tokens * dim, &queries->own);
+}
+
+void calib_queries_close(struct calib_queries *queries)
+{
+	calib_spool_close(queries->before);
+	calib_spool_close(queries->wanted);
+	calib_spool_close(queries->keys);
+	calib_spool_close(queries->own);
+}

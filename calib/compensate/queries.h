@@ -38,6 +38,14 @@ struct calib_queries {
 	struct calib_spool *own;    /* the original's, rotated */
 };
 
+/*
+ * Takes the sizes from the model and the samples, and opens the records, which the caller fills; the other fields are the
+ * caller's. Close in any case. -ENOMEM, -EIO.
+ */
+int calib_queries_open(
+	struct calib_queries *queries, const struct kvs_config *config, const struct kvs_calib_text *text);
+void calib_queries_close(struct calib_queries *queries);
+
 struct calib_query_result {
 	bool better;          /* on the held sequences; if not, the matrix is one */
 	double before, after; /* mean KL(original || this head's attention) of the held sequences, nats */

@@ -168,30 +168,28 @@ static int fit(struct calib_ridge *ridge, struct calib_lapack *lapack, const str
 	return 0;
 }
 
-/* The transposed old matrix, which the caller frees; NULL: kvs_fail() was called. */
-static double *transposed(const struct calib_ridge *ridge, const float *values)
+/* The old matrix, transposed, which the caller frees. -EIO (sums that are not numbers), -ENOMEM. */
+static int take_old(const struct calib_ridge *ridge, const float *values, double **old)
 {
-	double *old = malloc(sizeof(*old) * ridge->cols * ridge->outs);
-
-	if (!old)
-		kvs_fail(-ENOMEM, "no memory for a matrix of [%d][%d]", ridge->outs, ridge->cols);
-	for (int r = 0; r < ridge->outs && old; r++)
+	if (!isfinite(ridge->tt[0] + ridge->tt[1]))
+		return calib_not_a_number("residual");
+	*old = malloc(sizeof(**old) * ridge->cols * ridge->outs);
+	if (!*old)
+		return kvs_fail(-ENOMEM, "no memory for a matrix of [%d][%d]", ridge->outs, ridge->cols);
+	for (int r = 0; r < ridge->outs; r++)
 		for (int c = 0; c < ridge->cols; c++)
-			old[(size_t)c * ridge->outs + r] = values[(size_t)r * ridge->cols + c];
-	return old;
+			(*old)[(size_t)c * ridge->outs + r] = values[(size_t)r * ridge->cols + c];
+	return 0;
 }
 
 int calib_ridge_fit(struct calib_ridge *ridge, struct calib_lapack *lapack, const struct calib_ridge_choice *choice,
 	float *values, struct calib_ridge_result *out)
 {
 	double *old;
-	int err;
+	int err = take_old(ridge, values, &old);
 
-	if (!isfinite(ridge->tt[0] + ridge->tt[1]))
-		return calib_not_a_number("residual");
-	old = transposed(ridge, values);
-	if (!old)
-		return -ENOMEM;
+	if (err)
+		return err;
 	err = fit(ridge, lapack, choice, old, values, out);
 	free(old);
 	return err;
@@ -202,13 +200,10 @@ int calib_ridge_try(struct calib_ridge *ridge, struct calib_lapack *lapack, cons
 {
 	struct calib_ridge_result chosen;
 	double *old;
-	int err;
+	int err = take_old(ridge, values, &old);
 
-	if (!isfinite(ridge->tt[0] + ridge->tt[1]))
-		return calib_not_a_number("residual");
-	old = transposed(ridge, values);
-	if (!old)
-		return -ENOMEM;
+	if (err)
+		return err;
 	err = choose(ridge, lapack, choice, old, &chosen);
 	if (!err && chosen.better) {
 		err = solve(ridge, lapack, CALIB_FITTED, chosen.strength, choice->pull ? old : NULL);

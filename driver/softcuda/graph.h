@@ -12,8 +12,8 @@
 /* What a node does, and the parameters that the driver's calls read and set. */
 struct sc_work {
 	CUgraphNodeType type;
-	struct sc_op *
-		op; /* of a kernel, copy, memset, host function or words; a kernel's and words' parameters are in there */
+	/* Of a kernel, copy, memset, host function or words; a kernel's and words' parameters are in there. */
+	struct sc_op *op;
 	union {
 		CUDA_MEMCPY3D memcpy;
 		CUDA_MEMSET_NODE_PARAMS memset;

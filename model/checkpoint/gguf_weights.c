@@ -196,7 +196,7 @@ void ckpt_gguf_get(const struct ckpt_gguf *part, size_t index, bool widen, struc
 	size_t elements = tensor->bytes / tensor->type->bytes * tensor->type->elements;
 
 	*out = (struct kvs_weight){.offset = tensor->offset, .rank = tensor->rank};
-	out->stored = model_gguf_dtype(tensor->type);
+	out->stored = tensor->type->dtype;
 	out->widened = !plain_type(tensor->type, &out->dtype) || (widen && tensor->rank > 1);
 	if (out->widened)
 		out->dtype = KVS_F32;

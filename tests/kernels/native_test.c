@@ -291,7 +291,7 @@ static void quantised_weights_give_the_bits_of_f32(void **state)
 	(void)state;
 	for (enum kvs_dtype dtype = KVS_Q8_0; dtype <= KVS_Q6_K; dtype++) {
 		for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++) {
-			int k = (int)kvs_dtype_block(dtype) * (i % 2 ? 2 : dtype >= KVS_Q4_K ? 3 : 9);
+			int k = (int)attn_block_elements(dtype) * (i % 2 ? 2 : dtype >= KVS_Q4_K ? 3 : 9);
 			check_quantised(sets[i % 2], shapes[i][0], shapes[i][1], k, dtype);
 			check_quantised(other_parts, shapes[i][0], shapes[i][1], k, dtype);
 		}

@@ -26,6 +26,9 @@ finds tensors kv
 finds tensors kkvv alloc=async
 finds tensors kv alloc=pitch
 finds halves kv
+mkdir "$work/a folder [of 1]*"
+TMPDIR="$work/a folder [of 1]*" finds slab kv
+[ -z "$(ls "$work/a folder [of 1]*")" ] || fail "left behind: $(ls "$work/a folder [of 1]*")"
 
 inspect bytes=$((3 << 20)) || fail "3 MiB: $(cat "$work/err")"
 grep -q "cannot be shared as they are.* 4194304 bytes would align them: a context 1.333 times" "$work/said" ||

@@ -3,8 +3,9 @@
  *
  * A cache is a row of allocations, and a row of tensors in them. Each allocation is a space; each tensor that borrows or
  * lends is a region of it, and what lies between is regions that share nothing. All borrowers of a cache have one sink, a
- * range as large as the largest of them, in a single block; with the policy `last` there is none, as they write their owners. An
- * owner that the program frees before its borrowers keeps its memory until they are gone. order.c says which allocations they are.
+ * range as large as the largest of them, in a single block; those beside other tensors reach that block through their
+ * allocation's shadow (shadow.c). With the policy `last` there is none, as they write their owners. An owner that the program
+ * frees before its borrowers keeps its memory until they are gone. order.c says which allocations they are.
  */
 #include "cache.h"
 

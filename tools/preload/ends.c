@@ -1,5 +1,6 @@
 /*
- * tools/preload/ends.c: the ends of a program that its exit handlers do not see, for the statistics and what `inspect` and `probe` have seen.
+ * tools/preload/ends.c: the ends of a program that its exit handlers do not see, for the statistics and what `inspect` and
+ * `probe` have seen.
  *
  * _exit and _Exit are ours, in glibc's versions, and go on to the next library's. For SIGTERM and SIGABRT there is a handler,
  * only where one of them was asked for. It writes the file with open and write alone, and goes on to what was there

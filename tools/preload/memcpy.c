@@ -55,6 +55,11 @@ struct box {
 	__typeof__(cuMemcpy2DAsync_v2) *call_async;
 };
 
+static CUresult box_make(const struct box *box, const CUDA_MEMCPY2D *copy)
+{
+	return shim_fault_check(box->call ? box->call(copy) : box->call_async(copy, box->stream), NULL);
+}
+
 static CUresult row_part_make(const void *arg, CUdeviceptr to, size_t offset, size_t bytes)
 {
 	const struct box *box = arg;
@@ -66,15 +71,10 @@ static CUresult row_part_make(const void *arg, CUdeviceptr to, size_t offset, si
 	part.dstDevice = to;
 	part.WidthInBytes = bytes;
 	part.Height = 1;
-	return box->call ? box->call(&part) : box->call_async(&part, box->stream);
+	return box_make(box, &part);
 }
 
 /* A box of rows into device memory; the source is left as it is. */
-static CUresult box_make(const struct box *box, const CUDA_MEMCPY2D *copy)
-{
-	return shim_fault_check(box->call ? box->call(copy) : box->call_async(copy, box->stream), NULL);
-}
-
 static CUresult box(const CUDA_MEMCPY2D *copy, CUstream stream, __typeof__(cuMemcpy2D_v2) *call,
 	__typeof__(cuMemcpy2DAsync_v2) *call_async)
 {
@@ -101,7 +101,7 @@ static CUresult box(const CUDA_MEMCPY2D *copy, CUstream stream, __typeof__(cuMem
 
 		result = shim_split(start + row * tight.dstPitch, tight.WidthInBytes, row_part_make, &one);
 	}
-	return shim_fault_check(result, NULL);
+	return result;
 }
 
 CUresult CUDAAPI cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)

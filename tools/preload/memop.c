@@ -1,6 +1,6 @@
 /*
- * tools/preload/memop.c: hooks of words that a stream or a node of a graph stores. One in a borrower goes to the sink, as all that is stored there; a wait for one
- * sees the owner's.
+ * tools/preload/memop.c: hooks of words that a stream or a node of a graph stores. One in a borrower goes to the sink, as all
+ * that is stored there; a wait for one sees the owner's.
  */
 #include "launch.h"
 

@@ -171,8 +171,8 @@ int shim_ranges_publish(const struct shim_range *range, size_t count)
 		return kvs_fail(-ENOMEM, "no memory for the table of shared memory");
 	before = atomic_exchange(&shim_ranges_now, ranges);
 	if (before) {
-		before->age = atomic_fetch_add(
-			&shim_ranges_age, 1); /* who comes in from now on is younger, and finds the new one */
+		/* Who comes in from now on is younger, and finds the new one. */
+		before->age = atomic_fetch_add(&shim_ranges_age, 1);
 		before->older = old;
 		old = before;
 		old_count++;

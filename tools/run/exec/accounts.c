@@ -5,15 +5,23 @@
 #include "exec.h"
 
 #include <glob.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
+/* What `path` has of a pattern's signs is meant as it stands. */
 static int files_find(const char *path, glob_t *out)
 {
-	char pattern[4200];
+	char pattern[2 * PATH_MAX + 16];
+	size_t length = 0;
 
-	snprintf(pattern, sizeof(pattern), "%s.[0-9]*", path);
+	for (; *path && length < 2 * PATH_MAX; path++) {
+		if (strchr("*?[\\", *path))
+			pattern[length++] = '\\';
+		pattern[length++] = *path;
+	}
+	strcpy(pattern + length, ".[0-9]*");
 	return glob(pattern, 0, NULL, out);
 }
 
