@@ -429,6 +429,17 @@ enum kvs_study_method {
 };
 const char *kvs_study_method_name(enum kvs_study_method method); /* "dissimilar", ..., "nll-split" */
 
+/* A plan of a study runs alone, or with matrices that were refitted for it (see compensation). */
+enum kvs_study_fit {
+	KVS_STUDY_ALONE,
+	KVS_STUDY_FIT_O,    /* W_o of the layers that borrow */
+	KVS_STUDY_FIT_QO,   /* their W_q too */
+	KVS_STUDY_FIT_ALL,  /* and W_o and W_down of the layers above */
+	KVS_STUDY_FIT_SKIP, /* all, with a skip of rank kvs_skip_rank() */
+	KVS_STUDY_FITS
+};
+const char *kvs_study_fit_name(enum kvs_study_fit fit); /* "alone", "o", "qo", "all", "skip" */
+
 #define KVS_STUDY_MOST_RATES 8
 #define KVS_STUDY_MOST_SOURCES 4
 
@@ -446,11 +457,12 @@ struct kvs_study_options {
 	struct kvs_calib_text_options cut;  /* of each `calib`: samples, and the windows that nll chooses by */
 	int text_tokens;                    /* of `text`, in windows of cut.window_tokens; 0: 2048 */
 	unsigned methods;                   /* bit 1 << method; 0: all */
+	unsigned fits;                      /* bit 1 << fit: these too, for each method that makes plans */
 	double rates[KVS_STUDY_MOST_RATES]; /* fractions of the layers that share */
 	int rate_count;                     /* 0: 1/8, 1/4 and 3/8, as in the paper, but at least one layer */
 	int seeds;                          /* of random orders: 1, 2, ...; 0: 5 */
 	double threshold;                   /* of the walks */
-	const char *device;                 /* its name, for the record */
+	kvs_cu *cu;                         /* its name is recorded; fits open engines of their own on it */
 	struct kvs_engine_options engine;   /* as for kvs_calib_open_engine(), with kv_dtype set */
 };
 
@@ -458,9 +470,11 @@ typedef struct kvs_study kvs_study;
 
 /*
  * Lists the rows to run: every method on the first text as `cut` says; the walks and nll also on a third and on five
- * thirds of that amount, if the text has as much, and on the other texts. The options' texts are not needed afterwards.
- * -EINVAL (a text that is too short, the text to measure on among those to search on, a rate of no layer or of all, a
- * model of one layer), -ENOMEM.
+ * thirds of that amount, if the text has as much, and on the other texts. Each of `fits` is run for the plans of every row
+ * on the first text, and FIT_ALL for those on the others, on the samples that the row's search had. The options' texts are
+ * not needed afterwards; the checkpoint and `cu` must outlive the study.
+ * -EINVAL (a text that is too short to search, or to fit matrices on; the text to measure on among those to search on; a
+ * rate of no layer or of all; a model of one layer; fits without a method that makes plans), -ENOMEM.
  */
 int kvs_study_create(
 	const kvs_checkpoint *ckpt, const kvs_tokenizer *tok, const struct kvs_study_options *options, kvs_study **out);
@@ -475,8 +489,9 @@ size_t kvs_study_left(const kvs_study *study, size_t *rows); /* number of rows l
 int kvs_study_open_engine(kvs_cu *cu, const kvs_checkpoint *ckpt, const kvs_study *study, kvs_engine **out);
 /*
  * Runs the rows that are left; the file `path` is written after each. The same options give the same bytes, stopped and
- * resumed or not. -ECANCELED (stopped by the callback), -EINVAL (the unshared model's loss differs from when the study
- * began), or the errors of searches and measures; rows that were done before are written in any case.
+ * resumed or not, except for the time of fits. A fit holds the weights a second time. -ECANCELED (stopped by the
+ * callback), -EINVAL (the unshared model's loss differs from when the study began), or the errors of searches and
+ * measures; rows that were done before are written in any case.
  */
 int kvs_study_run(kvs_study *study, kvs_engine *engine, const char *path, const struct kvs_calib_progress *progress);
 /* The results as in the file, and as Markdown; the caller frees the text. -ENOMEM. */

@@ -112,6 +112,23 @@ static void draw_over_cuts(const struct kvs_study *study, bool by_source, struct
 	}
 }
 
+/* A method's plans alone and with each fit. */
+static void draw_fits(const struct kvs_study *study, enum kvs_study_method m, struct lines *lines)
+{
+	_Static_assert((int)KVS_STUDY_FITS <= (int)KVS_STUDY_METHODS, "a line for each fit");
+	for (int f = 0; f < KVS_STUDY_FITS; f++) {
+		if (!study_has_fit(study, m, f, 0))
+			continue;
+		for (int p = 0; p < study->share_count; p++) {
+			struct study_mean mean = study_mean_of(study, m, f, 0, p);
+			lines->x[f][p] = 100.0 * mean.token_bytes / study_token_bytes(study, 0, false);
+			lines->y[f][p] = study_cost(study, &mean);
+		}
+		add_line(lines, f, study->share_count, false);
+		lines->series[f].name = study_fit_titles[f];
+	}
+}
+
 /* Values that differ by more than a factor of 30 need a logarithmic axis, which is possible if all are above 0. */
 static bool wants_log(const struct lines *lines)
 {
@@ -127,16 +144,40 @@ static bool wants_log(const struct lines *lines)
 	return least > 0 && most > 30 * least;
 }
 
+static int write_chart(struct kvs_chart *chart, const struct lines *lines, const char *dir, const char *file)
+{
+	char *path;
+	int err;
+
+	chart->series = lines->series;
+	chart->series_count = KVS_STUDY_METHODS;
+	chart->log_y = wants_log(lines);
+	if (asprintf(&path, "%s/%s", dir, file) < 0)
+		return kvs_fail(-ENOMEM, "no memory for a path");
+	err = kvs_chart_write(chart, path);
+	free(path);
+	return err;
+}
+
+static int draw_compensated(const struct kvs_study *study, enum kvs_study_method m, const char *dir)
+{
+	struct lines lines = {0};
+	struct kvs_chart chart = {.x_label = "KV memory, % of the unshared model's", .y_label = LOSS_LABEL};
+	char title[96], file[64];
+
+	snprintf(title, sizeof(title), "With refitted matrices: %s", study_titles[m]);
+	snprintf(file, sizeof(file), "compensated-%s.svg", kvs_study_method_name(m));
+	chart.title = title;
+	draw_fits(study, m, &lines);
+	return write_chart(&chart, &lines, dir, file);
+}
+
 static int draw(const struct kvs_study *study, const struct figure *figure, const char *dir)
 {
 	struct lines lines = {0};
-	struct kvs_chart chart = {.x_label = figure->x_label,
-		.y_label = figure->y_label,
-		.series = lines.series,
-		.series_count = KVS_STUDY_METHODS,
-		.whole_x = figure->over != OVER_MEMORY};
-	char title[96], *path;
-	int err;
+	struct kvs_chart chart = {
+		.x_label = figure->x_label, .y_label = figure->y_label, .whole_x = figure->over != OVER_MEMORY};
+	char title[96];
 
 	if (figure->over == OVER_MEMORY) {
 		snprintf(title, sizeof(title), "%s", figure->title);
@@ -147,12 +188,7 @@ static int draw(const struct kvs_study *study, const struct figure *figure, cons
 		draw_over_cuts(study, figure->over == OVER_SOURCES, &lines);
 	}
 	chart.title = title;
-	chart.log_y = wants_log(&lines);
-	if (asprintf(&path, "%s/%s", dir, figure->file) < 0)
-		return kvs_fail(-ENOMEM, "no memory for a path");
-	err = kvs_chart_write(&chart, path);
-	free(path);
-	return err;
+	return write_chart(&chart, &lines, dir, figure->file);
 }
 
 int study_draw(const struct kvs_study *study, const char *dir)
@@ -161,5 +197,8 @@ int study_draw(const struct kvs_study *study, const char *dir)
 
 	for (size_t i = 0; i < sizeof(figures) / sizeof(*figures) && !err; i++)
 		err = draw(study, &figures[i], dir);
+	for (int m = 0; m < KVS_STUDY_METHODS && !err; m++)
+		if (study_is_compensated(study, m))
+			err = draw_compensated(study, m, dir);
 	return err;
 }

@@ -41,7 +41,7 @@ int study_describe(struct kvs_study *study, const kvs_checkpoint *ckpt, const st
 
 	study->settings = json_pack("{s:s,s:i,s:i,s:i,s:s,s:s,s:s,s:i,s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:i,s:f,s:o}",
 		"architecture", config->model_type, "layers", config->layers, "kv_heads", config->kv_heads, "head_dim",
-		config->head_dim, "fingerprint", kvs_checkpoint_fingerprint(ckpt), "device", options->device,
+		config->head_dim, "fingerprint", kvs_checkpoint_fingerprint(ckpt), "device", options->cu->name,
 		"kv_dtype", kvs_dtype_name(options->engine.kv_dtype), "chunk_tokens", options->engine.chunk_tokens,
 		"calib_digest", calib->digest, "text_digest", measured->digest, "sample_by",
 		calib->by == KVS_SAMPLE_LINE     ? "line"
@@ -70,20 +70,37 @@ static json_t *point_json(const struct kvs_study *study, const struct study_poin
 		ints_json(point->owners + study->layers, study->layers));
 }
 
+static json_t *fit_json(const struct study_fit *fit)
+{
+	return json_pack("{s:i,s:i,s:b,s:f,s:f,s:f}", "tokens", fit->tokens, "matrices", fit->matrices, "applied",
+		fit->applied, "plain_nll", fit->plain_nll, "nll", fit->nll, "cpu_s", fit->cpu_s);
+}
+
 static json_t *row_json(const struct kvs_study *study, const struct study_row *row)
 {
 	const struct study_cut *cut = &study->cuts[row->cut];
 	json_t *points = json_array();
 	int failed = points ? 0 : -1;
 
-	for (int p = 0; p < study->share_count && !failed; p++)
-		failed = json_array_append_new(points, point_json(study, &row->points[p], study->shares[p]));
+	json_t *object = NULL;
+
+	for (int p = 0; p < study->share_count && !failed; p++) {
+		json_t *point = point_json(study, &row->points[p], study->shares[p]);
+		if (point && row->fit && row->points[p].owners)
+			failed = json_object_set_new(point, "fit", fit_json(&row->points[p].fit));
+		failed |= json_array_append_new(points, point);
+	}
 	if (!failed)
-		return json_pack("{s:s,s:I,s:s,s:i,s:i,s:o}", "method", kvs_study_method_name(row->method), "seed",
+		object = json_pack("{s:s,s:I,s:s,s:i,s:i,s:O}", "method", kvs_study_method_name(row->method), "seed",
 			(json_int_t)row->seed, "calib_digest", cut->text.digest, "samples", cut->samples, "held_tokens",
 			cut->text.windows * cut->text.window_tokens, "points", points);
 	json_decref(points);
-	return NULL;
+	if (object && row->fit &&
+		json_object_set_new(object, "compensate", json_string(kvs_study_fit_name(row->fit)))) {
+		json_decref(object);
+		object = NULL;
+	}
+	return object;
 }
 
 static int append_rows(const struct kvs_study *study, json_t *rows)
@@ -98,13 +115,18 @@ static int append_rows(const struct kvs_study *study, json_t *rows)
 
 static int append_missing(const struct kvs_study *study, json_t *missing)
 {
+	bool fits = study_has_fits(study);
 	int failed = missing ? 0 : -1;
 
-	for (int c = 0; c < study->cut_count && !failed; c++)
-		if (study->cuts[c].missing)
-			failed =
-				json_array_append_new(missing, json_pack("{s:i,s:s}", "samples", study->cuts[c].samples,
-								       "why", study->cuts[c].missing));
+	for (int c = 0; c < study->cut_count && !failed; c++) {
+		const struct study_cut *cut = &study->cuts[c];
+		if (cut->missing)
+			failed = json_array_append_new(
+				missing, json_pack("{s:i,s:s}", "samples", cut->samples, "why", cut->missing));
+		else if (cut->unfit && fits)
+			failed = json_array_append_new(missing, json_pack("{s:i,s:s,s:s}", "samples", cut->samples,
+									"compensate", "all", "why", cut->unfit));
+	}
 	return failed;
 }
 
@@ -206,6 +228,18 @@ static int read_owners(const json_t *object, int layers, int tensors, int *owner
 	return err || borrowers == tensors ? err : -EINVAL;
 }
 
+/* NULL: the row has none. */
+static int read_fit(const json_t *object, struct study_fit *fit)
+{
+	fit->tokens = (int)json_integer_value(json_object_get(object, "tokens"));
+	fit->matrices = (int)json_integer_value(json_object_get(object, "matrices"));
+	fit->applied = json_is_true(json_object_get(object, "applied"));
+	fit->plain_nll = number_at(object, "plain_nll");
+	fit->nll = number_at(object, "nll");
+	fit->cpu_s = number_at(object, "cpu_s");
+	return fit->tokens > 0 && fit->matrices >= 0 && isfinite(fit->plain_nll + fit->nll + fit->cpu_s) ? 0 : -EINVAL;
+}
+
 static int read_point(const json_t *object, struct kvs_study *study, bool merged, int share, struct study_point *point)
 {
 	double shared = number_at(object, "shared");
@@ -243,10 +277,42 @@ static int read_points(const json_t *points, struct kvs_study *study, struct stu
 {
 	int err = json_array_size(points) == (size_t)study->share_count ? 0 : -EINVAL;
 
-	for (int p = 0; p < study->share_count && !err; p++)
-		err = read_point(json_array_get(points, p), study, row->method == KVS_STUDY_MERGE, study->shares[p],
-			&row->points[p]);
+	for (int p = 0; p < study->share_count && !err; p++) {
+		const json_t *object = json_array_get(points, p);
+		struct study_point *point = &row->points[p];
+		err = read_point(object, study, row->method == KVS_STUDY_MERGE, study->shares[p], point);
+		if (!err && row->fit && point->owners)
+			err = read_fit(json_object_get(object, "fit"), &point->fit);
+	}
 	return err;
+}
+
+/* A row with a fit is of the plans of the row without, which comes before it. */
+static bool is_of_same_plans(const struct kvs_study *study, const struct study_row *row)
+{
+	const struct study_row *alone = study_alone(study, row);
+	bool same = alone && alone->done;
+
+	for (int p = 0; p < study->share_count && same; p++) {
+		const int *x = alone->points[p].owners, *y = row->points[p].owners;
+		same = alone->points[p].tensors == row->points[p].tensors && !x == !y &&
+		       (!x || !memcmp(x, y, sizeof(*x) * 2 * study->layers));
+	}
+	return same;
+}
+
+/* -1: a name that is none. */
+static int read_fit_name(const json_t *row)
+{
+	const json_t *value = json_object_get(row, "compensate");
+	const char *name = json_string_value(value);
+	int fit = KVS_STUDY_ALONE + 1;
+
+	if (!value)
+		return KVS_STUDY_ALONE;
+	while (fit < KVS_STUDY_FITS && name && strcmp(name, kvs_study_fit_name(fit)))
+		fit++;
+	return name && fit < KVS_STUDY_FITS ? fit : -1;
 }
 
 static int read_row(const json_t *object, struct kvs_study *study)
@@ -254,19 +320,21 @@ static int read_row(const json_t *object, struct kvs_study *study)
 	const char *name = json_string_value(json_object_get(object, "method"));
 	json_int_t seed = json_integer_value(json_object_get(object, "seed"));
 	struct study_row *row;
-	int cut = find_cut(study, object), method = 0, err;
+	int cut = find_cut(study, object), method = 0, fit = read_fit_name(object), err;
 
 	while (method < KVS_STUDY_METHODS && name && strcmp(name, kvs_study_method_name(method)))
 		method++;
-	if (!name || method == KVS_STUDY_METHODS || cut < 0 || !study_runs(method, cut) || seed < 0 ||
-		(seed > 0) != study_is_random(method))
+	if (!name || method == KVS_STUDY_METHODS || cut < 0 || !study_runs(method, cut) || fit < 0 ||
+		!study_fits(study, method, fit, cut) || seed < 0 || (seed > 0) != study_is_random(method))
 		return -EINVAL;
-	row = study_row(study, method, seed, cut);
+	row = study_row(study, method, seed, fit, cut);
 	if (!row)
 		return -ENOMEM;
 	if (row->done) /* it is in the file twice */
 		return -EINVAL;
 	err = read_points(json_object_get(object, "points"), study, row);
+	if (!err && row->fit && !is_of_same_plans(study, row))
+		err = -EINVAL;
 	row->done = !err;
 	return err;
 }

@@ -116,8 +116,7 @@ static void print_table_row(FILE *out, const struct kvs_study *study, const char
 		100 * m->top1_agreement, m->kl, m->token_bytes, 100 * m->token_bytes / full_bytes);
 }
 
-/* "similar first: `similar`"; with seeds, also their number, and the number of all if some are missing. */
-static void name_row(const struct study_mean *mean, enum kvs_study_method m, char *name, size_t size)
+void study_name_row(const struct study_mean *mean, enum kvs_study_method m, char *name, size_t size)
 {
 	int used = snprintf(name, size, "%s: `%s`", study_titles[m], kvs_study_method_name(m));
 
@@ -145,7 +144,7 @@ static void print_results(FILE *out, const struct kvs_study *study, int p)
 		struct study_mean mean = study_mean(study, m, 0, p);
 		if (!mean.count)
 			continue;
-		name_row(&mean, m, name, sizeof(name));
+		study_name_row(&mean, m, name, sizeof(name));
 		print_table_row(out, study, name, &mean);
 	}
 	fputc('\n', out);
@@ -174,7 +173,7 @@ static void print_short(FILE *out, const struct kvs_study *study)
 		int p = 0;
 		while (p < study->share_count && row->points[p].owners)
 			p++;
-		if (!row->done || p == study->share_count)
+		if (!row->done || row->fit || p == study->share_count)
 			continue;
 		fputs("* ", out);
 		print_row_name(out, study, row);
@@ -189,7 +188,7 @@ static void print_short(FILE *out, const struct kvs_study *study)
 		fputc('\n', out);
 }
 
-static void print_head_of_shares(FILE *out, const struct kvs_study *study, const char *first)
+void study_print_head(FILE *out, const struct kvs_study *study, const char *first)
 {
 	fprintf(out, "| %s |", first);
 	for (int p = 0; p < study->share_count; p++)
@@ -224,7 +223,8 @@ static bool varies(const struct kvs_study *study, const int *cuts, int count)
 static const struct study_row *find_row(const struct kvs_study *study, enum kvs_study_method method, int cut)
 {
 	for (size_t i = 0; i < study->row_count; i++)
-		if (study->rows[i].done && study->rows[i].method == method && study->rows[i].cut == cut)
+		if (study->rows[i].done && study->rows[i].method == method && !study->rows[i].fit &&
+			study->rows[i].cut == cut)
 			return &study->rows[i];
 	return NULL;
 }
@@ -238,7 +238,7 @@ static void print_sensitivity(FILE *out, const struct kvs_study *study, bool by_
 	fputs(by_source ? "### The text\n\n![texts](texts.svg)\n\n"
 			: "### How much text\n\n![samples](samples.svg)\n\n",
 		out);
-	print_head_of_shares(out, study, "search");
+	study_print_head(out, study, "search");
 	for (int m = 0; m < KVS_STUDY_METHODS; m++) {
 		for (int i = 0; i < count; i++) {
 			const struct study_row *row = find_row(study, m, cuts[i]);
@@ -264,10 +264,10 @@ static void print_seeds(FILE *out, const struct kvs_study *study)
 	if (!study_has(study, KVS_STUDY_RANDOM, 0) && !study_has(study, KVS_STUDY_THRESHOLD, 0))
 		return;
 	fputs("### The seed\n\n", out);
-	print_head_of_shares(out, study, "order");
+	study_print_head(out, study, "order");
 	for (size_t i = 0; i < study->row_count; i++) {
 		const struct study_row *row = &study->rows[i];
-		if (!row->done || !row->seed)
+		if (!row->done || !row->seed || row->fit)
 			continue;
 		fputs("| ", out);
 		print_row_name(out, study, row);
@@ -304,9 +304,13 @@ static void print_left_out(FILE *out, const struct kvs_study *study)
 
 	if (left)
 		fprintf(out, "\n**Not finished: %zu of %zu rows are missing.**\n", left, rows);
-	for (int c = 0; c < study->cut_count; c++)
-		if (study->cuts[c].missing)
-			fprintf(out, "\nNot run: %d samples: %s.\n", study->cuts[c].samples, study->cuts[c].missing);
+	for (int c = 0; c < study->cut_count; c++) {
+		const struct study_cut *cut = &study->cuts[c];
+		if (cut->missing)
+			fprintf(out, "\nNot run: %d samples: %s.\n", cut->samples, cut->missing);
+		else if (cut->unfit && study_has_fits(study))
+			fprintf(out, "\nNot compensated: %d samples: %s.\n", cut->samples, cut->unfit);
+	}
 }
 
 static void print_study(FILE *out, const struct kvs_study *study)
@@ -318,6 +322,7 @@ static void print_study(FILE *out, const struct kvs_study *study)
 	for (int p = 0; p < study->share_count; p++)
 		print_results(out, study, p);
 	print_short(out, study);
+	study_print_compensated(out, study);
 	fputs("## What the result depends on\n\nLoss above the unshared model's, nats a token.\n\n", out);
 	print_sensitivity(out, study, false);
 	print_sensitivity(out, study, true);

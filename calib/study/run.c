@@ -64,6 +64,8 @@ static double search_cost(const struct kvs_study *study, const struct study_row 
 	double most = study->shares[study->share_count - 1], pairs = study->layers * (study->layers - 1) / 2.0;
 	double walk = most * text->samples * text->sample_tokens, nll = pairs * text->windows * text->window_tokens / 2;
 
+	if (row->fit)
+		return 0;
 	switch (row->method) {
 	case KVS_STUDY_RANDOM:
 	case KVS_STUDY_ADJACENT:
@@ -91,9 +93,17 @@ static double measure_cost(const struct kvs_study *study, const struct study_row
 	return measured_tokens(study) * (row->method == KVS_STUDY_MERGE ? 6 : 1);
 }
 
+/* Each layer is run up to five times in part, and the sums and their solutions take as long again. */
+static double fit_cost(const struct kvs_study *study, const struct study_row *row)
+{
+	const struct kvs_calib_text *text = &study->cuts[row->cut].text;
+
+	return row->fit ? 10.0 * text->samples * text->sample_tokens : 0;
+}
+
 static double row_cost(const struct kvs_study *study, const struct study_row *row)
 {
-	return search_cost(study, row) + study->share_count * measure_cost(study, row);
+	return search_cost(study, row) + study->share_count * (fit_cost(study, row) + measure_cost(study, row));
 }
 
 /* ---- one row: plans ---- */
@@ -218,12 +228,31 @@ static int neighbour_plans(struct run *run)
 	return err;
 }
 
+/* Those of the row without a fit, which is done, as it comes before. */
+static int take_plans(struct run *run)
+{
+	const struct kvs_study *study = run->study;
+	const struct study_row *alone = study_alone(study, run->row);
+	int err = 0;
+
+	for (int p = 0; p < study->share_count && !err; p++) {
+		const struct study_point *from = &alone->points[p];
+		run->row->points[p].tensors = from->tensors;
+		if (from->owners)
+			err = set_owners(&run->row->points[p], from->tensors, study->layers, from->owners,
+				from->owners + study->layers);
+	}
+	return err;
+}
+
 static int find_plans(struct run *run)
 {
 	enum kvs_study_method method = run->row->method;
 	struct collector collector = {0};
 	int err;
 
+	if (run->row->fit)
+		return take_plans(run);
 	if (method == KVS_STUDY_ADJACENT || method == KVS_STUDY_MERGE)
 		return neighbour_plans(run);
 	err = collector_open(&collector, run->study->layers);
@@ -235,36 +264,59 @@ static int find_plans(struct run *run)
 
 /* ---- one row: measures ---- */
 
-/* Two rows may find the same plan: it is measured once. */
-static const struct kvs_quality *measured_before(const struct run *run, const struct study_point *point)
+/* Two rows may find the same plan: it is measured once, and fitted once on a cut. */
+static const struct study_point *measured_before(const struct run *run, const struct study_point *point)
 {
 	const struct kvs_study *study = run->study;
 
 	for (size_t i = 0; i < study->row_count; i++) {
 		const struct study_row *row = &study->rows[i];
-		for (int p = 0; p < study->share_count && row->done && row->method != KVS_STUDY_MERGE; p++)
+		if (!row->done || row->method == KVS_STUDY_MERGE || row->fit != run->row->fit ||
+			(row->fit && row->cut != run->row->cut))
+			continue;
+		for (int p = 0; p < study->share_count; p++)
 			if (row->points[p].owners && !memcmp(row->points[p].owners, point->owners,
 							     sizeof(*point->owners) * 2 * study->layers))
-				return &row->points[p].quality;
+				return &row->points[p];
 	}
 	return NULL;
 }
 
+static int fit_and_measure(struct run *run, const kvs_plan *plan, struct study_point *point)
+{
+	kvs_engine *engine = NULL;
+	int err;
+
+	begin_part(run, fit_cost(run->study, run->row));
+	err = study_fit_engine(run->study, run->row, plan, &run->inner, &engine, &point->fit);
+	end_part(run);
+	begin_part(run, measure_cost(run->study, run->row));
+	if (!err)
+		err = kvs_measure_quality(
+			engine, &run->study->measured, run->reference, plan, &run->inner, &point->quality);
+	kvs_engine_close(engine);
+	return err;
+}
+
 static int measure_plan(struct run *run, struct study_point *point)
 {
-	const struct kvs_quality *before = measured_before(run, point);
+	const struct study_point *before = measured_before(run, point);
 	kvs_plan *plan;
 	int err;
 
 	if (before) {
-		point->quality = *before;
+		point->quality = before->quality;
+		point->fit = before->fit;
 		return 0;
 	}
 	err = kvs_plan_create(run->study->layers, point->owners, point->owners + run->study->layers, &plan);
 	if (err)
 		return err;
-	err = kvs_measure_quality(
-		run->engine, &run->study->measured, run->reference, plan, &run->inner, &point->quality);
+	if (run->row->fit)
+		err = fit_and_measure(run, plan, point);
+	else
+		err = kvs_measure_quality(
+			run->engine, &run->study->measured, run->reference, plan, &run->inner, &point->quality);
 	kvs_plan_free(plan);
 	return err;
 }
@@ -311,13 +363,18 @@ static void forget_row(struct study_row *row)
 	memset(row->points, 0, sizeof(row->points));
 }
 
-/* "random:2", "nll, text 2", "similar, 50 samples". */
+/* "random:2", "nll, text 2", "similar, 50 samples", "nll with all". */
 static void label_row(struct run *run)
 {
 	const struct study_row *row = run->row;
 	const struct study_cut *cut = &run->study->cuts[row->cut];
-	const char *name = kvs_study_method_name(row->method);
+	char name[40];
 
+	if (row->fit)
+		snprintf(name, sizeof(name), "%s with %s", kvs_study_method_name(row->method),
+			kvs_study_fit_name(row->fit));
+	else
+		snprintf(name, sizeof(name), "%s", kvs_study_method_name(row->method));
 	if (row->seed)
 		snprintf(run->label, sizeof(run->label), "%s:%llu", name, (unsigned long long)row->seed);
 	else if (cut->source)
@@ -338,7 +395,7 @@ static int run_row(struct run *run)
 	begin_part(run, search_cost(run->study, row));
 	if (!show(run, 0))
 		err = kvs_fail(-ECANCELED, "stopped");
-	if (!err && row->method != KVS_STUDY_ADJACENT)
+	if (!err && row->method != KVS_STUDY_ADJACENT && !row->fit)
 		err = capture_cut(run, row->cut);
 	if (!err)
 		err = find_plans(run);

@@ -2,7 +2,8 @@
  * calib/study/study.c: many ways to share, each searched on one text and measured on another: the list of work, and
  * means of its results.
  *
- * A study is a list of rows, and a row is a method with a seed on one cut of a calibration text. run.c runs them.
+ * A study is a list of rows, and a row is a method with a seed on one cut of a calibration text, alone or with matrices
+ * that are refitted for its plans. run.c runs them.
  */
 #include "study.h"
 
@@ -25,6 +26,13 @@ const char *kvs_study_method_name(enum kvs_study_method method)
 	return method_names[method];
 }
 
+static const char *const fit_names[KVS_STUDY_FITS] = {"alone", "o", "qo", "all", "skip"};
+
+const char *kvs_study_fit_name(enum kvs_study_fit fit)
+{
+	return fit_names[fit];
+}
+
 /* ---- rows ---- */
 
 bool study_is_random(enum kvs_study_method method)
@@ -37,6 +45,13 @@ bool study_runs(enum kvs_study_method method, int cut)
 	return cut == 0 || method == KVS_STUDY_DISSIMILAR || method == KVS_STUDY_SIMILAR || method == KVS_STUDY_NLL;
 }
 
+/* A fit takes minutes, so on other cuts there is one, which depends on the text most. Merged tensors are no plan. */
+bool study_fits(const struct kvs_study *study, enum kvs_study_method method, enum kvs_study_fit fit, int cut)
+{
+	return fit == KVS_STUDY_ALONE ||
+	       (method != KVS_STUDY_MERGE && !study->cuts[cut].unfit && (cut == 0 || fit == KVS_STUDY_FIT_ALL));
+}
+
 static int by_place(const void *a, const void *b)
 {
 	const struct study_row *x = a, *y = b;
@@ -45,7 +60,9 @@ static int by_place(const void *a, const void *b)
 		return x->cut < y->cut ? -1 : 1;
 	if (x->method != y->method)
 		return x->method < y->method ? -1 : 1;
-	return (x->seed > y->seed) - (x->seed < y->seed);
+	if (x->seed != y->seed)
+		return x->seed < y->seed ? -1 : 1;
+	return (x->fit > y->fit) - (x->fit < y->fit);
 }
 
 void study_sort(struct kvs_study *study)
@@ -54,9 +71,10 @@ void study_sort(struct kvs_study *study)
 		qsort(study->rows, study->row_count, sizeof(*study->rows), by_place);
 }
 
-struct study_row *study_row(struct kvs_study *study, enum kvs_study_method method, uint64_t seed, int cut)
+struct study_row *study_row(
+	struct kvs_study *study, enum kvs_study_method method, uint64_t seed, enum kvs_study_fit fit, int cut)
 {
-	struct study_row row = {.method = method, .seed = seed, .cut = cut};
+	struct study_row row = {.method = method, .fit = fit, .seed = seed, .cut = cut};
 
 	for (size_t i = 0; i < study->row_count; i++)
 		if (!by_place(&study->rows[i], &row))
@@ -73,19 +91,39 @@ struct study_row *study_row(struct kvs_study *study, enum kvs_study_method metho
 	return &study->rows[study->row_count++];
 }
 
-static int list_rows(struct kvs_study *study, unsigned methods, int seeds)
+const struct study_row *study_alone(const struct kvs_study *study, const struct study_row *row)
 {
+	struct study_row alone = {.method = row->method, .seed = row->seed, .cut = row->cut};
+
+	for (size_t i = 0; i < study->row_count; i++)
+		if (!by_place(&study->rows[i], &alone))
+			return &study->rows[i];
+	return NULL;
+}
+
+static int add_rows(struct kvs_study *study, enum kvs_study_method method, uint64_t seed, unsigned fits, int cut)
+{
+	for (int fit = 0; fit < KVS_STUDY_FITS; fit++)
+		if ((fit == KVS_STUDY_ALONE || fits >> fit & 1) && study_fits(study, method, fit, cut) &&
+			!study_row(study, method, seed, fit, cut))
+			return kvs_fail(-ENOMEM, "no memory for a study");
+	return 0;
+}
+
+static int list_rows(struct kvs_study *study, unsigned methods, unsigned fits, int seeds)
+{
+	int err = 0;
+
 	for (int cut = 0; cut < study->cut_count; cut++) {
 		for (int method = 0; method < KVS_STUDY_METHODS; method++) {
 			bool random = study_is_random(method);
 			if (!(methods >> method & 1) || study->cuts[cut].missing || !study_runs(method, cut))
 				continue;
-			for (int seed = random ? 1 : 0; seed <= (random ? seeds : 0); seed++)
-				if (!study_row(study, method, seed, cut))
-					return kvs_fail(-ENOMEM, "no memory for a study");
+			for (int seed = random ? 1 : 0; seed <= (random ? seeds : 0) && !err; seed++)
+				err = add_rows(study, method, seed, fits, cut);
 		}
 	}
-	return 0;
+	return err;
 }
 
 /* ---- texts ---- */
@@ -171,6 +209,25 @@ static int cut_texts(struct kvs_study *study, const kvs_tokenizer *tok, const st
 	return err ? blame(&options->text, err) : check_sources(study, options);
 }
 
+/*
+ * Whether matrices can be fitted on each cut. If they were asked for, the text must do as it was asked for; a third and
+ * five thirds of it are extra.
+ */
+static int check_fits(struct kvs_study *study, const struct kvs_config *config, const struct kvs_study_options *options)
+{
+	for (int i = 0; i < study->cut_count; i++) {
+		struct kvs_compensate_options fit = {0};
+		struct study_cut *cut = &study->cuts[i];
+		int err = cut->missing ? 0 : kvs_compensate_check(config, &cut->text, &fit);
+		if (err && options->fits && (i == 0 || cut->source))
+			return blame(&options->calib[cut->source], err);
+		cut->unfit = err ? strdup(kvs_error()) : NULL;
+		if (err && !cut->unfit)
+			return kvs_fail(-ENOMEM, "no memory for a study");
+	}
+	return 0;
+}
+
 /* ---- making one ---- */
 
 static void add_share(struct kvs_study *study, int share)
@@ -217,19 +274,26 @@ int kvs_study_create(
 
 	if (err)
 		return err;
+	if (options->fits && methods == 1u << KVS_STUDY_MERGE)
+		err = kvs_fail(-EINVAL, "matrices are refitted for plans, and merge makes none: name other methods");
+	study->ckpt = ckpt;
+	study->cu = options->cu;
 	study->layers = config->layers;
 	study->kv_heads = config->kv_heads;
 	study->head_dim = config->head_dim;
 	study->engine = options->engine;
 	study->threshold = options->threshold;
 	study->full_nll = NAN;
-	err = set_shares(study, options, config);
+	if (!err)
+		err = set_shares(study, options, config);
 	if (!err)
 		err = cut_texts(study, tok, options);
 	if (!err)
+		err = check_fits(study, config, options);
+	if (!err)
 		err = study_describe(study, ckpt, options);
 	if (!err)
-		err = list_rows(study, methods, options->seeds ? options->seeds : DEFAULT_SEEDS);
+		err = list_rows(study, methods, options->fits, options->seeds ? options->seeds : DEFAULT_SEEDS);
 	if (err) {
 		kvs_study_free(study);
 		return err;
@@ -248,6 +312,7 @@ void kvs_study_free(kvs_study *study)
 	for (int i = 0; i < study->cut_count; i++) {
 		kvs_calib_text_clear(&study->cuts[i].text);
 		free(study->cuts[i].missing);
+		free(study->cuts[i].unfit);
 	}
 	kvs_calib_text_clear(&study->measured);
 	free(study->rows);
@@ -288,15 +353,38 @@ size_t study_token_bytes(const struct kvs_study *study, int tensors, bool merged
 	return kept + (merged ? 2 * kvs_kv_token_bytes(lengths) * tensors : 0);
 }
 
-bool study_has(const struct kvs_study *study, enum kvs_study_method method, int cut)
+bool study_has_fit(const struct kvs_study *study, enum kvs_study_method method, enum kvs_study_fit fit, int cut)
 {
 	for (size_t i = 0; i < study->row_count; i++)
-		if (study->rows[i].done && study->rows[i].method == method && study->rows[i].cut == cut)
+		if (study->rows[i].done && study->rows[i].method == method && study->rows[i].fit == fit &&
+			study->rows[i].cut == cut)
 			return true;
 	return false;
 }
 
-struct study_mean study_mean(const struct kvs_study *study, enum kvs_study_method method, int cut, int share)
+bool study_has(const struct kvs_study *study, enum kvs_study_method method, int cut)
+{
+	return study_has_fit(study, method, KVS_STUDY_ALONE, cut);
+}
+
+bool study_is_compensated(const struct kvs_study *study, enum kvs_study_method method)
+{
+	for (int fit = KVS_STUDY_ALONE + 1; fit < KVS_STUDY_FITS; fit++)
+		if (study_has_fit(study, method, fit, 0))
+			return true;
+	return false;
+}
+
+bool study_has_fits(const struct kvs_study *study)
+{
+	for (size_t i = 0; i < study->row_count; i++)
+		if (study->rows[i].fit != KVS_STUDY_ALONE)
+			return true;
+	return false;
+}
+
+struct study_mean study_mean_of(
+	const struct kvs_study *study, enum kvs_study_method method, enum kvs_study_fit fit, int cut, int share)
 {
 	struct study_mean mean = {.least = INFINITY, .most = -INFINITY};
 	double squares = 0;
@@ -304,7 +392,7 @@ struct study_mean study_mean(const struct kvs_study *study, enum kvs_study_metho
 	for (size_t i = 0; i < study->row_count; i++) {
 		const struct study_row *row = &study->rows[i];
 		const struct study_point *point = &row->points[share];
-		if (!row->done || row->method != method || row->cut != cut)
+		if (!row->done || row->method != method || row->fit != fit || row->cut != cut)
 			continue;
 		mean.rows++;
 		if (!point->owners)
@@ -314,15 +402,18 @@ struct study_mean study_mean(const struct kvs_study *study, enum kvs_study_metho
 		squares += point->quality.nll * point->quality.nll;
 		mean.top1_agreement += point->quality.top1_agreement;
 		mean.kl += point->quality.kl;
+		mean.cpu_s += point->fit.cpu_s;
+		mean.applied += point->fit.applied;
 		mean.least = fmin(mean.least, point->quality.nll);
 		mean.most = fmax(mean.most, point->quality.nll);
 		mean.token_bytes = point->token_bytes;
 	}
 	if (!mean.count)
-		return (struct study_mean){0, mean.rows, NAN, NAN, NAN, NAN, NAN, NAN, 0};
+		return (struct study_mean){0, mean.rows, NAN, NAN, NAN, NAN, NAN, NAN, 0, NAN, 0};
 	mean.nll /= mean.count;
 	mean.top1_agreement /= mean.count;
 	mean.kl /= mean.count;
+	mean.cpu_s /= mean.count;
 	if (mean.count > 1)
 		mean.deviation = sqrt(fmax(0, squares - mean.count * mean.nll * mean.nll) / (mean.count - 1));
 	return mean;

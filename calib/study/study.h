@@ -4,6 +4,8 @@
 
 #include "../measure.h"
 
+#include <stdio.h>
+
 #define STUDY_AMOUNTS 3 /* of the first text: as asked for, a third, five thirds */
 #define STUDY_CUTS (STUDY_AMOUNTS + KVS_STUDY_MOST_SOURCES - 1)
 
@@ -12,7 +14,17 @@ struct study_cut {
 	int source; /* index of the text */
 	int samples;
 	char *missing; /* the reason why the text could not be cut like this; NULL: it was */
+	char *unfit;   /* the reason why no matrices can be fitted on it; NULL: they can */
 	struct kvs_calib_text text;
+};
+
+/* How matrices were refitted for a plan. */
+struct study_fit {
+	int tokens;            /* that the fit saw */
+	int matrices;          /* that were refitted */
+	double plain_nll, nll; /* on the held-back text of the row's cut: the plan alone, and with the matrices */
+	bool applied;          /* the second is lower: `calibrate --compensate` would keep them */
+	double cpu_s;          /* of all threads, with the two losses */
 };
 
 /* The result of a row for one number of layers. */
@@ -21,11 +33,13 @@ struct study_point {
 	int *owners;        /* [2][layers]: of K, of V; NULL if too few share */
 	size_t token_bytes; /* of K and V in all layers, for one token */
 	struct kvs_quality quality;
+	struct study_fit fit; /* of rows with one */
 };
 
-/* One method with one seed on one cut. */
+/* One method with one seed on one cut, and what is refitted for its plans, which are those of the row with ALONE. */
 struct study_row {
 	enum kvs_study_method method;
+	enum kvs_study_fit fit;
 	uint64_t seed; /* of random orders; 0 elsewhere */
 	int cut;
 	bool done;
@@ -34,6 +48,8 @@ struct study_row {
 
 struct kvs_study {
 	int layers, kv_heads, head_dim;
+	const kvs_checkpoint *ckpt;
+	kvs_cu *cu;
 	struct kvs_engine_options engine;
 	double threshold;        /* of walks */
 	struct json_t *settings; /* studies with equal settings can go on from each other's file */
@@ -42,15 +58,20 @@ struct kvs_study {
 	struct kvs_calib_text measured;                /* the windows that every plan is measured on */
 	int shares[KVS_STUDY_MOST_RATES], share_count; /* ascending numbers of layers */
 	double full_nll;                               /* NAN: not measured yet */
-	struct study_row *rows;                        /* by cut, method and seed */
+	struct study_row *rows;                        /* by cut, method, seed and fit */
 	size_t row_count, row_room;
 };
 
 bool study_is_random(enum kvs_study_method method); /* the method has seeds */
 /* Whether a method is run on a cut: all are on the first, on others those that depend on the text most. */
 bool study_runs(enum kvs_study_method method, int cut);
-/* The row of that method, seed and cut, made if there is none yet; NULL: no memory. */
-struct study_row *study_row(struct kvs_study *study, enum kvs_study_method method, uint64_t seed, int cut);
+/* Whether a fit is run for the plans of a method on a cut that it is run on. */
+bool study_fits(const struct kvs_study *study, enum kvs_study_method method, enum kvs_study_fit fit, int cut);
+/* That row, made if there is none yet; NULL: no memory. */
+struct study_row *study_row(
+	struct kvs_study *study, enum kvs_study_method method, uint64_t seed, enum kvs_study_fit fit, int cut);
+/* The row whose plans a row with a fit takes; NULL: it is not there. */
+const struct study_row *study_alone(const struct kvs_study *study, const struct study_row *row);
 void study_sort(struct kvs_study *study);
 /* Fills in the settings (json.c): all that was asked for except the rows, which say themselves what they are of. */
 int study_describe(struct kvs_study *study, const kvs_checkpoint *ckpt, const struct kvs_study_options *options);
@@ -59,27 +80,54 @@ size_t study_token_bytes(const struct kvs_study *study, int tensors, bool merged
 /* Writes the study in its present state, aside, and renames the file. */
 int study_save(const struct kvs_study *study, const char *path);
 
+/*
+ * Refits for a plan, on the samples of the row's cut, in an engine of its own, which is the caller's: so a result
+ * depends on no row before it, even where the engine keeps quantised matrices as they are. Errors as kvs_compensate(),
+ * or those of kvs_engine_open().
+ */
+int study_fit_engine(const struct kvs_study *study, const struct study_row *row, const kvs_plan *plan,
+	const struct kvs_calib_progress *progress, kvs_engine **out, struct study_fit *fit);
+
 /* Means over all done rows of a method on a cut, for one number of layers (index `share`). */
 struct study_mean {
 	size_t count, rows;                 /* rows that share so many layers (0: the rest is NAN), and all rows */
 	double nll, deviation, least, most; /* loss, its standard deviation over seeds (0 with one), its range */
 	double top1_agreement, kl;          /* means */
 	size_t token_bytes;
+	double cpu_s;   /* of a fit; mean */
+	size_t applied; /* rows whose matrices help on the held-back text */
 };
-struct study_mean study_mean(const struct kvs_study *study, enum kvs_study_method method, int cut, int share);
+struct study_mean study_mean_of(
+	const struct kvs_study *study, enum kvs_study_method method, enum kvs_study_fit fit, int cut, int share);
+static inline struct study_mean study_mean(
+	const struct kvs_study *study, enum kvs_study_method method, int cut, int share)
+{
+	return study_mean_of(study, method, KVS_STUDY_ALONE, cut, share);
+}
 /* Loss above the unshared model's. */
 static inline double study_cost(const struct kvs_study *study, const struct study_mean *mean)
 {
 	return mean->nll - study->full_nll;
 }
-bool study_has(const struct kvs_study *study, enum kvs_study_method method, int cut); /* there is a row that is done */
+/* There is a row that is done: without a fit; with that one. */
+bool study_has(const struct kvs_study *study, enum kvs_study_method method, int cut);
+bool study_has_fit(const struct kvs_study *study, enum kvs_study_method method, enum kvs_study_fit fit, int cut);
+bool study_is_compensated(
+	const struct kvs_study *study, enum kvs_study_method method); /* any of them, on the first cut */
+bool study_has_fits(const struct kvs_study *study);                   /* there is a row with a fit, done or not */
 
 /*
  * Indices of the cuts of the first text by amount, ascending, or of the first cut of each text; returns their number.
  */
 int study_series(const struct kvs_study *study, bool by_source, int cuts[STUDY_CUTS]);
 
-extern const char *const study_titles[KVS_STUDY_METHODS];       /* for people (markdown.c) */
-int study_draw(const struct kvs_study *study, const char *dir); /* charts (charts.c) */
+extern const char *const study_titles[KVS_STUDY_METHODS];  /* for people (markdown.c) */
+extern const char *const study_fit_titles[KVS_STUDY_FITS]; /* the same (compensated.c) */
+/* "similar first: `similar`"; with seeds, also their number, and the number of all if some are missing. */
+void study_name_row(const struct study_mean *mean, enum kvs_study_method m, char *name, size_t size);
+/* "| FIRST |", and a column for each number of layers. */
+void study_print_head(FILE *out, const struct kvs_study *study, const char *first);
+void study_print_compensated(FILE *out, const struct kvs_study *study); /* a section, if there are rows with a fit */
+int study_draw(const struct kvs_study *study, const char *dir);         /* charts (charts.c) */
 
 #endif

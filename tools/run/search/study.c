@@ -23,7 +23,8 @@ enum {
 	OPTION_RATES,
 	OPTION_SEEDS,
 	OPTION_MAX_TOKENS,
-	OPTION_THRESHOLD
+	OPTION_THRESHOLD,
+	OPTION_COMPENSATE
 };
 
 static const struct argp_option options[] = {
@@ -34,6 +35,10 @@ static const struct argp_option options[] = {
 	{"methods", OPTION_METHODS, "LIST", 0,
 		"some of dissimilar, similar, random, threshold, adjacent, merge, nll, dissimilar-split, nll-split "
 		"(default: all)",
+		0},
+	{"compensate", OPTION_COMPENSATE, "LIST", 0,
+		"also measure each plan with matrices refitted for it on the text of its search; some of o (W_o of the "
+		"layers that share), qo (their W_q too), all (as calibrate --compensate), skip (all, with --skip auto)",
 		0},
 	{"rates", OPTION_RATES, "LIST", 0, "fractions of layers that share (default 0.125,0.25,0.375)", 0},
 	{"seeds", OPTION_SEEDS, "N", 0, "number of random orders (default 5)", 0},
@@ -64,6 +69,16 @@ static void parse_methods(struct argp_state *state, struct kvs_study_options *st
 		study->methods |= 1u << run_parse_word(state, "--methods", name, names);
 }
 
+static void parse_fits(struct argp_state *state, struct kvs_study_options *study, char *list)
+{
+	const char *names[KVS_STUDY_FITS] = {0}; /* without "alone" */
+
+	for (int f = KVS_STUDY_ALONE + 1; f < KVS_STUDY_FITS; f++)
+		names[f - 1] = kvs_study_fit_name(f);
+	for (char *name, *rest = list; (name = strsep(&rest, ","));)
+		study->fits |= 1u << (KVS_STUDY_ALONE + 1 + run_parse_word(state, "--compensate", name, names));
+}
+
 static void parse_rates(struct argp_state *state, struct kvs_study_options *study, char *list)
 {
 	for (char *rate, *rest = list; (rate = strsep(&rest, ","));) {
@@ -91,6 +106,8 @@ static void check(struct argp_state *state, const struct env *env)
 		argp_error(state, "which text to measure on? Name it with --text FILE");
 	if (!env->study.calib_count)
 		argp_error(state, "which text to search with? Name it with --calib FILE");
+	if (env->study.fits && env->study.methods == 1u << KVS_STUDY_MERGE)
+		argp_error(state, "--compensate refits matrices for plans, and merge makes none: name other --methods");
 	if (from_stdin > 1)
 		argp_error(state, "only one text can come from standard input");
 	if (!env->output || !*env->output)
@@ -119,6 +136,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		return 0;
 	case OPTION_METHODS:
 		parse_methods(state, &env->study, text);
+		return 0;
+	case OPTION_COMPENSATE:
+		parse_fits(state, &env->study, text);
 		return 0;
 	case OPTION_RATES:
 		parse_rates(state, &env->study, text);
@@ -153,8 +173,9 @@ static const char doc[] =
 	"Writes DIR/study.md with tables and charts, and DIR/study.json with every plan and figure. "
 	"Ctrl-C loses at most the row in progress, and exits with 130; the same command continues from "
 	"there, and so does one that asks for more --methods or --seeds.\n\n"
-	"Example:\n"
-	"  kvshare-run study -m DIR --calib book.txt --text other.txt -o study/\n";
+	"Examples:\n"
+	"  kvshare-run study -m DIR --calib book.txt --text other.txt -o study/\n"
+	"  kvshare-run study -m DIR --calib a.txt --text b.txt -o dir/ --compensate all\n";
 
 /* ---- running ---- */
 
@@ -276,7 +297,7 @@ static int run_in_session(struct env *env, struct run_session *session)
 	int err;
 
 	env->study.cut.window_tokens = env->model.ctx_tokens;
-	env->study.device = session->cu->name;
+	env->study.cu = session->cu;
 	env->study.engine = (struct kvs_engine_options){
 		.kv_dtype = env->model.kv_dtype_set ? env->model.kv_dtype : kvs_checkpoint_config(session->ckpt)->dtype,
 		.kv_dtype_set = true,

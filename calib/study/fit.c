@@ -1,0 +1,70 @@
+/*
+ * calib/study/fit.c: matrices refitted for a plan of a study.
+ *
+ * Every fit has an engine of its own. Put back, a matrix that was quantised would run in another type than before, so
+ * what a row yields would depend on the rows before it, and a study that was stopped would not end like one that was
+ * not.
+ */
+#include "study.h"
+
+#include <time.h>
+
+static double cpu_s(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+	return now.tv_sec + now.tv_nsec * 1e-9;
+}
+
+static struct kvs_compensate_options options_of(const struct kvs_study *study, enum kvs_study_fit fit)
+{
+	static const unsigned matrices[KVS_STUDY_FITS] = {
+		[KVS_STUDY_FIT_O] = KVS_REFIT_OUTPUTS,
+		[KVS_STUDY_FIT_QO] = KVS_REFIT_QUERIES | KVS_REFIT_OUTPUTS,
+		[KVS_STUDY_FIT_ALL] = KVS_REFIT_ALL,
+		[KVS_STUDY_FIT_SKIP] = KVS_REFIT_ALL,
+	};
+
+	return (struct kvs_compensate_options){.matrices = matrices[fit],
+		.skip = fit == KVS_STUDY_FIT_SKIP ? kvs_skip_rank(kvs_checkpoint_config(study->ckpt)) : 0};
+}
+
+static int fit_in(kvs_engine *engine, const struct kvs_study *study, const struct study_row *row, const kvs_plan *plan,
+	const struct kvs_calib_progress *progress, struct study_fit *fit)
+{
+	struct kvs_compensate_options options = options_of(study, row->fit);
+	struct kvs_compensation result;
+	double start = cpu_s();
+	int err = kvs_compensate(engine, study->ckpt, &study->cuts[row->cut].text, plan, &options, progress, &result);
+
+	if (err)
+		return err;
+	*fit = (struct study_fit){.tokens = result.tokens,
+		.matrices = (int)result.count,
+		.plain_nll = result.plain_nll,
+		.nll = result.nll,
+		.applied = result.applied,
+		.cpu_s = cpu_s() - start};
+	kvs_compensation_clear(&result);
+	return 0;
+}
+
+int study_fit_engine(const struct kvs_study *study, const struct study_row *row, const kvs_plan *plan,
+	const struct kvs_calib_progress *progress, kvs_engine **out, struct study_fit *fit)
+{
+	struct kvs_study quiet = *study;
+	kvs_engine *engine;
+	int err;
+
+	quiet.engine.progress = NULL; /* the bar is the study's */
+	err = kvs_study_open_engine(study->cu, study->ckpt, &quiet, &engine);
+	if (err)
+		return err;
+	err = fit_in(engine, study, row, plan, progress, fit);
+	if (err)
+		kvs_engine_close(engine);
+	else
+		*out = engine;
+	return err;
+}

@@ -1,0 +1,272 @@
+/*
+ * tests/calib/study_fit_test.c: `kvshare-run study --compensate` as a user runs it: its figures are those of `calibrate
+ * --compensate` and `eval`, rows without matrices stay as they were, a stopped study ends like one that was not, bad
+ * input changes nothing.
+ */
+#include "../support/process.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define MODEL "tests/models/storyworld-3m"
+#define CUT "--samples 8 --held-tokens 64 --ctx 32 --kv-dtype f32 -q "
+#define STUDY                                                                                                          \
+	"kvshare-run study -m " MODEL " --text " MODEL "/heldout.txt --calib " MODEL "/calib.txt -o $T/s " CUT         \
+	"--max-tokens 64 --rates 0.25 "
+/* What two runs do not have in common: the time of fits. */
+#define WITHOUT_TIME(FROM, TO)                                                                                         \
+	"sed 's/\"cpu_s\": .*//' " FROM "/study.json >" TO ".json; sed '/^### The time of a fit/,/^## /d' " FROM       \
+	"/study.md >" TO ".md; "
+
+static const json_t *at(const json_t *object, const char *key)
+{
+	const json_t *value = json_object_get(object, key);
+
+	assert_non_null(value);
+	return value;
+}
+
+static double number(const json_t *object, const char *key)
+{
+	return json_number_value(at(object, key));
+}
+
+/* In a directory of its own, $T, that is removed afterwards. */
+static struct process run_in_directory(const char *command, int seconds)
+{
+	char whole[8192];
+
+	snprintf(whole, sizeof(whole), "T=$(mktemp -d); (%s); status=$?; rm -r $T; exit $status", command);
+	return run_shell(whole, seconds);
+}
+
+/* "" of a row without matrices. */
+static const char *fit_of(const json_t *row)
+{
+	const char *name = json_string_value(json_object_get(row, "compensate"));
+
+	return name ? name : "";
+}
+
+static const json_t *find(const json_t *study, const char *fit, int samples)
+{
+	const json_t *rows = at(study, "rows");
+
+	for (size_t i = 0; i < json_array_size(rows); i++) {
+		const json_t *row = json_array_get(rows, i);
+		if (!strcmp(fit_of(row), fit) && json_integer_value(at(row, "samples")) == samples)
+			return row;
+	}
+	fail_msg("no row with \"%s\" and %d samples", fit, samples);
+	return NULL;
+}
+
+/* ---- figures ---- */
+
+/*
+ * The same plan, fitted by calibrate and measured by eval. Where the matrices do not help, calibrate writes none, and
+ * eval has the loss of the plan alone.
+ */
+static void check_against_eval(const json_t *study, const char *kind, const char *options)
+{
+	const json_t *point = json_array_get(at(find(study, kind, 8), "points"), 0), *fit = at(point, "fit");
+	const json_t *alone = json_array_get(at(find(study, "", 8), "points"), 0), *eval, *done;
+	char *owners = json_dumps(at(point, "k_owners"), JSON_COMPACT), command[2048];
+	bool applied = json_is_true(at(fit, "applied"));
+	struct process process;
+	json_t *both;
+
+	snprintf(command, sizeof(command),
+		"echo '{\"kvshare_plan\": 1, \"layers\": 16, \"k_owners\": %s, \"v_owners\": %s}' >$T/p.json; echo "
+		"'['; "
+		"kvshare-run calibrate -m " MODEL " --text " MODEL "/calib.txt " CUT
+		"--compensate --plan $T/p.json -o $T/q.json %s --json; echo ','; "
+		"kvshare-run eval -m " MODEL " --text " MODEL
+		"/heldout.txt --ctx 32 --max-tokens 65 --kv-dtype f32 --plan $T/q.json --json && echo ']'",
+		owners, owners, options);
+	process = run_in_directory(command, 120);
+	assert_int_equal(process.status, 0);
+	both = json_loads(process.out, 0, NULL);
+	done = at(json_array_get(both, 0), "compensation");
+	eval = json_array_get(both, 1);
+	if (fabs(number(eval, "nll") - number(applied ? point : alone, "nll")) > 1e-4)
+		fail_msg("%s: eval has %.6f, the study %.6f", options, number(eval, "nll"), number(point, "nll"));
+	assert_true(fabs(number(done, "plain_nll") - number(fit, "plain_nll")) < 1e-4);
+	assert_true(fabs(number(done, "nll") - number(fit, "nll")) < 1e-4);
+	assert_true(json_is_true(at(done, "applied")) == applied);
+	assert_true(applied == (number(fit, "nll") < number(fit, "plain_nll")));
+	assert_int_equal(number(fit, "matrices"), json_array_size(at(done, "layers")));
+	assert_true(number(fit, "cpu_s") > 0 && number(fit, "tokens") == 8 * 64);
+	json_decref(both);
+	process_free(&process);
+	free(owners);
+}
+
+/* A loss in the table; a star for matrices that do not help on the held-back text. */
+static void add_cell(char *line, size_t size, const json_t *study, const char *kind)
+{
+	const json_t *point = json_array_get(at(find(study, kind, 8), "points"), 0);
+	const json_t *fit = json_object_get(point, "fit");
+	size_t used = strlen(line);
+
+	snprintf(line + used, size - used, " %+.4f%s |", number(point, "nll") - number(at(study, "full"), "nll"),
+		fit && !json_is_true(at(fit, "applied")) ? "*" : "");
+}
+
+static void check_words(const char *markdown, const json_t *study)
+{
+	char line[256] = "| dissimilar first (KVSharer): `dissimilar` |";
+
+	for (size_t i = 0; i < 5; i++)
+		add_cell(line, sizeof(line), study, (const char *[]){"", "o", "qo", "all", "skip"}[i]);
+	if (!strstr(markdown, line))
+		fail_msg("study.md lacks \"%s\":\n%s", line, markdown);
+	assert_non_null(strstr(markdown, "| `dissimilar`, 896 tokens |"));
+	assert_non_null(strstr(markdown, "Not compensated: 3 samples: compensation fits matrices of 128 columns"));
+	assert_non_null(strstr(markdown, "compensated-dissimilar.svg <==\n<svg"));
+}
+
+/*
+ * Rows without matrices are those of the study that has none, to the last digit; each kind of matrices is fitted as
+ * calibrate does it; of other amounts of text only those get matrices that are enough, and all of them.
+ */
+static void figures_are_those_of_calibrate_and_eval(void **state)
+{
+	struct process process = run_in_directory(STUDY
+		"--methods dissimilar --json >$T/plain || exit 10; ! grep -q -i compensate $T/plain $T/s/study.md || "
+		"exit 11; "
+		"rm -r $T/s; " STUDY "--methods dissimilar --compensate o,qo --compensate all,skip >&2 || exit 12; "
+		"head -c 4 $T/s/*.svg >&2; { echo '['; cat $T/plain; echo ','; cat $T/s/study.json; echo ']'; }",
+		300);
+	json_t *both = json_loads(process.out, 0, NULL);
+	const json_t *plain = json_array_get(both, 0), *study = json_array_get(both, 1);
+	const json_t *rows = at(study, "rows");
+	size_t alone = 0;
+
+	(void)state;
+	assert_int_equal(process.status, 0);
+	assert_true(json_equal(at(plain, "settings"), at(study, "settings")));
+	for (size_t i = 0; i < json_array_size(rows); i++)
+		if (!*fit_of(json_array_get(rows, i)))
+			assert_true(json_equal(json_array_get(rows, i), json_array_get(at(plain, "rows"), alone++)));
+	assert_int_equal(alone, json_array_size(at(plain, "rows")));
+	assert_int_equal(json_array_size(rows), 3 + 4 + 1); /* 3, 8 and 14 samples; matrices with 8, and all with 14 */
+	assert_int_equal(number(json_array_get(at(find(study, "all", 14), "points"), 0), "share"), 4);
+	check_against_eval(study, "o", "--refit o");
+	check_against_eval(study, "qo", "--refit qo");
+	check_against_eval(study, "all", "");
+	check_against_eval(study, "skip", "--skip auto");
+	check_words(process.err, study);
+	json_decref(both);
+	process_free(&process);
+}
+
+/* ---- stopping and going on ---- */
+
+/*
+ * Plans first, matrices later, with a Ctrl-C between two kinds of them: the same bytes as in one run, except for time.
+ */
+static void a_study_in_pieces_is_a_study_in_one(void **state)
+{
+	struct process process = run_in_directory(STUDY
+		"--methods adjacent --compensate o,all >/dev/null || exit 10; mv $T/s $T/first; " STUDY
+		"--methods adjacent >/dev/null || exit 11; " STUDY
+		"--methods adjacent --compensate o,all >/dev/null 2>$T/err & pid=$!; "
+		"while ! grep -q compensate $T/s/study.json; do sleep 0.02; done; kill -INT $pid; wait $pid; "
+		"stopped=$?; [ $stopped = 0 ] || { grep -q 'after 2 of 3 rows' $T/err || exit 12; }; cp "
+		"$T/s/study.json $T/then; " STUDY
+		"--methods adjacent --compensate o,all >/dev/null || exit 13; " WITHOUT_TIME(
+			"$T/first", "$T/1") WITHOUT_TIME("$T/s",
+			"$T/2") "cmp $T/1.json $T/2.json && cmp $T/1.md $T/2.md && "
+				"cmp $T/first/compensated-adjacent.svg $T/s/compensated-adjacent.svg && cp "
+				"$T/s/study.json $T/done && " STUDY "--methods adjacent >/dev/null && cmp $T/done "
+				"$T/s/study.json && echo stopped with $stopped",
+		300);
+
+	(void)state;
+	if (process.status)
+		fail_msg("status %d: %s%s", process.status, process.out, process.err);
+	assert_non_null(strstr(process.out, "stopped with 130"));
+	process_free(&process);
+}
+
+/* ---- bad input ---- */
+
+static const struct bad_input {
+	const char *what, *command;
+	int status;
+	const char *said;
+} inputs[] = {
+	{"an unknown kind", "$S --compensate o,luck", 2, "--compensate is \"luck\""},
+	{"no plans", "$N --methods merge --compensate all", 2, "merge makes none"},
+	{"too little text", "$S --samples 3 --compensate all", 1,
+		"calib.txt: compensation fits matrices of 128 columns"},
+	{"too little text of several", "$S --calib LICENSE --samples 3 --compensate o", 1, "takes 256 tokens or more"},
+	{"matrices of no kind", "$E 's/\"compensate\": \"o\"/\"compensate\": \"alone\"/' >$T/s/study.json; $S", 1,
+		"rows[1] is damaged"},
+	{"matrices twice", "$E 's/\"compensate\": \"o\"/\"compensate\": null/' >$T/s/study.json; $S", 1,
+		"rows[1] is damaged"},
+	{"matrices of another plan",
+		"awk '/^  \\{/ {n++} n == 2 && $1 == \"5,\" && ++seen % 2 == 0 {sub(\"5\", \"4\")} {print}' $J "
+		">$T/s/study.json; $S",
+		1, "rows[1] is damaged"},
+	{"matrices of no plan", "awk '/^  \\{/ {n++} n != 1' $J >$T/s/study.json; $S", 1, "rows[0] is damaged"},
+	{"matrices without figures", "$E 's/\"fit\": {/\"fat\": {/' >$T/s/study.json; $S", 1, "rows[1] is damaged"},
+	{"a time that is none", "$E 's/\"cpu_s\": .*/\"cpu_s\": null/' >$T/s/study.json; $S", 1, "rows[1] is damaged"},
+};
+
+/*
+ * $J is, and $E edits, a study of the plan of `adjacent`, alone and with W_o; $S would go on with it; $N is without
+ * methods.
+ */
+static void check_input(const struct bad_input *input, const char *study)
+{
+	char command[4096];
+	struct process process;
+
+	snprintf(command, sizeof(command),
+		"mkdir $T/s; J=%s; E=\"sed $J -e\"; N=\"" STUDY "\"; S=\"$N --methods adjacent\"; (%s); status=$?; "
+		"[ -e $T/s/study.md ] && echo study.md; ls $T/s | grep 'json\\.'; exit $status",
+		study, input->command);
+	process = run_in_directory(command, 60);
+	if (process.status != input->status || !strstr(process.err, input->said) || process.out[0])
+		fail_msg("%s: status %d, stdout \"%s\", stderr \"%s\"", input->what, process.status, process.out,
+			process.err);
+	process_free(&process);
+}
+
+static void bad_input_is_named_and_leaves_what_there_was(void **state)
+{
+	char path[] = "/tmp/kvs-study-XXXXXX", command[1024];
+	int fd = mkstemp(path);
+	struct process process;
+
+	(void)state;
+	assert_true(fd >= 0);
+	snprintf(command, sizeof(command), STUDY "--methods adjacent --compensate o --json >%s", path);
+	process = run_in_directory(command, 60);
+	assert_int_equal(process.status, 0);
+	process_free(&process);
+	for (size_t i = 0; i < sizeof(inputs) / sizeof(*inputs); i++)
+		check_input(&inputs[i], path);
+	remove(path);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(figures_are_those_of_calibrate_and_eval),
+		cmocka_unit_test(a_study_in_pieces_is_a_study_in_one),
+		cmocka_unit_test(bad_input_is_named_and_leaves_what_there_was),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
