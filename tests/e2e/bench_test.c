@@ -61,6 +61,46 @@ static void only_what_was_asked_for_runs(void **state)
 	json_decref(report);
 }
 
+#define MODEL "tests/models/storyworld-3m"
+/* $T/p.json is a plan with its patch, $T/plain.json the same without. Then the command. */
+#define WITH_PLAN                                                                                                      \
+	"T=$(mktemp -d); trap 'rm -r $T' EXIT; owners=0,1,1,3,4,5,5,7,8,9,10,11,12,13,14,15; "                         \
+	"echo \"{\\\"kvshare_plan\\\": 1, \\\"layers\\\": 16, \\\"k_owners\\\": [$owners], "                           \
+	"\\\"v_owners\\\": [$owners]}\" >$T/plain.json; kvshare-run calibrate -q -m " MODEL " --text " MODEL           \
+	"/calib.txt --samples 8 --held-tokens 64 --ctx 32 --compensate --refit o --skip 8 --plan $T/plain.json "       \
+	"-o $T/p.json >/dev/null && [ -e $T/p.patch.safetensors ] || exit 9; "
+#define RUN "kvshare-run bench --device host --ctx 64 --suite decode --json -m " MODEL " "
+
+/* The model's weights, its layers, the plan's, and the skips that are in the plan's patch alone. */
+static void a_plan_runs_with_its_matrices(void **state)
+{
+	struct process process = run_shell(WITH_PLAN "echo '['; " RUN "--plan $T/p.json && echo , && " RUN
+						     "--plan $T/plain.json && echo ']'",
+		120);
+	json_t *both = json_loads(process.out, 0, NULL);
+	const json_t *with = json_object_get(json_array_get(both, 0), "decode"),
+		     *without = json_object_get(json_array_get(both, 1), "decode");
+	const json_t *full = json_object_get(json_object_get(with, "full"), "memory"),
+		     *shared = json_object_get(json_object_get(with, "shared"), "memory"),
+		     *alone = json_object_get(json_object_get(without, "shared"), "memory");
+
+	(void)state;
+	if (process.status)
+		fail_msg("status %d: %s", process.status, process.err);
+	assert_true(json_is_true(json_object_get(with, "compensated")));
+	assert_true(json_is_false(json_object_get(without, "compensated")));
+	assert_int_equal(16 * (long)number(shared, "kv_physical_bytes"), 14 * (long)number(full, "kv_physical_bytes"));
+	assert_int_equal((long)number(alone, "kv_physical_bytes"), (long)number(shared, "kv_physical_bytes"));
+	assert_true(
+		number(full, "weights_bytes") > 6e6 && number(alone, "weights_bytes") == number(full, "weights_bytes"));
+	/* bf16: a skip has two halves of 8 x 128; a layer that it does not help has none. */
+	assert_true(number(shared, "weights_bytes") > number(full, "weights_bytes"));
+	assert_int_equal(
+		(long)(number(shared, "weights_bytes") - number(full, "weights_bytes")) % (2 * 8 * 128 * 2), 0);
+	json_decref(both);
+	process_free(&process);
+}
+
 static void what_cannot_be_measured_is_said(void **state)
 {
 	static const struct {
@@ -73,6 +113,16 @@ static void what_cannot_be_measured_is_said(void **state)
 		{"SOFTCUDA_MEMORY=32M " BENCH, "CUDA_ERROR_OUT_OF_MEMORY", 1},
 		{"SOFTCUDA_MEMORY=160M kvshare-run bench --device host --shape llama2-7b --suite decode",
 			"CUDA_ERROR_OUT_OF_MEMORY", 1},
+		{"kvshare-run bench --plan p.json", "name the model with -m DIR", 2},
+		{"kvshare-run bench -m " MODEL " --dtype f16", "-m has a shape and types of its own", 2},
+		{"kvshare-run bench -m nowhere", "nowhere", 1},
+		{RUN "--plan nowhere.json", "nowhere.json", 1},
+		{WITH_PLAN "rm $T/p.patch.safetensors; " RUN "--plan $T/p.json", "no such file: the plan goes with", 1},
+		{WITH_PLAN "printf x | dd of=$T/p.patch.safetensors bs=1 seek=3000 conv=notrunc 2>/dev/null; " RUN
+			   "--plan $T/p.json",
+			"is not the file that the plan was made with", 1},
+		{WITH_PLAN "cp $T/p.patch.safetensors $T/plain.patch.safetensors; " RUN "--plan $T/plain.json",
+			"does not name it", 1},
 	};
 
 	(void)state;
@@ -90,6 +140,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_suite_gives_figures),
 		cmocka_unit_test(only_what_was_asked_for_runs),
+		cmocka_unit_test(a_plan_runs_with_its_matrices),
 		cmocka_unit_test(what_cannot_be_measured_is_said),
 	};
 

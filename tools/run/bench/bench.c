@@ -3,7 +3,8 @@
  * ceiling.
  *
  * The ceiling is the bandwidth of a device-to-device copy, measured in the same run. The rest is mostly bound by
- * memory, and is given as a percentage of that ceiling. Weights are random: speed does not depend on their values.
+ * memory, and is given as a percentage of that ceiling. Weights are random, as speed does not depend on their values, or a
+ * model's own, with a plan of this model.
  */
 #include "../profile/profile.h"
 #include "bench.h"
@@ -21,7 +22,8 @@ enum {
 	OPTION_CTX,
 	OPTION_DTYPE,
 	OPTION_JSON,
-	OPTION_PROFILE
+	OPTION_PROFILE,
+	OPTION_PLAN
 };
 
 static const struct bench_shape shapes[] = {
@@ -42,7 +44,8 @@ static const struct suite {
 #define SUITE_COUNT (sizeof(suites) / sizeof(*suites))
 
 struct env {
-	const char *device, *shape, *profile;
+	const char *device, *shape, *profile, *model, *plan;
+	bool dtype_set;
 	int layers, ctx_tokens; /* 0: the shape's; 0: 8192, or 512 on the host */
 	enum kvs_dtype dtype;
 	bool json;
@@ -54,6 +57,11 @@ static const struct argp_option options[] = {
 		"some of copy,attention,gemm,rows,decode,vmm (default: all); copy always runs", 0},
 	{"shape", OPTION_SHAPE, "llama3-8b|llama2-7b|tiny", 0,
 		"the model's shape (default: llama3-8b; on the host: tiny)", 0},
+	{"model", 'm', "DIR", 0, "this model's shape and weights (a Hugging Face directory, or a GGUF file)", 0},
+	{"plan", OPTION_PLAN, "FILE", 0,
+		"with -m: decode runs this plan, with its refitted matrices if it has any (default: every fourth layer "
+		"shares)",
+		0},
 	{"layers", OPTION_LAYERS, "N", 0, "N layers instead of the shape's", 0},
 	{"ctx", OPTION_CTX, "TOKENS", 0, "longest context (default 8192; on the host: 512)", 0},
 	{"dtype", OPTION_DTYPE, "f16|bf16|f32", 0, "type of weights, K and V (default: bf16)", 0},
@@ -88,6 +96,14 @@ static const struct bench_shape *find_shape(const char *name)
 	return NULL;
 }
 
+static void check(struct argp_state *state, const struct env *env)
+{
+	if (env->plan && !env->model)
+		argp_error(state, "--plan is a model's plan: name the model with -m DIR");
+	if (env->model && (env->shape || env->layers || env->dtype_set))
+		argp_error(state, "-m has a shape and types of its own: give it, or --shape, --layers and --dtype");
+}
+
 static error_t parse(int key, char *text, struct argp_state *state)
 {
 	struct env *env = state->input;
@@ -109,12 +125,22 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		return 0;
 	case OPTION_DTYPE:
 		env->dtype = run_parse_dtype(state, "--dtype", text);
+		env->dtype_set = true;
 		return 0;
 	case OPTION_DEVICE:
 		env->device = run_parse_device(state, text);
 		return 0;
 	case OPTION_PROFILE:
 		env->profile = text;
+		return 0;
+	case 'm':
+		env->model = text;
+		return 0;
+	case OPTION_PLAN:
+		env->plan = text;
+		return 0;
+	case ARGP_KEY_END:
+		check(state, env);
 		return 0;
 	case OPTION_JSON:
 		env->json = true;
@@ -273,6 +299,29 @@ static void choose_shape(const struct env *env, struct bench *bench)
 	bench->quiet = env->json;
 }
 
+/* The model's shape in place of a chosen one; the plan and its matrices. What is open here, run_command() closes. */
+static int take_model(const struct env *env, struct bench *bench)
+{
+	const struct kvs_config *config;
+	int err = kvs_checkpoint_open(env->model, &bench->ckpt);
+
+	if (err)
+		return err;
+	config = kvs_checkpoint_config(bench->ckpt);
+	bench->shape = (struct bench_shape){.name = config->model_type,
+		.layers = config->layers,
+		.hidden = config->hidden,
+		.ff = config->ff,
+		.heads = config->heads,
+		.kv_heads = config->kv_heads,
+		.head_dim = config->head_dim,
+		.vocab = config->vocab};
+	bench->dtype = config->dtype;
+	if (env->plan)
+		err = kvs_plan_load(env->plan, &bench->plan);
+	return err ? err : run_patch_load(env->plan, bench->plan, bench->ckpt, &bench->patch);
+}
+
 static int run_suites(const struct env *env, struct bench *bench)
 {
 	const struct bench_shape *shape = &bench->shape;
@@ -296,11 +345,12 @@ static int run_suites(const struct env *env, struct bench *bench)
 }
 
 static const struct argp argp = {options, parse, NULL,
-	"Measure kernels and engine on a model's shape, with random weights.\v"
+	"Measure kernels and engine on a model's shape, with random weights or the model's own.\v"
 	"The first figure is the bandwidth of a copy on the device; the others are given as percentages of it.\n\n"
 	"Examples:\n"
 	"  kvshare-run bench\n"
-	"  kvshare-run bench --suite attention,decode --shape llama2-7b --json\n",
+	"  kvshare-run bench --suite attention,decode --shape llama2-7b --json\n"
+	"  kvshare-run bench --suite decode -m DIR --plan plan.json\n",
 	NULL, NULL, NULL};
 
 static int run_command(int argc, char **argv)
@@ -315,8 +365,10 @@ static int run_command(int argc, char **argv)
 		err = run_profile_open(env.profile, bench.cu, &bench.profile);
 	if (!err) {
 		choose_shape(&env, &bench);
-		err = run_suites(&env, &bench);
+		err = env.model ? take_model(&env, &bench) : 0;
 	}
+	if (!err)
+		err = run_suites(&env, &bench);
 	if (err)
 		run_complain();
 	if (bench.to)
@@ -325,6 +377,9 @@ static int run_command(int argc, char **argv)
 		KVS_CU_GIVE_BACK(bench.cu->cuMemFree, bench.from);
 	if (run_profile_close(bench.profile))
 		fprintf(stderr, "kvshare-run: warning: %s\n", kvs_error());
+	kvs_patch_close(bench.patch);
+	kvs_plan_free(bench.plan);
+	kvs_checkpoint_close(bench.ckpt);
 	kvs_cu_close(bench.cu);
 	return err ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -6,7 +6,7 @@
 
 #include "../run.h"
 
-/* A model's shape: all that speed depends on. Weights are random. */
+/* A model's shape: all that speed depends on. Weights are random, unless a model was named. */
 struct bench_shape {
 	const char *name;
 	int layers, hidden, ff, heads, kv_heads, head_dim, vocab;
@@ -16,6 +16,9 @@ struct bench {
 	kvs_cu *cu;
 	struct run_profile *profile; /* NULL: nobody asked for one */
 	struct bench_shape shape;
+	kvs_checkpoint *ckpt; /* whose weights engines get, and its shape; NULL: random ones */
+	kvs_plan *plan;       /* of --plan; NULL: a quarter of the layers share */
+	kvs_patch *patch;     /* the plan's matrices, NULL: it has none; engines with that plan get them */
 	enum kvs_dtype dtype; /* of weights, K and V */
 	int ctx_tokens;
 	bool quiet;
@@ -50,8 +53,8 @@ double bench_percent(const struct bench *bench, double bytes, double seconds); /
 int bench_fill_random(struct bench *bench, CUdeviceptr to, size_t bytes, enum kvs_dtype dtype);
 
 /*
- * An engine of the bench's shape with random weights, in blocks of `block_bytes` (0: a granule). Close with
- * kvs_engine_close().
+ * An engine of the bench's shape with random weights, or those of the model, in blocks of `block_bytes` (0: a granule). With
+ * the bench's own plan it has the plan's matrices. Close with kvs_engine_close().
  */
 int bench_open_engine(struct bench *bench, const kvs_plan *plan, bool premap, size_t block_bytes, kvs_engine **engine);
 /* `count` arbitrary ids; the caller frees them. NULL: out of memory, with a message. */
