@@ -390,9 +390,25 @@ static void note_cache(const kvs_engine *e)
 	model_note_use(e);
 }
 
+/*
+ * A process may have 65,530 mappings (vm.max_map_count), and on the host device a block is one. So where granules are small,
+ * the blocks of a long context are larger: they double until a full cache has no more than a quarter of that, or until they
+ * are as large as a GPU's. 0: one granule. On a GPU it is always one, as sizes are rounded up to granules.
+ */
+static size_t block_bytes_for(const kvs_engine *e)
+{
+	const size_t least = 64 << 10, largest = 2 << 20, most_blocks = 16384;
+	double full = 2.0 * e->config.layers * e->slots * e->ctx_tokens * kvs_kv_token_bytes(e->kv);
+	size_t bytes = least;
+
+	while (bytes < largest && full > (double)most_blocks * bytes)
+		bytes *= 2;
+	return bytes > least ? bytes : 0;
+}
+
 static int open_cache(kvs_engine *e, const struct kvs_engine_options *options)
 {
-	struct kvs_vmm_options vmm = {.block_bytes = options->block_bytes,
+	struct kvs_vmm_options vmm = {.block_bytes = options->block_bytes ? options->block_bytes : block_bytes_for(e),
 		.budget_bytes = options->budget_bytes,
 		.premap = !options->no_premap};
 	int err = kvs_vmm_create(e->cu, &vmm, &e->vmm);

@@ -253,7 +253,8 @@ struct kvs_engine_options {
 	enum kvs_policy policy;
 	int pass_tokens; /* of a batch with KVS_POLICY_LAST: tokens of each sequence in a pass; 0: 1, as when decoding */
 	bool share_by_pointer; /* borrowers read through the owner's addresses; plans change without a new cache: calibration */
-	size_t block_bytes, budget_bytes;
+	size_t block_bytes; /* 0: a granule; where those are below 2 MiB, more of them for a long context */
+	size_t budget_bytes;
 	void (*progress)(void *arg, size_t done_bytes, size_t total_bytes); /* while weights load; NULL: none */
 	void *progress_arg;
 	/*

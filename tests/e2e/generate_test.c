@@ -39,6 +39,19 @@ static void sharing_saves_exactly_its_part(void **state)
 	json_decref(shared);
 }
 
+/* A program under exec keeps a GPU's granule: tests/preload counts in it. */
+static void blocks_on_the_host_are_small_unless_asked_for(void **state)
+{
+	json_t *small = run_json(GENERATE), *large = run_json("SOFTCUDA_GRANULARITY=2M " GENERATE);
+
+	(void)state;
+	assert_int_equal(memory(small, "granule_bytes"), 64 << 10);
+	assert_int_equal(memory(large, "granule_bytes"), 2 << 20);
+	assert_int_equal(memory(small, "kv_physical_bytes") * 32, memory(large, "kv_physical_bytes"));
+	json_decref(small);
+	json_decref(large);
+}
+
 static void report_has_what_its_contract_names(void **state)
 {
 	static const char *const latency[] = {
@@ -331,6 +344,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(sharing_saves_exactly_its_part),
+		cmocka_unit_test(blocks_on_the_host_are_small_unless_asked_for),
 		cmocka_unit_test(report_has_what_its_contract_names),
 		cmocka_unit_test(a_run_says_why_it_ended),
 		cmocka_unit_test(a_run_ends_with_the_text),

@@ -1,6 +1,6 @@
 /*
  * An engine's memory: truncating a slot frees its blocks, the remaining tokens keep theirs, and freed blocks are
- * reused.
+ * reused; small blocks become larger for a long context.
  */
 #include "../../model/model.h"
 
@@ -21,23 +21,24 @@ static size_t held(kvs_engine *engine)
 	return memory.kv_physical_bytes;
 }
 
+static int windows[LAYERS];
+static const int32_t ids[TOKENS];
+static const struct kvs_config config = {.model_type = "llama",
+	.layers = LAYERS,
+	.hidden = 64,
+	.ff = 64,
+	.heads = 2,
+	.kv_heads = 2,
+	.head_dim = 32,
+	.vocab = 64,
+	.max_positions = 256,
+	.rms_eps = 1e-5f,
+	.dtype = KVS_F32,
+	.rope = {.theta = 10000, .factor = 1},
+	.window = windows};
+
 static void cutting_gives_memory_back(void **state)
 {
-	static int windows[LAYERS];
-	static const int32_t ids[TOKENS];
-	const struct kvs_config config = {.model_type = "llama",
-		.layers = LAYERS,
-		.hidden = 64,
-		.ff = 64,
-		.heads = 2,
-		.kv_heads = 2,
-		.head_dim = 32,
-		.vocab = 64,
-		.max_positions = 256,
-		.rms_eps = 1e-5f,
-		.dtype = KVS_F32,
-		.rope = {.theta = 10000, .factor = 1},
-		.window = windows};
 	const struct kvs_engine_options options = {.no_premap = true};
 	kvs_engine *engine;
 	kvs_cu *cu;
@@ -59,10 +60,35 @@ static void cutting_gives_memory_back(void **state)
 	kvs_cu_close(cu);
 }
 
+/* What a full cache may have in blocks is bounded, as each may take one of the mappings of a process. */
+static void blocks_of_a_long_context_are_larger(void **state)
+{
+	static const struct {
+		int ctx_tokens;
+		size_t block_bytes;
+	} rows[] = {{1 << 20, 4 << 10}, {(1 << 20) + 64, 128 << 10}, {(1 << 21) + 64, 256 << 10}};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+		const struct kvs_engine_options options = {.no_premap = true, .ctx_tokens = rows[i].ctx_tokens};
+		kvs_engine *engine;
+		kvs_cu *cu;
+
+		assert_int_equal(kvs_cu_open("host", &cu), 0);
+		if (kvs_engine_open_random(cu, &config, &options, &engine))
+			fail_msg("%s", kvs_error());
+		assert_int_equal(kvs_engine_append(engine, 0, ids, 1), 0);
+		assert_int_equal(held(engine), 2 * LAYERS * rows[i].block_bytes);
+		kvs_engine_close(engine);
+		kvs_cu_close(cu);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(cutting_gives_memory_back),
+		cmocka_unit_test(blocks_of_a_long_context_are_larger),
 	};
 
 	setenv("SOFTCUDA_GRANULARITY", "4K", 1);

@@ -19,7 +19,7 @@ if [ ! -e "$work/llama.built" ]; then
 	if [ ! -d "$source" ]; then
 		echo "bench-peers: fetching llama-cpp-python $version from PyPI, 77 MB" >&2
 		echo "llama-cpp-python==$version --hash=sha256:$digest" >"$work/requirements"
-		python3 -m pip download -q --no-deps --no-binary :all: --require-hashes -r "$work/requirements" -d "$work" ||
+		python3 -m pip download -q --no-deps --no-binary llama-cpp-python --require-hashes -r "$work/requirements" -d "$work" ||
 			{ echo "bench-peers: it could not be fetched with pip: is there a network?" >&2; exit 1; }
 		tar -xzf "$work/llama_cpp_python-$version.tar.gz" -C "$work"
 	fi

@@ -25,12 +25,14 @@ static void has(const struct process *process, const char *text)
 
 /*
  * A driver that is loaded while top watches has its probes some milliseconds later; the cache comes after that. The text is
- * long enough for several of top's rounds on a fast machine.
+ * long enough for several of top's rounds on a fast machine, and a block has room for all of it, so that the same is saved from
+ * the first round to the last.
  */
 static void memory_and_what_sharing_saves_are_shown(void **state)
 {
-	struct process process =
-		run_shell("(sleep 1; exec " GENERATE ") >&2 2>&1 & kvshare-run top -p $! -d 0.2; wait $!", 120);
+	struct process process = run_shell("export SOFTCUDA_GRANULARITY=2M; (sleep 1; exec " GENERATE
+					   ") >&2 2>&1 & kvshare-run top -p $! -d 0.2; wait $!",
+		120);
 
 	(void)state;
 	if (process.status)

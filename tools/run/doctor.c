@@ -72,7 +72,7 @@ static void check_host(struct findings *all)
 	struct finding *item;
 	kvs_cu *cu;
 
-	if (kvs_cu_open("host", &cu)) {
+	if (run_device_open("host", &cu)) {
 		item = add(all, "host device", STATE_MISSING);
 		snprintf(item->found, sizeof(item->found), "%s", kvs_error());
 		snprintf(item->advice, sizeof(item->advice),

@@ -77,6 +77,8 @@ struct run_session {
 	double load_s;
 };
 
+/* kvs_cu_open(), with the host device in granules of 64 KiB unless SOFTCUDA_GRANULARITY is set. NULL: "auto". */
+int run_device_open(const char *device, kvs_cu **out);
 /* Opens all of it, with a progress bar while weights load. On error nothing stays open. */
 int run_session_open(const struct run_model_options *options, struct run_session *session);
 /* All but the engine, for callers that open one with options of their own. */

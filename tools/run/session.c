@@ -75,6 +75,18 @@ static int take_threads(int threads)
 	return threads && setenv("SOFTCUDA_WORKERS", text, 1) ? kvs_fail(-ENOMEM, "no memory for a setting") : 0;
 }
 
+/*
+ * A GPU hands out memory in granules of 2 MiB, and so does softcuda to a program that it is to test. kvshare-run itself asks
+ * it for small ones: a small model has many layers with little in each, and would hold several times what its tokens need.
+ * What the user chose stays.
+ */
+int run_device_open(const char *device, kvs_cu **out)
+{
+	if (setenv("SOFTCUDA_GRANULARITY", "64K", 0))
+		return kvs_fail(-ENOMEM, "no memory for a setting");
+	return kvs_cu_open(device ? device : "auto", out);
+}
+
 int run_session_open_model(const struct run_model_options *options, struct run_session *session)
 {
 	int err;
@@ -94,7 +106,7 @@ int run_session_open_model(const struct run_model_options *options, struct run_s
 	if (!err)
 		err = take_threads(options->threads);
 	if (!err)
-		err = kvs_cu_open(options->device ? options->device : "auto", &session->cu);
+		err = run_device_open(options->device, &session->cu);
 	if (!err)
 		err = run_profile_open(options->profile_path, session->cu, &session->profile);
 	if (!err && !options->quiet && !options->json)

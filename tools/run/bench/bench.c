@@ -360,7 +360,7 @@ static int run_command(int argc, char **argv)
 	int err;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &env);
-	err = kvs_cu_open(env.device ? env.device : "auto", &bench.cu);
+	err = run_device_open(env.device, &bench.cu);
 	if (!err)
 		err = run_profile_open(env.profile, bench.cu, &bench.profile);
 	if (!err) {
