@@ -5,13 +5,13 @@
  * result. The caller's thread takes its share and tells of the progress; the others ask only whether to stop.
  */
 #include "queries.h"
+#include "together.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #define MOST_THREADS 16
 
@@ -64,12 +64,10 @@ static void *work(void *arg)
 
 static int threads_of(const struct calib_queries *queries)
 {
-	const char *text = getenv("SOFTCUDA_WORKERS"); /* what --threads sets for the host device */
-	long threads = text ? atol(text) : sysconf(_SC_NPROCESSORS_ONLN);
+	int threads = calib_threads();
 
 	threads = threads > MOST_THREADS ? MOST_THREADS : threads;
-	threads = threads > queries->heads ? queries->heads : threads;
-	return threads < 1 ? 1 : (int)threads;
+	return threads > queries->heads ? queries->heads : threads;
 }
 
 /* The caller's own error comes first: that of another may only be that it was stopped. */

@@ -8,7 +8,8 @@
  * fit does not see. Both systems are solved by conjugate gradients, a few steps each, with the Kronecker product of
  * the keys' and the queries' covariance as preconditioner. A commutes with no rotation, yet folds into W_q, which comes before it.
  *
- * Of a sequence everything is computed again in each pass: memory is a few matrices [queries][tokens].
+ * Weights are computed once for each place at which they are taken, and kept in temporary files, in float32: a step of conjugate
+ * gradients is two products. Memory is a few matrices [queries][tokens] of one sequence, whatever the number of sequences.
  */
 #include "queries.h"
 
@@ -36,11 +37,14 @@ struct work {
 	const struct calib_queries *q;
 	int head, used, tokens, dim, window;
 	double scale, tau;
-	size_t fitted;                      /* queries of sequences that are fitted on */
-	float *floats;                      /* [tokens][dim] */
+	size_t fitted;                /* queries of sequences that are fitted on */
+	double entropy;               /* sum of p log p over the queries of those that are held back */
+	struct calib_spool *original; /* [used][tokens] of a sequence: p */
+	struct calib_spool *between;  /* the same of fitted sequences: (p + changed) / 2 at the last NEWTON_RIGHT */
+	float *floats;                /* [tokens][dim] or [used][tokens], the larger */
 	double *z, *wanted, *turned, *back; /* [used][dim] */
 	double *keys, *own, *weighted;      /* [tokens][dim] */
-	double *scores, *p, *changed, *e;   /* [used][tokens] */
+	double *p, *changed, *e;            /* [used][tokens] */
 	double *inverse_c, *inverse_z;      /* [dim][dim] */
 	double *right, *x, *r, *m, *d, *ad; /* [dim][dim]: conjugate gradients */
 	double *trial;                      /* [dim][dim] */
@@ -97,13 +101,22 @@ static void softmax(const struct work *w, const double *scores, double *out)
 		softmax_row(w, t, scores + (size_t)t * w->tokens, out + (size_t)t * w->tokens);
 }
 
-static int load(struct work *w, const struct calib_spool *spool, size_t record, int rows, double *out)
+static int load(struct work *w, const struct calib_spool *spool, size_t record, size_t count, double *out)
 {
 	int err = calib_spool_read(spool, record, 1, w->floats);
 
-	for (size_t i = 0; i < (size_t)rows * w->dim && !err; i++)
+	for (size_t i = 0; i < count && !err; i++)
 		out[i] = w->floats[i];
 	return err;
+}
+
+static int keep(struct work *w, struct calib_spool *spool, int sequence, const double *weights)
+{
+	size_t count = (size_t)w->used * w->tokens;
+
+	for (size_t i = 0; i < count; i++)
+		w->floats[i] = (float)weights[i];
+	return calib_spool_write(spool, sequence, 1, w->floats);
 }
 
 /* Scores of rows of queries and of keys. */
@@ -114,25 +127,43 @@ static void score(struct work *w, const double *rows, const double *keys, double
 		out[i] *= w->scale;
 }
 
-/* z, keys, and the original's scores and weights. */
+static size_t kv_record(const struct work *w, int sequence)
+{
+	return (size_t)sequence * w->q->kv_heads + w->head / (w->q->heads / w->q->kv_heads);
+}
+
 static int load_sequence(struct work *w, int sequence)
 {
-	int kv_head = w->head / (w->q->heads / w->q->kv_heads);
-	size_t record = (size_t)sequence * w->q->heads + w->head,
-	       kv_record = (size_t)sequence * w->q->kv_heads + kv_head;
-	int err = load(w, w->q->before, record, w->used, w->z);
+	int err = load(w, w->q->before, (size_t)sequence * w->q->heads + w->head, (size_t)w->used * w->dim, w->z);
+
+	return err ? err : load(w, w->q->keys, kv_record(w, sequence), (size_t)w->tokens * w->dim, w->keys);
+}
+
+/* The original's scores into e. */
+static int score_original(struct work *w, int sequence)
+{
+	int err = load(w, w->q->wanted, (size_t)sequence * w->q->heads + w->head, (size_t)w->used * w->dim, w->wanted);
 
 	if (!err)
-		err = load(w, w->q->wanted, record, w->used, w->wanted);
+		err = load(w, w->q->own, kv_record(w, sequence), (size_t)w->tokens * w->dim, w->own);
 	if (!err)
-		err = load(w, w->q->keys, kv_record, w->tokens, w->keys);
-	if (!err)
-		err = load(w, w->q->own, kv_record, w->tokens, w->own);
+		score(w, w->wanted, w->own, w->e);
+	return err;
+}
+
+/* Once for each sequence: p, and for those that are held back its entropy. */
+static int weigh_original(struct work *w, int sequence, enum calib_part part)
+{
+	size_t count = (size_t)w->used * w->tokens;
+	int err = score_original(w, sequence);
+
 	if (err)
 		return err;
-	score(w, w->wanted, w->own, w->scores);
-	softmax(w, w->scores, w->p);
-	return 0;
+	softmax(w, w->e, w->p);
+	for (size_t i = 0; i < count && part == CALIB_HELD; i++)
+		if (w->p[i] > 0)
+			w->entropy += w->p[i] * log(w->p[i]);
+	return keep(w, w->original, sequence, w->p);
 }
 
 /* Scores of queries A z (and the bias) with the owner's keys, into out; A NULL: of the bias alone. */
@@ -178,46 +209,81 @@ static void add_back(struct work *w, double *sum)
 	calib_lapack_add_products(w->q->lapack, w->back, w->dim, w->z, w->dim, w->used, sum);
 }
 
-static double divergence(const struct work *w)
+/* The sum of -p log(changed) for the scores in e. */
+static double cross_entropy(const struct work *w)
 {
 	double sum = 0;
 
 	for (int t = 0; t < w->used; t++) {
-		const double *p = w->p + (size_t)t * w->tokens, *changed = w->changed + (size_t)t * w->tokens;
-		for (int s = first_key(w, t); s <= position(t); s++)
-			if (p[s] > 0)
-				sum += p[s] * (log(p[s]) - log(fmax(changed[s], 1e-300)));
+		const double *p = w->p + (size_t)t * w->tokens, *scores = w->e + (size_t)t * w->tokens;
+		int first = first_key(w, t), last = position(t);
+		double most = -INFINITY, exponentials = 0;
+		for (int s = first; s <= last; s++)
+			most = fmax(most, scores[s]);
+		for (int s = first; s <= last; s++)
+			exponentials += exp(scores[s] - most);
+		most += log(exponentials);
+		for (int s = first; s <= last; s++)
+			sum -= p[s] * (scores[s] - most);
 	}
 	return sum;
 }
 
 /* ---- passes over the sequences ---- */
 
-static void add_sequence(struct work *w, enum kind kind, const double *at, const double *v, double *sum, double *kl)
+static int add_square_right(struct work *w, int sequence)
+{
+	size_t count = (size_t)w->used * w->tokens;
+	int err;
+
+	score_matrix(w, NULL, true, w->changed);
+	err = score_original(w, sequence);
+	for (size_t i = 0; i < count && !err; i++)
+		w->e[i] -= w->changed[i];
+	if (!err)
+		centre(w, w->p, w->e);
+	return err;
+}
+
+static int add_newton_right(struct work *w, int sequence, const double *at)
 {
 	size_t count = (size_t)w->used * w->tokens;
 
-	if (kind >= NEWTON_RIGHT) {
-		score_matrix(w, at, true, w->changed);
-		softmax(w, w->changed, w->changed);
+	score_matrix(w, at, true, w->changed);
+	softmax(w, w->changed, w->changed);
+	for (size_t i = 0; i < count; i++) {
+		w->e[i] = w->p[i] - w->changed[i];
+		w->changed[i] = (w->p[i] + w->changed[i]) / 2;
 	}
+	return keep(w, w->between, sequence, w->changed);
+}
+
+static int add_sequence(
+	struct work *w, int sequence, enum kind kind, const double *at, const double *v, double *sum, double *kl)
+{
+	int err = load_sequence(w, sequence);
+
+	if (!err)
+		err = load(w, kind == NEWTON_OPERATOR ? w->between : w->original, sequence, (size_t)w->used * w->tokens,
+			w->p);
+	if (err)
+		return err;
 	if (kind == DIVERGENCE) {
-		*kl += divergence(w);
-		return;
+		score_matrix(w, at, true, w->e);
+		*kl += cross_entropy(w);
+		return 0;
 	}
-	if (kind == SQUARE_RIGHT || kind == NEWTON_RIGHT) {
-		if (kind == SQUARE_RIGHT)
-			score_matrix(w, NULL, true, w->e);
-		for (size_t i = 0; i < count; i++)
-			w->e[i] = kind == SQUARE_RIGHT ? w->scores[i] - w->e[i] : w->p[i] - w->changed[i];
+	if (kind == SQUARE_RIGHT) {
+		err = add_square_right(w, sequence);
+	} else if (kind == NEWTON_RIGHT) {
+		err = add_newton_right(w, sequence, at);
 	} else {
 		score_matrix(w, v, false, w->e);
+		centre(w, w->p, w->e);
 	}
-	for (size_t i = 0; i < count && kind == NEWTON_OPERATOR; i++)
-		w->changed[i] = (w->p[i] + w->changed[i]) / 2;
-	if (kind != NEWTON_RIGHT)
-		centre(w, kind == NEWTON_OPERATOR ? w->changed : w->p, w->e);
-	add_back(w, sum);
+	if (!err)
+		add_back(w, sum);
+	return err;
 }
 
 /* Sums over the fitted sequences; of KL, over the held ones. */
@@ -228,15 +294,13 @@ static int pass(struct work *w, enum kind kind, const double *at, const double *
 	int err = calib_tell(w->q->progress, "compensating", w->q->done, w->q->total);
 
 	if (kind == DIVERGENCE)
-		*kl = 0;
+		*kl = w->entropy;
 	else
 		memset(sum, 0, sizeof(*sum) * w->dim * w->dim);
 	for (int s = 0; s < w->q->sequences && !err; s++) {
 		if (calib_part_of(s, w->q->sequences) != part)
 			continue;
-		err = load_sequence(w, s);
-		if (!err)
-			add_sequence(w, kind, at, v, sum, kl);
+		err = add_sequence(w, s, kind, at, v, sum, kl);
 		queries += w->used;
 	}
 	if (kind == DIVERGENCE)
@@ -351,11 +415,12 @@ static int make_preconditioner(struct work *w)
 	memset(w->inverse_c, 0, sizeof(double) * count);
 	memset(w->inverse_z, 0, sizeof(double) * count);
 	for (int s = 0; s < w->q->sequences && !err; s++) {
-		if (calib_part_of(s, w->q->sequences) == CALIB_HELD)
+		enum calib_part part = calib_part_of(s, w->q->sequences);
+		err = weigh_original(w, s, part);
+		if (!err && part == CALIB_FITTED)
+			err = load_sequence(w, s);
+		if (err || part == CALIB_HELD)
 			continue;
-		err = load_sequence(w, s);
-		if (err)
-			break;
 		calib_lapack_add_products(w->q->lapack, w->z, w->dim, w->z, w->dim, w->used, w->inverse_z);
 		for (int i = 1; i <= COVARIANCES; i++, covariances++)
 			add_covariance(
@@ -453,10 +518,9 @@ static size_t lay_out(struct work *w, double *memory)
 		double **array;
 		size_t count;
 	} arrays[] = {{&w->z, row}, {&w->wanted, row}, {&w->turned, row + w->dim}, {&w->back, row + w->dim},
-		{&w->keys, keys}, {&w->own, keys}, {&w->weighted, keys}, {&w->scores, scores}, {&w->p, scores},
-		{&w->changed, scores}, {&w->e, scores}, {&w->inverse_c, square}, {&w->inverse_z, square},
-		{&w->right, square}, {&w->x, square}, {&w->r, square}, {&w->m, square}, {&w->d, square},
-		{&w->ad, square}, {&w->trial, square}};
+		{&w->keys, keys}, {&w->own, keys}, {&w->weighted, keys}, {&w->p, scores}, {&w->changed, scores},
+		{&w->e, scores}, {&w->inverse_c, square}, {&w->inverse_z, square}, {&w->right, square}, {&w->x, square},
+		{&w->r, square}, {&w->m, square}, {&w->d, square}, {&w->ad, square}, {&w->trial, square}};
 
 	for (size_t i = 0; i < sizeof(arrays) / sizeof(*arrays); at += arrays[i++].count)
 		if (memory)
@@ -477,13 +541,19 @@ int calib_queries_fit(const struct calib_queries *queries, int head, double *mat
 
 	*out = (struct calib_query_result){0};
 	w.memory = malloc(sizeof(double) * lay_out(&w, NULL));
-	w.floats = malloc(sizeof(float) * w.tokens * w.dim);
+	w.floats = malloc(sizeof(float) * w.tokens * (w.dim > w.used ? w.dim : w.used));
 	if (!w.memory || !w.floats)
 		err = kvs_fail(-ENOMEM, "no memory for the queries of %d tokens", w.tokens);
+	if (!err)
+		err = calib_spool_open((size_t)w.used * w.tokens, &w.original);
+	if (!err)
+		err = calib_spool_open((size_t)w.used * w.tokens, &w.between);
 	if (!err) {
 		lay_out(&w, w.memory);
 		err = fit(&w, matrix, out);
 	}
+	calib_spool_close(w.original);
+	calib_spool_close(w.between);
 	free(w.memory);
 	free(w.floats);
 	return err;

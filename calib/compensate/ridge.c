@@ -3,14 +3,17 @@
  *
  * All that a fit needs is in the sums X'X, X'T and T'T, and so is the error of any matrix on the rows behind them:
  * |T - X W'|^2 = T'T - 2 <W', X'T> + <W', X'X W'>. So a strength costs one factorisation, and no pass over the text. Sums are
- * float64, in the order of the tokens.
+ * float64, in the order of the tokens. X'X and X'T are summed side by side, and so are strengths tried, on two threads where
+ * there are two; each is one thread's work, so their number changes no bit.
  */
 #include "ridge.h"
 
 #include "../measure.h"
+#include "together.h"
 
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,12 +27,17 @@ int calib_ridge_open(int cols, int outs, struct calib_ridge *out)
 		out->xx[part] = malloc(sizeof(double) * square);
 		out->xt[part] = malloc(sizeof(double) * across);
 	}
-	out->a = malloc(sizeof(double) * square);
-	out->b = malloc(sizeof(double) * across);
-	out->c = malloc(sizeof(double) * across);
+	whole = true;
+	for (int i = 0; i < CALIB_RIDGE_SOLVERS; i++) {
+		struct calib_ridge_work *work = &out->work[i];
+		work->a = malloc(sizeof(double) * square);
+		work->b = malloc(sizeof(double) * across);
+		work->c = malloc(sizeof(double) * across);
+		whole &= work->a && work->b && work->c;
+	}
 	out->x = malloc(sizeof(double) * CALIB_RIDGE_ROWS * cols);
 	out->t = malloc(sizeof(double) * CALIB_RIDGE_ROWS * outs);
-	whole = out->a && out->b && out->c && out->x && out->t && out->xx[0] && out->xx[1] && out->xt[0] && out->xt[1];
+	whole &= out->x && out->t && out->xx[0] && out->xx[1] && out->xt[0] && out->xt[1];
 	return whole ? 0 : kvs_fail(-ENOMEM, "no memory for the sums of a matrix of [%d][%d]", outs, cols);
 }
 
@@ -39,9 +47,11 @@ void calib_ridge_close(struct calib_ridge *ridge)
 		free(ridge->xx[part]);
 		free(ridge->xt[part]);
 	}
-	free(ridge->a);
-	free(ridge->b);
-	free(ridge->c);
+	for (int i = 0; i < CALIB_RIDGE_SOLVERS; i++) {
+		free(ridge->work[i].a);
+		free(ridge->work[i].b);
+		free(ridge->work[i].c);
+	}
 	free(ridge->x);
 	free(ridge->t);
 	*ridge = (struct calib_ridge){0};
@@ -55,6 +65,30 @@ void calib_ridge_clear(struct calib_ridge *ridge)
 		ridge->tt[part] = 0;
 		ridge->rows[part] = 0;
 	}
+}
+
+/* ---- sums ---- */
+
+struct addition {
+	struct calib_ridge *ridge;
+	struct calib_lapack *lapack;
+	enum calib_part part;
+	int rows;
+};
+
+static void add_squares(void *arg)
+{
+	struct addition *a = arg;
+
+	calib_lapack_add_squares(a->lapack, a->ridge->x, a->ridge->cols, a->rows, a->ridge->xx[a->part]);
+}
+
+static void add_products(void *arg)
+{
+	struct addition *a = arg;
+
+	calib_lapack_add_products(
+		a->lapack, a->ridge->x, a->ridge->cols, a->ridge->t, a->ridge->outs, a->rows, a->ridge->xt[a->part]);
 }
 
 void calib_ridge_add(struct calib_ridge *ridge, struct calib_lapack *lapack, enum calib_part part, int rows,
@@ -71,58 +105,117 @@ void calib_ridge_add(struct calib_ridge *ridge, struct calib_lapack *lapack, enu
 				(double)to[first * outs + i] - from[first * outs + i] - (bias ? bias[i % outs] : 0);
 			ridge->tt[part] += ridge->t[i] * ridge->t[i];
 		}
-		calib_lapack_add_squares(lapack, ridge->x, ridge->cols, now, ridge->xx[part]);
-		calib_lapack_add_products(lapack, ridge->x, ridge->cols, ridge->t, ridge->outs, now, ridge->xt[part]);
+		struct addition addition = {ridge, lapack, part, now};
+		calib_side_by_side(add_squares, &addition, add_products, &addition);
 	}
 	ridge->rows[part] += rows;
 }
 
-double calib_ridge_error(struct calib_ridge *ridge, struct calib_lapack *lapack, enum calib_part part, const double *w)
+static double error_of(
+	struct calib_ridge *ridge, struct calib_lapack *lapack, enum calib_part part, const double *w, double *product)
 {
 	size_t count = (size_t)ridge->cols * ridge->outs;
 	double sum = ridge->tt[part];
 
-	calib_lapack_multiply_symmetric(lapack, ridge->xx[part], ridge->cols, w, ridge->outs, ridge->c);
+	calib_lapack_multiply_symmetric(lapack, ridge->xx[part], ridge->cols, w, ridge->outs, product);
 	for (size_t i = 0; i < count; i++)
-		sum += w[i] * (ridge->c[i] - 2 * ridge->xt[part][i]);
+		sum += w[i] * (product[i] - 2 * ridge->xt[part][i]);
 	return sum;
 }
 
-/* W' = the solution for a part's sums, into b. `old` [cols][outs] is what it is pulled to; NULL: zero. */
-static int solve(struct calib_ridge *ridge, struct calib_lapack *lapack, enum calib_part part, double strength,
-	const double *old)
+double calib_ridge_error(struct calib_ridge *ridge, struct calib_lapack *lapack, enum calib_part part, const double *w)
 {
-	size_t count = (size_t)ridge->cols * ridge->outs;
-	int err;
-
-	memcpy(ridge->a, ridge->xx[part], sizeof(double) * ridge->cols * ridge->cols);
-	memcpy(ridge->b, ridge->xt[part], sizeof(double) * count);
-	if (old) {
-		calib_lapack_multiply_symmetric(lapack, ridge->xx[part], ridge->cols, old, ridge->outs, ridge->c);
-		for (size_t i = 0; i < count; i++)
-			ridge->b[i] -= ridge->c[i];
-	}
-	err = calib_lapack_solve_ridge(lapack, ridge->a, ridge->cols, ridge->b, ridge->outs, strength);
-	for (size_t i = 0; i < count && !err && old; i++)
-		ridge->b[i] += old[i];
-	return err;
+	return error_of(ridge, lapack, part, w, ridge->work[0].c);
 }
 
+/* From now on a part's targets are what `old` leaves of them, and a solution is what is added to it. */
+static void take_off(struct calib_ridge *ridge, struct calib_lapack *lapack, enum calib_part part, const double *old)
+{
+	size_t count = (size_t)ridge->cols * ridge->outs;
+	double *product = ridge->work[0].c;
+
+	ridge->tt[part] = error_of(ridge, lapack, part, old, product);
+	for (size_t i = 0; i < count; i++)
+		ridge->xt[part][i] -= product[i];
+}
+
+/* ---- solutions ---- */
+
+/* W' = the solution for a part's sums, into b. */
+static int solve(struct calib_ridge *ridge, struct calib_ridge_work *work, struct calib_lapack *lapack,
+	enum calib_part part, double strength)
+{
+	memcpy(work->a, ridge->xx[part], sizeof(double) * ridge->cols * ridge->cols);
+	memcpy(work->b, ridge->xt[part], sizeof(double) * ridge->cols * ridge->outs);
+	return calib_lapack_solve_ridge(lapack, work->a, ridge->cols, work->b, ridge->outs, strength);
+}
+
+/* The error of a solution on the sums that it solves, for which X'X W' = X'T - ridge W'. */
+static double error_of_solution(const struct calib_ridge *ridge, enum calib_part part, double strength)
+{
+	const double *w = ridge->work[0].b;
+	double sum = ridge->tt[part], mean = 0;
+
+	for (int i = 0; i < ridge->cols; i++)
+		mean += ridge->xx[part][(size_t)i * ridge->cols + i] / ridge->cols;
+	for (size_t i = 0; i < (size_t)ridge->cols * ridge->outs; i++)
+		sum -= w[i] * (ridge->xt[part][i] + strength * mean * w[i]);
+	return sum;
+}
+
+/* Strengths, one solver's share: its number, and every second from there on. */
+struct trial {
+	struct calib_ridge *ridge;
+	struct calib_lapack *lapack;
+	const struct calib_ridge_choice *choice;
+	double *errors; /* [count], on the held rows */
+	int solver, err;
+	char message[256]; /* kvs_error() is each thread's own */
+};
+
+static void try_strengths(void *arg)
+{
+	struct trial *t = arg;
+	struct calib_ridge_work *work = &t->ridge->work[t->solver];
+
+	for (int i = t->solver; i < t->choice->count && !t->err; i += CALIB_RIDGE_SOLVERS) {
+		t->err = solve(t->ridge, work, t->lapack, CALIB_FITTED, t->choice->strengths[i]);
+		if (!t->err)
+			t->errors[i] = error_of(t->ridge, t->lapack, CALIB_HELD, work->b, work->c);
+	}
+	if (t->err)
+		snprintf(t->message, sizeof(t->message), "%s", kvs_error());
+}
+
+static int try_all(
+	struct calib_ridge *ridge, struct calib_lapack *lapack, const struct calib_ridge_choice *choice, double *errors)
+{
+	struct trial even = {.ridge = ridge, .lapack = lapack, .choice = choice, .errors = errors}, odd = even;
+	const struct trial *failed = &even;
+
+	odd.solver = 1;
+	calib_side_by_side(try_strengths, &odd, try_strengths, &even);
+	if (!even.err)
+		failed = &odd;
+	return failed->err ? kvs_fail(failed->err, "%s", failed->message) : 0;
+}
+
+/* `old` is zero in a fit that pulls. */
 static int choose(struct calib_ridge *ridge, struct calib_lapack *lapack, const struct calib_ridge_choice *choice,
 	const double *old, struct calib_ridge_result *out)
 {
-	double least = calib_ridge_error(ridge, lapack, CALIB_HELD, old);
+	double least = choice->pull ? ridge->tt[CALIB_HELD] : calib_ridge_error(ridge, lapack, CALIB_HELD, old);
+	double errors[CALIB_RIDGE_STRENGTHS];
 	int err = 0;
 
 	out->strength = choice->strengths[0];
 	out->better = choice->count == 1;
+	if (choice->count > 1)
+		err = try_all(ridge, lapack, choice, errors);
 	for (int i = 0; i < choice->count && !err && choice->count > 1; i++) {
-		double error;
-		err = solve(ridge, lapack, CALIB_FITTED, choice->strengths[i], choice->pull ? old : NULL);
-		error = err ? 0 : calib_ridge_error(ridge, lapack, CALIB_HELD, ridge->b);
-		if (err || error >= least)
+		if (errors[i] >= least)
 			continue;
-		least = error;
+		least = errors[i];
 		out->better = true;
 		out->strength = choice->strengths[i];
 	}
@@ -140,36 +233,43 @@ void calib_ridge_join(struct calib_ridge *ridge)
 	ridge->rows[CALIB_FITTED] += ridge->rows[CALIB_HELD];
 }
 
-static void transpose(const struct calib_ridge *ridge, const double *from, float *to)
+/* The solution, with a pull on top of the old matrix, which is what `to` holds. */
+static void transpose(const struct calib_ridge *ridge, bool pull, const double *old, float *to)
 {
+	const double *b = ridge->work[0].b;
+
 	for (int r = 0; r < ridge->outs; r++)
-		for (int c = 0; c < ridge->cols; c++)
-			to[(size_t)r * ridge->cols + c] = (float)from[(size_t)c * ridge->outs + r];
+		for (int c = 0; c < ridge->cols; c++) {
+			size_t from = (size_t)c * ridge->outs + r;
+			to[(size_t)r * ridge->cols + c] = (float)(b[from] + (pull ? old[from] : 0));
+		}
 }
 
 static int fit(struct calib_ridge *ridge, struct calib_lapack *lapack, const struct calib_ridge_choice *choice,
 	const double *old, float *values, struct calib_ridge_result *out)
 {
-	double count;
+	double count, before;
 	int err = choose(ridge, lapack, choice, old, out);
 
 	if (err)
 		return err;
 	calib_ridge_join(ridge);
 	count = (double)ridge->rows[CALIB_FITTED] * ridge->outs;
-	out->before = out->after = calib_ridge_error(ridge, lapack, CALIB_FITTED, old) / count;
+	before = choice->pull ? ridge->tt[CALIB_FITTED] : calib_ridge_error(ridge, lapack, CALIB_FITTED, old);
+	out->before = out->after = before / count;
 	if (!out->better)
 		return 0;
-	err = solve(ridge, lapack, CALIB_FITTED, out->strength, choice->pull ? old : NULL);
+	err = solve(ridge, &ridge->work[0], lapack, CALIB_FITTED, out->strength);
 	if (err)
 		return err;
-	out->after = calib_ridge_error(ridge, lapack, CALIB_FITTED, ridge->b) / count;
-	transpose(ridge, ridge->b, values);
+	out->after = error_of_solution(ridge, CALIB_FITTED, out->strength) / count;
+	transpose(ridge, choice->pull, old, values);
 	return 0;
 }
 
-/* The old matrix, transposed, which the caller frees. -EIO (sums that are not numbers), -ENOMEM. */
-static int take_old(const struct calib_ridge *ridge, const float *values, double **old)
+/* The old matrix, transposed, which the caller frees; with a pull it is taken off. -EIO (sums that are not numbers), -ENOMEM. */
+static int take_old(struct calib_ridge *ridge, struct calib_lapack *lapack, const struct calib_ridge_choice *choice,
+	const float *values, double **old)
 {
 	if (!isfinite(ridge->tt[0] + ridge->tt[1]))
 		return calib_not_a_number("residual");
@@ -179,6 +279,8 @@ static int take_old(const struct calib_ridge *ridge, const float *values, double
 	for (int r = 0; r < ridge->outs; r++)
 		for (int c = 0; c < ridge->cols; c++)
 			(*old)[(size_t)c * ridge->outs + r] = values[(size_t)r * ridge->cols + c];
+	for (int part = 0; part < CALIB_PARTS && choice->pull; part++)
+		take_off(ridge, lapack, part, *old);
 	return 0;
 }
 
@@ -186,7 +288,7 @@ int calib_ridge_fit(struct calib_ridge *ridge, struct calib_lapack *lapack, cons
 	float *values, struct calib_ridge_result *out)
 {
 	double *old;
-	int err = take_old(ridge, values, &old);
+	int err = take_old(ridge, lapack, choice, values, &old);
 
 	if (err)
 		return err;
@@ -200,19 +302,18 @@ int calib_ridge_try(struct calib_ridge *ridge, struct calib_lapack *lapack, cons
 {
 	struct calib_ridge_result chosen;
 	double *old;
-	int err = take_old(ridge, values, &old);
+	int err = take_old(ridge, lapack, choice, values, &old);
 
 	if (err)
 		return err;
 	err = choose(ridge, lapack, choice, old, &chosen);
 	if (!err && chosen.better) {
-		err = solve(ridge, lapack, CALIB_FITTED, chosen.strength, choice->pull ? old : NULL);
+		err = solve(ridge, &ridge->work[0], lapack, CALIB_FITTED, chosen.strength);
 		if (!err)
-			transpose(ridge, ridge->b, values);
+			transpose(ridge, choice->pull, old, values);
 	}
 	if (!err)
-		*left = calib_ridge_error(ridge, lapack, CALIB_HELD, chosen.better ? ridge->b : old) /
-			((double)ridge->rows[CALIB_HELD] * ridge->outs);
+		*left = chosen.held / ((double)ridge->rows[CALIB_HELD] * ridge->outs);
 	free(old);
 	return err;
 }

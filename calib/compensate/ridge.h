@@ -11,17 +11,24 @@
 
 enum calib_part { CALIB_FITTED, CALIB_HELD, CALIB_PARTS };
 
+/* Work of one solution: [cols][cols], [cols][outs] twice; b is the solution. */
+struct calib_ridge_work {
+	double *a, *b, *c;
+};
+
+#define CALIB_RIDGE_SOLVERS 2 /* strengths that are tried at a time */
+
 /* Sums over rows x [cols] and their targets t [rows_out], for W [rows_out][cols] with W x = t. */
 struct calib_ridge {
 	int cols, outs;
 	size_t rows[CALIB_PARTS];
 	double *xx[CALIB_PARTS]; /* X'X [cols][cols], upper triangle */
-	double *xt[CALIB_PARTS]; /* X'T [cols][outs] */
+	double *xt[CALIB_PARTS]; /* X'T [cols][outs]; during a fit that pulls, T is what the old matrix leaves */
 	double tt[CALIB_PARTS];  /* sum of squares of T */
-	double *a, *b, *c;       /* [cols][cols], [cols][outs] twice: work */
+	struct calib_ridge_work work[CALIB_RIDGE_SOLVERS];
 	double *x, *t; /* [CALIB_RIDGE_ROWS][cols], [CALIB_RIDGE_ROWS][outs]: rows on their way into the sums */
 };
-#define CALIB_RIDGE_ROWS 64
+#define CALIB_RIDGE_ROWS 256 /* a pass over X'X in memory for so many rows */
 
 int calib_ridge_open(int cols, int outs, struct calib_ridge *out); /* -ENOMEM; close it in any case */
 void calib_ridge_close(struct calib_ridge *ridge);
@@ -32,6 +39,8 @@ void calib_ridge_add(struct calib_ridge *ridge, struct calib_lapack *lapack, enu
 	const float *x, const float *to, const float *from, const float *bias);
 
 #define CALIB_OUTPUT_STRENGTHS 0.003, 0.01, 0.03, 0.1, 0.3 /* of W_o of a layer that borrows */
+
+#define CALIB_RIDGE_STRENGTHS 8 /* of a choice, at most */
 
 struct calib_ridge_choice {
 	const double *strengths; /* [count], of the mean diagonal of X'X */
@@ -57,7 +66,7 @@ int calib_ridge_fit(struct calib_ridge *ridge, struct calib_lapack *lapack, cons
 int calib_ridge_try(struct calib_ridge *ridge, struct calib_lapack *lapack, const struct calib_ridge_choice *choice,
 	float *values, double *left);
 
-/* The sum of squares of T - X W' over a part's rows, for W' [cols][outs]; uses c. */
+/* The sum of squares of T - X W' over a part's rows, for W' [cols][outs]; uses the first c. */
 double calib_ridge_error(struct calib_ridge *ridge, struct calib_lapack *lapack, enum calib_part part, const double *w);
 /* The held rows' sums join the others. */
 void calib_ridge_join(struct calib_ridge *ridge);
