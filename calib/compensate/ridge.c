@@ -200,7 +200,7 @@ static int try_all(
 	return failed->err ? kvs_fail(failed->err, "%s", failed->message) : 0;
 }
 
-/* `old` is zero in a fit that pulls. */
+/* In a fit that pulls, a solution of zero is the old matrix. */
 static int choose(struct calib_ridge *ridge, struct calib_lapack *lapack, const struct calib_ridge_choice *choice,
 	const double *old, struct calib_ridge_result *out)
 {
