@@ -174,7 +174,19 @@ static int device_open(kvs_cu *cu, int ordinal)
 	return err;
 }
 
-static int kind_open(enum kvs_device_kind kind, int ordinal, kvs_cu **out)
+/*
+ * Once softcuda is loaded it answers to the GPU driver's name until the process ends, as that is its soname; so does one in
+ * the loader's path, under `exec --device host`. For "auto" it is no GPU.
+ */
+static int refuse_softcuda(const kvs_cu *cu)
+{
+	if (!dlsym(cu->library, SOFTCUDA_ON_KERNEL))
+		return 0;
+	return kvs_fail(-ENODEV, GPU_DRIVER " is softcuda in this process, no GPU's driver");
+}
+
+/* `genuine`: not softcuda under the name of the GPU's driver. */
+static int kind_open(enum kvs_device_kind kind, int ordinal, bool genuine, kvs_cu **out)
 {
 	char path[PATH_MAX] = GPU_DRIVER;
 	kvs_cu *cu = calloc(1, sizeof(*cu));
@@ -189,7 +201,9 @@ static int kind_open(enum kvs_device_kind kind, int ordinal, kvs_cu **out)
 	err = library_open(cu, path);
 	if (err)
 		goto out_free;
-	err = device_open(cu, ordinal);
+	err = genuine ? refuse_softcuda(cu) : 0;
+	if (!err)
+		err = device_open(cu, ordinal);
 	if (err)
 		goto out_close;
 	*out = cu;
@@ -227,12 +241,12 @@ int kvs_cu_open(const char *device, kvs_cu **out)
 
 	*out = NULL;
 	if (!strcmp(device, "host"))
-		return kind_open(KVS_DEVICE_HOST, 0, out);
+		return kind_open(KVS_DEVICE_HOST, 0, false, out);
 	if (!strcmp(device, "auto"))
-		return kind_open(KVS_DEVICE_CUDA, 0, out) ? kind_open(KVS_DEVICE_HOST, 0, out) : 0;
+		return kind_open(KVS_DEVICE_CUDA, 0, true, out) ? kind_open(KVS_DEVICE_HOST, 0, false, out) : 0;
 	if (ordinal_parse(device, &ordinal))
 		return kvs_fail(-EINVAL, "no such device: %s (auto, cuda, cuda:N or host)", device);
-	return kind_open(KVS_DEVICE_CUDA, ordinal, out);
+	return kind_open(KVS_DEVICE_CUDA, ordinal, false, out);
 }
 
 int kvs_cu_adopt(const struct kvs_cu_driver *driver, CUcontext context, CUdevice device, kvs_cu **out)

@@ -67,7 +67,7 @@ typedef struct kvs_cu {
 } kvs_cu;
 
 /*
- * Open a device: "cuda", "cuda:N", "host" (softcuda), or "auto" (a GPU where there is one, else host). Retains the
+ * Open a device: "cuda", "cuda:N", "host" (softcuda), or "auto" (a GPU, which softcuda never is, else host). Retains the
  * primary context and makes it current on the calling thread; another thread calls kvs_cu_bind() before it uses the
  * table. softcuda is $KVSHARE_SOFTCUDA (a path with a slash), or is looked for beside the program or library that holds
  * this code (softcuda/, ../softcuda/, ../lib/kvshare/softcuda/ and kvshare/softcuda/), never in the working directory.

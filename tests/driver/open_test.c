@@ -48,6 +48,21 @@ static void a_device_that_the_driver_has_not_is_named(void **state)
 	process_free(&process);
 }
 
+/* softcuda stays loaded, under the name of NVIDIA's driver: the next to look for a GPU finds it. */
+static void softcuda_is_no_gpu(void **state)
+{
+	kvs_cu *cu;
+
+	(void)state;
+	assert_int_equal(kvs_cu_open("host", &cu), 0);
+	kvs_cu_close(cu);
+	for (int times = 0; times < 2; times++) {
+		assert_int_equal(kvs_cu_open("auto", &cu), 0);
+		assert_int_equal(cu->kind, KVS_DEVICE_HOST);
+		kvs_cu_close(cu);
+	}
+}
+
 static void closing_leaves_no_context_behind(void **state)
 {
 	void *library = dlopen(getenv("KVSHARE_SOFTCUDA"), RTLD_NOW | RTLD_LOCAL); /* stays loaded meanwhile */
@@ -127,6 +142,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_names_no_device_is_refused),
 		cmocka_unit_test(a_device_that_the_driver_has_not_is_named),
+		cmocka_unit_test(softcuda_is_no_gpu),
 		cmocka_unit_test(closing_leaves_no_context_behind),
 		cmocka_unit_test(a_message_is_its_threads_own),
 		cmocka_unit_test(a_message_may_be_put_into_the_next),

@@ -94,6 +94,20 @@ static void the_page_is_of_both(void **state)
 	process_free(&process);
 }
 
+/* As the README has it. The traced runs open the device again, when softcuda is loaded already. */
+static void the_page_needs_no_name_of_a_device(void **state)
+{
+	struct process process = run_shell("kvshare-run compare -m tests/models/storyworld-3m -q --ctx 128 " OWNERS
+					   "--prompt-tokens 8 -n 4 --rounds 1 --html -",
+		60);
+
+	(void)state;
+	if (process.status)
+		fail_msg("%s", process.err);
+	assert_memory_equal(process.out, "<!doctype html>", 15);
+	process_free(&process);
+}
+
 static void refuses(const char *command, int status, const char *message)
 {
 	struct process process = run_shell(command, 60);
@@ -122,6 +136,7 @@ int main(void)
 		cmocka_unit_test(losses_are_those_of_eval),
 		cmocka_unit_test(without_a_text_there_is_no_loss),
 		cmocka_unit_test(the_page_is_of_both),
+		cmocka_unit_test(the_page_needs_no_name_of_a_device),
 		cmocka_unit_test(what_makes_no_sense_is_refused),
 	};
 
