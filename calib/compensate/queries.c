@@ -407,7 +407,8 @@ static int invert(struct work *w, double *a, double ridge)
 	return err;
 }
 
-static int make_preconditioner(struct work *w)
+/* *dead: queries or keys do not vary at all, so there is nothing to turn. Sums that are no numbers are not dead. */
+static int make_preconditioner(struct work *w, bool *dead)
 {
 	size_t count = (size_t)w->dim * w->dim, covariances = 0;
 	int err = 0;
@@ -433,6 +434,9 @@ static int make_preconditioner(struct work *w)
 	}
 	if (err)
 		return err;
+	*dead = mean_diagonal(w->inverse_c, w->dim) == 0 || mean_diagonal(w->inverse_z, w->dim) == 0;
+	if (*dead)
+		return 0;
 	w->tau = TAU * mean_diagonal(w->inverse_c, w->dim) * mean_diagonal(w->inverse_z, w->dim);
 	err = invert(w, w->inverse_c, DAMP_KEYS);
 	return err ? err : invert(w, w->inverse_z, DAMP_QUERIES);
@@ -497,9 +501,13 @@ static int newton(struct work *w, double *matrix, double *kl, bool *taken)
 
 static int fit(struct work *w, double *matrix, struct calib_query_result *out)
 {
-	bool taken = true;
-	int err = make_preconditioner(w);
+	bool taken = true, dead = false;
+	int err = make_preconditioner(w, &dead);
 
+	if (!err && dead) {
+		set_one(matrix, w->dim);
+		return 0;
+	}
 	if (!err)
 		err = start(w, matrix, out, &out->after);
 	for (int i = 0; i < w->q->steps && !err && taken; i++) {

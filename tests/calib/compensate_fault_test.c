@@ -123,6 +123,20 @@ static void sums_of_zeros_are_singular(void **state)
 	assert_fails("model.layers.1.self_attn.v_proj.weight", 0, "singular");
 }
 
+/* The owner's K is nothing, as is a pruned head: queries stay as they are, and the rest is fitted. */
+static void a_dead_head_stays(void **state)
+{
+	struct kvs_compensation fit = {0};
+
+	(void)state;
+	assert_int_equal(run_once("model.layers.1.self_attn.k_proj.weight", 0, &fit), 0);
+	assert_true(fit.count > 0);
+	for (size_t i = 0; i < fit.count; i++)
+		assert_false(fit.refits[i].kind == KVS_REFIT_QUERIES &&
+			     kvs_plan_owner(plan, fit.refits[i].layer, KVS_K) == 1);
+	kvs_compensation_clear(&fit);
+}
+
 static void values_that_are_no_numbers_are_named(void **state)
 {
 	(void)state;
@@ -166,6 +180,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(any_call_may_fail),
 		cmocka_unit_test(sums_of_zeros_are_singular),
+		cmocka_unit_test(a_dead_head_stays),
 		cmocka_unit_test(values_that_are_no_numbers_are_named),
 	};
 
