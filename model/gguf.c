@@ -152,6 +152,26 @@ static int take_value(struct cursor *from, struct key *key)
 	return err ? err : skip_elements(from, key);
 }
 
+static int by_name(const void *a, const void *b)
+{
+	const struct gguf_text *x = &((const struct key *)a)->name, *y = &((const struct key *)b)->name;
+	int order = memcmp(x->at, y->at, x->len < y->len ? x->len : y->len);
+
+	return order ? order : (x->len > y->len) - (x->len < y->len);
+}
+
+/* Readers differ in which of two they take, so a file with two is refused. Sorts the keys. */
+static int check_twice(struct model_gguf *gguf)
+{
+	qsort(gguf->keys, gguf->key_count, sizeof(*gguf->keys), by_name);
+	for (size_t i = 1; i < gguf->key_count; i++)
+		if (!by_name(&gguf->keys[i - 1], &gguf->keys[i]))
+			return kvs_fail(-EINVAL, "%s: has the key %.*s twice", gguf->file,
+				(int)(gguf->keys[i].name.len < 64 ? gguf->keys[i].name.len : 64),
+				gguf->keys[i].name.at);
+	return 0;
+}
+
 static int take_keys(struct model_gguf *gguf, struct cursor *from, uint64_t count)
 {
 	int err = check_count(from, count, 8 + 4 + 1, "the number of keys");
@@ -166,7 +186,7 @@ static int take_keys(struct model_gguf *gguf, struct cursor *from, uint64_t coun
 		if (!err)
 			err = take_value(from, &gguf->keys[gguf->key_count]);
 	}
-	return err;
+	return err ? err : check_twice(gguf);
 }
 
 /* ---- tensors ---- */

@@ -336,6 +336,12 @@ static void change_rotation(struct gguf_writer *to)
 	gguf_u32(to, "llama.rope.dimension_count", 16);
 }
 
+static void change_key_twice(struct gguf_writer *to)
+{
+	to->doubles = true;
+	gguf_u32(to, "llama.block_count", 2);
+}
+
 static void change_unknown_key(struct gguf_writer *to)
 {
 	gguf_f32(to, "llama.attention.clamp_kqv", 8);
@@ -409,6 +415,7 @@ static void what_is_not_read_is_refused_by_name(void **state)
 		{change_factors, "rope_freqs.weight is not Llama 3's"},
 		{change_alignment, "not aligned"},
 		{change_version, "big-endian"},
+		{change_key_twice, "has the key llama.block_count twice"},
 		{change_count, "the number of tensors"},
 		{change_key_count, "truncated"},
 	};

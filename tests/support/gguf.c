@@ -48,8 +48,24 @@ void gguf_begin(struct gguf_writer *to)
 	assert_true(to->keys && to->infos && to->data);
 }
 
+static bool has_key(struct gguf_writer *to, const char *key)
+{
+	uint64_t length = strlen(key);
+	char text[128];
+
+	assert_true(sizeof(length) + length <= sizeof(text));
+	memcpy(text, &length, sizeof(length));
+	memcpy(text + sizeof(length), key, length);
+	return memmem(to->key_bytes, to->key_size, text, sizeof(length) + length) != NULL;
+}
+
 static void put_key(struct gguf_writer *to, const char *key, uint32_t type)
 {
+	if (to->dropped)
+		assert_int_equal(fseek(to->keys, to->dropped, SEEK_SET), 0);
+	assert_int_equal(fflush(to->keys), 0);
+	to->dropped = !to->doubles && has_key(to, key) ? ftell(to->keys) : 0;
+	to->key_count -= to->dropped != 0;
 	put_text(to->keys, key);
 	put_u32(to->keys, type);
 	to->key_count++;
@@ -125,6 +141,7 @@ char *gguf_end(struct gguf_writer *to, size_t *bytes)
 	assert_int_equal(fclose(to->keys) | fclose(to->infos) | fclose(to->data), 0);
 	put(file, "GGUF", 4);
 	put_u32(file, to->version);
+	to->key_size = to->dropped ? (size_t)to->dropped : to->key_size;
 	put_u64(file, to->tensor_count);
 	put_u64(file, to->key_count);
 	put(file, to->key_bytes, to->key_size);

@@ -16,6 +16,8 @@ struct gguf_writer {
 	size_t key_size, info_size, data_size;
 	uint64_t key_count, tensor_count;
 	uint32_t version;
+	bool doubles; /* a key may come twice; otherwise the first stays, and a later one of its name is dropped */
+	long dropped; /* where the last key starts, if it is dropped; 0: it is not */
 	enum {
 		GGUF_PLAIN,
 		GGUF_Q8_0,
