@@ -54,6 +54,14 @@ static const char *matrix_name(enum kvs_refit_kind kind)
 	}
 }
 
+static bool has_skip(const struct kvs_compensation *c)
+{
+	for (size_t i = 0; i < c->count; i++)
+		if (c->refits[i].kind == KVS_REFIT_SKIP_A)
+			return true;
+	return false;
+}
+
 json_t *run_compensate_json(const struct run_calibrate *env)
 {
 	const struct kvs_compensation *c = &env->compensation;
@@ -69,7 +77,7 @@ json_t *run_compensate_json(const struct run_calibrate *env)
 	record = json_pack("{s:b,s:s,s:i,s:f,s:f,s:b,s:o}", "applied", c->applied, "text", env->text.digest, "tokens",
 		c->tokens, "plain_nll", c->plain_nll, "nll", c->nll, "queries_left", c->queries_normalised, "layers",
 		layers);
-	if (c->skip)
+	if (has_skip(c)) /* exports warn of it */
 		json_object_set_new(record, "skip_rank", json_integer(c->skip));
 	return record;
 }
@@ -170,6 +178,8 @@ void run_compensate_print(const struct run_calibrate *env, double full_nll, FILE
 	if (c->applied && counts[KVS_REFIT_SKIP_A])
 		fprintf(out, "%d layers have a skip of rank %d, which only kvshare runs\n", counts[KVS_REFIT_SKIP_A],
 			c->skip);
+	if (c->skip && !counts[KVS_REFIT_SKIP_A])
+		fprintf(out, "no layer has a skip: none takes K and V both from others, or it did not help\n");
 	if (c->queries_normalised)
 		fprintf(out, "queries were left as they are: this model normalises them behind W_q\n");
 }
