@@ -91,6 +91,22 @@ $run plan convert "$work/s.json" --to transformers -o "$work/out" 2>"$work/said"
 refuses "a skip of rank 129: this model takes 1 to 128" skip --skip 129 -o "$work/n.json"
 [ -z "$(ls "$work" | grep '^n')" ] || fail "left behind: $(ls "$work")"
 
+# Where no layer takes K and V both there is no skip, nor a record of one.
+printf '{"kvshare_plan":1,"layers":16,"k_owners":[0,1,2,3,4,5,2,7,8,3,10,11,1,13,5,15],"v_owners":[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15]}' >"$work/k-alone.json"
+$run calibrate -m $model --text $model/calib.txt $cut --compensate --refit o --skip auto --plan "$work/k-alone.json" -o "$work/n.json" >"$work/out" 2>"$work/said" || fail "K alone failed:"
+grep -q "^no layer has a skip" "$work/out" && ! grep -q skip_rank "$work/n.json" || fail "a skip of K alone: $(cat "$work/out")"
+rm -f "$work"/n.*
+
+# Nothing to compensate, and options that would do nothing, are refused before the text is run.
+$run plan convert --owners 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15 --to json -o "$work/alone.json"
+refuses "shares nothing: there is nothing to compensate" $run calibrate -m $model --text $model/calib.txt $cut --compensate --plan "$work/alone.json" -o "$work/n.json"
+for option in "--method nll" "--protect-last 9" --split-kv "--distance paper" "--cosine paper" "--method kvsharer --order similar" "--threshold 0.1"; do
+	$run calibrate -m $model --text $model/calib.txt $cut --compensate --plan "$work/by-hand.json" $option -o "$work/n.json" >"$work/out" 2>"$work/said" && fail "it ran with $option"
+	grep -q "there is no search for" "$work/said" || fail "$option is not refused:"
+done
+calibrate --compensate --method refit --refit o -o "$work/n.json" && fail "pairs chosen with W_q, and W_o alone refitted"
+grep -q "not with --refit o" "$work/said" || fail "--method refit --refit o is not refused:"
+
 # Ctrl-C while it fits, which its progress tells: the plan is whole and runs, and there is no patch.
 KVSHARE_PROGRESS_SECONDS=0.01 $run calibrate -m $model --text $model/calib.txt --samples 48 --held-tokens 256 --ctx 64 $search --compensate \
 	-o "$work/c.json" >"$work/out" 2>"$work/said" &

@@ -121,8 +121,13 @@ static void check(struct argp_state *state, struct run_calibrate *env)
 	if (env->search.method == KVS_METHOD_REFIT && (!env->compensate || env->search.pairs.split))
 		argp_error(state, "--method refit chooses layers for --compensate, with one owner for K and V: give "
 				  "it, and no --split-kv");
+	if (env->search.method == KVS_METHOD_REFIT && env->compensate_options.matrices == KVS_REFIT_OUTPUTS)
+		argp_error(state, "--method refit chooses by what W_q and W_o leave together: not with --refit o");
 	if (env->plan_path && (env->share || env->rate > 0 || env->resume))
 		argp_error(state, "--plan says which layers share: there is no search for --share, --rate or --resume");
+	if (env->plan_path && (env->search_set || env->order_set || env->threshold_set || env->search.pairs.split))
+		argp_error(state, "--plan says which layers share: there is no search for --method, --order, "
+				  "--threshold, --distance, --cosine, --split-kv or --protect-last");
 	if (env->share && env->rate > 0)
 		argp_error(state, "--share and --rate both say how many: give one of them");
 	if (env->order_set && env->search.method != KVS_METHOD_KVSHARER)
@@ -139,12 +144,15 @@ static error_t parse_search(int key, char *text, struct argp_state *state, struc
 	switch (key) {
 	case OPTION_METHOD:
 		env->search.method = run_parse_word(state, "--method", text, methods);
+		env->search_set = true;
 		return 0;
 	case OPTION_DISTANCE:
 		env->search.pairs.distance = run_parse_word(state, "--distance", text, kinds);
+		env->search_set = true;
 		return 0;
 	case OPTION_COSINE:
 		env->search.cosine = run_parse_word(state, "--cosine", text, kinds);
+		env->search_set = true;
 		return 0;
 	case OPTION_ORDER:
 		parse_order(state, &env->search.pairs, text);
@@ -161,6 +169,7 @@ static error_t parse_search(int key, char *text, struct argp_state *state, struc
 	case OPTION_PROTECT_LAST:
 		env->search.pairs.protect_last =
 			run_parse_number(state, "--protect-last", text, 0, KVS_PLAN_MAX_LAYERS);
+		env->search_set = true;
 		return 0;
 	case OPTION_SWEEP:
 		env->search.sweep = true;

@@ -5,6 +5,7 @@
  */
 #include "calibrate.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
 static int save(const struct run_calibrate *env, kvs_plan *plan)
@@ -34,6 +35,14 @@ static int print(const struct run_calibrate *env, double full_nll)
 	return run_print_json(object);
 }
 
+static int check_shares(const kvs_plan *plan, const char *path)
+{
+	for (int l = 0; l < kvs_plan_layers(plan); l++)
+		if (kvs_plan_owner(plan, l, KVS_K) != l || kvs_plan_owner(plan, l, KVS_V) != l)
+			return 0;
+	return kvs_fail(-EINVAL, "%s: shares nothing: there is nothing to compensate", path);
+}
+
 static int compensate(struct run_calibrate *env, struct run_session *session, kvs_plan *plan)
 {
 	double full_nll;
@@ -59,6 +68,8 @@ int run_compensate_plan(struct run_calibrate *env, struct run_session *session)
 	env->watch.quiet = env->model.quiet;
 	env->search.progress = (struct kvs_calib_progress){run_watch_step, &env->watch};
 	err = kvs_plan_check(plan, &env->plan_model);
+	if (!err)
+		err = check_shares(plan, env->plan_path);
 	if (!err)
 		err = compensate(env, session, plan);
 	run_progress_clear();
