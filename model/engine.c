@@ -289,6 +289,9 @@ int kvs_engine_set_patch(kvs_engine *e, const kvs_patch *patch, const kvs_checkp
 {
 	int err = 0;
 
+	if (!ckpt && e->policy == KVS_POLICY_LAST)
+		return kvs_fail(-EINVAL, "the plan's refitted matrices are for the policy owner: with last they make "
+					 "it worse (--policy)");
 	for (size_t i = 0; i < kvs_patch_count(patch) && !err; i++) {
 		struct kvs_patch_matrix matrix;
 		int layer;

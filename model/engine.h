@@ -125,6 +125,10 @@ int model_skip_find(const struct kvs_patch_matrix *matrices, size_t count, int l
 	struct kvs_patch_matrix *a, struct kvs_patch_matrix *b);
 int model_patch_skip(const kvs_patch *patch, int layer, const struct kvs_config *config, struct kvs_patch_matrix *a,
 	struct kvs_patch_matrix *b); /* the same, of a patch (patch.c) */
+/* The parts of kvs_patch_check(), in its order: by the header alone, reading, and the numbers of what was read. */
+int model_patch_check_shapes(const kvs_patch *patch, const kvs_plan *plan, const struct kvs_config *config);
+int model_patch_read(kvs_patch *patch);
+int model_patch_check_numbers(const kvs_patch *patch);
 /* All skips of a patch. -EINVAL: as above, or of a layer that does not take both K and V of others. */
 int model_skip_check(
 	const struct kvs_patch_matrix *matrices, size_t count, const kvs_plan *plan, const struct kvs_config *config);

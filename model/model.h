@@ -178,21 +178,22 @@ struct kvs_patch_matrix {
 	const char *name;
 	int rows, cols;
 	enum kvs_dtype dtype; /* as it is stored in the patch */
-	const void *data;     /* [rows][cols], of any alignment; of type `dtype` when read, f32 when written */
+	const void *data;     /* [rows][cols], of any alignment; of type `dtype` when read, f32 when written. NULL: unread */
 };
 
 #define KVS_PATCH_DIGEST 33 /* bytes of a digest: 32 hex digits and NUL */
 
-/* -ENOENT, -EINVAL (damaged or no patch), -ENOMEM, -EIO. */
+/* Reads the header alone. -ENOENT, -EINVAL (damaged or no patch), -ENOMEM, -EIO. */
 int kvs_patch_open(const char *path, kvs_patch **out);
 void kvs_patch_close(kvs_patch *patch);
 size_t kvs_patch_count(const kvs_patch *patch);
 void kvs_patch_get(const kvs_patch *patch, size_t index, struct kvs_patch_matrix *out);
 /*
- * -EINVAL: the bytes of the file do not have this digest, it is for another plan or model, or has a skip of a layer that does
- * not share or of another shape.
+ * Reads the matrices, which are there from now on. -EINVAL: it is for another plan or model, or has another matrix than W_q, W_o and
+ * W_down of this model's shapes, or a skip of a layer that does not share or of another shape (none of its matrices was read), or
+ * numbers that are not finite, or the bytes of the file do not have this digest. -ENOMEM, -EIO.
  */
-int kvs_patch_check(const kvs_patch *patch, const char *digest, const kvs_plan *plan, const kvs_checkpoint *ckpt);
+int kvs_patch_check(kvs_patch *patch, const char *digest, const kvs_plan *plan, const kvs_checkpoint *ckpt);
 /*
  * A patch may also give a layer that takes both K and V of others a skip, which the checkpoint has not: a linear map of low
  * rank of the layer's normed input x, added to the residual behind attention, h += b (a x). Its two matrices go by these
@@ -398,7 +399,8 @@ int kvs_engine_set_matrix(
 int kvs_engine_set_skip(kvs_engine *engine, int layer, int rank, enum kvs_dtype dtype, float *a, float *b);
 /*
  * Run with the matrices of `patch` from now on, or, with `ckpt`, with the checkpoint's in their place again. The caller
- * has checked the patch (kvs_patch_check). Errors as above, or those of kvs_checkpoint_read().
+ * has checked the patch (kvs_patch_check). -EINVAL also with KVS_POLICY_LAST: matrices are fitted for owners' K and V, which
+ * layers do not read under it. Other errors as above, or those of kvs_checkpoint_read().
  */
 int kvs_engine_set_patch(kvs_engine *engine, const kvs_patch *patch, const kvs_checkpoint *ckpt);
 

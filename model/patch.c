@@ -3,24 +3,30 @@
  *
  * The file is useless, and harmful, with any other plan or model. So it names both, and the plan holds the digest of all
  * its bytes: a file that was cut, changed or replaced is noticed before a matrix is used. The digest guards against
- * mistakes, not against forgery: it is FNV-1a, as the checkpoint's fingerprint is.
+ * mistakes, not against forgery: it is FNV-1a, as the checkpoint's fingerprint is. So names, shapes and numbers are
+ * checked too, and names and shapes before anything but the header is read: a file is never larger than they allow.
  */
 #include "checkpoint/checkpoint.h"
+#include "convert.h"
 #include "digest.h"
 #include "engine.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define LENGTH_BYTES 8
 #define METADATA "__metadata__"
+#define PIECE 1024 /* numbers looked at together */
 
 struct kvs_patch {
-	char *path, *bytes;
+	char *path, *bytes; /* bytes: NULL until the patch is checked */
+	struct model_file file;
 	size_t count;
 	struct kvs_patch_matrix *matrices; /* [count]; names belong to `st`, data to `bytes` */
+	uint64_t *offsets;                 /* [count], of the data in the file */
 	struct kvs_safetensors *st;
 	json_t *header;
 	char digest[KVS_PATCH_DIGEST];
@@ -65,7 +71,8 @@ static int read_matrices(kvs_patch *patch)
 
 	patch->count = kvs_safetensors_count(patch->st);
 	patch->matrices = calloc(patch->count + 1, sizeof(*patch->matrices));
-	if (!patch->matrices)
+	patch->offsets = calloc(patch->count + 1, sizeof(*patch->offsets));
+	if (!patch->matrices || !patch->offsets)
 		return kvs_fail(-ENOMEM, "%s: no memory for %zu matrices", patch->path, patch->count);
 	for (size_t i = 0; i < patch->count && !err; i++) {
 		struct kvs_patch_matrix *matrix = &patch->matrices[i];
@@ -78,7 +85,7 @@ static int read_matrices(kvs_patch *patch)
 		matrix->rows = (int)stored.shape[0];
 		matrix->cols = (int)stored.shape[1];
 		matrix->dtype = stored.dtype;
-		matrix->data = patch->bytes + stored.offset;
+		patch->offsets[i] = stored.offset;
 	}
 	return err;
 }
@@ -86,33 +93,48 @@ static int read_matrices(kvs_patch *patch)
 /* The header was checked by the safetensors parser already; it is read again for its metadata. */
 static int read_metadata(kvs_patch *patch)
 {
+	unsigned char start[LENGTH_BYTES];
 	uint64_t length = 0;
-	int err;
+	char *json = NULL;
+	int err = model_file_read(&patch->file, 0, start, LENGTH_BYTES);
 
-	for (int i = 0; i < LENGTH_BYTES; i++)
-		length |= (uint64_t)(unsigned char)patch->bytes[i] << (8 * i);
-	err = model_json_parse(patch->bytes + LENGTH_BYTES, length, patch->path, &patch->header);
+	for (int i = 0; i < LENGTH_BYTES && !err; i++)
+		length |= (uint64_t)start[i] << (8 * i);
+	if (!err && length > patch->file.bytes)
+		err = kvs_fail(-EINVAL, "%s: was changed while it was read", patch->path);
+	if (!err) {
+		json = malloc(length + 1);
+		err = json ? model_file_read(&patch->file, LENGTH_BYTES, json, length)
+			   : kvs_fail(-ENOMEM, "%s: no memory for its header", patch->path);
+	}
+	if (!err)
+		err = model_json_parse(json, length, patch->path, &patch->header);
+	free(json);
 	if (!err && strcmp(metadata(patch, "kvshare_patch"), "1"))
 		err = kvs_fail(-EINVAL, "%s: is no patch of version 1 (" METADATA ": kvshare_patch)", patch->path);
 	return err;
 }
 
-static int read_bytes(kvs_patch *patch)
+int model_patch_read(kvs_patch *patch)
 {
-	struct model_file file;
-	int err = model_file_open_path(patch->path, &file);
+	char *bytes;
+	int err;
 
-	if (err)
+	if (patch->bytes)
+		return 0;
+	bytes = malloc(patch->file.bytes + 1);
+	err = bytes ? model_file_read(&patch->file, 0, bytes, patch->file.bytes)
+		    : kvs_fail(-ENOMEM, "%s: no memory for its %llu bytes", patch->path,
+			      (unsigned long long)patch->file.bytes);
+	if (err) {
+		free(bytes);
 		return err;
-	patch->bytes = malloc(file.bytes + 1);
-	err = patch->bytes ? model_file_read(&file, 0, patch->bytes, file.bytes)
-			   : kvs_fail(-ENOMEM, "%s: no memory for it", patch->path);
-	if (!err) {
-		digest_of(patch->bytes, file.bytes, patch->digest);
-		err = kvs_safetensors_parse(patch->bytes, file.bytes, patch->path, &patch->st);
 	}
-	model_file_close(&file);
-	return err;
+	patch->bytes = bytes;
+	digest_of(bytes, patch->file.bytes, patch->digest);
+	for (size_t i = 0; i < patch->count; i++)
+		patch->matrices[i].data = bytes + patch->offsets[i];
+	return 0;
 }
 
 int kvs_patch_open(const char *path, kvs_patch **out)
@@ -121,12 +143,16 @@ int kvs_patch_open(const char *path, kvs_patch **out)
 	int err = 0;
 
 	*out = NULL;
-	if (patch)
+	if (patch) {
+		patch->file.fd = -1;
 		patch->path = strdup(path);
+	}
 	if (!patch || !patch->path)
 		err = kvs_fail(-ENOMEM, "%s: no memory to open it", path);
 	if (!err)
-		err = read_bytes(patch);
+		err = model_file_open_path(path, &patch->file);
+	if (!err)
+		err = ckpt_safetensors_open(&patch->file, path, &patch->st);
 	if (!err)
 		err = read_metadata(patch);
 	if (!err)
@@ -146,7 +172,9 @@ void kvs_patch_close(kvs_patch *patch)
 	kvs_safetensors_free(patch->st);
 	json_decref(patch->header);
 	free(patch->matrices);
+	free(patch->offsets);
 	free(patch->bytes);
+	model_file_close(&patch->file);
 	free(patch->path);
 	free(patch);
 }
@@ -178,7 +206,78 @@ int model_patch_skip(const kvs_patch *patch, int layer, const struct kvs_config 
 	return model_skip_find(patch->matrices, patch->count, layer, config, a, b);
 }
 
-int kvs_patch_check(const kvs_patch *patch, const char *digest, const kvs_plan *plan, const kvs_checkpoint *ckpt)
+/* ---- checks ---- */
+
+/* The rows and columns of a matrix that may be refitted; false: none goes by this name. */
+static bool shape_of(const char *name, const struct kvs_config *config, int *rows, int *cols)
+{
+	static const char *const parts[] = {"self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj"};
+	int q = config->heads * config->head_dim, hidden = config->hidden, layer;
+	const int shapes[][2] = {{q, hidden}, {hidden, q}, {hidden, config->ff}};
+	char again[KVS_SKIP_NAME];
+
+	if (sscanf(name, "model.layers.%9d.", &layer) != 1 || layer < 0 || layer >= config->layers)
+		return false;
+	for (int i = 0; i < 3; i++) {
+		snprintf(again, sizeof(again), "model.layers.%d.%s.weight", layer, parts[i]);
+		*rows = shapes[i][0];
+		*cols = shapes[i][1];
+		if (!strcmp(name, again))
+			return true;
+	}
+	return false;
+}
+
+int model_patch_check_shapes(const kvs_patch *patch, const kvs_plan *plan, const struct kvs_config *config)
+{
+	int layer, rows, cols, err = model_skip_check(patch->matrices, patch->count, plan, config);
+	char which;
+
+	if (err)
+		return kvs_fail(err, "%s: %s", patch->path, kvs_error());
+	for (size_t i = 0; i < patch->count; i++) {
+		const struct kvs_patch_matrix *matrix = &patch->matrices[i];
+		if (model_skip_parse(matrix->name, &layer, &which))
+			continue;
+		if (!shape_of(matrix->name, config, &rows, &cols))
+			return kvs_fail(-EINVAL,
+				"%s: %.200s: no matrix that a patch can replace: these are q_proj, o_proj and "
+				"down_proj of %d layers",
+				patch->path, matrix->name, config->layers);
+		if (matrix->rows != rows || matrix->cols != cols)
+			return kvs_fail(-EINVAL, "%s: %s is [%d][%d], the model's own is [%d][%d]", patch->path,
+				matrix->name, matrix->rows, matrix->cols, rows, cols);
+	}
+	return 0;
+}
+
+static int check_numbers(const kvs_patch *patch, const struct kvs_patch_matrix *matrix)
+{
+	size_t count = (size_t)matrix->rows * matrix->cols;
+	float values[PIECE];
+
+	for (size_t first = 0, now; first < count; first += now) {
+		now = count - first < PIECE ? count - first : PIECE;
+		model_to_f32(values, matrix->data, matrix->dtype, first, now);
+		for (size_t i = 0; i < now; i++)
+			if (!isfinite(values[i]))
+				return kvs_fail(-EINVAL, "%s: %s: row %zu, column %zu is not a finite number",
+					patch->path, matrix->name, (first + i) / matrix->cols,
+					(first + i) % matrix->cols);
+	}
+	return 0;
+}
+
+int model_patch_check_numbers(const kvs_patch *patch)
+{
+	int err = 0;
+
+	for (size_t i = 0; i < patch->count && !err; i++)
+		err = check_numbers(patch, &patch->matrices[i]);
+	return err;
+}
+
+int kvs_patch_check(kvs_patch *patch, const char *digest, const kvs_plan *plan, const kvs_checkpoint *ckpt)
 {
 	char owners[KVS_PATCH_DIGEST];
 	int err = digest_of_owners(plan, owners);
@@ -190,11 +289,16 @@ int kvs_patch_check(const kvs_patch *patch, const char *digest, const kvs_plan *
 			patch->path, metadata(patch, "model"), kvs_checkpoint_fingerprint(ckpt));
 	if (strcmp(metadata(patch, "owners"), owners))
 		return kvs_fail(-EINVAL, "%s: its matrices were fitted for another plan", patch->path);
+	err = model_patch_check_shapes(patch, plan, kvs_checkpoint_config(ckpt));
+	if (!err)
+		err = model_patch_read(patch);
+	if (err)
+		return err;
 	if (strcmp(patch->digest, digest))
 		return kvs_fail(-EINVAL,
 			"%s: is not the file that the plan was made with: digest %s, the plan has %.32s", patch->path,
 			patch->digest, digest);
-	return model_skip_check(patch->matrices, patch->count, plan, kvs_checkpoint_config(ckpt));
+	return model_patch_check_numbers(patch);
 }
 
 /* ---- writing ---- */

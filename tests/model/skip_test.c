@@ -20,7 +20,7 @@
 
 #define MODEL "tests/golden/models/llama3.2" /* 6 layers, hidden 32, ff 64, 4 heads of 64, bf16 */
 #define OWNERS "0,1,1,3,4,1"                 /* 2 and 5 share */
-enum { HIDDEN = 32, RANK = 8, LAYER = 2, TOKENS = 24 };
+enum { HIDDEN = 32, FF = 64, RANK = 8, LAYER = 2, TOKENS = 24 };
 
 static kvs_cu *cu;
 static kvs_checkpoint *ckpt;
@@ -179,10 +179,10 @@ static void the_policy_last_has_none(void **state)
 
 /* ---- patches ---- */
 
+static float values[80 * 80];
+
 static struct kvs_patch_matrix matrix(const char *name, int rows, int cols)
 {
-	static float values[80 * 80];
-
 	for (int i = 0; i < 80 * 80; i++)
 		values[i] = 0.1f * sinf(3 * i);
 	return (struct kvs_patch_matrix){name, rows, cols, KVS_BF16, values};
@@ -210,6 +210,8 @@ static void refused(
 	assert_int_equal(try_patch(first, second, of, &patch), -EINVAL);
 	if (!strstr(kvs_error(), words))
 		fail_msg("\"%s\" does not say \"%s\"", kvs_error(), words);
+	if (strncmp(kvs_error(), path, strlen(path)))
+		fail_msg("\"%s\" does not begin with the file", kvs_error());
 	kvs_patch_close(patch);
 }
 
@@ -236,23 +238,93 @@ static void hostile_patches_are_refused_by_name(void **state)
 	kvs_plan_free(k_alone);
 }
 
-/* What is only almost a skip's name is an unknown matrix, as any other. */
-static void other_names_are_no_skips(void **state)
+#define Q "model.layers.2.self_attn.q_proj.weight" /* [4 * 64][32], more than `values`: its shapes are in down_proj */
+#define DOWN "model.layers.2.mlp.down_proj.weight"
+
+/* Names that are shorter than any other, almost those of a matrix, or of one that is not refitted; and shapes. */
+static void other_matrices_are_refused_by_name(void **state)
 {
-	static const char *const names[] = {"model.layers.02.self_attn.skip_a.weight",
-		"model.layers.2.self_attn.skip_c.weight", "model.layers.2.self_attn.skip_a.weights",
-		"model.layers.-2.self_attn.skip_a.weight", "model.layers.99999999999.self_attn.skip_a.weight",
-		"model.layers.2.self_attn.skip_a.weight.weight"};
-	kvs_engine *engine = open_engine(plan, 0, false);
+	static const char *const names[] = {"", "x", "model.", "model.layers.2.", "lm_head.weight",
+		"model.layers.6.mlp.down_proj.weight", "model.layers.02.mlp.down_proj.weight",
+		"model.layers.-2.mlp.down_proj.weight", "model.layers.2.mlp.down_proj.weights",
+		"model.layers.2.mlp.down_proj.bias", "model.layers.2.mlp.up_proj.weight",
+		"model.layers.2.self_attn.k_proj.weight", "layers.2.mlp.down_proj.weight",
+		"model.layers.02.self_attn.skip_a.weight", "model.layers.2.self_attn.skip_c.weight",
+		"model.layers.2.self_attn.skip_a.weights", "model.layers.-2.self_attn.skip_a.weight",
+		"model.layers.99999999999.self_attn.skip_a.weight", "model.layers.2.self_attn.skip_a.weight.weight"};
+	struct kvs_patch_matrix none = {0};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
+		refused(matrix(names[i], HIDDEN, FF), none, plan, "no matrix that a patch can replace");
+	refused(matrix(DOWN, HIDDEN, FF - 1), none, plan, DOWN " is [32][63], the model's own is [32][64]");
+	refused(matrix(DOWN, FF, HIDDEN), none, plan, "[64][32]");
+	refused(matrix(Q, HIDDEN, FF), none, plan, Q " is [32][64], the model's own is [256][32]");
+}
+
+static void numbers_are_finite(void **state)
+{
+	struct kvs_patch_matrix down = matrix(DOWN, HIDDEN, FF), none = {0};
 	kvs_patch *patch;
 
 	(void)state;
-	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
-		must(try_patch(matrix(names[i], RANK, HIDDEN), (struct kvs_patch_matrix){0}, plan, &patch));
-		assert_false(kvs_patch_has_skip(patch));
-		assert_int_equal(kvs_engine_set_patch(engine, patch, NULL), -ENOENT);
-		kvs_patch_close(patch);
-	}
+	must(try_patch(down, none, plan, &patch));
+	kvs_patch_close(patch);
+	values[HIDDEN * FF - 1] = NAN;
+	refused(down, none, plan, DOWN ": row 31, column 63 is not a finite number");
+	values[HIDDEN * FF - 1] = INFINITY;
+	refused(down, none, plan, "is not a finite number");
+}
+
+/* Bytes are read only of what fits: here a sparse file of 4 GiB, which would take that much memory. */
+static void too_large_a_patch_is_not_read(void **state)
+{
+	static const char header[] =
+		"{\"__metadata__\":{\"kvshare_patch\":\"1\",\"model\":\"%s\",\"owners\":\"%s\"},\"" DOWN
+		"\":{\"dtype\":\"F32\",\"shape\":[32768,32768],\"data_offsets\":[0,4294967296]}}";
+	struct kvs_patch_matrix down = matrix(DOWN, HIDDEN, FF);
+	char digest[KVS_PATCH_DIGEST], text[1024], owners[KVS_PATCH_DIGEST] = "", start[600] = "";
+	struct kvs_patch_matrix seen;
+	kvs_patch *patch;
+	FILE *file;
+	uint64_t length;
+
+	(void)state;
+	must(kvs_patch_write(path, plan, ckpt, &down, 1, digest));
+	file = fopen(path, "r+");
+	assert_non_null(file);
+	assert_true(fread(start, 1, sizeof(start) - 1, file) > 200);
+	assert_int_equal(sscanf(strstr(start + 8, "\"owners\":\"") + 10, "%32[0-9a-f]", owners), 1);
+	length = snprintf(text, sizeof(text), header, kvs_checkpoint_fingerprint(ckpt), owners);
+	rewind(file);
+	assert_int_equal(fwrite(&length, 8, 1, file), 1);
+	assert_int_equal(fwrite(text, length, 1, file), 1);
+	assert_int_equal(fflush(file), 0);
+	assert_int_equal(ftruncate(fileno(file), 8 + length + 4294967296), 0);
+	fclose(file);
+	must(kvs_patch_open(path, &patch));
+	assert_int_equal(kvs_patch_check(patch, digest, plan, ckpt), -EINVAL);
+	assert_non_null(strstr(kvs_error(), "[32768][32768], the model's own"));
+	kvs_patch_get(patch, 0, &seen);
+	assert_null(seen.data);
+	kvs_patch_close(patch);
+	assert_int_equal(truncate(path, 0), 0);
+}
+
+/* Fitted for what the owners hold, which is not read under it. The checkpoint's may come back. */
+static void the_policy_last_takes_no_matrices(void **state)
+{
+	struct kvs_engine_options options = {.plan = plan, .policy = KVS_POLICY_LAST, .ctx_tokens = TOKENS};
+	kvs_engine *engine;
+	kvs_patch *patch;
+
+	(void)state;
+	must(kvs_engine_open(cu, ckpt, &options, &engine));
+	must(try_patch(matrix(DOWN, HIDDEN, FF), (struct kvs_patch_matrix){0}, plan, &patch));
+	assert_int_equal(kvs_engine_set_patch(engine, patch, NULL), -EINVAL);
+	assert_non_null(strstr(kvs_error(), "policy owner"));
+	must(kvs_engine_set_patch(engine, patch, ckpt));
+	kvs_patch_close(patch);
 	kvs_engine_close(engine);
 }
 
@@ -333,7 +405,10 @@ int main(void)
 		cmocka_unit_test(it_runs_only_where_k_and_v_are_taken),
 		cmocka_unit_test(the_policy_last_has_none),
 		cmocka_unit_test(hostile_patches_are_refused_by_name),
-		cmocka_unit_test(other_names_are_no_skips),
+		cmocka_unit_test(other_matrices_are_refused_by_name),
+		cmocka_unit_test(numbers_are_finite),
+		cmocka_unit_test(too_large_a_patch_is_not_read),
+		cmocka_unit_test(the_policy_last_takes_no_matrices),
 		cmocka_unit_test(patches_come_and_go),
 		cmocka_unit_test(ranks_and_layers_have_limits),
 	};
