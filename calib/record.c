@@ -61,13 +61,17 @@ static json_t *trial_json(const struct kvs_trial *trial)
 		calib_json_number(trial->distance), "cosine", calib_json_number(trial->cosine), "nll",
 		calib_json_number(trial->nll), "accepted", trial->accepted);
 
-	if (trial->walk == KVS_WALK_REFIT && object &&
-		(json_object_set_new(object, "left", calib_json_number(trial->left)) ||
-			json_object_set_new(object, "kl", calib_json_number(trial->kl)))) {
-		json_decref(object);
-		return NULL;
-	}
-	return object;
+	int failed = 0;
+
+	if (trial->walk == KVS_WALK_NLL && object)
+		failed = json_object_set_new(object, "tokens", json_integer(trial->tokens));
+	if (trial->walk == KVS_WALK_REFIT && object)
+		failed = json_object_set_new(object, "left", calib_json_number(trial->left)) |
+			 json_object_set_new(object, "kl", calib_json_number(trial->kl));
+	if (!failed)
+		return object;
+	json_decref(object);
+	return NULL;
 }
 
 /* All that decides a search: two searches with equal settings make the same trials. */
@@ -175,6 +179,7 @@ static int read_trial(const json_t *object, int layers, struct kvs_trial *out)
 		.distance = number_of(object, "distance"),
 		.cosine = number_of(object, "cosine"),
 		.nll = number_of(object, "nll"),
+		.tokens = (int)json_integer_value(json_object_get(object, "tokens")),
 		.left = number_of(object, "left"),
 		.kl = number_of(object, "kl")};
 	if (walk == KVS_WALK_COUNT || what < 0 || owner < 0 || layer <= owner || layer >= layers ||

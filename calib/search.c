@@ -42,7 +42,7 @@ bool calib_search_recall(struct calib_search *search, struct kvs_trial *trial)
 	if (search->replay_at >= search->options->replay_count)
 		return false;
 	if (old->walk != trial->walk || old->what != trial->what || old->layer != trial->layer ||
-		old->owner != trial->owner)
+		old->owner != trial->owner || old->tokens != trial->tokens)
 		return false;
 	trial->cosine = old->cosine;
 	trial->nll = old->nll;
@@ -144,7 +144,7 @@ static int walk_pairs(struct calib_search *search, enum kvs_walk walk, const str
 
 	for (size_t i = 0; i < count && maps->tensors < search->target && !err; i++) {
 		struct kvs_trial trial = {walk, pairs[i].what, pairs[i].layer, pairs[i].owner, pairs[i].distance, NAN,
-			NAN, NAN, NAN, false};
+			NAN, 0, NAN, NAN, false};
 
 		if (calib_maps_borrows(maps, &pairs[i]))
 			continue;

@@ -2,10 +2,15 @@
  * calib/search_nll.c: the greedy walk by measured loss.
  *
  * Each step takes the pair that costs least. A pair's cost in an earlier step stands in as an estimate until the pair
- * is the cheapest: then it is measured again, and taken if it is still the cheapest. A trial runs only from the pair's
- * layer up, or from a little below, as the residual of the trial before is kept there (rerun.c). The first trials, of
- * every pair, go up from layer to layer, so few residuals have to be kept: they fit where the means were, which are
- * dropped by then.
+ * is the cheapest: then it is measured again, and taken if it is still the cheapest.
+ *
+ * Most pairs cost many times what the cheapest does, and a part of the text shows it. So a pair is measured on a quarter of the
+ * windows first; if it may still be the cheapest, on another quarter, and on the rest. Until then it counts as if it cost nothing
+ * on the windows that are left. Sharing could lower the loss there, so that it should have gone on: that is neglected.
+ *
+ * A trial runs only from the pair's layer up, or from a little below, as the residual of the trial before is kept there
+ * (rerun.c). The first trials, of every pair, go up from layer to layer, so few residuals have to be kept: they fit where the
+ * means were, which are dropped by then.
  *
  * With the policy `last` every trial runs the whole model, pass by pass: a layer that borrows changes what its owner, and
  * so the layers between them, read in the next pass.
@@ -16,11 +21,21 @@
 #include <math.h>
 #include <stdlib.h>
 
+#define MOST_STAGES 3
+#define LEAST_PART_TOKENS 256
+
+/* Losses of the text up to the end of each stage, nats a token. */
+struct losses {
+	double up_to[MOST_STAGES];
+};
+
 struct candidate {
 	struct kvs_pair pair;
-	double cost;  /* nats that it added to the loss when it was tried */
-	int tried_at; /* number of tensors that shared then; -1: never tried */
-	bool dead;    /* its layer shares, or its owner does */
+	struct losses losses; /* with it, of the stages that were measured */
+	double cost;          /* nats a token that it added on them when it was tried */
+	int stages;           /* of the latest trial */
+	int tried_at;         /* number of tensors that shared then; -1: never tried */
+	bool dead;            /* its layer shares, or its owner does */
 };
 
 struct greedy {
@@ -29,16 +44,17 @@ struct greedy {
 	struct candidate *candidates;
 	size_t count, alive;
 	struct calib_maps *maps, candidate_maps;
-	double nll;    /* of maps */
-	float *losses; /* [windows * window_tokens] */
+	int stage_windows[MOST_STAGES], stages; /* windows up to the end of each */
+	struct losses present;                  /* of maps */
+	float *token_losses;                    /* [windows * window_tokens] */
 };
 
 /* ---- running ---- */
 
-static struct kvs_batch batch_at(const struct calib_search *search, int window)
+static struct kvs_batch batch_at(const struct calib_search *search, int window, int end)
 {
 	const struct kvs_calib_text *text = search->text;
-	int together = kvs_engine_batch_rows(search->engine) / text->window_tokens, left = text->windows - window;
+	int together = kvs_engine_batch_rows(search->engine) / text->window_tokens, left = end - window;
 
 	return (struct kvs_batch){.ids = text->window_ids + (size_t)window * text->window_tokens,
 		.sequences = left < together ? left : together,
@@ -53,21 +69,24 @@ static int copies_that_fit(const struct greedy *greedy)
 	size_t rows = (size_t)greedy->search->text->windows * greedy->search->text->window_tokens;
 	size_t means =
 		2 * sizeof(*capture->k) * capture->layers * capture->tokens * capture->kv_heads * capture->head_dim;
-	size_t pair = sizeof(struct kvs_pair) + sizeof(struct candidate) + 2 * sizeof(struct kvs_trial);
-	size_t host = greedy->count * pair + rows * (sizeof(*greedy->losses) + sizeof(int));
+	size_t pair = sizeof(struct kvs_pair) + sizeof(struct candidate) + 4 * sizeof(struct kvs_trial);
+	size_t host = greedy->count * pair + rows * (sizeof(*greedy->token_losses) + sizeof(int));
 	size_t copy = rows * sizeof(float) * capture->hidden_size;
 
 	return !capture->k && means > host + copy ? (int)((means - host) / copy) : 1;
 }
 
-/* The loss with `maps`. Another pair of layer `layer` may come next, so the residual at its input is kept. */
-static int try_maps(struct greedy *greedy, const struct calib_maps *maps, int layer, double *nll)
+static size_t tokens_up_to(const struct greedy *greedy, int stage)
+{
+	return (size_t)greedy->stage_windows[stage] * greedy->search->text->window_tokens;
+}
+
+/* Runs the windows of one stage into `token_losses`. The residual at the input of `layer` is kept, for its next pair. */
+static int run_windows(struct greedy *greedy, const struct calib_maps *maps, int layer, int stage)
 {
 	struct calib_search *search = greedy->search;
-	const struct kvs_calib_text *text = search->text;
-	size_t count = (size_t)text->windows * text->window_tokens;
+	int end = greedy->stage_windows[stage];
 	struct kvs_batch batch;
-	double sum = 0;
 	kvs_plan *plan;
 	int err = calib_maps_plan(maps, &plan);
 
@@ -75,19 +94,29 @@ static int try_maps(struct greedy *greedy, const struct calib_maps *maps, int la
 		return err;
 	err = kvs_engine_set_plan(search->engine, plan);
 	kvs_plan_free(plan);
-	for (int w = 0; w < text->windows && !err; w += batch.sequences) {
-		batch = batch_at(search, w);
+	for (int w = stage ? greedy->stage_windows[stage - 1] : 0; w < end && !err; w += batch.sequences) {
+		batch = batch_at(search, w, end);
 		err = greedy->rerun ? kvs_rerun_batch(greedy->rerun, &batch, layer)
 				    : kvs_engine_run_batch(search->engine, &batch);
 		if (!err)
-			err = kvs_engine_batch_score(
-				search->engine, text->window_targets + batch.first, greedy->losses + batch.first, NULL);
+			err = kvs_engine_batch_score(search->engine, search->text->window_targets + batch.first,
+				greedy->token_losses + batch.first, NULL);
 	}
+	return err;
+}
+
+/* The loss up to the end of `stage`. It follows from that up to the stage before, which a resumed search has as a number. */
+static int try_stage(struct greedy *greedy, const struct calib_maps *maps, int layer, int stage, struct losses *losses)
+{
+	size_t first = stage ? tokens_up_to(greedy, stage - 1) : 0, end = tokens_up_to(greedy, stage);
+	double sum = stage ? losses->up_to[stage - 1] * first : 0;
+	int err = run_windows(greedy, maps, layer, stage);
+
 	if (err)
 		return err;
-	for (size_t i = 0; i < count; i++)
-		sum += greedy->losses[i];
-	*nll = sum / count;
+	for (size_t i = first; i < end; i++)
+		sum += greedy->token_losses[i];
+	losses->up_to[stage] = sum / end;
 	return isfinite(sum) ? 0 : kvs_fail(-EIO, "the loss is not a number: the model's weights may be damaged");
 }
 
@@ -108,38 +137,66 @@ static void bury(struct greedy *greedy)
 	}
 }
 
+static bool is_fresh(const struct greedy *greedy, const struct candidate *c)
+{
+	return c->tried_at == greedy->maps->tensors;
+}
+
+/* What the pair costs at least, if it costs nothing on the windows that it was not measured on. */
+static double least_cost(const struct greedy *greedy, const struct candidate *c)
+{
+	return c->cost * greedy->stage_windows[c->stages - 1] / greedy->search->text->windows;
+}
+
 static struct candidate *cheapest(struct greedy *greedy)
 {
 	struct candidate *best = NULL;
+	double least = INFINITY;
 
 	for (size_t i = 0; i < greedy->count; i++) {
 		struct candidate *c = &greedy->candidates[i];
-		if (!c->dead && (!best || c->cost < best->cost))
-			best = c;
+		if (c->dead || least_cost(greedy, c) >= least)
+			continue;
+		least = least_cost(greedy, c);
+		best = c;
 	}
 	return best;
 }
 
-static struct kvs_trial trial_of(const struct candidate *c)
+static struct kvs_trial trial_of(const struct greedy *greedy, const struct candidate *c)
 {
-	return (struct kvs_trial){
-		KVS_WALK_NLL, c->pair.what, c->pair.layer, c->pair.owner, c->pair.distance, NAN, NAN, NAN, NAN, false};
+	return (struct kvs_trial){.walk = KVS_WALK_NLL,
+		.what = c->pair.what,
+		.layer = c->pair.layer,
+		.owner = c->pair.owner,
+		.distance = c->pair.distance,
+		.cosine = NAN,
+		.nll = NAN,
+		.tokens = (int)tokens_up_to(greedy, c->stages),
+		.left = NAN,
+		.kl = NAN};
 }
 
+/* Measures the pair on its next stage: the first one, if its latest trial is of an earlier step. */
 static int try_candidate(struct greedy *greedy, struct candidate *c)
 {
-	struct kvs_trial trial = trial_of(c);
+	struct kvs_trial trial;
 	int err = 0;
 
+	c->stages = is_fresh(greedy, c) ? c->stages : 0;
+	trial = trial_of(greedy, c);
 	if (calib_search_recall(greedy->search, &trial)) {
 		greedy->search->result->replayed++;
+		c->losses.up_to[c->stages] = trial.nll;
 	} else {
 		calib_maps_apply(greedy->maps, &c->pair, &greedy->candidate_maps);
-		err = try_maps(greedy, &greedy->candidate_maps, c->pair.layer, &trial.nll);
+		err = try_stage(greedy, &greedy->candidate_maps, c->pair.layer, c->stages, &c->losses);
 	}
 	if (err)
 		return err;
-	c->cost = trial.nll - greedy->nll;
+	trial.nll = c->losses.up_to[c->stages];
+	c->cost = trial.nll - greedy->present.up_to[c->stages];
+	c->stages++;
 	c->tried_at = greedy->maps->tensors;
 	return calib_search_record(greedy->search, &trial);
 }
@@ -161,10 +218,11 @@ static int take(struct greedy *greedy, struct candidate *c)
 {
 	calib_maps_apply(greedy->maps, &c->pair, &greedy->candidate_maps);
 	calib_maps_swap(greedy->maps, &greedy->candidate_maps);
-	greedy->nll += c->cost;
+	greedy->present = c->losses;
 	mark_accepted(greedy->search->result, &c->pair);
 	bury(greedy);
-	return calib_search_accept(greedy->search, KVS_WALK_NLL, greedy->maps, greedy->nll);
+	return calib_search_accept(
+		greedy->search, KVS_WALK_NLL, greedy->maps, greedy->present.up_to[greedy->stages - 1]);
 }
 
 static int try_layer(struct greedy *greedy, int layer, size_t *done)
@@ -201,8 +259,29 @@ static int take_cheapest(struct greedy *greedy)
 		struct candidate *c = cheapest(greedy);
 		err = calib_search_tell(search, "nll: greedy", greedy->maps->tensors, search->target);
 		if (!err)
-			err = c->tried_at == greedy->maps->tensors ? take(greedy, c) : try_candidate(greedy, c);
+			err = is_fresh(greedy, c) && c->stages == greedy->stages ? take(greedy, c)
+										 : try_candidate(greedy, c);
 	}
+	return err;
+}
+
+/* A quarter of the windows, half of them, all; parts of few tokens say too little. */
+static void set_stages(struct greedy *greedy)
+{
+	const struct kvs_calib_text *text = greedy->search->text;
+
+	for (int part = 4; part; part /= 2)
+		if (part == 1 || text->windows / part * text->window_tokens >= LEAST_PART_TOKENS)
+			greedy->stage_windows[greedy->stages++] = text->windows / part;
+}
+
+/* What the unshared model loses up to the end of each stage. */
+static int measure_present(struct greedy *greedy)
+{
+	int err = 0;
+
+	for (int stage = 0; stage < greedy->stages && !err; stage++)
+		err = try_stage(greedy, greedy->maps, 1, stage, &greedy->present);
 	return err;
 }
 
@@ -211,9 +290,10 @@ static int prepare(struct greedy *greedy, const struct kvs_pair *pairs)
 	const struct kvs_calib_text *text = greedy->search->text;
 	int err = calib_maps_create(greedy->maps->layers, &greedy->candidate_maps);
 
+	set_stages(greedy);
 	greedy->candidates = calloc(greedy->count, sizeof(*greedy->candidates));
-	greedy->losses = malloc(sizeof(*greedy->losses) * text->windows * text->window_tokens);
-	if (!err && (!greedy->candidates || !greedy->losses))
+	greedy->token_losses = malloc(sizeof(*greedy->token_losses) * text->windows * text->window_tokens);
+	if (!err && (!greedy->candidates || !greedy->token_losses))
 		err = kvs_fail(-ENOMEM, "no memory for %zu pairs", greedy->count);
 	for (size_t i = 0; i < greedy->count && !err; i++)
 		greedy->candidates[i] = (struct candidate){.pair = pairs[i], .tried_at = -1};
@@ -223,13 +303,14 @@ static int prepare(struct greedy *greedy, const struct kvs_pair *pairs)
 int calib_search_greedy(
 	struct calib_search *search, const struct kvs_pair *pairs, size_t count, struct calib_maps *maps)
 {
-	struct greedy greedy = {
-		.search = search, .count = count, .alive = count, .maps = maps, .nll = search->result->full_nll};
+	struct greedy greedy = {.search = search, .count = count, .alive = count, .maps = maps};
 	int err = prepare(&greedy, pairs);
 
 	if (!err && search->options->policy == KVS_POLICY_OWNER)
 		err = kvs_rerun_create(search->engine, search->text->windows * search->text->window_tokens,
 			copies_that_fit(&greedy), &greedy.rerun);
+	if (!err)
+		err = measure_present(&greedy);
 	if (!err)
 		err = try_all(&greedy);
 	if (!err)
@@ -237,6 +318,6 @@ int calib_search_greedy(
 	kvs_rerun_free(greedy.rerun);
 	calib_maps_clear(&greedy.candidate_maps);
 	free(greedy.candidates);
-	free(greedy.losses);
+	free(greedy.token_losses);
 	return err;
 }

@@ -53,12 +53,12 @@ static int32_t *random_ids(size_t count, int vocab)
 	return ids;
 }
 
-static struct fixture open_fixture(const char *model, int rows)
+static struct fixture open_fixture_of(const char *model, int rows, int windows, int window_tokens)
 {
 	struct fixture f = {.text = {.samples = SAMPLES,
 				    .sample_tokens = SAMPLE_TOKENS,
-				    .windows = WINDOWS,
-				    .window_tokens = WINDOW_TOKENS,
+				    .windows = windows,
+				    .window_tokens = window_tokens,
 				    .held_back = true,
 				    .digest = "0123456789abcdef"}};
 	struct kvs_engine_options options = {.kv_dtype = KVS_F32, .kv_dtype_set = true, .chunk_tokens = rows};
@@ -67,11 +67,16 @@ static struct fixture open_fixture(const char *model, int rows)
 	f.layers = kvs_checkpoint_config(f.ckpt)->layers;
 	f.vocab = kvs_checkpoint_config(f.ckpt)->vocab;
 	f.text.ids = random_ids(SAMPLES * SAMPLE_TOKENS, f.vocab);
-	f.text.window_ids = random_ids(WINDOWS * WINDOW_TOKENS, f.vocab);
-	f.text.window_targets = random_ids(WINDOWS * WINDOW_TOKENS, f.vocab);
+	f.text.window_ids = random_ids((size_t)windows * window_tokens, f.vocab);
+	f.text.window_targets = random_ids((size_t)windows * window_tokens, f.vocab);
 	must(kvs_calib_open_engine(cu, f.ckpt, &options, &f.text, 1, &f.engine));
 	must(kvs_capture_run(f.engine, &f.text, NULL, &f.capture));
 	return f;
+}
+
+static struct fixture open_fixture(const char *model, int rows)
+{
+	return open_fixture_of(model, rows, WINDOWS, WINDOW_TOKENS);
 }
 
 /* Replaces the rerun. */
@@ -503,6 +508,41 @@ static void nll_finds_what_trying_every_pair_finds(void **state)
 	close_fixture(&f);
 }
 
+/*
+ * With enough text a trial goes on only as long as its pair may be the cheapest: parts are recorded, whole trials alone are
+ * taken, and a search that is resumed between two parts goes on with the second.
+ */
+static void nll_measures_most_pairs_on_a_part_of_the_text(void **state)
+{
+	struct fixture f = open_fixture_of(MODEL, 0, 8, 128);
+	struct kvs_search_options options = {.method = KVS_METHOD_NLL, .share = 2}, resumed = options;
+	struct kvs_search_result whole = search(&f, &options), rest;
+	size_t parts[3] = {0}, taken = 0;
+
+	(void)state;
+	for (size_t i = 0; i < whole.trial_count; i++) {
+		const struct kvs_trial *trial = &whole.trials[i];
+		assert_true(trial->tokens == 256 || trial->tokens == 512 || trial->tokens == 1024);
+		parts[trial->tokens / 512]++;
+		taken += trial->accepted;
+		assert_true(!trial->accepted || trial->tokens == 1024);
+	}
+	assert_int_equal(taken, 2);
+	assert_true(parts[0] >= (size_t)f.layers * (f.layers - 1) / 2); /* of each pair */
+	assert_true(parts[2] >= 2 && parts[2] <= parts[1] && parts[1] < parts[0]);
+	for (resumed.replay_count = 0; resumed.replay_count < whole.trial_count; resumed.replay_count += 11) {
+		resumed.replay = whole.trials;
+		rest = search(&f, &resumed);
+		assert_int_equal(rest.replayed, resumed.replay_count);
+		assert_int_equal(rest.trial_count, whole.trial_count);
+		assert_memory_equal(rest.best.k_owners, whole.best.k_owners, sizeof(*rest.best.k_owners) * f.layers);
+		assert_true(rest.best.nll == whole.best.nll);
+		kvs_search_result_clear(&rest);
+	}
+	kvs_search_result_clear(&whole);
+	close_fixture(&f);
+}
+
 /* The loss that a long greedy search carries along equals a fresh measurement of its plan. */
 static void a_plans_loss_is_its_measured_loss(void **state)
 {
@@ -755,6 +795,7 @@ int main(void)
 		cmocka_unit_test(batches_that_do_not_fit_are_refused),
 		cmocka_unit_test(a_plan_without_sharing_costs_nothing),
 		cmocka_unit_test(nll_finds_what_trying_every_pair_finds),
+		cmocka_unit_test(nll_measures_most_pairs_on_a_part_of_the_text),
 		cmocka_unit_test(a_plans_loss_is_its_measured_loss),
 		cmocka_unit_test(auto_keeps_the_walk_that_loses_least),
 		cmocka_unit_test(split_shares_tensors_and_protects_the_last),
