@@ -101,6 +101,7 @@ struct kvs_safetensors;
 int kvs_safetensors_parse(const void *file, size_t file_bytes, const char *name, struct kvs_safetensors **out);
 void kvs_safetensors_free(struct kvs_safetensors *st);
 size_t kvs_safetensors_count(const struct kvs_safetensors *st);
+/* -EINVAL: a type or rank that no weight has; *name is set all the same. */
 int kvs_safetensors_get(const struct kvs_safetensors *st, size_t index, const char **name, struct kvs_weight *out);
 
 /* ---- tokenizer ---- */

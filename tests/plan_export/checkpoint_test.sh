@@ -59,10 +59,13 @@ for number in (1, 2):
 (to / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
 END
 : >"$work/two/pytorch_model.bin"
+chmod 600 "$work/two/model-00002-of-00002.safetensors"
 convert "$work/p.json" "$work/two" "$work/three/" || fail "convert of shards failed:"
 [ "$(loss "$work/three" "$work/three/kvshare_plan.json")" = "$patched" ] || fail "shards have another loss than $patched"
 [ "$work/two/model-00001-of-00002.safetensors" -ef "$work/three/model-00001-of-00002.safetensors" ] || fail "the first shard was copied"
 [ ! "$work/two/model-00002-of-00002.safetensors" -ef "$work/three/model-00002-of-00002.safetensors" ] || fail "the second shard is the old one"
+[ "$(stat -c %a "$work/three/model-00002-of-00002.safetensors")" = 600 ] || fail "others may read the copy of a private shard"
+[ ! "$work/two/config.json" -ef "$work/three/config.json" ] || fail "a change of the new config.json changes the old one"
 [ ! -e "$work/three/pytorch_model.bin" ] || fail "old weights in another format came along"
 
 # The plan of the new directory is for it alone; and what cannot be written is refused whole.
@@ -70,6 +73,9 @@ if loss $model "$work/one/kvshare_plan.json" >"$work/out" && [ -s "$work/out" ];
 refuses "exists: name a new directory" "$work/p.json" $model "$work/one"
 refuses "no refitted matrices" "$work/plain.json" $model "$work/n"
 refuses "No such file" "$work/p.json" $model "$work/none/n"
+refuses "makes a directory" "$work/p.json" $model -
+sed 's/"patch": "[0-9a-f]*"/"patch": 5/' "$work/p.json" >"$work/d.json"
+refuses "is no digest of theirs" "$work/d.json" $model "$work/n"
 refuses "another model" "$work/p.json" tests/golden/models/llama2 "$work/n"
 head -c -1 "$work/p.patch.safetensors" >"$work/cut" && mv "$work/cut" "$work/p.patch.safetensors"
 refuses truncated "$work/p.json" $model "$work/n"

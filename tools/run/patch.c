@@ -26,12 +26,13 @@ int run_patch_path(const char *plan_path, char **path)
 		       : 0;
 }
 
-/* The digest that the plan names, or "", and whether layers have a skip. */
+/* The digest that the plan names, or "", and whether layers have a skip. -EINVAL: it has matrices, and does not say which. */
 static int record_in(const kvs_plan *plan, char digest[KVS_PATCH_DIGEST], bool *skip)
 {
 	char *text;
 	json_t *calibration, *record;
 	const char *found;
+	bool damaged;
 	int err = kvs_plan_calibration(plan, &text);
 
 	*digest = 0;
@@ -42,11 +43,17 @@ static int record_in(const kvs_plan *plan, char digest[KVS_PATCH_DIGEST], bool *
 	record = json_object_get(calibration, "compensation");
 	found = json_string_value(json_object_get(record, "patch"));
 	*skip = json_object_get(record, "skip_rank");
-	if (found)
-		snprintf(digest, KVS_PATCH_DIGEST, "%s", found);
+	damaged = found ? strlen(found) != KVS_PATCH_DIGEST - 1
+			: json_is_true(json_object_get(record, "applied")) &&
+				  !json_is_string(json_object_get(record, "in_weights"));
+	if (found && !damaged)
+		strcpy(digest, found);
 	json_decref(calibration);
 	free(text);
-	return 0;
+	return damaged ? kvs_fail(-EINVAL,
+				 "the plan goes with refitted matrices, and its calibration.compensation.patch "
+				 "is no digest of theirs: it is damaged")
+		       : 0;
 }
 
 void run_patch_warn_left_out(const char *plan_path, const kvs_plan *plan)

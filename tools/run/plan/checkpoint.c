@@ -2,8 +2,8 @@
  * tools/run/plan/checkpoint.c: `plan convert --to checkpoint`: a Hugging Face directory with a plan's refitted matrices in it.
  *
  * A refitted matrix has the name, type and shape of the one that it replaces. So a shard that holds one is a copy with other
- * bytes in these places, and all other files are hard links, or copies where the two folders are on different file
- * systems. Weights in other formats are left out: they hold the old matrices. The plan comes along as
+ * bytes in these places, shards without one are hard links (copies where the two folders are on different file systems), and all
+ * other files are copies, as people edit them. Weights in other formats are left out: they hold the old matrices. So are folders. The plan comes along as
  * kvshare_plan.json, for the new model. Everything is made in a folder beside, which then takes its name: OUT is whole or absent.
  */
 #include "plan.h"
@@ -57,6 +57,8 @@ static int copy_bytes(const struct target *target, int from, int to)
 	for (;;) {
 		ssize_t now = read(from, target->buffer, COPY_BYTES);
 		int err = now < 0 ? -errno : 0;
+		if (run_watch_stopped())
+			return -ECANCELED;
 		if (err == -EINTR)
 			continue;
 		if (!err && now)
@@ -77,6 +79,8 @@ static int copy_file(const struct target *target, const char *from, const char *
 	if (out_fd >= 0 && close(out_fd) && !err)
 		err = -errno;
 	close(in_fd);
+	if (err == -ECANCELED)
+		return kvs_fail(err, "stopped: nothing was written");
 	return err ? kvs_fail(err, "copying %s to %s: %s", from, to, strerror(-err)) : 0;
 }
 
@@ -109,19 +113,22 @@ static size_t find_matrix(const struct target *target, const char *stored, struc
 	return count;
 }
 
-static int replace(
-	struct target *target, const char *path, char *file, const char *stored, const struct kvs_weight *weight)
+/* Tensors that no patch has may be of any type. */
+static int replace(struct target *target, const char *path, char *file, const struct kvs_safetensors *st, size_t tensor)
 {
 	struct kvs_patch_matrix matrix;
+	struct kvs_weight weight;
+	const char *stored;
+	int err = kvs_safetensors_get(st, tensor, &stored, &weight);
 	size_t i = find_matrix(target, stored, &matrix);
 
-	if (i == kvs_patch_count(target->patch))
-		return 0;
-	if (weight->dtype != matrix.dtype || weight->rank != 2 || weight->shape[0] != matrix.rows ||
-		weight->shape[1] != matrix.cols)
+	if (err || i == kvs_patch_count(target->patch))
+		return i == kvs_patch_count(target->patch) ? 0 : err;
+	if (weight.dtype != matrix.dtype || weight.rank != 2 || weight.shape[0] != matrix.rows ||
+		weight.shape[1] != matrix.cols)
 		return kvs_fail(-EINVAL, "%s: %s has another type or shape than the refitted matrix: compensate again",
 			path, stored);
-	memcpy(file + weight->offset, matrix.data, weight->bytes);
+	memcpy(file + weight.offset, matrix.data, weight.bytes);
 	target->placed[i] = true;
 	return 0;
 }
@@ -133,13 +140,8 @@ static int replace_all(struct target *target, const char *path, char *file, size
 
 	if (err)
 		return err;
-	for (size_t i = 0; i < kvs_safetensors_count(st) && !err; i++) {
-		const char *name;
-		struct kvs_weight weight;
-		err = kvs_safetensors_get(st, i, &name, &weight);
-		if (!err)
-			err = replace(target, path, file, name, &weight);
-	}
+	for (size_t i = 0; i < kvs_safetensors_count(st) && !err; i++)
+		err = replace(target, path, file, st, i);
 	kvs_safetensors_free(st);
 	return err;
 }
@@ -187,8 +189,8 @@ static bool holds_a_matrix(const struct target *target, const char *path, int *e
 		return false;
 	*err = kvs_safetensors_parse(file, info.st_size, path, &st);
 	for (size_t i = 0; !*err && !found && i < kvs_safetensors_count(st); i++) {
-		*err = kvs_safetensors_get(st, i, &name, &weight);
-		found = !*err && find_matrix(target, name, &matrix) < kvs_patch_count(target->patch);
+		kvs_safetensors_get(st, i, &name, &weight);
+		found = find_matrix(target, name, &matrix) < kvs_patch_count(target->patch);
 	}
 	kvs_safetensors_free(st);
 	munmap(file, info.st_size);
@@ -257,13 +259,16 @@ static int take_file(struct target *target, const char *name)
 {
 	bool shard = json_object_get(target->shards, name);
 	char *from = NULL, *to = NULL;
-	struct stat info;
+	struct stat info, made;
 	int err = in(target->from, name, &from);
 
 	if (!err)
 		err = in(target->to, name, &to);
-	if (!err && !stat(from, &info) && S_ISREG(info.st_mode) && (shard || !is_left_out(target, name)))
-		err = shard ? take_shard(target, from, to) : link_or_copy(target, from, to);
+	if (!err && !stat(from, &info) && S_ISREG(info.st_mode) && (shard || !is_left_out(target, name))) {
+		err = shard ? take_shard(target, from, to) : copy_file(target, from, to);
+		if (!err && (stat(to, &made) || (made.st_ino != info.st_ino && chmod(to, info.st_mode & 0777))))
+			err = kvs_fail(-errno, "%s: %s", to, strerror(errno));
+	}
 	free(from);
 	free(to);
 	return err;
@@ -276,7 +281,8 @@ static int take_files(struct target *target)
 	int err = dir ? 0 : kvs_fail(-errno, "%s: %s", target->from, strerror(errno));
 
 	while (!err && (entry = readdir(dir)))
-		err = take_file(target, entry->d_name);
+		err = run_watch_stopped() ? kvs_fail(-ECANCELED, "stopped: nothing was written")
+					  : take_file(target, entry->d_name);
 	if (dir)
 		closedir(dir);
 	for (size_t i = 0; i < kvs_patch_count(target->patch) && !err; i++) {
@@ -400,6 +406,8 @@ int plan_write_checkpoint(const kvs_plan *plan, const char *plan_path, const cha
 	struct stat info;
 	int err;
 
+	if (run_is_stdout(out))
+		return kvs_fail(-EINVAL, "--to checkpoint makes a directory, and no stream: name it with -o");
 	if (!lstat(out, &info))
 		return kvs_fail(-EEXIST, "%s: exists: name a new directory with -o", out);
 	if (!stat(dir, &info) && !S_ISDIR(info.st_mode))
@@ -419,6 +427,7 @@ int plan_write_checkpoint(const kvs_plan *plan, const char *plan_path, const cha
 			"for export "
 			"with calibrate --compensate, without --skip",
 			plan_path);
+	run_watch_signals();
 	if (!err)
 		err = write_beside(dir, plan, patch, out);
 	kvs_patch_close(patch);
