@@ -383,11 +383,18 @@ struct kvs_compensate_options {
 	unsigned matrices; /* kvs_refit_kind, added up; 0: all */
 	double ridge;      /* of W_o, and its matrix is taken in any case; 0: strengths are chosen */
 	int skip;          /* the rank of the skip that layers get which take both K and V of others; 0: none */
+	/*
+	 * A file: a fit that is stopped leaves the matrices of its finished layers in it, and with `resume` one goes on from there.
+	 * Whoever has a patch of the whole fit removes it. NULL: none.
+	 */
+	const char *stopped;
+	bool resume;
 };
 
 struct kvs_compensation {
 	struct kvs_refit *refits; /* [count], by layer */
 	size_t count;
+	int layers;              /* that are finished: of a fit that was stopped, those whose matrices the file has */
 	int tokens;              /* that the fit saw */
 	int skip;                /* the rank that was asked for */
 	bool queries_normalised; /* the model normalises its queries (QK norm), so W_q was left as it is */
@@ -402,8 +409,13 @@ struct kvs_compensation {
  * the windows is measured before and after. What grows with the text is in a temporary file.
  *
  * The engine must hold the checkpoint's own matrices. It keeps the plan, and the refitted matrices whether they help or not. A
- * plan without borrowers gives no refits. -EINVAL (too little text, or the samples are all there is: the message has the
- * number), -EIO (statistics that are not numbers or singular; the temporary file), -ENODEV (no LAPACK), -ECANCELED, -ENOMEM.
+ * plan without borrowers gives no refits. A fit that goes on from a file gives the same bits as one that was not stopped: both
+ * models walk up again, which takes one run of each layer that is finished, or two, and no fits.
+ *
+ * -EINVAL (too little text, or the samples are all there is: the message has the number; a file of another text, plan,
+ * model, of other options, cut or changed), -ENOENT (no such file), -EIO (statistics that are not numbers or singular; the
+ * temporary file; the file), -ENODEV (no LAPACK), -ENOMEM, -ECANCELED. On failure there are no refits; with -ECANCELED
+ * out->layers is above 0 where the file has something to go on from.
  */
 int kvs_compensate(kvs_engine *engine, const kvs_checkpoint *ckpt, const struct kvs_calib_text *text,
 	const kvs_plan *plan, const struct kvs_compensate_options *options, const struct kvs_calib_progress *progress,

@@ -15,6 +15,15 @@ int calib_tell(const struct kvs_calib_progress *progress, const char *what, size
 int calib_not_a_number(const char *what); /* fails with -EIO */
 /* JSON has neither NaN nor infinity: null stands for both, and so for figures that were not measured. */
 struct json_t *calib_json_number(double value);
+#define CALIB_DIGEST 17
+void calib_digest(const void *data, size_t bytes, char digest[CALIB_DIGEST]); /* FNV-1a 64 in hex */
+/* What was cut from which text, as an object. NULL: no memory. */
+struct json_t *calib_text_settings(const struct kvs_calib_text *text);
+/*
+ * Whether all that is in `now` is the same in `then`. -EINVAL: "`what` cannot be resumed: its KEY is ..., `ours` is ...", as in "the
+ * plan's search", "this search's".
+ */
+int calib_settings_check(const struct json_t *now, const struct json_t *then, const char *what, const char *ours);
 /* A batch of the windows from `first` on, as many as the engine takes at a time. */
 struct kvs_batch calib_window_batch(const kvs_engine *engine, const struct kvs_calib_text *text, int first);
 

@@ -74,23 +74,31 @@ static json_t *trial_json(const struct kvs_trial *trial)
 	return NULL;
 }
 
+json_t *calib_text_settings(const struct kvs_calib_text *text)
+{
+	return json_pack("{s:s,s:s,s:i,s:i,s:i,s:i}", "text_digest", text->digest, "sample_by", by_names[text->by],
+		"samples", text->samples, "tokens", text->sample_tokens, "windows", text->windows, "window_tokens",
+		text->window_tokens);
+}
+
 /* All that decides a search: two searches with equal settings make the same trials. */
 static json_t *settings_json(const struct kvs_search_options *options, const struct kvs_calib_text *text)
 {
-	json_t *object = json_pack("{s:s,s:s,s:i,s:i,s:i,s:i,s:s,s:s,s:I,s:s,s:s,s:f,s:i,s:b,s:s}", "text_digest",
-		text->digest, "sample_by", by_names[text->by], "samples", text->samples, "tokens", text->sample_tokens,
-		"windows", text->windows, "window_tokens", text->window_tokens, "method", method_names[options->method],
+	json_t *object = calib_text_settings(text);
+	json_t *others = json_pack("{s:s,s:s,s:I,s:s,s:s,s:f,s:i,s:b,s:s}", "method", method_names[options->method],
 		"order", order_names[options->pairs.order], "seed", (json_int_t)options->pairs.seed, "distance",
 		distance_names[options->pairs.distance], "cosine", cosine_names[options->cosine], "threshold",
 		options->threshold, "protect_last", options->pairs.protect_last, "split_kv", options->pairs.split,
 		"policy", policy_names[options->policy]);
+	int failed = json_object_update(object, others);
 
-	if (object && options->policy == KVS_POLICY_LAST &&
-		json_object_set_new(object, "pass_tokens", json_integer(options->pass_tokens))) {
-		json_decref(object);
-		return NULL;
-	}
-	return object;
+	json_decref(others);
+	if (!failed && options->policy == KVS_POLICY_LAST)
+		failed = json_object_set_new(object, "pass_tokens", json_integer(options->pass_tokens));
+	if (!failed)
+		return object;
+	json_decref(object);
+	return NULL;
 }
 
 static json_t *trials_json(const struct kvs_search_result *result)
@@ -207,8 +215,7 @@ static int read_trials(const json_t *array, int layers, struct kvs_trial **trial
 	return 0;
 }
 
-/* Both are objects of the same keys, as settings_json() makes them. */
-static int check_settings(const json_t *now, const json_t *then)
+int calib_settings_check(const json_t *now, const json_t *then, const char *what, const char *ours)
 {
 	const char *key;
 	json_t *value;
@@ -219,9 +226,8 @@ static int check_settings(const json_t *now, const json_t *then)
 		if (!json_equal(value, old)) {
 			char *is = json_dumps(value, JSON_ENCODE_ANY),
 			     *was = old ? json_dumps(old, JSON_ENCODE_ANY) : NULL;
-			int err = kvs_fail(-EINVAL,
-				"the plan's search cannot be resumed: its %s is %s, this search's is %s", key,
-				was ? was : "missing", is ? is : "another");
+			int err = kvs_fail(-EINVAL, "%s cannot be resumed: its %s is %s, %s is %s", what, key,
+				was ? was : "missing", ours, is ? is : "another");
 			free(is);
 			free(was);
 			return err;
@@ -250,7 +256,7 @@ int kvs_search_replay(const kvs_plan *plan, const struct kvs_search_options *opt
 		err = then ? take_old_policy(then) : no_memory();
 	}
 	if (!err)
-		err = check_settings(now, then);
+		err = calib_settings_check(now, then, "the plan's search", "this search's");
 	if (!err)
 		err = read_trials(json_object_get(then, "trials"), kvs_plan_layers(plan), trials, count);
 	json_decref(then);

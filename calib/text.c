@@ -3,7 +3,7 @@
  *
  * A plan is measured on text that the search has not seen, as long as there is any.
  */
-#include "calib.h"
+#include "measure.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -32,13 +32,14 @@ static int larger(int a, int b)
 	return a > b ? a : b;
 }
 
-static void digest_of(const char *text, size_t bytes, char *digest)
+void calib_digest(const void *data, size_t bytes, char digest[CALIB_DIGEST])
 {
 	static const char hex[] = "0123456789abcdef";
+	const unsigned char *at = data;
 	uint64_t hash = 14695981039346656037u;
 
 	for (size_t i = 0; i < bytes; i++)
-		hash = (hash ^ (unsigned char)text[i]) * 1099511628211u;
+		hash = (hash ^ at[i]) * 1099511628211u;
 	for (int i = 16; i--; hash >>= 4)
 		digest[i] = hex[hash & 15];
 	digest[16] = 0;
@@ -255,7 +256,7 @@ int kvs_calib_text_cut(const kvs_tokenizer *tok, const char *text, size_t bytes,
 	*out = (struct kvs_calib_text){.samples = int_or(options->samples, DEFAULT_SAMPLES),
 		.sample_tokens = int_or(options->sample_tokens, DEFAULT_SAMPLE_TOKENS),
 		.by = options->by};
-	digest_of(text, bytes, out->digest);
+	calib_digest(text, bytes, out->digest);
 	err = allocate_samples(out);
 	if (!err)
 		err = (options->by == KVS_SAMPLE_LINE ? cut_by_line : cut_by_run)(tok, text, bytes, options, out);
@@ -275,7 +276,7 @@ int kvs_calib_windows_cut(const kvs_tokenizer *tok, const char *text, size_t byt
 	*out = (struct kvs_calib_text){0};
 	if (err)
 		return err;
-	digest_of(text, bytes, out->digest);
+	calib_digest(text, bytes, out->digest);
 	err = count > LEAST_WINDOW_TOKENS ? cut_held(ids, count, &options, out)
 					  : kvs_fail(-EINVAL, "the text has %zu tokens, measuring takes at least %d",
 						    count, LEAST_WINDOW_TOKENS + 1);

@@ -13,6 +13,7 @@
 #include "queries.h"
 #include "ridge.h"
 #include "skip.h"
+#include "stopped.h"
 #include "walk.h"
 
 #include <errno.h>
@@ -37,6 +38,8 @@ struct fit {
 	float *values, *bias; /* the present matrix, of any kind; its bias */
 	float *skip_a, *skip_b;
 	const float *bias_or_null;
+	struct kvs_compensation kept; /* of a fit that was stopped; as its layers are reached, they move to `out` */
+	size_t taken;                 /* of its matrices */
 	struct kvs_compensation *out;
 };
 
@@ -245,6 +248,35 @@ static unsigned kinds_of(const struct fit *fit, int layer)
 	return (kinds | KVS_REFIT_DOWN) & fit->matrices;
 }
 
+/* A matrix that was fitted before becomes the engine's, and one of the results. A skip's second half comes with its first. */
+static int put_kept(struct fit *fit, struct kvs_refit *kept)
+{
+	bool is_skip = kept->kind == KVS_REFIT_SKIP_A || kept->kind == KVS_REFIT_SKIP_B;
+	int err = 0;
+
+	if (kept->kind == KVS_REFIT_SKIP_A)
+		err = kvs_engine_set_skip(
+			fit->walk.engine, kept->layer, kept->rows, kept->dtype, kept->values, kept[1].values);
+	else if (!is_skip)
+		err = kvs_engine_set_matrix(
+			fit->walk.engine, kept->name, kept->rows, kept->cols, kept->dtype, kept->values);
+	if (err)
+		return err;
+	fit->out->refits[fit->out->count++] = *kept;
+	kept->values = NULL;
+	return 0;
+}
+
+/* In place of fits: the original sees the layer as it was, the other model as it was refitted. */
+static int take_kept(struct fit *fit, int layer)
+{
+	int err = calib_walk_original(&fit->walk, layer, NULL);
+
+	for (; !err && fit->taken < fit->kept.count && fit->kept.refits[fit->taken].layer == layer; fit->taken++)
+		err = put_kept(fit, &fit->kept.refits[fit->taken]);
+	return err;
+}
+
 /* The last layer with a matrix to refit; above it nothing needs to run. */
 static int last_layer(const struct fit *fit)
 {
@@ -255,7 +287,7 @@ static int last_layer(const struct fit *fit)
 	return last;
 }
 
-static int refit_layer(struct fit *fit, int layer, bool is_last)
+static int refit_matrices(struct fit *fit, int layer)
 {
 	unsigned kinds = kinds_of(fit, layer);
 	bool queries = kinds & KVS_REFIT_QUERIES;
@@ -278,9 +310,20 @@ static int refit_layer(struct fit *fit, int layer, bool is_last)
 		err = refit_by_ridge(fit, kinds & (KVS_REFIT_OUTPUTS | KVS_REFIT_ABOVE), layer);
 	if (!err && kinds & KVS_REFIT_DOWN)
 		err = refit_by_ridge(fit, KVS_REFIT_DOWN, layer);
-	if (!err && !is_last && layer >= fit->walk.first)
-		err = calib_walk_compensated(&fit->walk, layer, CALIB_AT_END, NULL, NULL, NULL);
 	return err;
+}
+
+static int refit_layer(struct fit *fit, int layer, bool is_last)
+{
+	int err = layer < fit->kept.layers ? take_kept(fit, layer) : refit_matrices(fit, layer);
+
+	if (err)
+		return err;
+	if (layer >= fit->walk.first)
+		fit->out->layers = layer + 1;
+	return is_last || layer < fit->walk.first
+		       ? 0
+		       : calib_walk_compensated(&fit->walk, layer, CALIB_AT_END, NULL, NULL, NULL);
 }
 
 static int refit_layers(struct fit *fit)
@@ -288,7 +331,7 @@ static int refit_layers(struct fit *fit)
 	int last = last_layer(fit), err = 0;
 
 	for (int l = 0; l <= last; l++) {
-		unsigned kinds = kinds_of(fit, l);
+		unsigned kinds = l < fit->kept.layers ? 0 : kinds_of(fit, l);
 		fit->walk.total += fit->walk.text->samples * (1 + (l >= fit->walk.first && l < last));
 		for (; kinds; kinds &= kinds - 1)
 			fit->walk.total += fit->walk.text->samples;
@@ -350,7 +393,7 @@ static int allocate(struct fit *fit, int rank)
 	size_t widest = ff > heads_dim ? ff : heads_dim, tallest = hidden > heads_dim ? hidden : heads_dim;
 	int err = 0;
 
-	fit->out->refits = calloc((size_t)5 * fit->walk.layers, sizeof(*fit->out->refits));
+	fit->out->refits = calloc((size_t)CALIB_LAYER_MATRICES * fit->walk.layers, sizeof(*fit->out->refits));
 	fit->values = malloc(sizeof(float) * hidden * widest);
 	fit->bias = malloc(sizeof(float) * tallest);
 	fit->skip_a = malloc(sizeof(float) * hidden * (rank + 1));
@@ -379,6 +422,43 @@ static int set_up(struct fit *fit, const struct kvs_compensate_options *options)
 	return err ? err : open_queries(fit);
 }
 
+/* ---- a fit that is stopped ---- */
+
+/* What was kept is of use where the plan's loss is what it was: another device rounds otherwise, and so would the rest of the fit. */
+static int measure_plan(struct fit *fit, const char *stopped)
+{
+	double nll;
+	int err = kvs_measure_nll(fit->walk.engine, fit->walk.text, fit->walk.plan, NULL, &nll);
+
+	if (err)
+		return err;
+	fit->out->plain_nll = nll;
+	if (!fit->kept.layers || nll == fit->kept.plain_nll)
+		return 0;
+	return kvs_fail(-EINVAL,
+		"%s: the fit in it cannot be resumed: the plan's loss was %.9g there and is %.9g here: another device, "
+		"or another --kv-dtype",
+		stopped, fit->kept.plain_nll, nll);
+}
+
+/* After -ECANCELED: the finished layers go into the file, if they are more than it has. *layers: how many it has then. */
+static int keep(struct fit *fit, const struct calib_fit_settings *settings, int *layers)
+{
+	struct kvs_compensation *out = fit->out;
+	int err;
+
+	*layers = fit->kept.layers;
+	if (!settings->options->stopped || out->layers <= fit->kept.layers)
+		return -ECANCELED;
+	while (out->count && out->refits[out->count - 1].layer >= out->layers)
+		free(out->refits[--out->count].values);
+	err = calib_stopped_write(settings->options->stopped, settings, out);
+	if (err)
+		return err;
+	*layers = out->layers;
+	return -ECANCELED;
+}
+
 static void clear(struct fit *fit)
 {
 	calib_queries_close(&fit->queries);
@@ -387,6 +467,7 @@ static void clear(struct fit *fit)
 	calib_skip_close(&fit->skip);
 	calib_walk_close(&fit->walk);
 	calib_lapack_close(fit->lapack);
+	kvs_compensation_clear(&fit->kept);
 	free(fit->values);
 	free(fit->bias);
 	free(fit->skip_a);
@@ -403,22 +484,29 @@ int kvs_compensate(kvs_engine *engine, const kvs_checkpoint *ckpt, const struct 
 		.matrices = options->matrices ? options->matrices : KVS_REFIT_ALL,
 		.ridge = options->ridge,
 		.out = out};
-	int err;
+	struct calib_fit_settings settings = {engine, ckpt, text, plan, options};
+	int err, layers = 0;
 
 	*out = (struct kvs_compensation){.tokens = text->samples * text->sample_tokens,
 		.skip = options->skip,
 		.queries_normalised = fit.config->qk_norm};
 	err = set_up(&fit, options);
+	if (!err && options->stopped && options->resume)
+		err = calib_stopped_read(options->stopped, &settings, &fit.kept);
 	if (!err)
-		err = kvs_measure_nll(engine, text, plan, NULL, &out->plain_nll);
+		err = measure_plan(&fit, options->stopped);
 	if (!err)
 		err = refit_layers(&fit);
 	if (!err)
 		err = kvs_measure_nll(engine, text, plan, NULL, &out->nll);
 	out->applied = !err && out->count && out->nll < out->plain_nll;
+	if (err == -ECANCELED)
+		err = keep(&fit, &settings, &layers);
 	clear(&fit);
-	if (err)
-		kvs_compensation_clear(out);
+	if (!err)
+		return 0;
+	kvs_compensation_clear(out);
+	out->layers = layers;
 	return err;
 }
 

@@ -7,6 +7,8 @@
 #include "../calib.h"
 #include "lapack.h"
 
+#define CALIB_LAYER_MATRICES 5 /* of a layer that are refitted, at most: W_q, W_o, W_down and a skip's two */
+
 /* A matrix by its name and shape, without values or figures. */
 struct kvs_refit calib_matrix_describe(const struct kvs_config *config, enum kvs_refit_kind kind, int layer);
 /*

@@ -15,15 +15,25 @@
 
 #define ENDING ".json"
 
-int run_patch_path(const char *plan_path, char **path)
+/* `name` in place of the plan's .json, or behind all of its name. */
+static int beside(const char *plan_path, const char *name, char **path)
 {
 	size_t length = strlen(plan_path), ending = strlen(ENDING);
 
 	if (length > ending && !strcmp(plan_path + length - ending, ENDING))
 		length -= ending;
-	return asprintf(path, "%.*s.patch.safetensors", (int)length, plan_path) < 0
-		       ? kvs_fail(-ENOMEM, "no memory for a path")
-		       : 0;
+	return asprintf(path, "%.*s%s", (int)length, plan_path, name) < 0 ? kvs_fail(-ENOMEM, "no memory for a path")
+									  : 0;
+}
+
+int run_patch_path(const char *plan_path, char **path)
+{
+	return beside(plan_path, ".patch.safetensors", path);
+}
+
+int run_stopped_path(const char *plan_path, char **path)
+{
+	return beside(plan_path, ".patch.part", path);
 }
 
 /* The digest that the plan names, or "", and whether layers have a skip. -EINVAL: it has matrices, and does not say which. */

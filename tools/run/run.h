@@ -99,6 +99,8 @@ void run_policy_warn(const char *plan_path, const kvs_plan *plan, enum kvs_polic
 
 /* Where a plan's patch is: PLAN.patch.safetensors for PLAN.json. The caller frees *path. -ENOMEM. */
 int run_patch_path(const char *plan_path, char **path);
+/* The same for the matrices of a fit that was stopped: PLAN.patch.part. */
+int run_stopped_path(const char *plan_path, char **path);
 /*
  * The patch of the plan in `plan_path` (NULL: none); *out is NULL if it has none. -ENOENT (the plan names one, and it is
  * not there), -EINVAL (one is there, and the plan does not name it; it is damaged, or another plan's or model's).

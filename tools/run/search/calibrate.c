@@ -72,7 +72,10 @@ static const struct argp_option options[] = {
 		"their "
 		"K and V projections (auto: as many numbers as those had); only kvshare runs it",
 		0},
-	{"resume", OPTION_RESUME, NULL, 0, "continue from the trials in the plan of a stopped search", 0},
+	{"resume", OPTION_RESUME, NULL, 0,
+		"continue from the trials in the plan of a stopped search, and from the matrices that a stopped fit "
+		"left",
+		0},
 	{NULL, 0, NULL, 0, "Details of the search:", 3},
 	{"batch", OPTION_BATCH, "N", 0, "samples to run through the model together (default: 1024 tokens' worth)", 3},
 	{"order", OPTION_ORDER, "dissimilar|similar|random|random:SEED", 0,
@@ -123,8 +126,8 @@ static void check(struct argp_state *state, struct run_calibrate *env)
 				  "it, and no --split-kv");
 	if (env->search.method == KVS_METHOD_REFIT && env->compensate_options.matrices == KVS_REFIT_OUTPUTS)
 		argp_error(state, "--method refit chooses by what W_q and W_o leave together: not with --refit o");
-	if (env->plan_path && (env->share || env->rate > 0 || env->resume))
-		argp_error(state, "--plan says which layers share: there is no search for --share, --rate or --resume");
+	if (env->plan_path && (env->share || env->rate > 0))
+		argp_error(state, "--plan says which layers share: there is no search for --share or --rate");
 	if (env->plan_path && (env->search_set || env->order_set || env->threshold_set || env->search.pairs.split))
 		argp_error(state, "--plan says which layers share: there is no search for --method, --order, "
 				  "--threshold, --distance, --cosine, --split-kv or --protect-last");
@@ -466,6 +469,7 @@ static int run_in_session(struct run_calibrate *env, struct run_session *session
 	if (!err)
 		err = env->plan_path ? run_compensate_plan(env, session) : search_and_finish(env, session);
 	kvs_compensation_clear(&env->compensation);
+	free(env->stopped_path);
 	return err;
 }
 

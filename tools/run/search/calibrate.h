@@ -30,6 +30,7 @@ struct run_calibrate {
 	enum kvs_search_end end;
 	const kvs_checkpoint *ckpt;
 	struct kvs_compensation compensation;
+	char *stopped_path;                   /* where a fit that is stopped leaves its matrices */
 	bool compensated, compensate_stopped; /* `compensation` holds a result; Ctrl-C came first */
 };
 
@@ -39,8 +40,10 @@ int run_compensate_check(const struct run_calibrate *env);
 int run_compensate(struct run_calibrate *env, struct run_session *session, const kvs_plan *plan);
 /* Writes the patch, if there is one, and the record into the plan that is about to be written. */
 int run_compensate_save(const struct run_calibrate *env, kvs_plan *plan);
-/* After the plan: removes the patch of an earlier plan, if there is a new plan without one. */
+/* After the plan: removes the patch of an earlier plan, if there is a new plan without one, and what a stopped fit left. */
 int run_compensate_remove(const struct run_calibrate *env);
+/* After Ctrl-C: fails with -ECANCELED, with a message that tells what is kept and how to go on. */
+int run_compensate_stop(const struct run_calibrate *env, bool plan_written);
 json_t *run_compensate_json(const struct run_calibrate *env);
 void run_compensate_print(const struct run_calibrate *env, double full_nll, FILE *out);
 /* compensate_plan.c: `--plan`, instead of a search. The text is cut and the engine open. */

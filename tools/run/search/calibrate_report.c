@@ -217,6 +217,10 @@ static void print_end(const struct run_calibrate *env, const struct kvs_search_r
 			"lower "
 			"--threshold, a smaller --share or --method nll)\n",
 			result->best.tensors / 2.0, env->search.share, where);
+	if (env->compensate_stopped) {
+		run_compensate_stop(env, true);
+		run_complain();
+	}
 	if (result->end == KVS_SEARCH_STOPPED)
 		fprintf(stderr,
 			"kvshare-run: stopped after %zu trials: %g layers share, %d were asked for; %s holds those; "

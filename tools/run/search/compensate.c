@@ -27,15 +27,46 @@ int run_compensate_check(const struct run_calibrate *env)
 	return err;
 }
 
+/*
+ * With --resume and a plan's file, there must be a stopped fit: nothing else is to be resumed. After a search, which may have been
+ * stopped before its plan was fitted, there may be none.
+ */
+static int find_stopped(struct run_calibrate *env)
+{
+	int err = run_stopped_path(env->output, &env->stopped_path);
+	bool exists = !err && !access(env->stopped_path, F_OK);
+
+	if (err)
+		return err;
+	env->compensate_options.stopped = env->stopped_path;
+	env->compensate_options.resume = env->resume && (exists || env->plan_path);
+	if (exists && !env->resume && !env->model.quiet)
+		fprintf(stderr, "kvshare-run: %s, of a fit that was stopped, is not used: --resume goes on from it\n",
+			env->stopped_path);
+	return 0;
+}
+
+/* It was of an earlier fit, and this one has not come as far as to replace it. */
+static void remove_stale(const struct run_calibrate *env)
+{
+	if (!env->resume && !env->compensation.layers)
+		unlink(env->stopped_path);
+}
+
 int run_compensate(struct run_calibrate *env, struct run_session *session, const kvs_plan *plan)
 {
-	int err = kvs_compensate(session->engine, session->ckpt, &env->text, plan, &env->compensate_options,
-		&env->search.progress, &env->compensation);
+	int err = find_stopped(env);
 
+	if (!err)
+		err = kvs_compensate(session->engine, session->ckpt, &env->text, plan, &env->compensate_options,
+			&env->search.progress, &env->compensation);
 	run_progress_clear();
 	env->compensated = !err;
 	env->compensate_stopped = err == -ECANCELED;
-	return env->compensate_stopped ? 0 : err; /* the plan that was found is written all the same */
+	if (!env->compensate_stopped)
+		return err;
+	remove_stale(env);
+	return 0; /* the plan that was found is written all the same */
 }
 
 static const char *matrix_name(enum kvs_refit_kind kind)
@@ -137,18 +168,44 @@ int run_compensate_save(const struct run_calibrate *env, kvs_plan *plan)
 	return err ? err : add_record(env, plan, env->compensation.applied ? digest : NULL);
 }
 
+static int remove_file(const char *path, const char *what)
+{
+	if (unlink(path) && errno != ENOENT)
+		return kvs_fail(-errno, "%s: %s cannot be removed: %s", path, what, strerror(errno));
+	return 0;
+}
+
 int run_compensate_remove(const struct run_calibrate *env)
 {
 	char *path = NULL;
 	int err;
 
-	if (!env->compensate || (env->compensated && env->compensation.applied))
+	if (env->compensated) {
+		err = remove_file(env->stopped_path, "what a stopped fit left");
+		if (err || env->compensation.applied)
+			return err;
+	}
+	if (!env->compensate)
 		return 0;
 	err = run_patch_path(env->output, &path);
-	if (!err && unlink(path) && errno != ENOENT)
-		err = kvs_fail(-errno, "%s: an earlier plan's matrices cannot be removed", path);
+	if (!err)
+		err = remove_file(path, "an earlier plan's matrices");
 	free(path);
 	return err;
+}
+
+int run_compensate_stop(const struct run_calibrate *env, bool plan_written)
+{
+	const char *plan = plan_written ? "is written without matrices" : "is not written";
+
+	if (env->compensation.layers)
+		return kvs_fail(-ECANCELED,
+			"stopped while compensating: %s %s; %s keeps the matrices of the first %d of %d layers; the "
+			"same command with --resume continues from there",
+			env->output, plan, env->stopped_path, env->compensation.layers,
+			kvs_checkpoint_config(env->ckpt)->layers);
+	return kvs_fail(-ECANCELED, "stopped while compensating, before a layer was fitted: %s %s%s", env->output, plan,
+		plan_written ? "; the same command with --resume fits it without another search" : "");
 }
 
 void run_compensate_print(const struct run_calibrate *env, double full_nll, FILE *out)
@@ -156,10 +213,6 @@ void run_compensate_print(const struct run_calibrate *env, double full_nll, FILE
 	const struct kvs_compensation *c = &env->compensation;
 	int counts[KVS_REFIT_SKIP_B + 1] = {0};
 
-	if (env->compensate_stopped)
-		fprintf(stderr,
-			"kvshare-run: stopped while compensating: the plan is written without; the same command "
-			"with --resume does it\n");
 	if (!env->compensated)
 		return;
 	for (size_t i = 0; i < c->count; i++)

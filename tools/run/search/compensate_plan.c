@@ -1,7 +1,7 @@
 /*
  * tools/run/search/compensate_plan.c: `calibrate --compensate --plan FILE`: matrices for a plan that exists already.
  *
- * There is no search. The plan is written again, with its record of where it comes from, and the patch beside it.
+ * There is no search, so --resume is of the fit alone. The plan is written again, with its record of where it comes from, and the patch beside it.
  */
 #include "calibrate.h"
 
@@ -51,7 +51,7 @@ static int compensate(struct run_calibrate *env, struct run_session *session, kv
 	if (!err)
 		err = run_compensate(env, session, plan);
 	if (!err && env->compensate_stopped)
-		return kvs_fail(-ECANCELED, "stopped while compensating: %s is not written", env->output);
+		return run_compensate_stop(env, false);
 	if (!err)
 		err = save(env, plan);
 	return err ? err : print(env, full_nll);

@@ -1,0 +1,91 @@
+#!/bin/bash
+# `calibrate --compensate` that is stopped while it fits, with a real signal, and gone on with: the patch has the bytes of a fit that
+# was not stopped. What was left for another text or other options, cut or damaged is refused, and SIGKILL leaves nothing to
+# be taken for whole.
+set -eu
+run=${BUILD:-build}/kvshare-run model=tests/models/storyworld-3m
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+part=$work/p.patch.part patch=$work/p.patch.safetensors
+search="--method kvsharer --threshold -1 --share 4 --order random:3"
+common="calibrate -m $model --samples 16 --held-tokens 64 --ctx 64"
+fail() { echo "$*"; tail -n 3 "$work/said" 2>/dev/null; exit 1; }
+fit() { $run $common --text $model/calib.txt --compensate -q "$@" >"$work/out" 2>"$work/said"; }
+# SIGNAL PERCENT ARGS...: the fit is given the signal when its progress has come so far; its exit status into $status.
+stopped_at() {
+	local signal=$1 percent=$2; shift 2
+	: >"$work/said"
+	KVSHARE_PROGRESS_SECONDS=0.001 $run $common --text $model/calib.txt --compensate "$@" >"$work/out" 2>"$work/said" &
+	local pid=$!
+	until awk -v want="$percent" '/^compensating: / && $2 + 0 >= want { found = 1 } END { exit !found }' "$work/said"; do
+		kill -0 $pid 2>/dev/null || fail "it ended before the signal:"
+		sleep 0.02
+	done
+	kill -"$signal" $pid
+	wait $pid 2>/dev/null && status=0 || status=$?
+}
+refuses() { # WORDS ARGS...
+	local words=$1; shift
+	if fit "$@"; then fail "it ran: $*"; fi
+	grep -q "$words" "$work/said" || fail "it does not say \"$words\":"
+}
+lies_there() { # FILES: of the fit
+	[ "$(cd "$work" && ls p* 2>/dev/null | xargs)" = "$*" ] || fail "$(ls "$work") in place of $*"
+}
+
+$run $common --text $model/calib.txt -q $search -o "$work/given.json" >"$work/out" 2>"$work/said" || fail "no plan:"
+given="--plan $work/given.json"
+fit $given -o "$work/whole.json" || fail "the fit that nothing stops:"
+
+# Ctrl-C: what is fitted is kept, and nothing else is written.
+stopped_at INT 50 $given -o "$work/p.json"
+[ $status = 130 ] || fail "Ctrl-C: status $status"
+grep -q "p.json is not written; .*p.patch.part keeps the matrices of the first [0-9]* of 16 layers; the same command with --resume" "$work/said" ||
+	fail "it does not say what is kept:"
+lies_there p.patch.part
+cp "$part" "$work/kept"
+
+# Not of another text, of other options, nor of another plan; not cut or changed. The file stays as it is.
+refuses 'its text_digest is "' --text $model/heldout.txt $given --resume -o "$work/p.json"
+refuses "its refit is 15, this fit's is 3" $given --resume --refit qo -o "$work/p.json"
+$run plan convert --owners 0,1,2,3,4,5,2,7,8,3,10,11,1,13,5,15 --to json -o "$work/other.json"
+refuses "its k_owners is" --plan "$work/other.json" --resume -o "$work/p.json"
+lies_there p.patch.part
+cmp "$part" "$work/kept" || fail "a refusal changed what was kept"
+head -c 300000 "$work/kept" >"$part"
+refuses "was cut or changed" $given --resume -o "$work/p.json"
+{ head -c 300000 "$work/kept"; printf x; tail -c +300002 "$work/kept"; } >"$part"
+cmp -s "$part" "$work/kept" && fail "nothing was changed"
+refuses "was cut or changed" $given --resume -o "$work/p.json"
+cp "$work/kept" "$part"
+
+# Killed on its way, it leaves what lay there before; the next one goes on from there, to the same bytes.
+stopped_at KILL 60 $given --resume -o "$work/p.json"
+[ $status = 137 ] || fail "SIGKILL: status $status"
+lies_there p.patch.part
+cmp "$part" "$work/kept" || fail "SIGKILL changed what was kept"
+fit $given --resume -o "$work/p.json" || fail "--resume:"
+lies_there p.json p.patch.safetensors
+cmp "$patch" "$work/whole.patch.safetensors" && cmp "$work/p.json" "$work/whole.json" || fail "another patch or plan"
+
+# Nothing is left to go on from. A plan that was found but not fitted is not such a case: below.
+refuses "p.patch.part: no stopped fit to go on from" $given --resume -o "$work/p.json"
+cmp "$patch" "$work/whole.patch.safetensors" || fail "a refusal changed the patch"
+rm "$work"/p*
+
+# After a search: its plan is written, and --resume makes neither its trials nor the finished layers again. SIGTERM is as Ctrl-C.
+stopped_at TERM 40 $search -o "$work/p.json"
+[ $status = 130 ] || fail "SIGTERM: status $status"
+grep -q "p.json is written without matrices; .*p.patch.part keeps" "$work/said" || fail "it does not say what is kept:"
+lies_there p.json p.patch.part
+$run generate -m $model -p Anna -n 2 --plan "$work/p.json" -q >"$work/out" 2>"$work/said" || fail "the plan does not run:"
+fit $search --resume -o "$work/p.json" || fail "--resume after a search:"
+lies_there p.json p.patch.safetensors
+cmp "$patch" "$work/whole.patch.safetensors" || fail "after a search: another patch"
+
+# Without --resume the fit begins anew, says so, and what an earlier one left goes when the patch is there.
+rm "$work"/p*
+cp "$work/kept" "$part"
+KVSHARE_PROGRESS_SECONDS=0 $run $common --samples 4 --text $model/calib.txt --compensate $given -o "$work/p.json" >"$work/out" 2>"$work/said" || fail "anew:"
+grep -q "p.patch.part, of a fit that was stopped, is not used: --resume goes on from it" "$work/said" || fail "it does not warn:"
+[ ! -e "$part" ] || fail "what an earlier fit left is still there"
