@@ -52,6 +52,8 @@ cp "$work/q.patch.safetensors" "$work/p.patch.safetensors"
 plan_runs "fitted for another plan"
 cp "$work/whole" "$work/p.patch.safetensors"
 sed -i 's/"patch": "[0-9a-f]*"/"path": "x"/' "$work/p.json"
+plan_runs "is no digest of theirs"
+sed -i 's/"applied": true/"applied": false/' "$work/p.json"
 plan_runs "does not name it"
 
 # A calibrate without --compensate does not leave its plan beside an earlier one's patch; nor is anything changed.
