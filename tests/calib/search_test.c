@@ -508,35 +508,26 @@ static void nll_finds_what_trying_every_pair_finds(void **state)
 	close_fixture(&f);
 }
 
-/*
- * With enough text a trial goes on only as long as its pair may be the cheapest: parts are recorded, whole trials alone are
- * taken, and a search that is resumed between two parts goes on with the second.
- */
+/* With enough text only pairs that may be the cheapest are measured on all of it; a resumed search goes on between two parts. */
 static void nll_measures_most_pairs_on_a_part_of_the_text(void **state)
 {
 	struct fixture f = open_fixture_of(MODEL, 0, 8, 128);
 	struct kvs_search_options options = {.method = KVS_METHOD_NLL, .share = 2}, resumed = options;
 	struct kvs_search_result whole = search(&f, &options), rest;
-	size_t parts[3] = {0}, taken = 0;
+	size_t parts[3] = {0};
 
 	(void)state;
 	for (size_t i = 0; i < whole.trial_count; i++) {
-		const struct kvs_trial *trial = &whole.trials[i];
-		assert_true(trial->tokens == 256 || trial->tokens == 512 || trial->tokens == 1024);
-		parts[trial->tokens / 512]++;
-		taken += trial->accepted;
-		assert_true(!trial->accepted || trial->tokens == 1024);
+		int tokens = whole.trials[i].tokens;
+		assert_true(tokens == 256 || tokens == 512 || tokens == 1024);
+		assert_true(tokens == 1024 || !whole.trials[i].accepted);
+		parts[tokens / 512]++;
 	}
-	assert_int_equal(taken, 2);
-	assert_true(parts[0] >= (size_t)f.layers * (f.layers - 1) / 2); /* of each pair */
-	assert_true(parts[2] >= 2 && parts[2] <= parts[1] && parts[1] < parts[0]);
-	for (resumed.replay_count = 0; resumed.replay_count < whole.trial_count; resumed.replay_count += 11) {
-		resumed.replay = whole.trials;
+	assert_true(parts[0] > parts[1] && parts[1] >= parts[2] && parts[2] >= 2);
+	for (resumed.replay = whole.trials; resumed.replay_count < whole.trial_count; resumed.replay_count += 11) {
 		rest = search(&f, &resumed);
 		assert_int_equal(rest.replayed, resumed.replay_count);
-		assert_int_equal(rest.trial_count, whole.trial_count);
-		assert_memory_equal(rest.best.k_owners, whole.best.k_owners, sizeof(*rest.best.k_owners) * f.layers);
-		assert_true(rest.best.nll == whole.best.nll);
+		assert_true(rest.trial_count == whole.trial_count && rest.best.nll == whole.best.nll);
 		kvs_search_result_clear(&rest);
 	}
 	kvs_search_result_clear(&whole);
