@@ -179,7 +179,8 @@ struct kvs_patch_matrix {
 	const char *name;
 	int rows, cols;
 	enum kvs_dtype dtype; /* as it is stored in the patch */
-	const void *data;     /* [rows][cols], of any alignment; of type `dtype` when read, f32 when written. NULL: unread */
+	const void
+		*data; /* [rows][cols], of any alignment; of type `dtype` when read, f32 when written. NULL: unread */
 };
 
 #define KVS_PATCH_DIGEST 33 /* bytes of a digest: 32 hex digits and NUL */

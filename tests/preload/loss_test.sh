@@ -5,6 +5,7 @@
 . "$(dirname "$0")/common.sh"
 model=tests/models/storyworld-3m
 layout=tensors:layers=16,bytes=2MiB,order=kv,memory=reserved # each layer's K, then its V, in addresses of their own
+export SOFTCUDA_GRANULARITY=2M # of which the layout's tensors are; kvshare-run alone would take 64 KiB
 owners=0,1,2,3,4,5,6,7,8,8,8,11,12,12,14,15
 cat >"$work/split.json" <<END
 {"kvshare_plan": 1, "layers": 16, "k_owners": [0,1,2,2,4,5,6,7,8,9,10,2,12,13,14,15],
