@@ -25,6 +25,9 @@ grep -q '"applied": true' "$work/p.json" || fail "the plan does not say that it 
 owners=$(tr -d ' \n' <"$work/p.json" | sed 's/.*"k_owners":\[\([0-9,]*\)\].*/\1/')
 plain=$(loss --owners "$owners") better=$(loss --plan "$work/p.json")
 awk "BEGIN { exit !($better < $plain - 0.01) }" || fail "the loss is $better with the patch, $plain without"
+$run plan show "$work/p.json" | grep -q "matrices   refitted, in the file beside it: loss" || fail "plan show does not tell of it"
+kv_bytes() { $run generate -m $model --device host -p Anna -n 2 -q --json "$@" | sed -nE 's/.*"kv_physical_bytes": ([0-9]+).*/\1/p'; }
+[ "$(kv_bytes --plan "$work/p.json")" = "$(kv_bytes --owners "$owners")" ] || fail "K and V take other memory with the patch"
 
 # The same command gives the same bytes.
 calibrate --compensate -o "$work/q.json" || fail "the second calibrate failed:"

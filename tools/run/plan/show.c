@@ -217,6 +217,18 @@ static void put_loss(const json_t *nll)
 		printf("  loss       not measured; %.4f nats a token without sharing\n", json_number_value(full));
 }
 
+static void put_compensation(const json_t *record)
+{
+	const json_t *plain = json_object_get(record, "plain_nll"), *nll = json_object_get(record, "nll");
+
+	if (json_is_number(plain) && json_is_number(nll))
+		printf("  matrices   refitted, %s: loss %.4f nats a token, of the plan alone %.4f\n",
+			json_is_string(json_object_get(record, "in_weights")) ? "in the model's weights"
+			: json_is_true(json_object_get(record, "applied"))    ? "in the file beside it"
+									      : "and left out",
+			json_number_value(nll), json_number_value(plain));
+}
+
 /* A plan's calibration may be any object: fields that are missing or of another type are skipped. */
 static void put_calibration(const json_t *calibration)
 {
@@ -235,6 +247,7 @@ static void put_calibration(const json_t *calibration)
 			printf(numbers[i][0], json_number_value(number));
 	}
 	put_loss(json_object_get(calibration, "nll"));
+	put_compensation(json_object_get(calibration, "compensation"));
 	if (json_is_array(json_object_get(calibration, "trials")))
 		printf("  trials     %zu\n", json_array_size(json_object_get(calibration, "trials")));
 }
