@@ -200,6 +200,28 @@ static void stopped_anywhere_it_gives_the_same_bits(void **state)
 	assert_in_range(before, 13, 15);
 }
 
+/* In the last step of layer 14, W_q and W_o are new already and W_down is not: of such a layer nothing is kept. */
+static void half_a_layer_is_not_kept(void **state)
+{
+	size_t below = 1,
+	       first = whole_steps; /* the first step at which layer 14 is finished lies above `below`, up to `first` */
+	int layers;
+
+	(void)state;
+	while (first - below > 1) {
+		size_t middle = (below + first) / 2;
+		stop_at(middle, false, &layers);
+		if (layers < 15)
+			below = middle;
+		else
+			first = middle;
+	}
+	unlink(path);
+	stop_at(below, false, &layers);
+	assert_int_equal(layers, 14);
+	go_on(below, &(struct steps){0});
+}
+
 /* A resumed fit may be stopped again: on the way up to where it was, the file stays; above, it has more. */
 static void stopped_twice_it_gives_the_same_bits(void **state)
 {
@@ -414,6 +436,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(stopped_anywhere_it_gives_the_same_bits),
+		cmocka_unit_test(half_a_layer_is_not_kept),
 		cmocka_unit_test(stopped_twice_it_gives_the_same_bits),
 		cmocka_unit_test(without_a_file_nothing_is_kept),
 		cmocka_unit_test(a_file_that_cannot_be_written_is_told),
