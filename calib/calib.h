@@ -315,8 +315,8 @@ struct kvs_search_result {
  *
  * nll: each step takes the pair that raises the measured loss least. A pair's loss from an earlier step stands in until
  * the pair looks cheapest (lazy evaluation as in accelerated greedy, Minoux 1978; sharing is not submodular, so it is a
- * heuristic here). A trial runs the layers from the pair's own up, and no more of those below than it must, on a quarter, half
- * or all of the windows, as each of these leaves it the cheapest.
+ * heuristic here). A trial runs the layers from the pair's own up, and no more of those below than it must; in the
+ * first step on a quarter, half or all of the windows, as each of these leaves the pair the cheapest.
  *
  * refit: for each pair of a layer with one of three owners below it, or layer 0, W_q and W_o are fitted alone on about 2,048
  * tokens of the samples (compensate/pairs.c), and the pairs that leave least are taken. The capture may be NULL: no distances or

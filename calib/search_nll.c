@@ -4,9 +4,10 @@
  * Each step takes the pair that costs least. A pair's cost in an earlier step stands in as an estimate until the pair
  * is the cheapest: then it is measured again, and taken if it is still the cheapest.
  *
- * Most pairs cost many times what the cheapest does, and a part of the text shows it. So a pair is measured on a quarter of the
- * windows first; if it may still be the cheapest, on another quarter, and on the rest. Until then it counts as if it cost nothing
- * on the windows that are left. Sharing could lower the loss there, so that it should have gone on: that is neglected.
+ * Most pairs cost many times what the cheapest does, and a part of the text shows it. So in the first step a pair is measured on a
+ * quarter of the windows; if it may still be the cheapest, on another quarter, and on the rest. Until then it counts as if it
+ * cost nothing on the windows that are left. Sharing could lower the loss there, so that it should have gone on: that is
+ * neglected. Later steps come to few of the pairs, and measure these on all windows: a part would have to be tried again each time.
  *
  * A trial runs only from the pair's layer up, or from a little below, as the residual of the trial before is kept there
  * (rerun.c). The first trials, of every pair, go up from layer to layer, so few residuals have to be kept: they fit where the
@@ -24,18 +25,13 @@
 #define MOST_STAGES 3
 #define LEAST_PART_TOKENS 256
 
-/* Losses of the text up to the end of each stage, nats a token. */
-struct losses {
-	double up_to[MOST_STAGES];
-};
-
 struct candidate {
 	struct kvs_pair pair;
-	struct losses losses; /* with it, of the stages that were measured */
-	double cost;          /* nats a token that it added on them when it was tried */
-	int stages;           /* of the latest trial */
-	int tried_at;         /* number of tensors that shared then; -1: never tried */
-	bool dead;            /* its layer shares, or its owner does */
+	double nll;   /* with it, on the stages that were measured */
+	double cost;  /* nats a token that it added on them when it was tried */
+	int stages;   /* of the latest trial */
+	int tried_at; /* number of tensors that shared then; -1: never tried */
+	bool dead;    /* its layer shares, or its owner does */
 };
 
 struct greedy {
@@ -45,8 +41,8 @@ struct greedy {
 	size_t count, alive;
 	struct calib_maps *maps, candidate_maps;
 	int stage_windows[MOST_STAGES], stages; /* windows up to the end of each */
-	struct losses present;                  /* of maps */
-	float *token_losses;                    /* [windows * window_tokens] */
+	double present[MOST_STAGES]; /* loss of maps up to the end of each; later steps need the last alone */
+	float *token_losses;         /* [windows * window_tokens] */
 };
 
 /* ---- running ---- */
@@ -81,11 +77,10 @@ static size_t tokens_up_to(const struct greedy *greedy, int stage)
 	return (size_t)greedy->stage_windows[stage] * greedy->search->text->window_tokens;
 }
 
-/* Runs the windows of one stage into `token_losses`. The residual at the input of `layer` is kept, for its next pair. */
-static int run_windows(struct greedy *greedy, const struct calib_maps *maps, int layer, int stage)
+/* Runs windows into `token_losses`. The residual at the input of `layer` is kept, for its next pair. */
+static int run_windows(struct greedy *greedy, const struct calib_maps *maps, int layer, int first, int end)
 {
 	struct calib_search *search = greedy->search;
-	int end = greedy->stage_windows[stage];
 	struct kvs_batch batch;
 	kvs_plan *plan;
 	int err = calib_maps_plan(maps, &plan);
@@ -94,7 +89,7 @@ static int run_windows(struct greedy *greedy, const struct calib_maps *maps, int
 		return err;
 	err = kvs_engine_set_plan(search->engine, plan);
 	kvs_plan_free(plan);
-	for (int w = stage ? greedy->stage_windows[stage - 1] : 0; w < end && !err; w += batch.sequences) {
+	for (int w = first; w < end && !err; w += batch.sequences) {
 		batch = batch_at(search, w, end);
 		err = greedy->rerun ? kvs_rerun_batch(greedy->rerun, &batch, layer)
 				    : kvs_engine_run_batch(search->engine, &batch);
@@ -105,18 +100,22 @@ static int run_windows(struct greedy *greedy, const struct calib_maps *maps, int
 	return err;
 }
 
-/* The loss up to the end of `stage`. It follows from that up to the stage before, which a resumed search has as a number. */
-static int try_stage(struct greedy *greedy, const struct calib_maps *maps, int layer, int stage, struct losses *losses)
+/*
+ * *nll, of the first `done` stages, becomes that up to the end of `stage`: the sum goes on from the mean, which is all that a
+ * resumed search has of it.
+ */
+static int try_stages(struct greedy *greedy, const struct calib_maps *maps, int layer, int done, int stage, double *nll)
 {
-	size_t first = stage ? tokens_up_to(greedy, stage - 1) : 0, end = tokens_up_to(greedy, stage);
-	double sum = stage ? losses->up_to[stage - 1] * first : 0;
-	int err = run_windows(greedy, maps, layer, stage);
+	size_t first = done ? tokens_up_to(greedy, done - 1) : 0, end = tokens_up_to(greedy, stage);
+	double sum = done ? *nll * first : 0;
+	int err = run_windows(
+		greedy, maps, layer, done ? greedy->stage_windows[done - 1] : 0, greedy->stage_windows[stage]);
 
 	if (err)
 		return err;
 	for (size_t i = first; i < end; i++)
 		sum += greedy->token_losses[i];
-	losses->up_to[stage] = sum / end;
+	*nll = sum / end;
 	return isfinite(sum) ? 0 : kvs_fail(-EIO, "the loss is not a number: the model's weights may be damaged");
 }
 
@@ -163,7 +162,7 @@ static struct candidate *cheapest(struct greedy *greedy)
 	return best;
 }
 
-static struct kvs_trial trial_of(const struct greedy *greedy, const struct candidate *c)
+static struct kvs_trial trial_of(const struct greedy *greedy, const struct candidate *c, int stage)
 {
 	return (struct kvs_trial){.walk = KVS_WALK_NLL,
 		.what = c->pair.what,
@@ -172,31 +171,30 @@ static struct kvs_trial trial_of(const struct greedy *greedy, const struct candi
 		.distance = c->pair.distance,
 		.cosine = NAN,
 		.nll = NAN,
-		.tokens = (int)tokens_up_to(greedy, c->stages),
+		.tokens = (int)tokens_up_to(greedy, stage),
 		.left = NAN,
 		.kl = NAN};
 }
 
-/* Measures the pair on its next stage: the first one, if its latest trial is of an earlier step. */
+/* In the first step measures the pair on its next stage, later on all of them. */
 static int try_candidate(struct greedy *greedy, struct candidate *c)
 {
-	struct kvs_trial trial;
-	int err = 0;
+	bool first_step = !greedy->maps->tensors;
+	int done = first_step ? c->stages : 0, stage = first_step ? c->stages : greedy->stages - 1, err = 0;
+	struct kvs_trial trial = trial_of(greedy, c, stage);
 
-	c->stages = is_fresh(greedy, c) ? c->stages : 0;
-	trial = trial_of(greedy, c);
 	if (calib_search_recall(greedy->search, &trial)) {
 		greedy->search->result->replayed++;
-		c->losses.up_to[c->stages] = trial.nll;
+		c->nll = trial.nll;
 	} else {
 		calib_maps_apply(greedy->maps, &c->pair, &greedy->candidate_maps);
-		err = try_stage(greedy, &greedy->candidate_maps, c->pair.layer, c->stages, &c->losses);
+		err = try_stages(greedy, &greedy->candidate_maps, c->pair.layer, done, stage, &c->nll);
 	}
 	if (err)
 		return err;
-	trial.nll = c->losses.up_to[c->stages];
-	c->cost = trial.nll - greedy->present.up_to[c->stages];
-	c->stages++;
+	trial.nll = c->nll;
+	c->cost = c->nll - greedy->present[stage];
+	c->stages = stage + 1;
 	c->tried_at = greedy->maps->tensors;
 	return calib_search_record(greedy->search, &trial);
 }
@@ -218,11 +216,10 @@ static int take(struct greedy *greedy, struct candidate *c)
 {
 	calib_maps_apply(greedy->maps, &c->pair, &greedy->candidate_maps);
 	calib_maps_swap(greedy->maps, &greedy->candidate_maps);
-	greedy->present = c->losses;
+	greedy->present[greedy->stages - 1] = c->nll;
 	mark_accepted(greedy->search->result, &c->pair);
 	bury(greedy);
-	return calib_search_accept(
-		greedy->search, KVS_WALK_NLL, greedy->maps, greedy->present.up_to[greedy->stages - 1]);
+	return calib_search_accept(greedy->search, KVS_WALK_NLL, greedy->maps, c->nll);
 }
 
 static int try_layer(struct greedy *greedy, int layer, size_t *done)
@@ -278,10 +275,13 @@ static void set_stages(struct greedy *greedy)
 /* What the unshared model loses up to the end of each stage. */
 static int measure_present(struct greedy *greedy)
 {
+	double nll = 0;
 	int err = 0;
 
-	for (int stage = 0; stage < greedy->stages && !err; stage++)
-		err = try_stage(greedy, greedy->maps, 1, stage, &greedy->present);
+	for (int stage = 0; stage < greedy->stages && !err; stage++) {
+		err = try_stages(greedy, greedy->maps, 1, stage, stage, &nll);
+		greedy->present[stage] = nll;
+	}
 	return err;
 }
 
