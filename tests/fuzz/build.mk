@@ -28,6 +28,7 @@ $(BUILD)/fuzz/%.o: %.S $(BUILD)/fuzz.flags
 	$(Q)$(FUZZ_CC) -c $< -o $@
 
 $(BUILD)/fuzz/profiler/demangle.o: private FUZZ_FLAGS += $(if $(LIBIBERTY),-DPROF_LIBIBERTY)
+$(BUILD)/fuzz/calib/compensate/stopped.o: private FUZZ_FLAGS += -DKVS_VERSION='"$(VERSION)"'
 $(FUZZ_ARCHIVE): $(FUZZ_OBJS)
 	@rm -f $@
 	$(call say,AR,$@)
