@@ -20,32 +20,25 @@
 #define SMALL "--samples 4 --sample-tokens 16 --held-tokens 32 --ctx 16 --kv-dtype f32 "
 #define CALIBRATE "kvshare-run calibrate -m " MODEL " --text " TEXT " " SMALL
 
-static const json_t *at(const json_t *object, const char *key)
-{
-	const json_t *value = json_object_get(object, key);
-
-	assert_non_null(value);
-	return value;
-}
-
 /* ---- the same plan ---- */
 
 static void assert_same_search(const json_t *a, const json_t *b, const char *how)
 {
-	const json_t *trials = at(a, "trials"), *others = at(b, "trials");
+	const json_t *trials = json_at(a, "trials"), *others = json_at(b, "trials");
 
-	if (!json_equal(at(a, "k_owners"), at(b, "k_owners")) || !json_equal(at(a, "v_owners"), at(b, "v_owners")))
+	if (!json_equal(json_at(a, "k_owners"), json_at(b, "k_owners")) ||
+		!json_equal(json_at(a, "v_owners"), json_at(b, "v_owners")))
 		fail_msg("%s: another plan", how);
 	assert_int_equal(json_array_size(trials), json_array_size(others));
 	for (size_t i = 0; i < json_array_size(trials); i++) {
 		const json_t *one = json_array_get(trials, i), *two = json_array_get(others, i);
-		assert_true(json_equal(at(one, "layer"), at(two, "layer")));
-		assert_true(json_equal(at(one, "owner"), at(two, "owner")));
-		assert_true(json_equal(at(one, "accepted"), at(two, "accepted")));
-		if (fabs(json_number_value(at(one, "cosine")) - json_number_value(at(two, "cosine"))) > 1e-5)
+		assert_true(json_equal(json_at(one, "layer"), json_at(two, "layer")));
+		assert_true(json_equal(json_at(one, "owner"), json_at(two, "owner")));
+		assert_true(json_equal(json_at(one, "accepted"), json_at(two, "accepted")));
+		if (fabs(json_number_value(json_at(one, "cosine")) - json_number_value(json_at(two, "cosine"))) > 1e-5)
 			fail_msg("%s: trial %zu has another cosine", how, i);
 	}
-	assert_true(fabs(json_number_value(at(a, "nll")) - json_number_value(at(b, "nll"))) < 1e-5);
+	assert_true(fabs(json_number_value(json_at(a, "nll")) - json_number_value(json_at(b, "nll"))) < 1e-5);
 }
 
 /* Each way to run it: the text before the command, and after it. */
@@ -312,13 +305,13 @@ static void a_sweep_writes_plans_and_a_curve(void **state)
 		strstr(process.out, "plan-01.json\nplan-02.json\nplan-03.json\nplan.json\nsweep.json\nsweep.svg\n1\n{"),
 		process.out);
 	sweep = json_loads(strchr(process.out, '{'), 0, NULL);
-	points = at(sweep, "points");
+	points = json_at(sweep, "points");
 	assert_int_equal(json_array_size(points), 3);
 	for (size_t i = 0; i < 3; i++) {
 		const json_t *point = json_array_get(points, i);
-		assert_int_equal(json_integer_value(at(point, "share")), i + 1);
-		assert_true(json_number_value(at(point, "kv_fraction")) == 1 - (i + 1) / 16.0);
-		assert_true(json_number_value(at(point, "nll")) > 0);
+		assert_int_equal(json_integer_value(json_at(point, "share")), i + 1);
+		assert_true(json_number_value(json_at(point, "kv_fraction")) == 1 - (i + 1) / 16.0);
+		assert_true(json_number_value(json_at(point, "nll")) > 0);
 	}
 	json_decref(sweep);
 	process_free(&process);
@@ -329,20 +322,21 @@ static void the_report_and_the_plan_agree(void **state)
 {
 	json_t *both = run_json("T=$(mktemp -d); " CALIBRATE "--share 2 -o $T/p --json >$T/r && "
 				"printf '{\"report\":%s,\"plan\":%s}' \"$(cat $T/r)\" \"$(cat $T/p)\"; rm -r $T");
-	const json_t *report = at(both, "report"), *plan = at(both, "plan"), *calibration = at(plan, "calibration");
+	const json_t *report = json_at(both, "report"), *plan = json_at(both, "plan"),
+		     *calibration = json_at(plan, "calibration");
 
 	(void)state;
-	assert_true(json_equal(at(report, "owners"), at(plan, "k_owners")));
-	assert_true(json_equal(at(report, "v_owners"), at(plan, "v_owners")));
-	assert_true(json_equal(at(report, "trials"), at(calibration, "trials")));
-	assert_true(json_number_value(at(report, "seconds")) > 0);
-	assert_true(json_is_real(at(report, "cosine")));
-	assert_int_equal(json_object_size(at(report, "walks")), 3);
-	assert_true(json_equal(at(report, "nll"), at(at(calibration, "nll"), "shared")));
-	assert_true(json_equal(at(report, "full_nll"), at(at(calibration, "nll"), "full")));
-	assert_int_equal(json_integer_value(at(calibration, "samples")), 4);
-	assert_int_equal(json_integer_value(at(calibration, "tokens")), 16);
-	assert_int_equal(json_integer_value(at(at(plan, "model"), "layers")), 16);
+	assert_true(json_equal(json_at(report, "owners"), json_at(plan, "k_owners")));
+	assert_true(json_equal(json_at(report, "v_owners"), json_at(plan, "v_owners")));
+	assert_true(json_equal(json_at(report, "trials"), json_at(calibration, "trials")));
+	assert_true(json_number_value(json_at(report, "seconds")) > 0);
+	assert_true(json_is_real(json_at(report, "cosine")));
+	assert_int_equal(json_object_size(json_at(report, "walks")), 3);
+	assert_true(json_equal(json_at(report, "nll"), json_at(json_at(calibration, "nll"), "shared")));
+	assert_true(json_equal(json_at(report, "full_nll"), json_at(json_at(calibration, "nll"), "full")));
+	assert_int_equal(json_integer_value(json_at(calibration, "samples")), 4);
+	assert_int_equal(json_integer_value(json_at(calibration, "tokens")), 16);
+	assert_int_equal(json_integer_value(json_at(json_at(plan, "model"), "layers")), 16);
 	json_decref(both);
 }
 

@@ -26,28 +26,6 @@
 	"sed 's/\"cpu_s\": .*//' " FROM "/study.json >" TO ".json; sed '/^### The time of a fit/,/^## /d' " FROM       \
 	"/study.md >" TO ".md; "
 
-static const json_t *at(const json_t *object, const char *key)
-{
-	const json_t *value = json_object_get(object, key);
-
-	assert_non_null(value);
-	return value;
-}
-
-static double number(const json_t *object, const char *key)
-{
-	return json_number_value(at(object, key));
-}
-
-/* In a directory of its own, $T, that is removed afterwards. */
-static struct process run_in_directory(const char *command, int seconds)
-{
-	char whole[8192];
-
-	snprintf(whole, sizeof(whole), "T=$(mktemp -d); (%s); status=$?; rm -r $T; exit $status", command);
-	return run_shell(whole, seconds);
-}
-
 /* "" of a row without matrices. */
 static const char *fit_of(const json_t *row)
 {
@@ -58,11 +36,11 @@ static const char *fit_of(const json_t *row)
 
 static const json_t *find(const json_t *study, const char *fit, int samples)
 {
-	const json_t *rows = at(study, "rows");
+	const json_t *rows = json_at(study, "rows");
 
 	for (size_t i = 0; i < json_array_size(rows); i++) {
 		const json_t *row = json_array_get(rows, i);
-		if (!strcmp(fit_of(row), fit) && json_integer_value(at(row, "samples")) == samples)
+		if (!strcmp(fit_of(row), fit) && json_integer_value(json_at(row, "samples")) == samples)
 			return row;
 	}
 	fail_msg("no row with \"%s\" and %d samples", fit, samples);
@@ -77,10 +55,10 @@ static const json_t *find(const json_t *study, const char *fit, int samples)
  */
 static void check_against_eval(const json_t *study, const char *kind, const char *options)
 {
-	const json_t *point = json_array_get(at(find(study, kind, 8), "points"), 0), *fit = at(point, "fit");
-	const json_t *alone = json_array_get(at(find(study, "", 8), "points"), 0), *eval, *done;
-	char *owners = json_dumps(at(point, "k_owners"), JSON_COMPACT), command[2048];
-	bool applied = json_is_true(at(fit, "applied"));
+	const json_t *point = json_array_get(json_at(find(study, kind, 8), "points"), 0), *fit = json_at(point, "fit");
+	const json_t *alone = json_array_get(json_at(find(study, "", 8), "points"), 0), *eval, *done;
+	char *owners = json_dumps(json_at(point, "k_owners"), JSON_COMPACT), command[2048];
+	bool applied = json_is_true(json_at(fit, "applied"));
 	struct process process;
 	json_t *both;
 
@@ -95,16 +73,17 @@ static void check_against_eval(const json_t *study, const char *kind, const char
 	process = run_in_directory(command, 120);
 	assert_int_equal(process.status, 0);
 	both = json_loads(process.out, 0, NULL);
-	done = at(json_array_get(both, 0), "compensation");
+	done = json_at(json_array_get(both, 0), "compensation");
 	eval = json_array_get(both, 1);
-	if (fabs(number(eval, "nll") - number(applied ? point : alone, "nll")) > 1e-4)
-		fail_msg("%s: eval has %.6f, the study %.6f", options, number(eval, "nll"), number(point, "nll"));
-	assert_true(fabs(number(done, "plain_nll") - number(fit, "plain_nll")) < 1e-4);
-	assert_true(fabs(number(done, "nll") - number(fit, "nll")) < 1e-4);
-	assert_true(json_is_true(at(done, "applied")) == applied);
-	assert_true(applied == (number(fit, "nll") < number(fit, "plain_nll")));
-	assert_int_equal(number(fit, "matrices"), json_array_size(at(done, "layers")));
-	assert_true(number(fit, "cpu_s") > 0 && number(fit, "tokens") == 8 * 64);
+	if (fabs(json_number_at(eval, "nll") - json_number_at(applied ? point : alone, "nll")) > 1e-4)
+		fail_msg("%s: eval has %.6f, the study %.6f", options, json_number_at(eval, "nll"),
+			json_number_at(point, "nll"));
+	assert_true(fabs(json_number_at(done, "plain_nll") - json_number_at(fit, "plain_nll")) < 1e-4);
+	assert_true(fabs(json_number_at(done, "nll") - json_number_at(fit, "nll")) < 1e-4);
+	assert_true(json_is_true(json_at(done, "applied")) == applied);
+	assert_true(applied == (json_number_at(fit, "nll") < json_number_at(fit, "plain_nll")));
+	assert_int_equal(json_number_at(fit, "matrices"), json_array_size(json_at(done, "layers")));
+	assert_true(json_number_at(fit, "cpu_s") > 0 && json_number_at(fit, "tokens") == 8 * 64);
 	json_decref(both);
 	process_free(&process);
 	free(owners);
@@ -113,12 +92,13 @@ static void check_against_eval(const json_t *study, const char *kind, const char
 /* A loss in the table; a star for matrices that do not help on the held-back text. */
 static void add_cell(char *line, size_t size, const json_t *study, const char *kind)
 {
-	const json_t *point = json_array_get(at(find(study, kind, 8), "points"), 0);
+	const json_t *point = json_array_get(json_at(find(study, kind, 8), "points"), 0);
 	const json_t *fit = json_object_get(point, "fit");
 	size_t used = strlen(line);
 
-	snprintf(line + used, size - used, " %+.4f%s |", number(point, "nll") - number(at(study, "full"), "nll"),
-		fit && !json_is_true(at(fit, "applied")) ? "*" : "");
+	snprintf(line + used, size - used, " %+.4f%s |",
+		json_number_at(point, "nll") - json_number_at(json_at(study, "full"), "nll"),
+		fit && !json_is_true(json_at(fit, "applied")) ? "*" : "");
 }
 
 static void check_words(const char *markdown, const json_t *study)
@@ -148,18 +128,19 @@ static void figures_are_those_of_calibrate_and_eval(void **state)
 		300);
 	json_t *both = json_loads(process.out, 0, NULL);
 	const json_t *plain = json_array_get(both, 0), *study = json_array_get(both, 1);
-	const json_t *rows = at(study, "rows");
+	const json_t *rows = json_at(study, "rows");
 	size_t alone = 0;
 
 	(void)state;
 	assert_int_equal(process.status, 0);
-	assert_true(json_equal(at(plain, "settings"), at(study, "settings")));
+	assert_true(json_equal(json_at(plain, "settings"), json_at(study, "settings")));
 	for (size_t i = 0; i < json_array_size(rows); i++)
 		if (!*fit_of(json_array_get(rows, i)))
-			assert_true(json_equal(json_array_get(rows, i), json_array_get(at(plain, "rows"), alone++)));
-	assert_int_equal(alone, json_array_size(at(plain, "rows")));
+			assert_true(
+				json_equal(json_array_get(rows, i), json_array_get(json_at(plain, "rows"), alone++)));
+	assert_int_equal(alone, json_array_size(json_at(plain, "rows")));
 	assert_int_equal(json_array_size(rows), 3 + 4 + 1); /* 3, 8 and 14 samples; matrices with 8, and all with 14 */
-	assert_int_equal(number(json_array_get(at(find(study, "all", 14), "points"), 0), "share"), 4);
+	assert_int_equal(json_number_at(json_array_get(json_at(find(study, "all", 14), "points"), 0), "share"), 4);
 	check_against_eval(study, "o", "--refit o");
 	check_against_eval(study, "qo", "--refit qo");
 	check_against_eval(study, "all", "");

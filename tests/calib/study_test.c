@@ -26,28 +26,6 @@
 	"head -c 200 " MODEL "/calib.txt >$T/calib; kvshare-run study -m " MODEL " --text " MODEL                      \
 	"/heldout.txt --calib $T/calib -o $T/s -q " SMALL
 
-static const json_t *at(const json_t *object, const char *key)
-{
-	const json_t *value = json_object_get(object, key);
-
-	assert_non_null(value);
-	return value;
-}
-
-static double number(const json_t *object, const char *key)
-{
-	return json_number_value(at(object, key));
-}
-
-/* In a directory of its own, $T, that is removed afterwards. */
-static struct process run_in_directory(const char *command, int seconds)
-{
-	char whole[8192];
-
-	snprintf(whole, sizeof(whole), "T=$(mktemp -d); (%s); status=$?; rm -r $T; exit $status", command);
-	return run_shell(whole, seconds);
-}
-
 /* ---- figures ---- */
 
 static void list_owners(const json_t *owners, char *text, size_t size)
@@ -69,32 +47,33 @@ static void check_against_eval(const json_t *point, const char *options)
 		"/heldout.txt --ctx 16 --max-tokens 33 --kv-dtype f32 --json %s",
 		options);
 	eval = run_json(command);
-	assert_true(fabs(number(eval, "nll") - number(point, "nll")) < 1e-4);
-	assert_true(fabs(number(eval, "ppl") - number(point, "ppl")) < 1e-3);
+	assert_true(fabs(json_number_at(eval, "nll") - json_number_at(point, "nll")) < 1e-4);
+	assert_true(fabs(json_number_at(eval, "ppl") - json_number_at(point, "ppl")) < 1e-3);
 	json_decref(eval);
 }
 
 /* One point of each plan-making kind, and the unshared model. */
 static void check_rows(const json_t *study)
 {
-	const json_t *rows = at(study, "rows");
+	const json_t *rows = json_at(study, "rows");
 	char options[256] = "--owners ";
 
-	check_against_eval(at(study, "full"), "");
+	check_against_eval(json_at(study, "full"), "");
 	for (size_t i = 0; i < json_array_size(rows); i++) {
-		const json_t *row = json_array_get(rows, i), *point = json_array_get(at(row, "points"), 1);
-		bool merged = !strcmp(json_string_value(at(row, "method")), "merge");
-		assert_true(number(point, "shared") == 4);
+		const json_t *row = json_array_get(rows, i), *point = json_array_get(json_at(row, "points"), 1);
+		bool merged = !strcmp(json_string_value(json_at(row, "method")), "merge");
+		assert_true(json_number_at(point, "shared") == 4);
 		if (merged) { /* lengths are kept too: 2 of each 32 + 2 */
-			assert_true(number(point, "kv_token_bytes") == 8192 * (0.75 + 0.25 * 2 / 32));
+			assert_true(json_number_at(point, "kv_token_bytes") == 8192 * (0.75 + 0.25 * 2 / 32));
 			continue;
 		}
-		assert_true(number(point, "kv_fraction") == 0.75 && number(point, "kv_token_bytes") == 6144);
-		if (json_integer_value(at(row, "seed")) > 1)
+		assert_true(json_number_at(point, "kv_fraction") == 0.75 &&
+			    json_number_at(point, "kv_token_bytes") == 6144);
+		if (json_integer_value(json_at(row, "seed")) > 1)
 			continue;
-		if (!json_equal(at(point, "k_owners"), at(point, "v_owners")))
+		if (!json_equal(json_at(point, "k_owners"), json_at(point, "v_owners")))
 			continue; /* --owners cannot express it */
-		list_owners(at(point, "k_owners"), options + 9, sizeof(options) - 9);
+		list_owners(json_at(point, "k_owners"), options + 9, sizeof(options) - 9);
 		check_against_eval(point, options);
 	}
 }
@@ -102,14 +81,15 @@ static void check_rows(const json_t *study)
 /* Mean and deviation over the seeds of "random" at one number of layers, as study.md must have them. */
 static void check_random(const json_t *study, const char *markdown, size_t p)
 {
-	const json_t *rows = at(study, "rows");
-	double sum = 0, squares = 0, nll[3], mean, full = number(at(study, "full"), "nll");
+	const json_t *rows = json_at(study, "rows");
+	double sum = 0, squares = 0, nll[3], mean, full = json_number_at(json_at(study, "full"), "nll");
 	size_t count = 0;
 	char line[128];
 
 	for (size_t i = 0; i < json_array_size(rows); i++)
-		if (!strcmp(json_string_value(at(json_array_get(rows, i), "method")), "random"))
-			nll[count++] = number(json_array_get(at(json_array_get(rows, i), "points"), p), "nll");
+		if (!strcmp(json_string_value(json_at(json_array_get(rows, i), "method")), "random"))
+			nll[count++] =
+				json_number_at(json_array_get(json_at(json_array_get(rows, i), "points"), p), "nll");
 	assert_int_equal(count, 3);
 	for (size_t i = 0; i < count; i++)
 		sum += nll[i];
@@ -134,11 +114,11 @@ static void figures_are_those_of_eval(void **state)
 	(void)state;
 	assert_int_equal(process.status, 0);
 	study = json_loads(process.out, 0, NULL);
-	assert_int_equal(json_array_size(at(study, "rows")), 7 + 2 * 3 + 3); /* and a third as much of the text */
+	assert_int_equal(json_array_size(json_at(study, "rows")), 7 + 2 * 3 + 3); /* and a third as much of the text */
 	check_rows(study);
 	check_random(study, process.err, 0);
 	check_random(study, process.err, 1);
-	assert_int_equal(json_array_size(at(study, "not_run")), 1);
+	assert_int_equal(json_array_size(json_at(study, "not_run")), 1);
 	assert_non_null(strstr(process.err, "Not run: 4 samples: 16 tokens are left after 4 samples"));
 	assert_non_null(strstr(process.err, "loses least"));
 	assert_non_null(strstr(process.err, "top1.svg <==\n<svg"));
@@ -193,14 +173,14 @@ static void other_texts_are_searched_too(void **state)
 		"--methods similar 2>&1 | grep -o 'not among those to search on' >&2; cat $T/s/study.json",
 		120);
 	json_t *study = json_loads(process.out, 0, NULL);
-	const json_t *rows = at(study, "rows");
+	const json_t *rows = json_at(study, "rows");
 	const json_t *first = json_array_get(rows, 0), *last = json_array_get(rows, 3);
 
 	(void)state;
 	assert_int_equal(json_array_size(rows), 4); /* similar and adjacent; similar on less text, and on LICENSE */
-	assert_string_equal(json_string_value(at(last, "method")), "similar");
-	assert_false(json_equal(at(first, "calib_digest"), at(last, "calib_digest")));
-	assert_true(json_equal(at(first, "samples"), at(last, "samples")));
+	assert_string_equal(json_string_value(json_at(last, "method")), "similar");
+	assert_false(json_equal(json_at(first, "calib_digest"), json_at(last, "calib_digest")));
+	assert_true(json_equal(json_at(first, "samples"), json_at(last, "samples")));
 	assert_non_null(strstr(process.err, "| `similar`, text 2 |"));
 	assert_non_null(strstr(process.err, "not among those to search on"));
 	json_decref(study);
@@ -215,11 +195,11 @@ static void a_walk_that_runs_out_is_said(void **state)
 {
 	struct process process = run_in_directory(STUDY "--methods similar --threshold 1 --json", 120);
 	json_t *study = json_loads(process.out, 0, NULL);
-	const json_t *points = at(json_array_get(at(study, "rows"), 0), "points");
+	const json_t *points = json_at(json_array_get(json_at(study, "rows"), 0), "points");
 
 	(void)state;
-	assert_true(number(json_array_get(points, 0), "shared") == 0);
-	assert_true(number(json_array_get(points, 1), "shared") == 0);
+	assert_true(json_number_at(json_array_get(points, 0), "shared") == 0);
+	assert_true(json_number_at(json_array_get(points, 1), "shared") == 0);
 	json_decref(study);
 	process_free(&process);
 	process = run_in_directory(STUDY
@@ -227,11 +207,11 @@ static void a_walk_that_runs_out_is_said(void **state)
 		"grep -c 'reached' $T/s/study.md >&2; grep -c '<svg' $T/s/loss.svg >&2; cat $T/j",
 		120);
 	study = json_loads(process.out, 0, NULL);
-	points = at(json_array_get(at(study, "rows"), 0), "points");
-	double reached = number(json_array_get(points, json_array_size(points) - 1), "shared");
+	points = json_at(json_array_get(json_at(study, "rows"), 0), "points");
+	double reached = json_number_at(json_array_get(points, json_array_size(points) - 1), "shared");
 	for (size_t p = 0; p < json_array_size(points); p++) {
-		double share = number(json_array_get(points, p), "share"),
-		       shared = number(json_array_get(points, p), "shared");
+		double share = json_number_at(json_array_get(points, p), "share"),
+		       shared = json_number_at(json_array_get(points, p), "shared");
 		assert_true(shared == fmin(share, reached));
 	}
 	assert_true(reached == 2);

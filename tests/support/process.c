@@ -72,6 +72,14 @@ struct process run_shell(const char *command, int seconds)
 	return process;
 }
 
+struct process run_in_directory(const char *command, int seconds)
+{
+	char whole[8192];
+
+	snprintf(whole, sizeof(whole), "T=$(mktemp -d); (%s); status=$?; rm -r $T; exit $status", command);
+	return run_shell(whole, seconds);
+}
+
 void process_free(struct process *process)
 {
 	free(process->out);
@@ -91,4 +99,17 @@ json_t *run_json(const char *command)
 		fail_msg("`%s` printed what is not JSON (%s): %s", command, error.text, process.out);
 	process_free(&process);
 	return json;
+}
+
+const json_t *json_at(const json_t *object, const char *key)
+{
+	const json_t *value = json_object_get(object, key);
+
+	assert_non_null(value);
+	return value;
+}
+
+double json_number_at(const json_t *object, const char *key)
+{
+	return json_number_value(json_at(object, key));
 }

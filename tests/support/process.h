@@ -22,9 +22,14 @@ const char *built(const char *name);
  * started.
  */
 struct process run_shell(const char *command, int seconds);
+/* The same in a directory of its own, $T, that is removed afterwards. */
+struct process run_in_directory(const char *command, int seconds);
 void process_free(struct process *process);
 
 /* Runs the command, which must succeed, and returns its stdout as JSON; fails the test otherwise. */
 json_t *run_json(const char *command);
+/* A member that has to be there: the test fails otherwise. */
+const json_t *json_at(const json_t *object, const char *key);
+double json_number_at(const json_t *object, const char *key);
 
 #endif

@@ -69,10 +69,10 @@ static int record_in(const kvs_plan *plan, char digest[KVS_PATCH_DIGEST], bool *
 void run_patch_warn_left_out(const char *plan_path, const kvs_plan *plan)
 {
 	char digest[KVS_PATCH_DIGEST];
-
 	bool skip;
 
-	if (plan_path && !record_in(plan, digest, &skip) && *digest)
+	if (plan_path &&
+		(record_in(plan, digest, &skip) == -EINVAL || *digest)) /* a damaged record tells of some, too */
 		fprintf(stderr,
 			"kvshare-run: warning: %s goes with refitted matrices%s, which are left out here: the plan "
 			"alone "

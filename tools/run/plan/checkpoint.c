@@ -3,8 +3,9 @@
  *
  * A refitted matrix has the name, type and shape of the one that it replaces. So a shard that holds one is a copy with other
  * bytes in these places, shards without one are hard links (copies where the two folders are on different file systems), and all
- * other files are copies, as people edit them. Weights in other formats are left out: they hold the old matrices. So are folders. The plan comes along as
- * kvshare_plan.json, for the new model. Everything is made in a folder beside, which then takes its name: OUT is whole or absent.
+ * other files are copies, as people edit them. Weights in other formats are left out: they hold the old matrices. So are
+ * folders. The plan comes along as kvshare_plan.json, for the new model. Everything is made in a folder beside, which then takes
+ * its name: OUT is whole or absent.
  */
 #include "plan.h"
 
