@@ -76,6 +76,25 @@ grep -q "no temporary file can be made there.*d.json is written, without matrice
 [ "$(ls "$work" | grep '^d')" = d.json ] || fail "after a failed fit: $(ls "$work")"
 loss --plan "$work/d.json" >/dev/null || fail "the plan of the failed fit does not run"
 
+# The same where the fit succeeds and its patch cannot be written, here for want of room; with --plan there is nothing to save.
+ln -s /dev/full "$work/f.patch.safetensors"
+calibrate --compensate -o "$work/f.json" && status=0 || status=$?
+[ $status = 1 ] || fail "a patch that cannot be written: status $status"
+grep -q "f.patch.safetensors: cannot write: No space left on device; .*f.json is written, without matrices" "$work/said" || fail "it says:"
+[ "$(ls "$work" | grep '^f')" = f.json ] && cmp "$work/f.json" "$work/d.json" || fail "without room for the patch: $(ls "$work")"
+! grep -q compensated "$work/out" || fail "it tells of matrices: $(cat "$work/out")"
+ln -s /dev/full "$work/g.patch.safetensors"
+refuses "g.patch.safetensors: cannot write: No space left" $run calibrate -m $model --text $model/calib.txt $cut --compensate --plan "$work/f.json" -o "$work/g.json"
+[ "$(ls "$work" | grep '^g')" = g.patch.safetensors ] || fail "without room, with --plan: $(ls "$work")"
+
+# Where the plan's file could be written, and its folder takes no new one, that is told before the search.
+mkdir "$work/closed" && cp "$work/d.json" "$run" "$work/closed"
+chmod 755 "$work" && chmod 666 "$work/closed/d.json" && chmod 555 "$work/closed"
+nobody=
+[ $EUID != 0 ] || nobody="setpriv --reuid 65534 --regid 65534 --clear-groups"
+refuses "d.patch.safetensors: cannot write there: Permission denied" $nobody "$work/closed/kvshare-run" calibrate -m $model --text $model/calib.txt --compensate -o "$work/closed/d.json"
+chmod 755 "$work/closed"
+
 # The same for a plan that exists: the same matrices as with the search, and fewer if asked for.
 $run calibrate -m $model --text $model/calib.txt $cut --compensate --plan "$work/d.json" -o "$work/e.json" >"$work/out" 2>"$work/said" || fail "--plan failed:"
 cmp "$work/e.patch.safetensors" "$work/whole" || fail "--plan: other matrices than with the search"

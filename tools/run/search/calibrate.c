@@ -274,10 +274,23 @@ static int check_writable(const char *path)
 	return err;
 }
 
+/* Where the plan is there and the patch is not, a folder that takes no new file is in the way of the patch alone. */
+static int check_patch_writable(const char *plan)
+{
+	char *path = NULL;
+	int err = run_patch_path(plan, &path);
+
+	if (!err)
+		err = check_writable(path);
+	free(path);
+	return err;
+}
+
 /* Before the search, so that hours of it are not lost to a bad path. */
 static int check_output(const struct run_calibrate *env)
 {
 	struct stat info;
+	int err;
 
 	if (env->search.sweep)
 		return run_make_directory(env->output);
@@ -285,7 +298,8 @@ static int check_output(const struct run_calibrate *env)
 		return 0;
 	if (!stat(env->output, &info) && S_ISDIR(info.st_mode))
 		return kvs_fail(-EISDIR, "%s: is a directory, -o takes a file", env->output);
-	return check_writable(env->output);
+	err = check_writable(env->output);
+	return err || !env->compensate ? err : check_patch_writable(env->output);
 }
 
 static int set_share(struct run_calibrate *env, const struct kvs_config *config)

@@ -30,16 +30,18 @@ struct run_calibrate {
 	enum kvs_search_end end;
 	const kvs_checkpoint *ckpt;
 	struct kvs_compensation compensation;
-	char *stopped_path;                   /* where a fit that is stopped leaves its matrices */
-	bool compensated, compensate_stopped; /* `compensation` holds a result; Ctrl-C came first */
+	char *stopped_path; /* where a fit that is stopped leaves its matrices */
+	bool compensated,
+		compensate_stopped; /* `compensation` holds a result, and its patch is there; Ctrl-C came first */
+	char patch_digest[KVS_PATCH_DIGEST];
 };
 
 /* compensate.c. Before the search: an earlier plan's patch in the way is -EEXIST. */
 int run_compensate_check(const struct run_calibrate *env);
-/* Fits for this plan and measures. Ctrl-C is no error. */
+/* Fits for this plan, measures, and writes the patch, if it helps. Ctrl-C is no error. */
 int run_compensate(struct run_calibrate *env, struct run_session *session, const kvs_plan *plan);
-/* Writes the patch, if there is one, and the record into the plan that is about to be written. */
-int run_compensate_save(const struct run_calibrate *env, kvs_plan *plan);
+/* Into the plan that is about to be written: what was done, and the digest of its patch. Nothing after a fit that failed. */
+int run_compensate_record(const struct run_calibrate *env, kvs_plan *plan);
 /* After the plan: removes the patch of an earlier plan, if there is a new plan without one, and what a stopped fit left. */
 int run_compensate_remove(const struct run_calibrate *env);
 /* After Ctrl-C: fails with -ECANCELED, with a message that tells what is kept and how to go on. */

@@ -20,7 +20,7 @@ static int save_point(const struct run_calibrate *env, const struct kvs_search_r
 	if (err)
 		return err;
 	if (point == &result->best)
-		err = run_compensate_save(env, plan);
+		err = run_compensate_record(env, plan);
 	if (!err)
 		err = kvs_plan_text(plan, &text);
 	kvs_plan_free(plan);

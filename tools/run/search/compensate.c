@@ -1,8 +1,9 @@
 /*
  * tools/run/search/compensate.c: `calibrate --compensate`: refits after the search, and what is written of them.
  *
- * They are applied only where they help on the held-back text. The patch is written before the plan that names it: if the
- * plan cannot be written, the old plan and the new patch do not fit, and are refused.
+ * They are applied only where they help on the held-back text. The patch is written as soon as it is known, before the plan that
+ * names it: if the patch cannot be written, the plan is written without it; if the plan cannot, the old plan and the new
+ * patch do not fit, and are refused.
  */
 #include "calibrate.h"
 
@@ -53,6 +54,26 @@ static void remove_stale(const struct run_calibrate *env)
 		unlink(env->stopped_path);
 }
 
+static int write_patch(struct run_calibrate *env, const kvs_plan *plan)
+{
+	const struct kvs_compensation *c = &env->compensation;
+	struct kvs_patch_matrix *matrices = calloc(c->count, sizeof(*matrices));
+	char *path = NULL;
+	int err = matrices ? run_patch_path(env->output, &path) : kvs_fail(-ENOMEM, "no memory for a patch");
+
+	for (size_t i = 0; i < c->count && matrices; i++)
+		matrices[i] = (struct kvs_patch_matrix){.name = c->refits[i].name,
+			.rows = c->refits[i].rows,
+			.cols = c->refits[i].cols,
+			.dtype = c->refits[i].dtype,
+			.data = c->refits[i].values};
+	if (!err)
+		err = kvs_patch_write(path, plan, env->ckpt, matrices, c->count, env->patch_digest);
+	free(matrices);
+	free(path);
+	return err;
+}
+
 int run_compensate(struct run_calibrate *env, struct run_session *session, const kvs_plan *plan)
 {
 	int err = find_stopped(env);
@@ -61,12 +82,15 @@ int run_compensate(struct run_calibrate *env, struct run_session *session, const
 		err = kvs_compensate(session->engine, session->ckpt, &env->text, plan, &env->compensate_options,
 			&env->search.progress, &env->compensation);
 	run_progress_clear();
-	env->compensated = !err;
 	env->compensate_stopped = err == -ECANCELED;
-	if (!env->compensate_stopped)
-		return err;
-	remove_stale(env);
-	return 0; /* the plan that was found is written all the same */
+	if (env->compensate_stopped) {
+		remove_stale(env);
+		return 0; /* the plan that was found is written all the same */
+	}
+	if (!err && env->compensation.applied)
+		err = write_patch(env, plan);
+	env->compensated = !err;
+	return err;
 }
 
 static const char *matrix_name(enum kvs_refit_kind kind)
@@ -113,32 +137,15 @@ json_t *run_compensate_json(const struct run_calibrate *env)
 	return record;
 }
 
-static int write_patch(const struct run_calibrate *env, const kvs_plan *plan, char digest[KVS_PATCH_DIGEST])
-{
-	const struct kvs_compensation *c = &env->compensation;
-	struct kvs_patch_matrix *matrices = calloc(c->count, sizeof(*matrices));
-	char *path = NULL;
-	int err = matrices ? run_patch_path(env->output, &path) : kvs_fail(-ENOMEM, "no memory for a patch");
-
-	for (size_t i = 0; i < c->count && matrices; i++)
-		matrices[i] = (struct kvs_patch_matrix){.name = c->refits[i].name,
-			.rows = c->refits[i].rows,
-			.cols = c->refits[i].cols,
-			.dtype = c->refits[i].dtype,
-			.data = c->refits[i].values};
-	if (!err)
-		err = kvs_patch_write(path, plan, env->ckpt, matrices, c->count, digest);
-	free(matrices);
-	free(path);
-	return err;
-}
-
-static int add_record(const struct run_calibrate *env, kvs_plan *plan, const char *digest)
+int run_compensate_record(const struct run_calibrate *env, kvs_plan *plan)
 {
 	char *text;
 	json_t *calibration, *record;
-	int err = kvs_plan_calibration(plan, &text);
+	int err;
 
+	if (!env->compensated)
+		return 0;
+	err = kvs_plan_calibration(plan, &text);
 	if (err == -ENOENT)
 		text = strdup("{}"); /* a plan that was made by hand */
 	else if (err)
@@ -146,26 +153,14 @@ static int add_record(const struct run_calibrate *env, kvs_plan *plan, const cha
 	calibration = text ? json_loads(text, 0, NULL) : NULL;
 	free(text);
 	record = run_compensate_json(env);
-	if (digest)
-		json_object_set_new(record, "patch", json_string(digest));
+	if (env->compensation.applied)
+		json_object_set_new(record, "patch", json_string(env->patch_digest));
 	json_object_set_new(calibration, "compensation", record);
 	text = json_dumps(calibration, 0);
 	json_decref(calibration);
 	err = text ? kvs_plan_set_calibration(plan, text) : kvs_fail(-ENOMEM, "no memory for a record");
 	free(text);
 	return err;
-}
-
-int run_compensate_save(const struct run_calibrate *env, kvs_plan *plan)
-{
-	char digest[KVS_PATCH_DIGEST];
-	int err = 0;
-
-	if (!env->compensated)
-		return 0;
-	if (env->compensation.applied)
-		err = write_patch(env, plan, digest);
-	return err ? err : add_record(env, plan, env->compensation.applied ? digest : NULL);
 }
 
 static int remove_file(const char *path, const char *what)

@@ -11,7 +11,7 @@
 static int save(const struct run_calibrate *env, kvs_plan *plan)
 {
 	char *text = NULL;
-	int err = run_compensate_save(env, plan);
+	int err = run_compensate_record(env, plan);
 
 	if (!err)
 		err = kvs_plan_text(plan, &text);
