@@ -29,6 +29,21 @@ $run plan show "$work/p.json" | grep -q "matrices   refitted, in the file beside
 kv_bytes() { $run generate -m $model --device host -p Anna -n 2 -q --json "$@" | sed -nE 's/.*"kv_physical_bytes": ([0-9]+).*/\1/p'; }
 [ "$(kv_bytes --plan "$work/p.json")" = "$(kv_bytes --owners "$owners")" ] || fail "K and V take other memory with the patch"
 
+# The engine has the matrices: the patch, which holds them once more, is closed before the prompt is read.
+mkfifo "$work/prompt"
+exec 3<>"$work/prompt"
+$run generate -m $model -f "$work/prompt" -n 2 -q --plan "$work/p.json" >"$work/out" 2>"$work/said" 3>&- &
+until [ "$(readlink /proc/$!/exe /proc/$!/fd/* 2>/dev/null | grep -c -e "/kvshare-run$" -e "/prompt$")" = 2 ]; do
+	kill -0 $! 2>/dev/null || fail "generate ended before it read its prompt:"
+	sleep 0.02
+done
+! readlink /proc/$!/fd/* | grep patch || fail "the patch is open while it generates"
+echo Anna >&3
+exec 3>&-
+wait $! || fail "generate failed:"
+both=$($run compare -m $model --text $model/heldout.txt --ctx 64 --max-tokens 257 --rounds 1 --prompt-tokens 8 -n 2 -q --json --plan "$work/p.json" | sed -n 's/.*"nll": *\([0-9.]*\).*/\1/p')
+[ "$both" = "$(loss)"$'\n'"$better" ] || fail "compare has the losses $both"
+
 # The same command gives the same bytes.
 calibrate --compensate -o "$work/q.json" || fail "the second calibrate failed:"
 cmp "$work/p.patch.safetensors" "$work/q.patch.safetensors" || fail "another patch"

@@ -39,6 +39,7 @@ struct run_model_options {
 	enum kvs_dtype kv_dtype;
 	bool kv_dtype_set, json, quiet, no_premap;
 	enum kvs_policy policy; /* of commands that have the option; chunk_tokens is a pass then */
+	bool keep_patch;        /* the command takes the plan's matrices out again, and puts them back in */
 };
 
 #define RUN_THREADS_MAX 1024 /* softcuda's own limit */
@@ -72,7 +73,7 @@ struct run_session {
 	kvs_checkpoint *ckpt;
 	kvs_tokenizer *tokenizer;
 	kvs_plan *plan;
-	kvs_patch *patch; /* the plan's refitted matrices; NULL: it has none */
+	kvs_patch *patch; /* the plan's refitted matrices; NULL: it has none, or the engine has them (keep_patch) */
 	kvs_engine *engine;
 	double load_s;
 };

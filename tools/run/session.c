@@ -41,6 +41,10 @@ static int open_engine(const struct run_model_options *options, struct run_sessi
 	err = kvs_engine_open(session->cu, session->ckpt, &engine, &session->engine);
 	if (!err && session->patch)
 		err = kvs_engine_set_patch(session->engine, session->patch, NULL);
+	if (!err && !options->keep_patch) {
+		kvs_patch_close(session->patch); /* as large as the matrices, which are the engine's now */
+		session->patch = NULL;
+	}
 	run_progress_clear();
 	return err;
 }

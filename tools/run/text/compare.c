@@ -387,7 +387,7 @@ static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL
 
 static int run_command(int argc, char **argv)
 {
-	struct env env = {.rounds = 5, .decode_tokens = 64};
+	struct env env = {.model = {.keep_patch = true}, .rounds = 5, .decode_tokens = 64};
 	struct comparison c = {.env = &env};
 	int err;
 

@@ -33,6 +33,7 @@ static int trace_side(const struct run_model_options *model, enum run_side side,
 	if (side == RUN_FULL)
 		options.plan_path = options.owners = NULL;
 	options.profile_path = path;
+	options.keep_patch = false;
 	err = run_side(&options, ids, prompt, decode);
 	if (!err)
 		err = kvs_report_make(path, report);
