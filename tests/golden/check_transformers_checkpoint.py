@@ -5,7 +5,8 @@
 
 makes a plan with refitted matrices for the fixture, the checkpoint, and the plan's Python for transformers (`--to transformers`),
 and compares four windows of 64 tokens in float32: `eval` of the checkpoint with its plan, `eval` of the old model with plan and
-patch, and transformers on the checkpoint. The mean losses must be within 1e-4, and differ from the plan's without matrices.
+patch, and transformers on the checkpoint. The mean losses must be within 1e-4, and differ from the plan's without matrices; the
+plan's Python must refuse the old model.
 
 Last run on 2026-11-27 with transformers 5.24.0, torch 2.15.0, CPU, and passed: 1.255369 in all three.
 """
@@ -67,6 +68,12 @@ def main():
         run("plan", "convert", out / "kvshare_plan.json", "--to", "transformers", "-o", module)
         alone, patch, ours, theirs = (evaluate(MODEL, plain), evaluate(MODEL, plan), evaluate(out, out / "kvshare_plan.json"),
                                       loss(out, module))
+        try:
+            loss(MODEL, module)
+        except ValueError as error:
+            print(f"the old model: {error}")
+        else:
+            raise AssertionError("the plan's Python runs on the model without its matrices")
     print(f"transformers {transformers.__version__}, torch {torch.__version__}")
     print(f"plan alone {alone:.6f}, with its patch {patch:.6f}, the checkpoint {ours:.6f}, in transformers {theirs:.6f}")
     assert patch == ours and abs(theirs - ours) < 1e-4 and abs(alone - ours) > 0.01

@@ -70,6 +70,46 @@ convert "$work/p.json" "$work/two" "$work/three/" || fail "convert of shards fai
 
 # The plan of the new directory is for it alone; and what cannot be written is refused whole.
 if loss $model "$work/one/kvshare_plan.json" >"$work/out" && [ -s "$work/out" ]; then fail "its plan runs on the old model"; fi
+in_weights="in the weights of the checkpoint that .plan convert --to checkpoint. made, and this model is another"
+grep -q "$in_weights" "$work/said" || fail "eval with the old model:"
+if $run plan check "$work/one/kvshare_plan.json" -m $model >"$work/out" 2>"$work/said"; then fail "its plan fits the old model"; fi
+grep -q "$in_weights" "$work/said" || fail "plan check with the old model:"
+$run plan convert "$work/one/kvshare_plan.json" --to lckv >"$work/out" 2>"$work/said"
+grep -q "with another model these owners lose more" "$work/said" || fail "LCKV's notation does not warn:"
+
+# So is its Python for other engines, which find the digest of the matrices in the configuration (stand-ins for the engines).
+for engine in transformers vllm; do $run plan convert "$work/one/kvshare_plan.json" --to $engine -o "$work/$engine.py"; done
+python3 - $model "$work/one" "$work" <<'END' || fail "the exports"
+import importlib.util, json, pathlib, sys, types
+old, new, work = map(pathlib.Path, sys.argv[1:])
+class Layer:
+    def __init__(self, *args, **kwargs): pass
+sys.modules["transformers"] = types.ModuleType("transformers")
+sys.modules["transformers.cache_utils"] = caches = types.ModuleType("transformers.cache_utils")
+caches.Cache = caches.DynamicLayer = Layer
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, work / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+def config_of(folder):
+    config = types.SimpleNamespace(**json.loads((folder / "config.json").read_text()))
+    config.get_text_config = lambda: config
+    return config
+def for_vllm(folder):
+    model = types.SimpleNamespace(hf_config=config_of(folder), hf_text_config=config_of(folder))
+    return types.SimpleNamespace(model_config=model, cache_config=None, additional_config={})
+assert {**json.loads((new / "config.json").read_text()), "kvshare_matrices": 0} == {
+    **json.loads((old / "config.json").read_text()), "kvshare_matrices": 0}
+for use, configs in (load("transformers").plan_cache, config_of), (load("vllm").prepare, for_vllm):
+    use(configs(new))
+    try:
+        use(configs(old))
+    except ValueError as error:
+        assert "this model is another" in str(error), error
+    else:
+        sys.exit("an export takes the old model")
+END
 refuses "exists: name a new directory" "$work/p.json" $model "$work/one"
 refuses "no refitted matrices" "$work/plain.json" $model "$work/n"
 refuses "No such file" "$work/p.json" $model "$work/none/n"

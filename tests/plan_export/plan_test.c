@@ -456,6 +456,34 @@ static void what_is_left_out_is_said(void **state)
 	process_free(&process);
 }
 
+/* A plan for a model that has its matrices in the weights: the output asks for that model, and takes nothing else for a digest. */
+static void exports_ask_for_the_matrices(void **state)
+{
+	static const char *const formats[] = {"transformers", "vllm"};
+	struct process process;
+
+	(void)state;
+	write_file("weights.json", "{\"kvshare_plan\":1,\"layers\":3,\"k_owners\":[0,1,1],\"v_owners\":[0,1,1],"
+				   "\"calibration\":{\"compensation\":{\"applied\":true,\"in_weights\":"
+				   "\"00112233445566778899aabbccddeeff\"}}}");
+	write_file("hostile.json", "{\"kvshare_plan\":1,\"layers\":3,\"k_owners\":[0,1,1],\"v_owners\":[0,1,1],"
+				   "\"calibration\":{\"compensation\":{\"applied\":true,\"in_weights\":"
+				   "\"0\\\";import os#2345678901234567890\"}}}");
+	for (size_t i = 0; i < 2; i++) {
+		char arguments[64];
+		snprintf(arguments, sizeof(arguments), "convert @/weights.json --to %s", formats[i]);
+		process = run_plan(arguments);
+		assert_says(process.out, "\nMATRICES = \"00112233445566778899aabbccddeeff\" ");
+		assert_string_equal(process.err, "");
+		process_free(&process);
+		snprintf(arguments, sizeof(arguments), "convert @/hostile.json --to %s", formats[i]);
+		process = run_plan(arguments);
+		assert_says(process.out, "\nMATRICES = None ");
+		assert_says(process.err, "hostile.json goes with refitted matrices");
+		process_free(&process);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -478,6 +506,7 @@ int main(void)
 		cmocka_unit_test(bad_plans_are_refused_with_the_place),
 		cmocka_unit_test(escape_sequences_of_a_plan_are_made_visible),
 		cmocka_unit_test(what_is_left_out_is_said),
+		cmocka_unit_test(exports_ask_for_the_matrices),
 	};
 
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);

@@ -36,48 +36,95 @@ int run_stopped_path(const char *plan_path, char **path)
 	return beside(plan_path, ".patch.part", path);
 }
 
-/* The digest that the plan names, or "", and whether layers have a skip. -EINVAL: it has matrices, and does not say which. */
-static int record_in(const kvs_plan *plan, char digest[KVS_PATCH_DIGEST], bool *skip)
+/* What a plan says of its refitted matrices. */
+struct record {
+	char patch[KVS_PATCH_DIGEST]; /* of the file beside it; "": none */
+	char in_weights
+		[KVS_PATCH_DIGEST]; /* they are in the weights of the model that it is for, and were this file's; "": no */
+	bool skip;                  /* layers have one */
+};
+
+static bool take_digest(const json_t *record, const char *key, char digest[KVS_PATCH_DIGEST])
+{
+	const char *found = json_string_value(json_object_get(record, key));
+
+	if (!found)
+		return !json_object_get(record, key);
+	if (strlen(found) != KVS_PATCH_DIGEST - 1 || strspn(found, "0123456789abcdef") != KVS_PATCH_DIGEST - 1)
+		return false;
+	strcpy(digest, found);
+	return true;
+}
+
+/* -EINVAL: the plan has matrices, and does not say which. */
+static int record_in(const kvs_plan *plan, struct record *out)
 {
 	char *text;
 	json_t *calibration, *record;
-	const char *found;
-	bool damaged;
+	bool whole;
 	int err = kvs_plan_calibration(plan, &text);
 
-	*digest = 0;
-	*skip = false;
+	*out = (struct record){0};
 	if (err)
 		return err == -ENOENT ? 0 : err;
 	calibration = json_loads(text, 0, NULL);
 	record = json_object_get(calibration, "compensation");
-	found = json_string_value(json_object_get(record, "patch"));
-	*skip = json_object_get(record, "skip_rank");
-	damaged = found ? strlen(found) != KVS_PATCH_DIGEST - 1
-			: json_is_true(json_object_get(record, "applied")) &&
-				  !json_is_string(json_object_get(record, "in_weights"));
-	if (found && !damaged)
-		strcpy(digest, found);
+	whole = take_digest(record, "patch", out->patch) && take_digest(record, "in_weights", out->in_weights) &&
+		(*out->patch || *out->in_weights || !json_is_true(json_object_get(record, "applied")));
+	out->skip = json_object_get(record, "skip_rank");
 	json_decref(calibration);
 	free(text);
-	return damaged ? kvs_fail(-EINVAL,
-				 "the plan goes with refitted matrices, and its calibration.compensation.patch "
-				 "is no digest of theirs: it is damaged")
-		       : 0;
+	return whole ? 0
+		     : kvs_fail(-EINVAL,
+			       "the plan goes with refitted matrices, and its calibration.compensation.%s is no digest "
+			       "of "
+			       "theirs: it is damaged",
+			       *out->patch ? "in_weights" : "patch");
+}
+
+int run_patch_in_weights(const kvs_plan *plan, char digest[KVS_PATCH_DIGEST])
+{
+	struct record record;
+	int err = record_in(plan, &record);
+
+	strcpy(digest, record.in_weights);
+	return err;
+}
+
+int run_plan_check(const kvs_plan *plan, const kvs_checkpoint *ckpt)
+{
+	const struct kvs_config *config = kvs_checkpoint_config(ckpt);
+	struct kvs_plan_model model = {.architecture = config->model_type,
+		.layers = config->layers,
+		.kv_heads = config->kv_heads,
+		.head_dim = config->head_dim,
+		.fingerprint = kvs_checkpoint_fingerprint(ckpt)};
+	struct record record;
+	int err = kvs_plan_check(plan, &model);
+	char *message = err ? strdup(kvs_error()) : NULL;
+
+	if (err && !record_in(plan, &record) && *record.in_weights)
+		err = kvs_fail(err,
+			"the plan's refitted matrices are in the weights of the checkpoint that `plan convert --to "
+			"checkpoint` made, and this model is another: name that directory with -m (%s)",
+			message ? message : "no memory");
+	else if (err)
+		err = kvs_fail(err, "%s", message ? message : "no memory");
+	free(message);
+	return err;
 }
 
 void run_patch_warn_left_out(const char *plan_path, const kvs_plan *plan)
 {
-	char digest[KVS_PATCH_DIGEST];
-	bool skip;
+	struct record record;
 
 	if (plan_path &&
-		(record_in(plan, digest, &skip) == -EINVAL || *digest)) /* a damaged record tells of some, too */
+		(record_in(plan, &record) == -EINVAL || *record.patch)) /* a damaged record tells of some, too */
 		fprintf(stderr,
 			"kvshare-run: warning: %s goes with refitted matrices%s, which are left out here: the plan "
 			"alone "
 			"loses more\n",
-			plan_path, skip ? " and a skip, which only kvshare knows" : "");
+			plan_path, record.skip ? " and a skip, which only kvshare knows" : "");
 }
 
 static int load(const char *path, const char *digest, const kvs_plan *plan, const kvs_checkpoint *ckpt, kvs_patch **out)
@@ -102,18 +149,20 @@ static int load(const char *path, const char *digest, const kvs_plan *plan, cons
 
 int run_patch_load(const char *plan_path, const kvs_plan *plan, const kvs_checkpoint *ckpt, kvs_patch **out)
 {
-	char digest[KVS_PATCH_DIGEST], *path = NULL;
-	bool skip;
+	struct record record;
+	char *path = NULL;
 	int err;
 
 	*out = NULL;
 	if (!plan_path)
 		return 0;
-	err = record_in(plan, digest, &skip);
+	err = record_in(plan, &record);
+	if (!err && *record.in_weights)
+		err = run_plan_check(plan, ckpt);
 	if (!err)
 		err = run_patch_path(plan_path, &path);
 	if (!err)
-		err = load(path, digest, plan, ckpt, out);
+		err = load(path, record.patch, plan, ckpt, out);
 	free(path);
 	if (err) {
 		kvs_patch_close(*out);

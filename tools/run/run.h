@@ -107,6 +107,13 @@ int run_stopped_path(const char *plan_path, char **path);
  * not there), -EINVAL (one is there, and the plan does not name it; it is damaged, or another plan's or model's).
  */
 int run_patch_load(const char *plan_path, const kvs_plan *plan, const kvs_checkpoint *ckpt, kvs_patch **out);
+/*
+ * The digest of the patch whose matrices are in the weights of the model that the plan is for (`plan convert --to checkpoint`);
+ * "": they are not. -EINVAL: the record is damaged.
+ */
+int run_patch_in_weights(const kvs_plan *plan, char digest[KVS_PATCH_DIGEST]);
+/* kvs_plan_check() against a checkpoint; the message tells where the plan's matrices are in another one's weights. */
+int run_plan_check(const kvs_plan *plan, const kvs_checkpoint *ckpt);
 /* For commands that pass on the plan without its patch. `plan_path` NULL: nothing. */
 void run_patch_warn_left_out(const char *plan_path, const kvs_plan *plan);
 

@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 K_OWNERS = [0, 0, 2, 3, 2, 5]
 V_OWNERS = [0, 1, 1, 3, 4, 3]
+MATRICES = None  # "kvshare_matrices" of the model's config.json, whose weights were refitted for the plan; None: any model
 
 
 class PlanLayer(DynamicLayer):
@@ -43,6 +44,9 @@ def plan_cache(config):
     layer_count = config.get_text_config().num_hidden_layers
     if layer_count != len(K_OWNERS):
         raise ValueError(f"the plan has {len(K_OWNERS)} layers, the model has {layer_count}")
+    if MATRICES and getattr(config, "kvshare_matrices", None) != MATRICES:
+        raise ValueError("the plan is for the checkpoint with its refitted matrices, which `kvshare-run plan convert --to "
+                         "checkpoint` made, and this model is another (config.json: kvshare_matrices)")
     layers = []
     for layer, (k, v) in enumerate(zip(K_OWNERS, V_OWNERS)):
         layers.append(PlanLayer(None if k == layer else layers[k], None if v == layer else layers[v]))

@@ -36,6 +36,7 @@ import os
 import re
 
 OWNERS = [0, 1, 0, 3, 1, 3]  # the layer whose K and V each layer reads
+MATRICES = None  # "kvshare_matrices" of the model's config.json, whose weights were refitted for the plan; None: any model
 
 # As Llama, Mistral, Qwen2 and Qwen3 name their attention, alone or as the language part of another model.
 LAYER_NAME = re.compile(r"((?:.*\.)?model\.layers\.)(\d+)(\.self_attn\.attn)")
@@ -57,6 +58,9 @@ def prepare(config):
     layers = config.model_config.hf_text_config.num_hidden_layers
     if layers != len(OWNERS):
         raise ValueError(f"kvshare: the plan has {len(OWNERS)} layers, the model has {layers}")
+    if MATRICES and getattr(config.model_config.hf_config, "kvshare_matrices", None) != MATRICES:
+        raise ValueError("kvshare: the plan is for the checkpoint with its refitted matrices, which `kvshare-run plan convert "
+                         "--to checkpoint` made, and this model is another (config.json: kvshare_matrices)")
     if getattr(config.cache_config, "kv_sharing_fast_prefill", False):
         raise ValueError("kvshare: kv_sharing_fast_prefill is only for models that were written for it: leave it off")
     # Who shares is in the compiled graphs but in nothing that names them on disk; vLLM hashes additional_config into that name.

@@ -3,9 +3,9 @@
  *
  * A refitted matrix has the name, type and shape of the one that it replaces. So a shard that holds one is a copy with other
  * bytes in these places, shards without one are hard links (copies where the two folders are on different file systems), and all
- * other files are copies, as people edit them. Weights in other formats are left out: they hold the old matrices. So are
- * folders. The plan comes along as kvshare_plan.json, for the new model. Everything is made in a folder beside, which then takes
- * its name: OUT is whole or absent.
+ * other files are copies, as people edit them; config.json also names the matrices. Weights in other formats are left out: they
+ * hold the old matrices. So are folders. The plan comes along as kvshare_plan.json, for the new model. Everything is made in a
+ * folder beside, which then takes its name: OUT is whole or absent.
  */
 #include "plan.h"
 
@@ -19,6 +19,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define CONFIG_NAME "config.json"
+#define CONFIG_KEY "kvshare_matrices" /* what exports of the plan look for in the model that they are given */
 #define PLAN_NAME "kvshare_plan.json"
 #define INDEX_NAME "model.safetensors.index.json"
 #define SINGLE_NAME "model.safetensors"
@@ -295,6 +297,31 @@ static int take_files(struct target *target)
 	return err;
 }
 
+/* The digest of the patch goes into the new config.json, which other engines hand on to the exports of the plan. */
+static int mark_config(const struct target *target, const kvs_plan *plan)
+{
+	char *calibration = NULL, *path = NULL, *text = NULL;
+	json_t *config = NULL, *record = NULL, *patch;
+	int err = kvs_plan_calibration(plan, &calibration);
+
+	if (!err)
+		err = in(target->to, CONFIG_NAME, &path);
+	if (!err) {
+		record = json_loads(calibration, 0, NULL);
+		config = json_load_file(path, 0, NULL); /* the checkpoint was opened, so it is whole */
+		patch = json_object_get(json_object_get(record, "compensation"), "patch");
+		if (!json_object_set(config, CONFIG_KEY, patch))
+			text = json_dumps(config, JSON_INDENT(2));
+		err = text ? kvs_file_write(path, text, strlen(text)) : kvs_fail(-ENOMEM, "%s: no memory for it", path);
+	}
+	json_decref(config);
+	json_decref(record);
+	free(calibration);
+	free(path);
+	free(text);
+	return err;
+}
+
 /* The plan as it goes with the new model: its matrices are in the weights, and nothing belongs beside it any more. */
 static int write_plan(const struct target *target, const kvs_plan *plan)
 {
@@ -362,6 +389,8 @@ static int fill(struct target *target, const kvs_plan *plan, const char *out)
 
 	if (!err)
 		err = take_files(target);
+	if (!err)
+		err = mark_config(target, plan);
 	if (!err)
 		err = write_plan(target, plan);
 	if (!err)

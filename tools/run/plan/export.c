@@ -2,7 +2,8 @@
  * tools/run/plan/export.c: plans in the notation of other engines.
  *
  * The Python for vLLM and transformers lies in exports/, as files that can be read and tried. Here only @K_OWNERS@ and
- * @V_OWNERS@ in them are replaced by the plan's owners.
+ * @V_OWNERS@ in them are replaced by the plan's owners, and @MATRICES@ by the digest of the matrices that the model has in its
+ * weights.
  */
 #include "plan.h"
 
@@ -19,25 +20,34 @@ static void put_owners(FILE *out, const kvs_plan *plan, enum kvs_k_or_v which, c
 		fprintf(out, "%s%d", layer ? separator : "", kvs_plan_owner(plan, layer, which));
 }
 
-/* Copies `python`, with the plan in place of @K_OWNERS@ and @V_OWNERS@. */
-static void put_python(FILE *out, const kvs_plan *plan, const char *python)
+/* As Python: what config.json of the plan's model has as "kvshare_matrices" (checkpoint.c). */
+static void put_matrices(FILE *out, const char *digest)
 {
-	static const struct {
-		const char *name;
-		enum kvs_k_or_v which;
-	} places[] = {{"@K_OWNERS@", KVS_K}, {"@V_OWNERS@", KVS_V}};
+	if (*digest)
+		fprintf(out, "\"%s\"", digest);
+	else
+		fputs("None", out);
+}
+
+/* Copies `python`, with the plan in place of @K_OWNERS@, @V_OWNERS@ and @MATRICES@. */
+static void put_python(FILE *out, const kvs_plan *plan, const char *matrices, const char *python)
+{
+	static const char *const places[] = {"@K_OWNERS@", "@V_OWNERS@", "@MATRICES@"};
 
 	while (*python) {
 		size_t i = 0;
 
-		while (i < 2 && strncmp(python, places[i].name, strlen(places[i].name)))
+		while (i < 3 && strncmp(python, places[i], strlen(places[i])))
 			i++;
-		if (i == 2) {
+		if (i == 3) {
 			fputc(*python++, out);
 			continue;
 		}
-		put_owners(out, plan, places[i].which, ", ");
-		python += strlen(places[i].name);
+		if (i == 2)
+			put_matrices(out, matrices);
+		else
+			put_owners(out, plan, i ? KVS_V : KVS_K, ", ");
+		python += strlen(places[i]);
 	}
 }
 
@@ -70,6 +80,7 @@ static int check_expressible(const kvs_plan *plan, enum plan_format format)
 
 int plan_export(const kvs_plan *plan, enum plan_format format, char **text)
 {
+	char matrices[KVS_PATCH_DIGEST] = "";
 	size_t bytes;
 	FILE *out;
 	int err;
@@ -77,6 +88,8 @@ int plan_export(const kvs_plan *plan, enum plan_format format, char **text)
 	if (format == PLAN_JSON)
 		return kvs_plan_text(plan, text);
 	err = check_expressible(plan, format);
+	if (!err)
+		run_patch_in_weights(plan, matrices); /* one that is damaged is warned of by the caller */
 	if (err)
 		return err;
 	out = open_memstream(text, &bytes);
@@ -86,7 +99,7 @@ int plan_export(const kvs_plan *plan, enum plan_format format, char **text)
 		put_owners(out, plan, KVS_K, "_");
 		fputc('\n', out);
 	} else {
-		put_python(out, plan, format == PLAN_VLLM ? plan_export_vllm : plan_export_transformers);
+		put_python(out, plan, matrices, format == PLAN_VLLM ? plan_export_vllm : plan_export_transformers);
 	}
 	if (!fclose(out))
 		return 0;

@@ -192,12 +192,7 @@ static int check(const struct env *env, const kvs_plan *plan)
 	if (err)
 		return err;
 	config = kvs_checkpoint_config(ckpt);
-	struct kvs_plan_model model = {.architecture = config->model_type,
-		.layers = config->layers,
-		.kv_heads = config->kv_heads,
-		.head_dim = config->head_dim,
-		.fingerprint = kvs_checkpoint_fingerprint(ckpt)};
-	err = kvs_plan_check(plan, &model);
+	err = run_plan_check(plan, ckpt);
 	if (err) {
 		err = kvs_fail(err, "%s does not fit %s: %s", plan_name(env), env->dir, kvs_error());
 	} else {
@@ -206,6 +201,19 @@ static int check(const struct env *env, const kvs_plan *plan)
 	}
 	kvs_checkpoint_close(ckpt);
 	return err;
+}
+
+/* The notation has no place for which model it is for. */
+static void warn_of_weights(const struct env *env, const kvs_plan *plan)
+{
+	char digest[KVS_PATCH_DIGEST];
+
+	if (!run_patch_in_weights(plan, digest) && *digest)
+		fprintf(stderr,
+			"kvshare-run: warning: %s is for the checkpoint with its refitted matrices in the weights: "
+			"with "
+			"another model these owners lose more\n",
+			plan_name(env));
 }
 
 static int convert(const struct env *env, const kvs_plan *plan)
@@ -219,6 +227,8 @@ static int convert(const struct env *env, const kvs_plan *plan)
 	if (err)
 		return err;
 	run_patch_warn_left_out(env->path, plan);
+	if (env->to == PLAN_LCKV)
+		warn_of_weights(env, plan);
 	err = run_write_output(env->output ? env->output : "-", text);
 	free(text);
 	return err;

@@ -67,7 +67,7 @@ int run_compensate_plan(struct run_calibrate *env, struct run_session *session)
 	run_watch_signals();
 	env->watch.quiet = env->model.quiet;
 	env->search.progress = (struct kvs_calib_progress){run_watch_step, &env->watch};
-	err = kvs_plan_check(plan, &env->plan_model);
+	err = run_plan_check(plan, env->ckpt);
 	if (!err)
 		err = check_shares(plan, env->plan_path);
 	if (!err)
