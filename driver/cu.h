@@ -28,6 +28,7 @@ extern "C" {
 	F(cuDevicePrimaryCtxRetain) F(cuDevicePrimaryCtxRelease) F(cuCtxSetCurrent) F(cuCtxGetCurrent)                 \
 	F(cuCtxPushCurrent) F(cuCtxPopCurrent) F(cuCtxSynchronize)                                                     \
 	F(cuMemGetInfo) F(cuMemAlloc) F(cuMemFree) F(cuMemAllocHost) F(cuMemFreeHost)                                  \
+	F(cuMemHostRegister) F(cuMemHostUnregister) F(cuMemHostGetDevicePointer)                                       \
 	F(cuMemcpyHtoD) F(cuMemcpyDtoH) F(cuMemcpyHtoDAsync) F(cuMemcpyDtoHAsync) F(cuMemcpyDtoDAsync)                 \
 	F(cuMemsetD8) F(cuMemsetD8Async) F(cuMemsetD32Async)                                                           \
 	F(cuMemGetAllocationGranularity) F(cuMemAddressReserve) F(cuMemAddressFree) F(cuMemCreate) F(cuMemRelease)     \

@@ -711,6 +711,7 @@ int kvs_engine_memory(kvs_engine *e, struct kvs_engine_memory *out)
 	kvs_vmm_get_stats(e->vmm, &stats);
 	*out = (struct kvs_engine_memory){.granule_bytes = stats.granule_bytes,
 		.weights_bytes = e->weights.bytes,
+		.weights_mapped_bytes = e->weights.mapped_bytes,
 		.workspace_bytes = e->memory_bytes,
 		.kv_virtual_bytes = stats.virtual_bytes,
 		.kv_physical_bytes = stats.physical_bytes,

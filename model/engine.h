@@ -22,9 +22,14 @@ struct model_layer {
 	kvs_tensor down, down_bias;       /* T [hidden][ff]; f32 [1][hidden] or data 0 */
 };
 
+struct model_file;
+
 struct model_weights {
 	CUdeviceptr memory; /* one allocation */
-	size_t bytes;
+	size_t bytes;       /* of all weights, `mapped_bytes` of them in files (mapped.c) */
+	size_t mapped_bytes;
+	struct model_mapping *mapping; /* [mapping_count], of files with weights that stay there */
+	int mapping_count;
 	CUdeviceptr *moved; /* [moved_count], of quantised tensors that got other numbers, and are f32 since */
 	int moved_count;
 	struct model_layer *layers; /* [layers] */
@@ -40,6 +45,17 @@ struct model_skip {
 };
 
 void model_weights_free(kvs_cu *cu, struct model_weights *weights);
+
+/* A file of the checkpoint in the device's address space, for the host device (mapped.c). */
+struct model_mapping {
+	const struct model_file *file; /* whose it is, while weights are loaded */
+	void *start;
+	size_t bytes;
+	CUdeviceptr device;
+};
+/* Where the device finds byte 0 of the file, which is mapped at the first call. -ENOTSUP: it cannot be mapped. -ENOMEM, -EIO. */
+int model_map_file(kvs_cu *cu, struct model_weights *weights, const struct model_file *file, CUdeviceptr *out);
+void model_unmap_files(kvs_cu *cu, struct model_weights *weights);
 
 /* cos and sin for kvs_rope_append, f32 [positions][head_dim]. The caller frees *out. -ENOMEM. */
 int model_rope_table(const struct kvs_config *config, int positions, float **out);

@@ -1,8 +1,8 @@
 /*
  * model/file.c: reading the files of a model.
  *
- * Files are read, never mapped: if one is truncated meanwhile (a download that restarts, a full disk), that ends in a
- * message and not in SIGBUS. Only regular files are read: a pipe would be waited for.
+ * Files are read here, not mapped: if one is truncated meanwhile (a download that restarts, a full disk), that ends in a
+ * message and not in SIGBUS. (Weights that the host device reads in place are mapped.c's.) Only regular files are read: a pipe would be waited for.
  */
 #include "file.h"
 

@@ -308,6 +308,7 @@ int kvs_engine_score(kvs_engine *engine, unsigned slot, const int32_t *ids, cons
 
 struct kvs_engine_memory {
 	size_t granule_bytes, weights_bytes, workspace_bytes;
+	size_t weights_mapped_bytes; /* of weights_bytes: pages of the checkpoint's files, which are no memory of the device */
 	size_t kv_virtual_bytes, kv_physical_bytes, kv_unshared_bytes;
 	size_t kv_row_bytes; /* of one token, all layers, no sharing */
 };

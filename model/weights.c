@@ -3,7 +3,8 @@
  *
  * A list says where each stored tensor goes (Q, K and V into one matrix, gate and up into another). One pass over it
  * sizes a single allocation, a second fills it. Tensors are read in pieces, and converted if the device needs another
- * type, so that host memory stays small.
+ * type, so that host memory stays small. On the host device what lies in the file as it is wanted stays there (mapped.c), and
+ * the rest is read to where it belongs.
  */
 #include "checkpoint/checkpoint.h"
 #include "engine.h"
@@ -16,9 +17,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ALIGNMENT 256            /* good for cuBLAS and for 16-byte loads */
-#define FILL_ELEMENTS (1 << 20)  /* to read and convert at a time: two buffers of 4 MiB */
-#define ROWS_BYTES (256 << 10)   /* of quantised rows at a time: they stay in the processor's second cache */
+#define ALIGNMENT 256           /* good for cuBLAS and for 16-byte loads */
+#define FILL_ELEMENTS (1 << 20) /* to read and convert at a time: two buffers of 4 MiB */
+#define FILL_BYTES (FILL_ELEMENTS * sizeof(float))
+#define ROWS_BYTES (256 << 10)   /* of rows for the host device at a time: they stay in the processor's second cache */
+#define MAPPED_ALIGNMENT 4       /* of a matrix in its file: of a number of f32 */
 #define PIECE_ELEMENTS (4 << 20) /* of the pattern of random weights */
 #define LARGEST_F16 65504.0f
 
@@ -28,6 +31,7 @@ struct placement {
 	kvs_tensor *tensor;
 	int first_row, rows, cols; /* a vector is one row */
 	bool vector;
+	bool mapped;     /* it is in its file's pages */
 	bool beyond_f16; /* it was to become f16, and has a number that f16 does not reach */
 };
 
@@ -38,6 +42,7 @@ struct loader {
 	const struct kvs_config *config;
 	enum kvs_dtype dtype;
 	bool keep_types; /* the tensors have theirs */
+	bool in_place;   /* memory of the device is memory of this process, and its kernels take any type */
 	struct placement *items;
 	size_t count, room;
 	void (*progress)(void *arg, size_t done_bytes, size_t total_bytes);
@@ -163,14 +168,14 @@ static size_t tensor_bytes(const kvs_tensor *tensor)
 	return tensor->rows * kvs_row_bytes(tensor->dtype, tensor->cols);
 }
 
-/* Parts of one tensor follow each other in the list. The first, with first_row 0, reserves the space of all. */
+/* The first part of a tensor, with first_row 0, reserves the space of all. */
 static size_t lay_out(struct loader *loader, CUdeviceptr base)
 {
 	size_t bytes = 0;
 
 	for (size_t i = 0; i < loader->count; i++) {
 		kvs_tensor *tensor = loader->items[i].tensor;
-		if (loader->items[i].first_row)
+		if (loader->items[i].first_row || loader->items[i].mapped)
 			continue;
 		tensor->data = base + bytes;
 		bytes += (tensor_bytes(tensor) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
@@ -196,15 +201,20 @@ static int find_stored(struct loader *loader, const struct placement *item, stru
 		stored->rank, (long long)(stored->bytes / kvs_dtype_bytes(stored->dtype)), item->rows, item->cols);
 }
 
+static void count_done(struct loader *loader, size_t bytes)
+{
+	loader->done_bytes += bytes;
+	if (loader->progress)
+		loader->progress(loader->progress_arg, loader->done_bytes, loader->total_bytes);
+}
+
 static int copy_piece(struct loader *loader, CUdeviceptr to, const void *from, size_t bytes, const char *name)
 {
 	CUresult result = loader->cu->cuMemcpyHtoD(to, from, bytes);
 
 	if (result)
 		return kvs_cu_fail(loader->cu, result, "copying %zu bytes of %s to the device", bytes, name);
-	loader->done_bytes += bytes;
-	if (loader->progress)
-		loader->progress(loader->progress_arg, loader->done_bytes, loader->total_bytes);
+	count_done(loader, bytes);
 	return 0;
 }
 
@@ -223,21 +233,24 @@ static int fail_beyond_f16(const struct placement *item)
 		-ERANGE, "%s has numbers beyond f16, whose largest is 65504: run with --kv-dtype f32", item->name);
 }
 
-/* A matrix that stays quantised: bytes as the file has them. */
+/* A matrix that keeps its type: bytes as the file has them. */
 static int fill_rows(struct loader *loader, const struct placement *item, void *raw)
 {
 	size_t row_bytes = kvs_row_bytes(item->tensor->dtype, item->cols);
-	int most = (int)(ROWS_BYTES / row_bytes), err = 0;
+	int most = (int)((loader->cu->kind == KVS_DEVICE_HOST ? ROWS_BYTES : FILL_BYTES) / row_bytes), err = 0;
 
-	if (row_bytes > FILL_ELEMENTS * sizeof(float))
+	if (row_bytes > FILL_BYTES)
 		return kvs_fail(-EINVAL, "%s: a row of %zu bytes is too long", item->name, row_bytes);
 	most = most ? most : 1;
 	for (int first = 0, now; first < item->rows && !err; first += now) {
+		CUdeviceptr to = item->tensor->data + (item->first_row + first) * row_bytes;
 		now = item->rows - first < most ? item->rows - first : most;
-		err = kvs_checkpoint_read_rows(loader->ckpt, item->name, first, now, raw);
-		if (!err)
-			err = copy_piece(loader, model_rows(*item->tensor, item->first_row + first, now).data, raw,
-				now * row_bytes, item->name);
+		err = kvs_checkpoint_read_rows(
+			loader->ckpt, item->name, first, now, loader->in_place ? (void *)to : raw);
+		if (!err && loader->in_place)
+			count_done(loader, now * row_bytes);
+		else if (!err)
+			err = copy_piece(loader, to, raw, now * row_bytes, item->name);
 	}
 	return err;
 }
@@ -251,7 +264,7 @@ static int fill(struct loader *loader, struct placement *item, void *raw, float 
 
 	if (err)
 		return err;
-	if (kvs_dtype_quantised(item->tensor->dtype))
+	if (!item->vector && stored.stored == item->tensor->dtype)
 		return fill_rows(loader, item, raw);
 	to = item->tensor->data + (size_t)item->first_row * item->cols * size;
 	stored_size = kvs_dtype_bytes(stored.dtype);
@@ -326,13 +339,66 @@ static int fill_all(struct loader *loader)
 	CUresult result;
 
 	for (size_t i = 0; i < loader->count && !err; i++)
-		err = fill(loader, &loader->items[i], raw, piece);
+		err = loader->items[i].mapped ? 0 : fill(loader, &loader->items[i], raw, piece);
 	free(raw);
 	free(piece);
 	/* The engine's stream does not wait for the default stream, where the last bytes may still be in flight. */
 	result = err ? CUDA_SUCCESS : loader->cu->cuStreamSynchronize(NULL);
 	if (result)
 		err = kvs_cu_fail(loader->cu, result, "copying weights to the device");
+	return err;
+}
+
+/* ---- weights that stay in their file ---- */
+
+/* The file that has this part of a tensor as the tensor is to be; NULL: none. Its shape is checked. */
+static int find_file(
+	struct loader *loader, const struct placement *item, const struct model_file **file, uint64_t *offset)
+{
+	struct kvs_weight stored;
+	int err = find_stored(loader, item, &stored);
+
+	*file = err || stored.stored != item->tensor->dtype ? NULL
+							    : ckpt_rows_in_file(loader->ckpt, item->name, offset);
+	return err;
+}
+
+/* The tensor whose first part is items[first], if all its parts lie in one file, one behind the other. */
+static int map_tensor(struct loader *loader, struct model_weights *weights, size_t first)
+{
+	const struct model_file *file, *other;
+	kvs_tensor *tensor = loader->items[first].tensor;
+	uint64_t start, at, bytes = tensor_bytes(tensor);
+	size_t row_bytes = kvs_row_bytes(tensor->dtype, tensor->cols);
+	CUdeviceptr device;
+	int err = find_file(loader, &loader->items[first], &file, &start);
+
+	if (err || !file || start % MAPPED_ALIGNMENT || bytes > file->bytes || start > file->bytes - bytes)
+		return err;
+	for (size_t i = first + 1; i < loader->count && !err; i++) {
+		if (loader->items[i].tensor != tensor)
+			continue;
+		err = find_file(loader, &loader->items[i], &other, &at);
+		if (err || other != file || at != start + loader->items[i].first_row * row_bytes)
+			return err;
+	}
+	err = err ? err : model_map_file(loader->cu, weights, file, &device);
+	if (err)
+		return err == -ENOTSUP ? 0 : err;
+	tensor->data = device + start;
+	weights->mapped_bytes += bytes;
+	for (size_t i = first; i < loader->count; i++)
+		loader->items[i].mapped |= loader->items[i].tensor == tensor;
+	return 0;
+}
+
+static int map_tensors(struct loader *loader, struct model_weights *weights)
+{
+	int err = 0;
+
+	for (size_t i = 0; i < loader->count && !err && loader->in_place; i++)
+		if (!loader->items[i].first_row && !loader->items[i].vector)
+			err = map_tensor(loader, weights, i);
 	return err;
 }
 
@@ -343,7 +409,7 @@ static int allocate(struct loader *loader, struct model_weights *weights)
 
 	if (result)
 		return kvs_cu_fail(loader->cu, result, "%zu MiB for the weights", bytes >> 20);
-	weights->bytes = bytes;
+	weights->bytes = bytes + weights->mapped_bytes;
 	loader->total_bytes = bytes;
 	lay_out(loader, weights->memory);
 	return 0;
@@ -390,6 +456,7 @@ int model_weights_load(kvs_engine *e, const kvs_checkpoint *ckpt,
 		.progress_arg = progress_arg};
 	int err;
 
+	loader.in_place = e->cu->kind == KVS_DEVICE_HOST && e->mixed_weights;
 	*out = (struct model_weights){.layers = calloc(loader.config->layers, sizeof(*out->layers))};
 	err = out->layers ? 0 : kvs_fail(-ENOMEM, "no memory for %d layers", loader.config->layers);
 	if (!err)
@@ -397,14 +464,17 @@ int model_weights_load(kvs_engine *e, const kvs_checkpoint *ckpt,
 	if (!err)
 		err = e->mixed_weights ? take_stored_types(&loader) : check_types(&loader);
 	if (!err)
+		err = map_tensors(&loader, out);
+	if (!err)
 		err = allocate(&loader, out);
 	if (!err)
 		err = fill_all(&loader);
 	if (!err)
 		err = widen_and_refill(&loader, out);
 	if (!err)
-		model_note(e, (struct kvs_engine_note){
-				      .kind = KVS_NOTE_WEIGHTS, .address = out->memory, .bytes = out->bytes});
+		model_note(e, (struct kvs_engine_note){.kind = KVS_NOTE_WEIGHTS,
+				      .address = out->memory,
+				      .bytes = out->bytes - out->mapped_bytes});
 	if (loader.config->tied_embeddings)
 		out->head = out->embedding;
 	free(loader.items);
@@ -715,6 +785,7 @@ void model_weights_free(kvs_cu *cu, struct model_weights *weights)
 		KVS_CU_GIVE_BACK(cu->cuMemFree, weights->memory);
 	for (int i = 0; i < weights->moved_count; i++)
 		KVS_CU_GIVE_BACK(cu->cuMemFree, weights->moved[i]);
+	model_unmap_files(cu, weights);
 	free(weights->moved);
 	free(weights->layers);
 	*weights = (struct model_weights){0};

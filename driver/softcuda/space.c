@@ -472,9 +472,10 @@ static void explain(uintptr_t address, uint64_t since, char *text, size_t bytes)
 		snprintf(text, bytes, "reserved, not mapped (reservation of %zu bytes at %#zx)", range->size,
 			(size_t)range->base);
 	else if (!mapping)
-		snprintf(text, bytes, "%s of %zu bytes at %#zx",
+		snprintf(text, bytes, "%s of %zu bytes at %#zx%s",
 			range->kind == SC_GLOBAL ? "a module's variable" : "host memory", range->size,
-			(size_t)range->base);
+			(size_t)range->base,
+			range->kind == SC_REGISTERED ? " (if a file is mapped there, it has become shorter)" : "");
 	else
 		snprintf(text, bytes, "mapped %s",
 			mapping->access == CU_MEM_ACCESS_FLAGS_PROT_NONE

@@ -586,6 +586,22 @@ int kvs_checkpoint_read_rows(const kvs_checkpoint *ckpt, const char *name, int64
 	return kvs_checkpoint_read(ckpt, name, first_row * row_bytes, out, rows * row_bytes);
 }
 
+const struct model_file *ckpt_rows_in_file(const kvs_checkpoint *ckpt, const char *name, uint64_t *offset)
+{
+	const struct entry *entry = find_entry(ckpt, name);
+	struct ckpt_stored stored;
+
+	if (!entry)
+		return NULL;
+	shard_stored(entry->shard, entry->index, &stored);
+	*offset = stored.offset;
+	if (stored.rank != 2)
+		return NULL;
+	if (entry->shard->gguf && ckpt_gguf_is_moved(entry->shard->gguf, entry->index, &ckpt->config))
+		return NULL;
+	return &entry->shard->file;
+}
+
 int kvs_checkpoint_read_f32(const kvs_checkpoint *ckpt, const char *name, size_t count, float *out)
 {
 	struct kvs_weight stored;

@@ -55,12 +55,19 @@ int ckpt_gguf_read(const struct ckpt_gguf *part, size_t index, const struct mode
 /* As kvs_checkpoint_read_rows(). */
 int ckpt_gguf_read_rows(const struct ckpt_gguf *part, size_t index, const struct model_file *file,
 	const struct kvs_config *config, int64_t first_row, int64_t rows, void *out);
+/* Its rows are in the file in another order than those that are read. */
+bool ckpt_gguf_is_moved(const struct ckpt_gguf *part, size_t index, const struct kvs_config *config);
 /* The configuration in the keys of a GGUF file; `file` is open, NULL: tensors cannot be read. -EINVAL, -ENOMEM, -EIO. */
 int ckpt_gguf_config(const struct model_gguf *gguf, const struct model_file *file, struct kvs_config *out);
 
 /* All stored tensors, sorted by name, to find those that are not used (weights.c). */
 size_t ckpt_count(const kvs_checkpoint *ckpt);
 const char *ckpt_name(const kvs_checkpoint *ckpt, size_t index);
+/*
+ * The file that has the rows of a matrix as kvs_checkpoint_read_rows() gives them, one behind the other from byte *offset on. NULL:
+ * it has them in another order, or there is no such matrix.
+ */
+const struct model_file *ckpt_rows_in_file(const kvs_checkpoint *ckpt, const char *name, uint64_t *offset);
 /* The index of the tensor that kvs_checkpoint_weight() finds for `name`; false if there is none. */
 bool ckpt_find(const kvs_checkpoint *ckpt, const char *name, size_t *index);
 /* config.json says that the head is the embedding, but the stored head differs. */

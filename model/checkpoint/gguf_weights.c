@@ -281,11 +281,17 @@ static int read_moved(const struct model_file *file, const struct gguf_tensor *t
 	return err;
 }
 
+bool ckpt_gguf_is_moved(const struct ckpt_gguf *part, size_t index, const struct kvs_config *config)
+{
+	int heads = moved_heads(part, index, config);
+
+	return heads && model_gguf_tensor(part->gguf, index)->shape[0] % (2 * heads) == 0;
+}
+
 int ckpt_gguf_read_rows(const struct ckpt_gguf *part, size_t index, const struct model_file *file,
 	const struct kvs_config *config, int64_t first_row, int64_t rows, void *out)
 {
 	const struct gguf_tensor *tensor = model_gguf_tensor(part->gguf, index);
-	int heads = moved_heads(part, index, config);
 	size_t row_bytes;
 
 	if (tensor->rank != 2 || first_row < 0 || rows < 0 || first_row > tensor->shape[0] ||
@@ -293,7 +299,7 @@ int ckpt_gguf_read_rows(const struct ckpt_gguf *part, size_t index, const struct
 		return kvs_fail(-EINVAL, "%s: has no %lld rows from row %lld on", part->names[index], (long long)rows,
 			(long long)first_row);
 	row_bytes = tensor->bytes / (uint64_t)tensor->shape[0];
-	if (!heads || tensor->shape[0] % (2 * heads))
+	if (!ckpt_gguf_is_moved(part, index, config))
 		return model_file_read(file, tensor->offset + first_row * row_bytes, out, rows * row_bytes);
-	return read_moved(file, tensor, heads, row_bytes, first_row, rows, out);
+	return read_moved(file, tensor, moved_heads(part, index, config), row_bytes, first_row, rows, out);
 }

@@ -273,6 +273,84 @@ static void a_fingerprint_looks_at_the_end_of_a_tensor(void **state)
 	assert_string_not_equal(before, after);
 }
 
+/* ---- weights that stay in their file, as on the host device where its kernels take any type ---- */
+
+static size_t mapped_bytes(kvs_engine *engine)
+{
+	struct kvs_engine_memory memory;
+
+	assert_int_equal(kvs_engine_memory(engine, &memory), 0);
+	assert_true(memory.weights_mapped_bytes < memory.weights_bytes);
+	return memory.weights_mapped_bytes;
+}
+
+static bool takes_any_type(const kvs_engine *engine)
+{
+	return engine->mixed_weights;
+}
+
+/* All but the gains. One that gets other numbers has them alone: the file's are as they were. */
+static void matrices_stay_in_their_file(void **state)
+{
+	static const char name[] = "model.layers.0.self_attn.o_proj.weight";
+	float *values = malloc(DIM * DIM * sizeof(*values)), found[DIM * DIM];
+	kvs_checkpoint *ckpt = NULL;
+	kvs_engine *engine = NULL;
+	kvs_cu *cu;
+
+	(void)state;
+	assert_int_equal(kvs_cu_open("host", &cu), 0);
+	assert_int_equal(write_checkpoint(), 0);
+	if (open_engine(cu, &ckpt, &engine))
+		fail_msg("%s", kvs_error());
+	assert_int_equal(mapped_bytes(engine), takes_any_type(engine) ? 2 * (VOCAB + 7 * DIM) * DIM : 0);
+	for (int i = 0; i < DIM * DIM; i++)
+		values[i] = 1;
+	assert_int_equal(kvs_engine_set_matrix(engine, name, DIM, DIM, KVS_BF16, values), 0);
+	if (takes_any_type(engine)) {
+		uint16_t row[DIM];
+		assert_int_equal(cu->cuMemcpyDtoH(row, engine->weights.layers[0].o.data, sizeof(row)), CUDA_SUCCESS);
+		for (int i = 0; i < DIM; i++)
+			assert_int_equal(row[i], 0x3f80);
+	}
+	assert_int_equal(kvs_checkpoint_read_f32(ckpt, name, DIM * DIM, found), 0);
+	for (int i = 0; i < DIM * DIM; i++)
+		assert_true(found[i] == 0);
+	kvs_engine_close(engine);
+	kvs_checkpoint_close(ckpt);
+	kvs_cu_close(cu);
+	free(values);
+}
+
+/* The engine outlives the checkpoint. A file that becomes shorter meanwhile is an error, and ends nothing. */
+static void a_file_that_becomes_shorter_ends_in_a_message(void **state)
+{
+	const int32_t id = VOCAB - 1;
+	kvs_checkpoint *ckpt = NULL;
+	kvs_engine *engine = NULL;
+	char path[256];
+	int32_t top;
+	kvs_cu *cu;
+
+	(void)state;
+	assert_int_equal(kvs_cu_open("host", &cu), 0);
+	assert_int_equal(write_checkpoint(), 0);
+	if (open_engine(cu, &ckpt, &engine))
+		fail_msg("%s", kvs_error());
+	kvs_checkpoint_close(ckpt);
+	assert_int_equal(kvs_engine_append(engine, 0, &id, 1), 0);
+	assert_int_equal(kvs_engine_argmax(engine, &top), 0);
+	assert_int_equal(top, id);
+	snprintf(path, sizeof(path), "%s/model.safetensors", dir);
+	assert_int_equal(truncate(path, 4096), 0);
+	if (takes_any_type(engine)) {
+		int err = kvs_engine_append(engine, 0, &id, 1);
+		assert_int_equal(err ? err : kvs_engine_argmax(engine, &top), -EIO);
+	}
+	kvs_engine_close(engine);
+	kvs_cu_close(cu);
+}
+
 /* ---- quantised weights, which the host keeps as they are where it can ---- */
 
 enum { IDS = 64, BLOCK = 34, Q8_0 = 8, F32 = 0 };
@@ -414,6 +492,21 @@ static void check_mixed(enum kvs_dtype kv, enum kvs_dtype expected)
 	close_gguf(&o);
 }
 
+/* Rows of Q and K are moved as they are read, and gate and up are apart in this file: those are copied, all else stays. */
+static void matrices_of_other_forms_are_copied(void **state)
+{
+	struct opened o = open_gguf(false, KVS_F16);
+	struct model_weights *weights = &o.engine->weights;
+
+	(void)state;
+	assert_int_equal(mapped_bytes(o.engine), o.kept == KVS_F32 ? 0 : (IDS + 2 * DIM) * BLOCK);
+	assert_row(o.cu, &weights->layers->qkv, 3 * DIM - 1, o.kept, 1);
+	assert_row(o.cu, &weights->layers->gate_up, 2 * DIM - 1, o.kept, 1);
+	assert_row(o.cu, &weights->layers->down, DIM - 1, o.kept, 1);
+	assert_row(o.cu, &weights->embedding, IDS - 1, o.kept, 1);
+	close_gguf(&o);
+}
+
 static void parts_of_several_types_become_f16_where_they_fit(void **state)
 {
 	(void)state;
@@ -504,6 +597,9 @@ int main(void)
 		cmocka_unit_test(numbers_round_to_the_nearest_even),
 		cmocka_unit_test(a_long_matrix_is_converted_to_its_end),
 		cmocka_unit_test(a_fingerprint_looks_at_the_end_of_a_tensor),
+		cmocka_unit_test(matrices_stay_in_their_file),
+		cmocka_unit_test(a_file_that_becomes_shorter_ends_in_a_message),
+		cmocka_unit_test(matrices_of_other_forms_are_copied),
 		cmocka_unit_test(parts_of_several_types_become_f16_where_they_fit),
 		cmocka_unit_test(a_matrix_put_among_quantised_ones_is_f32),
 		cmocka_unit_test(an_embedding_that_is_put_is_the_head_too),

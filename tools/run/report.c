@@ -109,11 +109,12 @@ json_t *run_json_model(const struct kvs_config *config)
 
 json_t *run_json_memory(const struct kvs_engine_memory *memory)
 {
-	return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "granule_bytes", (json_int_t)memory->granule_bytes,
-		"weights_bytes", (json_int_t)memory->weights_bytes, "workspace_bytes",
-		(json_int_t)memory->workspace_bytes, "kv_virtual_bytes", (json_int_t)memory->kv_virtual_bytes,
-		"kv_physical_bytes", (json_int_t)memory->kv_physical_bytes, "kv_unshared_bytes",
-		(json_int_t)memory->kv_unshared_bytes, "kv_row_bytes", (json_int_t)memory->kv_row_bytes);
+	return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "granule_bytes", (json_int_t)memory->granule_bytes,
+		"weights_bytes", (json_int_t)memory->weights_bytes, "weights_mapped_bytes",
+		(json_int_t)memory->weights_mapped_bytes, "workspace_bytes", (json_int_t)memory->workspace_bytes,
+		"kv_virtual_bytes", (json_int_t)memory->kv_virtual_bytes, "kv_physical_bytes",
+		(json_int_t)memory->kv_physical_bytes, "kv_unshared_bytes", (json_int_t)memory->kv_unshared_bytes,
+		"kv_row_bytes", (json_int_t)memory->kv_row_bytes);
 }
 
 int run_print_json(json_t *object)

@@ -179,7 +179,12 @@ static void describe(const struct kvs_cu_call *call, struct kvs_event *event)
 	case KVS_FN_cuMemFree:
 		event->call.address = ARG(call, CUdeviceptr, 0);
 		break;
+	case KVS_FN_cuMemHostRegister:
+		event->call.address = (uintptr_t)ARG(call, void *, 0);
+		event->call.bytes = ARG(call, size_t, 1);
+		break;
 	case KVS_FN_cuMemFreeHost:
+	case KVS_FN_cuMemHostUnregister:
 		event->call.address = (uintptr_t)ARG(call, void *, 0);
 		break;
 	case KVS_FN_cuMemAddressReserve:
