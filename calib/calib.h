@@ -146,6 +146,30 @@ int kvs_pairs_list(const struct kvs_capture *capture, const struct kvs_config *c
 /* The largest number of layers that can share. */
 int kvs_pairs_most_shared(const struct kvs_config *config, int protect_last);
 
+/* ---- reruns (rerun.c) ---- */
+
+/*
+ * Batches that run again and again while plans change from some layer on. Residuals of tokens 0 .. tokens - 1 of slot 0
+ * are kept on the device, f32 [copies][tokens][hidden]: copies - 1 are the inputs of layers at even distances (at most
+ * as many copies as layers), and one is the input of the layer that was rerun last. The engine must outlive it, and
+ * have been opened with share_by_pointer. -EINVAL, -ENOMEM.
+ */
+typedef struct kvs_rerun kvs_rerun;
+int kvs_rerun_create(kvs_engine *engine, int tokens, int copies, kvs_rerun **out);
+void kvs_rerun_free(kvs_rerun *rerun);
+/*
+ * As kvs_engine_run_batch(), to the bit, but skips layers whose result is still that of the batch's last rerun: all
+ * below the highest kept residual that is not above `layer` and below which the last plan and the present one agree.
+ * The first rerun runs all layers. Residuals are kept at `layer` (1 and up), where the next plans are expected to
+ * differ, and below. A rerun then costs (layers - layer) / layers of a run, and more by the layers between when `layer`
+ * rises.
+ *
+ * The batch must have the ids, and the division into sequences, that it had when its tokens were rerun before. After
+ * anything else wrote or truncated these tokens of slot 0, the next rerun is a whole run. -EINVAL (nothing is kept of
+ * these tokens; the batch does not fit; an engine with KVS_POLICY_LAST), -ENOMEM, -EIO.
+ */
+int kvs_rerun_batch(kvs_rerun *rerun, const struct kvs_batch *batch, int layer);
+
 /* ---- measures (measure.c) ---- */
 
 enum kvs_cosine {
@@ -155,9 +179,12 @@ enum kvs_cosine {
 	KVS_COSINE_PAPER
 };
 
-/* The cosine of the last hidden states with `plan` and those of the capture. */
-int kvs_measure_cosine(kvs_engine *engine, const struct kvs_calib_text *text, const struct kvs_capture *capture,
-	const kvs_plan *plan, enum kvs_cosine kind, double *cosine);
+/*
+ * The cosine of the last hidden states with `plan` and those of the capture. `rerun`: of all samples, so that only the layers from the
+ * first one on run that differs from the plan before; NULL: whole runs. The same bits.
+ */
+int kvs_measure_cosine(kvs_engine *engine, kvs_rerun *rerun, const struct kvs_calib_text *text,
+	const struct kvs_capture *capture, const kvs_plan *plan, enum kvs_cosine kind, double *cosine);
 
 /* Mean next-token loss over the windows, in nats. `nll_of` [windows * window_tokens] takes each token's, or is NULL. */
 int kvs_measure_nll(
@@ -182,30 +209,6 @@ struct kvs_quality {
 };
 int kvs_measure_quality(kvs_engine *engine, const struct kvs_calib_text *text, const kvs_reference *reference,
 	const kvs_plan *plan, const struct kvs_calib_progress *progress, struct kvs_quality *out);
-
-/* ---- reruns (rerun.c) ---- */
-
-/*
- * Batches that run again and again while plans change from some layer on. Residuals of tokens 0 .. tokens - 1 of slot 0
- * are kept on the device, f32 [copies][tokens][hidden]: copies - 1 are the inputs of layers at even distances (at most
- * as many copies as layers), and one is the input of the layer that was rerun last. The engine must outlive it, and
- * have been opened with share_by_pointer. -EINVAL, -ENOMEM.
- */
-typedef struct kvs_rerun kvs_rerun;
-int kvs_rerun_create(kvs_engine *engine, int tokens, int copies, kvs_rerun **out);
-void kvs_rerun_free(kvs_rerun *rerun);
-/*
- * As kvs_engine_run_batch(), to the bit, but skips layers whose result is still that of the batch's last rerun: all
- * below the highest kept residual that is not above `layer` and below which the last plan and the present one agree.
- * The first rerun runs all layers. Residuals are kept at `layer` (1 and up), where the next plans are expected to
- * differ, and below. A rerun then costs (layers - layer) / layers of a run, and more by the layers between when `layer`
- * rises.
- *
- * The batch must have the ids, and the division into sequences, that it had when its tokens were rerun before. After
- * anything else wrote or truncated these tokens of slot 0, the next rerun is a whole run. -EINVAL (nothing is kept of
- * these tokens; the batch does not fit; an engine with KVS_POLICY_LAST), -ENOMEM, -EIO.
- */
-int kvs_rerun_batch(kvs_rerun *rerun, const struct kvs_batch *batch, int layer);
 
 /* ---- baselines: the proposals of others (neighbours.c, merge.c) ---- */
 
@@ -251,8 +254,13 @@ struct kvs_trial {
 	int layer, owner; /* as paired; in a chain, the layer then reads the root of `owner` */
 	double distance;
 	double cosine; /* NAN with nll, which does not measure it */
-	double nll;    /* of the first `tokens` of the windows; NAN except with nll */
-	int tokens;    /* nll only: a trial goes on as long as the pair may still be the cheapest */
+	/*
+	 * With nll, else NAN: the loss of the first `tokens` of the windows, and the standard error of what the pair adds to it (of
+	 * the mean difference between the tokens' losses with and without). In the first step a trial goes on as long as the pair may still be
+	 * the cheapest.
+	 */
+	double nll, nll_error;
+	int tokens;
 	/*
 	 * Refit only: the mean square error behind the attention that is left of what the attention adds, and, of the best owner
 	 * of each layer, in a second trial, the mean KL(original || with this pair) of the predictions, else NAN.
@@ -271,7 +279,7 @@ struct kvs_search_options {
 	int pass_tokens;        /* the engine's kvs_engine_pass_tokens() */
 	bool plans_alone; /* leave losses and cosines of whole plans NAN, for callers that measure them; with one walk only */
 	bool sweep;       /* also measure the plan for every number of layers up to `share` */
-	/* Free the capture's means once pairs are ordered: they are most of the memory. nll keeps residuals in their place. */
+	/* Free the capture's means once pairs are ordered: a walk has no use for them. */
 	bool drop_means;
 	const kvs_checkpoint *ckpt; /* refit: whose matrices the engine holds */
 	/* Trials of a stopped search: as long as the same ones come up, they are not run again. */
@@ -311,12 +319,13 @@ struct kvs_search_result {
 /*
  * Find a plan. The walk (paper, algorithm 1; code, last cells): for each pair in order, skip it if its layer shares
  * already; else remap, run the samples, and keep the map if the cosine of the hidden states is above the threshold;
- * stop when `share` layers share. An owner may itself come to share later: its readers then move to its new owner.
+ * stop when `share` layers share. An owner may itself come to share later: its readers then move to its new owner. A trial runs the layers
+ * from the first that reads otherwise than in the trial before, and up to an eighth of the model below it (owner policy).
  *
  * nll: each step takes the pair that raises the measured loss least. A pair's loss from an earlier step stands in until
  * the pair looks cheapest (lazy evaluation as in accelerated greedy, Minoux 1978; sharing is not submodular, so it is a
- * heuristic here). A trial runs the layers from the pair's own up, and no more of those below than it must; in the
- * first step on a quarter, half or all of the windows, as each of these leaves the pair the cheapest.
+ * heuristic here). A trial runs the layers from the pair's own up, and no more of those below than it must; on a quarter, half or
+ * all of the windows, as long as the pair may be the cheapest by two standard errors.
  *
  * refit: for each pair of a layer with one of three owners below it, or layer 0, W_q and W_o are fitted alone on about 2,048
  * tokens of the samples (compensate/pairs.c), and the pairs that leave least are taken. The capture may be NULL: no distances or

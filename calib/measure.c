@@ -82,16 +82,17 @@ static double finish(const struct similarity *sum, int samples)
 	return cosine_of(&dots);
 }
 
-static int compare_samples(kvs_engine *engine, const struct kvs_calib_text *text, const struct kvs_capture *capture,
-	float *hidden, struct similarity *sum)
+static int compare_samples(kvs_engine *engine, kvs_rerun *rerun, const struct kvs_calib_text *text,
+	const struct kvs_capture *capture, float *hidden, struct similarity *sum)
 {
 	struct kvs_batch batch = {.tokens = text->sample_tokens};
-	int err = 0;
+	int last = kvs_engine_config(engine)->layers - 1, err = 0;
 
 	for (int s = 0; s < text->samples && !err; s += batch.sequences) {
 		batch.sequences = sequences_at(engine, s, text->samples, text->sample_tokens);
 		batch.ids = text->ids + (size_t)s * text->sample_tokens;
-		err = kvs_engine_run_batch(engine, &batch);
+		batch.first = rerun ? s * text->sample_tokens : 0;
+		err = rerun ? kvs_rerun_batch(rerun, &batch, last) : kvs_engine_run_batch(engine, &batch);
 		if (!err)
 			err = kvs_engine_batch_hidden(engine, hidden);
 		for (int i = 0; i < batch.sequences && !err; i++)
@@ -100,8 +101,8 @@ static int compare_samples(kvs_engine *engine, const struct kvs_calib_text *text
 	return err;
 }
 
-int kvs_measure_cosine(kvs_engine *engine, const struct kvs_calib_text *text, const struct kvs_capture *capture,
-	const kvs_plan *plan, enum kvs_cosine kind, double *cosine)
+int kvs_measure_cosine(kvs_engine *engine, kvs_rerun *rerun, const struct kvs_calib_text *text,
+	const struct kvs_capture *capture, const kvs_plan *plan, enum kvs_cosine kind, double *cosine)
 {
 	struct similarity sum = {.size = (size_t)capture->tokens * capture->hidden_size};
 	int rows = sequences_at(engine, 0, text->samples, text->sample_tokens) * text->sample_tokens;
@@ -118,7 +119,7 @@ int kvs_measure_cosine(kvs_engine *engine, const struct kvs_calib_text *text, co
 	if (!err)
 		err = kvs_engine_set_plan(engine, plan);
 	if (!err)
-		err = compare_samples(engine, text, capture, hidden, &sum);
+		err = compare_samples(engine, rerun, text, capture, hidden, &sum);
 	if (!err)
 		*cosine = finish(&sum, text->samples);
 	if (!err && !isfinite(*cosine))

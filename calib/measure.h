@@ -24,6 +24,15 @@ struct json_t *calib_text_settings(const struct kvs_calib_text *text);
  * plan's search", "this search's".
  */
 int calib_settings_check(const struct json_t *now, const struct json_t *then, const char *what, const char *ours);
+/*
+ * Whether the paper's walks keep the samples' state, to rerun upper layers only: where it is small. They run over the default
+ * samples, 1,920 tokens, many times; a long text is there to be fitted on (compensate/), and has room for a batch at a time.
+ */
+#define CALIB_RERUN_SAMPLE_TOKENS 4096
+static inline bool calib_samples_are_rerun(const struct kvs_calib_text *text)
+{
+	return (int64_t)text->samples * text->sample_tokens <= CALIB_RERUN_SAMPLE_TOKENS;
+}
 /* A batch of the windows from `first` on, as many as the engine takes at a time. */
 struct kvs_batch calib_window_batch(const kvs_engine *engine, const struct kvs_calib_text *text, int first);
 

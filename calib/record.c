@@ -64,7 +64,8 @@ static json_t *trial_json(const struct kvs_trial *trial)
 	int failed = 0;
 
 	if (trial->walk == KVS_WALK_NLL && object)
-		failed = json_object_set_new(object, "tokens", json_integer(trial->tokens));
+		failed = json_object_set_new(object, "tokens", json_integer(trial->tokens)) |
+			 json_object_set_new(object, "nll_error", calib_json_number(trial->nll_error));
 	if (trial->walk == KVS_WALK_REFIT && object)
 		failed = json_object_set_new(object, "left", calib_json_number(trial->left)) |
 			 json_object_set_new(object, "kl", calib_json_number(trial->kl));
@@ -187,11 +188,12 @@ static int read_trial(const json_t *object, int layers, struct kvs_trial *out)
 		.distance = number_of(object, "distance"),
 		.cosine = number_of(object, "cosine"),
 		.nll = number_of(object, "nll"),
+		.nll_error = number_of(object, "nll_error"),
 		.tokens = (int)json_integer_value(json_object_get(object, "tokens")),
 		.left = number_of(object, "left"),
 		.kl = number_of(object, "kl")};
 	if (walk == KVS_WALK_COUNT || what < 0 || owner < 0 || layer <= owner || layer >= layers ||
-		isnan(walk == KVS_WALK_NLL       ? out->nll
+		isnan(walk == KVS_WALK_NLL       ? out->nll + out->nll_error
 			: walk == KVS_WALK_REFIT ? out->left
 						 : out->cosine))
 		return kvs_fail(-EINVAL, "calibration.trials of the plan is damaged: search again without --resume");

@@ -46,6 +46,7 @@ bool calib_search_recall(struct calib_search *search, struct kvs_trial *trial)
 		return false;
 	trial->cosine = old->cosine;
 	trial->nll = old->nll;
+	trial->nll_error = old->nll_error;
 	trial->left = old->left;
 	trial->kl = old->kl;
 	search->replay_at++;
@@ -131,8 +132,8 @@ static int try_maps(struct calib_search *search, const struct calib_maps *maps, 
 	err = calib_maps_plan(maps, &plan);
 	if (err)
 		return err;
-	err = kvs_measure_cosine(
-		search->engine, search->text, search->capture, plan, search->options->cosine, &trial->cosine);
+	err = kvs_measure_cosine(search->engine, search->rerun, search->text, search->capture, plan,
+		search->options->cosine, &trial->cosine);
 	kvs_plan_free(plan);
 	return err;
 }
@@ -144,7 +145,7 @@ static int walk_pairs(struct calib_search *search, enum kvs_walk walk, const str
 
 	for (size_t i = 0; i < count && maps->tensors < search->target && !err; i++) {
 		struct kvs_trial trial = {walk, pairs[i].what, pairs[i].layer, pairs[i].owner, pairs[i].distance, NAN,
-			NAN, 0, NAN, NAN, false};
+			NAN, NAN, 0, NAN, NAN, false};
 
 		if (calib_maps_borrows(maps, &pairs[i]))
 			continue;
@@ -163,7 +164,7 @@ static int walk_pairs(struct calib_search *search, enum kvs_walk walk, const str
 	return err;
 }
 
-/* nll measures every pair first, so for it the order only decides between pairs of exactly the same loss. */
+/* nll measures every pair first: for it the order says nothing. */
 static enum kvs_order order_of(enum kvs_walk walk)
 {
 	switch (walk) {
@@ -176,12 +177,25 @@ static enum kvs_order order_of(enum kvs_walk walk)
 	}
 }
 
+/* With the policy `last` every trial runs the whole model: a layer that borrows changes what layers below it read in the next pass. */
+static int keep_residuals(struct calib_search *search, enum kvs_walk walk)
+{
+	const struct kvs_calib_text *text = search->text;
+
+	if (walk >= KVS_WALK_NLL || search->rerun || search->options->policy != KVS_POLICY_OWNER ||
+		!calib_samples_are_rerun(text))
+		return 0;
+	return kvs_rerun_create(
+		search->engine, text->samples * text->sample_tokens, CALIB_SEARCH_RESIDUALS, &search->rerun);
+}
+
 static int run_walk(struct calib_search *search, enum kvs_walk walk, const struct kvs_pair *pairs, size_t count)
 {
-	int layers = search->result->layers, err;
+	int layers = search->result->layers, err = keep_residuals(search, walk);
 	struct calib_maps maps = {0}, candidate = {0};
 
-	err = calib_maps_create(layers, &maps);
+	if (!err)
+		err = calib_maps_create(layers, &maps);
 	if (!err)
 		err = calib_maps_create(layers, &candidate);
 	if (!err)
@@ -196,6 +210,12 @@ static int run_walk(struct calib_search *search, enum kvs_walk walk, const struc
 }
 
 /* ---- several walks ---- */
+
+static void forget_residuals(struct calib_search *search)
+{
+	kvs_rerun_free(search->rerun);
+	search->rerun = NULL;
+}
 
 static bool walk_is_wanted(const struct kvs_search_options *options, enum kvs_walk walk)
 {
@@ -228,9 +248,13 @@ static int run_walks(struct calib_search *search)
 	}
 	if (search->options->drop_means)
 		kvs_capture_drop_means(search->capture);
-	for (enum kvs_walk walk = 0; walk < KVS_WALK_COUNT && !err; walk++)
+	for (enum kvs_walk walk = 0; walk < KVS_WALK_COUNT && !err; walk++) {
+		if (walk == KVS_WALK_NLL)
+			forget_residuals(search); /* it keeps others */
 		if (pairs[walk])
 			err = run_walk(search, walk, pairs[walk], count);
+	}
+	forget_residuals(search);
 	for (enum kvs_walk walk = 0; walk < KVS_WALK_COUNT; walk++)
 		free(pairs[walk]);
 	return err;
@@ -285,7 +309,7 @@ static int find_cosine(struct calib_search *search)
 	if (err)
 		return err;
 	err = kvs_measure_cosine(
-		search->engine, search->text, search->capture, plan, search->options->cosine, &result->cosine);
+		search->engine, NULL, search->text, search->capture, plan, search->options->cosine, &result->cosine);
 	kvs_plan_free(plan);
 	return err;
 }

@@ -6,6 +6,12 @@
 
 #include "calib.h"
 
+/*
+ * Residuals of the text that a walk keeps, at even distances: a trial runs an eighth of the layers at most that it could have
+ * skipped. With one at each layer it would run none of them, for four times the memory with 32 layers.
+ */
+#define CALIB_SEARCH_RESIDUALS 8
+
 /* The owner maps of a plan in the making. `tensors`: the number that borrow, K or V of a layer each. */
 struct calib_maps {
 	int layers, tensors;
@@ -19,7 +25,8 @@ struct calib_search {
 	const struct kvs_search_options *options;
 	struct kvs_search_result *result;
 	size_t replay_at, trial_room;
-	int target; /* tensors that should share */
+	int target;       /* tensors that should share */
+	kvs_rerun *rerun; /* of the samples, while the paper's walks run; NULL: whole runs */
 	struct kvs_search_point
 		*swept; /* [walk][options->share], the second by layers that share - 1; NULL without a sweep */
 };

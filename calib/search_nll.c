@@ -1,21 +1,22 @@
 /*
  * calib/search_nll.c: the greedy walk by measured loss.
  *
- * Each step takes the pair that costs least. A pair's cost in an earlier step stands in as an estimate until the pair
- * is the cheapest: then it is measured again, and taken if it is still the cheapest.
+ * Each step takes the pair that costs least. What a pair cost in an earlier step stands in as an estimate until it looks
+ * cheaper than the best pair of this step: then it is measured again.
  *
- * Most pairs cost many times what the cheapest does, and a part of the text shows it. So in the first step a pair is measured on a
- * quarter of the windows; if it may still be the cheapest, on another quarter, and on the rest. Until then it counts as if it
- * cost nothing on the windows that are left. Sharing could lower the loss there, so that it should have gone on: that is
- * neglected. Later steps come to few of the pairs, and measure these on all windows: a part would have to be tried again each time.
+ * Most pairs cost many times what the cheapest does, and a part of the text shows it. So in the first step a pair is measured
+ * on a quarter of the windows; if it may still be the cheapest, on another quarter, and on the rest. What it may cost at least
+ * is told from the tokens: two standard errors less than what it cost on the part; or as much, and nothing on the windows that
+ * are left. Later steps come to few of the pairs, and measure these on all windows. Only a pair that was measured so is taken.
  *
- * A trial runs only from the pair's layer up, or from a little below, as the residual of the trial before is kept there
- * (rerun.c). The first trials, of every pair, go up from layer to layer, so few residuals have to be kept: they fit where the
- * means were, which are dropped by then.
+ * A trial runs only from the pair's layer up, or from a little below, as residuals of the trial before are kept (rerun.c). It
+ * leaves the K and V above its layer as they are with this pair, so the next trial starts no higher. That is why trials go up
+ * from layer to layer, in rounds. The residuals fit where the means were, which are dropped by then.
  *
  * With the policy `last` every trial runs the whole model, pass by pass: a layer that borrows changes what its owner, and
  * so the layers between them, read in the next pass.
  */
+#include "measure.h"
 #include "search.h"
 
 #include <errno.h>
@@ -24,25 +25,27 @@
 
 #define MOST_STAGES 3
 #define LEAST_PART_TOKENS 256
+#define DOUBT 2 /* standard errors */
 
 struct candidate {
 	struct kvs_pair pair;
-	double nll;   /* with it, on the stages that were measured */
-	double cost;  /* nats a token that it added on them when it was tried */
-	int stages;   /* of the latest trial */
-	int tried_at; /* number of tensors that shared then; -1: never tried */
-	bool dead;    /* its layer shares, or its owner does */
+	double nll, error; /* as in a trial, of the stages that were measured */
+	double cost;       /* nats a token that it added there */
+	double least;      /* that it probably costs at least; `cost`, if that is of all windows */
+	int stages;        /* of the latest trials */
+	int tried_at;      /* number of tensors that shared then; -1: never tried */
+	bool dead;         /* its layer shares, or its owner does */
 };
 
 struct greedy {
 	struct calib_search *search;
-	kvs_rerun *rerun; /* NULL: whole runs */
-	struct candidate *candidates;
+	kvs_rerun *rerun;             /* NULL: whole runs */
+	struct candidate *candidates; /* [count], by layer */
 	size_t count, alive;
 	struct calib_maps *maps, candidate_maps;
 	int stage_windows[MOST_STAGES], stages; /* windows up to the end of each */
-	double present[MOST_STAGES]; /* loss of maps up to the end of each; later steps need the last alone */
-	float *token_losses;         /* [windows * window_tokens] */
+	double present[MOST_STAGES];            /* loss of maps up to the end of each */
+	float *token_losses, *present_losses;   /* [windows * window_tokens]: of a trial, of maps; one allocation */
 };
 
 /* ---- running ---- */
@@ -66,19 +69,20 @@ static int copies_that_fit(const struct greedy *greedy)
 	size_t means =
 		2 * sizeof(*capture->k) * capture->layers * capture->tokens * capture->kv_heads * capture->head_dim;
 	size_t pair = sizeof(struct kvs_pair) + sizeof(struct candidate) + 4 * sizeof(struct kvs_trial);
-	size_t host = greedy->count * pair + rows * (sizeof(*greedy->token_losses) + sizeof(int));
+	size_t host = greedy->count * pair + rows * (2 * sizeof(*greedy->token_losses) + sizeof(int));
 	size_t copy = rows * sizeof(float) * capture->hidden_size;
 
 	return !capture->k && means > host + copy ? (int)((means - host) / copy) : 1;
 }
 
-static size_t tokens_up_to(const struct greedy *greedy, int stage)
+/* The tokens in front of a stage. */
+static size_t tokens_before(const struct greedy *greedy, int stage)
 {
-	return (size_t)greedy->stage_windows[stage] * greedy->search->text->window_tokens;
+	return stage ? (size_t)greedy->stage_windows[stage - 1] * greedy->search->text->window_tokens : 0;
 }
 
-/* Runs windows into `token_losses`. The residual at the input of `layer` is kept, for its next pair. */
-static int run_windows(struct greedy *greedy, const struct calib_maps *maps, int layer, int first, int end)
+/* Runs a stage's windows into `losses`. The residual at the input of `layer` is kept, for its next pair. */
+static int run_stage(struct greedy *greedy, const struct calib_maps *maps, int layer, int stage, float *losses)
 {
 	struct calib_search *search = greedy->search;
 	struct kvs_batch batch;
@@ -89,34 +93,115 @@ static int run_windows(struct greedy *greedy, const struct calib_maps *maps, int
 		return err;
 	err = kvs_engine_set_plan(search->engine, plan);
 	kvs_plan_free(plan);
-	for (int w = first; w < end && !err; w += batch.sequences) {
-		batch = batch_at(search, w, end);
+	for (int w = stage ? greedy->stage_windows[stage - 1] : 0; w < greedy->stage_windows[stage] && !err;
+		w += batch.sequences) {
+		batch = batch_at(search, w, greedy->stage_windows[stage]);
 		err = greedy->rerun ? kvs_rerun_batch(greedy->rerun, &batch, layer)
 				    : kvs_engine_run_batch(search->engine, &batch);
 		if (!err)
-			err = kvs_engine_batch_score(search->engine, search->text->window_targets + batch.first,
-				greedy->token_losses + batch.first, NULL);
+			err = kvs_engine_batch_score(
+				search->engine, search->text->window_targets + batch.first, losses + batch.first, NULL);
 	}
 	return err;
 }
 
 /*
- * *nll, of the first `done` stages, becomes that up to the end of `stage`: the sum goes on from the mean, which is all that a
- * resumed search has of it.
+ * Runs the pair's next stage. The sums go on from the mean and its error up to there, which are all that a resumed search has
+ * of them.
  */
-static int try_stages(struct greedy *greedy, const struct calib_maps *maps, int layer, int done, int stage, double *nll)
+static int try_stage(struct greedy *greedy, struct candidate *c, int stage)
 {
-	size_t first = done ? tokens_up_to(greedy, done - 1) : 0, end = tokens_up_to(greedy, stage);
-	double sum = done ? *nll * first : 0;
-	int err = run_windows(
-		greedy, maps, layer, done ? greedy->stage_windows[done - 1] : 0, greedy->stage_windows[stage]);
+	size_t before = tokens_before(greedy, stage), end = tokens_before(greedy, stage + 1);
+	double cost = before ? c->nll - greedy->present[stage - 1] : 0, sum = cost * before,
+	       squares = before ? (c->error * c->error * (before - 1) + cost * cost) * before : 0;
+	int err;
 
+	calib_maps_apply(greedy->maps, &c->pair, &greedy->candidate_maps);
+	err = run_stage(greedy, &greedy->candidate_maps, c->pair.layer, stage, greedy->token_losses);
 	if (err)
 		return err;
-	for (size_t i = first; i < end; i++)
-		sum += greedy->token_losses[i];
-	*nll = sum / end;
-	return isfinite(sum) ? 0 : kvs_fail(-EIO, "the loss is not a number: the model's weights may be damaged");
+	for (size_t i = before; i < end; i++) {
+		double difference = (double)greedy->token_losses[i] - greedy->present_losses[i];
+		sum += difference;
+		squares += difference * difference;
+	}
+	cost = sum / end;
+	c->nll = greedy->present[stage] + cost;
+	c->error = end > 1 ? sqrt(fmax(0, squares / end - cost * cost) / (end - 1)) : 0;
+	return isfinite(sum) ? 0 : calib_not_a_number("loss");
+}
+
+/* What maps lose, token by token and up to the end of each stage. */
+static int measure_present(struct greedy *greedy)
+{
+	double sum = 0;
+	int err = 0;
+
+	for (int stage = 0; stage < greedy->stages && !err; stage++) {
+		size_t end = tokens_before(greedy, stage + 1);
+		err = run_stage(greedy, greedy->maps, 1, stage, greedy->present_losses);
+		for (size_t i = tokens_before(greedy, stage); i < end && !err; i++)
+			sum += greedy->present_losses[i];
+		greedy->present[stage] = sum / end;
+	}
+	return err || isfinite(sum) ? err : calib_not_a_number("loss");
+}
+
+/* ---- trials ---- */
+
+static bool is_fresh(const struct greedy *greedy, const struct candidate *c)
+{
+	return c->tried_at == greedy->maps->tensors;
+}
+
+static bool is_measured(const struct greedy *greedy, const struct candidate *c)
+{
+	return is_fresh(greedy, c) && c->stages == greedy->stages;
+}
+
+/*
+ * What the pair costs at least: nothing more on the windows that are left, or two standard errors less than on those that were
+ * measured.
+ */
+static double least_cost(const struct greedy *greedy, const struct candidate *c)
+{
+	double part = greedy->stage_windows[c->stages - 1] / (double)greedy->search->text->windows;
+
+	return c->stages == greedy->stages ? c->cost : fmax(part * c->cost, c->cost - DOUBT * c->error);
+}
+
+/* Measures the pair: in the first step on its next part, later on all windows. */
+static int try_candidate(struct greedy *greedy, struct candidate *c)
+{
+	int first = greedy->maps->tensors ? 0 : c->stages, last = greedy->maps->tensors ? greedy->stages - 1 : first,
+	    err = 0;
+	struct kvs_trial trial = {.walk = KVS_WALK_NLL,
+		.what = c->pair.what,
+		.layer = c->pair.layer,
+		.owner = c->pair.owner,
+		.distance = c->pair.distance,
+		.cosine = NAN,
+		.tokens = (int)tokens_before(greedy, last + 1),
+		.left = NAN,
+		.kl = NAN};
+
+	if (calib_search_recall(greedy->search, &trial)) {
+		greedy->search->result->replayed++;
+		c->nll = trial.nll;
+		c->error = trial.nll_error;
+	} else {
+		for (int stage = first; stage <= last && !err; stage++)
+			err = try_stage(greedy, c, stage);
+	}
+	if (err)
+		return err;
+	trial.nll = c->nll;
+	trial.nll_error = c->error;
+	c->stages = last + 1;
+	c->cost = c->nll - greedy->present[last];
+	c->least = least_cost(greedy, c);
+	c->tried_at = greedy->maps->tensors;
+	return calib_search_record(greedy->search, &trial);
 }
 
 /* ---- choosing ---- */
@@ -136,67 +221,17 @@ static void bury(struct greedy *greedy)
 	}
 }
 
-static bool is_fresh(const struct greedy *greedy, const struct candidate *c)
-{
-	return c->tried_at == greedy->maps->tensors;
-}
-
-/* What the pair costs at least, if it costs nothing on the windows that it was not measured on. */
-static double least_cost(const struct greedy *greedy, const struct candidate *c)
-{
-	return c->cost * greedy->stage_windows[c->stages - 1] / greedy->search->text->windows;
-}
-
-static struct candidate *cheapest(struct greedy *greedy)
+/* Of the pairs that were measured in this step, or of all; NULL: there is none. */
+static struct candidate *cheapest(struct greedy *greedy, bool measured)
 {
 	struct candidate *best = NULL;
-	double least = INFINITY;
 
 	for (size_t i = 0; i < greedy->count; i++) {
 		struct candidate *c = &greedy->candidates[i];
-		if (c->dead || least_cost(greedy, c) >= least)
-			continue;
-		least = least_cost(greedy, c);
-		best = c;
+		if (!c->dead && (!measured || is_measured(greedy, c)) && (!best || c->cost < best->cost))
+			best = c;
 	}
 	return best;
-}
-
-static struct kvs_trial trial_of(const struct greedy *greedy, const struct candidate *c, int stage)
-{
-	return (struct kvs_trial){.walk = KVS_WALK_NLL,
-		.what = c->pair.what,
-		.layer = c->pair.layer,
-		.owner = c->pair.owner,
-		.distance = c->pair.distance,
-		.cosine = NAN,
-		.nll = NAN,
-		.tokens = (int)tokens_up_to(greedy, stage),
-		.left = NAN,
-		.kl = NAN};
-}
-
-/* In the first step measures the pair on its next stage, later on all of them. */
-static int try_candidate(struct greedy *greedy, struct candidate *c)
-{
-	bool first_step = !greedy->maps->tensors;
-	int done = first_step ? c->stages : 0, stage = first_step ? c->stages : greedy->stages - 1, err = 0;
-	struct kvs_trial trial = trial_of(greedy, c, stage);
-
-	if (calib_search_recall(greedy->search, &trial)) {
-		greedy->search->result->replayed++;
-		c->nll = trial.nll;
-	} else {
-		calib_maps_apply(greedy->maps, &c->pair, &greedy->candidate_maps);
-		err = try_stages(greedy, &greedy->candidate_maps, c->pair.layer, done, stage, &c->nll);
-	}
-	if (err)
-		return err;
-	trial.nll = c->nll;
-	c->cost = c->nll - greedy->present[stage];
-	c->stages = stage + 1;
-	c->tried_at = greedy->maps->tensors;
-	return calib_search_record(greedy->search, &trial);
 }
 
 /* A pair is taken on its last trial: the earlier ones were estimates. */
@@ -214,53 +249,80 @@ static void mark_accepted(struct kvs_search_result *result, const struct kvs_pai
 
 static int take(struct greedy *greedy, struct candidate *c)
 {
+	int err;
+
 	calib_maps_apply(greedy->maps, &c->pair, &greedy->candidate_maps);
 	calib_maps_swap(greedy->maps, &greedy->candidate_maps);
-	greedy->present[greedy->stages - 1] = c->nll;
 	mark_accepted(greedy->search->result, &c->pair);
 	bury(greedy);
-	return calib_search_accept(greedy->search, KVS_WALK_NLL, greedy->maps, c->nll);
+	err = calib_search_accept(greedy->search, KVS_WALK_NLL, greedy->maps, c->nll);
+	return err || greedy->maps->tensors >= greedy->search->target ? err : measure_present(greedy);
 }
 
-static int try_layer(struct greedy *greedy, int layer, size_t *done)
+/* The first part of every pair. */
+static int try_all(struct greedy *greedy)
 {
 	int err = 0;
 
 	for (size_t i = 0; i < greedy->count && !err; i++) {
-		struct candidate *c = &greedy->candidates[i];
-		if (c->pair.layer != layer)
-			continue;
-		err = calib_search_tell(greedy->search, "nll: every pair", (*done)++, greedy->count);
+		err = calib_search_tell(greedy->search, "nll: every pair", i, greedy->count);
 		if (!err)
-			err = try_candidate(greedy, c);
+			err = try_candidate(greedy, &greedy->candidates[i]);
 	}
 	return err;
 }
 
-static int try_all(struct greedy *greedy)
+static int try_next(struct greedy *greedy, struct candidate *c)
 {
-	size_t done = 0;
+	int err = calib_search_tell(greedy->search, "nll: greedy", greedy->maps->tensors, greedy->search->target);
+
+	return err ? err : try_candidate(greedy, c);
+}
+
+/* One more part of each pair that may be cheaper than the best one so far. *tried: of how many. */
+static int try_round(struct greedy *greedy, int *tried)
+{
+	const struct candidate *best = cheapest(greedy, true);
 	int err = 0;
 
-	for (int layer = 1; layer < greedy->maps->layers && !err; layer++)
-		err = try_layer(greedy, layer, &done);
+	*tried = 0;
+	for (size_t i = 0; i < greedy->count && !err; i++) {
+		struct candidate *c = &greedy->candidates[i];
+		if (c->dead || is_measured(greedy, c) || c->least >= best->cost)
+			continue;
+		err = try_next(greedy, c);
+		++*tried;
+		if (is_measured(greedy, c) && c->cost < best->cost)
+			best = c;
+	}
+	return err;
+}
+
+/* First what looks cheapest, until it is measured; then, from layer to layer, all that may be cheaper still. */
+static int find_cheapest(struct greedy *greedy)
+{
+	int err = 0, tried = 1;
+
+	while (!err && !is_measured(greedy, cheapest(greedy, false)))
+		err = try_next(greedy, cheapest(greedy, false));
+	while (!err && tried)
+		err = try_round(greedy, &tried);
 	return err;
 }
 
 static int take_cheapest(struct greedy *greedy)
 {
-	struct calib_search *search = greedy->search;
 	int err = 0;
 
-	while (!err && greedy->maps->tensors < search->target && greedy->alive) {
-		struct candidate *c = cheapest(greedy);
-		err = calib_search_tell(search, "nll: greedy", greedy->maps->tensors, search->target);
+	while (!err && greedy->maps->tensors < greedy->search->target && greedy->alive) {
+		err = find_cheapest(greedy);
 		if (!err)
-			err = is_fresh(greedy, c) && c->stages == greedy->stages ? take(greedy, c)
-										 : try_candidate(greedy, c);
+			err = take(greedy, cheapest(greedy, true));
 	}
 	return err;
 }
+
+/* ---- the walk ---- */
 
 /* A quarter of the windows, half of them, all; parts of few tokens say too little. */
 static void set_stages(struct greedy *greedy)
@@ -272,31 +334,26 @@ static void set_stages(struct greedy *greedy)
 			greedy->stage_windows[greedy->stages++] = text->windows / part;
 }
 
-/* What the unshared model loses up to the end of each stage. */
-static int measure_present(struct greedy *greedy)
-{
-	double nll = 0;
-	int err = 0;
-
-	for (int stage = 0; stage < greedy->stages && !err; stage++) {
-		err = try_stages(greedy, greedy->maps, 1, stage, stage, &nll);
-		greedy->present[stage] = nll;
-	}
-	return err;
-}
-
 static int prepare(struct greedy *greedy, const struct kvs_pair *pairs)
 {
 	const struct kvs_calib_text *text = greedy->search->text;
+	size_t tokens = (size_t)text->windows * text->window_tokens, at = 0;
 	int err = calib_maps_create(greedy->maps->layers, &greedy->candidate_maps);
 
 	set_stages(greedy);
 	greedy->candidates = calloc(greedy->count, sizeof(*greedy->candidates));
-	greedy->token_losses = malloc(sizeof(*greedy->token_losses) * text->windows * text->window_tokens);
+	greedy->token_losses = malloc(2 * sizeof(*greedy->token_losses) * tokens);
 	if (!err && (!greedy->candidates || !greedy->token_losses))
 		err = kvs_fail(-ENOMEM, "no memory for %zu pairs", greedy->count);
-	for (size_t i = 0; i < greedy->count && !err; i++)
-		greedy->candidates[i] = (struct candidate){.pair = pairs[i], .tried_at = -1};
+	if (err)
+		return err;
+	greedy->present_losses = greedy->token_losses + tokens;
+	for (int layer = 0; layer < greedy->maps->layers; layer++)
+		for (size_t i = 0; i < greedy->count; i++)
+			if (pairs[i].layer == layer)
+				greedy->candidates[at++] = (struct candidate){.pair = pairs[i], .tried_at = -1};
+	if (greedy->search->options->policy == KVS_POLICY_OWNER)
+		err = kvs_rerun_create(greedy->search->engine, (int)tokens, copies_that_fit(greedy), &greedy->rerun);
 	return err;
 }
 
@@ -306,9 +363,6 @@ int calib_search_greedy(
 	struct greedy greedy = {.search = search, .count = count, .alive = count, .maps = maps};
 	int err = prepare(&greedy, pairs);
 
-	if (!err && search->options->policy == KVS_POLICY_OWNER)
-		err = kvs_rerun_create(search->engine, search->text->windows * search->text->window_tokens,
-			copies_that_fit(&greedy), &greedy.rerun);
 	if (!err)
 		err = measure_present(&greedy);
 	if (!err)

@@ -298,11 +298,13 @@ int kvs_calib_open_engine(kvs_cu *cu, const kvs_checkpoint *ckpt, const struct k
 	const struct kvs_calib_text *texts, size_t count, kvs_engine **out)
 {
 	struct kvs_engine_options options = base ? *base : (struct kvs_engine_options){0};
-	int longest = 0, most = 0; /* tokens of a sequence, of all windows of a text */
+	int longest = 0, most = 0; /* tokens of a sequence; of what is rerun of a text: all windows, or all samples */
 
 	for (size_t i = 0; i < count; i++) {
 		longest = larger(longest, larger(texts[i].sample_tokens, texts[i].window_tokens));
 		most = larger(most, texts[i].windows * texts[i].window_tokens);
+		if (calib_samples_are_rerun(&texts[i]))
+			most = larger(most, texts[i].samples * texts[i].sample_tokens);
 	}
 	options.plan = NULL;
 	options.share_by_pointer = true;
