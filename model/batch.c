@@ -297,7 +297,7 @@ int kvs_engine_batch_hidden(kvs_engine *e, float *hidden)
 	int rows = batch_rows(e), err = check_ran(e);
 
 	for (int row = 0, now; row < rows && !err; row += now) {
-		now = smaller(rows - row, MODEL_SCORE_ROWS);
+		now = smaller(rows - row, e->score_rows);
 		err = kvs_rmsnorm(e->stream, model_rows(e->hidden, 0, now), model_rows(e->residual, row, now),
 			e->weights.final_norm, e->config.rms_eps);
 		if (!err)
@@ -313,7 +313,7 @@ int kvs_engine_batch_logits(kvs_engine *e, int row, int rows, float *logits)
 	if (!err && (row < 0 || rows < 0 || rows > batch_rows(e) - row))
 		err = kvs_fail(-EINVAL, "logits of %d rows from row %d of a batch of %d", rows, row, batch_rows(e));
 	for (int done = 0, now; done < rows && !err; done += now) {
-		now = smaller(rows - done, MODEL_SCORE_ROWS);
+		now = smaller(rows - done, e->score_rows);
 		err = model_run_head(e, model_rows(e->residual, row + done, now));
 		if (!err)
 			err = download_rows(e, logits + (size_t)done * e->config.vocab, model_rows(e->logits, 0, now));
@@ -326,7 +326,7 @@ int kvs_engine_head(kvs_engine *e, const float *residual, int rows, float *logit
 	int err = kvs_stream_synchronize(e->stream);
 
 	for (int done = 0, now; done < rows && !err; done += now) {
-		now = smaller(rows - done, MODEL_SCORE_ROWS);
+		now = smaller(rows - done, e->score_rows);
 		err = upload_rows(e, model_rows(e->hidden, 0, now), residual + (size_t)done * e->config.hidden);
 		if (!err)
 			err = model_run_head(e, model_rows(e->hidden, 0, now));
@@ -343,7 +343,7 @@ int kvs_engine_batch_score(kvs_engine *e, const int32_t *targets, float *nll, in
 	if (!err)
 		err = model_check_ids(e, targets, rows, "target");
 	for (int row = 0, now; row < rows && !err; row += now) {
-		now = smaller(rows - row, MODEL_SCORE_ROWS);
+		now = smaller(rows - row, e->score_rows);
 		err = model_score_rows(e, row, now, targets + row, nll + row, top ? top + row : NULL);
 	}
 	return err;

@@ -186,7 +186,7 @@ int kvs_engine_score(kvs_engine *e, unsigned slot, const int32_t *ids, const int
 		now = count - first < (size_t)e->chunk_tokens ? count - first : (size_t)e->chunk_tokens;
 		err = run_chunk(e, slot, first, now);
 		for (size_t row = 0, rows; row < now && !err; row += rows) {
-			rows = now - row < MODEL_SCORE_ROWS ? now - row : MODEL_SCORE_ROWS;
+			rows = now - row < (size_t)e->score_rows ? now - row : (size_t)e->score_rows;
 			err = model_score_rows(
 				e, row, rows, targets + first + row, nll + first + row, top ? top + first + row : NULL);
 		}
@@ -346,6 +346,10 @@ static int set_sizes(kvs_engine *e, const struct kvs_engine_options *options)
 	e->chunk_tokens = options->chunk_tokens ? options->chunk_tokens : DEFAULT_CHUNK;
 	if (e->chunk_tokens > e->ctx_tokens)
 		e->chunk_tokens = e->ctx_tokens;
+	if (options->score_rows < 0 || options->score_rows == 1)
+		return kvs_fail(
+			-EINVAL, "logits of %d tokens at a time: there must be room for 2", options->score_rows);
+	e->score_rows = options->score_rows ? options->score_rows : MODEL_SCORE_ROWS;
 	e->kv = (struct kvs_kv_format){.dtype = options->kv_dtype_set ? options->kv_dtype : e->config.dtype,
 		.kv_heads = e->config.kv_heads,
 		.head_dim = e->config.head_dim};
@@ -457,15 +461,15 @@ static size_t lay_out(kvs_engine *e, CUdeviceptr base)
 	const struct kvs_config *c = &e->config;
 	int q = c->heads * c->head_dim, qkv = q + 2 * c->kv_heads * c->head_dim, chunk = e->chunk_tokens;
 	int parts = (int)kvs_attention_workspace(e->stream, c->heads, c->head_dim);
-	int normed_rows = chunk > MODEL_SCORE_ROWS ? chunk : MODEL_SCORE_ROWS;
+	int normed_rows = chunk > e->score_rows ? chunk : e->score_rows;
 	struct {
 		kvs_tensor *tensor;
 		enum kvs_dtype dtype;
 		int rows, cols;
 	} parts_of[] = {
 		{&e->ids, KVS_I32, e->ctx_tokens, 1},
-		{&e->targets, KVS_I32, MODEL_SCORE_ROWS, 1},
-		{&e->top, KVS_I32, MODEL_SCORE_ROWS, 1},
+		{&e->targets, KVS_I32, e->score_rows, 1},
+		{&e->top, KVS_I32, e->score_rows, 1},
 		{&e->residual, KVS_F32, chunk, c->hidden},
 		{&e->finished, KVS_F32, e->pass_tokens ? chunk : 0, c->hidden},
 		{&e->normed, e->dtype, normed_rows, c->hidden},
@@ -473,9 +477,9 @@ static size_t lay_out(kvs_engine *e, CUdeviceptr base)
 		{&e->attended, e->dtype, chunk, q},
 		{&e->gate_up, KVS_F32, chunk, 2 * c->ff},
 		{&e->gated, e->dtype, chunk, c->ff},
-		{&e->hidden, KVS_F32, MODEL_SCORE_ROWS, c->hidden},
-		{&e->logits, KVS_F32, MODEL_SCORE_ROWS, c->vocab},
-		{&e->nll, KVS_F32, MODEL_SCORE_ROWS, 1},
+		{&e->hidden, KVS_F32, e->score_rows, c->hidden},
+		{&e->logits, KVS_F32, e->score_rows, c->vocab},
+		{&e->nll, KVS_F32, e->score_rows, 1},
 		{&e->rope, KVS_F32, e->positions, c->head_dim},
 		{&e->workspace, KVS_F32, 1, parts},
 	};

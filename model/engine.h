@@ -60,7 +60,7 @@ void model_unmap_files(kvs_cu *cu, struct model_weights *weights);
 /* cos and sin for kvs_rope_append, f32 [positions][head_dim]. The caller frees *out. -ENOMEM. */
 int model_rope_table(const struct kvs_config *config, int positions, float **out);
 
-#define MODEL_SCORE_ROWS 64 /* rows of logits at a time: [64][128 Ki] f32 is 32 MiB */
+#define MODEL_SCORE_ROWS 64 /* rows of logits at a time, if the caller does not say: [64][128 Ki] f32 is 32 MiB */
 
 struct kvs_engine {
 	kvs_cu *cu;
@@ -78,7 +78,7 @@ struct kvs_engine {
 	struct model_skip *skips; /* [layers]; NULL: none has one */
 	int *lengths;             /* [slots] tokens in the cache */
 	unsigned slots;
-	int ctx_tokens, chunk_tokens;
+	int ctx_tokens, chunk_tokens, score_rows;
 	int positions;               /* rows of `rope` */
 	enum kvs_dtype dtype;        /* of GEMM's x */
 	enum kvs_dtype weight_dtype; /* of its w; where mixed_weights, of random ones */
@@ -87,7 +87,7 @@ struct kvs_engine {
 
 	CUdeviceptr memory; /* one allocation for all tensors that follow */
 	size_t memory_bytes;
-	kvs_tensor ids, targets, top; /* i32 [ctx][1]; [MODEL_SCORE_ROWS][1] twice */
+	kvs_tensor ids, targets, top; /* i32 [ctx][1]; [score_rows][1] twice */
 	kvs_tensor residual;          /* f32 [chunk][hidden] */
 	kvs_tensor finished;          /* f32 [chunk][hidden]: of a batch's earlier passes; without pass_tokens [0] */
 	kvs_tensor normed;            /* T [chunk][hidden] */
@@ -95,9 +95,9 @@ struct kvs_engine {
 	kvs_tensor attended;          /* T [chunk][heads * head_dim] */
 	kvs_tensor gate_up;           /* f32 [chunk][2 * ff] */
 	kvs_tensor gated;             /* T [chunk][ff] */
-	kvs_tensor hidden;            /* f32 [MODEL_SCORE_ROWS][hidden]: rows on their way to or from the host */
-	kvs_tensor logits;            /* f32 [MODEL_SCORE_ROWS][vocab]; an append leaves its own in row 0 */
-	kvs_tensor nll;               /* f32 [MODEL_SCORE_ROWS][1] */
+	kvs_tensor hidden;            /* f32 [score_rows][hidden]: rows on their way to or from the host */
+	kvs_tensor logits;            /* f32 [score_rows][vocab]; an append leaves its own in row 0 */
+	kvs_tensor nll;               /* f32 [score_rows][1] */
 	kvs_tensor rope;              /* f32 [positions][head_dim] */
 	kvs_tensor workspace;         /* of attention */
 	void *pinned; /* host side of copies, with room for a context of ids, a row of logits or a row of the residual */
@@ -196,7 +196,7 @@ int model_upload_ids(kvs_engine *e, kvs_tensor to, const int32_t *ids, size_t co
 int model_download(kvs_engine *e, void *out, kvs_tensor from);
 /* Starts a generation and gives it to these tokens; only those of slot 0 are recorded. */
 void model_stamp(kvs_engine *e, unsigned slot, int first, int tokens);
-/* Scores rows first .. first + count - 1 of the residual, at most MODEL_SCORE_ROWS. */
+/* Scores rows first .. first + count - 1 of the residual, at most e->score_rows. */
 int model_score_rows(kvs_engine *e, int first, int count, const int32_t *targets, float *nll, int32_t *top);
 
 #endif

@@ -256,6 +256,7 @@ struct kvs_engine_options {
 	enum kvs_policy policy;
 	int pass_tokens; /* of a batch with KVS_POLICY_LAST: tokens of each sequence in a pass; 0: 1, as when decoding */
 	bool share_by_pointer; /* borrowers read through the owner's addresses; plans change without a new cache: calibration */
+	int score_rows; /* tokens whose logits are in memory at a time, at least 2; 0: 64. 2 is enough where none are scored */
 	size_t block_bytes; /* 0: a granule; where those are below 2 MiB, more of them for a long context */
 	size_t budget_bytes;
 	void (*progress)(void *arg, size_t done_bytes, size_t total_bytes); /* while weights load; NULL: none */

@@ -1,9 +1,10 @@
 /*
  * An engine's memory: truncating a slot frees its blocks, the remaining tokens keep theirs, and freed blocks are
- * reused; small blocks become larger for a long context.
+ * reused; small blocks become larger for a long context; losses need no more rows of logits than two.
  */
 #include "../../model/model.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -84,11 +85,55 @@ static void blocks_of_a_long_context_are_larger(void **state)
 	}
 }
 
+static void score(int score_rows, float nll[TOKENS], size_t *workspace)
+{
+	const struct kvs_engine_options options = {.score_rows = score_rows};
+	struct kvs_engine_memory memory;
+	int32_t targets[TOKENS];
+	kvs_engine *engine;
+	kvs_cu *cu;
+
+	for (int i = 0; i < TOKENS; i++)
+		targets[i] = i % config.vocab;
+	assert_int_equal(kvs_cu_open("host", &cu), 0);
+	if (kvs_engine_open_random(cu, &config, &options, &engine))
+		fail_msg("%s", kvs_error());
+	assert_int_equal(kvs_engine_score(engine, 0, targets, targets, TOKENS, nll, NULL), 0);
+	assert_int_equal(kvs_engine_memory(engine, &memory), 0);
+	*workspace = memory.workspace_bytes;
+	kvs_engine_close(engine);
+	kvs_cu_close(cu);
+}
+
+static void few_rows_of_logits_give_the_same_losses(void **state)
+{
+	const struct kvs_engine_options one = {.score_rows = 1};
+	float all[TOKENS], few[TOKENS], odd[TOKENS];
+	size_t most, least, between;
+	kvs_engine *engine;
+	kvs_cu *cu;
+
+	(void)state;
+	score(0, all, &most);
+	score(2, few, &least);
+	score(7, odd, &between);
+	for (int i = 0; i < TOKENS; i++) { /* products of few rows are summed in another order */
+		assert_float_equal(all[i], few[i], 1e-5);
+		assert_float_equal(all[i], odd[i], 1e-5);
+	}
+	assert_true(least < between && between < most);
+	assert_true(most - least >= 62 * sizeof(float) * (size_t)config.vocab);
+	assert_int_equal(kvs_cu_open("host", &cu), 0);
+	assert_int_equal(kvs_engine_open_random(cu, &config, &one, &engine), -EINVAL);
+	kvs_cu_close(cu);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(cutting_gives_memory_back),
 		cmocka_unit_test(blocks_of_a_long_context_are_larger),
+		cmocka_unit_test(few_rows_of_logits_give_the_same_losses),
 	};
 
 	setenv("SOFTCUDA_GRANULARITY", "4K", 1);

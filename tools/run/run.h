@@ -36,6 +36,7 @@ struct run_model_options {
 	const char *dir, *device, *plan_path, *owners, *profile_path;
 	int ctx_tokens, chunk_tokens; /* 0: the engine's defaults */
 	int threads;                  /* 0: softcuda's default */
+	int score_rows;               /* 0: the engine's default, for commands that score */
 	enum kvs_dtype kv_dtype;
 	bool kv_dtype_set, json, quiet, no_premap;
 	enum kvs_policy policy; /* of commands that have the option; chunk_tokens is a pass then */

@@ -30,6 +30,7 @@ static int open_engine(const struct run_model_options *options, struct run_sessi
 	struct kvs_engine_options engine = {.plan = session->plan,
 		.ctx_tokens = options->ctx_tokens,
 		.chunk_tokens = options->chunk_tokens,
+		.score_rows = options->score_rows,
 		.kv_dtype = options->kv_dtype,
 		.kv_dtype_set = options->kv_dtype_set,
 		.no_premap = options->no_premap,

@@ -364,6 +364,7 @@ static int run_command(int argc, char **argv)
 	int err;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &env);
+	env.model.score_rows = 2; /* nothing is scored: the logits and the probabilities of one token */
 	err = run_generate(&run);
 	if (err)
 		run_complain();
