@@ -79,6 +79,16 @@ cp "$work/whole.json" "$work/p.json"
 refuses "belongs to an earlier" $run calibrate -m $model --text $model/calib.txt $cut $search -o "$work/p.json"
 cmp -s "$work/p.json" "$work/whole.json" && cmp -s "$work/p.patch.safetensors" "$work/whole" || fail "files were changed"
 
+# No other plan gets the same file for its matrices: p's would be p.json's. Nor do they lie elsewhere than the plan, through a link.
+refuses "must be named .json" $run calibrate -m $model --text $model/calib.txt $cut --compensate -o "$work/p"
+ln -s p.json "$work/link.json"
+refuses "link.json: is a symbolic link" $run calibrate -m $model --text $model/calib.txt $cut --compensate -o "$work/link.json"
+cmp -s "$work/p.json" "$work/whole.json" && cmp -s "$work/p.patch.safetensors" "$work/whole" || fail "files were changed"
+$run plan convert --owners "$owners" --to json -o "$work/p"
+[ "$(loss --plan "$work/p")" = "$plain" ] || fail "a plan p is not run beside p.json with its matrices"
+calibrate -o "$work/p" || fail "a plan p is not written beside p.json with its matrices:"
+rm "$work/p" "$work/link.json"
+
 # Too little text, and what cannot be fitted: a named minimum, and neither plan nor patch.
 refuses "takes 256 tokens or more" $run calibrate -m $model --text $model/calib.txt $search --samples 3 --ctx 64 \
 	--held-tokens 64 -q --compensate -o "$work/n.json"

@@ -11,17 +11,24 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define ENDING ".json"
 
-/* `name` in place of the plan's .json, or behind all of its name. */
-static int beside(const char *plan_path, const char *name, char **path)
+/* The length of a plan's name without its .json, or of all of it. */
+static size_t stem(const char *plan_path)
 {
 	size_t length = strlen(plan_path), ending = strlen(ENDING);
 
-	if (length > ending && !strcmp(plan_path + length - ending, ENDING))
-		length -= ending;
+	return length > ending && !strcmp(plan_path + length - ending, ENDING) ? length - ending : length;
+}
+
+/* `name` in place of the plan's .json, or behind all of its name: a plan may have been given another one. */
+static int beside(const char *plan_path, const char *name, char **path)
+{
+	size_t length = stem(plan_path);
+
 	return asprintf(path, "%.*s%s", (int)length, plan_path, name) < 0 ? kvs_fail(-ENOMEM, "no memory for a path")
 									  : 0;
 }
@@ -29,6 +36,28 @@ static int beside(const char *plan_path, const char *name, char **path)
 int run_patch_path(const char *plan_path, char **path)
 {
 	return beside(plan_path, ".patch.safetensors", path);
+}
+
+bool run_patch_is_named(const char *plan_path)
+{
+	return plan_path[stem(plan_path)];
+}
+
+int run_patch_check_name(const char *plan_path)
+{
+	struct stat info;
+
+	if (!run_patch_is_named(plan_path))
+		return kvs_fail(-EINVAL,
+			"%s: a plan with refitted matrices must be named .json: they lie beside it under its name, and "
+			"would be taken for those of %s.json",
+			plan_path, plan_path);
+	if (!lstat(plan_path, &info) && S_ISLNK(info.st_mode))
+		return kvs_fail(-EINVAL,
+			"%s: is a symbolic link: refitted matrices would lie beside the link, and the plan where it "
+			"leads to: name that file",
+			plan_path);
+	return 0;
 }
 
 int run_stopped_path(const char *plan_path, char **path)
@@ -127,11 +156,13 @@ void run_patch_warn_left_out(const char *plan_path, const kvs_plan *plan)
 			plan_path, record.skip ? " and a skip, which only kvshare knows" : "");
 }
 
-static int load(const char *path, const char *digest, const kvs_plan *plan, const kvs_checkpoint *ckpt, kvs_patch **out)
+/* `own`: what lies at `path` can be no other plan's. */
+static int load(const char *path, bool own, const char *digest, const kvs_plan *plan, const kvs_checkpoint *ckpt,
+	kvs_patch **out)
 {
 	int err;
 
-	if (!*digest && access(path, F_OK))
+	if (!*digest && (!own || access(path, F_OK)))
 		return 0;
 	if (!*digest)
 		return kvs_fail(-EINVAL,
@@ -162,7 +193,7 @@ int run_patch_load(const char *plan_path, const kvs_plan *plan, const kvs_checkp
 	if (!err)
 		err = run_patch_path(plan_path, &path);
 	if (!err)
-		err = load(path, record.patch, plan, ckpt, out);
+		err = load(path, run_patch_is_named(plan_path), record.patch, plan, ckpt, out);
 	free(path);
 	if (err) {
 		kvs_patch_close(*out);

@@ -101,7 +101,14 @@ void run_policy_warn(const char *plan_path, const kvs_plan *plan, enum kvs_polic
 
 /* Where a plan's patch is: PLAN.patch.safetensors for PLAN.json. The caller frees *path. -ENOMEM. */
 int run_patch_path(const char *plan_path, char **path);
-/* The same for the matrices of a fit that was stopped: PLAN.patch.part. */
+/* Whether the name ends in .json: otherwise a patch that lies there may be that of NAME.json. */
+bool run_patch_is_named(const char *plan_path);
+/*
+ * Whether a patch may be written beside a plan of this name. -EINVAL: it is not so named; or is a symbolic link, so that the plan
+ * would go where it leads to, and the patch not.
+ */
+int run_patch_check_name(const char *plan_path);
+/* As run_patch_path(), for the matrices of a fit that was stopped: PLAN.patch.part. */
 int run_stopped_path(const char *plan_path, char **path);
 /*
  * The patch of the plan in `plan_path` (NULL: none); *out is NULL if it has none. -ENOENT (the plan names one, and it is

@@ -36,7 +36,7 @@ struct run_calibrate {
 	char patch_digest[KVS_PATCH_DIGEST];
 };
 
-/* compensate.c. Before the search: an earlier plan's patch in the way is -EEXIST. */
+/* compensate.c. Before the search: an earlier plan's patch in the way is -EEXIST, a plan's file that can have none -EINVAL. */
 int run_compensate_check(const struct run_calibrate *env);
 /* Fits for this plan, measures, and writes the patch, if it helps. Ctrl-C is no error. */
 int run_compensate(struct run_calibrate *env, struct run_session *session, const kvs_plan *plan);

@@ -17,7 +17,11 @@ int run_compensate_check(const struct run_calibrate *env)
 	char *path = NULL;
 	int err = 0;
 
-	if (env->compensate || env->search.sweep || run_is_stdout(env->output))
+	if (env->search.sweep || run_is_stdout(env->output))
+		return 0;
+	if (env->compensate)
+		return run_patch_check_name(env->output);
+	if (!run_patch_is_named(env->output))
 		return 0;
 	err = run_patch_path(env->output, &path);
 	if (!err && !access(path, F_OK))
