@@ -328,7 +328,7 @@ struct kvs_search_result {
  * all of the windows, as long as the pair may be the cheapest by two standard errors.
  *
  * refit: for each pair of a layer with one of three owners below it, or layer 0, W_q and W_o are fitted alone on about 2,048
- * tokens of the samples (compensate/pairs.c), and the pairs that leave least are taken. The capture may be NULL: no distances or
+ * tokens of the samples (compensate/pair_costs.c), and the pairs that leave least are taken. The capture may be NULL: no distances or
  * cosines are measured. The plan's own loss is measured without the matrices, which kvs_compensate() makes for the whole plan.
  *
  * -EINVAL (share out of range; options that are not the engine's; a model of one layer), -ECANCELED if stopped before the first walk. A later

@@ -2,14 +2,14 @@
  * calib/search_refit.c: the greedy walk by what compensation leaves.
  *
  * A plan that is bad alone may be the best one to compensate: a layer's neighbour has keys that turned queries can ask, while
- * layer 0, which costs less alone, has not. So each pair is fitted alone (compensate/pairs.c), and a pair costs the divergence
+ * layer 0, which costs less alone, has not. So each pair is fitted alone (compensate/pair_costs.c), and a pair costs the divergence
  * of the model's predictions that is left. It is measured for the best owner of each layer; the others of that layer cost more
  * by the ratio of their errors behind the attention. Pairs are then taken from the cheapest on. The costs are of single pairs, on the
  * original's residual: that they add up is an assumption.
  *
  * An owner may not borrow, and a borrower may not own. Owners tried are the three layers below, and layer 0.
  */
-#include "compensate/pairs.h"
+#include "compensate/pair_costs.h"
 #include "search.h"
 
 #include <errno.h>

@@ -1,11 +1,11 @@
 /*
- * calib/compensate/pairs.c: what is left of a pair's damage when W_q and W_o of its layer are refitted for it alone.
+ * calib/compensate/pair_costs.c: what is left of a pair's damage when W_q and W_o of its layer are refitted for it alone.
  *
  * The original walks up the layers once. At each layer every owner is tried: queries are turned to its keys, W_o is fitted to
  * what the attention added, and the rest of that is the pair's error. Errors of one layer compare its owners. Layers are
  * compared by what comes out of the model: the layers above run with the best pair's matrices, on the same held tokens.
  */
-#include "pairs.h"
+#include "pair_costs.h"
 
 #include "matrices.h"
 #include "walk.h"

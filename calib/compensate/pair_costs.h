@@ -1,9 +1,9 @@
 /*
- * calib/compensate/pairs.h: what is left of a pair's damage when W_q and W_o of its layer are refitted for it alone. Private to
+ * calib/compensate/pair_costs.h: what is left of a pair's damage when W_q and W_o of its layer are refitted for it alone. Private to
  * calib/.
  */
-#ifndef CALIB_COMPENSATE_PAIRS_H
-#define CALIB_COMPENSATE_PAIRS_H
+#ifndef CALIB_COMPENSATE_PAIR_COSTS_H
+#define CALIB_COMPENSATE_PAIR_COSTS_H
 
 #include "../calib.h"
 
