@@ -434,6 +434,8 @@ int kvs_skip_rank(const struct kvs_config *config);
 /* Whether this text and model can be fitted at all, to be asked before anything runs. -EINVAL as above. */
 int kvs_compensate_check(const struct kvs_config *config, const struct kvs_calib_text *text,
 	const struct kvs_compensate_options *options);
+/* Whether all W_q, W_o and W_down are numbers; reads them all. -EINVAL names the first that is not; -ENOMEM, -EIO. */
+int kvs_compensate_check_weights(const kvs_checkpoint *ckpt);
 void kvs_compensation_clear(struct kvs_compensation *compensation);
 
 /* ---- studies: many ways to share, measured on one text (study/) ---- */

@@ -92,6 +92,9 @@ rm "$work/p" "$work/link.json"
 # Too little text, and what cannot be fitted: a named minimum, and neither plan nor patch.
 refuses "takes 256 tokens or more" $run calibrate -m $model --text $model/calib.txt $search --samples 3 --ctx 64 \
 	--held-tokens 64 -q --compensate -o "$work/n.json"
+head -c 1560 $model/calib.txt >"$work/short.txt"
+refuses "compensation is checked on text after the samples, and there is none" $run calibrate -m $model --text "$work/short.txt" \
+	--method kvsharer --samples 6 --sample-tokens 64 --ctx 64 -q --compensate -o "$work/n.json"
 refuses "cannot write" $run calibrate -m $model --text $model/calib.txt --compensate -o "$work/none/n.json"
 [ -z "$(ls "$work" | grep '^n')" ] || fail "left behind: $(ls "$work")"
 

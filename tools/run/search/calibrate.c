@@ -375,6 +375,8 @@ static int cut_text(struct run_calibrate *env, const struct run_session *session
 	free(text);
 	if (!err && env->compensate)
 		err = kvs_compensate_check(kvs_checkpoint_config(session->ckpt), &env->text, &env->compensate_options);
+	if (!err && env->compensate)
+		err = kvs_compensate_check_weights(session->ckpt);
 	return err;
 }
 
