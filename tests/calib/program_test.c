@@ -340,6 +340,41 @@ static void the_report_and_the_plan_agree(void **state)
 	json_decref(both);
 }
 
+/* ---- the hint ---- */
+
+/* Who has a plan that costs much is told of --compensate, where that would take this model, text and policy. */
+static void compensation_is_hinted_at_where_it_would_help(void **state)
+{
+#define LOSSY                                                                                                          \
+	"kvshare-run calibrate -m " MODEL " --text " TEXT                                                              \
+	" --method kvsharer --threshold -1 --order random:3 --samples 8 "                                              \
+	"--held-tokens 64 --ctx 64 --share 8 -o $T/p.json "
+	static const struct {
+		const char *command;
+		bool hinted;
+	} rows[] = {
+		{LOSSY, true},
+		{LOSSY "-q", false},
+		{LOSSY "--json", false},
+		{LOSSY "--compensate --refit o", false},
+		{LOSSY "--policy last --chunk 16", false},
+		{LOSSY "--samples 3", false},                                /* fewer tokens than a fit takes */
+		{LOSSY "--order similar --protect-last 9 --share 1", false}, /* costs little */
+		{LOSSY "-o - >$T/p", false},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+		struct process process = run_in_directory(rows[i].command, 120);
+		const char *hint = strstr(process.err, "kvshare-run: refitted matrices can undo most of the +");
+		if (process.status || (hint != NULL) != rows[i].hinted)
+			fail_msg("`%s`: status %d: %s", rows[i].command, process.status, process.err);
+		if (hint && !strstr(hint, " nats: calibrate -m " MODEL " --text " TEXT " --compensate --plan "))
+			fail_msg("not the command: %s", hint);
+		process_free(&process);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -352,6 +387,7 @@ int main(void)
 		cmocka_unit_test(a_study_that_is_stopped_leaves_its_study_md),
 		cmocka_unit_test(a_sweep_writes_plans_and_a_curve),
 		cmocka_unit_test(the_report_and_the_plan_agree),
+		cmocka_unit_test(compensation_is_hinted_at_where_it_would_help),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define NOTABLE_NATS 0.05 /* a perplexity of 5 % more, of which text shows something */
+
 /* ---- files ---- */
 
 static int save_point(const struct run_calibrate *env, const struct kvs_search_result *result,
@@ -183,6 +185,22 @@ static void print_sweep(FILE *out, const struct kvs_search_result *result)
 			kvs_walk_name(result->sweep[i].walk));
 }
 
+/* Most that read this do not know of --compensate: it is no default, and undoes what deters them. */
+static void print_hint(const struct run_calibrate *env, const struct kvs_search_result *result)
+{
+	double added = result->best.nll - result->full_nll;
+
+	if (env->compensate || env->search.sweep || env->search.policy == KVS_POLICY_LAST ||
+		run_is_stdout(env->output) || result->end == KVS_SEARCH_STOPPED || !(added >= NOTABLE_NATS) ||
+		kvs_compensate_check(kvs_checkpoint_config(env->ckpt), &env->text, &env->compensate_options))
+		return;
+	fprintf(stderr,
+		"kvshare-run: refitted matrices can undo most of the %+.4f nats: calibrate -m %s --text %s "
+		"--compensate "
+		"--plan %s -o NEW.json (with more --samples, if the text has them)\n",
+		added, env->model.dir, env->text_path, env->output);
+}
+
 static void print_summary(const struct run_calibrate *env, const struct kvs_search_result *result, double seconds)
 {
 	FILE *out = run_is_stdout(env->output) ? stderr : stdout; /* stdout holds the plan and nothing else */
@@ -205,6 +223,7 @@ static void print_summary(const struct run_calibrate *env, const struct kvs_sear
 	if (env->text.skipped_lines)
 		fprintf(stderr, "; %d lines shorter than a sample were skipped", env->text.skipped_lines);
 	fputc('\n', stderr);
+	print_hint(env, result);
 }
 
 static void print_end(const struct run_calibrate *env, const struct kvs_search_result *result)
