@@ -131,16 +131,19 @@ static void take_gated(void *arg, const struct calib_rows *rows)
 		fit->bias_or_null);
 }
 
-/* Borrowers' W_o may become any matrix; the others are pulled to what they were, as they fit their own attention. */
+/*
+ * Borrowers' W_o may become any matrix; the others are pulled to what they were, as they fit their own attention. Most of them
+ * gain nothing, which the strongest pull shows.
+ */
 static struct calib_ridge_choice choice_of(const struct fit *fit, enum kvs_refit_kind kind)
 {
-	static const double outputs[] = {CALIB_OUTPUT_STRENGTHS}, others[] = {0.1, 0.3, 1};
+	static const double outputs[] = {CALIB_OUTPUT_STRENGTHS}, others[] = {1, 0.3, 0.1};
 
 	if (kind == KVS_REFIT_OUTPUTS)
 		return (struct calib_ridge_choice){.strengths = fit->ridge > 0 ? &fit->ridge : outputs,
 			.count = fit->ridge > 0 ? 1 : sizeof(outputs) / sizeof(*outputs)};
 	return (struct calib_ridge_choice){
-		.strengths = others, .count = sizeof(others) / sizeof(*others), .pull = true};
+		.strengths = others, .count = sizeof(others) / sizeof(*others), .pull = true, .ends = true};
 }
 
 static int refit_by_ridge(struct fit *fit, enum kvs_refit_kind kind, int layer)
@@ -163,6 +166,8 @@ static int refit_by_ridge(struct fit *fit, enum kvs_refit_kind kind, int layer)
 	refit.strength = result.strength;
 	refit.before = result.before;
 	refit.after = result.after;
+	if (kind == KVS_REFIT_DOWN)
+		fit->walk.ended = false;
 	return put_new(fit, &refit);
 }
 
@@ -321,9 +326,12 @@ static int refit_layer(struct fit *fit, int layer, bool is_last)
 		return err;
 	if (layer >= fit->walk.first)
 		fit->out->layers = layer + 1;
-	return is_last || layer < fit->walk.first
-		       ? 0
-		       : calib_walk_compensated(&fit->walk, layer, CALIB_AT_END, NULL, NULL, NULL);
+	if (is_last || layer < fit->walk.first)
+		return 0;
+	if (!fit->walk.ended)
+		return calib_walk_compensated(&fit->walk, layer, CALIB_AT_END, NULL, NULL, NULL);
+	calib_walk_step(&fit->walk);
+	return 0;
 }
 
 static int refit_layers(struct fit *fit)

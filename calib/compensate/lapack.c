@@ -18,8 +18,10 @@
 enum { CBLAS_ROW_MAJOR = 101, CBLAS_NO_TRANS = 111, CBLAS_TRANS = 112, CBLAS_UPPER = 121, CBLAS_LEFT = 141 };
 typedef void dgemm_fn(int order, int trans_a, int trans_b, int m, int n, int k, double alpha, const double *a, int lda,
 	const double *b, int ldb, double beta, double *c, int ldc);
-typedef void dsyrk_fn(int order, int uplo, int trans, int n, int k, double alpha, const double *a, int lda, double beta,
-	double *c, int ldc);
+typedef void sgemm_fn(int order, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a, int lda,
+	const float *b, int ldb, float beta, float *c, int ldc);
+typedef void ssyrk_fn(int order, int uplo, int trans, int n, int k, float alpha, const float *a, int lda, float beta,
+	float *c, int ldc);
 typedef void dsymm_fn(int order, int side, int uplo, int m, int n, double alpha, const double *a, int lda,
 	const double *b, int ldb, double beta, double *c, int ldc);
 typedef void dposv_fn(const char *uplo, const int *n, const int *count, double *a, const int *lda, double *b,
@@ -31,7 +33,8 @@ typedef void set_threads_fn(int threads);
 struct calib_lapack {
 	void *handle;
 	dgemm_fn *dgemm;
-	dsyrk_fn *dsyrk;
+	sgemm_fn *sgemm;
+	ssyrk_fn *ssyrk;
 	dsymm_fn *dsymm;
 	dposv_fn *dposv;
 	dsyev_fn *dsyev;
@@ -45,12 +48,13 @@ static int find_functions(struct calib_lapack *lapack)
 	if (err)
 		return err;
 	lapack->dgemm = (dgemm_fn *)dlsym(lapack->handle, "cblas_dgemm");
-	lapack->dsyrk = (dsyrk_fn *)dlsym(lapack->handle, "cblas_dsyrk");
+	lapack->sgemm = (sgemm_fn *)dlsym(lapack->handle, "cblas_sgemm");
+	lapack->ssyrk = (ssyrk_fn *)dlsym(lapack->handle, "cblas_ssyrk");
 	lapack->dsymm = (dsymm_fn *)dlsym(lapack->handle, "cblas_dsymm");
 	lapack->dposv = (dposv_fn *)dlsym(lapack->handle, "dposv_");
 	lapack->dsyev = (dsyev_fn *)dlsym(lapack->handle, "dsyev_");
 	lapack->set_threads = (set_threads_fn *)dlsym(lapack->handle, "openblas_set_num_threads");
-	if (!lapack->dgemm || !lapack->dsyrk || !lapack->dsymm || !lapack->dposv || !lapack->dsyev ||
+	if (!lapack->dgemm || !lapack->sgemm || !lapack->ssyrk || !lapack->dsymm || !lapack->dposv || !lapack->dsyev ||
 		!lapack->set_threads)
 		return kvs_fail(-ENODEV, "libopenblas.so.0 lacks a function of cblas, dposv_, dsyev_ or "
 					 "openblas_set_num_threads: it was "
@@ -88,10 +92,18 @@ void calib_lapack_add_products(
 		sum, b_cols);
 }
 
-void calib_lapack_add_squares(struct calib_lapack *lapack, const double *a, int cols, int rows, double *sum)
+void calib_lapack_products_f32(
+	struct calib_lapack *lapack, const float *a, int a_cols, const float *b, int b_cols, int rows, float *product)
 {
 	lapack->set_threads(1);
-	lapack->dsyrk(CBLAS_ROW_MAJOR, CBLAS_UPPER, CBLAS_TRANS, cols, rows, 1, a, cols, 1, sum, cols);
+	lapack->sgemm(CBLAS_ROW_MAJOR, CBLAS_TRANS, CBLAS_NO_TRANS, a_cols, b_cols, rows, 1, a, a_cols, b, b_cols, 0,
+		product, b_cols);
+}
+
+void calib_lapack_squares_f32(struct calib_lapack *lapack, const float *a, int cols, int rows, float *product)
+{
+	lapack->set_threads(1);
+	lapack->ssyrk(CBLAS_ROW_MAJOR, CBLAS_UPPER, CBLAS_TRANS, cols, rows, 1, a, cols, 0, product, cols);
 }
 
 void calib_lapack_multiply(

@@ -17,8 +17,11 @@ void calib_lapack_close(struct calib_lapack *lapack);
 /* sum [a_cols][b_cols] += a' b, for a [rows][a_cols] and b [rows][b_cols]. */
 void calib_lapack_add_products(
 	struct calib_lapack *lapack, const double *a, int a_cols, const double *b, int b_cols, int rows, double *sum);
-/* sum [cols][cols], symmetric, += a' a, for a [rows][cols]. */
-void calib_lapack_add_squares(struct calib_lapack *lapack, const double *a, int cols, int rows, double *sum);
+/* The same in float32, and in place of what `product` held: for a few rows, whose sums in float64 are the caller's. */
+void calib_lapack_products_f32(
+	struct calib_lapack *lapack, const float *a, int a_cols, const float *b, int b_cols, int rows, float *product);
+/* product [cols][cols], symmetric, = a' a, for a [rows][cols]. */
+void calib_lapack_squares_f32(struct calib_lapack *lapack, const float *a, int cols, int rows, float *product);
 /* c [m][n] = a [m][k] b [k][n], or with b [n][k] and `transposed` a b'. */
 void calib_lapack_multiply(
 	struct calib_lapack *lapack, const double *a, const double *b, bool transposed, int m, int n, int k, double *c);

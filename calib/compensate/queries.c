@@ -53,15 +53,15 @@ struct work {
 
 /* ---- one sequence ---- */
 
-static int position(int row)
+static int position(const struct work *w, int row)
 {
-	return (row + 1) * CALIB_QUERY_STRIDE - 1;
+	return (row + 1) * w->q->stride - 1;
 }
 
 /* The first key that a query sees; the last is its own position's. */
 static int first_key(const struct work *w, int row)
 {
-	int first = position(row) + 1 - w->window;
+	int first = position(w, row) + 1 - w->window;
 
 	return w->window && first > 0 ? first : 0;
 }
@@ -82,7 +82,7 @@ static void rotate(const struct work *w, double *row, int at, bool back)
 /* Softmax of a row of scores over the keys that its query sees; zero elsewhere. `out` may be `scores`. */
 static void softmax_row(const struct work *w, int row, const double *scores, double *out)
 {
-	int first = first_key(w, row), last = position(row);
+	int first = first_key(w, row), last = position(w, row);
 	double most = -INFINITY, sum = 0;
 
 	for (int s = first; s <= last; s++)
@@ -179,7 +179,7 @@ static void score_matrix(struct work *w, const double *matrix, bool with_bias, d
 		double *row = w->turned + (size_t)t * w->dim;
 		for (int i = 0; bias && i < w->dim; i++)
 			row[i] += bias[i];
-		rotate(w, row, position(t), false);
+		rotate(w, row, position(w, t), false);
 	}
 	score(w, w->turned, w->keys, out);
 }
@@ -202,7 +202,7 @@ static void add_back(struct work *w, double *sum)
 	calib_lapack_multiply(w->q->lapack, w->e, w->keys, false, w->used, w->dim, w->tokens, w->back);
 	for (int t = 0; t < w->used; t++) {
 		double *row = w->back + (size_t)t * w->dim;
-		rotate(w, row, position(t), true);
+		rotate(w, row, position(w, t), true);
 		for (int i = 0; i < w->dim; i++)
 			row[i] *= w->scale;
 	}
@@ -216,7 +216,7 @@ static double cross_entropy(const struct work *w)
 
 	for (int t = 0; t < w->used; t++) {
 		const double *p = w->p + (size_t)t * w->tokens, *scores = w->e + (size_t)t * w->tokens;
-		int first = first_key(w, t), last = position(t);
+		int first = first_key(w, t), last = position(w, t);
 		double most = -INFINITY, exponentials = 0;
 		for (int s = first; s <= last; s++)
 			most = fmax(most, scores[s]);
@@ -377,7 +377,7 @@ static void add_covariance(struct work *w, int row, double *c)
 		double *to = w->weighted + (size_t)s * dim, root = sqrt(p[s]) * w->scale;
 		for (int i = 0; i < dim; i++)
 			turned[i] = w->keys[(size_t)s * dim + i] - mean[i];
-		rotate(w, turned, position(row), true);
+		rotate(w, turned, position(w, row), true);
 		for (int i = 0; i < dim; i++)
 			to[i] = root * turned[i];
 	}
@@ -540,7 +540,7 @@ int calib_queries_fit(const struct calib_queries *queries, int head, double *mat
 {
 	struct work w = {.q = queries,
 		.head = head,
-		.used = calib_queries_used(queries->tokens),
+		.used = queries->used,
 		.tokens = queries->tokens,
 		.dim = queries->head_dim,
 		.window = queries->window,
@@ -570,7 +570,7 @@ int calib_queries_fit(const struct calib_queries *queries, int head, double *mat
 int calib_queries_open(
 	struct calib_queries *queries, const struct kvs_config *config, const struct kvs_calib_text *text)
 {
-	size_t dim = config->head_dim, used;
+	size_t dim = config->head_dim, used, tokens = (size_t)text->samples * text->sample_tokens;
 	int err;
 
 	queries->sequences = text->samples;
@@ -578,7 +578,11 @@ int calib_queries_open(
 	queries->heads = config->heads;
 	queries->kv_heads = config->kv_heads;
 	queries->head_dim = config->head_dim;
-	used = calib_queries_used(queries->tokens);
+	queries->stride = CALIB_QUERY_STRIDE;
+	while (tokens / queries->stride > CALIB_QUERIES_MOST && queries->stride < queries->tokens)
+		queries->stride++;
+	queries->used = queries->tokens / queries->stride;
+	used = queries->used;
 	err = calib_spool_open(used * dim, &queries->before);
 	if (!err)
 		err = calib_spool_open(used * dim, &queries->wanted);

@@ -10,12 +10,8 @@
 #include "ridge.h"
 #include "spool.h"
 
-#define CALIB_QUERY_STRIDE 3 /* one query in so many is fitted on: the third, sixth, ... of a sequence */
-
-static inline int calib_queries_used(int tokens)
-{
-	return tokens / CALIB_QUERY_STRIDE;
-}
+#define CALIB_QUERY_STRIDE 3    /* one query in so many is fitted on, or fewer: the third, sixth, ... of a sequence */
+#define CALIB_QUERIES_MOST 3072 /* of a head; a matrix of 64 x 64 gains little from more, and each costs all its keys */
 
 /* Every fourth sequence is held back from the fit; of fewer, the last. */
 static inline enum calib_part calib_part_of(int sequence, int sequences)
@@ -29,6 +25,7 @@ struct calib_queries {
 	size_t done, total; /* for the progress, which stands still meanwhile */
 	int sequences, tokens, heads, kv_heads, head_dim, window;
 	int steps;              /* of Newton's method, at most */
+	int stride, used;       /* every so manieth token has a query that is fitted on; of a sequence */
 	const float *rotations; /* [tokens][head_dim]: as kvs_engine_rotations() */
 	const float *bias;      /* [heads * head_dim] of the projection, or NULL */
 	/* Records [used][head_dim] of a sequence and a head, in that order; [tokens][head_dim] of a sequence and a KV head. */

@@ -2,9 +2,10 @@
  * calib/compensate/ridge.c: one matrix by ridge regression, its strength chosen on rows that the fit does not see.
  *
  * All that a fit needs is in the sums X'X, X'T and T'T, and so is the error of any matrix on the rows behind them:
- * |T - X W'|^2 = T'T - 2 <W', X'T> + <W', X'X W'>. So a strength costs one factorisation, and no pass over the text. Sums are
- * float64, in the order of the tokens. X'X and X'T are summed side by side, and so are strengths tried, on two threads where
- * there are two; each is one thread's work, so their number changes no bit.
+ * |T - X W'|^2 = T'T - 2 <W', X'T> + <W', X'X W'>. So a strength costs one factorisation, and no pass over the text. Products of
+ * a few rows are float32, as the rows are; sums of them are float64, in the order of the tokens. X'X and X'T are summed side by
+ * side, and so are strengths tried, on two threads where there are two; each is one thread's work, so their number changes
+ * no bit.
  */
 #include "ridge.h"
 
@@ -35,9 +36,11 @@ int calib_ridge_open(int cols, int outs, struct calib_ridge *out)
 		work->c = malloc(sizeof(double) * across);
 		whole &= work->a && work->b && work->c;
 	}
-	out->x = malloc(sizeof(double) * CALIB_RIDGE_ROWS * cols);
-	out->t = malloc(sizeof(double) * CALIB_RIDGE_ROWS * outs);
-	whole &= out->x && out->t && out->xx[0] && out->xx[1] && out->xt[0] && out->xt[1];
+	out->t = malloc(sizeof(float) * CALIB_RIDGE_ROWS * outs);
+	out->block_squares = malloc(sizeof(float) * square);
+	out->block_targets = malloc(sizeof(float) * across);
+	whole &= out->t && out->block_squares && out->block_targets && out->xx[0] && out->xx[1] && out->xt[0] &&
+		 out->xt[1];
 	return whole ? 0 : kvs_fail(-ENOMEM, "no memory for the sums of a matrix of [%d][%d]", outs, cols);
 }
 
@@ -52,8 +55,9 @@ void calib_ridge_close(struct calib_ridge *ridge)
 		free(ridge->work[i].b);
 		free(ridge->work[i].c);
 	}
-	free(ridge->x);
 	free(ridge->t);
+	free(ridge->block_squares);
+	free(ridge->block_targets);
 	*ridge = (struct calib_ridge){0};
 }
 
@@ -73,22 +77,30 @@ struct addition {
 	struct calib_ridge *ridge;
 	struct calib_lapack *lapack;
 	enum calib_part part;
+	const float *x;
 	int rows;
 };
 
 static void add_squares(void *arg)
 {
 	struct addition *a = arg;
+	size_t cols = a->ridge->cols;
 
-	calib_lapack_add_squares(a->lapack, a->ridge->x, a->ridge->cols, a->rows, a->ridge->xx[a->part]);
+	calib_lapack_squares_f32(a->lapack, a->x, (int)cols, a->rows, a->ridge->block_squares);
+	for (size_t r = 0; r < cols; r++)
+		for (size_t i = r * cols + r; i < (r + 1) * cols; i++)
+			a->ridge->xx[a->part][i] += a->ridge->block_squares[i];
 }
 
 static void add_products(void *arg)
 {
 	struct addition *a = arg;
+	size_t count = (size_t)a->ridge->cols * a->ridge->outs;
 
-	calib_lapack_add_products(
-		a->lapack, a->ridge->x, a->ridge->cols, a->ridge->t, a->ridge->outs, a->rows, a->ridge->xt[a->part]);
+	calib_lapack_products_f32(
+		a->lapack, a->x, a->ridge->cols, a->ridge->t, a->ridge->outs, a->rows, a->ridge->block_targets);
+	for (size_t i = 0; i < count; i++)
+		a->ridge->xt[a->part][i] += a->ridge->block_targets[i];
 }
 
 void calib_ridge_add(struct calib_ridge *ridge, struct calib_lapack *lapack, enum calib_part part, int rows,
@@ -98,14 +110,11 @@ void calib_ridge_add(struct calib_ridge *ridge, struct calib_lapack *lapack, enu
 
 	for (int first = 0, now; first < rows; first += now) {
 		now = rows - first < CALIB_RIDGE_ROWS ? rows - first : CALIB_RIDGE_ROWS;
-		for (size_t i = 0; i < now * cols; i++)
-			ridge->x[i] = x[first * cols + i];
 		for (size_t i = 0; i < now * outs; i++) {
-			ridge->t[i] =
-				(double)to[first * outs + i] - from[first * outs + i] - (bias ? bias[i % outs] : 0);
-			ridge->tt[part] += ridge->t[i] * ridge->t[i];
+			ridge->t[i] = to[first * outs + i] - from[first * outs + i] - (bias ? bias[i % outs] : 0);
+			ridge->tt[part] += (double)ridge->t[i] * ridge->t[i];
 		}
-		struct addition addition = {ridge, lapack, part, now};
+		struct addition addition = {ridge, lapack, part, x + first * cols, now};
 		calib_side_by_side(add_squares, &addition, add_products, &addition);
 	}
 	ridge->rows[part] += rows;
@@ -163,41 +172,46 @@ static double error_of_solution(const struct calib_ridge *ridge, enum calib_part
 	return sum;
 }
 
-/* Strengths, one solver's share: its number, and every second from there on. */
 struct trial {
 	struct calib_ridge *ridge;
 	struct calib_lapack *lapack;
-	const struct calib_ridge_choice *choice;
-	double *errors; /* [count], on the held rows */
+	double strength, error; /* on the held rows */
 	int solver, err;
 	char message[256]; /* kvs_error() is each thread's own */
 };
 
-static void try_strengths(void *arg)
+static void try_strength(void *arg)
 {
 	struct trial *t = arg;
 	struct calib_ridge_work *work = &t->ridge->work[t->solver];
 
-	for (int i = t->solver; i < t->choice->count && !t->err; i += CALIB_RIDGE_SOLVERS) {
-		t->err = solve(t->ridge, work, t->lapack, CALIB_FITTED, t->choice->strengths[i]);
-		if (!t->err)
-			t->errors[i] = error_of(t->ridge, t->lapack, CALIB_HELD, work->b, work->c);
-	}
+	t->err = solve(t->ridge, work, t->lapack, CALIB_FITTED, t->strength);
 	if (t->err)
 		snprintf(t->message, sizeof(t->message), "%s", kvs_error());
+	else
+		t->error = error_of(t->ridge, t->lapack, CALIB_HELD, work->b, work->c);
 }
 
-static int try_all(
-	struct calib_ridge *ridge, struct calib_lapack *lapack, const struct calib_ridge_choice *choice, double *errors)
+/* The strengths from `first` on, as many as there are solvers. errors: their place in those of all. */
+static int try_some(struct calib_ridge *ridge, struct calib_lapack *lapack, const struct calib_ridge_choice *choice,
+	int first, double *errors)
 {
-	struct trial even = {.ridge = ridge, .lapack = lapack, .choice = choice, .errors = errors}, odd = even;
-	const struct trial *failed = &even;
+	struct trial one = {.ridge = ridge, .lapack = lapack, .strength = choice->strengths[first]}, other = one;
+	bool two = first + 1 < choice->count;
 
-	odd.solver = 1;
-	calib_side_by_side(try_strengths, &odd, try_strengths, &even);
-	if (!even.err)
-		failed = &odd;
-	return failed->err ? kvs_fail(failed->err, "%s", failed->message) : 0;
+	if (two) {
+		other.strength = choice->strengths[first + 1];
+		other.solver = 1;
+		calib_side_by_side(try_strength, &other, try_strength, &one);
+	} else {
+		try_strength(&one);
+	}
+	errors[0] = one.error;
+	if (two)
+		errors[1] = other.error;
+	if (one.err)
+		return kvs_fail(one.err, "%s", one.message);
+	return other.err ? kvs_fail(other.err, "%s", other.message) : 0;
 }
 
 /* In a fit that pulls, a solution of zero is the old matrix. */
@@ -206,15 +220,18 @@ static int choose(struct calib_ridge *ridge, struct calib_lapack *lapack, const 
 {
 	double least = choice->pull ? ridge->tt[CALIB_HELD] : calib_ridge_error(ridge, lapack, CALIB_HELD, old);
 	double errors[CALIB_RIDGE_STRENGTHS];
+	bool on = choice->count > 1;
 	int err = 0;
 
 	out->strength = choice->strengths[0];
 	out->better = choice->count == 1;
-	if (choice->count > 1)
-		err = try_all(ridge, lapack, choice, errors);
-	for (int i = 0; i < choice->count && !err && choice->count > 1; i++) {
-		if (errors[i] >= least)
+	for (int i = 0; i < choice->count && on && !err; i++) {
+		if (i % CALIB_RIDGE_SOLVERS == 0)
+			err = try_some(ridge, lapack, choice, i, errors + i);
+		if (err || errors[i] >= least) {
+			on = !choice->ends;
 			continue;
+		}
 		least = errors[i];
 		out->better = true;
 		out->strength = choice->strengths[i];

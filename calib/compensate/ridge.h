@@ -26,9 +26,10 @@ struct calib_ridge {
 	double *xt[CALIB_PARTS]; /* X'T [cols][outs]; during a fit that pulls, T is what the old matrix leaves */
 	double tt[CALIB_PARTS];  /* sum of squares of T */
 	struct calib_ridge_work work[CALIB_RIDGE_SOLVERS];
-	double *x, *t; /* [CALIB_RIDGE_ROWS][cols], [CALIB_RIDGE_ROWS][outs]: rows on their way into the sums */
+	float *t;                             /* [CALIB_RIDGE_ROWS][outs]: targets on their way into the sums */
+	float *block_squares, *block_targets; /* X'X and X'T of so many rows */
 };
-#define CALIB_RIDGE_ROWS 256 /* a pass over X'X in memory for so many rows */
+#define CALIB_RIDGE_ROWS 256 /* products of so many rows are float32, what they add up to is float64 */
 
 int calib_ridge_open(int cols, int outs, struct calib_ridge *out); /* -ENOMEM; close it in any case */
 void calib_ridge_close(struct calib_ridge *ridge);
@@ -46,6 +47,7 @@ struct calib_ridge_choice {
 	const double *strengths; /* [count], of the mean diagonal of X'X */
 	int count;               /* 1: it is taken as it is, and so is its matrix, whether it helps or not */
 	bool pull;               /* towards the old matrix, and not towards zero */
+	bool ends; /* none is taken behind one that leaves more error than those before it, or the old matrix */
 };
 struct calib_ridge_result {
 	bool better; /* than the old matrix on the held rows; if not, `values` is unchanged */

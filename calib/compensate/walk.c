@@ -180,8 +180,7 @@ int calib_walk_original(struct calib_walk *walk, int layer, const struct calib_q
 		if (!err && queries)
 			err = read_kv(walk, layer);
 		if (!err && queries)
-			err = write_heads(
-				walk, queries->wanted, s, walk->attended, walk->heads_dim, CALIB_QUERY_STRIDE);
+			err = write_heads(walk, queries->wanted, s, walk->attended, walk->heads_dim, queries->stride);
 		if (!err && queries)
 			err = write_heads(walk, queries->own, s, walk->k, walk->kv_dim, 1);
 	}
@@ -193,7 +192,7 @@ static int take_queries(struct calib_walk *walk, int sample, const struct calib_
 	int err;
 
 	turn_back(walk, queries->bias, walk->attended);
-	err = write_heads(walk, queries->before, sample, walk->attended, walk->heads_dim, CALIB_QUERY_STRIDE);
+	err = write_heads(walk, queries->before, sample, walk->attended, walk->heads_dim, queries->stride);
 	return err ? err : write_heads(walk, queries->keys, sample, walk->k, walk->kv_dim, 1);
 }
 
@@ -216,12 +215,13 @@ static void hand_out(
 int calib_walk_compensated(struct calib_walk *walk, int layer, enum calib_at at, const struct calib_queries *queries,
 	void (*take)(void *arg, const struct calib_rows *rows), void *arg)
 {
+	bool to_end = at == CALIB_AT_GATED || at == CALIB_AT_END;
 	struct kvs_layer_tap tap = {.queries = at == CALIB_AT_QUERIES ? walk->attended : NULL,
 		.attended = at == CALIB_AT_ATTENDED ? walk->attended : NULL,
 		.normed = at == CALIB_AT_ATTENDED ? walk->normed : NULL,
 		.middle = at == CALIB_AT_GATED ? walk->reached : NULL,
 		.gated = at == CALIB_AT_GATED ? walk->gated : NULL,
-		.residual = at == CALIB_AT_END ? walk->reached : NULL};
+		.residual = to_end ? walk->end : NULL};
 	struct calib_spool *target = at == CALIB_AT_ATTENDED ? walk->middle : walk->original;
 	int err = 0;
 
@@ -240,14 +240,26 @@ int calib_walk_compensated(struct calib_walk *walk, int layer, enum calib_at at,
 			err = kvs_engine_run_layer(walk->engine, &walk->batch, layer, walk->residual, &tap);
 		if (!err && at == CALIB_AT_QUERIES)
 			err = take_queries(walk, s, queries);
-		if (!err && at == CALIB_AT_END)
-			err = calib_spool_write(walk->compensated, token, rows, walk->reached);
-		if (!err && at == CALIB_AT_END)
+		if (!err && to_end)
+			err = calib_spool_write(
+				at == CALIB_AT_END ? walk->compensated : walk->next, token, rows, walk->end);
+		if (!err && to_end)
 			err = keep_kv(walk, layer, token);
 		if (!err && take)
 			hand_out(walk, s, take, arg);
 	}
+	walk->ended = !err && at == CALIB_AT_GATED;
 	return err;
+}
+
+void calib_walk_step(struct calib_walk *walk)
+{
+	struct calib_spool *passed = walk->compensated;
+
+	walk->compensated = walk->next;
+	walk->next = passed;
+	walk->ended = false;
+	walk->done += walk->text->samples;
 }
 
 int calib_walk_above(struct calib_walk *walk, int layer, int sample)
@@ -276,6 +288,8 @@ static int open_spools(struct calib_walk *walk)
 		err = calib_spool_open(walk->hidden, &walk->middle);
 	if (!err)
 		err = calib_spool_open(walk->hidden, &walk->compensated);
+	if (!err)
+		err = calib_spool_open(walk->hidden, &walk->next);
 	return err ? err : calib_spool_open(walk->kv_dim, &walk->kv);
 }
 
@@ -295,14 +309,15 @@ int calib_walk_open(struct calib_walk *walk)
 	walk->residual = malloc(row * walk->hidden);
 	walk->reached = malloc(row * walk->hidden);
 	walk->other = malloc(row * walk->hidden);
+	walk->end = malloc(row * walk->hidden);
 	walk->normed = malloc(row * walk->hidden);
 	walk->attended = malloc(row * walk->heads_dim);
 	walk->gated = malloc(row * walk->ff);
 	walk->k = malloc(row * walk->kv_dim);
 	walk->v = malloc(row * walk->kv_dim);
 	walk->sequence = malloc(sizeof(float) * walk->text->sample_tokens * config->head_dim);
-	if (!walk->residual || !walk->reached || !walk->other || !walk->normed || !walk->attended || !walk->gated ||
-		!walk->k || !walk->v || !walk->sequence)
+	if (!walk->residual || !walk->reached || !walk->other || !walk->end || !walk->normed || !walk->attended ||
+		!walk->gated || !walk->k || !walk->v || !walk->sequence)
 		return kvs_fail(-ENOMEM, "no memory for batches of %zu tokens", rows);
 	err = kvs_engine_rotations(walk->engine, &walk->rotations);
 	return err ? err : open_spools(walk);
@@ -313,10 +328,12 @@ void calib_walk_close(struct calib_walk *walk)
 	calib_spool_close(walk->original);
 	calib_spool_close(walk->middle);
 	calib_spool_close(walk->compensated);
+	calib_spool_close(walk->next);
 	calib_spool_close(walk->kv);
 	free(walk->residual);
 	free(walk->reached);
 	free(walk->other);
+	free(walk->end);
 	free(walk->normed);
 	free(walk->attended);
 	free(walk->gated);

@@ -25,8 +25,11 @@ struct calib_walk {
 	struct kvs_batch batch; /* that is in the buffers */
 	/* A record for each token; the original's residual is in front of the next layer, the others at the present one. */
 	struct calib_spool *original, *middle, *compensated;
+	struct calib_spool *next; /* behind the present layer, if it `ended` with the matrices that it has */
+	bool ended;
 	struct calib_spool *kv;            /* [2 * owner + is_v][token]: of layers that are read */
 	float *residual, *reached, *other; /* [rows][hidden]: of the batch */
+	float *end;                        /* [rows][hidden]: behind the layer */
 	float *normed;                     /* [rows][hidden] */
 	float *attended, *gated;           /* [rows][heads_dim], [rows][ff] */
 	float *k, *v;                      /* [rows][kv_dim] */
@@ -57,10 +60,14 @@ struct calib_rows {
 enum calib_at { CALIB_AT_QUERIES, CALIB_AT_ATTENDED, CALIB_AT_GATED, CALIB_AT_END };
 /*
  * The compensated model's layer, as far as `at`. At the queries: they go into the spools of `queries`, without bias and
- * rotation, with the owner's keys. At the end: its residual moves up. Else `take` gets the rows of each sequence.
+ * rotation, with the owner's keys. At the end: its residual moves up. Else `take` gets the rows of each sequence. At the
+ * activations the layer is run to its end as well, and has `ended`: whoever replaces its W_down clears that, and runs it
+ * again; else calib_walk_step() is as good.
  */
 int calib_walk_compensated(struct calib_walk *walk, int layer, enum calib_at at, const struct calib_queries *queries,
 	void (*take)(void *arg, const struct calib_rows *rows), void *arg);
+/* Behind a layer that has `ended`: its residual moves up. */
+void calib_walk_step(struct calib_walk *walk);
 
 /*
  * With `pairs`: the layer and all above it on one sample, and what comes out of the last: `residual` of the walk, [tokens][hidden].

@@ -4,6 +4,7 @@
  * changed, or made for something else is refused.
  */
 #include "../../calib/calib.h"
+#include "../../calib/compensate/queries.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -280,6 +281,24 @@ static long peak_of(const char *path, int samples)
 }
 
 /* Four times the text, 4 MiB of residuals and more, takes hardly more memory: what grows is in files without a name. */
+/* One query in three, of longer texts fewer: about as many of each head as its matrix has numbers; at least one of a sample. */
+static void queries_of_long_texts_are_fewer(void **state)
+{
+	static const struct {
+		int samples, tokens, stride, used;
+	} texts[] = {{16, 32, 3, 10}, {32, 256, 3, 85}, {64, 256, 6, 42}, {16, 1024, 6, 170}, {4000, 8, 8, 1}};
+
+	for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++) {
+		struct kvs_calib_text of = {.samples = texts[i].samples, .sample_tokens = texts[i].tokens};
+		struct calib_queries queries = {0};
+		must(calib_queries_open(&queries, kvs_engine_config(engine), &of));
+		assert_int_equal(queries.stride, texts[i].stride);
+		assert_int_equal(queries.used, texts[i].used);
+		calib_queries_close(&queries);
+	}
+	(void)state;
+}
+
 static void memory_does_not_grow_with_the_text(void **state)
 {
 	static const char *const names[] = {"plan.json", "out.json", "out.patch.safetensors", "said"};
@@ -453,6 +472,7 @@ int main(void)
 		cmocka_unit_test(matrices_and_losses_are_numpys),
 		cmocka_unit_test(fits_are_repeatable),
 		cmocka_unit_test(normalised_queries_are_left),
+		cmocka_unit_test(queries_of_long_texts_are_fewer),
 		cmocka_unit_test(memory_does_not_grow_with_the_text),
 		cmocka_unit_test(patch_gives_the_same_loss),
 		cmocka_unit_test(damaged_patches_are_refused),

@@ -23,7 +23,7 @@ HERE = pathlib.Path(__file__).parent
 CASES = [("models/llama-bias", [0, 0, 2, 2], 16, 32, 0), ("calib/compensation-window", [0, 1, 1, 3, 0], 16, 24, 0),
          ("models/llama-bias", [0, 0, 2, 2], 16, 32, 5), ("calib/compensation-window", [0, 1, 1, 3, 0], 16, 24, 12)]
 WINDOWS, ROWS, STRIDE = 4, (0, 5, 15), 3
-OUTPUTS, OTHERS = (0.003, 0.01, 0.03, 0.1, 0.3), (0.1, 0.3, 1)
+OUTPUTS, OTHERS = (0.003, 0.01, 0.03, 0.1, 0.3), (1, 0.3, 0.1)
 WINDOW_CONFIG = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "hidden_act": "silu", "vocab_size": 64,
                  "hidden_size": 40, "intermediate_size": 24, "num_hidden_layers": 5, "num_attention_heads": 4,
                  "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 128, "rms_norm_eps": 1e-5,
@@ -167,7 +167,7 @@ class Model:
 
 def ridge_fit(x, t, old, strengths, pull, held):
     """x [sequence][token][cols], t [sequence][token][outs]; None if the old matrix is the best for the held sequences. Also the
-    strength, and the error that is left on the held sequences."""
+    strength, and the error that is left on the held sequences. Pulls are tried from the strongest, until one does not help."""
     def solve(x, t, strength):
         x, t = x.reshape(-1, x.shape[-1]), t.reshape(-1, t.shape[-1])
         t = t - x @ old.T if pull else t
@@ -178,11 +178,14 @@ def ridge_fit(x, t, old, strengths, pull, held):
     def error(w):
         return ((t[held] - x[held] @ w.T) ** 2).sum()
 
-    errors = [error(solve(x[~held], t[~held], s)) for s in strengths]
-    best = int(np.argmin(errors))
-    if errors[best] >= error(old):
-        return None, None, error(old)
-    return solve(x, t, strengths[best]), strengths[best], errors[best]
+    least, best = error(old), None
+    for strength in strengths:
+        now = error(solve(x[~held], t[~held], strength))
+        if now < least:
+            least, best = now, strength
+        elif pull:
+            break
+    return (None if best is None else solve(x, t, best)), best, least
 
 
 def skip_fit(f, x, t, rank, strengths, held, limit):
