@@ -129,6 +129,13 @@ cmp "$work/e.patch.safetensors" "$work/whole" || fail "--plan: other matrices th
 $run calibrate -m $model --text $model/calib.txt $cut --compensate --refit qo --plan "$work/d.json" -o "$work/e.json" >"$work/out" 2>"$work/said" || fail "--refit failed:"
 ! grep -q down_proj "$work/e.patch.safetensors" && grep -q q_proj "$work/e.patch.safetensors" || fail "--refit qo refits others"
 
+# Without a word on samples as many spread ones of 256 tokens as the text has room for; too short a text is cut as for a search.
+head -c 12000 $model/calib.txt >"$work/short.txt"
+$run calibrate -m $model --text "$work/short.txt" --held-tokens 64 -q --refit o --compensate --plan "$work/d.json" -o "$work/e.json" >"$work/out" 2>"$work/said" || fail "no samples failed:"
+grep -q "refitted on 2048 tokens\|^not compensated" "$work/out" && grep -q '"tokens": 2048' "$work/e.json" || fail "the default samples: $(cat "$work/out")"
+head -c 2000 $model/calib.txt >"$work/short.txt"
+refuses "30 samples of 64 take 1920" $run calibrate -m $model --text "$work/short.txt" -q --compensate --plan "$work/d.json" -o "$work/n.json"
+
 # A skip: the plan says its rank, eval runs it, no other engine gets it, and there is a limit.
 skip() { $run calibrate -m $model --text $model/calib.txt $cut --compensate --refit o --plan "$work/by-hand.json" "$@" >"$work/out" 2>"$work/said"; }
 $run plan convert --owners 0,1,2,3,4,5,2,7,8,3,10,11,1,13,5,15 --to json -o "$work/by-hand.json"

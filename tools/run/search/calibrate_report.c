@@ -197,7 +197,7 @@ static void print_hint(const struct run_calibrate *env, const struct kvs_search_
 	fprintf(stderr,
 		"kvshare-run: refitted matrices can undo most of the %+.4f nats: calibrate -m %s --text %s "
 		"--compensate "
-		"--plan %s -o NEW.json (with more --samples, if the text has them)\n",
+		"--plan %s -o NEW.json\n",
 		added, env->model.dir, env->text_path, env->output);
 }
 

@@ -6,9 +6,14 @@
 
 enum { OPTION_SAMPLES = 768, OPTION_SAMPLE_TOKENS, OPTION_SAMPLE_BY, OPTION_HELD_TOKENS, OPTION_PLAN, OPTION_OWNERS };
 
+#define SAMPLES 30 /* as in kvs_calib_text_options */
+
 static const struct argp_option options[] = {
 	{NULL, 0, NULL, 0, "Cutting the text:", 2},
-	{"samples", OPTION_SAMPLES, "N", 0, "number of samples that the search uses (default 30)", 2},
+	{"samples", OPTION_SAMPLES, "N", 0,
+		"number of samples that the search uses (default 30; of calibrate --plan without any of these "
+		"three options: 64 of 256 tokens, spread, or as many as the text has room for)",
+		2},
 	{"sample-tokens", OPTION_SAMPLE_TOKENS, "N", 0, "length of a sample (default 64)", 2},
 	{"sample-by", OPTION_SAMPLE_BY, "run|line|spread", 0,
 		"run (default): consecutive tokens; line: lines cut to that length, shorter ones skipped; spread: runs "
@@ -35,6 +40,8 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		return 0;
 	case OPTION_SAMPLE_BY:
 		cut->by = run_parse_word(state, "--sample-by", text, units);
+		if (!cut->samples) /* a fit without a search cuts its text otherwise where nobody says how */
+			cut->samples = SAMPLES;
 		return 0;
 	case OPTION_PLAN:
 	case OPTION_OWNERS:
