@@ -49,27 +49,39 @@ static const json_t *find(const json_t *study, const char *fit, int samples)
 
 /* ---- figures ---- */
 
+static int skips_of(const json_t *compensation)
+{
+	const json_t *layers = json_at(compensation, "layers");
+	int count = 0;
+
+	for (size_t i = 0; i < json_array_size(layers); i++)
+		count += !strcmp(json_string_value(json_at(json_array_get(layers, i), "matrix")), "skip_a");
+	return count;
+}
+
 /*
  * The same plan, fitted by calibrate and measured by eval. Where the matrices do not help, calibrate writes none, and
- * eval has the loss of the plan alone.
+ * eval has the loss of the plan alone. Returns how many layers have a skip.
  */
-static void check_against_eval(const json_t *study, const char *kind, const char *options)
+static int check_against_eval(const json_t *study, const char *kind, int samples, const char *options)
 {
-	const json_t *point = json_array_get(json_at(find(study, kind, 8), "points"), 0), *fit = json_at(point, "fit");
-	const json_t *alone = json_array_get(json_at(find(study, "", 8), "points"), 0), *eval, *done;
+	const json_t *point = json_array_get(json_at(find(study, kind, samples), "points"), 0),
+		     *fit = json_at(point, "fit");
+	const json_t *alone = json_array_get(json_at(find(study, "", samples), "points"), 0), *eval, *done;
 	char *owners = json_dumps(json_at(point, "k_owners"), JSON_COMPACT), command[2048];
 	bool applied = json_is_true(json_at(fit, "applied"));
 	struct process process;
 	json_t *both;
+	int skips;
 
 	snprintf(command, sizeof(command),
 		"echo '{\"kvshare_plan\": 1, \"layers\": 16, \"k_owners\": %s, \"v_owners\": %s}' >$T/p.json; echo "
 		"'['; "
 		"kvshare-run calibrate -m " MODEL " --text " MODEL "/calib.txt " CUT
-		"--compensate --plan $T/p.json -o $T/q.json %s --json; echo ','; "
+		"--compensate --plan $T/p.json -o $T/q.json %s --samples %d --json; echo ','; "
 		"kvshare-run eval -m " MODEL " --text " MODEL
 		"/heldout.txt --ctx 32 --max-tokens 65 --kv-dtype f32 --plan $T/q.json --json && echo ']'",
-		owners, owners, options);
+		owners, owners, options, samples);
 	process = run_in_directory(command, 120);
 	assert_int_equal(process.status, 0);
 	both = json_loads(process.out, 0, NULL);
@@ -83,10 +95,12 @@ static void check_against_eval(const json_t *study, const char *kind, const char
 	assert_true(json_is_true(json_at(done, "applied")) == applied);
 	assert_true(applied == (json_number_at(fit, "nll") < json_number_at(fit, "plain_nll")));
 	assert_int_equal(json_number_at(fit, "matrices"), json_array_size(json_at(done, "layers")));
-	assert_true(json_number_at(fit, "cpu_s") > 0 && json_number_at(fit, "tokens") == 8 * 64);
+	assert_true(json_number_at(fit, "cpu_s") > 0 && json_number_at(fit, "tokens") == samples * 64);
+	skips = skips_of(done);
 	json_decref(both);
 	process_free(&process);
 	free(owners);
+	return skips;
 }
 
 /* A loss in the table; a star for matrices that do not help on the held-back text. */
@@ -141,12 +155,31 @@ static void figures_are_those_of_calibrate_and_eval(void **state)
 	assert_int_equal(alone, json_array_size(json_at(plain, "rows")));
 	assert_int_equal(json_array_size(rows), 3 + 4 + 1); /* 3, 8 and 14 samples; matrices with 8, and all with 14 */
 	assert_int_equal(json_number_at(json_array_get(json_at(find(study, "all", 14), "points"), 0), "share"), 4);
-	check_against_eval(study, "o", "--refit o");
-	check_against_eval(study, "qo", "--refit qo");
-	check_against_eval(study, "all", "");
-	check_against_eval(study, "skip", "--skip auto");
+	check_against_eval(study, "o", 8, "--refit o");
+	check_against_eval(study, "qo", 8, "--refit qo");
+	check_against_eval(study, "all", 8, "");
+	check_against_eval(study, "skip", 8, "--skip auto");
 	check_words(process.err, study);
 	json_decref(both);
+	process_free(&process);
+}
+
+/* With so little text as above no layer takes a skip, and the row is that of all matrices. Here one does, and it is applied. */
+static void a_skip_is_that_of_calibrate(void **state)
+{
+	struct process process = run_in_directory(
+		STUDY "--samples 14 --methods dissimilar --compensate all,skip >/dev/null && cat $T/s/study.json", 300);
+	json_t *study = json_loads(process.out, 0, NULL);
+	const json_t *skip = json_array_get(json_at(find(study, "skip", 14), "points"), 0), *all;
+
+	(void)state;
+	assert_int_equal(process.status, 0);
+	all = json_array_get(json_at(find(study, "all", 14), "points"), 0);
+	assert_true(json_is_true(json_at(json_at(skip, "fit"), "applied")));
+	assert_true(fabs(json_number_at(skip, "nll") - json_number_at(all, "nll")) > 1e-3);
+	assert_int_equal(check_against_eval(study, "all", 14, ""), 0);
+	assert_true(check_against_eval(study, "skip", 14, "--skip auto") > 0);
+	json_decref(study);
 	process_free(&process);
 }
 
@@ -245,6 +278,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(figures_are_those_of_calibrate_and_eval),
+		cmocka_unit_test(a_skip_is_that_of_calibrate),
 		cmocka_unit_test(a_study_in_pieces_is_a_study_in_one),
 		cmocka_unit_test(bad_input_is_named_and_leaves_what_there_was),
 	};
