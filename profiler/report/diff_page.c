@@ -248,7 +248,8 @@ static void print_points(struct pair *pair, const struct prof_scale *scale)
 	fprintf(to, "<script type=\"application/json\" id=\"points\">{\"pair\":true,\"seconds\":%.9f,\"points\":[",
 		1e-9 * scale->end_ns);
 	for (unsigned i = 0; i <= 500; i++) {
-		uint64_t time_ns = (uint64_t)((double)scale->end_ns * i / 500);
+		/* In integers: a damaged trace may end so late that a product, or a double, goes beyond them. */
+		uint64_t time_ns = scale->end_ns / 500 * i + scale->end_ns % 500 * i / 500;
 		fprintf(to, "%s[%.6f", i ? "," : "", 1e-9 * time_ns);
 		for (int side = 0; side < 2; side++)
 			fprintf(to, ",%llu",
