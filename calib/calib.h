@@ -45,9 +45,11 @@ enum kvs_sample_by {
 	KVS_SAMPLE_SPREAD /* runs at even distances over the whole text, and windows between them */
 };
 
+#define KVS_CALIB_SAMPLES 30 /* paper and code */
+
 struct kvs_calib_text_options {
 	enum kvs_sample_by by;
-	int samples, sample_tokens;     /* 0: 30 and 64, as in paper and code */
+	int samples, sample_tokens;     /* 0: KVS_CALIB_SAMPLES and 64, as in paper and code */
 	int held_tokens, window_tokens; /* most tokens to measure on, and the length of a window; 0: 1024 and 256 */
 	bool need_held;                 /* fail if no text is left after the samples */
 };

@@ -6,12 +6,6 @@
 
 #include "calib.h"
 
-/*
- * Residuals of the text that a walk keeps, at even distances: a trial runs an eighth of the layers at most that it could have
- * skipped. With one at each layer it would run none of them, for four times the memory with 32 layers.
- */
-#define CALIB_SEARCH_RESIDUALS 8
-
 /* The owner maps of a plan in the making. `tensors`: the number that borrow, K or V of a layer each. */
 struct calib_maps {
 	int layers, tensors;

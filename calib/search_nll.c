@@ -41,7 +41,7 @@ struct greedy {
 	struct calib_search *search;
 	kvs_rerun *rerun;             /* NULL: whole runs */
 	struct candidate *candidates; /* [count], by layer */
-	size_t count, alive;
+	size_t count;
 	struct calib_maps *maps, candidate_maps;
 	int stage_windows[MOST_STAGES], stages; /* windows up to the end of each */
 	double present[MOST_STAGES];            /* loss of maps up to the end of each */
@@ -149,14 +149,10 @@ static int measure_present(struct greedy *greedy)
 
 /* ---- trials ---- */
 
-static bool is_fresh(const struct greedy *greedy, const struct candidate *c)
-{
-	return c->tried_at == greedy->maps->tensors;
-}
-
+/* In this step, and on all windows. */
 static bool is_measured(const struct greedy *greedy, const struct candidate *c)
 {
-	return is_fresh(greedy, c) && c->stages == greedy->stages;
+	return c->tried_at == greedy->maps->tensors && c->stages == greedy->stages;
 }
 
 /*
@@ -212,12 +208,10 @@ static int try_candidate(struct greedy *greedy, struct candidate *c)
  */
 static void bury(struct greedy *greedy)
 {
-	greedy->alive = 0;
 	for (size_t i = 0; i < greedy->count; i++) {
 		struct candidate *c = &greedy->candidates[i];
 		struct kvs_pair owner = {c->pair.what, c->pair.owner, 0, 0};
 		c->dead = calib_maps_borrows(greedy->maps, &c->pair) || calib_maps_borrows(greedy->maps, &owner);
-		greedy->alive += !c->dead;
 	}
 }
 
@@ -314,7 +308,7 @@ static int take_cheapest(struct greedy *greedy)
 {
 	int err = 0;
 
-	while (!err && greedy->maps->tensors < greedy->search->target && greedy->alive) {
+	while (!err && greedy->maps->tensors < greedy->search->target && cheapest(greedy, false)) {
 		err = find_cheapest(greedy);
 		if (!err)
 			err = take(greedy, cheapest(greedy, true));
@@ -360,7 +354,7 @@ static int prepare(struct greedy *greedy, const struct kvs_pair *pairs)
 int calib_search_greedy(
 	struct calib_search *search, const struct kvs_pair *pairs, size_t count, struct calib_maps *maps)
 {
-	struct greedy greedy = {.search = search, .count = count, .alive = count, .maps = maps};
+	struct greedy greedy = {.search = search, .count = count, .maps = maps};
 	int err = prepare(&greedy, pairs);
 
 	if (!err)

@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DEFAULT_SAMPLES 30
 #define DEFAULT_SAMPLE_TOKENS 64
 #define DEFAULT_HELD_TOKENS 1024 /* with fewer, nll chooses worse: docs/measurements/study-storyworld-3m.md */
 #define DEFAULT_WINDOW_TOKENS 256
@@ -253,7 +252,7 @@ int kvs_calib_text_cut(const kvs_tokenizer *tok, const char *text, size_t bytes,
 
 	if (err)
 		return err;
-	*out = (struct kvs_calib_text){.samples = int_or(options->samples, DEFAULT_SAMPLES),
+	*out = (struct kvs_calib_text){.samples = int_or(options->samples, KVS_CALIB_SAMPLES),
 		.sample_tokens = int_or(options->sample_tokens, DEFAULT_SAMPLE_TOKENS),
 		.by = options->by};
 	calib_digest(text, bytes, out->digest);

@@ -1,5 +1,5 @@
 /*
- * tests/calib/fixture.h: a small random model with a text of random tokens, captured, for the tests of searches and of what
+ * tests/calib/fixture.h: a small random model with a text of random tokens, captured if wanted, for the tests of searches and of what
  * they run.
  */
 #ifndef KVS_TESTS_CALIB_FIXTURE_H
@@ -28,7 +28,6 @@
 
 static kvs_cu *cu;
 
-/* A model with a text of random tokens, captured. */
 struct fixture {
 	kvs_checkpoint *ckpt;
 	kvs_engine *engine;
@@ -55,7 +54,9 @@ static inline int32_t *random_ids(size_t count, int vocab)
 	return ids;
 }
 
-static inline struct fixture open_fixture_of(const char *model, int rows, int windows, int window_tokens)
+/* Without a capture. */
+static inline struct fixture open_fixture_with(
+	const char *model, const struct kvs_engine_options *options, int windows, int window_tokens)
 {
 	struct fixture f = {.text = {.samples = SAMPLES,
 				    .sample_tokens = SAMPLE_TOKENS,
@@ -63,7 +64,6 @@ static inline struct fixture open_fixture_of(const char *model, int rows, int wi
 				    .window_tokens = window_tokens,
 				    .held_back = true,
 				    .digest = "0123456789abcdef"}};
-	struct kvs_engine_options options = {.kv_dtype = KVS_F32, .kv_dtype_set = true, .chunk_tokens = rows};
 
 	must(kvs_checkpoint_open(model, &f.ckpt));
 	f.layers = kvs_checkpoint_config(f.ckpt)->layers;
@@ -71,7 +71,15 @@ static inline struct fixture open_fixture_of(const char *model, int rows, int wi
 	f.text.ids = random_ids(SAMPLES * SAMPLE_TOKENS, f.vocab);
 	f.text.window_ids = random_ids((size_t)windows * window_tokens, f.vocab);
 	f.text.window_targets = random_ids((size_t)windows * window_tokens, f.vocab);
-	must(kvs_calib_open_engine(cu, f.ckpt, &options, &f.text, 1, &f.engine));
+	must(kvs_calib_open_engine(cu, f.ckpt, options, &f.text, 1, &f.engine));
+	return f;
+}
+
+static inline struct fixture open_fixture_of(const char *model, int rows, int windows, int window_tokens)
+{
+	struct kvs_engine_options options = {.kv_dtype = KVS_F32, .kv_dtype_set = true, .chunk_tokens = rows};
+	struct fixture f = open_fixture_with(model, &options, windows, window_tokens);
+
 	must(kvs_capture_run(f.engine, &f.text, NULL, &f.capture));
 	return f;
 }

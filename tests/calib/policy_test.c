@@ -4,78 +4,19 @@
  * The oracle shares nothing: a model without a plan decodes, and after each pass the K and V of the group's last layer are copied
  * over those of all its layers, row by row. That is what memory that all of them write comes to.
  */
-#include "../../calib/calib.h"
 #include "../support/process.h"
+#include "fixture.h"
 
-#include <errno.h>
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-#define MODEL "tests/golden/models/llama3.2"
-#define SAMPLES 3
-#define SAMPLE_TOKENS 12
-#define WINDOWS 3
-#define WINDOW_TOKENS 20
 #define LAYERS 6
 
-static kvs_cu *cu;
-
-struct fixture {
-	kvs_checkpoint *ckpt;
-	struct kvs_calib_text text;
-	kvs_engine *engine;
-};
-
-static void must(int err)
+static struct fixture open_policy(enum kvs_policy policy, int pass_tokens)
 {
-	if (err)
-		fail_msg("%s", kvs_error());
-}
-
-static int32_t *random_ids(size_t count, int vocab)
-{
-	int32_t *ids = malloc(sizeof(*ids) * count);
-	unsigned seed = 7;
-
-	assert_non_null(ids);
-	for (size_t i = 0; i < count; i++)
-		ids[i] = rand_r(&seed) % vocab;
-	return ids;
-}
-
-static struct fixture open_fixture(enum kvs_policy policy, int pass_tokens)
-{
-	struct fixture f = {.text = {.samples = SAMPLES,
-				    .sample_tokens = SAMPLE_TOKENS,
-				    .windows = WINDOWS,
-				    .window_tokens = WINDOW_TOKENS,
-				    .held_back = true,
-				    .digest = "0123456789abcdef"}};
 	struct kvs_engine_options options = {
 		.kv_dtype = KVS_F32, .kv_dtype_set = true, .policy = policy, .pass_tokens = pass_tokens};
-	int vocab;
+	struct fixture f = open_fixture_with(MODEL, &options, WINDOWS, WINDOW_TOKENS);
 
-	must(kvs_checkpoint_open(MODEL, &f.ckpt));
-	assert_int_equal(kvs_checkpoint_config(f.ckpt)->layers, LAYERS);
-	vocab = kvs_checkpoint_config(f.ckpt)->vocab;
-	f.text.ids = random_ids(SAMPLES * SAMPLE_TOKENS, vocab);
-	f.text.window_ids = random_ids(WINDOWS * WINDOW_TOKENS, vocab);
-	f.text.window_targets = random_ids(WINDOWS * WINDOW_TOKENS, vocab);
-	must(kvs_calib_open_engine(cu, f.ckpt, &options, &f.text, 1, &f.engine));
+	assert_int_equal(f.layers, LAYERS);
 	return f;
-}
-
-static void close_fixture(struct fixture *f)
-{
-	kvs_engine_close(f->engine);
-	kvs_calib_text_clear(&f->text);
-	kvs_checkpoint_close(f->ckpt);
 }
 
 static double loss_of(struct fixture *f, const int *k_owners, const int *v_owners)
@@ -155,7 +96,7 @@ static void a_loss_is_that_of_rows_stored_over_each_other(void **state)
 
 	(void)state;
 	for (size_t p = 0; p < sizeof(passes) / sizeof(*passes); p++) {
-		struct fixture f = open_fixture(KVS_POLICY_LAST, passes[p]);
+		struct fixture f = open_policy(KVS_POLICY_LAST, passes[p]);
 		for (size_t i = 0; i < sizeof(plans) / sizeof(*plans); i++) {
 			double measured = loss_of(&f, plans[i][0], plans[i][1]);
 			double wanted = oracle(&f, plans[i][0], plans[i][1], passes[p]);
@@ -169,7 +110,7 @@ static void a_loss_is_that_of_rows_stored_over_each_other(void **state)
 /* `eval` goes another way: through a cache in which the layers share memory, one window at a time. */
 static void a_timeline_has_the_same_loss(void **state)
 {
-	struct fixture f = open_fixture(KVS_POLICY_LAST, 3);
+	struct fixture f = open_policy(KVS_POLICY_LAST, 3);
 	float nll[WINDOW_TOKENS];
 
 	(void)state;
@@ -202,8 +143,8 @@ static void a_timeline_has_the_same_loss(void **state)
 
 static void passes_decide_the_loss(void **state)
 {
-	struct fixture owner = open_fixture(KVS_POLICY_OWNER, 0), token = open_fixture(KVS_POLICY_LAST, 0),
-		       few = open_fixture(KVS_POLICY_LAST, 5), whole = open_fixture(KVS_POLICY_LAST, WINDOW_TOKENS);
+	struct fixture owner = open_policy(KVS_POLICY_OWNER, 0), token = open_policy(KVS_POLICY_LAST, 0),
+		       few = open_policy(KVS_POLICY_LAST, 5), whole = open_policy(KVS_POLICY_LAST, WINDOW_TOKENS);
 	const int *k = plans[1][0], *v = plans[1][1];
 	double full, nll = loss_of(&token, k, v);
 
@@ -222,23 +163,22 @@ static void passes_decide_the_loss(void **state)
 
 /* ---- searches ---- */
 
-static struct kvs_search_result search(struct fixture *f, const struct kvs_search_options *options)
+static struct kvs_search_result capture_and_search(struct fixture *f, const struct kvs_search_options *options)
 {
 	struct kvs_search_result result;
-	struct kvs_capture capture;
 
-	must(kvs_capture_run(f->engine, &f->text, NULL, &capture));
-	must(kvs_search_run(f->engine, &f->text, &capture, options, &result));
-	kvs_capture_clear(&capture);
+	must(kvs_capture_run(f->engine, &f->text, NULL, &f->capture));
+	result = search(f, options);
+	kvs_capture_clear(&f->capture);
 	return result;
 }
 
 static void nll_finds_the_pair_that_loses_least(void **state)
 {
-	struct fixture f = open_fixture(KVS_POLICY_LAST, 1);
+	struct fixture f = open_policy(KVS_POLICY_LAST, 1);
 	struct kvs_search_options options = {
 		.method = KVS_METHOD_NLL, .share = 1, .policy = KVS_POLICY_LAST, .pass_tokens = 1};
-	struct kvs_search_result result = search(&f, &options);
+	struct kvs_search_result result = capture_and_search(&f, &options);
 	int best[LAYERS] = {0};
 	double least = INFINITY;
 
@@ -268,13 +208,13 @@ static void the_walk_measures_under_the_policy(void **state)
 
 	(void)state;
 	for (int last = 0; last < 2; last++) {
-		struct fixture f = open_fixture(last ? KVS_POLICY_LAST : KVS_POLICY_OWNER, last);
+		struct fixture f = open_policy(last ? KVS_POLICY_LAST : KVS_POLICY_OWNER, last);
 		struct kvs_search_options options = {.method = KVS_METHOD_KVSHARER,
 			.share = 2,
 			.threshold = -1,
 			.policy = last ? KVS_POLICY_LAST : KVS_POLICY_OWNER,
 			.pass_tokens = last};
-		struct kvs_search_result result = search(&f, &options);
+		struct kvs_search_result result = capture_and_search(&f, &options);
 		assert_true(fabs(result.best.nll - loss_of(&f, result.best.k_owners, result.best.v_owners)) < 1e-7);
 		cosines[last] = result.cosine;
 		kvs_search_result_clear(&result);
@@ -286,7 +226,7 @@ static void the_walk_measures_under_the_policy(void **state)
 static kvs_plan *recorded(struct fixture *f, const struct kvs_search_options *options)
 {
 	struct kvs_plan_model model = {"llama", LAYERS, 1, 1, NULL};
-	struct kvs_search_result result = search(f, options);
+	struct kvs_search_result result = capture_and_search(f, options);
 	kvs_plan *plan;
 
 	must(kvs_search_plan(&result, &result.best, options, &f->text, &model, true, &plan));
@@ -296,7 +236,7 @@ static kvs_plan *recorded(struct fixture *f, const struct kvs_search_options *op
 
 static void a_plan_names_the_policy_and_resumes_under_it_alone(void **state)
 {
-	struct fixture f = open_fixture(KVS_POLICY_LAST, 1);
+	struct fixture f = open_policy(KVS_POLICY_LAST, 1);
 	struct kvs_search_options last = {.method = KVS_METHOD_KVSHARER,
 					  .share = 1,
 					  .threshold = 0.5,
@@ -329,7 +269,7 @@ static void a_plan_names_the_policy_and_resumes_under_it_alone(void **state)
 /* Plans of before there were policies. */
 static void a_plan_without_a_policy_was_found_under_owner(void **state)
 {
-	struct fixture f = open_fixture(KVS_POLICY_OWNER, 0);
+	struct fixture f = open_policy(KVS_POLICY_OWNER, 0);
 	struct kvs_search_options options = {.method = KVS_METHOD_KVSHARER, .share = 1, .threshold = 0.5};
 	kvs_plan *plan = recorded(&f, &options);
 	struct kvs_trial *trials;
@@ -355,7 +295,7 @@ static void a_plan_without_a_policy_was_found_under_owner(void **state)
 
 static void a_search_takes_an_engine_of_its_policy(void **state)
 {
-	struct fixture f = open_fixture(KVS_POLICY_LAST, 2);
+	struct fixture f = open_policy(KVS_POLICY_LAST, 2);
 	struct kvs_search_options options = {.method = KVS_METHOD_NLL, .share = 1};
 	struct kvs_search_result result;
 	struct kvs_capture capture;
@@ -372,7 +312,7 @@ static void a_search_takes_an_engine_of_its_policy(void **state)
 
 static void parts_of_the_model_cannot_run_alone(void **state)
 {
-	struct fixture f = open_fixture(KVS_POLICY_LAST, 1);
+	struct fixture f = open_policy(KVS_POLICY_LAST, 1);
 	struct kvs_batch batch = {.ids = f.text.window_ids, .sequences = WINDOWS, .tokens = WINDOW_TOKENS};
 	kvs_rerun *rerun;
 
@@ -494,21 +434,6 @@ static void what_cannot_be_measured_is_refused(void **state)
 				process.out, process.err);
 		process_free(&process);
 	}
-}
-
-static int open_device(void **state)
-{
-	const char *device = getenv("KVS_TEST_DEVICE");
-
-	(void)state;
-	return kvs_cu_open(device ? device : "host", &cu) ? -1 : 0;
-}
-
-static int close_device(void **state)
-{
-	(void)state;
-	kvs_cu_close(cu);
-	return 0;
 }
 
 int main(void)

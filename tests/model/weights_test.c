@@ -196,27 +196,35 @@ static int write_checkpoint(void)
 	return fclose(file);
 }
 
-static int open_engine(kvs_cu *cu, kvs_checkpoint **ckpt, kvs_engine **engine)
+/* A new checkpoint, and an engine with it on the host device. */
+static kvs_engine *open_engine(kvs_cu **cu, kvs_checkpoint **ckpt)
 {
 	struct kvs_engine_options options = {.kv_dtype = KVS_F32, .kv_dtype_set = true};
-	int err = kvs_checkpoint_open(dir, ckpt);
+	kvs_engine *engine = NULL;
 
-	return err ? err : kvs_engine_open(cu, *ckpt, &options, engine);
+	assert_int_equal(kvs_cu_open("host", cu), 0);
+	assert_int_equal(write_checkpoint(), 0);
+	if (kvs_checkpoint_open(dir, ckpt) || kvs_engine_open(*cu, *ckpt, &options, &engine))
+		fail_msg("%s", kvs_error());
+	return engine;
+}
+
+static void close_all(kvs_engine *engine, kvs_checkpoint *ckpt, kvs_cu *cu)
+{
+	kvs_engine_close(engine);
+	kvs_checkpoint_close(ckpt);
+	kvs_cu_close(cu);
 }
 
 /* Only a token's own row agrees with it everywhere: each token is its own likeliest successor, wherever its row is. */
 static void a_long_matrix_is_converted_to_its_end(void **state)
 {
 	static const int32_t ids[] = {0, 7, 131071, 131072, 135000, VOCAB - 1};
-	kvs_checkpoint *ckpt = NULL;
-	kvs_engine *engine = NULL;
+	kvs_checkpoint *ckpt;
 	kvs_cu *cu;
+	kvs_engine *engine = open_engine(&cu, &ckpt);
 
 	(void)state;
-	assert_int_equal(kvs_cu_open("host", &cu), 0);
-	assert_int_equal(write_checkpoint(), 0);
-	if (open_engine(cu, &ckpt, &engine))
-		fail_msg("%s", kvs_error());
 	for (size_t i = 0; i < sizeof(ids) / sizeof(*ids); i++) {
 		int32_t top = -1;
 
@@ -225,9 +233,7 @@ static void a_long_matrix_is_converted_to_its_end(void **state)
 		assert_int_equal(kvs_engine_argmax(engine, &top), 0);
 		assert_int_equal(top, ids[i]);
 	}
-	kvs_engine_close(engine);
-	kvs_checkpoint_close(ckpt);
-	kvs_cu_close(cu);
+	close_all(engine, ckpt, cu);
 }
 
 static void print_of(char *print, size_t bytes)
@@ -294,15 +300,11 @@ static void matrices_stay_in_their_file(void **state)
 {
 	static const char name[] = "model.layers.0.self_attn.o_proj.weight";
 	float *values = malloc(DIM * DIM * sizeof(*values)), found[DIM * DIM];
-	kvs_checkpoint *ckpt = NULL;
-	kvs_engine *engine = NULL;
+	kvs_checkpoint *ckpt;
 	kvs_cu *cu;
+	kvs_engine *engine = open_engine(&cu, &ckpt);
 
 	(void)state;
-	assert_int_equal(kvs_cu_open("host", &cu), 0);
-	assert_int_equal(write_checkpoint(), 0);
-	if (open_engine(cu, &ckpt, &engine))
-		fail_msg("%s", kvs_error());
 	assert_int_equal(mapped_bytes(engine), takes_any_type(engine) ? 2 * (VOCAB + 7 * DIM) * DIM : 0);
 	for (int i = 0; i < DIM * DIM; i++)
 		values[i] = 1;
@@ -316,9 +318,7 @@ static void matrices_stay_in_their_file(void **state)
 	assert_int_equal(kvs_checkpoint_read_f32(ckpt, name, DIM * DIM, found), 0);
 	for (int i = 0; i < DIM * DIM; i++)
 		assert_true(found[i] == 0);
-	kvs_engine_close(engine);
-	kvs_checkpoint_close(ckpt);
-	kvs_cu_close(cu);
+	close_all(engine, ckpt, cu);
 	free(values);
 }
 
@@ -326,17 +326,13 @@ static void matrices_stay_in_their_file(void **state)
 static void a_file_that_becomes_shorter_ends_in_a_message(void **state)
 {
 	const int32_t id = VOCAB - 1;
-	kvs_checkpoint *ckpt = NULL;
-	kvs_engine *engine = NULL;
+	kvs_checkpoint *ckpt;
+	kvs_cu *cu;
+	kvs_engine *engine = open_engine(&cu, &ckpt);
 	char path[256];
 	int32_t top;
-	kvs_cu *cu;
 
 	(void)state;
-	assert_int_equal(kvs_cu_open("host", &cu), 0);
-	assert_int_equal(write_checkpoint(), 0);
-	if (open_engine(cu, &ckpt, &engine))
-		fail_msg("%s", kvs_error());
 	kvs_checkpoint_close(ckpt);
 	assert_int_equal(kvs_engine_append(engine, 0, &id, 1), 0);
 	assert_int_equal(kvs_engine_argmax(engine, &top), 0);

@@ -336,7 +336,7 @@ static int write_plan(const struct target *target, const kvs_plan *plan)
 	if (!err)
 		err = kvs_plan_calibration(copy, &text);
 	if (!err) {
-		const struct kvs_config *config = kvs_checkpoint_config(ckpt);
+		const struct kvs_plan_model model = run_plan_model(ckpt);
 		calibration = json_loads(text, 0, NULL);
 		free(text);
 		record = json_object_get(calibration, "compensation");
@@ -345,9 +345,7 @@ static int write_plan(const struct target *target, const kvs_plan *plan)
 		text = json_dumps(calibration, 0);
 		err = text ? kvs_plan_set_calibration(copy, text) : kvs_fail(-ENOMEM, "no memory for a plan");
 		if (!err)
-			err = kvs_plan_set_model(
-				copy, &(struct kvs_plan_model){config->model_type, config->layers, config->kv_heads,
-					      config->head_dim, kvs_checkpoint_fingerprint(ckpt)});
+			err = kvs_plan_set_model(copy, &model);
 	}
 	if (!err)
 		err = in(target->to, PLAN_NAME, &path);

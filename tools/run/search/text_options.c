@@ -6,8 +6,6 @@
 
 enum { OPTION_SAMPLES = 768, OPTION_SAMPLE_TOKENS, OPTION_SAMPLE_BY, OPTION_HELD_TOKENS, OPTION_PLAN, OPTION_OWNERS };
 
-#define SAMPLES 30 /* as in kvs_calib_text_options */
-
 static const struct argp_option options[] = {
 	{NULL, 0, NULL, 0, "Cutting the text:", 2},
 	{"samples", OPTION_SAMPLES, "N", 0,
@@ -41,7 +39,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	case OPTION_SAMPLE_BY:
 		cut->by = run_parse_word(state, "--sample-by", text, units);
 		if (!cut->samples) /* a fit without a search cuts its text otherwise where nobody says how */
-			cut->samples = SAMPLES;
+			cut->samples = KVS_CALIB_SAMPLES;
 		return 0;
 	case OPTION_PLAN:
 	case OPTION_OWNERS:
