@@ -385,7 +385,7 @@ struct kvs_refit {
 	/*
 	 * With the old matrix and with this: the mean square error of the residual on the fit's text; of queries the mean of
 	 * KL(original attention || this) over heads, on the part of that text that is held back from them; of a skip with W_o
-	 * alone, and with both.
+	 * alone, and with both; of a linear map in place of attention with nothing there, and with the map.
 	 */
 	double before, after;
 };
@@ -394,6 +394,11 @@ struct kvs_compensate_options {
 	unsigned matrices; /* kvs_refit_kind, added up; 0: all */
 	double ridge;      /* of W_o, and its matrix is taken in any case; 0: strengths are chosen */
 	int skip;          /* the rank of the skip that layers get which take both K and V of others; 0: none */
+	/*
+	 * Such layers get a linear map of their normed input in place of their attention (NBL, arXiv 2505.21077): for comparison, in
+	 * studies. Its two matrices come as a skip's of full rank, beside a W_o of zeros. Neither with `skip` nor with `stopped`.
+	 */
+	bool linear;
 	/*
 	 * A file: a fit that is stopped leaves the matrices of its finished layers in it, and with `resume` one goes on from there.
 	 * Whoever has a patch of the whole fit removes it. NULL: none.
@@ -463,9 +468,11 @@ enum kvs_study_fit {
 	KVS_STUDY_FIT_QO,   /* their W_q too */
 	KVS_STUDY_FIT_ALL,  /* and W_o and W_down of the layers above */
 	KVS_STUDY_FIT_SKIP, /* all, with a skip of rank kvs_skip_rank() */
+	/* all, but layers that borrow have a linear map in place of attention: which saves what their plan saves */
+	KVS_STUDY_FIT_LINEAR,
 	KVS_STUDY_FITS
 };
-const char *kvs_study_fit_name(enum kvs_study_fit fit); /* "alone", "o", "qo", "all", "skip" */
+const char *kvs_study_fit_name(enum kvs_study_fit fit); /* "alone", "o", "qo", "all", "skip", "linear" */
 
 #define KVS_STUDY_MOST_RATES 8
 #define KVS_STUDY_MOST_SOURCES 4

@@ -33,7 +33,9 @@ struct fit {
 	double ridge;
 	struct calib_lapack *lapack;
 	struct calib_ridge outputs, down; /* open only if their matrices are asked for */
+	struct calib_ridge linear;        /* of maps in place of attention: open only if they are asked for */
 	struct calib_skip skip;           /* open only if it has a rank */
+	int rank;                         /* of b a, where a layer gets them */
 	struct calib_queries queries;
 	float *values, *bias; /* the present matrix, of any kind; its bias */
 	float *skip_a, *skip_b;
@@ -173,10 +175,20 @@ static int refit_by_ridge(struct fit *fit, enum kvs_refit_kind kind, int layer)
 
 /* ---- W_o and a skip ---- */
 
+static bool projects_none(const struct fit *fit, int layer)
+{
+	return kvs_plan_owner(fit->walk.plan, layer, KVS_K) != layer &&
+	       kvs_plan_owner(fit->walk.plan, layer, KVS_V) != layer;
+}
+
 static bool takes_skip(const struct fit *fit, int layer)
 {
-	return fit->skip.rank && kvs_plan_owner(fit->walk.plan, layer, KVS_K) != layer &&
-	       kvs_plan_owner(fit->walk.plan, layer, KVS_V) != layer;
+	return fit->skip.rank && projects_none(fit, layer);
+}
+
+static bool is_linear(const struct fit *fit, int layer)
+{
+	return fit->linear.cols && projects_none(fit, layer);
 }
 
 static void take_both(void *arg, const struct calib_rows *rows)
@@ -191,11 +203,11 @@ static void take_both(void *arg, const struct calib_rows *rows)
 static int keep_half(struct fit *fit, const struct kvs_refit *outputs, bool is_a, const float *values, double before)
 {
 	struct kvs_refit refit = *outputs;
-	size_t bytes = sizeof(float) * fit->skip.rank * fit->walk.hidden;
+	size_t bytes = sizeof(float) * fit->rank * fit->walk.hidden;
 
 	refit.kind = is_a ? KVS_REFIT_SKIP_A : KVS_REFIT_SKIP_B;
-	refit.rows = is_a ? fit->skip.rank : fit->walk.hidden;
-	refit.cols = is_a ? fit->walk.hidden : fit->skip.rank;
+	refit.rows = is_a ? fit->rank : fit->walk.hidden;
+	refit.cols = is_a ? fit->walk.hidden : fit->rank;
 	refit.before = before;
 	kvs_skip_name(refit.layer, is_a ? 'a' : 'b', refit.name);
 	refit.values = malloc(bytes);
@@ -204,6 +216,17 @@ static int keep_half(struct fit *fit, const struct kvs_refit *outputs, bool is_a
 	memcpy(refit.values, values, bytes);
 	fit->out->refits[fit->out->count++] = refit;
 	return 0;
+}
+
+/* `skip_a` and `skip_b` become the engine's, and two of the results; `before`: the error without them. */
+static int put_halves(struct fit *fit, const struct kvs_refit *outputs, double before)
+{
+	int err = kvs_engine_set_skip(
+		fit->walk.engine, outputs->layer, fit->rank, outputs->dtype, fit->skip_a, fit->skip_b);
+
+	if (!err)
+		err = keep_half(fit, outputs, true, fit->skip_a, before);
+	return err ? err : keep_half(fit, outputs, false, fit->skip_b, before);
 }
 
 /* W_o alone is the measure: a skip that does not do better on the held rows is left out. */
@@ -229,12 +252,49 @@ static int refit_with_skip(struct fit *fit, int layer)
 	refit.before = alone.before;
 	refit.after = both.better ? both.after : alone.after;
 	err = put_new(fit, &refit);
-	if (err || !both.better)
-		return err;
-	err = kvs_engine_set_skip(fit->walk.engine, layer, fit->skip.rank, refit.dtype, fit->skip_a, fit->skip_b);
+	return err || !both.better ? err : put_halves(fit, &refit, alone.after);
+}
+
+/* ---- a linear map in place of attention ---- */
+
+static void take_normed(void *arg, const struct calib_rows *rows)
+{
+	struct fit *fit = arg;
+
+	calib_ridge_add(&fit->linear, fit->lapack, rows->part, rows->rows, rows->normed, rows->target, rows->before,
+		fit->bias_or_null);
+}
+
+/*
+ * W x in place of the whole attention: a skip b (a x) of full rank with a = 1 and b = W, beside a W_o of zeros. The engine needs
+ * to know nothing new, but the layer's attention still runs, times zero: so its loss is that of the map, and its time is not. The
+ * attention goes in any case, as that is what was asked for: where no map does better than nothing on the held rows, W is 0.
+ */
+static int linearise(struct fit *fit, int layer)
+{
+	struct kvs_refit refit = calib_matrix_describe(fit->config, KVS_REFIT_OUTPUTS, layer);
+	struct calib_ridge_choice choice = choice_of(fit, KVS_REFIT_OUTPUTS);
+	size_t hidden = fit->walk.hidden;
+	struct calib_ridge_result result;
+	int err = read_old(fit, &refit); /* for its type and its bias, which stays */
+
+	calib_ridge_clear(&fit->linear);
+	memset(fit->values, 0, sizeof(*fit->values) * refit.rows * refit.cols);
+	memset(fit->skip_a, 0, sizeof(*fit->skip_a) * hidden * hidden);
+	memset(fit->skip_b, 0, sizeof(*fit->skip_b) * hidden * hidden);
+	for (size_t i = 0; i < hidden; i++)
+		fit->skip_a[i * hidden + i] = 1;
 	if (!err)
-		err = keep_half(fit, &refit, true, fit->skip_a, alone.after);
-	return err ? err : keep_half(fit, &refit, false, fit->skip_b, alone.after);
+		err = calib_walk_compensated(&fit->walk, layer, CALIB_AT_ATTENDED, NULL, take_normed, fit);
+	if (!err)
+		err = calib_ridge_fit(&fit->linear, fit->lapack, &choice, fit->skip_b, &result);
+	if (err)
+		return err;
+	refit.strength = result.better ? result.strength : NAN;
+	refit.before = result.before;
+	refit.after = result.after;
+	err = put_new(fit, &refit);
+	return err ? err : put_halves(fit, &refit, result.before);
 }
 
 /* ---- a layer ---- */
@@ -247,7 +307,7 @@ static unsigned kinds_of(const struct fit *fit, int layer)
 
 	if (layer < fit->walk.first)
 		return 0;
-	if (kvs_plan_owner(plan, layer, KVS_K) != layer && !fit->config->qk_norm)
+	if (kvs_plan_owner(plan, layer, KVS_K) != layer && !fit->config->qk_norm && !is_linear(fit, layer))
 		kinds |= KVS_REFIT_QUERIES;
 	kinds |= calib_borrows(plan, layer) ? KVS_REFIT_OUTPUTS : KVS_REFIT_ABOVE;
 	return (kinds | KVS_REFIT_DOWN) & fit->matrices;
@@ -309,7 +369,9 @@ static int refit_matrices(struct fit *fit, int layer)
 	err = calib_walk_original(&fit->walk, layer, queries ? &fit->queries : NULL);
 	if (!err && queries)
 		err = refit_queries(fit, layer);
-	if (!err && kinds & KVS_REFIT_OUTPUTS && takes_skip(fit, layer))
+	if (!err && kinds & KVS_REFIT_OUTPUTS && is_linear(fit, layer))
+		err = linearise(fit, layer);
+	else if (!err && kinds & KVS_REFIT_OUTPUTS && takes_skip(fit, layer))
 		err = refit_with_skip(fit, layer);
 	else if (!err && kinds & (KVS_REFIT_OUTPUTS | KVS_REFIT_ABOVE))
 		err = refit_by_ridge(fit, kinds & (KVS_REFIT_OUTPUTS | KVS_REFIT_ABOVE), layer);
@@ -359,16 +421,36 @@ int kvs_skip_rank(const struct kvs_config *config)
 	return rank < most ? rank : most;
 }
 
+/* A map in place of attention is a skip of full rank, for which the engine has room where the feed-forward block is as wide. */
+static int check_linear(const struct kvs_config *config, const struct kvs_compensate_options *options)
+{
+	if (options->skip || options->stopped || (options->matrices && !(options->matrices & KVS_REFIT_OUTPUTS)))
+		return kvs_fail(-EINVAL,
+			"a linear map in place of attention takes the place of W_o and of a skip, and cannot be "
+			"resumed: neither without W_o, nor with a skip or a file of a stopped fit");
+	if (config->hidden > config->ff)
+		return kvs_fail(-EINVAL,
+			"linear: a map of %d columns in place of attention takes a feed-forward block as wide, this "
+			"model's has %d",
+			config->hidden, config->ff);
+	return 0;
+}
+
 int kvs_compensate_check(const struct kvs_config *config, const struct kvs_calib_text *text,
 	const struct kvs_compensate_options *options)
 {
-	int columns = config->heads * config->head_dim, tokens = text->samples * text->sample_tokens;
+	int columns = options->linear && config->hidden > config->heads * config->head_dim
+			      ? config->hidden
+			      : config->heads * config->head_dim;
+	int tokens = text->samples * text->sample_tokens;
 	int least = LEAST_TOKENS_PER_COLUMN * columns, most = config->ff < config->hidden ? config->ff : config->hidden;
 
 	if (options->ridge < 0 || !isfinite(options->ridge))
 		return kvs_fail(-EINVAL, "a ridge of %g: it must be above 0", options->ridge);
 	if (options->skip < 0 || options->skip > most)
 		return kvs_fail(-EINVAL, "a skip of rank %d: this model takes 1 to %d (--skip)", options->skip, most);
+	if (options->linear && check_linear(config, options))
+		return -EINVAL;
 	if (!text->held_back)
 		return kvs_fail(-EINVAL,
 			"compensation is checked on text after the samples, and there is none: give more text or fewer "
@@ -395,12 +477,13 @@ static int open_queries(struct fit *fit)
 	return calib_queries_open(&fit->queries, fit->config, fit->walk.text);
 }
 
-static int allocate(struct fit *fit, int rank)
+static int allocate(struct fit *fit, const struct kvs_compensate_options *options)
 {
 	size_t hidden = fit->walk.hidden, heads_dim = fit->walk.heads_dim, ff = fit->walk.ff;
 	size_t widest = ff > heads_dim ? ff : heads_dim, tallest = hidden > heads_dim ? hidden : heads_dim;
-	int err = 0;
+	int rank = options->linear ? fit->walk.hidden : options->skip, err = 0;
 
+	fit->rank = rank;
 	fit->out->refits = calloc((size_t)CALIB_LAYER_MATRICES * fit->walk.layers, sizeof(*fit->out->refits));
 	fit->values = malloc(sizeof(float) * hidden * widest);
 	fit->bias = malloc(sizeof(float) * tallest);
@@ -410,7 +493,9 @@ static int allocate(struct fit *fit, int rank)
 		return kvs_fail(-ENOMEM, "no memory for the refits of %d layers", fit->walk.layers);
 	if (fit->matrices & (KVS_REFIT_OUTPUTS | KVS_REFIT_ABOVE))
 		err = calib_ridge_open(fit->walk.heads_dim, fit->walk.hidden, &fit->outputs);
-	if (!err && fit->matrices & KVS_REFIT_OUTPUTS && rank)
+	if (!err && options->linear)
+		err = calib_ridge_open(rank, rank, &fit->linear);
+	if (!err && fit->matrices & KVS_REFIT_OUTPUTS && options->skip)
 		err = calib_skip_open(fit->walk.heads_dim, fit->walk.hidden, rank, &fit->skip);
 	if (!err && fit->matrices & KVS_REFIT_DOWN)
 		err = calib_ridge_open(fit->walk.ff, fit->walk.hidden, &fit->down);
@@ -426,7 +511,7 @@ static int set_up(struct fit *fit, const struct kvs_compensate_options *options)
 	if (!err)
 		err = calib_walk_open(&fit->walk);
 	if (!err)
-		err = allocate(fit, options->skip);
+		err = allocate(fit, options);
 	return err ? err : open_queries(fit);
 }
 
@@ -472,6 +557,7 @@ static void clear(struct fit *fit)
 	calib_queries_close(&fit->queries);
 	calib_ridge_close(&fit->outputs);
 	calib_ridge_close(&fit->down);
+	calib_ridge_close(&fit->linear);
 	calib_skip_close(&fit->skip);
 	calib_walk_close(&fit->walk);
 	calib_lapack_close(fit->lapack);

@@ -12,6 +12,7 @@ const char *const study_fit_titles[KVS_STUDY_FITS] = {
 	[KVS_STUDY_FIT_QO] = "W_q and W_o",
 	[KVS_STUDY_FIT_ALL] = "all",
 	[KVS_STUDY_FIT_SKIP] = "all, with a skip",
+	[KVS_STUDY_FIT_LINEAR] = "no attention",
 };
 
 /* ---- words ---- */

@@ -24,10 +24,12 @@ static struct kvs_compensate_options options_of(const struct kvs_study *study, e
 		[KVS_STUDY_FIT_QO] = KVS_REFIT_QUERIES | KVS_REFIT_OUTPUTS,
 		[KVS_STUDY_FIT_ALL] = KVS_REFIT_ALL,
 		[KVS_STUDY_FIT_SKIP] = KVS_REFIT_ALL,
+		[KVS_STUDY_FIT_LINEAR] = KVS_REFIT_ALL,
 	};
 
 	return (struct kvs_compensate_options){.matrices = matrices[fit],
-		.skip = fit == KVS_STUDY_FIT_SKIP ? kvs_skip_rank(kvs_checkpoint_config(study->ckpt)) : 0};
+		.skip = fit == KVS_STUDY_FIT_SKIP ? kvs_skip_rank(kvs_checkpoint_config(study->ckpt)) : 0,
+		.linear = fit == KVS_STUDY_FIT_LINEAR};
 }
 
 static int fit_in(kvs_engine *engine, const struct kvs_study *study, const struct study_row *row, const kvs_plan *plan,

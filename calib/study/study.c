@@ -26,7 +26,7 @@ const char *kvs_study_method_name(enum kvs_study_method method)
 	return method_names[method];
 }
 
-static const char *const fit_names[KVS_STUDY_FITS] = {"alone", "o", "qo", "all", "skip"};
+static const char *const fit_names[KVS_STUDY_FITS] = {"alone", "o", "qo", "all", "skip", "linear"};
 
 const char *kvs_study_fit_name(enum kvs_study_fit fit)
 {
@@ -45,11 +45,28 @@ bool study_runs(enum kvs_study_method method, int cut)
 	return cut == 0 || method == KVS_STUDY_DISSIMILAR || method == KVS_STUDY_SIMILAR || method == KVS_STUDY_NLL;
 }
 
-/* A fit takes minutes, so on other cuts there is one, which depends on the text most. Merged tensors are no plan. */
+static bool splits(enum kvs_study_method method)
+{
+	return method == KVS_STUDY_DISSIMILAR_SPLIT || method == KVS_STUDY_NLL_SPLIT;
+}
+
+static bool any_linear(unsigned methods)
+{
+	for (int m = 0; m < KVS_STUDY_METHODS; m++)
+		if (methods >> m & 1 && m != KVS_STUDY_MERGE && !splits(m))
+			return true;
+	return false;
+}
+
+/*
+ * A fit takes minutes, so on other cuts there is one, which depends on the text most. Merged tensors are no plan. Attention goes where
+ * neither K nor V is the layer's own, which a plan with owners for each is not about.
+ */
 bool study_fits(const struct kvs_study *study, enum kvs_study_method method, enum kvs_study_fit fit, int cut)
 {
 	return fit == KVS_STUDY_ALONE ||
-	       (method != KVS_STUDY_MERGE && !study->cuts[cut].unfit && (cut == 0 || fit == KVS_STUDY_FIT_ALL));
+	       (method != KVS_STUDY_MERGE && !study->cuts[cut].unfit && (cut == 0 || fit == KVS_STUDY_FIT_ALL) &&
+		       !(fit == KVS_STUDY_FIT_LINEAR && splits(method)));
 }
 
 static int by_place(const void *a, const void *b)
@@ -216,7 +233,7 @@ static int cut_texts(struct kvs_study *study, const kvs_tokenizer *tok, const st
 static int check_fits(struct kvs_study *study, const struct kvs_config *config, const struct kvs_study_options *options)
 {
 	for (int i = 0; i < study->cut_count; i++) {
-		struct kvs_compensate_options fit = {0};
+		struct kvs_compensate_options fit = {.linear = i == 0 && options->fits >> KVS_STUDY_FIT_LINEAR & 1};
 		struct study_cut *cut = &study->cuts[i];
 		int err = cut->missing ? 0 : kvs_compensate_check(config, &cut->text, &fit);
 		if (err && options->fits && (i == 0 || cut->source))
@@ -276,6 +293,10 @@ int kvs_study_create(
 		return err;
 	if (options->fits && methods == 1u << KVS_STUDY_MERGE)
 		err = kvs_fail(-EINVAL, "matrices are refitted for plans, and merge makes none: name other methods");
+	if (!err && options->fits == 1u << KVS_STUDY_FIT_LINEAR && !any_linear(methods))
+		err = kvs_fail(-EINVAL,
+			"linear takes attention from layers whose K and V both have one owner: name other methods than "
+			"merge and those that split");
 	study->ckpt = ckpt;
 	study->cu = options->cu;
 	study->layers = config->layers;

@@ -103,6 +103,21 @@ static int check_against_eval(const json_t *study, const char *kind, int samples
 	return skips;
 }
 
+/* No command makes these matrices. They are of the same plan, with its bytes, and three for each of the four layers. */
+static void check_linear(const json_t *study)
+{
+	const json_t *point = json_array_get(json_at(find(study, "linear", 8), "points"), 0),
+		     *fit = json_at(point, "fit");
+	const json_t *all = json_array_get(json_at(find(study, "all", 8), "points"), 0);
+
+	assert_true(json_equal(json_at(point, "k_owners"), json_at(all, "k_owners")));
+	assert_true(json_number_at(point, "kv_token_bytes") == json_number_at(all, "kv_token_bytes"));
+	assert_true(json_number_at(point, "nll") != json_number_at(all, "nll"));
+	assert_true(json_number_at(fit, "plain_nll") == json_number_at(json_at(all, "fit"), "plain_nll"));
+	assert_true(json_number_at(fit, "matrices") >= 3 * 4);
+	assert_true(json_number_at(fit, "nll") < json_number_at(fit, "plain_nll") + 1);
+}
+
 /* A loss in the table; a star for matrices that do not help on the held-back text. */
 static void add_cell(char *line, size_t size, const json_t *study, const char *kind)
 {
@@ -119,8 +134,8 @@ static void check_words(const char *markdown, const json_t *study)
 {
 	char line[256] = "| dissimilar first (KVSharer): `dissimilar` |";
 
-	for (size_t i = 0; i < 5; i++)
-		add_cell(line, sizeof(line), study, (const char *[]){"", "o", "qo", "all", "skip"}[i]);
+	for (size_t i = 0; i < 6; i++)
+		add_cell(line, sizeof(line), study, (const char *[]){"", "o", "qo", "all", "skip", "linear"}[i]);
 	if (!strstr(markdown, line))
 		fail_msg("study.md lacks \"%s\":\n%s", line, markdown);
 	assert_non_null(strstr(markdown, "| `dissimilar`, 896 tokens |"));
@@ -137,7 +152,8 @@ static void figures_are_those_of_calibrate_and_eval(void **state)
 	struct process process = run_in_directory(STUDY
 		"--methods dissimilar --json >$T/plain || exit 10; ! grep -q -i compensate $T/plain $T/s/study.md || "
 		"exit 11; "
-		"rm -r $T/s; " STUDY "--methods dissimilar --compensate o,qo --compensate all,skip >&2 || exit 12; "
+		"rm -r $T/s; " STUDY
+		"--methods dissimilar --compensate o,qo --compensate all,skip,linear >&2 || exit 12; "
 		"head -c 4 $T/s/*.svg >&2; { echo '['; cat $T/plain; echo ','; cat $T/s/study.json; echo ']'; }",
 		300);
 	json_t *both = json_loads(process.out, 0, NULL);
@@ -153,12 +169,13 @@ static void figures_are_those_of_calibrate_and_eval(void **state)
 			assert_true(
 				json_equal(json_array_get(rows, i), json_array_get(json_at(plain, "rows"), alone++)));
 	assert_int_equal(alone, json_array_size(json_at(plain, "rows")));
-	assert_int_equal(json_array_size(rows), 3 + 4 + 1); /* 3, 8 and 14 samples; matrices with 8, and all with 14 */
+	assert_int_equal(json_array_size(rows), 3 + 5 + 1); /* 3, 8 and 14 samples; matrices with 8, and all with 14 */
 	assert_int_equal(json_number_at(json_array_get(json_at(find(study, "all", 14), "points"), 0), "share"), 4);
 	check_against_eval(study, "o", 8, "--refit o");
 	check_against_eval(study, "qo", 8, "--refit qo");
 	check_against_eval(study, "all", 8, "");
 	check_against_eval(study, "skip", 8, "--skip auto");
+	check_linear(study);
 	check_words(process.err, study);
 	json_decref(both);
 	process_free(&process);
@@ -179,6 +196,22 @@ static void a_skip_is_that_of_calibrate(void **state)
 	assert_true(fabs(json_number_at(skip, "nll") - json_number_at(all, "nll")) > 1e-3);
 	assert_int_equal(check_against_eval(study, "all", 14, ""), 0);
 	assert_true(check_against_eval(study, "skip", 14, "--skip auto") > 0);
+	json_decref(study);
+	process_free(&process);
+}
+
+/* A layer of theirs that takes one of K and V keeps the other, and so its attention. */
+static void no_map_for_plans_that_split(void **state)
+{
+	struct process process = run_in_directory(
+		STUDY "--methods adjacent,dissimilar-split --compensate linear >/dev/null && cat $T/s/study.json", 300);
+	json_t *study = json_loads(process.out, 0, NULL);
+	const json_t *rows = json_at(study, "rows");
+
+	(void)state;
+	assert_int_equal(process.status, 0);
+	assert_int_equal(json_array_size(rows), 2 + 1);
+	assert_string_equal(json_string_value(json_at(find(study, "linear", 8), "method")), "adjacent");
 	json_decref(study);
 	process_free(&process);
 }
@@ -221,6 +254,8 @@ static const struct bad_input {
 } inputs[] = {
 	{"an unknown kind", "$S --compensate o,luck", 2, "--compensate is \"luck\""},
 	{"no plans", "$N --methods merge --compensate all", 2, "merge makes none"},
+	{"no attention to take", "$N --methods merge,dissimilar-split --compensate linear", 1,
+		"other methods than merge and those that split"},
 	{"too little text", "$S --samples 3 --compensate all", 1,
 		"calib.txt: compensation fits matrices of 128 columns"},
 	{"too little text of several", "$S --calib LICENSE --samples 3 --compensate o", 1, "takes 256 tokens or more"},
@@ -279,6 +314,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(figures_are_those_of_calibrate_and_eval),
 		cmocka_unit_test(a_skip_is_that_of_calibrate),
+		cmocka_unit_test(no_map_for_plans_that_split),
 		cmocka_unit_test(a_study_in_pieces_is_a_study_in_one),
 		cmocka_unit_test(bad_input_is_named_and_leaves_what_there_was),
 	};

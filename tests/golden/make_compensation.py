@@ -10,7 +10,8 @@ normal equations and sums; scores are taken by einsum over all sequences at once
 The checkpoints are float32, so that no refitted matrix is rounded. "llama-bias" has a bias everywhere; "compensation-window",
 which is made here too, has sliding windows and two queries to a key. Their text is random: what counts is that the figures are
 the same. Of each matrix there are the norm and a few rows; of a skip's two, whose signs nothing determines, those of their
-product. A skip is cut by the singular values of what it adds to the rows, where calib/compensate has eigenvectors of sums.
+product. A skip is cut by the singular values of what it adds to the rows, where calib/compensate has eigenvectors of sums. A linear
+map in place of attention is told as such a product too, and the model here runs no attention where it has one.
 """
 import json
 import pathlib
@@ -19,9 +20,11 @@ import struct
 import numpy as np
 
 HERE = pathlib.Path(__file__).parent
-# model, owners, samples, their tokens, rank of the skip
+LINEAR = "linear"
+# model, owners, samples, their tokens, rank of the skip or LINEAR
 CASES = [("models/llama-bias", [0, 0, 2, 2], 16, 32, 0), ("calib/compensation-window", [0, 1, 1, 3, 0], 16, 24, 0),
-         ("models/llama-bias", [0, 0, 2, 2], 16, 32, 5), ("calib/compensation-window", [0, 1, 1, 3, 0], 16, 24, 12)]
+         ("models/llama-bias", [0, 0, 2, 2], 16, 32, 5), ("calib/compensation-window", [0, 1, 1, 3, 0], 16, 24, 12),
+         ("models/llama-bias", [0, 0, 2, 2], 16, 32, LINEAR)]
 WINDOWS, ROWS, STRIDE = 4, (0, 5, 15), 3
 OUTPUTS, OTHERS = (0.003, 0.01, 0.03, 0.1, 0.3), (1, 0.3, 0.1)
 WINDOW_CONFIG = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "hidden_act": "silu", "vocab_size": 64,
@@ -76,7 +79,7 @@ class Model:
         c = self.config
         self.layers, self.heads, self.kv_heads = (c[k] for k in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads"))
         self.dim, self.window = c["head_dim"], c.get("sliding_window")
-        self.skips = {}
+        self.skips, self.maps = {}, {}
 
     def linear(self, x, name):
         y = x @ self.w[name + ".weight"].T
@@ -129,6 +132,8 @@ class Model:
         return p / p.sum(-1, keepdims=True)
 
     def heads_out(self, h, layer, k, v):
+        if layer in self.maps:
+            return np.zeros((*h.shape[:2], self.heads * self.dim))
         scores = self.turned(self.queries(h, layer), layer) @ k.transpose(0, 1, 3, 2) / np.sqrt(self.dim)
         out = self.weights_of(scores) @ v
         return out.transpose(0, 2, 1, 3).reshape(*h.shape[:2], -1)
@@ -140,10 +145,13 @@ class Model:
         return gate / (1 + np.exp(-gate)) * self.linear(y, at + "mlp.up_proj")
 
     def skipped(self, h, layer):
+        x = self.norm(h, f"model.layers.{layer}.input_layernorm")
+        if layer in self.maps:
+            return x @ self.maps[layer].T
         if layer not in self.skips:
             return 0
         a, b = self.skips[layer]
-        return self.norm(h, f"model.layers.{layer}.input_layernorm") @ a.T @ b.T
+        return x @ a.T @ b.T
 
     def layer(self, h, layer, k, v):
         at = f"model.layers.{layer}."
@@ -301,7 +309,7 @@ def compensate(model, samples, owners, rank):
     held = np.arange(len(samples)) % 4 == 3
     first = next(l for l in range(model.layers) if owners[l] != l)
     original = Model.__new__(Model)
-    original.__dict__.update(model.__dict__, w=dict(model.w), skips={})
+    original.__dict__.update(model.__dict__, w=dict(model.w), skips={}, maps={})
     h = g = model.w["model.embed_tokens.weight"][samples]
     kv, results = {}, []
 
@@ -311,12 +319,22 @@ def compensate(model, samples, owners, rank):
         results.append({"name": name, "norm": float(np.linalg.norm(new)), **figures,
                         "rows": {str(r): [round(float(v), 8) for v in new[r]] for r in ROWS}})
 
-    def put_skip(layer, a, b, before, after):
-        a, b = (y.astype(np.float32).astype(float) for y in (a, b))
-        model.skips[layer] = a, b
+    def tell_product(layer, product, before, after):
         for half in "ab":
             results.append({"name": f"model.layers.{layer}.self_attn.skip_{half}.weight", "before": before, "after": after})
-        results[-1] |= {"norm": float(np.linalg.norm(b @ a)), "rows": {str(r): [round(float(v), 8) for v in (b @ a)[r]] for r in ROWS}}
+        results[-1] |= {"norm": float(np.linalg.norm(product)), "rows": {str(r): [round(float(v), 8) for v in product[r]] for r in ROWS}}
+
+    def put_skip(layer, a, b, before, after):
+        model.skips[layer] = a, b = tuple(y.astype(np.float32).astype(float) for y in (a, b))
+        tell_product(layer, b @ a, before, after)
+
+    def put_map(layer, x, t):
+        new, strength, _ = ridge_fit(x, t, np.zeros((t.shape[-1], x.shape[-1])), OUTPUTS, False, held)
+        before, after = (float(((t - y) ** 2).mean()) for y in (0, x @ new.T))
+        name = f"model.layers.{layer}.self_attn.o_proj"
+        put(layer, "self_attn.o_proj", np.zeros_like(model.w[name + ".weight"]), strength=strength, before=before, after=after)
+        model.maps[layer] = new.astype(np.float32).astype(float)
+        tell_product(layer, new, before, after)
 
     for layer in range(model.layers):
         at, borrows = f"model.layers.{layer}.", owners[layer] != layer
@@ -325,7 +343,7 @@ def compensate(model, samples, owners, rank):
         if not borrows:
             kv[layer] = model.keys(h, layer)
         keys, values = kv[owners[layer]]
-        if borrows:
+        if borrows and rank != LINEAR:
             z, w = model.queries(h, layer), model.w[at + "self_attn.q_proj.weight"].copy()
             scores = original.turned(original.queries(g, layer), layer) @ own[0].transpose(0, 1, 3, 2) / np.sqrt(model.dim)
             kl = np.zeros(2)
@@ -334,9 +352,11 @@ def compensate(model, samples, owners, rank):
                 w[head * model.dim:][:model.dim] = a @ w[head * model.dim:][:model.dim]
                 kl += np.array((before, after)) / model.heads
             put(layer, "self_attn.q_proj", w, before=float(kl[0]), after=float(kl[1]))
-        if layer >= first:
-            name = at + "self_attn.o_proj"
-            f, t = model.heads_out(h, layer, keys, values), middle - h - model.bias(name)
+        name = at + "self_attn.o_proj"
+        if borrows and rank == LINEAR:
+            put_map(layer, model.norm(h, at + "input_layernorm"), middle - h - model.bias(name))
+        f, t = model.heads_out(h, layer, keys, values), middle - h - model.bias(name)
+        if layer >= first and layer not in model.maps:
             old = model.w[name + ".weight"]
             new, strength, left = ridge_fit(f, t, old, OUTPUTS if borrows else OTHERS, not borrows, held)
             x, both = model.norm(h, at + "input_layernorm"), None
@@ -350,6 +370,7 @@ def compensate(model, samples, owners, rank):
                 put_skip(layer, a, b, alone, after)
             elif new is not None:
                 put(layer, "self_attn.o_proj", new, strength=strength, before=before, after=alone)
+        if layer >= first:
             reached = h + model.linear(f, name) + model.skipped(h, layer)
             name = at + "mlp.down_proj"
             x, t = model.gated(reached, layer), up - reached - model.bias(name)
@@ -438,7 +459,8 @@ def main():
         full, plain = (model.loss(windows, targets, o) for o in (range(model.layers), owners))
         matrices = compensate(model, samples, owners, rank)
         losses = {"full": full, "plain": plain, "compensated": model.loss(windows, targets, owners)}
-        cases.append({"model": "tests/golden/" + folder, "owners": owners, "samples": count, "tokens": tokens, "skip": rank,
+        cases.append({"model": "tests/golden/" + folder, "owners": owners, "samples": count, "tokens": tokens,
+                      "skip": 0 if rank == LINEAR else rank, "linear": rank == LINEAR,
                       "windows": WINDOWS, "ids": ids.tolist(), "matrices": matrices, "nll": losses})
         print(folder, losses, [(m["name"], m["before"], m["after"], m.get("strength")) for m in matrices])
     make_pairs(cases)

@@ -38,7 +38,8 @@ static const struct argp_option options[] = {
 		0},
 	{"compensate", OPTION_COMPENSATE, "LIST", 0,
 		"also measure each plan with matrices refitted for it on the text of its search; some of o (W_o of the "
-		"layers that share), qo (their W_q too), all (as calibrate --compensate), skip (all, with --skip auto)",
+		"layers that share), qo (their W_q too), all (as calibrate --compensate), skip (all, with --skip auto), "
+		"linear (all, but layers that share have a linear map of their input in place of attention)",
 		0},
 	{"rates", OPTION_RATES, "LIST", 0, "fractions of layers that share (default 0.125,0.25,0.375)", 0},
 	{"seeds", OPTION_SEEDS, "N", 0, "number of random orders (default 5)", 0},
