@@ -26,6 +26,8 @@
 
 #define SIGNAL_STACK_BYTES (64 * 1024)
 #define WATCH_SIGNAL SIGBUS
+#define WATCH_NS 200000000ull       /* how much later than its limit a block may end */
+#define STANDSTILL_NS 1000000000ull /* without a look of the watchdog: the process was stopped, or the machine slept */
 
 /* A thread that runs the device's work. */
 struct worker {
@@ -128,6 +130,17 @@ void sc_guard_resume(void)
 	atomic_store(&self->since_ns, sc_now_ns());
 }
 
+/* Ctrl-Z, a debugger, a machine that sleeps: time in which nothing ran is not a block's. */
+static void standstill_forgive(uint64_t before, uint64_t ns)
+{
+	for (struct worker *worker = workers; worker; worker = worker->next) {
+		uint_fast64_t since = atomic_load(&worker->since_ns);
+
+		if (since && since < before) /* and its guard is not set or cleared just now */
+			atomic_compare_exchange_strong(&worker->since_ns, &since, since + ns);
+	}
+}
+
 static void overdue_end(uint64_t now)
 {
 	for (struct worker *worker = workers; worker; worker = worker->next) {
@@ -145,16 +158,21 @@ static void *watchdog(void *nothing)
 	pthread_mutex_lock(&workers_lock);
 	for (;;) {
 		struct timespec pause;
+		uint64_t before, now;
 
 		if (!workers)
 			pthread_cond_wait(&workers_came, &workers_lock);
+		before = sc_now_ns();
 		clock_gettime(CLOCK_REALTIME, &pause);
-		pause.tv_nsec += 200000000; /* how much later than its limit a block may end */
+		pause.tv_nsec += WATCH_NS;
 		pause.tv_sec += pause.tv_nsec / 1000000000;
 		pause.tv_nsec %= 1000000000;
 		while (pthread_cond_timedwait(&workers_came, &workers_lock, &pause) != ETIMEDOUT)
 			;
-		overdue_end(sc_now_ns());
+		now = sc_now_ns();
+		if (now - before > STANDSTILL_NS)
+			standstill_forgive(before, now - before - WATCH_NS);
+		overdue_end(now);
 	}
 	return NULL;
 }

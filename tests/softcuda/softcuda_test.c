@@ -285,23 +285,44 @@ static void a_fault_loses_the_context_and_not_the_process(void **state)
 	assert_int_equal(counters().physical_bytes, 0);
 }
 
-static void an_endless_kernel_is_ended(void **state)
+/* A kernel that runs until `memory` holds something else than 0, with that limit. */
+static CUdeviceptr spin_with_timeout(const char *seconds)
 {
 	const kvs_cu *cu = fixture->cu;
 	CUdeviceptr memory;
 	void *params[] = {&memory};
-	CUfunction spin;
 
-	(void)state;
-	setenv("SOFTCUDA_TIMEOUT", "1", 1);
+	setenv("SOFTCUDA_TIMEOUT", seconds, 1);
 	fixture->reset(); /* reads the environment again; the context is gone with it */
 	assert_int_equal(cu->cuDevicePrimaryCtxRetain(&fixture->cu->context, cu->device), CUDA_SUCCESS);
 	assert_int_equal(cu->cuCtxSetCurrent(cu->context), CUDA_SUCCESS);
-	spin = function_get(module_load(), "softcuda_spin");
 	assert_int_equal(cu->cuMemAlloc(&memory, 64), CUDA_SUCCESS);
 	assert_int_equal(cu->cuMemsetD8(memory, 0, 64), CUDA_SUCCESS);
-	assert_int_equal(launch(spin, 1, NULL, params), CUDA_SUCCESS);
-	assert_int_equal(cu->cuCtxSynchronize(), CUDA_ERROR_LAUNCH_TIMEOUT);
+	assert_int_equal(launch(function_get(module_load(), "softcuda_spin"), 1, NULL, params), CUDA_SUCCESS);
+	return memory;
+}
+
+static void an_endless_kernel_is_ended(void **state)
+{
+	(void)state;
+	spin_with_timeout("1");
+	assert_int_equal(fixture->cu->cuCtxSynchronize(), CUDA_ERROR_LAUNCH_TIMEOUT);
+}
+
+/* As by Ctrl-Z, and as a machine that sleeps: it would be a pity about the hours before. */
+static void time_in_which_the_process_is_stopped_does_not_count(void **state)
+{
+	CUdeviceptr memory = spin_with_timeout("3");
+	char command[128];
+
+	(void)state;
+	snprintf(command, sizeof(command), "(sleep 0.5; kill -STOP %d; sleep 5; kill -CONT %d) >/dev/null 2>&1 &",
+		(int)getpid(), (int)getpid());
+	assert_int_equal(system(command), 0);
+	sleep(5);        /* most of it stopped */
+	usleep(1200000); /* the watchdog looks again */
+	*(volatile int *)(uintptr_t)memory = 1;
+	assert_int_equal(fixture->cu->cuCtxSynchronize(), CUDA_SUCCESS);
 }
 
 typedef CUresult memcpy_2d_fn(const CUDA_MEMCPY2D *);
@@ -617,6 +638,7 @@ int main(void)
 		CASE(arguments_are_taken_at_the_call),
 		CASE(a_fault_loses_the_context_and_not_the_process),
 		CASE(an_endless_kernel_is_ended),
+		CASE(time_in_which_the_process_is_stopped_does_not_count),
 		CASE(an_unmap_under_a_pending_launch_is_a_hazard),
 		CASE(rows_are_copied_with_their_pitches),
 		CASE(a_late_copy_arrives_when_it_is_waited_for),
