@@ -334,7 +334,9 @@ struct kvs_search_result {
  * cosines are measured. The plan's own loss is measured without the matrices, which kvs_compensate() makes for the whole plan.
  *
  * -EINVAL (share out of range; options that are not the engine's; a model of one layer), -ECANCELED if stopped before the first walk. A later
- * stop ends in KVS_SEARCH_STOPPED with a valid best plan, whose figures are NAN if they had not been measured.
+ * stop ends in KVS_SEARCH_STOPPED with a valid best plan, whose figures are NAN if they had not been measured. So does a failure after
+ * the first trial (-EIO of the device, -ENOMEM), which is returned all the same: its trials can be gone on from. `out` is cleared by
+ * the caller in each case; without a best plan it is empty.
  */
 int kvs_search_run(kvs_engine *engine, const struct kvs_calib_text *text, struct kvs_capture *capture,
 	const struct kvs_search_options *options, struct kvs_search_result *out);

@@ -381,11 +381,26 @@ static int check_policy(const struct kvs_search_options *options, const kvs_engi
 		options->policy, options->pass_tokens, kvs_engine_policy(engine), kvs_engine_pass_tokens(engine));
 }
 
+/* The best plan and its figures, which a search that was stopped leaves out: then this needs memory alone. */
+static int settle(struct calib_search *search)
+{
+	struct kvs_search_result *result = search->result;
+	int err = choose_best(search);
+
+	if (!err && result->end == KVS_SEARCH_COMPLETE && result->best.tensors < search->target)
+		result->end = KVS_SEARCH_EXHAUSTED;
+	if (!err && result->best.k_owners)
+		err = find_cosine(search);
+	if (!err && search->options->sweep)
+		err = collect_sweep(search);
+	return err;
+}
+
 static int run_search(struct calib_search *search)
 {
 	struct kvs_search_result *result = search->result;
 	double start = now_s();
-	int err = 0;
+	int err = 0, kept;
 
 	result->full_nll = NAN;
 	if (!search->options->plans_alone || search->options->method == KVS_METHOD_NLL) /* nll starts from this loss */
@@ -395,17 +410,13 @@ static int run_search(struct calib_search *search)
 		return err == -ECANCELED ? kvs_fail(err, "stopped before there was a plan") : err;
 	err = run_walks(search);
 	result->search_s = now_s() - start - result->measure_s;
-	if (err && err != -ECANCELED)
+	if (!err)
+		err = settle(search);
+	if (!err || (err != -ECANCELED && !result->trial_count))
 		return err;
-	result->end = err ? KVS_SEARCH_STOPPED : KVS_SEARCH_COMPLETE; /* set first: a stopped search measures no more */
-	err = choose_best(search);
-	if (!err && result->end == KVS_SEARCH_COMPLETE && result->best.tensors < search->target)
-		result->end = KVS_SEARCH_EXHAUSTED;
-	if (!err && result->best.k_owners)
-		err = find_cosine(search);
-	if (!err && search->options->sweep)
-		err = collect_sweep(search);
-	return err;
+	result->end = KVS_SEARCH_STOPPED;
+	kept = settle(search);
+	return err == -ECANCELED ? kept : err;
 }
 
 int kvs_search_run(kvs_engine *engine, const struct kvs_calib_text *text, struct kvs_capture *capture,
@@ -432,7 +443,7 @@ int kvs_search_run(kvs_engine *engine, const struct kvs_calib_text *text, struct
 	for (int i = 0; search.swept && i < points; i++)
 		free(search.swept[i].k_owners);
 	free(search.swept);
-	if (err)
+	if (err && !out->best.k_owners)
 		kvs_search_result_clear(out);
 	return err;
 }

@@ -180,9 +180,7 @@ static int search_plans(struct run *run, struct collector *collector)
 	struct kvs_search_result result;
 	int err = kvs_search_run(run->engine, &run->study->cuts[run->row->cut].text, &run->capture, &options, &result);
 
-	if (err)
-		return err;
-	if (result.end == KVS_SEARCH_STOPPED)
+	if (!err && result.end == KVS_SEARCH_STOPPED)
 		err = kvs_fail(-ECANCELED, "stopped");
 	for (size_t i = 0; i < result.trial_count && !err; i++) {
 		const struct kvs_trial *trial = &result.trials[i];

@@ -228,6 +228,26 @@ static void interrupting_leaves_a_plan_that_runs(void **state)
 	assert_leaves_a_plan("HUP");
 }
 
+/* The device fails in the middle: what was found is kept, and going on from it gives the plan of a search that did not fail. */
+static void a_failure_leaves_its_trials(void **state)
+{
+	struct process process =
+		run_shell("T=$(mktemp -d); C='kvshare-run calibrate -q -m " MODEL " --text " TEXT
+			  " --samples 2 --sample-tokens 16 --held-tokens 64 --ctx 32 --method nll --share 2'\n"
+			  "SOFTCUDA_FAIL=cuLaunchKernel:8000:700 $C -o $T/p && echo it did not fail\n"
+			  "SOFTCUDA_FAIL=cuLaunchKernel:8000:700 $C -o - | grep . && echo half a plan on stdout\n"
+			  "$C --resume --json -o $T/p >$T/json; grep -o '\"replayed\": [1-9]' $T/json | cut -c 1-12\n"
+			  "$C -o $T/whole >/dev/null; cmp $T/p $T/whole && echo the same; rm -r $T",
+			120);
+
+	(void)state;
+	assert_string_equal(process.out, "\"replayed\": \nthe same\n");
+	assert_non_null(strstr(process.err, "CUDA_ERROR_ILLEGAL_ADDRESS"));
+	assert_non_null(strstr(process.err, "/p keeps the "));
+	assert_non_null(strstr(process.err, "with --resume goes on\n"));
+	process_free(&process);
+}
+
 /*
  * One sample takes many seconds on one thread: the signal ends the wait for it. The bounds are wide, for busy machines.
  */
@@ -382,6 +402,7 @@ int main(void)
 		cmocka_unit_test(bad_input_is_named_and_leaves_nothing),
 		cmocka_unit_test(pairs_that_run_out_leave_a_partial_plan),
 		cmocka_unit_test(interrupting_leaves_a_plan_that_runs),
+		cmocka_unit_test(a_failure_leaves_its_trials),
 		cmocka_unit_test(an_interrupt_does_not_wait_for_a_long_pass),
 		cmocka_unit_test(a_hangup_under_nohup_stops_nothing),
 		cmocka_unit_test(a_study_that_is_stopped_leaves_its_study_md),

@@ -469,9 +469,26 @@ static int finish(
 	return err;
 }
 
+/* A search that failed after its first trial leaves them, as Ctrl-C does. Standard output gets whole plans alone. */
+static int keep_trials(struct run_calibrate *env, const struct kvs_search_result *result, int failed)
+{
+	char *message;
+
+	if (!result->trial_count || run_is_stdout(env->output))
+		return failed;
+	message = strdup(kvs_error());
+	if (!run_calibrate_save(env, result))
+		kvs_fail(failed, "%s; %s keeps the %zu trials before it: the same command with --resume goes on",
+			message ? message : "no memory", env->output, result->trial_count);
+	else
+		kvs_fail(failed, "%s; nor could its trials be kept: %s", message ? message : "no memory", kvs_error());
+	free(message);
+	return failed;
+}
+
 static int search_and_finish(struct run_calibrate *env, struct run_session *session)
 {
-	struct kvs_search_result result;
+	struct kvs_search_result result = {0};
 	double start = run_now_s();
 	int err = load_replay(env);
 
@@ -479,9 +496,7 @@ static int search_and_finish(struct run_calibrate *env, struct run_session *sess
 		err = open_engine(env, session);
 	if (!err)
 		err = search(env, session, &result);
-	if (err)
-		return err;
-	err = finish(env, session, &result, start);
+	err = err ? keep_trials(env, &result, err) : finish(env, session, &result, start);
 	kvs_search_result_clear(&result);
 	return err;
 }

@@ -51,7 +51,9 @@ void run_compensate_print(const struct run_calibrate *env, double full_nll, FILE
 /* compensate_plan.c: `--plan`, instead of a search. The text is cut and the engine open. */
 int run_compensate_plan(struct run_calibrate *env, struct run_session *session);
 
-/* Writes the plan or plans, and prints the result. */
+/* Writes the plan or plans: of a search that was stopped, or that failed after its first trial, as far as it came. */
+int run_calibrate_save(struct run_calibrate *env, const struct kvs_search_result *result);
+/* The same, and prints the result. */
 int run_calibrate_report(struct run_calibrate *env, const struct run_session *session,
 	const struct kvs_search_result *result, double seconds);
 

@@ -247,14 +247,19 @@ static void print_end(const struct run_calibrate *env, const struct kvs_search_r
 			result->trial_count, result->best.tensors / 2.0, env->search.share, where);
 }
 
-int run_calibrate_report(struct run_calibrate *env, const struct run_session *session,
-	const struct kvs_search_result *result, double seconds)
+int run_calibrate_save(struct run_calibrate *env, const struct kvs_search_result *result)
 {
 	int err =
 		env->search.sweep ? save_sweep(env, result) : save_point(env, result, &result->best, true, env->output);
 
-	if (!err)
-		err = run_compensate_remove(env);
+	return err ? err : run_compensate_remove(env);
+}
+
+int run_calibrate_report(struct run_calibrate *env, const struct run_session *session,
+	const struct kvs_search_result *result, double seconds)
+{
+	int err = run_calibrate_save(env, result);
+
 	if (err)
 		return err;
 	if (env->model.json)
