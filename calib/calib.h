@@ -478,6 +478,9 @@ const char *kvs_study_fit_name(enum kvs_study_fit fit); /* "alone", "o", "qo", "
 
 #define KVS_STUDY_MOST_RATES 8
 #define KVS_STUDY_MOST_SOURCES 4
+#define KVS_STUDY_MOST_TRIALS 4
+/* Those that depend on the text most. */
+#define KVS_STUDY_VARIED (1u << KVS_STUDY_DISSIMILAR | 1u << KVS_STUDY_SIMILAR | 1u << KVS_STUDY_NLL)
 
 struct kvs_source {
 	const char *name; /* for messages */
@@ -485,15 +488,25 @@ struct kvs_source {
 	size_t count;
 };
 
+/* A plan of `calibrate` with the trials of its search. */
+struct kvs_study_trials {
+	const char *name; /* for messages */
+	kvs_plan *plan;
+};
+
 struct kvs_study_options {
 	struct kvs_source text; /* plans are measured on it */
 	/* Every search runs on the first; some run on the others too, to see whether the text matters. */
 	struct kvs_source calib[KVS_STUDY_MOST_SOURCES];
 	int calib_count;
-	struct kvs_calib_text_options cut;  /* of each `calib`: samples, and the windows that nll chooses by */
-	int text_tokens;                    /* of `text`, in windows of cut.window_tokens; 0: 2048 */
-	unsigned methods;                   /* bit 1 << method; 0: all */
-	unsigned fits;                      /* bit 1 << fit: these too, for each method that makes plans */
+	struct kvs_calib_text_options cut; /* of each `calib`: samples, and the windows that nll chooses by */
+	int text_tokens;                   /* of `text`, in windows of cut.window_tokens; 0: 2048 */
+	unsigned methods;                  /* bit 1 << method; 0: all */
+	unsigned fits;                     /* bit 1 << fit: these too, for each method that makes plans */
+	unsigned varied; /* bit 1 << method: run on other amounts of the text and on the other texts too */
+	/* Of searches that are among the study's: their trials are not run again. */
+	struct kvs_study_trials trials[KVS_STUDY_MOST_TRIALS];
+	int trials_count;
 	double rates[KVS_STUDY_MOST_RATES]; /* fractions of the layers that share */
 	int rate_count;                     /* 0: 1/8, 1/4 and 3/8, as in the paper, but at least one layer */
 	int seeds;                          /* of random orders: 1, 2, ...; 0: 5 */
@@ -505,12 +518,13 @@ struct kvs_study_options {
 typedef struct kvs_study kvs_study;
 
 /*
- * Lists the rows to run: every method on the first text as `cut` says; the walks and nll also on a third and on five
+ * Lists the rows to run: every method on the first text as `cut` says; those that are `varied` also on a third and on five
  * thirds of that amount, if the text has as much, and on the other texts. Each of `fits` is run for the plans of every row
- * on the first text, and FIT_ALL for those on the others, on the samples that the row's search had. The options' texts are
- * not needed afterwards; the checkpoint and `cu` must outlive the study.
+ * on the first text, and FIT_ALL for those on the others, on the samples that the row's search had. The options' texts and
+ * plans are not needed afterwards; the checkpoint and `cu` must outlive the study.
  * -EINVAL (a text that is too short to search, or to fit matrices on; the text to measure on among those to search on; a
- * rate of no layer or of all; a model of one layer; fits without a method that makes plans), -ENOMEM.
+ * rate of no layer or of all; a model of one layer; fits without a method that makes plans; trials of none of the
+ * study's searches: the message says why), -ENOENT (a plan without a record), -ENOMEM.
  */
 int kvs_study_create(
 	const kvs_checkpoint *ckpt, const kvs_tokenizer *tok, const struct kvs_study_options *options, kvs_study **out);

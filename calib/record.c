@@ -5,6 +5,7 @@
  * The names in these tables are a contract: files of earlier versions have them, and a search goes on from them.
  */
 #include "measure.h"
+#include "search.h"
 
 #include "../chart/chart.h"
 
@@ -196,7 +197,7 @@ static int read_trial(const json_t *object, int layers, struct kvs_trial *out)
 		isnan(walk == KVS_WALK_NLL       ? out->nll + out->nll_error
 			: walk == KVS_WALK_REFIT ? out->left
 						 : out->cosine))
-		return kvs_fail(-EINVAL, "calibration.trials of the plan is damaged: search again without --resume");
+		return kvs_fail(-EINVAL, "calibration.trials of the plan is damaged: search again, without --resume");
 	return 0;
 }
 
@@ -246,8 +247,9 @@ static int take_old_policy(json_t *then)
 	return json_object_set_new(then, "policy", json_string(policy_names[KVS_POLICY_OWNER])) ? no_memory() : 0;
 }
 
-int kvs_search_replay(const kvs_plan *plan, const struct kvs_search_options *options, const struct kvs_calib_text *text,
-	struct kvs_trial **trials, size_t *count)
+/* The record of the plan's search, if it was one with these options on this text. */
+static int load_search(
+	const kvs_plan *plan, const struct kvs_search_options *options, const struct kvs_calib_text *text, json_t **out)
 {
 	json_t *now = settings_json(options, text), *then = NULL;
 	char *json = NULL;
@@ -259,11 +261,36 @@ int kvs_search_replay(const kvs_plan *plan, const struct kvs_search_options *opt
 	}
 	if (!err)
 		err = calib_settings_check(now, then, "the plan's search", "this search's");
-	if (!err)
-		err = read_trials(json_object_get(then, "trials"), kvs_plan_layers(plan), trials, count);
-	json_decref(then);
 	json_decref(now);
 	free(json);
+	if (err)
+		json_decref(then);
+	else
+		*out = then;
+	return err;
+}
+
+int calib_search_is_of(
+	const kvs_plan *plan, const struct kvs_search_options *options, const struct kvs_calib_text *text)
+{
+	json_t *search;
+	int err = load_search(plan, options, text, &search);
+
+	if (!err)
+		json_decref(search);
+	return err;
+}
+
+int kvs_search_replay(const kvs_plan *plan, const struct kvs_search_options *options, const struct kvs_calib_text *text,
+	struct kvs_trial **trials, size_t *count)
+{
+	json_t *search;
+	int err = load_search(plan, options, text, &search);
+
+	if (err)
+		return err;
+	err = read_trials(json_object_get(search, "trials"), kvs_plan_layers(plan), trials, count);
+	json_decref(search);
 	return err;
 }
 

@@ -41,6 +41,10 @@ int calib_search_record(struct calib_search *search, const struct kvs_trial *tri
 /* Notes `maps`, with its loss or NAN, as the point that `walk` has reached, and as a point of the sweep. */
 int calib_search_accept(struct calib_search *search, enum kvs_walk walk, const struct calib_maps *maps, double nll);
 
+/* Whether the plan's search had this text and these options (record.c). -EINVAL names the difference; -ENOENT, -ENOMEM. */
+int calib_search_is_of(
+	const kvs_plan *plan, const struct kvs_search_options *options, const struct kvs_calib_text *text);
+
 /* The greedy walk (search_nll.c), over pairs in any order. */
 int calib_search_greedy(
 	struct calib_search *search, const struct kvs_pair *pairs, size_t count, struct calib_maps *maps);

@@ -101,7 +101,7 @@ static void draw_over_cuts(const struct kvs_study *study, bool by_source, struct
 	int cuts[STUDY_CUTS], count = study_series(study, by_source, cuts);
 
 	for (int m = 0; m < KVS_STUDY_METHODS; m++) {
-		if (!study_runs(m, 1) || !study_has(study, m, 0))
+		if (!study_varies(study, m) || !study_has(study, m, 0))
 			continue;
 		for (int i = 0; i < count; i++) {
 			struct study_mean mean = study_mean(study, m, cuts[i], study->share_count / 2);

@@ -153,7 +153,7 @@ static void print_cuts(FILE *out, const struct kvs_study *study, bool by_source)
 	study_print_head(out, study, "search and fit");
 	for (int m = 0; m < KVS_STUDY_METHODS; m++)
 		for (int i = 0; i < count; i++)
-			if (study_runs(m, 1) && study_has_fit(study, m, KVS_STUDY_FIT_ALL, cuts[i]))
+			if (study_varies(study, m) && study_has_fit(study, m, KVS_STUDY_FIT_ALL, cuts[i]))
 				print_cut(out, study, m, cuts[i], by_source);
 	fputc('\n', out);
 }

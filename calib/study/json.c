@@ -324,8 +324,8 @@ static int read_row(const json_t *object, struct kvs_study *study)
 
 	while (method < KVS_STUDY_METHODS && name && strcmp(name, kvs_study_method_name(method)))
 		method++;
-	if (!name || method == KVS_STUDY_METHODS || cut < 0 || !study_runs(method, cut) || fit < 0 ||
-		!study_fits(study, method, fit, cut) || seed < 0 || (seed > 0) != study_is_random(method))
+	if (!name || method == KVS_STUDY_METHODS || cut < 0 || fit < 0 || !study_fits(study, method, fit, cut) ||
+		seed < 0 || (seed > 0) != study_is_random(method))
 		return -EINVAL;
 	row = study_row(study, method, seed, fit, cut);
 	if (!row)

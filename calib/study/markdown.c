@@ -199,6 +199,20 @@ void study_print_head(FILE *out, const struct kvs_study *study, const char *firs
 	fputc('\n', out);
 }
 
+static void print_mean_costs(FILE *out, const struct kvs_study *study, enum kvs_study_method method, int cut)
+{
+	for (int p = 0; p < study->share_count; p++) {
+		struct study_mean mean = study_mean(study, method, cut, p);
+		if (!mean.count)
+			fputs(" - |", out);
+		else if (mean.count == 1)
+			fprintf(out, " %+.4f |", study_cost(study, &mean));
+		else
+			fprintf(out, " %+.4f ± %.4f |", study_cost(study, &mean), mean.deviation);
+	}
+	fputc('\n', out);
+}
+
 static void print_costs(FILE *out, const struct kvs_study *study, const struct study_point *points)
 {
 	for (int p = 0; p < study->share_count; p++) {
@@ -220,15 +234,6 @@ static bool varies(const struct kvs_study *study, const int *cuts, int count)
 	return false;
 }
 
-static const struct study_row *find_row(const struct kvs_study *study, enum kvs_study_method method, int cut)
-{
-	for (size_t i = 0; i < study->row_count; i++)
-		if (study->rows[i].done && study->rows[i].method == method && !study->rows[i].fit &&
-			study->rows[i].cut == cut)
-			return &study->rows[i];
-	return NULL;
-}
-
 static void print_sensitivity(FILE *out, const struct kvs_study *study, bool by_source)
 {
 	int cuts[STUDY_CUTS], count = study_series(study, by_source, cuts);
@@ -241,19 +246,18 @@ static void print_sensitivity(FILE *out, const struct kvs_study *study, bool by_
 	study_print_head(out, study, "search");
 	for (int m = 0; m < KVS_STUDY_METHODS; m++) {
 		for (int i = 0; i < count; i++) {
-			const struct study_row *row = find_row(study, m, cuts[i]);
 			const struct study_cut *cut = &study->cuts[cuts[i]];
-			if (!row || !study_runs(m, 1))
+			if (!study_has(study, m, cuts[i]) || !study_varies(study, m))
 				continue;
 			if (by_source)
 				fprintf(out, "| `%s`, text %d |", kvs_study_method_name(m), cut->source + 1);
-			else if (m == KVS_STUDY_NLL)
+			else if (m == KVS_STUDY_NLL || m == KVS_STUDY_NLL_SPLIT)
 				fprintf(out, "| `%s`, %d tokens |", kvs_study_method_name(m),
 					cut->text.windows * cut->text.window_tokens);
 			else
 				fprintf(out, "| `%s`, %d sample%s |", kvs_study_method_name(m), cut->samples,
 					cut->samples == 1 ? "" : "s");
-			print_costs(out, study, row->points);
+			print_mean_costs(out, study, m, cuts[i]);
 		}
 	}
 	fputc('\n', out);

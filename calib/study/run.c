@@ -155,30 +155,16 @@ static void collector_close(struct run *run, struct collector *c)
 	calib_maps_clear(&c->next);
 }
 
-static struct kvs_search_options search_options(struct run *run)
-{
-	const struct study_row *row = run->row;
-	enum kvs_study_method method = row->method;
-
-	return (struct kvs_search_options){.method = method == KVS_STUDY_NLL || method == KVS_STUDY_NLL_SPLIT
-							     ? KVS_METHOD_NLL
-							     : KVS_METHOD_KVSHARER,
-		.share = run->study->shares[run->study->share_count - 1],
-		.pairs = {.order = study_is_random(method)       ? KVS_ORDER_RANDOM
-				   : method == KVS_STUDY_SIMILAR ? KVS_ORDER_SIMILAR
-								 : KVS_ORDER_DISSIMILAR,
-			.seed = row->seed,
-			.split = method == KVS_STUDY_DISSIMILAR_SPLIT || method == KVS_STUDY_NLL_SPLIT},
-		.threshold = run->study->threshold,
-		.plans_alone = true,
-		.progress = run->inner};
-}
-
 static int search_plans(struct run *run, struct collector *collector)
 {
-	struct kvs_search_options options = search_options(run);
+	struct kvs_search_options options = study_search_options(run->study, run->row);
 	struct kvs_search_result result;
-	int err = kvs_search_run(run->engine, &run->study->cuts[run->row->cut].text, &run->capture, &options, &result);
+	int err;
+
+	options.progress = run->inner;
+	options.replay = run->row->replay;
+	options.replay_count = run->row->replay_count;
+	err = kvs_search_run(run->engine, &run->study->cuts[run->row->cut].text, &run->capture, &options, &result);
 
 	if (!err && result.end == KVS_SEARCH_STOPPED)
 		err = kvs_fail(-ECANCELED, "stopped");
@@ -194,7 +180,7 @@ static int search_plans(struct run *run, struct collector *collector)
 
 static int draw_plans(struct run *run, struct collector *collector)
 {
-	struct kvs_search_options options = search_options(run);
+	struct kvs_search_options options = study_search_options(run->study, run->row);
 	struct kvs_pair *pairs;
 	size_t count;
 	int err = kvs_pairs_list(&run->capture, kvs_engine_config(run->engine), &options.pairs, &pairs, &count);
@@ -361,26 +347,22 @@ static void forget_row(struct study_row *row)
 	memset(row->points, 0, sizeof(row->points));
 }
 
-/* "random:2", "nll, text 2", "similar, 50 samples", "nll with all". */
+/* "random:2", "nll, text 2", "similar, 50 samples", "nll with all", "random:2, text 2". */
 static void label_row(struct run *run)
 {
 	const struct study_row *row = run->row;
 	const struct study_cut *cut = &run->study->cuts[row->cut];
-	char name[40];
+	char with[40] = "", seed[24] = "", on[24] = "";
 
 	if (row->fit)
-		snprintf(name, sizeof(name), "%s with %s", kvs_study_method_name(row->method),
-			kvs_study_fit_name(row->fit));
-	else
-		snprintf(name, sizeof(name), "%s", kvs_study_method_name(row->method));
+		snprintf(with, sizeof(with), " with %s", kvs_study_fit_name(row->fit));
 	if (row->seed)
-		snprintf(run->label, sizeof(run->label), "%s:%llu", name, (unsigned long long)row->seed);
-	else if (cut->source)
-		snprintf(run->label, sizeof(run->label), "%s, text %d", name, cut->source + 1);
+		snprintf(seed, sizeof(seed), ":%llu", (unsigned long long)row->seed);
+	if (cut->source)
+		snprintf(on, sizeof(on), ", text %d", cut->source + 1);
 	else if (row->cut)
-		snprintf(run->label, sizeof(run->label), "%s, %d samples", name, cut->samples);
-	else
-		snprintf(run->label, sizeof(run->label), "%s", name);
+		snprintf(on, sizeof(on), ", %d samples", cut->samples);
+	snprintf(run->label, sizeof(run->label), "%s%s%s%s", kvs_study_method_name(row->method), with, seed, on);
 }
 
 static int run_row(struct run *run)

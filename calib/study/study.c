@@ -40,9 +40,13 @@ bool study_is_random(enum kvs_study_method method)
 	return method == KVS_STUDY_RANDOM || method == KVS_STUDY_THRESHOLD;
 }
 
-bool study_runs(enum kvs_study_method method, int cut)
+bool study_varies(const struct kvs_study *study, enum kvs_study_method method)
 {
-	return cut == 0 || method == KVS_STUDY_DISSIMILAR || method == KVS_STUDY_SIMILAR || method == KVS_STUDY_NLL;
+	bool varies = study->varied >> method & 1;
+
+	for (size_t i = 0; i < study->row_count; i++)
+		varies |= study->rows[i].method == method && study->rows[i].cut;
+	return varies;
 }
 
 static bool splits(enum kvs_study_method method)
@@ -134,7 +138,8 @@ static int list_rows(struct kvs_study *study, unsigned methods, unsigned fits, i
 	for (int cut = 0; cut < study->cut_count; cut++) {
 		for (int method = 0; method < KVS_STUDY_METHODS; method++) {
 			bool random = study_is_random(method);
-			if (!(methods >> method & 1) || study->cuts[cut].missing || !study_runs(method, cut))
+			if (!(methods >> method & 1) || study->cuts[cut].missing ||
+				(cut && !(study->varied >> method & 1)))
 				continue;
 			for (int seed = random ? 1 : 0; seed <= (random ? seeds : 0) && !err; seed++)
 				err = add_rows(study, method, seed, fits, cut);
@@ -145,12 +150,11 @@ static int list_rows(struct kvs_study *study, unsigned methods, unsigned fits, i
 
 /* ---- texts ---- */
 
-/* Repeats the error message with the name of the text before it. */
-static int blame(const struct kvs_source *source, int err)
+int study_blame(const char *name, int err)
 {
 	char *said = strdup(kvs_error());
 
-	kvs_fail(err, "%s: %s", source->name, said ? said : "no memory");
+	kvs_fail(err, "%s: %s", name, said ? said : "no memory");
 	free(said);
 	return err;
 }
@@ -177,7 +181,7 @@ static int cut_one(struct kvs_study *study, const kvs_tokenizer *tok, const stru
 	if (!err && varied && how.samples == first->samples)
 		err = kvs_fail(-EINVAL, "a third of the samples is not fewer");
 	if (!err || !varied || err != -EINVAL)
-		return err ? blame(&options->calib[source], err) : 0;
+		return err ? study_blame(options->calib[source].name, err) : 0;
 	kvs_calib_text_clear(&cut->text);
 	cut->missing = strdup(kvs_error());
 	return cut->missing ? 0 : kvs_fail(-ENOMEM, "no memory for a study");
@@ -223,7 +227,7 @@ static int cut_texts(struct kvs_study *study, const kvs_tokenizer *tok, const st
 	err = kvs_calib_windows_cut(tok, options->text.bytes, options->text.count,
 		options->text_tokens ? options->text_tokens : DEFAULT_TEXT_TOKENS, options->cut.window_tokens,
 		&study->measured);
-	return err ? blame(&options->text, err) : check_sources(study, options);
+	return err ? study_blame(options->text.name, err) : check_sources(study, options);
 }
 
 /*
@@ -237,7 +241,7 @@ static int check_fits(struct kvs_study *study, const struct kvs_config *config, 
 		struct study_cut *cut = &study->cuts[i];
 		int err = cut->missing ? 0 : kvs_compensate_check(config, &cut->text, &fit);
 		if (err && options->fits && (i == 0 || cut->source))
-			return blame(&options->calib[cut->source], err);
+			return study_blame(options->calib[cut->source].name, err);
 		cut->unfit = err ? strdup(kvs_error()) : NULL;
 		if (err && !cut->unfit)
 			return kvs_fail(-ENOMEM, "no memory for a study");
@@ -304,6 +308,7 @@ int kvs_study_create(
 	study->head_dim = config->head_dim;
 	study->engine = options->engine;
 	study->threshold = options->threshold;
+	study->varied = options->varied;
 	study->full_nll = NAN;
 	if (!err)
 		err = set_shares(study, options, config);
@@ -315,6 +320,8 @@ int kvs_study_create(
 		err = study_describe(study, ckpt, options);
 	if (!err)
 		err = list_rows(study, methods, options->fits, options->seeds ? options->seeds : DEFAULT_SEEDS);
+	if (!err)
+		err = study_take_trials(study, options);
 	if (err) {
 		kvs_study_free(study);
 		return err;
@@ -327,9 +334,11 @@ void kvs_study_free(kvs_study *study)
 {
 	if (!study)
 		return;
-	for (size_t i = 0; i < study->row_count; i++)
+	for (size_t i = 0; i < study->row_count; i++) {
 		for (int p = 0; p < KVS_STUDY_MOST_RATES; p++)
 			free(study->rows[i].points[p].owners);
+		free(study->rows[i].replay);
+	}
 	for (int i = 0; i < study->cut_count; i++) {
 		kvs_calib_text_clear(&study->cuts[i].text);
 		free(study->cuts[i].missing);

@@ -43,6 +43,8 @@ struct study_row {
 	uint64_t seed; /* of random orders; 0 elsewhere */
 	int cut;
 	bool done;
+	struct kvs_trial *replay; /* [replay_count] of an earlier search, which need not be run again */
+	size_t replay_count;
 	struct study_point points[KVS_STUDY_MOST_RATES];
 };
 
@@ -52,6 +54,7 @@ struct kvs_study {
 	kvs_cu *cu;
 	struct kvs_engine_options engine;
 	double threshold;        /* of walks */
+	unsigned varied;         /* methods that are run on the other cuts too */
 	struct json_t *settings; /* studies with equal settings can go on from each other's file */
 	struct study_cut cuts[STUDY_CUTS];
 	int cut_count;
@@ -63,8 +66,8 @@ struct kvs_study {
 };
 
 bool study_is_random(enum kvs_study_method method); /* the method has seeds */
-/* Whether a method is run on a cut: all are on the first, on others those that depend on the text most. */
-bool study_runs(enum kvs_study_method method, int cut);
+/* A method is run on other cuts than the first: it should be, or a file has such rows. */
+bool study_varies(const struct kvs_study *study, enum kvs_study_method method);
 /* Whether a fit is run for the plans of a method on a cut that it is run on. */
 bool study_fits(const struct kvs_study *study, enum kvs_study_method method, enum kvs_study_fit fit, int cut);
 /* That row, made if there is none yet; NULL: no memory. */
@@ -79,6 +82,12 @@ int study_describe(struct kvs_study *study, const kvs_checkpoint *ckpt, const st
 size_t study_token_bytes(const struct kvs_study *study, int tensors, bool merged);
 /* Writes the study in its present state, aside, and renames the file. */
 int study_save(const struct kvs_study *study, const char *path);
+
+/* trials.c: how a row searches; progress and replay are the caller's to set. */
+struct kvs_search_options study_search_options(const struct kvs_study *study, const struct study_row *row);
+/* Gives each plan's trials to the row that its search is of; a message starts with the plan's name. */
+int study_take_trials(struct kvs_study *study, const struct kvs_study_options *options);
+int study_blame(const char *name, int err); /* repeats the message with this name before it; returns `err` */
 
 /*
  * Refits for a plan, on the samples of the row's cut, in an engine of its own, which is the caller's: so a result

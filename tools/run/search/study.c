@@ -24,7 +24,9 @@ enum {
 	OPTION_SEEDS,
 	OPTION_MAX_TOKENS,
 	OPTION_THRESHOLD,
-	OPTION_COMPENSATE
+	OPTION_COMPENSATE,
+	OPTION_VARY,
+	OPTION_TRIALS
 };
 
 static const struct argp_option options[] = {
@@ -43,11 +45,19 @@ static const struct argp_option options[] = {
 		0},
 	{"rates", OPTION_RATES, "LIST", 0, "fractions of layers that share (default 0.125,0.25,0.375)", 0},
 	{"seeds", OPTION_SEEDS, "N", 0, "number of random orders (default 5)", 0},
+	{"vary", OPTION_VARY, "LIST", 0,
+		"methods that are tried on a third and five thirds of the samples too, and on each further --calib "
+		"(default dissimilar,similar,nll); or none",
+		0},
 	{"max-tokens", OPTION_MAX_TOKENS, "N", 0,
 		"tokens of --text to predict (default 2048), in windows of --ctx (default 256)", 0},
 	{NULL, 0, NULL, 0, "Details of the search:", 3},
 	{"threshold", OPTION_THRESHOLD, "T", 0,
 		"walks keep a pair while the cosine of the hidden states is above T (default 0.5)", 3},
+	{"trials", OPTION_TRIALS, "PLAN", 0,
+		"a plan of calibrate, with the same text and options as one of these searches: its trials are not run "
+		"again; up to 4",
+		3},
 	{0},
 };
 
@@ -55,19 +65,35 @@ struct env {
 	struct run_model_options model;
 	struct kvs_study_options study;
 	const char *output;
+	bool varied_set;
 	struct run_watch watch;
 };
 
 /* ---- options ---- */
 
-static void parse_methods(struct argp_state *state, struct kvs_study_options *study, char *list)
+static unsigned parse_methods(struct argp_state *state, const char *option, char *list)
 {
 	const char *names[KVS_STUDY_METHODS + 1] = {0};
+	unsigned methods = 0;
 
 	for (int m = 0; m < KVS_STUDY_METHODS; m++)
 		names[m] = kvs_study_method_name(m);
 	for (char *name, *rest = list; (name = strsep(&rest, ","));)
-		study->methods |= 1u << run_parse_word(state, "--methods", name, names);
+		methods |= 1u << run_parse_word(state, option, name, names);
+	return methods;
+}
+
+static void parse_varied(struct argp_state *state, struct env *env, char *list)
+{
+	env->varied_set = true;
+	env->study.varied = strcmp(list, "none") ? parse_methods(state, "--vary", list) : 0;
+}
+
+static void add_trials(struct argp_state *state, struct kvs_study_options *study, const char *path)
+{
+	if (study->trials_count == KVS_STUDY_MOST_TRIALS)
+		argp_error(state, "--trials: %d plans are the most", KVS_STUDY_MOST_TRIALS);
+	study->trials[study->trials_count++].name = path;
 }
 
 static void parse_fits(struct argp_state *state, struct kvs_study_options *study, char *list)
@@ -107,6 +133,8 @@ static void check(struct argp_state *state, const struct env *env)
 		argp_error(state, "which text to measure on? Name it with --text FILE");
 	if (!env->study.calib_count)
 		argp_error(state, "which text to search with? Name it with --calib FILE");
+	if (env->varied_set && env->study.methods && env->study.varied & ~env->study.methods)
+		argp_error(state, "--vary names a method that is not among --methods");
 	if (env->study.fits && env->study.methods == 1u << KVS_STUDY_MERGE)
 		argp_error(state, "--compensate refits matrices for plans, and merge makes none: name other --methods");
 	if (from_stdin > 1)
@@ -136,7 +164,13 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		env->output = text;
 		return 0;
 	case OPTION_METHODS:
-		parse_methods(state, &env->study, text);
+		env->study.methods |= parse_methods(state, "--methods", text);
+		return 0;
+	case OPTION_VARY:
+		parse_varied(state, env, text);
+		return 0;
+	case OPTION_TRIALS:
+		add_trials(state, &env->study, text);
 		return 0;
 	case OPTION_COMPENSATE:
 		parse_fits(state, &env->study, text);
@@ -169,8 +203,8 @@ static const char doc[] =
 	"random plans with and without its filter, neighbours as in CLA, neighbours merged as in "
 	"MiniCache, greedy by loss, and K and V apart. Each is searched on one text and measured on "
 	"another.\v"
-	"A third and five thirds of the samples, and other parts of the text, are tried too, to see "
-	"what the result depends on.\n\n"
+	"A third and five thirds of the samples, and other parts of the text, are tried too (--vary), to "
+	"see what the result depends on.\n\n"
 	"Writes DIR/study.md with tables and charts, and DIR/study.json with every plan and figure. "
 	"Ctrl-C loses at most the row in progress, and exits with 130; the same command continues from "
 	"there, and so does one that asks for more --methods or --seeds.\n\n"
@@ -196,6 +230,8 @@ static int read_sources(struct kvs_study_options *study)
 
 	for (int i = 0; i < study->calib_count && !err; i++)
 		err = read_source(&study->calib[i]);
+	for (int i = 0; i < study->trials_count && !err; i++)
+		err = kvs_plan_load(study->trials[i].name, &study->trials[i].plan);
 	return err;
 }
 
@@ -204,6 +240,8 @@ static void free_sources(struct kvs_study_options *study)
 	free((char *)study->text.bytes);
 	for (int i = 0; i < study->calib_count; i++)
 		free((char *)study->calib[i].bytes);
+	for (int i = 0; i < study->trials_count; i++)
+		kvs_plan_free(study->trials[i].plan);
 }
 
 static int say(const struct env *env, const kvs_study *study)
@@ -337,7 +375,7 @@ static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL
 
 static int run_command(int argc, char **argv)
 {
-	struct env env = {.study = {.threshold = 0.5}};
+	struct env env = {.study = {.threshold = 0.5, .varied = KVS_STUDY_VARIED}};
 	int err;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &env);

@@ -1,0 +1,224 @@
+/*
+ * tests/calib/study_options_test.c: what a study takes beside its two texts: trials of an earlier search, methods to vary.
+ * With none of these options it is what it was before.
+ */
+#include "../support/process.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define MODEL "tests/models/storyworld-3m"
+#define CUT "--samples 2 --sample-tokens 8 --held-tokens 16 --ctx 16 --kv-dtype f32 -q "
+#define TEXTS "head -c 200 " MODEL "/calib.txt >$T/calib; "
+#define STUDY                                                                                                          \
+	"kvshare-run study -m " MODEL " --text " MODEL "/heldout.txt --calib $T/calib -o $T/s " CUT                    \
+	"--max-tokens 32 --seeds 2 --rates 0.125,0.25 "
+#define SEARCH "kvshare-run calibrate -m " MODEL " --text $T/calib --method nll --rate 0.25 -o $T/p.json " CUT
+
+/* ---- trials ---- */
+
+/* The plan of `SEARCH`, with its trials, in a file of its own, whose path goes to `path`. */
+static json_t *search(char *path)
+{
+	char command[512];
+	struct process process;
+	json_t *plan;
+	int fd = mkstemp(path);
+
+	assert_true(fd >= 0);
+	snprintf(command, sizeof(command), TEXTS SEARCH ">/dev/null && cat $T/p.json");
+	process = run_in_directory(command, 60);
+	assert_int_equal(process.status, 0);
+	plan = json_loads(process.out, 0, NULL);
+	assert_non_null(plan);
+	process_free(&process);
+	return plan;
+}
+
+static json_t *trials_of(json_t *plan)
+{
+	return json_object_get(json_object_get(plan, "calibration"), "trials");
+}
+
+/* What a study of nll gives with the trials of `plan`, which goes to `path`; NULL: without any. */
+static json_t *study_with(const json_t *plan, const char *path)
+{
+	char command[1024];
+	struct process process;
+	json_t *study;
+
+	if (plan)
+		assert_int_equal(json_dump_file(plan, path, 0), 0);
+	snprintf(command, sizeof(command), TEXTS STUDY "--methods nll --vary none --json %s %s", plan ? "--trials" : "",
+		plan ? path : "");
+	process = run_in_directory(command, 60);
+	if (process.status)
+		fail_msg("%s", process.err);
+	study = json_loads(process.out, 0, NULL);
+	process_free(&process);
+	return study;
+}
+
+/* The pair that the search took first looks expensive. */
+static void falsify(json_t *trials)
+{
+	size_t first = 0;
+
+	while (!json_is_true(json_at(json_array_get(trials, first), "accepted")))
+		first++;
+	for (size_t i = 0; i < json_array_size(trials); i++)
+		if (json_equal(json_at(json_array_get(trials, i), "layer"),
+			    json_at(json_array_get(trials, first), "layer")))
+			json_object_set_new(json_array_get(trials, i), "nll", json_real(99));
+}
+
+/*
+ * The result is the same to the last bit with all trials and with a part of them. That they are believed, and not run
+ * again, shows if they are falsified: the plans are others.
+ */
+static void trials_are_taken_and_change_nothing(void **state)
+{
+	char path[] = "/tmp/kvs-trials-XXXXXX";
+	json_t *plan = search(path), *trials = trials_of(plan), *half, *without = study_with(NULL, path), *with;
+
+	(void)state;
+	with = study_with(plan, path);
+	assert_true(json_equal(without, with));
+	json_decref(with);
+	half = json_deep_copy(plan);
+	while (json_array_size(trials_of(half)) > json_array_size(trials) / 2)
+		json_array_remove(trials_of(half), json_array_size(trials_of(half)) - 1);
+	with = study_with(half, path);
+	assert_true(json_equal(without, with));
+	json_decref(with);
+	json_decref(half);
+	falsify(trials);
+	with = study_with(plan, path);
+	assert_false(json_equal(without, with));
+	json_decref(with);
+	json_decref(without);
+	json_decref(plan);
+	remove(path);
+}
+
+/* ---- methods that are varied ---- */
+
+static size_t count_rows(const json_t *study, const char *method)
+{
+	const json_t *rows = json_at(study, "rows");
+	size_t count = 0;
+
+	for (size_t i = 0; i < json_array_size(rows); i++)
+		count += !strcmp(json_string_value(json_at(json_array_get(rows, i), "method")), method);
+	return count;
+}
+
+/* By default similar and not random; a study goes on with others, and keeps what it had. */
+static void methods_are_varied_as_asked(void **state)
+{
+	struct process process = run_in_directory(TEXTS STUDY
+		"--methods similar,random --json >$T/1 && " STUDY
+		"--methods similar,random --vary random >$T/md && " STUDY
+		"--methods similar,random --vary none --json >$T/2 && cmp $T/s/study.json $T/2 && rm -r $T/s && " STUDY
+		"--methods similar,random --vary none --json >$T/3 && cat $T/md >&2 && ! grep -q 'How much' "
+		"$T/s/study.md "
+		"&& { echo '['; cat $T/1; echo ,; cat $T/2; echo ,; cat $T/3; echo ']'; }",
+		120);
+	json_t *all = json_loads(process.out, 0, NULL);
+
+	(void)state;
+	assert_int_equal(process.status, 0);
+	assert_int_equal(count_rows(json_array_get(all, 0), "similar"), 2);
+	assert_int_equal(count_rows(json_array_get(all, 0), "random"), 2);
+	assert_int_equal(count_rows(json_array_get(all, 1), "similar"), 2);
+	assert_int_equal(count_rows(json_array_get(all, 1), "random"), 4);
+	assert_int_equal(count_rows(json_array_get(all, 2), "similar"), 1);
+	assert_int_equal(count_rows(json_array_get(all, 2), "random"), 2);
+	assert_non_null(strstr(process.err, "| `similar`, 1 sample |"));
+	assert_non_null(strstr(process.err, "| `random`, 1 sample |"));
+	json_decref(all);
+	process_free(&process);
+}
+
+/* ---- bad input ---- */
+
+static const struct bad_input {
+	const char *what, *command;
+	int status;
+	const char *said;
+} inputs[] = {
+	{"trials that are not there", "$S --trials $T/no.json", 1, "no.json"},
+	{"trials of other samples", "$S --trials $T/p.json --samples 3", 1,
+		"p.json: its trials are of none of the study's searches; of nll: the plan's search cannot be resumed: "
+		"its "
+		"samples is 2, this search's is 3"},
+	{"trials of another text", "echo more >>$T/calib; $S --trials $T/p.json", 1, "its text_digest is"},
+	{"trials of another method", "$N --methods similar --trials $T/p.json", 1, "its method is \"nll\""},
+	{"another threshold, said of the row of that method",
+		"$S --methods similar,nll --threshold .4 --trials $T/p.json", 1,
+		"of nll: the plan's search cannot be resumed: its threshold is 0.5"},
+	{"trials for no search", "$N --methods random,adjacent --trials $T/p.json", 1, "there is no search to take"},
+	{"trials of another model", "sed -i 's/\"fingerprint\": *\"./&0/' $T/p.json; $S --trials $T/p.json", 1,
+		"p.json: "},
+	{"a plan without trials",
+		"echo '{\"kvshare_plan\": 1, \"layers\": 16, \"k_owners\": [0,1,2,3,4,5,6,7,8,9,10,11,12,"
+		"13,14,14], \"v_owners\": [0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,14]}' >$T/q; $S --trials $T/q",
+		1, "q: "},
+	{"damaged trials", "sed -i 's/\"layer\": *1,/\"layer\": 99,/' $T/p.json; $S --trials $T/p.json", 1,
+		"p.json: calibration.trials of the plan is damaged"},
+	{"damaged trials that fit one row of two",
+		"sed -i 's/\"layer\": *1,/\"layer\": 99,/' $T/p.json; $S --methods similar,nll --trials $T/p.json", 1,
+		"p.json: calibration.trials of the plan is damaged"},
+	{"too many trials", "$S --trials a --trials b --trials c --trials d --trials e", 2, "4 plans are the most"},
+	{"an unknown method to vary", "$S --vary luck", 2, "--vary is \"luck\""},
+	{"a method to vary that is not run", "$S --vary similar", 2, "not among --methods"},
+};
+
+/* $T/p.json is a plan with its trials; $S would run a study of nll in $T/s, and $N is without methods. */
+static void check_input(const struct bad_input *input, const char *plan)
+{
+	char command[4096];
+	struct process process;
+
+	snprintf(command, sizeof(command),
+		TEXTS "cp %s $T/p.json; N=\"" STUDY
+		      "\"; S=\"$N --methods nll\"; (%s); status=$?; [ -e $T/s ] && ls $T/s; exit $status",
+		plan, input->command);
+	process = run_in_directory(command, 60);
+	if (process.status != input->status || !strstr(process.err, input->said) || process.out[0])
+		fail_msg("%s: status %d, stdout \"%s\", stderr \"%s\"", input->what, process.status, process.out,
+			process.err);
+	process_free(&process);
+}
+
+static void bad_input_is_named_before_anything_is_made(void **state)
+{
+	char path[] = "/tmp/kvs-trials-XXXXXX";
+	json_t *plan = search(path);
+
+	(void)state;
+	assert_int_equal(json_dump_file(plan, path, 0), 0);
+	for (size_t i = 0; i < sizeof(inputs) / sizeof(*inputs); i++)
+		check_input(&inputs[i], path);
+	json_decref(plan);
+	remove(path);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(trials_are_taken_and_change_nothing),
+		cmocka_unit_test(methods_are_varied_as_asked),
+		cmocka_unit_test(bad_input_is_named_before_anything_is_made),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
