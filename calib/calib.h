@@ -479,6 +479,7 @@ const char *kvs_study_fit_name(enum kvs_study_fit fit); /* "alone", "o", "qo", "
 #define KVS_STUDY_MOST_RATES 8
 #define KVS_STUDY_MOST_SOURCES 4
 #define KVS_STUDY_MOST_TRIALS 4
+#define KVS_STUDY_MOST_ALSO 3
 /* Those that depend on the text most. */
 #define KVS_STUDY_VARIED (1u << KVS_STUDY_DISSIMILAR | 1u << KVS_STUDY_SIMILAR | 1u << KVS_STUDY_NLL)
 
@@ -501,9 +502,12 @@ struct kvs_study_options {
 	int calib_count;
 	struct kvs_calib_text_options cut; /* of each `calib`: samples, and the windows that nll chooses by */
 	int text_tokens;                   /* of `text`, in windows of cut.window_tokens; 0: 2048 */
-	unsigned methods;                  /* bit 1 << method; 0: all */
-	unsigned fits;                     /* bit 1 << fit: these too, for each method that makes plans */
-	unsigned varied; /* bit 1 << method: run on other amounts of the text and on the other texts too */
+	/* Plans are measured on these too, and on `text` in windows of `also_ctx` tokens (0: not). */
+	struct kvs_source also[KVS_STUDY_MOST_ALSO];
+	int also_count, also_ctx;
+	unsigned methods; /* bit 1 << method; 0: all */
+	unsigned fits;    /* bit 1 << fit: these too, for each method that makes plans */
+	unsigned varied;  /* bit 1 << method: run on other amounts of the text and on the other texts too */
 	/* Of searches that are among the study's: their trials are not run again. */
 	struct kvs_study_trials trials[KVS_STUDY_MOST_TRIALS];
 	int trials_count;
@@ -522,7 +526,8 @@ typedef struct kvs_study kvs_study;
  * thirds of that amount, if the text has as much, and on the other texts. Each of `fits` is run for the plans of every row
  * on the first text, and FIT_ALL for those on the others, on the samples that the row's search had. The options' texts and
  * plans are not needed afterwards; the checkpoint and `cu` must outlive the study.
- * -EINVAL (a text that is too short to search, or to fit matrices on; the text to measure on among those to search on; a
+ * -EINVAL (a text that is too short to search, to fit matrices on or to measure on; a window longer than the model's
+ * positions; a text given twice; the text to measure on among those to search on; a
  * rate of no layer or of all; a model of one layer; fits without a method that makes plans; trials of none of the
  * study's searches: the message says why), -ENOENT (a plan without a record), -ENOMEM.
  */

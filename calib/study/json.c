@@ -51,7 +51,7 @@ int study_describe(struct kvs_study *study, const kvs_checkpoint *ckpt, const st
 		calib->windows * calib->window_tokens, "window_tokens", calib->window_tokens, "measured_tokens",
 		measured->windows * measured->window_tokens, "threshold", options->threshold, "shares",
 		ints_json(study->shares, study->share_count));
-	return study->settings ? 0 : no_memory();
+	return study->settings ? study_describe_also(study) : no_memory();
 }
 
 /* ---- out ---- */
@@ -86,8 +86,10 @@ static json_t *row_json(const struct kvs_study *study, const struct study_row *r
 
 	for (int p = 0; p < study->share_count && !failed; p++) {
 		json_t *point = point_json(study, &row->points[p], study->shares[p]);
+		if (point && row->points[p].owners && row->method != KVS_STUDY_MERGE)
+			failed = study_also_json(study, &row->points[p], point);
 		if (point && row->fit && row->points[p].owners)
-			failed = json_object_set_new(point, "fit", fit_json(&row->points[p].fit));
+			failed |= json_object_set_new(point, "fit", fit_json(&row->points[p].fit));
 		failed |= json_array_append_new(points, point);
 	}
 	if (!failed)
@@ -132,10 +134,16 @@ static int append_missing(const struct kvs_study *study, json_t *missing)
 
 static json_t *full_json(const struct kvs_study *study)
 {
+	json_t *full;
+
 	if (!isfinite(study->full_nll))
 		return json_null();
-	return json_pack("{s:f,s:o,s:I}", "nll", study->full_nll, "ppl", calib_json_number(exp(study->full_nll)),
+	full = json_pack("{s:f,s:o,s:I}", "nll", study->full_nll, "ppl", calib_json_number(exp(study->full_nll)),
 		"kv_token_bytes", (json_int_t)study_token_bytes(study, 0, false));
+	if (!full || !study_also_json(study, NULL, full))
+		return full;
+	json_decref(full);
+	return NULL;
 }
 
 int kvs_study_json(const struct kvs_study *study, char **json)
@@ -176,24 +184,32 @@ static int damaged(const char *path, const char *what)
 	return kvs_fail(-EINVAL, "%s: %s is damaged: move the file away to start again", path, what);
 }
 
-static int check_settings(const struct kvs_study *study, const json_t *then, const char *path)
+static int of_another_study(const char *path, const char *key, const json_t *then, const json_t *now)
+{
+	char *was = then ? json_dumps(then, JSON_ENCODE_ANY) : NULL,
+	     *is = now ? json_dumps(now, JSON_ENCODE_ANY) : NULL;
+
+	kvs_fail(-EINVAL, "%s is of another study: its %s is %s, here it is %s: name another directory", path, key,
+		was ? was : "missing", is ? is : "missing");
+	free(was);
+	free(is);
+	return -EINVAL;
+}
+
+static int check_settings(const struct kvs_study *study, json_t *then, const char *path)
 {
 	const char *key;
 	json_t *value;
 
 	json_object_foreach(study->settings, key, value)
 	{
-		const json_t *old = json_object_get(then, key);
-		char *is, *was;
-		if (json_equal(value, old))
-			continue;
-		is = json_dumps(value, JSON_ENCODE_ANY);
-		was = old ? json_dumps(old, JSON_ENCODE_ANY) : NULL;
-		kvs_fail(-EINVAL, "%s is of another study: its %s is %s, here it is %s: name another directory", path,
-			key, was ? was : "missing", is ? is : "another");
-		free(is);
-		free(was);
-		return -EINVAL;
+		if (!json_equal(value, json_object_get(then, key)))
+			return of_another_study(path, key, json_object_get(then, key), value);
+	}
+	json_object_foreach(then, key, value)
+	{
+		if (!json_object_get(study->settings, key))
+			return of_another_study(path, key, value, NULL);
 	}
 	return 0;
 }
@@ -281,6 +297,8 @@ static int read_points(const json_t *points, struct kvs_study *study, struct stu
 		const json_t *object = json_array_get(points, p);
 		struct study_point *point = &row->points[p];
 		err = read_point(object, study, row->method == KVS_STUDY_MERGE, study->shares[p], point);
+		if (!err && point->owners && row->method != KVS_STUDY_MERGE)
+			err = study_read_also(study, object, point);
 		if (!err && row->fit && point->owners)
 			err = read_fit(json_object_get(object, "fit"), &point->fit);
 	}
@@ -351,7 +369,8 @@ static int read_study(const json_t *root, struct kvs_study *study, const char *p
 	if (err)
 		return err;
 	study->full_nll = number_at(json_object_get(root, "full"), "nll");
-	if (json_array_size(rows) && !isfinite(study->full_nll))
+	if (json_array_size(rows) &&
+		(!isfinite(study->full_nll) || study_read_also(study, json_object_get(root, "full"), NULL)))
 		return damaged(path, "full");
 	for (size_t i = 0; i < json_array_size(rows) && !err; i++) {
 		if (find_cut(study, json_array_get(rows, i)) < 0)

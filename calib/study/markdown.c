@@ -30,6 +30,21 @@ static double saved_percent(const struct kvs_study *study, int p)
 	return 100.0 * study->shares[p] / study->layers;
 }
 
+void study_print_escaped(FILE *out, const char *text)
+{
+	for (; *text; text++) {
+		unsigned char c = *text;
+		if (c == '\n')
+			fputs("⏎ ", out);
+		else if (c < ' ' || c == 127)
+			fputc(' ', out);
+		else if (strchr("\\`*_[]<>|#&~$!", c))
+			fprintf(out, "\\%c", c);
+		else
+			fputc(c, out);
+	}
+}
+
 /* ---- words ---- */
 
 static void print_least(FILE *out, const struct kvs_study *study, int p)
@@ -327,6 +342,7 @@ static void print_study(FILE *out, const struct kvs_study *study)
 		print_results(out, study, p);
 	print_short(out, study);
 	study_print_compensated(out, study);
+	study_print_also(out, study);
 	fputs("## What the result depends on\n\nLoss above the unshared model's, nats a token.\n\n", out);
 	print_sensitivity(out, study, false);
 	print_sensitivity(out, study, true);

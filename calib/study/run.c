@@ -18,7 +18,7 @@ struct run {
 	struct kvs_study *study;
 	kvs_engine *engine;
 	const struct kvs_calib_progress *progress;
-	kvs_reference *reference;
+	kvs_reference *reference, *also[STUDY_ALSO];
 	struct kvs_capture capture;
 	int captured; /* the cut that `capture` is of; -1: none */
 	struct study_row *row;
@@ -87,10 +87,29 @@ static double measured_tokens(const struct kvs_study *study)
 	return (double)study->measured.windows * study->measured.window_tokens;
 }
 
+static double also_tokens(const struct kvs_study *study)
+{
+	double tokens = 0;
+
+	for (int i = 0; i < study->also_count; i++)
+		tokens += (double)study->also[i].text.windows * study->also[i].text.window_tokens;
+	return tokens;
+}
+
+/* Of the unshared model, on all texts. */
+static double reference_cost(const struct kvs_study *study)
+{
+	const struct kvs_calib_text *held = &study->cuts[0].text;
+
+	return measured_tokens(study) + also_tokens(study) +
+	       (study->also_count ? (double)held->windows * held->window_tokens : 0);
+}
+
 static double measure_cost(const struct kvs_study *study, const struct study_row *row)
 {
 	/* Merging decodes token by token: reckoned as six tokens of a batch each. */
-	return measured_tokens(study) * (row->method == KVS_STUDY_MERGE ? 6 : 1);
+	return row->method == KVS_STUDY_MERGE ? 6 * measured_tokens(study)
+					      : measured_tokens(study) + also_tokens(study);
 }
 
 /* Each layer is run up to five times in part, and the sums and their solutions take as long again. */
@@ -266,6 +285,24 @@ static const struct study_point *measured_before(const struct run *run, const st
 	return NULL;
 }
 
+/* A plan in an engine that may have matrices for it, on every text. */
+static int measure_texts(struct run *run, kvs_engine *engine, const kvs_plan *plan, struct study_point *point)
+{
+	struct kvs_study *study = run->study;
+	int err;
+
+	begin_part(run, measured_tokens(study));
+	err = kvs_measure_quality(engine, &study->measured, run->reference, plan, &run->inner, &point->quality);
+	end_part(run);
+	for (int i = 0; i < study->also_count && !err; i++) {
+		const struct kvs_calib_text *text = &study->also[i].text;
+		begin_part(run, (double)text->windows * text->window_tokens);
+		err = kvs_measure_quality(engine, text, run->also[i], plan, &run->inner, &point->also[i]);
+		end_part(run);
+	}
+	return err;
+}
+
 static int fit_and_measure(struct run *run, const kvs_plan *plan, struct study_point *point)
 {
 	kvs_engine *engine = NULL;
@@ -274,10 +311,8 @@ static int fit_and_measure(struct run *run, const kvs_plan *plan, struct study_p
 	begin_part(run, fit_cost(run->study, run->row));
 	err = study_fit_engine(run->study, run->row, plan, &run->inner, &engine, &point->fit);
 	end_part(run);
-	begin_part(run, measure_cost(run->study, run->row));
 	if (!err)
-		err = kvs_measure_quality(
-			engine, &run->study->measured, run->reference, plan, &run->inner, &point->quality);
+		err = measure_texts(run, engine, plan, point);
 	kvs_engine_close(engine);
 	return err;
 }
@@ -290,6 +325,7 @@ static int measure_plan(struct run *run, struct study_point *point)
 
 	if (before) {
 		point->quality = before->quality;
+		memcpy(point->also, before->also, sizeof(point->also));
 		point->fit = before->fit;
 		return 0;
 	}
@@ -299,8 +335,7 @@ static int measure_plan(struct run *run, struct study_point *point)
 	if (run->row->fit)
 		err = fit_and_measure(run, plan, point);
 	else
-		err = kvs_measure_quality(
-			run->engine, &run->study->measured, run->reference, plan, &run->inner, &point->quality);
+		err = measure_texts(run, run->engine, plan, point);
 	kvs_plan_free(plan);
 	return err;
 }
@@ -313,13 +348,15 @@ static int measure_row(struct run *run)
 	for (int p = 0; p < run->study->share_count && !err; p++) {
 		struct study_point *point = &run->row->points[p];
 		point->token_bytes = study_token_bytes(run->study, point->tensors, merged);
+		double begun = run->in_row;
 		begin_part(run, measure_cost(run->study, run->row));
 		if (point->owners && merged)
 			err = kvs_measure_merged(run->engine, &run->study->measured, run->reference, point->owners,
 				&run->inner, &point->quality);
 		else if (point->owners)
 			err = measure_plan(run, point);
-		end_part(run);
+		run->part = 0;
+		run->in_row = begun + fit_cost(run->study, run->row) + measure_cost(run->study, run->row);
 	}
 	return err;
 }
@@ -390,34 +427,50 @@ static int run_row(struct run *run)
 }
 
 /* Rows of an earlier run were compared with the unshared model's loss at that time, so it must be the same now. */
-static int take_reference(struct run *run)
+static int check_full(double *then, double now)
 {
-	struct kvs_study *study = run->study;
-	double then = study->full_nll, now;
-	int err;
-
-	snprintf(run->label, sizeof(run->label), "no sharing");
-	begin_part(run, measured_tokens(study));
-	err = kvs_reference_create(run->engine, &study->measured, &run->inner, &run->reference);
-	if (err)
-		return err;
-	end_part(run);
-	now = kvs_reference_nll(run->reference);
-	if (isfinite(then) && then != now)
+	if (isfinite(*then) && *then != now)
 		return kvs_fail(-EINVAL,
 			"the unshared model loses %.17g nats a token, and lost %.17g when the study began: the "
 			"program or a library has changed: start again in another directory",
-			now, then);
-	study->full_nll = now;
+			now, *then);
+	*then = now;
 	return 0;
+}
+
+static int take_reference(
+	struct run *run, const struct kvs_calib_text *text, kvs_reference **reference, double *full_nll)
+{
+	int err;
+
+	begin_part(run, (double)text->windows * text->window_tokens);
+	err = kvs_reference_create(run->engine, text, &run->inner, reference);
+	end_part(run);
+	return err ? err : check_full(full_nll, kvs_reference_nll(*reference));
+}
+
+static int take_references(struct run *run)
+{
+	struct kvs_study *study = run->study;
+	double held_nll;
+	int err;
+
+	snprintf(run->label, sizeof(run->label), "no sharing");
+	err = take_reference(run, &study->measured, &run->reference, &study->full_nll);
+	for (int i = 0; i < study->also_count && !err; i++)
+		err = take_reference(run, &study->also[i].text, &run->also[i], &study->also[i].full_nll);
+	if (err || !study->also_count)
+		return err;
+	err = kvs_measure_nll(run->engine, &study->cuts[0].text, NULL, NULL, &held_nll);
+	return err ? err : check_full(&study->held_nll, held_nll);
 }
 
 static int run_rows(struct run *run, const char *path)
 {
 	struct kvs_study *study = run->study;
-	int err = take_reference(run);
+	int err = take_references(run);
 
-	run->done = measured_tokens(study);
+	run->done = reference_cost(study);
 	for (size_t i = 0; i < study->row_count && !err; i++) {
 		run->row = &study->rows[i];
 		if (run->row->done)
@@ -428,6 +481,8 @@ static int run_rows(struct run *run, const char *path)
 	}
 	kvs_capture_clear(&run->capture);
 	kvs_reference_free(run->reference);
+	for (int i = 0; i < study->also_count; i++)
+		kvs_reference_free(run->also[i]);
 	return err;
 }
 
@@ -439,7 +494,7 @@ int kvs_study_run(kvs_study *study, kvs_engine *engine, const char *path, const 
 	if (!kvs_study_left(study, &rows))
 		return 0;
 	run.inner = (struct kvs_calib_progress){step_inside, &run};
-	run.total = measured_tokens(study);
+	run.total = reference_cost(study);
 	for (size_t i = 0; i < study->row_count; i++)
 		run.total += study->rows[i].done ? 0 : row_cost(study, &study->rows[i]);
 	return run_rows(&run, path);

@@ -16,7 +16,6 @@
 
 #define DEFAULT_SAMPLES 30
 #define DEFAULT_SEEDS 5
-#define DEFAULT_TEXT_TOKENS 2048
 
 static const char *const method_names[KVS_STUDY_METHODS] = {
 	"dissimilar", "similar", "random", "threshold", "adjacent", "merge", "nll", "dissimilar-split", "nll-split"};
@@ -225,9 +224,10 @@ static int cut_texts(struct kvs_study *study, const kvs_tokenizer *tok, const st
 	if (err)
 		return err;
 	err = kvs_calib_windows_cut(tok, options->text.bytes, options->text.count,
-		options->text_tokens ? options->text_tokens : DEFAULT_TEXT_TOKENS, options->cut.window_tokens,
+		options->text_tokens ? options->text_tokens : STUDY_TEXT_TOKENS, options->cut.window_tokens,
 		&study->measured);
-	return err ? study_blame(options->text.name, err) : check_sources(study, options);
+	err = err ? study_blame(options->text.name, err) : check_sources(study, options);
+	return err ? err : study_cut_also(study, tok, options);
 }
 
 /*
@@ -309,7 +309,7 @@ int kvs_study_create(
 	study->engine = options->engine;
 	study->threshold = options->threshold;
 	study->varied = options->varied;
-	study->full_nll = NAN;
+	study->full_nll = study->held_nll = NAN;
 	if (!err)
 		err = set_shares(study, options, config);
 	if (!err)
@@ -345,6 +345,7 @@ void kvs_study_free(kvs_study *study)
 		free(study->cuts[i].unfit);
 	}
 	kvs_calib_text_clear(&study->measured);
+	study_free_also(study);
 	free(study->rows);
 	json_decref(study->settings);
 	free(study);
@@ -352,12 +353,15 @@ void kvs_study_free(kvs_study *study)
 
 int kvs_study_open_engine(kvs_cu *cu, const kvs_checkpoint *ckpt, const kvs_study *study, kvs_engine **out)
 {
-	struct kvs_calib_text texts[STUDY_CUTS + 1];
+	struct kvs_calib_text texts[STUDY_CUTS + 1 + STUDY_ALSO];
+	int count = 0;
 
 	for (int i = 0; i < study->cut_count; i++)
-		texts[i] = study->cuts[i].text;
-	texts[study->cut_count] = study->measured;
-	return kvs_calib_open_engine(cu, ckpt, &study->engine, texts, study->cut_count + 1, out);
+		texts[count++] = study->cuts[i].text;
+	texts[count++] = study->measured;
+	for (int i = 0; i < study->also_count; i++)
+		texts[count++] = study->also[i].text;
+	return kvs_calib_open_engine(cu, ckpt, &study->engine, texts, count, out);
 }
 
 size_t kvs_study_left(const kvs_study *study, size_t *rows)

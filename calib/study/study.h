@@ -6,7 +6,9 @@
 
 #include <stdio.h>
 
-#define STUDY_AMOUNTS 3 /* of the first text: as asked for, a third, five thirds */
+#define STUDY_TEXT_TOKENS 2048 /* to measure on, if nobody says how many */
+#define STUDY_AMOUNTS 3        /* of the first text: as asked for, a third, five thirds */
+#define STUDY_ALSO (KVS_STUDY_MOST_ALSO + 1)
 #define STUDY_CUTS (STUDY_AMOUNTS + KVS_STUDY_MOST_SOURCES - 1)
 
 /* One way to cut one calibration text. Every method is run on the first. */
@@ -16,6 +18,13 @@ struct study_cut {
 	char *missing; /* the reason why the text could not be cut like this; NULL: it was */
 	char *unfit;   /* the reason why no matrices can be fitted on it; NULL: they can */
 	struct kvs_calib_text text;
+};
+
+/* A further text that plans are measured on, or the first in longer windows. */
+struct study_also {
+	char *title; /* a column's */
+	struct kvs_calib_text text;
+	double full_nll; /* the unshared model's; NAN: not measured yet */
 };
 
 /* How matrices were refitted for a plan. */
@@ -33,7 +42,8 @@ struct study_point {
 	int *owners;        /* [2][layers]: of K, of V; NULL if too few share */
 	size_t token_bytes; /* of K and V in all layers, for one token */
 	struct kvs_quality quality;
-	struct study_fit fit; /* of rows with one */
+	struct kvs_quality also[STUDY_ALSO]; /* [also_count]; not of merged tensors */
+	struct study_fit fit;                /* of rows with one */
 };
 
 /* One method with one seed on one cut, and what is refitted for its plans, which are those of the row with ALONE. */
@@ -58,7 +68,10 @@ struct kvs_study {
 	struct json_t *settings; /* studies with equal settings can go on from each other's file */
 	struct study_cut cuts[STUDY_CUTS];
 	int cut_count;
-	struct kvs_calib_text measured;                /* the windows that every plan is measured on */
+	struct kvs_calib_text measured;     /* the windows that every plan is measured on */
+	struct study_also also[STUDY_ALSO]; /* other windows */
+	int also_count;
+	double held_nll; /* with `also`: the unshared model's, on the held-back windows of the first cut; NAN: not yet */
 	int shares[KVS_STUDY_MOST_RATES], share_count; /* ascending numbers of layers */
 	double full_nll;                               /* NAN: not measured yet */
 	struct study_row *rows;                        /* by cut, method, seed and fit */
@@ -87,6 +100,14 @@ int study_save(const struct kvs_study *study, const char *path);
 struct kvs_search_options study_search_options(const struct kvs_study *study, const struct study_row *row);
 /* Gives each plan's trials to the row that its search is of; a message starts with the plan's name. */
 int study_take_trials(struct kvs_study *study, const struct kvs_study_options *options);
+/* also.c: cuts the further texts, and refuses those that are among the others. */
+int study_cut_also(struct kvs_study *study, const kvs_tokenizer *tok, const struct kvs_study_options *options);
+void study_free_also(struct kvs_study *study);
+int study_describe_also(struct kvs_study *study); /* into the settings, if there are any */
+/* To and from a point's JSON, or with NULL that of the unshared model, if there are any. -ENOMEM; -EINVAL. */
+int study_also_json(const struct kvs_study *study, const struct study_point *point, struct json_t *object);
+int study_read_also(struct kvs_study *study, const struct json_t *object, struct study_point *point);
+void study_print_also(FILE *out, const struct kvs_study *study); /* a section, if there are any */
 int study_blame(const char *name, int err); /* repeats the message with this name before it; returns `err` */
 
 /*
@@ -134,6 +155,8 @@ extern const char *const study_titles[KVS_STUDY_METHODS];  /* for people (markdo
 extern const char *const study_fit_titles[KVS_STUDY_FITS]; /* the same (compensated.c) */
 /* "similar first: `similar`"; with seeds, also their number, and the number of all if some are missing. */
 void study_name_row(const struct study_mean *mean, enum kvs_study_method m, char *name, size_t size);
+/* Text as it is, in a cell of a table; a newline is shown as a sign. */
+void study_print_escaped(FILE *out, const char *text);
 /* "| FIRST |", and a column for each number of layers. */
 void study_print_head(FILE *out, const struct kvs_study *study, const char *first);
 void study_print_compensated(FILE *out, const struct kvs_study *study); /* a section, if there are rows with a fit */

@@ -1,5 +1,5 @@
 /*
- * tests/calib/study_options_test.c: what a study takes beside its two texts: trials of an earlier search, methods to vary.
+ * tests/calib/study_options_test.c: what a study takes beside its two texts: trials of an earlier search, methods to vary, further texts.
  * With none of these options it is what it was before.
  */
 #include "../support/process.h"
@@ -148,6 +148,88 @@ static void methods_are_varied_as_asked(void **state)
 	process_free(&process);
 }
 
+/* ---- further texts ---- */
+
+/* The figure of `eval` for the point's plan. */
+static void check_text(const json_t *point, const char *text, int window_tokens, double nll)
+{
+	char *owners = json_dumps(json_at(point, "k_owners"), JSON_COMPACT), command[1024];
+	json_t *eval;
+
+	owners[strlen(owners) - 1] = 0;
+	snprintf(command, sizeof(command),
+		"kvshare-run eval -m " MODEL " --text %s --ctx %d --max-tokens 33 --kv-dtype f32 --json --owners %s",
+		text, window_tokens, owners + 1);
+	eval = run_json(command);
+	if (fabs(json_number_at(eval, "nll") - nll) > 1e-4)
+		fail_msg("%s in windows of %d: eval has %.6f, the study %.6f", text, window_tokens,
+			json_number_at(eval, "nll"), nll);
+	json_decref(eval);
+	free(owners);
+}
+
+static double nll_of(const json_t *object, size_t text)
+{
+	return json_number_at(json_array_get(json_at(object, "also"), text), "nll");
+}
+
+/* A line of study.md of two further texts and, with matrices, the text held back. */
+static void check_line(const char *markdown, const char *name, const json_t *study, const json_t *point,
+	const char *fit_key, const json_t *fit)
+{
+	const json_t *full = json_at(study, "full");
+	char line[256];
+
+	snprintf(line, sizeof(line), "| %s | %+.4f | %+.4f | %+.4f | %+.4f |", name,
+		json_number_at(point, "nll") - json_number_at(full, "nll"), nll_of(point, 0) - nll_of(full, 0),
+		nll_of(point, 1) - nll_of(full, 1), json_number_at(fit, fit_key) - json_number_at(full, "held_nll"));
+	if (!strstr(markdown, line))
+		fail_msg("study.md lacks \"%s\":\n%s", line, markdown);
+}
+
+#define FURTHER                                                                                                        \
+	TEXTS "cp LICENSE $T/a_b; kvshare-run study -m " MODEL " --text " MODEL "/heldout.txt --calib " MODEL          \
+	      "/calib.txt -o $T/s --samples 4 --ctx 16 --kv-dtype f32 -q --max-tokens 32 --rates 0.25 --vary none "    \
+	      "--also $T/a_b --also-ctx 32 "
+
+/* Figures of further texts are those of eval; in pieces the study is the same, and none goes on without its texts. */
+static void plans_are_measured_on_further_texts(void **state)
+{
+	struct process process = run_in_directory(FURTHER
+		"--methods adjacent,merge --compensate o >$T/md || exit 10; " FURTHER
+		"--methods adjacent --compensate o --json >$T/again || exit 11; cmp $T/again $T/s/study.json || exit "
+		"12; "
+		"mv $T/s $T/one; " FURTHER "--methods adjacent >/dev/null || exit 13; " FURTHER
+		"--methods adjacent,merge --compensate o >/dev/null || exit 14; for d in one s; do "
+		"sed 's/\"cpu_s\": .*//' $T/$d/study.json >$T/$d.json; done; cmp $T/one.json $T/s.json || exit "
+		"15; " FURTHER "--also docs/plans.md --methods adjacent 2>$T/err && exit 16; grep -q 'its also is' "
+		"$T/err || exit 17; " TEXTS "kvshare-run study -m " MODEL " --text " MODEL "/heldout.txt --calib " MODEL
+		"/calib.txt -o $T/s --samples 4 --ctx 16 --kv-dtype f32 -q --max-tokens "
+		"32 --rates 0.25 2>$T/err && exit 18; "
+		"grep -q 'its also is .*, here it is missing' $T/err || exit 19; cat $T/md >&2; cat $T/again",
+		120);
+	json_t *study = json_loads(process.out, 0, NULL);
+	const json_t *rows, *point, *with;
+
+	(void)state;
+	if (process.status)
+		fail_msg("status %d: %s", process.status, process.err);
+	rows = json_at(study, "rows");
+	assert_int_equal(json_array_size(rows), 3);
+	point = json_array_get(json_at(json_array_get(rows, 0), "points"), 0);
+	with = json_array_get(json_at(json_array_get(rows, 1), "points"), 0);
+	check_text(point, "LICENSE", 16, nll_of(point, 0));
+	check_text(point, MODEL "/heldout.txt", 32, nll_of(point, 1));
+	check_line(
+		process.err, "neighbours, spread (CLA): `adjacent`", study, point, "plain_nll", json_at(with, "fit"));
+	check_line(process.err, "neighbours, spread (CLA): `adjacent`, W_o", study, with, "nll", json_at(with, "fit"));
+	assert_null(json_object_get(json_array_get(json_at(json_array_get(rows, 2), "points"), 0), "also"));
+	assert_non_null(strstr(process.err, "| a\\_b | the text measured on, windows of 32 |"));
+	assert_non_null(strstr(process.err, " | - | - | - |"));
+	json_decref(study);
+	process_free(&process);
+}
+
 /* ---- bad input ---- */
 
 static const struct bad_input {
@@ -177,6 +259,20 @@ static const struct bad_input {
 	{"damaged trials that fit one row of two",
 		"sed -i 's/\"layer\": *1,/\"layer\": 99,/' $T/p.json; $S --methods similar,nll --trials $T/p.json", 1,
 		"p.json: calibration.trials of the plan is damaged"},
+	{"a further text that is not there", "$S --also $T/no", 1, "no"},
+	{"a further text that is too short", "echo >$T/x; $S --also $T/x", 1, "x: the text has "},
+	{"a further text with no whole window", "echo one two three four five six >$T/x; $S --ctx 64 --also $T/x", 1,
+		"x: the text has "},
+	{"a further text that was searched on", "cp $T/calib $T/x; $S --also $T/x", 1, "is the same text as"},
+	{"a further text that is measured on", "$S --also " MODEL "/heldout.txt", 1, "is the same text as"},
+	{"a further text twice", "cp LICENSE $T/x; $S --also LICENSE --also $T/x", 1, "is the same text as"},
+	{"too many further texts", "$S --also a --also b --also c --also d", 2, "3 texts are the most"},
+	{"two texts from standard input", "$S --text - --also - </dev/null", 2, "only one text"},
+	{"windows longer than the model's positions", "$S --also-ctx 4096", 1, "the model has 2048 positions"},
+	{"windows longer than the text", "head -c 400 " MODEL "/heldout.txt >$T/x; $S --text $T/x --also-ctx 1024", 1,
+		"a window takes 1024"},
+	{"the same windows", "$S --also-ctx 16", 1, "in windows of 16 tokens anyhow"},
+	{"no windows", "$S --also-ctx 1", 2, "--also-ctx"},
 	{"too many trials", "$S --trials a --trials b --trials c --trials d --trials e", 2, "4 plans are the most"},
 	{"an unknown method to vary", "$S --vary luck", 2, "--vary is \"luck\""},
 	{"a method to vary that is not run", "$S --vary similar", 2, "not among --methods"},
@@ -217,6 +313,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(trials_are_taken_and_change_nothing),
 		cmocka_unit_test(methods_are_varied_as_asked),
+		cmocka_unit_test(plans_are_measured_on_further_texts),
 		cmocka_unit_test(bad_input_is_named_before_anything_is_made),
 	};
 

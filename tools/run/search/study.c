@@ -26,7 +26,9 @@ enum {
 	OPTION_THRESHOLD,
 	OPTION_COMPENSATE,
 	OPTION_VARY,
-	OPTION_TRIALS
+	OPTION_TRIALS,
+	OPTION_ALSO,
+	OPTION_ALSO_CTX
 };
 
 static const struct argp_option options[] = {
@@ -40,7 +42,8 @@ static const struct argp_option options[] = {
 		0},
 	{"compensate", OPTION_COMPENSATE, "LIST", 0,
 		"also measure each plan with matrices refitted for it on the text of its search; some of o (W_o of the "
-		"layers that share), qo (their W_q too), all (as calibrate --compensate), skip (all, with --skip auto), "
+		"layers that share), qo (their W_q too), all (as calibrate --compensate), skip (all, with --skip "
+		"auto), "
 		"linear (all, but layers that share have a linear map of their input in place of attention)",
 		0},
 	{"rates", OPTION_RATES, "LIST", 0, "fractions of layers that share (default 0.125,0.25,0.375)", 0},
@@ -51,6 +54,8 @@ static const struct argp_option options[] = {
 		0},
 	{"max-tokens", OPTION_MAX_TOKENS, "N", 0,
 		"tokens of --text to predict (default 2048), in windows of --ctx (default 256)", 0},
+	{"also", OPTION_ALSO, "FILE", 0, "a further text to measure each plan on; up to 3", 0},
+	{"also-ctx", OPTION_ALSO_CTX, "N", 0, "measure on --text in windows of N tokens too, such as 1024", 0},
 	{NULL, 0, NULL, 0, "Details of the search:", 3},
 	{"threshold", OPTION_THRESHOLD, "T", 0,
 		"walks keep a pair while the cosine of the hidden states is above T (default 0.5)", 3},
@@ -123,12 +128,21 @@ static void add_calib(struct argp_state *state, struct kvs_study_options *study,
 	study->calib[study->calib_count++].name = path;
 }
 
+static void add_also(struct argp_state *state, struct kvs_study_options *study, const char *path)
+{
+	if (study->also_count == KVS_STUDY_MOST_ALSO)
+		argp_error(state, "--also: %d texts are the most", KVS_STUDY_MOST_ALSO);
+	study->also[study->also_count++].name = path;
+}
+
 static void check(struct argp_state *state, const struct env *env)
 {
 	int from_stdin = env->study.text.name && !strcmp(env->study.text.name, "-");
 
 	for (int i = 0; i < env->study.calib_count; i++)
 		from_stdin += !strcmp(env->study.calib[i].name, "-");
+	for (int i = 0; i < env->study.also_count; i++)
+		from_stdin += !strcmp(env->study.also[i].name, "-");
 	if (!env->study.text.name)
 		argp_error(state, "which text to measure on? Name it with --text FILE");
 	if (!env->study.calib_count)
@@ -168,6 +182,12 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		return 0;
 	case OPTION_VARY:
 		parse_varied(state, env, text);
+		return 0;
+	case OPTION_ALSO:
+		add_also(state, &env->study, text);
+		return 0;
+	case OPTION_ALSO_CTX:
+		env->study.also_ctx = run_parse_number(state, "--also-ctx", text, 16, 1 << 20);
 		return 0;
 	case OPTION_TRIALS:
 		add_trials(state, &env->study, text);
@@ -230,6 +250,8 @@ static int read_sources(struct kvs_study_options *study)
 
 	for (int i = 0; i < study->calib_count && !err; i++)
 		err = read_source(&study->calib[i]);
+	for (int i = 0; i < study->also_count && !err; i++)
+		err = read_source(&study->also[i]);
 	for (int i = 0; i < study->trials_count && !err; i++)
 		err = kvs_plan_load(study->trials[i].name, &study->trials[i].plan);
 	return err;
@@ -240,6 +262,8 @@ static void free_sources(struct kvs_study_options *study)
 	free((char *)study->text.bytes);
 	for (int i = 0; i < study->calib_count; i++)
 		free((char *)study->calib[i].bytes);
+	for (int i = 0; i < study->also_count; i++)
+		free((char *)study->also[i].bytes);
 	for (int i = 0; i < study->trials_count; i++)
 		kvs_plan_free(study->trials[i].plan);
 }
