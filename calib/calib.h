@@ -505,9 +505,11 @@ struct kvs_study_options {
 	/* Plans are measured on these too, and on `text` in windows of `also_ctx` tokens (0: not). */
 	struct kvs_source also[KVS_STUDY_MOST_ALSO];
 	int also_count, also_ctx;
-	unsigned methods; /* bit 1 << method; 0: all */
-	unsigned fits;    /* bit 1 << fit: these too, for each method that makes plans */
-	unsigned varied;  /* bit 1 << method: run on other amounts of the text and on the other texts too */
+	const char *prompt; /* that the unshared model, and those of plans on the first text, go on with; NULL: none */
+	int prompt_tokens;  /* by so many tokens at most */
+	unsigned methods;   /* bit 1 << method; 0: all */
+	unsigned fits;      /* bit 1 << fit: these too, for each method that makes plans */
+	unsigned varied;    /* bit 1 << method: run on other amounts of the text and on the other texts too */
 	/* Of searches that are among the study's: their trials are not run again. */
 	struct kvs_study_trials trials[KVS_STUDY_MOST_TRIALS];
 	int trials_count;
@@ -525,7 +527,7 @@ typedef struct kvs_study kvs_study;
  * Lists the rows to run: every method on the first text as `cut` says; those that are `varied` also on a third and on five
  * thirds of that amount, if the text has as much, and on the other texts. Each of `fits` is run for the plans of every row
  * on the first text, and FIT_ALL for those on the others, on the samples that the row's search had. The options' texts and
- * plans are not needed afterwards; the checkpoint and `cu` must outlive the study.
+ * plans are not needed afterwards; the checkpoint, the tokenizer and `cu` must outlive the study.
  * -EINVAL (a text that is too short to search, to fit matrices on or to measure on; a window longer than the model's
  * positions; a text given twice; the text to measure on among those to search on; a
  * rate of no layer or of all; a model of one layer; fits without a method that makes plans; trials of none of the

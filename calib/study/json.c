@@ -51,7 +51,9 @@ int study_describe(struct kvs_study *study, const kvs_checkpoint *ckpt, const st
 		calib->windows * calib->window_tokens, "window_tokens", calib->window_tokens, "measured_tokens",
 		measured->windows * measured->window_tokens, "threshold", options->threshold, "shares",
 		ints_json(study->shares, study->share_count));
-	return study->settings ? study_describe_also(study) : no_memory();
+	if (!study->settings)
+		return no_memory();
+	return study_describe_also(study) || study_describe_prompt(study) ? no_memory() : 0;
 }
 
 /* ---- out ---- */
@@ -88,6 +90,8 @@ static json_t *row_json(const struct kvs_study *study, const struct study_row *r
 		json_t *point = point_json(study, &row->points[p], study->shares[p]);
 		if (point && row->points[p].owners && row->method != KVS_STUDY_MERGE)
 			failed = study_also_json(study, &row->points[p], point);
+		if (point && row->points[p].sample)
+			failed |= json_object_set_new(point, "sample", json_string(row->points[p].sample));
 		if (point && row->fit && row->points[p].owners)
 			failed |= json_object_set_new(point, "fit", fit_json(&row->points[p].fit));
 		failed |= json_array_append_new(points, point);
@@ -140,7 +144,8 @@ static json_t *full_json(const struct kvs_study *study)
 		return json_null();
 	full = json_pack("{s:f,s:o,s:I}", "nll", study->full_nll, "ppl", calib_json_number(exp(study->full_nll)),
 		"kv_token_bytes", (json_int_t)study_token_bytes(study, 0, false));
-	if (!full || !study_also_json(study, NULL, full))
+	if (full && !study_also_json(study, NULL, full) &&
+		(!study->prompt.unshared || !json_object_set_new(full, "sample", json_string(study->prompt.unshared))))
 		return full;
 	json_decref(full);
 	return NULL;
@@ -289,6 +294,16 @@ static int find_cut(const struct kvs_study *study, const json_t *row)
 	return -1;
 }
 
+static int read_sample(const json_t *object, char **sample)
+{
+	const char *text = json_string_value(json_object_get(object, "sample"));
+
+	if (!text)
+		return -EINVAL;
+	*sample = strdup(text);
+	return *sample ? 0 : -ENOMEM;
+}
+
 static int read_points(const json_t *points, struct kvs_study *study, struct study_row *row)
 {
 	int err = json_array_size(points) == (size_t)study->share_count ? 0 : -EINVAL;
@@ -299,6 +314,8 @@ static int read_points(const json_t *points, struct kvs_study *study, struct stu
 		err = read_point(object, study, row->method == KVS_STUDY_MERGE, study->shares[p], point);
 		if (!err && point->owners && row->method != KVS_STUDY_MERGE)
 			err = study_read_also(study, object, point);
+		if (!err && point->owners && study_samples(study, row))
+			err = read_sample(object, &point->sample);
 		if (!err && row->fit && point->owners)
 			err = read_fit(json_object_get(object, "fit"), &point->fit);
 	}
@@ -372,6 +389,10 @@ static int read_study(const json_t *root, struct kvs_study *study, const char *p
 	if (json_array_size(rows) &&
 		(!isfinite(study->full_nll) || study_read_also(study, json_object_get(root, "full"), NULL)))
 		return damaged(path, "full");
+	if (study->prompt.text && json_array_size(rows))
+		err = read_sample(json_object_get(root, "full"), &study->prompt.unshared);
+	if (err)
+		return err == -ENOMEM ? no_memory() : damaged(path, "full");
 	for (size_t i = 0; i < json_array_size(rows) && !err; i++) {
 		if (find_cut(study, json_array_get(rows, i)) < 0)
 			return kvs_fail(-EINVAL,

@@ -343,6 +343,7 @@ static void print_study(FILE *out, const struct kvs_study *study)
 	print_short(out, study);
 	study_print_compensated(out, study);
 	study_print_also(out, study);
+	study_print_samples(out, study);
 	fputs("## What the result depends on\n\nLoss above the unshared model's, nats a token.\n\n", out);
 	print_sensitivity(out, study, false);
 	print_sensitivity(out, study, true);

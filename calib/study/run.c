@@ -278,8 +278,9 @@ static const struct study_point *measured_before(const struct run *run, const st
 			(row->fit && row->cut != run->row->cut))
 			continue;
 		for (int p = 0; p < study->share_count; p++)
-			if (row->points[p].owners && !memcmp(row->points[p].owners, point->owners,
-							     sizeof(*point->owners) * 2 * study->layers))
+			if (row->points[p].owners && (row->points[p].sample || !study_samples(study, run->row)) &&
+				!memcmp(row->points[p].owners, point->owners,
+					sizeof(*point->owners) * 2 * study->layers))
 				return &row->points[p];
 	}
 	return NULL;
@@ -300,6 +301,8 @@ static int measure_texts(struct run *run, kvs_engine *engine, const kvs_plan *pl
 		err = kvs_measure_quality(engine, text, run->also[i], plan, &run->inner, &point->also[i]);
 		end_part(run);
 	}
+	if (!err && study_samples(study, run->row))
+		err = study_sample(study, engine, plan, &point->sample);
 	return err;
 }
 
@@ -327,7 +330,10 @@ static int measure_plan(struct run *run, struct study_point *point)
 		point->quality = before->quality;
 		memcpy(point->also, before->also, sizeof(point->also));
 		point->fit = before->fit;
-		return 0;
+		if (!study_samples(run->study, run->row))
+			return 0;
+		point->sample = strdup(before->sample);
+		return point->sample ? 0 : kvs_fail(-ENOMEM, "no memory for a text");
 	}
 	err = kvs_plan_create(run->study->layers, point->owners, point->owners + run->study->layers, &plan);
 	if (err)
@@ -379,8 +385,10 @@ static int capture_cut(struct run *run, int cut)
 
 static void forget_row(struct study_row *row)
 {
-	for (int p = 0; p < KVS_STUDY_MOST_RATES; p++)
+	for (int p = 0; p < KVS_STUDY_MOST_RATES; p++) {
 		free(row->points[p].owners);
+		free(row->points[p].sample);
+	}
 	memset(row->points, 0, sizeof(row->points));
 }
 
@@ -459,6 +467,8 @@ static int take_references(struct run *run)
 	err = take_reference(run, &study->measured, &run->reference, &study->full_nll);
 	for (int i = 0; i < study->also_count && !err; i++)
 		err = take_reference(run, &study->also[i].text, &run->also[i], &study->also[i].full_nll);
+	if (!err && study->prompt.text && !study->prompt.unshared)
+		err = study_sample(study, run->engine, NULL, &study->prompt.unshared);
 	if (err || !study->also_count)
 		return err;
 	err = kvs_measure_nll(run->engine, &study->cuts[0].text, NULL, NULL, &held_nll);

@@ -302,6 +302,7 @@ int kvs_study_create(
 			"linear takes attention from layers whose K and V both have one owner: name other methods than "
 			"merge and those that split");
 	study->ckpt = ckpt;
+	study->tok = tok;
 	study->cu = options->cu;
 	study->layers = config->layers;
 	study->kv_heads = config->kv_heads;
@@ -316,6 +317,8 @@ int kvs_study_create(
 		err = cut_texts(study, tok, options);
 	if (!err)
 		err = check_fits(study, config, options);
+	if (!err)
+		err = study_take_prompt(study, options);
 	if (!err)
 		err = study_describe(study, ckpt, options);
 	if (!err)
@@ -335,8 +338,10 @@ void kvs_study_free(kvs_study *study)
 	if (!study)
 		return;
 	for (size_t i = 0; i < study->row_count; i++) {
-		for (int p = 0; p < KVS_STUDY_MOST_RATES; p++)
+		for (int p = 0; p < KVS_STUDY_MOST_RATES; p++) {
 			free(study->rows[i].points[p].owners);
+			free(study->rows[i].points[p].sample);
+		}
 		free(study->rows[i].replay);
 	}
 	for (int i = 0; i < study->cut_count; i++) {
@@ -346,6 +351,7 @@ void kvs_study_free(kvs_study *study)
 	}
 	kvs_calib_text_clear(&study->measured);
 	study_free_also(study);
+	study_free_prompt(study);
 	free(study->rows);
 	json_decref(study->settings);
 	free(study);
@@ -353,7 +359,7 @@ void kvs_study_free(kvs_study *study)
 
 int kvs_study_open_engine(kvs_cu *cu, const kvs_checkpoint *ckpt, const kvs_study *study, kvs_engine **out)
 {
-	struct kvs_calib_text texts[STUDY_CUTS + 1 + STUDY_ALSO];
+	struct kvs_calib_text texts[STUDY_CUTS + 1 + STUDY_ALSO + 1];
 	int count = 0;
 
 	for (int i = 0; i < study->cut_count; i++)
@@ -361,6 +367,9 @@ int kvs_study_open_engine(kvs_cu *cu, const kvs_checkpoint *ckpt, const kvs_stud
 	texts[count++] = study->measured;
 	for (int i = 0; i < study->also_count; i++)
 		texts[count++] = study->also[i].text;
+	if (study->prompt.text)
+		texts[count++] = (struct kvs_calib_text){
+			.windows = 1, .window_tokens = (int)study->prompt.count + study->prompt.tokens};
 	return kvs_calib_open_engine(cu, ckpt, &study->engine, texts, count, out);
 }
 

@@ -27,6 +27,15 @@ struct study_also {
 	double full_nll; /* the unshared model's; NAN: not measured yet */
 };
 
+/* A prompt that models go on with. */
+struct study_prompt {
+	char *text;   /* NULL: there is none */
+	int32_t *ids; /* [count] */
+	size_t count;
+	int tokens;     /* to go on by */
+	char *unshared; /* what the unshared model writes; NULL: not run yet */
+};
+
 /* How matrices were refitted for a plan. */
 struct study_fit {
 	int tokens;            /* that the fit saw */
@@ -44,6 +53,7 @@ struct study_point {
 	struct kvs_quality quality;
 	struct kvs_quality also[STUDY_ALSO]; /* [also_count]; not of merged tensors */
 	struct study_fit fit;                /* of rows with one */
+	char *sample;                        /* what the model goes on with; NULL: it was not asked */
 };
 
 /* One method with one seed on one cut, and what is refitted for its plans, which are those of the row with ALONE. */
@@ -61,6 +71,8 @@ struct study_row {
 struct kvs_study {
 	int layers, kv_heads, head_dim;
 	const kvs_checkpoint *ckpt;
+	const kvs_tokenizer *tok;
+	struct study_prompt prompt;
 	kvs_cu *cu;
 	struct kvs_engine_options engine;
 	double threshold;        /* of walks */
@@ -108,6 +120,15 @@ int study_describe_also(struct kvs_study *study); /* into the settings, if there
 int study_also_json(const struct kvs_study *study, const struct study_point *point, struct json_t *object);
 int study_read_also(struct kvs_study *study, const struct json_t *object, struct study_point *point);
 void study_print_also(FILE *out, const struct kvs_study *study); /* a section, if there are any */
+/* sample.c: the prompt's tokens, and the settings that go with it. */
+int study_take_prompt(struct kvs_study *study, const struct kvs_study_options *options);
+void study_free_prompt(struct kvs_study *study);
+int study_describe_prompt(struct kvs_study *study);
+/* The row's plans are given the prompt: those without seeds on the first cut. */
+bool study_samples(const struct kvs_study *study, const struct study_row *row);
+/* What an engine goes on with under a plan, always by the likeliest token; the caller frees it. */
+int study_sample(const struct kvs_study *study, kvs_engine *engine, const kvs_plan *plan, char **text);
+void study_print_samples(FILE *out, const struct kvs_study *study); /* a section, if there is a prompt */
 int study_blame(const char *name, int err); /* repeats the message with this name before it; returns `err` */
 
 /*

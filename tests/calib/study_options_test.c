@@ -1,5 +1,5 @@
 /*
- * tests/calib/study_options_test.c: what a study takes beside its two texts: trials of an earlier search, methods to vary, further texts.
+ * tests/calib/study_options_test.c: what a study takes beside its two texts: trials of an earlier search, methods to vary, further texts, a prompt.
  * With none of these options it is what it was before.
  */
 #include "../support/process.h"
@@ -230,6 +230,61 @@ static void plans_are_measured_on_further_texts(void **state)
 	process_free(&process);
 }
 
+/* ---- a prompt ---- */
+
+static void check_sample(const json_t *object, const char *owners)
+{
+	char command[512];
+	struct process process;
+
+	snprintf(command, sizeof(command),
+		"kvshare-run generate -m " MODEL " -p 'The *king*' -n 12 --kv-dtype f32 -q %s %s",
+		*owners ? "--owners" : "", owners);
+	process = run_in_directory(command, 30);
+	if (strncmp(process.out, json_string_value(json_at(object, "sample")), strlen(process.out) - 1))
+		fail_msg("generate: %s, study: %s", process.out, json_string_value(json_at(object, "sample")));
+	process_free(&process);
+}
+
+#define PROMPTED TEXTS STUDY "--vary none --prompt 'The *king*' --prompt-tokens 12 "
+
+/* Texts are those of `generate`; in pieces the study is the same, and it does not go on with another prompt. */
+static void models_go_on_with_a_prompt(void **state)
+{
+	struct process process = run_in_directory(PROMPTED
+		"--methods similar,random,adjacent,merge >$T/md || exit 10; cp $T/s/study.json $T/1; rm -r "
+		"$T/s; " PROMPTED "--methods adjacent >/dev/null || exit 11; " PROMPTED
+		"--methods random,similar,adjacent,merge >/dev/null || exit 12; cmp $T/1 $T/s/study.json || exit 13; "
+		"sed -i 's/\"sample\"/\"simple\"/' $T/s/study.json; " PROMPTED "2>$T/err && exit 14; "
+		"grep -q 'full is damaged' $T/err || exit 15; cp $T/1 $T/s/study.json; " PROMPTED
+		"--prompt The 2>$T/err && exit 16; grep -q 'its prompt is' $T/err || exit 17; cat $T/md >&2; cat $T/1",
+		120);
+	json_t *study = json_loads(process.out, 0, NULL);
+	const json_t *rows;
+	size_t samples = 0;
+
+	(void)state;
+	if (process.status)
+		fail_msg("status %d: %s", process.status, process.err);
+	rows = json_at(study, "rows");
+	check_sample(json_at(study, "full"), "");
+	for (size_t i = 0; i < json_array_size(rows); i++) {
+		const json_t *point = json_array_get(json_at(json_array_get(rows, i), "points"), 1);
+		char *owners = json_dumps(json_at(point, "k_owners"), JSON_COMPACT);
+		owners[strlen(owners) - 1] = 0;
+		if (json_object_get(point, "sample")) {
+			check_sample(point, owners + 1);
+			samples++;
+		}
+		free(owners);
+	}
+	assert_int_equal(samples, 2); /* similar and adjacent */
+	assert_non_null(strstr(process.err, "after: The \\*king\\*"));
+	assert_non_null(strstr(process.err, "| neighbours, spread (CLA) | "));
+	json_decref(study);
+	process_free(&process);
+}
+
 /* ---- bad input ---- */
 
 static const struct bad_input {
@@ -273,6 +328,11 @@ static const struct bad_input {
 		"a window takes 1024"},
 	{"the same windows", "$S --also-ctx 16", 1, "in windows of 16 tokens anyhow"},
 	{"no windows", "$S --also-ctx 1", 2, "--also-ctx"},
+	{"an empty prompt", "$S --prompt ''", 1, "the prompt is empty"},
+	{"a prompt that is no text", "$S --prompt $(printf '\\377')", 1, "is not UTF-8"},
+	{"more text than the model has positions", "$S --prompt a --prompt-tokens 2048", 1,
+		"the model has 2048 positions"},
+	{"no text", "$S --prompt a --prompt-tokens 0", 2, "--prompt-tokens"},
 	{"too many trials", "$S --trials a --trials b --trials c --trials d --trials e", 2, "4 plans are the most"},
 	{"an unknown method to vary", "$S --vary luck", 2, "--vary is \"luck\""},
 	{"a method to vary that is not run", "$S --vary similar", 2, "not among --methods"},
@@ -314,6 +374,7 @@ int main(void)
 		cmocka_unit_test(trials_are_taken_and_change_nothing),
 		cmocka_unit_test(methods_are_varied_as_asked),
 		cmocka_unit_test(plans_are_measured_on_further_texts),
+		cmocka_unit_test(models_go_on_with_a_prompt),
 		cmocka_unit_test(bad_input_is_named_before_anything_is_made),
 	};
 

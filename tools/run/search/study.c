@@ -28,7 +28,9 @@ enum {
 	OPTION_VARY,
 	OPTION_TRIALS,
 	OPTION_ALSO,
-	OPTION_ALSO_CTX
+	OPTION_ALSO_CTX,
+	OPTION_PROMPT,
+	OPTION_PROMPT_TOKENS
 };
 
 static const struct argp_option options[] = {
@@ -56,6 +58,8 @@ static const struct argp_option options[] = {
 		"tokens of --text to predict (default 2048), in windows of --ctx (default 256)", 0},
 	{"also", OPTION_ALSO, "FILE", 0, "a further text to measure each plan on; up to 3", 0},
 	{"also-ctx", OPTION_ALSO_CTX, "N", 0, "measure on --text in windows of N tokens too, such as 1024", 0},
+	{"prompt", OPTION_PROMPT, "TEXT", 0, "also show how each model goes on with this, by the likeliest token", 0},
+	{"prompt-tokens", OPTION_PROMPT_TOKENS, "N", 0, "by how many tokens at most (default 48)", 0},
 	{NULL, 0, NULL, 0, "Details of the search:", 3},
 	{"threshold", OPTION_THRESHOLD, "T", 0,
 		"walks keep a pair while the cosine of the hidden states is above T (default 0.5)", 3},
@@ -182,6 +186,12 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		return 0;
 	case OPTION_VARY:
 		parse_varied(state, env, text);
+		return 0;
+	case OPTION_PROMPT:
+		env->study.prompt = text;
+		return 0;
+	case OPTION_PROMPT_TOKENS:
+		env->study.prompt_tokens = run_parse_number(state, "--prompt-tokens", text, 1, 1 << 16);
 		return 0;
 	case OPTION_ALSO:
 		add_also(state, &env->study, text);
@@ -399,7 +409,7 @@ static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL
 
 static int run_command(int argc, char **argv)
 {
-	struct env env = {.study = {.threshold = 0.5, .varied = KVS_STUDY_VARIED}};
+	struct env env = {.study = {.threshold = 0.5, .varied = KVS_STUDY_VARIED, .prompt_tokens = 48}};
 	int err;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &env);
