@@ -438,6 +438,13 @@ struct kvs_compensation {
 int kvs_compensate(kvs_engine *engine, const kvs_checkpoint *ckpt, const struct kvs_calib_text *text,
 	const kvs_plan *plan, const struct kvs_compensate_options *options, const struct kvs_calib_progress *progress,
 	struct kvs_compensation *out);
+/*
+ * The samples that a fit takes where nobody says how: 64 of 256 tokens (of fewer where the model takes fewer), spread over the text, or
+ * 32, 16, 8 or 4 where it has no room for more; with `samples` above 0 so many and no fewer. Of the options held_tokens and window_tokens
+ * count. -EINVAL (the text is too short), -ENOMEM.
+ */
+int kvs_compensate_cut(const kvs_tokenizer *tok, const struct kvs_config *config, const char *bytes, size_t count,
+	const struct kvs_calib_text_options *options, int samples, struct kvs_calib_text *out);
 /* The rank with which a skip has as many numbers as the K and V projections that it stands in for. */
 int kvs_skip_rank(const struct kvs_config *config);
 /* Whether this text and model can be fitted at all, to be asked before anything runs. -EINVAL as above. */

@@ -458,7 +458,7 @@ int kvs_compensate_check(const struct kvs_config *config, const struct kvs_calib
 	if (tokens < least)
 		return kvs_fail(-EINVAL,
 			"compensation fits matrices of %d columns, which takes %d tokens or more, and the samples have "
-			"%d: raise --samples or --sample-tokens",
+			"%d: raise --samples, --sample-tokens or --fit-samples",
 			columns, least, tokens);
 	if (text->samples < LEAST_SAMPLES || text->sample_tokens < CALIB_QUERY_STRIDE)
 		return kvs_fail(-EINVAL,

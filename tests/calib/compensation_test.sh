@@ -136,6 +136,32 @@ grep -q "refitted on 2048 tokens\|^not compensated" "$work/out" && grep -q '"tok
 head -c 2000 $model/calib.txt >"$work/short.txt"
 refuses "30 samples of 64 take 1920" $run calibrate -m $model --text "$work/short.txt" -q --compensate --plan "$work/d.json" -o "$work/n.json"
 
+# Behind a search too, which has its own 30 of 64: the plan tells of both, and of the loss on each one's held-back text.
+behind() { $run calibrate -m $model --method kvsharer --threshold -1 --share 4 --order random:3 -q --held-tokens 64 --compensate --refit o "$@" >"$work/out" 2>"$work/said"; }
+fitted_on() { # TOKENS: of the fit; the search has its own
+	tr -d ' \n' <"$work/n.json" >"$work/n.flat"
+	grep -q "\"tokens\":$1,\"full_nll\"" "$work/n.flat" && grep -q '"samples":30,"tokens":64' "$work/n.flat" || fail "not fitted on $1: $(cat "$work/out")"
+	grep -q "refitted on $1 tokens: .*, on tokens between these$\|^not compensated" "$work/out" || fail "not $1: $(cat "$work/out")"
+}
+cat $model/calib.txt $model/heldout.txt >"$work/long.txt"
+behind --text "$work/long.txt" -o "$work/n.json" || fail "a fit behind a search failed:"
+fitted_on 16384
+behind --text $model/calib.txt -o "$work/n.json" || fail "a fit on a shorter text failed:"
+fitted_on 4096
+head -c 8200 $model/calib.txt >"$work/short.txt"
+behind --text "$work/short.txt" -o "$work/n.json" || fail "a fit on a short text failed:"
+grep -q '"tokens": 1920' "$work/n.json" || fail "a text with no room for more than the search's: $(cat "$work/out")"
+
+# --fit-samples says how many, whatever the search has, and with --plan gives the same matrices; too many are refused.
+behind --text $model/calib.txt --samples 24 --fit-samples 6 -o "$work/n.json" || fail "--fit-samples failed:"
+grep -q '"tokens": 1536' "$work/n.json" && grep -q '"samples": 24' "$work/n.json" || fail "--fit-samples: $(cat "$work/out")"
+$run calibrate -m $model --text $model/calib.txt -q --held-tokens 64 --refit o --compensate --plan "$work/n.json" --fit-samples 6 -o "$work/e.json" >"$work/out" 2>"$work/said" || fail "--plan --fit-samples failed:"
+cmp "$work/n.patch.safetensors" "$work/e.patch.safetensors" || fail "--fit-samples: other matrices than with the search"
+rm -f "$work"/n.*
+refuses "no room for 90 samples of 256 tokens to fit on" behind --text $model/calib.txt --fit-samples 90 -o "$work/n.json"
+behind --text $model/calib.txt --plan "$work/e.json" --samples 9 --fit-samples 6 -o "$work/n.json" && fail "it ran with two numbers of samples"
+[ -z "$(ls "$work" | grep '^n')" ] || fail "left behind: $(ls "$work")"
+
 # A skip: the plan says its rank, eval runs it, no other engine gets it, and there is a limit.
 skip() { $run calibrate -m $model --text $model/calib.txt $cut --compensate --refit o --plan "$work/by-hand.json" "$@" >"$work/out" 2>"$work/said"; }
 $run plan convert --owners 0,1,2,3,4,5,2,7,8,3,10,11,1,13,5,15 --to json -o "$work/by-hand.json"

@@ -219,14 +219,20 @@ static void put_loss(const json_t *nll)
 
 static void put_compensation(const json_t *record)
 {
-	const json_t *plain = json_object_get(record, "plain_nll"), *nll = json_object_get(record, "nll");
+	const json_t *plain = json_object_get(record, "plain_nll"), *nll = json_object_get(record, "nll"),
+		     *full = json_object_get(
+			     record, "full_nll"); /* on the text held back from the fit, not the search's */
 
-	if (json_is_number(plain) && json_is_number(nll))
-		printf("  matrices   refitted, %s: loss %.4f nats a token, of the plan alone %.4f\n",
-			json_is_string(json_object_get(record, "in_weights")) ? "in the model's weights"
-			: json_is_true(json_object_get(record, "applied"))    ? "in the file beside it"
-									      : "and left out",
-			json_number_value(nll), json_number_value(plain));
+	if (!json_is_number(plain) || !json_is_number(nll))
+		return;
+	printf("  matrices   refitted, %s: loss %.4f nats a token, of the plan alone %.4f",
+		json_is_string(json_object_get(record, "in_weights")) ? "in the model's weights"
+		: json_is_true(json_object_get(record, "applied"))    ? "in the file beside it"
+								      : "and left out",
+		json_number_value(nll), json_number_value(plain));
+	if (json_is_number(full))
+		printf(", without sharing %.4f", json_number_value(full));
+	putchar('\n');
 }
 
 /* A plan's calibration may be any object: fields that are missing or of another type are skipped. */

@@ -17,10 +17,6 @@
 #include <unistd.h>
 
 #define SKIP_AUTO -1
-/* A fit of a quarter of SmolLM2's layers to 16,384 tokens takes less than five minutes on two cores. */
-#define FIT_SAMPLES 64
-#define FIT_LEAST_SAMPLES 4
-#define FIT_SAMPLE_TOKENS 256
 #define DEFAULT_RATE 0.125 /* 4 of 32 layers, SHARE_LAYERS of the reference code */
 
 enum {
@@ -41,6 +37,7 @@ enum {
 	OPTION_POLICY,
 	OPTION_REFIT,
 	OPTION_SKIP,
+	OPTION_FIT_SAMPLES,
 	OPTION_PLAN
 };
 
@@ -75,6 +72,11 @@ static const struct argp_option options[] = {
 		"with --compensate: layers that share also get a linear map of their input, of this rank, in place of "
 		"their "
 		"K and V projections (auto: as many numbers as those had); only kvshare runs it",
+		0},
+	{"fit-samples", OPTION_FIT_SAMPLES, "N", 0,
+		"with --compensate: matrices are fitted on N samples of 256 tokens, spread over the text, whatever the "
+		"search has (default: 64, or as many as the text has room for; those of the search where --samples, "
+		"--sample-tokens or --sample-by is given)",
 		0},
 	{"resume", OPTION_RESUME, NULL, 0,
 		"continue from the trials in the plan of a stopped search, and from the matrices that a stopped fit "
@@ -123,8 +125,12 @@ static void check(struct argp_state *state, struct run_calibrate *env)
 		argp_error(state, "--compensate writes matrices beside one plan's file: not with --sweep or -o -");
 	if (env->compensate && env->search.policy == KVS_POLICY_LAST)
 		argp_error(state, "--compensate fits matrices to the policy owner: not with --policy last");
-	if (!env->compensate && (env->plan_path || env->compensate_options.matrices || env->skip))
-		argp_error(state, "--plan, --refit and --skip belong to --compensate");
+	if (!env->compensate && (env->plan_path || env->compensate_options.matrices || env->skip || env->fit_samples))
+		argp_error(state, "--plan, --refit, --skip and --fit-samples belong to --compensate");
+	if (env->plan_path && env->fit_samples && (env->text_options.samples || env->text_options.sample_tokens))
+		argp_error(state,
+			"with --plan both --fit-samples and --samples, --sample-tokens or --sample-by say what "
+			"the fit takes: give one of them");
 	if (env->search.method == KVS_METHOD_REFIT && (!env->compensate || env->search.pairs.split))
 		argp_error(state, "--method refit chooses layers for --compensate, with one owner for K and V: give "
 				  "it, and no --split-kv");
@@ -228,6 +234,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		return 0;
 	case OPTION_SKIP:
 		env->skip = strcmp(text, "auto") ? run_parse_number(state, "--skip", text, 1, INT_MAX) : SKIP_AUTO;
+		return 0;
+	case OPTION_FIT_SAMPLES:
+		env->fit_samples = run_parse_number(state, "--fit-samples", text, 2, 1 << 16);
 		return 0;
 	case OPTION_PLAN:
 		env->plan_path = text;
@@ -350,54 +359,67 @@ static int open_engine(struct run_calibrate *env, struct run_session *session)
 	int rows = env->search.policy == KVS_POLICY_LAST ? 0 : env->model.chunk_tokens;
 	struct kvs_engine_options engine = {.kv_dtype = env->model.kv_dtype,
 		.kv_dtype_set = env->model.kv_dtype_set,
-		.chunk_tokens = env->batch ? env->batch * env->text.sample_tokens : rows,
+		.chunk_tokens =
+			env->batch ? env->batch * (env->plan_path ? env->fit : &env->text)->sample_tokens : rows,
 		.policy = env->search.policy,
 		.pass_tokens = env->search.pass_tokens,
 		.no_premap = env->model.no_premap,
 		.stop = run_watch_stopped,
 		.progress = env->model.quiet ? NULL : run_show_load};
+	const struct kvs_calib_text texts[] = {env->text, env->own};
 	int err;
 
 	run_profile_engine(session->profile, &engine);
-	err = kvs_calib_open_engine(session->cu, session->ckpt, &engine, &env->text, 1, &session->engine);
+	err = kvs_calib_open_engine(session->cu, session->ckpt, &engine, texts, 2, &session->engine);
 
 	run_progress_clear();
 	return err;
 }
 
-/* A fit alone needs more text than a search, from all places of it. -EINVAL: the text is too short. */
+static int tokens_of(const struct kvs_calib_text *text)
+{
+	return text->samples * text->sample_tokens;
+}
+
+/*
+ * A fit needs more text than a search, from all places of it: it has samples of its own where nobody says otherwise. Of a short text
+ * the search's may be more.
+ */
 static int cut_for_fit(struct run_calibrate *env, const struct run_session *session, const char *text, size_t bytes)
 {
-	struct kvs_calib_text_options options = env->text_options;
-	int most = kvs_checkpoint_config(session->ckpt)->max_positions, err = -EINVAL;
+	bool chosen = env->text_options.samples || env->text_options.sample_tokens;
+	int err = -EINVAL;
 
-	options.by = KVS_SAMPLE_SPREAD;
-	options.sample_tokens = most < FIT_SAMPLE_TOKENS ? most : FIT_SAMPLE_TOKENS;
-	options.need_held = true;
-	for (options.samples = FIT_SAMPLES; options.samples >= FIT_LEAST_SAMPLES && err == -EINVAL;
-		options.samples /= 2)
-		err = kvs_calib_text_cut(session->tokenizer, text, bytes, &options, &env->text);
-	return err;
+	if (env->fit_samples || !chosen)
+		err = kvs_compensate_cut(session->tokenizer, kvs_checkpoint_config(session->ckpt), text, bytes,
+			&env->text_options, env->fit_samples, &env->own);
+	if (!env->fit_samples && !err && tokens_of(&env->own) < tokens_of(&env->text)) {
+		kvs_calib_text_clear(&env->own);
+		err = -EINVAL;
+	}
+	env->fit = err ? &env->text : &env->own;
+	if (env->fit_samples || err != -EINVAL)
+		return err;
+	return env->plan_path ? kvs_calib_text_cut(session->tokenizer, text, bytes, &env->text_options, &env->text) : 0;
 }
 
 static int cut_text(struct run_calibrate *env, const struct run_session *session)
 {
-	bool chosen = env->text_options.samples || env->text_options.sample_tokens;
 	char *text;
 	size_t bytes;
-	int err = run_read_text(env->text_path, &text, &bytes), cut = -EINVAL;
+	int err = run_read_text(env->text_path, &text, &bytes);
 
 	if (err)
 		return err;
 	env->text_options.need_held = env->search.method != KVS_METHOD_KVSHARER && !env->plan_path;
 	env->text_options.window_tokens = env->model.ctx_tokens;
-	if (env->plan_path && !chosen)
-		cut = cut_for_fit(env, session, text, bytes);
-	err = cut == -EINVAL ? kvs_calib_text_cut(session->tokenizer, text, bytes, &env->text_options, &env->text)
-			     : cut;
+	if (!env->plan_path)
+		err = kvs_calib_text_cut(session->tokenizer, text, bytes, &env->text_options, &env->text);
+	if (!err && env->compensate)
+		err = cut_for_fit(env, session, text, bytes);
 	free(text);
 	if (!err && env->compensate)
-		err = kvs_compensate_check(kvs_checkpoint_config(session->ckpt), &env->text, &env->compensate_options);
+		err = kvs_compensate_check(kvs_checkpoint_config(session->ckpt), env->fit, &env->compensate_options);
 	if (!err && env->compensate)
 		err = kvs_compensate_check_weights(session->ckpt);
 	return err;
@@ -541,6 +563,7 @@ static int calibrate(struct run_calibrate *env)
 	if (!run_watch_stopped()) /* closing would wait for the device */
 		run_session_close(&session);
 	kvs_calib_text_clear(&env->text);
+	kvs_calib_text_clear(&env->own);
 	free(env->replay);
 	return err;
 }

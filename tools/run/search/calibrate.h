@@ -20,17 +20,21 @@ struct run_calibrate {
 	bool search_set;       /* --method, --distance, --cosine or --protect-last */
 	const char *plan_path; /* compensate this plan, and search none */
 	struct kvs_compensate_options compensate_options;
-	int skip; /* its rank; -1: auto, 0: none */
+	int skip;        /* its rank; -1: auto, 0: none */
+	int fit_samples; /* of the fit's own text; 0: not said */
 
 	/* While it runs. */
-	struct kvs_calib_text text;
+	struct kvs_calib_text text;       /* the search's; empty where there is none and the fit has its own */
+	struct kvs_calib_text own;        /* the fit's; empty where it takes the search's */
+	const struct kvs_calib_text *fit; /* one of the two */
 	struct kvs_plan_model plan_model;
 	struct kvs_trial *replay;
 	struct run_watch watch;
 	enum kvs_search_end end;
 	const kvs_checkpoint *ckpt;
 	struct kvs_compensation compensation;
-	char *stopped_path; /* where a fit that is stopped leaves its matrices */
+	double fit_full_nll; /* of the unshared model on the text that is held back from the fit */
+	char *stopped_path;  /* where a fit that is stopped leaves its matrices */
 	bool compensated,
 		compensate_stopped; /* `compensation` holds a result, and its patch is there; Ctrl-C came first */
 	char patch_digest[KVS_PATCH_DIGEST];
@@ -47,7 +51,7 @@ int run_compensate_remove(const struct run_calibrate *env);
 /* After Ctrl-C: fails with -ECANCELED, with a message that tells what is kept and how to go on. */
 int run_compensate_stop(const struct run_calibrate *env, bool plan_written);
 json_t *run_compensate_json(const struct run_calibrate *env);
-void run_compensate_print(const struct run_calibrate *env, double full_nll, FILE *out);
+void run_compensate_print(const struct run_calibrate *env, FILE *out);
 /* compensate_plan.c: `--plan`, instead of a search. The text is cut and the engine open. */
 int run_compensate_plan(struct run_calibrate *env, struct run_session *session);
 

@@ -210,7 +210,7 @@ static void print_summary(const struct run_calibrate *env, const struct kvs_sear
 	fprintf(out, "%s: %g of %d layers share, %.1f %% less KV memory\n", env->output, result->best.tensors / 2.0,
 		result->layers, 100 * result->best.tensors / (2.0 * result->layers));
 	print_loss(out, env, result);
-	run_compensate_print(env, result->full_nll, out);
+	run_compensate_print(env, out);
 	if (env->search.method == KVS_METHOD_AUTO && result->end != KVS_SEARCH_STOPPED)
 		print_choice(out, result);
 	if (env->search.sweep)

@@ -83,7 +83,9 @@ int run_compensate(struct run_calibrate *env, struct run_session *session, const
 	int err = find_stopped(env);
 
 	if (!err)
-		err = kvs_compensate(session->engine, session->ckpt, &env->text, plan, &env->compensate_options,
+		err = kvs_measure_nll(session->engine, env->fit, NULL, NULL, &env->fit_full_nll);
+	if (!err)
+		err = kvs_compensate(session->engine, session->ckpt, env->fit, plan, &env->compensate_options,
 			&env->search.progress, &env->compensation);
 	run_progress_clear();
 	env->compensate_stopped = err == -ECANCELED;
@@ -133,9 +135,9 @@ json_t *run_compensate_json(const struct run_calibrate *env)
 					matrix_name(refit->kind), "ridge", run_json_number(refit->strength),
 					"error_before", refit->before, "error_after", refit->after));
 	}
-	record = json_pack("{s:b,s:s,s:i,s:f,s:f,s:b,s:o}", "applied", c->applied, "text", env->text.digest, "tokens",
-		c->tokens, "plain_nll", c->plain_nll, "nll", c->nll, "queries_left", c->queries_normalised, "layers",
-		layers);
+	record = json_pack("{s:b,s:s,s:i,s:f,s:f,s:f,s:b,s:o}", "applied", c->applied, "text", env->fit->digest,
+		"tokens", c->tokens, "full_nll", env->fit_full_nll, "plain_nll", c->plain_nll, "nll", c->nll,
+		"queries_left", c->queries_normalised, "layers", layers);
 	if (has_skip(c)) /* exports warn of it */
 		json_object_set_new(record, "skip_rank", json_integer(c->skip));
 	return record;
@@ -207,9 +209,11 @@ int run_compensate_stop(const struct run_calibrate *env, bool plan_written)
 		plan_written ? "; the same command with --resume fits it without another search" : "");
 }
 
-void run_compensate_print(const struct run_calibrate *env, double full_nll, FILE *out)
+void run_compensate_print(const struct run_calibrate *env, FILE *out)
 {
 	const struct kvs_compensation *c = &env->compensation;
+	const char *own = env->fit == &env->own && !env->plan_path ? ", on tokens between these" : "";
+	double full = env->fit_full_nll;
 	int counts[KVS_REFIT_SKIP_B + 1] = {0};
 
 	if (!env->compensated)
@@ -219,9 +223,9 @@ void run_compensate_print(const struct run_calibrate *env, double full_nll, FILE
 	if (c->applied)
 		fprintf(out,
 			"compensated: %d W_q, %d W_o and %d W_down refitted on %d tokens: loss %.4f, %+.4f over no "
-			"sharing (the plan alone %+.4f)\n",
+			"sharing (the plan alone %+.4f)%s\n",
 			counts[KVS_REFIT_QUERIES], counts[KVS_REFIT_OUTPUTS] + counts[KVS_REFIT_ABOVE],
-			counts[KVS_REFIT_DOWN], c->tokens, c->nll, c->nll - full_nll, c->plain_nll - full_nll);
+			counts[KVS_REFIT_DOWN], c->tokens, c->nll, c->nll - full, c->plain_nll - full, own);
 	else
 		fprintf(out,
 			"not compensated: on the held-back text the loss would be %.4f, with the plan alone it is "

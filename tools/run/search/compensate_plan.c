@@ -21,16 +21,16 @@ static int save(const struct run_calibrate *env, kvs_plan *plan)
 	return err ? err : run_compensate_remove(env);
 }
 
-static int print(const struct run_calibrate *env, double full_nll)
+static int print(const struct run_calibrate *env)
 {
 	json_t *object;
 
 	if (!env->model.json) {
-		run_compensate_print(env, full_nll, stdout);
+		run_compensate_print(env, stdout);
 		return 0;
 	}
-	object =
-		json_pack("{s:f,s:i}", "full_nll", full_nll, "nll_tokens", env->text.windows * env->text.window_tokens);
+	object = json_pack(
+		"{s:f,s:i}", "full_nll", env->fit_full_nll, "nll_tokens", env->fit->windows * env->fit->window_tokens);
 	json_object_set_new(object, "compensation", run_compensate_json(env));
 	return run_print_json(object);
 }
@@ -45,16 +45,13 @@ static int check_shares(const kvs_plan *plan, const char *path)
 
 static int compensate(struct run_calibrate *env, struct run_session *session, kvs_plan *plan)
 {
-	double full_nll;
-	int err = kvs_measure_nll(session->engine, &env->text, NULL, NULL, &full_nll);
+	int err = run_compensate(env, session, plan);
 
-	if (!err)
-		err = run_compensate(env, session, plan);
 	if (!err && env->compensate_stopped)
 		return run_compensate_stop(env, false);
 	if (!err)
 		err = save(env, plan);
-	return err ? err : print(env, full_nll);
+	return err ? err : print(env);
 }
 
 int run_compensate_plan(struct run_calibrate *env, struct run_session *session)

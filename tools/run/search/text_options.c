@@ -8,10 +8,7 @@ enum { OPTION_SAMPLES = 768, OPTION_SAMPLE_TOKENS, OPTION_SAMPLE_BY, OPTION_HELD
 
 static const struct argp_option options[] = {
 	{NULL, 0, NULL, 0, "Cutting the text:", 2},
-	{"samples", OPTION_SAMPLES, "N", 0,
-		"number of samples that the search uses (default 30; of calibrate --plan without any of these "
-		"three options: 64 of 256 tokens, spread, or as many as the text has room for)",
-		2},
+	{"samples", OPTION_SAMPLES, "N", 0, "number of samples that the search uses (default 30)", 2},
 	{"sample-tokens", OPTION_SAMPLE_TOKENS, "N", 0, "length of a sample (default 64)", 2},
 	{"sample-by", OPTION_SAMPLE_BY, "run|line|spread", 0,
 		"run (default): consecutive tokens; line: lines cut to that length, shorter ones skipped; spread: runs "
@@ -38,7 +35,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		return 0;
 	case OPTION_SAMPLE_BY:
 		cut->by = run_parse_word(state, "--sample-by", text, units);
-		if (!cut->samples) /* a fit without a search cuts its text otherwise where nobody says how */
+		if (!cut->samples) /* a fit cuts its text otherwise where nobody says how */
 			cut->samples = KVS_CALIB_SAMPLES;
 		return 0;
 	case OPTION_PLAN:
