@@ -553,7 +553,7 @@ size_t kvs_study_left(const kvs_study *study, size_t *rows); /* number of rows l
 int kvs_study_open_engine(kvs_cu *cu, const kvs_checkpoint *ckpt, const kvs_study *study, kvs_engine **out);
 /*
  * Runs the rows that are left; the file `path` is written after each. The same options give the same bytes, stopped and
- * resumed or not, except for the time of fits. A fit holds the weights a second time. -ECANCELED (stopped by the
+ * resumed or not, except for the time and memory of fits. A fit holds the weights a second time. -ECANCELED (stopped by the
  * callback), -EINVAL (the unshared model's loss differs from when the study began), or the errors of searches and
  * measures; rows that were done before are written in any case.
  */

@@ -165,17 +165,21 @@ static int tokens_of(const struct kvs_study *study)
 	return study->cuts[0].text.samples * study->cuts[0].text.sample_tokens;
 }
 
-/* Mean over all plans of the first cut. */
-static double mean_cpu_s(const struct kvs_study *study, enum kvs_study_fit fit, int p)
+/* CPU seconds, mean over all plans of the first cut; *most: the most bytes of memory, 0 where none is known. */
+static double mean_cpu_s(const struct kvs_study *study, enum kvs_study_fit fit, int p, int64_t *most)
 {
 	double sum = 0;
 	size_t count = 0;
+
+	*most = 0;
 
 	for (size_t i = 0; i < study->row_count; i++) {
 		const struct study_row *row = &study->rows[i];
 		if (!row->done || row->fit != fit || row->cut || !row->points[p].owners)
 			continue;
 		sum += row->points[p].fit.cpu_s;
+		if (row->points[p].fit.peak_bytes > *most)
+			*most = row->points[p].fit.peak_bytes;
 		count++;
 	}
 	return count ? sum / count : NAN;
@@ -184,9 +188,11 @@ static double mean_cpu_s(const struct kvs_study *study, enum kvs_study_fit fit, 
 static void print_time(FILE *out, const struct kvs_study *study)
 {
 	fprintf(out,
-		"### The time of a fit\n\nCPU seconds of all threads for %d tokens, with the two losses on the "
+		"### The time and memory of a fit\n\nCPU seconds of all threads for %d tokens, with the two losses on "
+		"the "
 		"held-back "
-		"text; mean over plans. No two runs have the same.\n\n",
+		"text, mean over plans; and by how much the process's memory rose at its peak, at most. No two runs "
+		"have the same.\n\n",
 		tokens_of(study));
 	study_print_head(out, study, "matrices");
 	for (int f = KVS_STUDY_ALONE + 1; f < KVS_STUDY_FITS; f++) {
@@ -194,11 +200,14 @@ static void print_time(FILE *out, const struct kvs_study *study)
 			continue;
 		fprintf(out, "| %s |", study_fit_titles[f]);
 		for (int p = 0; p < study->share_count; p++) {
-			double seconds = mean_cpu_s(study, f, p);
+			int64_t most;
+			double seconds = mean_cpu_s(study, f, p, &most);
 			if (isnan(seconds))
 				fputs(" - |", out);
+			else if (most)
+				fprintf(out, " %.1f s, %.0f MB |", seconds, most / 1e6);
 			else
-				fprintf(out, " %.1f |", seconds);
+				fprintf(out, " %.1f s |", seconds);
 		}
 		fputc('\n', out);
 	}

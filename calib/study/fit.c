@@ -7,6 +7,8 @@
  */
 #include "study.h"
 
+#include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 static double cpu_s(void)
@@ -15,6 +17,39 @@ static double cpu_s(void)
 
 	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
 	return now.tv_sec + now.tv_nsec * 1e-9;
+}
+
+/* A line of /proc/self/status, such as "VmRSS:"; -1: it cannot be read. */
+static int64_t status_bytes(const char *key)
+{
+	FILE *file = fopen("/proc/self/status", "re");
+	char line[256];
+	long long kib = -1;
+
+	while (file && fgets(line, sizeof(line), file))
+		if (!strncmp(line, key, strlen(key)))
+			sscanf(line + strlen(key), "%lld", &kib);
+	if (file)
+		fclose(file);
+	return kib < 0 ? -1 : kib * 1024;
+}
+
+/* From here on VmHWM is the peak. Returns the resident memory of now; -1: the kernel does not let the peak be reset. */
+static int64_t begin_peak(void)
+{
+	FILE *file = fopen("/proc/self/clear_refs", "we");
+	bool reset = file && fputs("5", file) >= 0;
+
+	if (file)
+		reset = !fclose(file) && reset;
+	return reset ? status_bytes("VmRSS:") : -1;
+}
+
+static int64_t peak_since(int64_t before)
+{
+	int64_t peak = before < 0 ? -1 : status_bytes("VmHWM:");
+
+	return peak > before ? peak - before : 0;
 }
 
 static struct kvs_compensate_options options_of(const struct kvs_study *study, enum kvs_study_fit fit)
@@ -37,6 +72,7 @@ static int fit_in(kvs_engine *engine, const struct kvs_study *study, const struc
 {
 	struct kvs_compensate_options options = options_of(study, row->fit);
 	struct kvs_compensation result;
+	int64_t before = begin_peak();
 	double start = cpu_s();
 	int err = kvs_compensate(engine, study->ckpt, &study->cuts[row->cut].text, plan, &options, progress, &result);
 
@@ -47,7 +83,8 @@ static int fit_in(kvs_engine *engine, const struct kvs_study *study, const struc
 		.plain_nll = result.plain_nll,
 		.nll = result.nll,
 		.applied = result.applied,
-		.cpu_s = cpu_s() - start};
+		.cpu_s = cpu_s() - start,
+		.peak_bytes = peak_since(before)};
 	kvs_compensation_clear(&result);
 	return 0;
 }

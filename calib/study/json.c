@@ -74,8 +74,15 @@ static json_t *point_json(const struct kvs_study *study, const struct study_poin
 
 static json_t *fit_json(const struct study_fit *fit)
 {
-	return json_pack("{s:i,s:i,s:b,s:f,s:f,s:f}", "tokens", fit->tokens, "matrices", fit->matrices, "applied",
-		fit->applied, "plain_nll", fit->plain_nll, "nll", fit->nll, "cpu_s", fit->cpu_s);
+	json_t *object = json_pack("{s:i,s:i,s:b,s:f,s:f}", "tokens", fit->tokens, "matrices", fit->matrices, "applied",
+		fit->applied, "plain_nll", fit->plain_nll, "nll", fit->nll);
+	int failed = fit->peak_bytes ? json_object_set_new(object, "peak_bytes", json_integer(fit->peak_bytes)) : 0;
+
+	failed |= json_object_set_new(object, "cpu_s", json_real(fit->cpu_s));
+	if (!failed)
+		return object;
+	json_decref(object);
+	return NULL;
 }
 
 static json_t *row_json(const struct kvs_study *study, const struct study_row *row)
@@ -258,7 +265,11 @@ static int read_fit(const json_t *object, struct study_fit *fit)
 	fit->plain_nll = number_at(object, "plain_nll");
 	fit->nll = number_at(object, "nll");
 	fit->cpu_s = number_at(object, "cpu_s");
-	return fit->tokens > 0 && fit->matrices >= 0 && isfinite(fit->plain_nll + fit->nll + fit->cpu_s) ? 0 : -EINVAL;
+	fit->peak_bytes = json_integer_value(json_object_get(object, "peak_bytes")); /* old studies have none */
+	return fit->tokens > 0 && fit->matrices >= 0 && fit->peak_bytes >= 0 &&
+			       isfinite(fit->plain_nll + fit->nll + fit->cpu_s)
+		       ? 0
+		       : -EINVAL;
 }
 
 static int read_point(const json_t *object, struct kvs_study *study, bool merged, int share, struct study_point *point)

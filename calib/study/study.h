@@ -43,6 +43,7 @@ struct study_fit {
 	double plain_nll, nll; /* on the held-back text of the row's cut: the plan alone, and with the matrices */
 	bool applied;          /* the second is lower: `calibrate --compensate` would keep them */
 	double cpu_s;          /* of all threads, with the two losses */
+	int64_t peak_bytes;    /* by which the process's resident memory rose at its peak; 0: not known */
 };
 
 /* The result of a row for one number of layers. */

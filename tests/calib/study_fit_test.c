@@ -21,10 +21,10 @@
 #define STUDY                                                                                                          \
 	"kvshare-run study -m " MODEL " --text " MODEL "/heldout.txt --calib " MODEL "/calib.txt -o $T/s " CUT         \
 	"--max-tokens 64 --rates 0.25 "
-/* What two runs do not have in common: the time of fits. */
+/* What two runs do not have in common: the time and memory of fits. */
 #define WITHOUT_TIME(FROM, TO)                                                                                         \
-	"sed 's/\"cpu_s\": .*//' " FROM "/study.json >" TO ".json; sed '/^### The time of a fit/,/^## /d' " FROM       \
-	"/study.md >" TO ".md; "
+	"sed 's/\"cpu_s\": .*//; s/\"peak_bytes\": .*//' " FROM "/study.json >" TO                                     \
+	".json; sed '/^### The time and memory of a fit/,/^## /d' " FROM "/study.md >" TO ".md; "
 
 /* "" of a row without matrices. */
 static const char *fit_of(const json_t *row)
@@ -96,6 +96,7 @@ static int check_against_eval(const json_t *study, const char *kind, int samples
 	assert_true(applied == (json_number_at(fit, "nll") < json_number_at(fit, "plain_nll")));
 	assert_int_equal(json_number_at(fit, "matrices"), json_array_size(json_at(done, "layers")));
 	assert_true(json_number_at(fit, "cpu_s") > 0 && json_number_at(fit, "tokens") == samples * 64);
+	assert_true(json_number_at(fit, "peak_bytes") > 0 && json_number_at(fit, "peak_bytes") < 1e9);
 	skips = skips_of(done);
 	json_decref(both);
 	process_free(&process);
@@ -139,6 +140,7 @@ static void check_words(const char *markdown, const json_t *study)
 	if (!strstr(markdown, line))
 		fail_msg("study.md lacks \"%s\":\n%s", line, markdown);
 	assert_non_null(strstr(markdown, "| `dissimilar`, 896 tokens |"));
+	assert_non_null(strstr(markdown, " MB |"));
 	assert_non_null(strstr(markdown, "Not compensated: 3 samples: compensation fits matrices of 128 columns"));
 	assert_non_null(strstr(markdown, "compensated-dissimilar.svg <==\n<svg"));
 }
