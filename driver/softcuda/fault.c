@@ -130,14 +130,17 @@ void sc_guard_resume(void)
 	atomic_store(&self->since_ns, sc_now_ns());
 }
 
-/* Ctrl-Z, a debugger, a machine that sleeps: time in which nothing ran is not a block's. */
-static void standstill_forgive(uint64_t before, uint64_t ns)
+/*
+ * Ctrl-Z, a debugger, a machine that sleeps: time in which nothing ran is not a block's. Most blocks are short, so the one that was
+ * stopped has mostly begun after the watchdog's last look; one that has begun since the process goes on begins now, at the latest.
+ */
+static void standstill_forgive(uint64_t now, uint64_t ns)
 {
 	for (struct worker *worker = workers; worker; worker = worker->next) {
 		uint_fast64_t since = atomic_load(&worker->since_ns);
 
-		if (since && since < before) /* and its guard is not set or cleared just now */
-			atomic_compare_exchange_strong(&worker->since_ns, &since, since + ns);
+		if (since && since < now) /* and its guard is not set or cleared just now */
+			atomic_compare_exchange_strong(&worker->since_ns, &since, now - since > ns ? since + ns : now);
 	}
 }
 
@@ -171,7 +174,7 @@ static void *watchdog(void *nothing)
 			;
 		now = sc_now_ns();
 		if (now - before > STANDSTILL_NS)
-			standstill_forgive(before, now - before - WATCH_NS);
+			standstill_forgive(now, now - before - WATCH_NS);
 		overdue_end(now);
 	}
 	return NULL;

@@ -285,20 +285,25 @@ static void a_fault_loses_the_context_and_not_the_process(void **state)
 	assert_int_equal(counters().physical_bytes, 0);
 }
 
-/* A kernel that runs until `memory` holds something else than 0, with that limit. */
+/* A kernel that runs until `memory` holds something else than 0, with that limit. The watchdog looks out already, for another. */
 static CUdeviceptr spin_with_timeout(const char *seconds)
 {
 	const kvs_cu *cu = fixture->cu;
 	CUdeviceptr memory;
 	void *params[] = {&memory};
+	CUfunction spin;
 
 	setenv("SOFTCUDA_TIMEOUT", seconds, 1);
 	fixture->reset(); /* reads the environment again; the context is gone with it */
 	assert_int_equal(cu->cuDevicePrimaryCtxRetain(&fixture->cu->context, cu->device), CUDA_SUCCESS);
 	assert_int_equal(cu->cuCtxSetCurrent(cu->context), CUDA_SUCCESS);
 	assert_int_equal(cu->cuMemAlloc(&memory, 64), CUDA_SUCCESS);
-	assert_int_equal(cu->cuMemsetD8(memory, 0, 64), CUDA_SUCCESS);
-	assert_int_equal(launch(function_get(module_load(), "softcuda_spin"), 1, NULL, params), CUDA_SUCCESS);
+	spin = function_get(module_load(), "softcuda_spin");
+	for (int value = 1; value >= 0; value--) { /* the first ends at once */
+		assert_int_equal(cu->cuMemsetD8(memory, value, 64), CUDA_SUCCESS);
+		assert_int_equal(launch(spin, 1, NULL, params), CUDA_SUCCESS);
+		usleep(value * 50000);
+	}
 	return memory;
 }
 
@@ -309,20 +314,26 @@ static void an_endless_kernel_is_ended(void **state)
 	assert_int_equal(fixture->cu->cuCtxSynchronize(), CUDA_ERROR_LAUNCH_TIMEOUT);
 }
 
-/* As by Ctrl-Z, and as a machine that sleeps: it would be a pity about the hours before. */
-static void time_in_which_the_process_is_stopped_does_not_count(void **state)
+/* As by Ctrl-Z, that long after the kernel began: it would be a pity about the hours before. */
+static void assert_outlives_a_stop(const char *seconds)
 {
 	CUdeviceptr memory = spin_with_timeout("3");
 	char command[128];
 
-	(void)state;
-	snprintf(command, sizeof(command), "(sleep 0.5; kill -STOP %d; sleep 5; kill -CONT %d) >/dev/null 2>&1 &",
-		(int)getpid(), (int)getpid());
+	snprintf(command, sizeof(command), "(sleep %s; kill -STOP %d; sleep 5; kill -CONT %d) >/dev/null 2>&1 &",
+		seconds, (int)getpid(), (int)getpid());
 	assert_int_equal(system(command), 0);
 	sleep(5);        /* most of it stopped */
 	usleep(1200000); /* the watchdog looks again */
 	*(volatile int *)(uintptr_t)memory = 1;
 	assert_int_equal(fixture->cu->cuCtxSynchronize(), CUDA_SUCCESS);
+}
+
+static void time_in_which_the_process_is_stopped_does_not_count(void **state)
+{
+	(void)state;
+	assert_outlives_a_stop("0.5");
+	assert_outlives_a_stop("0"); /* the watchdog has not looked at the kernel yet */
 }
 
 typedef CUresult memcpy_2d_fn(const CUDA_MEMCPY2D *);
