@@ -438,13 +438,17 @@ struct kvs_compensation {
 int kvs_compensate(kvs_engine *engine, const kvs_checkpoint *ckpt, const struct kvs_calib_text *text,
 	const kvs_plan *plan, const struct kvs_compensate_options *options, const struct kvs_calib_progress *progress,
 	struct kvs_compensation *out);
+/* The samples of a fit: `count` (0: as usual) of `tokens` each (0: 1,024). */
+struct kvs_fit_samples {
+	int count, tokens;
+};
 /*
- * The samples that a fit takes where nobody says how: 64 of 256 tokens (of fewer where the model takes fewer), spread over the text, or
- * 32, 16, 8 or 4 where it has no room for more; with `samples` above 0 so many and no fewer. Of the options held_tokens and window_tokens
- * count. -EINVAL (the text is too short), -ENOMEM.
+ * Cuts the samples of a fit, spread over the text: so many and no fewer; or as usual 16 of 1,024 tokens, or 8 or 4 of 1,024 or of
+ * 256 where the text has no room for more. Where the model takes fewer tokens they are shorter. Of the options held_tokens and
+ * window_tokens count. -EINVAL (the text is too short), -ENOMEM.
  */
 int kvs_compensate_cut(const kvs_tokenizer *tok, const struct kvs_config *config, const char *bytes, size_t count,
-	const struct kvs_calib_text_options *options, int samples, struct kvs_calib_text *out);
+	const struct kvs_calib_text_options *options, struct kvs_fit_samples fit, struct kvs_calib_text *out);
 /* The rank with which a skip has as many numbers as the K and V projections that it stands in for. */
 int kvs_skip_rank(const struct kvs_config *config);
 /* Whether this text and model can be fitted at all, to be asked before anything runs. -EINVAL as above. */
@@ -508,6 +512,7 @@ struct kvs_study_options {
 	struct kvs_source calib[KVS_STUDY_MOST_SOURCES];
 	int calib_count;
 	struct kvs_calib_text_options cut; /* of each `calib`: samples, and the windows that nll chooses by */
+	struct kvs_fit_samples fit;        /* that matrices are fitted on; of none: those of the search */
 	int text_tokens;                   /* of `text`, in windows of cut.window_tokens; 0: 2048 */
 	/* Plans are measured on these too, and on `text` in windows of `also_ctx` tokens (0: not). */
 	struct kvs_source also[KVS_STUDY_MOST_ALSO];
@@ -533,7 +538,8 @@ typedef struct kvs_study kvs_study;
 /*
  * Lists the rows to run: every method on the first text as `cut` says; those that are `varied` also on a third and on five
  * thirds of that amount, if the text has as much, and on the other texts. Each of `fits` is run for the plans of every row
- * on the first text, and FIT_ALL for those on the others, on the samples that the row's search had. The options' texts and
+ * on the first text, and FIT_ALL for those on the others, on the samples that the row's search had or on those of `fit` (of a third
+ * and five thirds of the amount so many of these). The options' texts and
  * plans are not needed afterwards; the checkpoint, the tokenizer and `cu` must outlive the study.
  * -EINVAL (a text that is too short to search, to fit matrices on or to measure on; a window longer than the model's
  * positions; a text given twice; the text to measure on among those to search on; a

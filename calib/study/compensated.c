@@ -128,8 +128,7 @@ static void print_cut(FILE *out, const struct kvs_study *study, enum kvs_study_m
 	if (by_source)
 		fprintf(out, "| `%s`, text %d |", kvs_study_method_name(m), cut->source + 1);
 	else
-		fprintf(out, "| `%s`, %d tokens |", kvs_study_method_name(m),
-			cut->text.samples * cut->text.sample_tokens);
+		fprintf(out, "| `%s`, %d tokens |", kvs_study_method_name(m), study_fit_tokens(cut));
 	for (int p = 0; p < study->share_count; p++) {
 		struct study_mean alone = study_mean(study, m, at, p),
 				  with = study_mean_of(study, m, KVS_STUDY_FIT_ALL, at, p);
@@ -160,11 +159,6 @@ static void print_cuts(FILE *out, const struct kvs_study *study, bool by_source)
 
 /* ---- what it takes ---- */
 
-static int tokens_of(const struct kvs_study *study)
-{
-	return study->cuts[0].text.samples * study->cuts[0].text.sample_tokens;
-}
-
 /* CPU seconds, mean over all plans of the first cut; *most: the most bytes of memory, 0 where none is known. */
 static double mean_cpu_s(const struct kvs_study *study, enum kvs_study_fit fit, int p, int64_t *most)
 {
@@ -189,11 +183,9 @@ static void print_time(FILE *out, const struct kvs_study *study)
 {
 	fprintf(out,
 		"### The time and memory of a fit\n\nCPU seconds of all threads for %d tokens, with the two losses on "
-		"the "
-		"held-back "
-		"text, mean over plans; and by how much the process's memory rose at its peak, at most. No two runs "
-		"have the same.\n\n",
-		tokens_of(study));
+		"the held-back text, mean over plans; and by how much the process's memory rose at its peak, at most. "
+		"No two runs have the same.\n\n",
+		study_fit_tokens(&study->cuts[0]));
 	study_print_head(out, study, "matrices");
 	for (int f = KVS_STUDY_ALONE + 1; f < KVS_STUDY_FITS; f++) {
 		if (!any_with(study, f))
@@ -223,10 +215,10 @@ void study_print_compensated(FILE *out, const struct kvs_study *study)
 	if (!any)
 		return;
 	fprintf(out,
-		"## Compensated\n\nMatrices of the model were refitted for each plan, on the %d tokens of the samples "
-		"that "
-		"it was searched on. Loss above the unshared model's, nats a token.\n\n",
-		tokens_of(study));
+		"## Compensated\n\nMatrices of the model were refitted for each plan, on %d tokens of the text that "
+		"it was searched on, %s. Loss above the unshared model's, nats a token.\n\n",
+		study_fit_tokens(&study->cuts[0]),
+		study->fit.count ? "in samples spread over it" : "those of the search's samples");
 	for (int p = 0; p < study->share_count; p++)
 		print_best(out, study, p);
 	fputc('\n', out);

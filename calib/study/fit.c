@@ -74,7 +74,8 @@ static int fit_in(kvs_engine *engine, const struct kvs_study *study, const struc
 	struct kvs_compensation result;
 	int64_t before = begin_peak();
 	double start = cpu_s();
-	int err = kvs_compensate(engine, study->ckpt, &study->cuts[row->cut].text, plan, &options, progress, &result);
+	int err = kvs_compensate(
+		engine, study->ckpt, study_fit_text(&study->cuts[row->cut]), plan, &options, progress, &result);
 
 	if (err)
 		return err;

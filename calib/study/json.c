@@ -53,6 +53,11 @@ int study_describe(struct kvs_study *study, const kvs_checkpoint *ckpt, const st
 		ints_json(study->shares, study->share_count));
 	if (!study->settings)
 		return no_memory();
+	/* Only where it is asked for: studies that began without it go on. */
+	if (study->fit.count && (json_object_set_new(study->settings, "fit_samples", json_integer(study->fit.count)) ||
+					json_object_set_new(study->settings, "fit_sample_tokens",
+						json_integer(study_fit_text(study->cuts)->sample_tokens))))
+		return no_memory();
 	return study_describe_also(study) || study_describe_prompt(study) ? no_memory() : 0;
 }
 

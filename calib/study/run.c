@@ -99,7 +99,7 @@ static double also_tokens(const struct kvs_study *study)
 /* Of the unshared model, on all texts. */
 static double reference_cost(const struct kvs_study *study)
 {
-	const struct kvs_calib_text *held = &study->cuts[0].text;
+	const struct kvs_calib_text *held = study_fit_text(&study->cuts[0]);
 
 	return measured_tokens(study) + also_tokens(study) +
 	       (study->also_count ? (double)held->windows * held->window_tokens : 0);
@@ -115,9 +115,7 @@ static double measure_cost(const struct kvs_study *study, const struct study_row
 /* Each layer is run up to five times in part, and the sums and their solutions take as long again. */
 static double fit_cost(const struct kvs_study *study, const struct study_row *row)
 {
-	const struct kvs_calib_text *text = &study->cuts[row->cut].text;
-
-	return row->fit ? 10.0 * text->samples * text->sample_tokens : 0;
+	return row->fit ? 10.0 * study_fit_tokens(&study->cuts[row->cut]) : 0;
 }
 
 static double row_cost(const struct kvs_study *study, const struct study_row *row)
@@ -471,7 +469,7 @@ static int take_references(struct run *run)
 		err = study_sample(study, run->engine, NULL, &study->prompt.unshared);
 	if (err || !study->also_count)
 		return err;
-	err = kvs_measure_nll(run->engine, &study->cuts[0].text, NULL, NULL, &held_nll);
+	err = kvs_measure_nll(run->engine, study_fit_text(&study->cuts[0]), NULL, NULL, &held_nll);
 	return err ? err : check_full(&study->held_nll, held_nll);
 }
 

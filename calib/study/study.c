@@ -230,16 +230,33 @@ static int cut_texts(struct kvs_study *study, const kvs_tokenizer *tok, const st
 	return err ? err : study_cut_also(study, tok, options);
 }
 
+/* The samples of the fits on a cut, where they are not the search's: of amounts of the first text a third and five thirds of them. */
+static int cut_for_fit(struct kvs_study *study, const kvs_tokenizer *tok, const struct kvs_config *config,
+	const struct kvs_study_options *options, struct study_cut *cut)
+{
+	const struct kvs_source *source = &options->calib[cut->source];
+	int asked = options->cut.samples ? options->cut.samples : DEFAULT_SAMPLES;
+	struct kvs_fit_samples fit = {
+		(int)fmax(2, round((double)study->fit.count * cut->samples / asked)), study->fit.tokens};
+
+	if (!study->fit.count)
+		return 0;
+	return kvs_compensate_cut(tok, config, source->bytes, source->count, &options->cut, fit, &cut->fit_text);
+}
+
 /*
  * Whether matrices can be fitted on each cut. If they were asked for, the text must do as it was asked for; a third and
  * five thirds of it are extra.
  */
-static int check_fits(struct kvs_study *study, const struct kvs_config *config, const struct kvs_study_options *options)
+static int check_fits(struct kvs_study *study, const kvs_tokenizer *tok, const struct kvs_config *config,
+	const struct kvs_study_options *options)
 {
 	for (int i = 0; i < study->cut_count; i++) {
 		struct kvs_compensate_options fit = {.linear = i == 0 && options->fits >> KVS_STUDY_FIT_LINEAR & 1};
 		struct study_cut *cut = &study->cuts[i];
-		int err = cut->missing ? 0 : kvs_compensate_check(config, &cut->text, &fit);
+		int err = cut->missing ? 0 : cut_for_fit(study, tok, config, options, cut);
+		if (!err && !cut->missing)
+			err = kvs_compensate_check(config, study_fit_text(cut), &fit);
 		if (err && options->fits && (i == 0 || cut->source))
 			return study_blame(options->calib[cut->source].name, err);
 		cut->unfit = err ? strdup(kvs_error()) : NULL;
@@ -310,13 +327,14 @@ int kvs_study_create(
 	study->engine = options->engine;
 	study->threshold = options->threshold;
 	study->varied = options->varied;
+	study->fit = options->fit;
 	study->full_nll = study->held_nll = NAN;
 	if (!err)
 		err = set_shares(study, options, config);
 	if (!err)
 		err = cut_texts(study, tok, options);
 	if (!err)
-		err = check_fits(study, config, options);
+		err = check_fits(study, tok, config, options);
 	if (!err)
 		err = study_take_prompt(study, options);
 	if (!err)
@@ -346,6 +364,7 @@ void kvs_study_free(kvs_study *study)
 	}
 	for (int i = 0; i < study->cut_count; i++) {
 		kvs_calib_text_clear(&study->cuts[i].text);
+		kvs_calib_text_clear(&study->cuts[i].fit_text);
 		free(study->cuts[i].missing);
 		free(study->cuts[i].unfit);
 	}
@@ -359,11 +378,13 @@ void kvs_study_free(kvs_study *study)
 
 int kvs_study_open_engine(kvs_cu *cu, const kvs_checkpoint *ckpt, const kvs_study *study, kvs_engine **out)
 {
-	struct kvs_calib_text texts[STUDY_CUTS + 1 + STUDY_ALSO + 1];
+	struct kvs_calib_text texts[2 * STUDY_CUTS + 1 + STUDY_ALSO + 1];
 	int count = 0;
 
-	for (int i = 0; i < study->cut_count; i++)
+	for (int i = 0; i < study->cut_count; i++) {
 		texts[count++] = study->cuts[i].text;
+		texts[count++] = *study_fit_text(&study->cuts[i]);
+	}
 	texts[count++] = study->measured;
 	for (int i = 0; i < study->also_count; i++)
 		texts[count++] = study->also[i].text;

@@ -18,7 +18,16 @@ struct study_cut {
 	char *missing; /* the reason why the text could not be cut like this; NULL: it was */
 	char *unfit;   /* the reason why no matrices can be fitted on it; NULL: they can */
 	struct kvs_calib_text text;
+	struct kvs_calib_text fit_text; /* samples that matrices are fitted on; without any, those of `text` */
 };
+static inline const struct kvs_calib_text *study_fit_text(const struct study_cut *cut)
+{
+	return cut->fit_text.samples ? &cut->fit_text : &cut->text;
+}
+static inline int study_fit_tokens(const struct study_cut *cut)
+{
+	return study_fit_text(cut)->samples * study_fit_text(cut)->sample_tokens;
+}
 
 /* A further text that plans are measured on, or the first in longer windows. */
 struct study_also {
@@ -40,7 +49,7 @@ struct study_prompt {
 struct study_fit {
 	int tokens;            /* that the fit saw */
 	int matrices;          /* that were refitted */
-	double plain_nll, nll; /* on the held-back text of the row's cut: the plan alone, and with the matrices */
+	double plain_nll, nll; /* on the held-back text of study_fit_text(): the plan alone, and with the matrices */
 	bool applied;          /* the second is lower: `calibrate --compensate` would keep them */
 	double cpu_s;          /* of all threads, with the two losses */
 	int64_t peak_bytes;    /* by which the process's resident memory rose at its peak; 0: not known */
@@ -85,6 +94,7 @@ struct kvs_study {
 	struct study_also also[STUDY_ALSO]; /* other windows */
 	int also_count;
 	double held_nll; /* with `also`: the unshared model's, on the held-back windows of the first cut; NAN: not yet */
+	struct kvs_fit_samples fit;                    /* as asked for; of none: those of the search */
 	int shares[KVS_STUDY_MOST_RATES], share_count; /* ascending numbers of layers */
 	double full_nll;                               /* NAN: not measured yet */
 	struct study_row *rows;                        /* by cut, method, seed and fit */

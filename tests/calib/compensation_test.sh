@@ -129,7 +129,7 @@ cmp "$work/e.patch.safetensors" "$work/whole" || fail "--plan: other matrices th
 $run calibrate -m $model --text $model/calib.txt $cut --compensate --refit qo --plan "$work/d.json" -o "$work/e.json" >"$work/out" 2>"$work/said" || fail "--refit failed:"
 ! grep -q down_proj "$work/e.patch.safetensors" && grep -q q_proj "$work/e.patch.safetensors" || fail "--refit qo refits others"
 
-# Without a word on samples as many spread ones of 256 tokens as the text has room for; too short a text is cut as for a search.
+# Without a word on samples as many spread ones as the text has room for; too short a text is cut as for a search.
 head -c 12000 $model/calib.txt >"$work/short.txt"
 $run calibrate -m $model --text "$work/short.txt" --held-tokens 64 -q --refit o --compensate --plan "$work/d.json" -o "$work/e.json" >"$work/out" 2>"$work/said" || fail "no samples failed:"
 grep -q "refitted on 2048 tokens\|^not compensated" "$work/out" && grep -q '"tokens": 2048' "$work/e.json" || fail "the default samples: $(cat "$work/out")"
@@ -153,13 +153,19 @@ behind --text "$work/short.txt" -o "$work/n.json" || fail "a fit on a short text
 grep -q '"tokens": 1920' "$work/n.json" || fail "a text with no room for more than the search's: $(cat "$work/out")"
 
 # --fit-samples says how many, whatever the search has, and with --plan gives the same matrices; too many are refused.
-behind --text $model/calib.txt --samples 24 --fit-samples 6 -o "$work/n.json" || fail "--fit-samples failed:"
+behind --text $model/calib.txt --samples 24 --fit-samples 6x256 -o "$work/n.json" || fail "--fit-samples failed:"
 grep -q '"tokens": 1536' "$work/n.json" && grep -q '"samples": 24' "$work/n.json" || fail "--fit-samples: $(cat "$work/out")"
-$run calibrate -m $model --text $model/calib.txt -q --held-tokens 64 --refit o --compensate --plan "$work/n.json" --fit-samples 6 -o "$work/e.json" >"$work/out" 2>"$work/said" || fail "--plan --fit-samples failed:"
+$run calibrate -m $model --text $model/calib.txt -q --held-tokens 64 --refit o --compensate --plan "$work/n.json" --fit-samples 6x256 -o "$work/e.json" >"$work/out" 2>"$work/said" || fail "--plan --fit-samples failed:"
 cmp "$work/n.patch.safetensors" "$work/e.patch.safetensors" || fail "--fit-samples: other matrices than with the search"
 rm -f "$work"/n.*
-refuses "no room for 90 samples of 256 tokens to fit on" behind --text $model/calib.txt --fit-samples 90 -o "$work/n.json"
-behind --text $model/calib.txt --plan "$work/e.json" --samples 9 --fit-samples 6 -o "$work/n.json" && fail "it ran with two numbers of samples"
+refuses "no room for 90 samples of 256 tokens to fit on" behind --text $model/calib.txt --fit-samples 90x256 -o "$work/n.json"
+behind --text $model/calib.txt --fit-samples 4 -o "$work/n.json" && grep -q '"tokens": 4096' "$work/n.json" || fail "--fit-samples without a length: $(cat "$work/out")"
+rm -f "$work"/n.*
+for wrong in 1 x 16x 16x1 x256 6x256x 6,256 -6; do
+	behind --text $model/calib.txt --fit-samples=$wrong -o "$work/n.json" && fail "--fit-samples=$wrong ran"
+	grep -q -- "--fit-samples is \"$wrong\"" "$work/said" || fail "--fit-samples=$wrong: $(cat "$work/said")"
+done
+behind --text $model/calib.txt --plan "$work/e.json" --samples 9 --fit-samples 6x256 -o "$work/n.json" && fail "it ran with two numbers of samples"
 [ -z "$(ls "$work" | grep '^n')" ] || fail "left behind: $(ls "$work")"
 
 # A skip: the plan says its rank, eval runs it, no other engine gets it, and there is a limit.

@@ -85,12 +85,12 @@ cmp "$patch" "$work/whole.patch.safetensors" || fail "after a search: another pa
 
 # The same where the fit has samples of its own, which are not the search's.
 rm "$work"/p*
-fit $search --fit-samples 6 -o "$work/own.json" || fail "--fit-samples:"
+fit $search --fit-samples 6x256 -o "$work/own.json" || fail "--fit-samples:"
 cmp -s "$work/own.patch.safetensors" "$work/whole.patch.safetensors" && fail "--fit-samples changes nothing"
-stopped_at INT 50 $search --fit-samples 6 -o "$work/p.json"
+stopped_at INT 50 $search --fit-samples 6x256 -o "$work/p.json"
 [ $status = 130 ] || fail "Ctrl-C with --fit-samples: status $status"
 refuses 'its sample_by is "spread"' $search --resume -o "$work/p.json"
-fit $search --fit-samples 6 --resume -o "$work/p.json" || fail "--resume with --fit-samples:"
+fit $search --fit-samples 6x256 --resume -o "$work/p.json" || fail "--resume with --fit-samples:"
 cmp "$patch" "$work/own.patch.safetensors" && cmp "$work/p.json" "$work/own.json" || fail "--fit-samples: another patch or plan"
 
 # Without --resume the fit begins anew, says so, and what an earlier one left goes when the patch is there.

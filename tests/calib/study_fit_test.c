@@ -17,7 +17,8 @@
 #include <cmocka.h>
 
 #define MODEL "tests/models/storyworld-3m"
-#define CUT "--samples 8 --held-tokens 64 --ctx 32 --kv-dtype f32 -q "
+#define HELD "--held-tokens 64 --ctx 32 --kv-dtype f32 -q "
+#define CUT "--samples 8 " HELD
 #define STUDY                                                                                                          \
 	"kvshare-run study -m " MODEL " --text " MODEL "/heldout.txt --calib " MODEL "/calib.txt -o $T/s " CUT         \
 	"--max-tokens 64 --rates 0.25 "
@@ -63,7 +64,8 @@ static int skips_of(const json_t *compensation)
  * The same plan, fitted by calibrate and measured by eval. Where the matrices do not help, calibrate writes none, and
  * eval has the loss of the plan alone. Returns how many layers have a skip.
  */
-static int check_against_eval(const json_t *study, const char *kind, int samples, const char *options)
+static int check_against_eval(
+	const json_t *study, const char *kind, int samples, const char *options, const char *fitted_on, int tokens)
 {
 	const json_t *point = json_array_get(json_at(find(study, kind, samples), "points"), 0),
 		     *fit = json_at(point, "fit");
@@ -77,11 +79,11 @@ static int check_against_eval(const json_t *study, const char *kind, int samples
 	snprintf(command, sizeof(command),
 		"echo '{\"kvshare_plan\": 1, \"layers\": 16, \"k_owners\": %s, \"v_owners\": %s}' >$T/p.json; echo "
 		"'['; "
-		"kvshare-run calibrate -m " MODEL " --text " MODEL "/calib.txt " CUT
-		"--compensate --plan $T/p.json -o $T/q.json %s --samples %d --json; echo ','; "
+		"kvshare-run calibrate -m " MODEL " --text " MODEL "/calib.txt " HELD
+		"--compensate --plan $T/p.json -o $T/q.json %s %s --json; echo ','; "
 		"kvshare-run eval -m " MODEL " --text " MODEL
 		"/heldout.txt --ctx 32 --max-tokens 65 --kv-dtype f32 --plan $T/q.json --json && echo ']'",
-		owners, owners, options, samples);
+		owners, owners, options, fitted_on);
 	process = run_in_directory(command, 120);
 	assert_int_equal(process.status, 0);
 	both = json_loads(process.out, 0, NULL);
@@ -95,7 +97,7 @@ static int check_against_eval(const json_t *study, const char *kind, int samples
 	assert_true(json_is_true(json_at(done, "applied")) == applied);
 	assert_true(applied == (json_number_at(fit, "nll") < json_number_at(fit, "plain_nll")));
 	assert_int_equal(json_number_at(fit, "matrices"), json_array_size(json_at(done, "layers")));
-	assert_true(json_number_at(fit, "cpu_s") > 0 && json_number_at(fit, "tokens") == samples * 64);
+	assert_true(json_number_at(fit, "cpu_s") > 0 && json_number_at(fit, "tokens") == tokens);
 	assert_true(json_number_at(fit, "peak_bytes") > 0 && json_number_at(fit, "peak_bytes") < 1e9);
 	skips = skips_of(done);
 	json_decref(both);
@@ -173,10 +175,10 @@ static void figures_are_those_of_calibrate_and_eval(void **state)
 	assert_int_equal(alone, json_array_size(json_at(plain, "rows")));
 	assert_int_equal(json_array_size(rows), 3 + 5 + 1); /* 3, 8 and 14 samples; matrices with 8, and all with 14 */
 	assert_int_equal(json_number_at(json_array_get(json_at(find(study, "all", 14), "points"), 0), "share"), 4);
-	check_against_eval(study, "o", 8, "--refit o");
-	check_against_eval(study, "qo", 8, "--refit qo");
-	check_against_eval(study, "all", 8, "");
-	check_against_eval(study, "skip", 8, "--skip auto");
+	check_against_eval(study, "o", 8, "--refit o", "--samples 8", 512);
+	check_against_eval(study, "qo", 8, "--refit qo", "--samples 8", 512);
+	check_against_eval(study, "all", 8, "", "--samples 8", 512);
+	check_against_eval(study, "skip", 8, "--skip auto", "--samples 8", 512);
 	check_linear(study);
 	check_words(process.err, study);
 	json_decref(both);
@@ -196,9 +198,34 @@ static void a_skip_is_that_of_calibrate(void **state)
 	all = json_array_get(json_at(find(study, "all", 14), "points"), 0);
 	assert_true(json_is_true(json_at(json_at(skip, "fit"), "applied")));
 	assert_true(fabs(json_number_at(skip, "nll") - json_number_at(all, "nll")) > 1e-3);
-	assert_int_equal(check_against_eval(study, "all", 14, ""), 0);
-	assert_true(check_against_eval(study, "skip", 14, "--skip auto") > 0);
+	assert_int_equal(check_against_eval(study, "all", 14, "", "--samples 14", 896), 0);
+	assert_true(check_against_eval(study, "skip", 14, "--skip auto", "--samples 14", 896) > 0);
 	json_decref(study);
+	process_free(&process);
+}
+
+/* The plans are those of the search's samples, and only the fit's are others: of other amounts of text so many more or fewer. */
+static void a_fit_may_have_samples_of_its_own(void **state)
+{
+	struct process process = run_in_directory(STUDY
+		"--methods dissimilar >$T/plain && cp $T/s/study.json $T/without && rm -r $T/s && " STUDY
+		"--methods dissimilar --compensate o --compensate all --fit-samples 6x64 >/dev/null && { echo "
+		"'['; cat $T/without; echo ','; cat $T/s/study.json; echo ']'; grep Matrices $T/s/study.md >&2; }",
+		300);
+	json_t *both = json_loads(process.out, 0, NULL);
+	const json_t *without = json_array_get(both, 0), *study = json_array_get(both, 1);
+
+	(void)state;
+	assert_int_equal(process.status, 0);
+	assert_true(json_equal(json_at(find(without, "", 8), "points"), json_at(find(study, "", 8), "points")));
+	assert_int_equal(json_number_at(json_at(study, "settings"), "fit_samples"), 6);
+	assert_int_equal(json_number_at(json_at(study, "settings"), "fit_sample_tokens"), 64);
+	check_against_eval(study, "o", 8, "--refit o", "--fit-samples 6x64", 384);
+	check_against_eval(study, "all", 8, "", "--fit-samples 6x64", 384);
+	check_against_eval(study, "all", 14, "", "--fit-samples 11x64", 704); /* 14 of 8 samples, so 10.5 of 6 */
+	assert_non_null(
+		strstr(process.err, "on 384 tokens of the text that it was searched on, in samples spread over it"));
+	json_decref(both);
 	process_free(&process);
 }
 
@@ -260,6 +287,11 @@ static const struct bad_input {
 		"other methods than merge and those that split"},
 	{"too little text", "$S --samples 3 --compensate all", 1,
 		"calib.txt: compensation fits matrices of 128 columns"},
+	{"a fit's samples without a fit", "$S --fit-samples 6x64", 2, "--fit-samples belongs to --compensate"},
+	{"more samples to fit on than there is text", "$S --compensate o --fit-samples 4000", 1,
+		"no room for 4000 samples of 1024 tokens to fit on"},
+	{"other samples to fit on", "cp $J $T/s/study.json; $S --compensate o --fit-samples 6x64", 1,
+		"its fit_samples is missing, here it is 6"},
 	{"too little text of several", "$S --calib LICENSE --samples 3 --compensate o", 1, "takes 256 tokens or more"},
 	{"matrices of no kind", "$E 's/\"compensate\": \"o\"/\"compensate\": \"alone\"/' >$T/s/study.json; $S", 1,
 		"rows[1] is damaged"},
@@ -316,6 +348,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(figures_are_those_of_calibrate_and_eval),
 		cmocka_unit_test(a_skip_is_that_of_calibrate),
+		cmocka_unit_test(a_fit_may_have_samples_of_its_own),
 		cmocka_unit_test(no_map_for_plans_that_split),
 		cmocka_unit_test(a_study_in_pieces_is_a_study_in_one),
 		cmocka_unit_test(bad_input_is_named_and_leaves_what_there_was),

@@ -55,6 +55,8 @@ extern const struct argp run_text_argp;    /* struct kvs_calib_text_options: how
 
 /* A whole decimal number in [low, high]; ends in a usage error that names the option and the range. */
 long run_parse_number(struct argp_state *state, const char *option, const char *text, long low, long high);
+/* Of --fit-samples: "16" or "16x1024" (text_options.c). */
+struct kvs_fit_samples run_parse_fit_samples(struct argp_state *state, const char *text);
 /* A number in [low, high], said as `legal`: "from 0 to 1". */
 double run_parse_real(
 	struct argp_state *state, const char *option, const char *text, double low, double high, const char *legal);

@@ -73,10 +73,10 @@ static const struct argp_option options[] = {
 		"their "
 		"K and V projections (auto: as many numbers as those had); only kvshare runs it",
 		0},
-	{"fit-samples", OPTION_FIT_SAMPLES, "N", 0,
-		"with --compensate: matrices are fitted on N samples of 256 tokens, spread over the text, whatever the "
-		"search has (default: 64, or as many as the text has room for; those of the search where --samples, "
-		"--sample-tokens or --sample-by is given)",
+	{"fit-samples", OPTION_FIT_SAMPLES, "N[xLENGTH]", 0,
+		"with --compensate: matrices are fitted on N samples of LENGTH tokens (1024), spread over the text, "
+		"whatever the search has (default: 16, or as many as the text has room for; those of the search where "
+		"--samples, --sample-tokens or --sample-by is given)",
 		0},
 	{"resume", OPTION_RESUME, NULL, 0,
 		"continue from the trials in the plan of a stopped search, and from the matrices that a stopped fit "
@@ -125,9 +125,10 @@ static void check(struct argp_state *state, struct run_calibrate *env)
 		argp_error(state, "--compensate writes matrices beside one plan's file: not with --sweep or -o -");
 	if (env->compensate && env->search.policy == KVS_POLICY_LAST)
 		argp_error(state, "--compensate fits matrices to the policy owner: not with --policy last");
-	if (!env->compensate && (env->plan_path || env->compensate_options.matrices || env->skip || env->fit_samples))
+	if (!env->compensate &&
+		(env->plan_path || env->compensate_options.matrices || env->skip || env->fit_samples.count))
 		argp_error(state, "--plan, --refit, --skip and --fit-samples belong to --compensate");
-	if (env->plan_path && env->fit_samples && (env->text_options.samples || env->text_options.sample_tokens))
+	if (env->plan_path && env->fit_samples.count && (env->text_options.samples || env->text_options.sample_tokens))
 		argp_error(state,
 			"with --plan both --fit-samples and --samples, --sample-tokens or --sample-by say what "
 			"the fit takes: give one of them");
@@ -236,7 +237,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		env->skip = strcmp(text, "auto") ? run_parse_number(state, "--skip", text, 1, INT_MAX) : SKIP_AUTO;
 		return 0;
 	case OPTION_FIT_SAMPLES:
-		env->fit_samples = run_parse_number(state, "--fit-samples", text, 2, 1 << 16);
+		env->fit_samples = run_parse_fit_samples(state, text);
 		return 0;
 	case OPTION_PLAN:
 		env->plan_path = text;
@@ -390,15 +391,15 @@ static int cut_for_fit(struct run_calibrate *env, const struct run_session *sess
 	bool chosen = env->text_options.samples || env->text_options.sample_tokens;
 	int err = -EINVAL;
 
-	if (env->fit_samples || !chosen)
+	if (env->fit_samples.count || !chosen)
 		err = kvs_compensate_cut(session->tokenizer, kvs_checkpoint_config(session->ckpt), text, bytes,
 			&env->text_options, env->fit_samples, &env->own);
-	if (!env->fit_samples && !err && tokens_of(&env->own) < tokens_of(&env->text)) {
+	if (!env->fit_samples.count && !err && tokens_of(&env->own) < tokens_of(&env->text)) {
 		kvs_calib_text_clear(&env->own);
 		err = -EINVAL;
 	}
 	env->fit = err ? &env->text : &env->own;
-	if (env->fit_samples || err != -EINVAL)
+	if (env->fit_samples.count || err != -EINVAL)
 		return err;
 	return env->plan_path ? kvs_calib_text_cut(session->tokenizer, text, bytes, &env->text_options, &env->text) : 0;
 }

@@ -20,8 +20,8 @@ struct run_calibrate {
 	bool search_set;       /* --method, --distance, --cosine or --protect-last */
 	const char *plan_path; /* compensate this plan, and search none */
 	struct kvs_compensate_options compensate_options;
-	int skip;        /* its rank; -1: auto, 0: none */
-	int fit_samples; /* of the fit's own text; 0: not said */
+	int skip; /* its rank; -1: auto, 0: none */
+	struct kvs_fit_samples fit_samples;
 
 	/* While it runs. */
 	struct kvs_calib_text text;       /* the search's; empty where there is none and the fit has its own */

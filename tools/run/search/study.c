@@ -30,7 +30,8 @@ enum {
 	OPTION_ALSO,
 	OPTION_ALSO_CTX,
 	OPTION_PROMPT,
-	OPTION_PROMPT_TOKENS
+	OPTION_PROMPT_TOKENS,
+	OPTION_FIT_SAMPLES
 };
 
 static const struct argp_option options[] = {
@@ -47,6 +48,10 @@ static const struct argp_option options[] = {
 		"layers that share), qo (their W_q too), all (as calibrate --compensate), skip (all, with --skip "
 		"auto), "
 		"linear (all, but layers that share have a linear map of their input in place of attention)",
+		0},
+	{"fit-samples", OPTION_FIT_SAMPLES, "N[xLENGTH]", 0,
+		"with --compensate: matrices are fitted on N samples of LENGTH tokens (1024), spread over the text of "
+		"the search (default: on the search's own samples)",
 		0},
 	{"rates", OPTION_RATES, "LIST", 0, "fractions of layers that share (default 0.125,0.25,0.375)", 0},
 	{"seeds", OPTION_SEEDS, "N", 0, "number of random orders (default 5)", 0},
@@ -153,6 +158,8 @@ static void check(struct argp_state *state, const struct env *env)
 		argp_error(state, "which text to search with? Name it with --calib FILE");
 	if (env->varied_set && env->study.methods && env->study.varied & ~env->study.methods)
 		argp_error(state, "--vary names a method that is not among --methods");
+	if (env->study.fit.count && !env->study.fits)
+		argp_error(state, "--fit-samples belongs to --compensate");
 	if (env->study.fits && env->study.methods == 1u << KVS_STUDY_MERGE)
 		argp_error(state, "--compensate refits matrices for plans, and merge makes none: name other --methods");
 	if (from_stdin > 1)
@@ -204,6 +211,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
 		return 0;
 	case OPTION_COMPENSATE:
 		parse_fits(state, &env->study, text);
+		return 0;
+	case OPTION_FIT_SAMPLES:
+		env->study.fit = run_parse_fit_samples(state, text);
 		return 0;
 	case OPTION_RATES:
 		parse_rates(state, &env->study, text);

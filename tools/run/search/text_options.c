@@ -4,6 +4,8 @@
 #include "../../../calib/calib.h"
 #include "../run.h"
 
+#include <stdio.h>
+
 enum { OPTION_SAMPLES = 768, OPTION_SAMPLE_TOKENS, OPTION_SAMPLE_BY, OPTION_HELD_TOKENS, OPTION_PLAN, OPTION_OWNERS };
 
 static const struct argp_option options[] = {
@@ -20,6 +22,21 @@ static const struct argp_option options[] = {
 	{"owners", OPTION_OWNERS, "LIST", OPTION_HIDDEN, NULL, 0},
 	{0},
 };
+
+struct kvs_fit_samples run_parse_fit_samples(struct argp_state *state, const char *text)
+{
+	struct kvs_fit_samples fit = {0};
+	char end, x;
+	int found = sscanf(text, "%9d%c%9d%c", &fit.count, &x, &fit.tokens, &end);
+
+	if ((found != 1 && (found != 3 || x != 'x' || fit.tokens < 2)) || fit.count < 2 || fit.count > 1 << 16 ||
+		fit.tokens > 1 << 16)
+		argp_error(state,
+			"--fit-samples is \"%s\": a number from 2 to 65536 is expected, as in 16, or with a length, as "
+			"in 64x256",
+			text);
+	return fit;
+}
 
 static error_t parse(int key, char *text, struct argp_state *state)
 {
