@@ -231,7 +231,7 @@ static const struct {
 	{"kvshare-run calibrate -m /nowhere --text /nowhere --sweep -o -", "--sweep writes a directory"},
 	{"kvshare-run calibrate -m /nowhere --text /nowhere --json -o -", "both write to standard output"},
 	{"kvshare-run study -m /nowhere --text a --calib b -o -", "a study writes a directory"},
-	{CALIBRATE "--plan p", "--plan, --refit and --skip belong to --compensate"},
+	{CALIBRATE "--plan p", "--plan, --refit, --skip and --fit-samples belong to --compensate"},
 	{CALIBRATE "--compensate --skip much", "--skip"},
 	{CALIBRATE "--compensate --skip 0", "--skip"},
 	{CALIBRATE "--owners 0", "belong to generate and eval"},
