@@ -306,9 +306,13 @@ static void print_settings(FILE *out, const struct kvs_study *study)
 	fputs("## What was run\n\n| | |\n|---|---|\n", out);
 	json_object_foreach(study->settings, key, value)
 	{
-		char *text = json_is_string(value) ? strdup(json_string_value(value))
-						   : json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
-		fprintf(out, "| %s | %s |\n", key, text ? text : "?");
+		char *text = json_is_string(value) ? NULL : json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
+		fprintf(out, "| %s | ", key);
+		if (json_is_string(value)) /* a prompt may be anything */
+			study_print_escaped(out, json_string_value(value));
+		else
+			fputs(text ? text : "?", out);
+		fputs(" |\n", out);
 		free(text);
 	}
 	fputs("\nWalks run the first `samples` pieces of `sample_tokens` tokens of a text; greedy search chooses by "

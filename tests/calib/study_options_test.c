@@ -281,6 +281,7 @@ static void models_go_on_with_a_prompt(void **state)
 	}
 	assert_int_equal(samples, 2); /* similar and adjacent */
 	assert_non_null(strstr(process.err, "after: The \\*king\\*"));
+	assert_non_null(strstr(process.err, "| prompt | The \\*king\\* |"));
 	assert_non_null(strstr(process.err, "| neighbours, spread (CLA) | "));
 	json_decref(study);
 	process_free(&process);
