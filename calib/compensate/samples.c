@@ -18,6 +18,11 @@ static const struct {
 	int samples, tokens;
 } usual[] = {{16, SAMPLE_TOKENS}, {8, SAMPLE_TOKENS}, {4, SAMPLE_TOKENS}, {8, 256}, {4, 256}};
 
+static int that_fit(const struct kvs_config *config, int tokens)
+{
+	return config->max_positions < tokens ? config->max_positions : tokens;
+}
+
 static int cut(const kvs_tokenizer *tok, const struct kvs_config *config, const char *bytes, size_t count,
 	const struct kvs_calib_text_options *options, int samples, int tokens, struct kvs_calib_text *out)
 {
@@ -25,7 +30,7 @@ static int cut(const kvs_tokenizer *tok, const struct kvs_config *config, const 
 
 	spread.by = KVS_SAMPLE_SPREAD;
 	spread.samples = samples;
-	spread.sample_tokens = config->max_positions < tokens ? config->max_positions : tokens;
+	spread.sample_tokens = that_fit(config, tokens);
 	spread.need_held = true;
 	return kvs_calib_text_cut(tok, bytes, count, &spread, out);
 }
@@ -43,6 +48,6 @@ int kvs_compensate_cut(const kvs_tokenizer *tok, const struct kvs_config *config
 		return kvs_fail(-EINVAL,
 			"the text has no room for %d samples of %d tokens to fit on, and for text between them to "
 			"measure on: give more text, or fewer or shorter --fit-samples",
-			fit.count, tokens);
+			fit.count, that_fit(config, tokens));
 	return err;
 }

@@ -159,6 +159,7 @@ $run calibrate -m $model --text $model/calib.txt -q --held-tokens 64 --refit o -
 cmp "$work/n.patch.safetensors" "$work/e.patch.safetensors" || fail "--fit-samples: other matrices than with the search"
 rm -f "$work"/n.*
 refuses "no room for 90 samples of 256 tokens to fit on" behind --text $model/calib.txt --fit-samples 90x256 -o "$work/n.json"
+refuses "no room for 90 samples of 2048 tokens to fit on" behind --text $model/calib.txt --fit-samples 90x4096 -o "$work/n.json"
 behind --text $model/calib.txt --fit-samples 4 -o "$work/n.json" && grep -q '"tokens": 4096' "$work/n.json" || fail "--fit-samples without a length: $(cat "$work/out")"
 rm -f "$work"/n.*
 for wrong in 1 x 16x 16x1 x256 6x256x 6,256 -6; do
