@@ -136,6 +136,19 @@ grep -q "refitted on 2048 tokens\|^not compensated" "$work/out" && grep -q '"tok
 head -c 2000 $model/calib.txt >"$work/short.txt"
 refuses "30 samples of 64 take 1920" $run calibrate -m $model --text "$work/short.txt" -q --compensate --plan "$work/d.json" -o "$work/n.json"
 
+# Without a word on the search it is the one that compensation suits; where another option rules that out, the usual one.
+method() { # METHOD ARGS...
+	local method=$1; shift
+	$run calibrate -m $model --text $model/calib.txt --samples 8 --held-tokens 64 --ctx 64 -q --compensate --share 1 "$@" -o "$work/n.json" >"$work/out" 2>"$work/said" || fail "calibrate $*:"
+	grep -q "\"method\": \"$method\"" "$work/n.json" || fail "not the method $method: $*"
+}
+method refit
+method refit --protect-last 2
+method auto --refit o
+method auto --method auto
+method auto --split-kv
+rm -f "$work"/n.*
+
 # Behind a search too, which has its own 30 of 64: the plan tells of both, and of the loss on each one's held-back text.
 behind() { $run calibrate -m $model --method kvsharer --threshold -1 --share 4 --order random:3 -q --held-tokens 64 --compensate --refit o "$@" >"$work/out" 2>"$work/said"; }
 fitted_on() { # TOKENS: of the fit; the search has its own

@@ -48,7 +48,8 @@ static const struct argp_option options[] = {
 	{"rate", OPTION_RATE, "R", 0, "or the fraction of layers that share, as in 0.25 (default 0.125)", 0},
 	{"method", OPTION_METHOD, "kvsharer|nll|auto|refit", 0,
 		"kvsharer: the paper's walk; nll: greedy by measured loss; auto (default): the walk from both ends and "
-		"nll, then the best of the three; refit: with --compensate, greedy by what refitted matrices leave",
+		"nll, then the best of the three; refit (default with --compensate): greedy by what refitted matrices "
+		"leave",
 		0},
 	{"sweep", OPTION_SWEEP, NULL, 0,
 		"one search that gives a plan for every number of layers (up to --share, if given), and loss against "
@@ -111,8 +112,17 @@ static void parse_order(struct argp_state *state, struct kvs_pair_options *pairs
 		argp_error(state, "--order is \"%s\": a seed is a whole number, as in random:7", text);
 }
 
+/* Matrices suit other pairs than those that lose least alone. Not where something else was asked of the search. */
+static bool suits_refit(const struct run_calibrate *env)
+{
+	return env->compensate && !env->search_set && !env->order_set && !env->threshold_set &&
+	       !env->search.pairs.split && env->compensate_options.matrices != KVS_REFIT_OUTPUTS && !env->plan_path;
+}
+
 static void check(struct argp_state *state, struct run_calibrate *env)
 {
+	if (suits_refit(env))
+		env->search.method = KVS_METHOD_REFIT;
 	if (!env->text_path)
 		argp_error(state, "which text? Name it with --text FILE");
 	if (!env->output)
@@ -139,7 +149,8 @@ static void check(struct argp_state *state, struct run_calibrate *env)
 		argp_error(state, "--method refit chooses by what W_q and W_o leave together: not with --refit o");
 	if (env->plan_path && (env->share || env->rate > 0))
 		argp_error(state, "--plan says which layers share: there is no search for --share or --rate");
-	if (env->plan_path && (env->search_set || env->order_set || env->threshold_set || env->search.pairs.split))
+	if (env->plan_path && (env->search_set || env->protect_set || env->order_set || env->threshold_set ||
+				      env->search.pairs.split))
 		argp_error(state, "--plan says which layers share: there is no search for --method, --order, "
 				  "--threshold, --distance, --cosine, --split-kv or --protect-last");
 	if (env->share && env->rate > 0)
@@ -183,7 +194,7 @@ static error_t parse_search(int key, char *text, struct argp_state *state, struc
 	case OPTION_PROTECT_LAST:
 		env->search.pairs.protect_last =
 			run_parse_number(state, "--protect-last", text, 0, KVS_PLAN_MAX_LAYERS);
-		env->search_set = true;
+		env->protect_set = true;
 		return 0;
 	case OPTION_SWEEP:
 		env->search.sweep = true;

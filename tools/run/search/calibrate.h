@@ -17,7 +17,8 @@ struct run_calibrate {
 	double rate; /* 0: the default */
 	int batch;   /* samples; 0: by rows */
 	bool order_set, threshold_set, resume, compensate;
-	bool search_set;       /* --method, --distance, --cosine or --protect-last */
+	bool search_set;       /* --method, --distance or --cosine */
+	bool protect_set;      /* --protect-last */
 	const char *plan_path; /* compensate this plan, and search none */
 	struct kvs_compensate_options compensate_options;
 	int skip; /* its rank; -1: auto, 0: none */
