@@ -145,8 +145,15 @@ method() { # METHOD ARGS...
 method refit
 method refit --protect-last 2
 method auto --refit o
-method auto --method auto
 method auto --split-kv
+# Its pairs are fitted on samples from all over the text; of a short text on those of any search.
+pairs_of() { # SAMPLES TOKENS BY FILE
+	$run calibrate -m $model --text "$4" --held-tokens 64 -q --compensate --share 1 --refit qo -o "$work/n.json" >"$work/out" 2>"$work/said" || fail "calibrate of $4:"
+	tr -d ' \n' <"$work/n.json" | grep -q "\"sample_by\":\"$3\",\"samples\":$1,\"tokens\":$2," || fail "the search did not take $1 samples of $2 by $3: $(tr -d ' \n' <"$work/n.json" | grep -o '"sample_by".\{60\}')"
+}
+pairs_of 8 256 spread $model/calib.txt
+head -c 8200 $model/calib.txt >"$work/short.txt"
+pairs_of 30 64 run "$work/short.txt"
 rm -f "$work"/n.*
 
 # Behind a search too, which has its own 30 of 64: the plan tells of both, and of the loss on each one's held-back text.

@@ -17,6 +17,8 @@
 #include <unistd.h>
 
 #define SKIP_AUTO -1
+#define PAIR_SAMPLES 8 /* as many tokens as a pair is fitted on */
+#define PAIR_SAMPLE_TOKENS 256
 #define DEFAULT_RATE 0.125 /* 4 of 32 layers, SHARE_LAYERS of the reference code */
 
 enum {
@@ -415,6 +417,19 @@ static int cut_for_fit(struct run_calibrate *env, const struct run_session *sess
 	return env->plan_path ? kvs_calib_text_cut(session->tokenizer, text, bytes, &env->text_options, &env->text) : 0;
 }
 
+/* A search that fits each pair takes these from all over the text too; of a short one, what the other searches take. */
+static int cut_for_search(struct run_calibrate *env, const struct run_session *session, const char *text, size_t bytes)
+{
+	const struct kvs_fit_samples pairs = {PAIR_SAMPLES, PAIR_SAMPLE_TOKENS};
+	int err = -EINVAL;
+
+	if (env->search.method == KVS_METHOD_REFIT && !env->text_options.samples && !env->text_options.sample_tokens)
+		err = kvs_compensate_cut(session->tokenizer, kvs_checkpoint_config(session->ckpt), text, bytes,
+			&env->text_options, pairs, &env->text);
+	return err == -EINVAL ? kvs_calib_text_cut(session->tokenizer, text, bytes, &env->text_options, &env->text)
+			      : err;
+}
+
 static int cut_text(struct run_calibrate *env, const struct run_session *session)
 {
 	char *text;
@@ -426,7 +441,7 @@ static int cut_text(struct run_calibrate *env, const struct run_session *session
 	env->text_options.need_held = env->search.method != KVS_METHOD_KVSHARER && !env->plan_path;
 	env->text_options.window_tokens = env->model.ctx_tokens;
 	if (!env->plan_path)
-		err = kvs_calib_text_cut(session->tokenizer, text, bytes, &env->text_options, &env->text);
+		err = cut_for_search(env, session, text, bytes);
 	if (!err && env->compensate)
 		err = cut_for_fit(env, session, text, bytes);
 	free(text);
