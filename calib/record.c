@@ -158,6 +158,8 @@ int kvs_search_plan(const struct kvs_search_result *result, const struct kvs_sea
 
 /* ---- trials from a plan ---- */
 
+#define DAMAGED_TRIALS "calibration.trials of the plan is damaged: search again, without it"
+
 static int name_index(const char *name, const char *const *names, int count)
 {
 	for (int i = 0; i < count && name; i++)
@@ -197,7 +199,7 @@ static int read_trial(const json_t *object, int layers, struct kvs_trial *out)
 		isnan(walk == KVS_WALK_NLL       ? out->nll + out->nll_error
 			: walk == KVS_WALK_REFIT ? out->left
 						 : out->cosine))
-		return kvs_fail(-EINVAL, "calibration.trials of the plan is damaged: search again, without --resume");
+		return kvs_fail(-EINVAL, DAMAGED_TRIALS);
 	return 0;
 }
 
@@ -207,6 +209,8 @@ static int read_trials(const json_t *array, int layers, struct kvs_trial **trial
 	struct kvs_trial *read = calloc(size + 1, sizeof(*read));
 	int err = read ? 0 : no_memory();
 
+	if (!err && array && !json_is_array(array))
+		err = kvs_fail(-EINVAL, DAMAGED_TRIALS);
 	for (size_t i = 0; i < size && !err; i++)
 		err = read_trial(json_array_get(array, i), layers, &read[i]);
 	if (err) {

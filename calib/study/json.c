@@ -94,9 +94,8 @@ static json_t *row_json(const struct kvs_study *study, const struct study_row *r
 {
 	const struct study_cut *cut = &study->cuts[row->cut];
 	json_t *points = json_array();
-	int failed = points ? 0 : -1;
-
 	json_t *object = NULL;
+	int failed = points ? 0 : -1;
 
 	for (int p = 0; p < study->share_count && !failed; p++) {
 		json_t *point = point_json(study, &row->points[p], study->shares[p]);

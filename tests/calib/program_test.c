@@ -131,6 +131,11 @@ static const struct bad_input inputs[] = {
 		"$C --method nll --share 1 -o $T/q -q >/dev/null; sed -i 's/\"layer\": [0-9]*/\"layer\": 999/' $T/q; "
 		"$C --method nll --share 1 --resume -o $T/q",
 		1, "damaged"},
+	{"trials that are no list",
+		"$C --method nll --share 1 -o $T/q -q >/dev/null; sed -i 's/\"trials\": \\[/\"trials\": {}, \"were\": "
+		"[/' $T/q; "
+		"$C --method nll --share 1 --resume -o $T/q",
+		1, "damaged"},
 	{"damaged trials of a sweep",
 		"$C --method nll --share 1 --sweep -o $T/d -q >/dev/null; "
 		"sed -i 's/\"layer\": [0-9]*/\"layer\": 999/' $T/d/plan.json; "
