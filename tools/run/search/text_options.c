@@ -10,7 +10,10 @@ enum { OPTION_SAMPLES = 768, OPTION_SAMPLE_TOKENS, OPTION_SAMPLE_BY, OPTION_HELD
 
 static const struct argp_option options[] = {
 	{NULL, 0, NULL, 0, "Cutting the text:", 2},
-	{"samples", OPTION_SAMPLES, "N", 0, "number of samples that the search uses (default 30)", 2},
+	{"samples", OPTION_SAMPLES, "N", 0,
+		"number of samples that the search uses (default 30; of --method refit, without any of these three "
+		"options, 8 of 256 tokens, spread)",
+		2},
 	{"sample-tokens", OPTION_SAMPLE_TOKENS, "N", 0, "length of a sample (default 64)", 2},
 	{"sample-by", OPTION_SAMPLE_BY, "run|line|spread", 0,
 		"run (default): consecutive tokens; line: lines cut to that length, shorter ones skipped; spread: runs "
