@@ -158,7 +158,10 @@ int kvs_search_plan(const struct kvs_search_result *result, const struct kvs_sea
 
 /* ---- trials from a plan ---- */
 
-#define DAMAGED_TRIALS "calibration.trials of the plan is damaged: search again, without it"
+int calib_trials_damaged(void)
+{
+	return kvs_fail(-EINVAL, "calibration.trials of the plan is damaged: search again, without it");
+}
 
 static int name_index(const char *name, const char *const *names, int count)
 {
@@ -199,7 +202,7 @@ static int read_trial(const json_t *object, int layers, struct kvs_trial *out)
 		isnan(walk == KVS_WALK_NLL       ? out->nll + out->nll_error
 			: walk == KVS_WALK_REFIT ? out->left
 						 : out->cosine))
-		return kvs_fail(-EINVAL, DAMAGED_TRIALS);
+		return calib_trials_damaged();
 	return 0;
 }
 
@@ -210,7 +213,7 @@ static int read_trials(const json_t *array, int layers, struct kvs_trial **trial
 	int err = read ? 0 : no_memory();
 
 	if (!err && array && !json_is_array(array))
-		err = kvs_fail(-EINVAL, DAMAGED_TRIALS);
+		err = calib_trials_damaged();
 	for (size_t i = 0; i < size && !err; i++)
 		err = read_trial(json_array_get(array, i), layers, &read[i]);
 	if (err) {

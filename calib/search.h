@@ -48,6 +48,7 @@ int calib_search_is_of(
 /* The greedy walk (search_nll.c), over pairs in any order. */
 int calib_search_greedy(
 	struct calib_search *search, const struct kvs_pair *pairs, size_t count, struct calib_maps *maps);
+int calib_trials_damaged(void); /* -EINVAL, with the message on a plan's trials (record.c) */
 /* The walk by what compensation leaves (search_refit.c). */
 int calib_search_refit(struct calib_search *search, struct calib_maps *maps);
 

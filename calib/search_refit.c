@@ -90,8 +90,7 @@ static int try_pair(struct refit_walk *walk, const struct candidate *c, bool mea
 	if (calib_search_recall(walk->search, trial)) {
 		walk->search->result->replayed++;
 		if (measured && isnan(trial->kl))
-			return kvs_fail(
-				-EINVAL, "calibration.trials of the plan is damaged: search again, without --resume");
+			return calib_trials_damaged();
 		return calib_search_record(walk->search, trial);
 	}
 	err = open_pairs(walk);

@@ -92,6 +92,10 @@ int kvs_checkpoint_read_f32(const kvs_checkpoint *ckpt, const char *name, size_t
 int kvs_checkpoint_warnings(const kvs_checkpoint *ckpt, char **text);
 /* Hex digest of the configuration and of the names, types, shapes and a sample of the bytes of all weights. */
 const char *kvs_checkpoint_fingerprint(const kvs_checkpoint *ckpt);
+/* What a plan says of the model that it is for; the strings are the checkpoint's. */
+struct kvs_plan_model kvs_checkpoint_plan_model(const kvs_checkpoint *ckpt);
+/* The token is one that ends a text. */
+bool kvs_config_ends(const struct kvs_config *config, int32_t id);
 
 /* The parsers alone, on bytes in memory, for tests and fuzzing; `name` stands for the file in messages. */
 int kvs_config_parse(const char *json, size_t bytes, const char *name, struct kvs_config *out);

@@ -64,14 +64,6 @@ bool study_samples(const struct kvs_study *study, const struct study_row *row)
 	return study->prompt.text && !row->cut && !row->seed && row->method != KVS_STUDY_MERGE;
 }
 
-static bool ends(const struct kvs_config *config, int32_t id)
-{
-	for (int i = 0; i < config->eos_count; i++)
-		if (config->eos[i] == id)
-			return true;
-	return false;
-}
-
 /* Up to the number asked for, or an end of the text. */
 static int go_on(const struct study_prompt *prompt, kvs_engine *engine, int32_t *ids, size_t *count)
 {
@@ -81,7 +73,7 @@ static int go_on(const struct study_prompt *prompt, kvs_engine *engine, int32_t 
 	while (!err) {
 		int32_t id;
 		err = kvs_engine_argmax(engine, &id);
-		if (err || ends(kvs_engine_config(engine), id))
+		if (err || kvs_config_ends(kvs_engine_config(engine), id))
 			break;
 		ids[(*count)++] = id;
 		if (*count == (size_t)prompt->tokens)

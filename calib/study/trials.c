@@ -104,12 +104,7 @@ static int fits_no_row(const struct kvs_study *study, const kvs_plan *plan)
 
 static int give(struct kvs_study *study, const kvs_plan *plan)
 {
-	const struct kvs_config *config = kvs_checkpoint_config(study->ckpt);
-	struct kvs_plan_model model = {.architecture = config->model_type,
-		.layers = config->layers,
-		.kv_heads = config->kv_heads,
-		.head_dim = config->head_dim,
-		.fingerprint = kvs_checkpoint_fingerprint(study->ckpt)};
+	const struct kvs_plan_model model = kvs_checkpoint_plan_model(study->ckpt);
 	int err = kvs_plan_check(plan, &model);
 
 	for (size_t i = 0; i < study->row_count && !err; i++) {

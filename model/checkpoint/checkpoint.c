@@ -649,3 +649,20 @@ const char *kvs_checkpoint_fingerprint(const kvs_checkpoint *ckpt)
 {
 	return ckpt->fingerprint;
 }
+
+struct kvs_plan_model kvs_checkpoint_plan_model(const kvs_checkpoint *ckpt)
+{
+	return (struct kvs_plan_model){.architecture = ckpt->config.model_type,
+		.layers = ckpt->config.layers,
+		.kv_heads = ckpt->config.kv_heads,
+		.head_dim = ckpt->config.head_dim,
+		.fingerprint = ckpt->fingerprint};
+}
+
+bool kvs_config_ends(const struct kvs_config *config, int32_t id)
+{
+	for (int i = 0; i < config->eos_count; i++)
+		if (config->eos[i] == id)
+			return true;
+	return false;
+}

@@ -120,20 +120,9 @@ int run_patch_in_weights(const kvs_plan *plan, char digest[KVS_PATCH_DIGEST])
 	return err;
 }
 
-struct kvs_plan_model run_plan_model(const kvs_checkpoint *ckpt)
-{
-	const struct kvs_config *config = kvs_checkpoint_config(ckpt);
-
-	return (struct kvs_plan_model){.architecture = config->model_type,
-		.layers = config->layers,
-		.kv_heads = config->kv_heads,
-		.head_dim = config->head_dim,
-		.fingerprint = kvs_checkpoint_fingerprint(ckpt)};
-}
-
 int run_plan_check(const kvs_plan *plan, const kvs_checkpoint *ckpt)
 {
-	const struct kvs_plan_model model = run_plan_model(ckpt);
+	const struct kvs_plan_model model = kvs_checkpoint_plan_model(ckpt);
 	struct record record;
 	int err = kvs_plan_check(plan, &model);
 	char *message = err ? strdup(kvs_error()) : NULL;

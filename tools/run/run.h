@@ -122,8 +122,6 @@ int run_patch_load(const char *plan_path, const kvs_plan *plan, const kvs_checkp
  * "": they are not. -EINVAL: the record is damaged.
  */
 int run_patch_in_weights(const kvs_plan *plan, char digest[KVS_PATCH_DIGEST]);
-/* What a plan says of the model that it is for; the strings are the checkpoint's. */
-struct kvs_plan_model run_plan_model(const kvs_checkpoint *ckpt);
 /* kvs_plan_check() against a checkpoint; the message tells where the plan's matrices are in another one's weights. */
 int run_plan_check(const kvs_plan *plan, const kvs_checkpoint *ckpt);
 /* For commands that pass on the plan without its patch. `plan_path` NULL: nothing. */

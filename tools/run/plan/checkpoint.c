@@ -336,7 +336,7 @@ static int write_plan(const struct target *target, const kvs_plan *plan)
 	if (!err)
 		err = kvs_plan_calibration(copy, &text);
 	if (!err) {
-		const struct kvs_plan_model model = run_plan_model(ckpt);
+		const struct kvs_plan_model model = kvs_checkpoint_plan_model(ckpt);
 		calibration = json_loads(text, 0, NULL);
 		free(text);
 		record = json_object_get(calibration, "compensation");

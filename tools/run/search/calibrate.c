@@ -557,7 +557,7 @@ static int run_in_session(struct run_calibrate *env, struct run_session *session
 
 	env->ckpt = env->search.ckpt = session->ckpt;
 	env->compensate_options.skip = env->skip == SKIP_AUTO ? kvs_skip_rank(config) : env->skip;
-	env->plan_model = run_plan_model(session->ckpt);
+	env->plan_model = kvs_checkpoint_plan_model(session->ckpt);
 	if (!env->plan_path)
 		err = set_share(env, config);
 	if (!err && !env->plan_path)

@@ -180,11 +180,7 @@ static bool is_eos(const struct run *run, int32_t id)
 {
 	const struct kvs_config *config = kvs_engine_config(run->session.engine);
 
-	bool ends = id == run->chat_end;
-
-	for (int i = 0; i < config->eos_count; i++)
-		ends |= config->eos[i] == id;
-	return ends && !run->env->ignore_eos;
+	return (id == run->chat_end || kvs_config_ends(config, id)) && !run->env->ignore_eos;
 }
 
 static int keep_text(struct run *run, const char *text, size_t bytes)
