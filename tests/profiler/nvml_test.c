@@ -33,15 +33,17 @@ static json_int_t figure(json_t *report, const char *object, const char *key)
 	return json_integer_value(value);
 }
 
-/* The program writes down its own number; what it runs has memory on both devices, and a stranger's does not count. */
+/*
+ * The program writes down its own number; what it runs has memory on both devices, and a stranger's does not count. It runs
+ * for a good while, as NVML is asked ten times a second, and not at the moment at which a busy machine finishes the list.
+ */
 static void what_it_says_of_the_program_and_its_children_is_in_the_trace(void **state)
 {
 	json_t *report = run_json(FAKE
 		"kvshare-run profile --source ours -o $T -- sh -c '"
 		"echo 0 1 99999999 >$FAKE_NVML; "
-		"kvshare-run generate -q -m tests/models/storyworld-3m --device host -p Anna -n 150 "
-		"--ctx 200 --ignore-eos "
-		">/dev/null & "
+		"kvshare-run generate -q -m tests/models/storyworld-3m --device host -p Anna -n 750 "
+		"--ctx 800 --ignore-eos >/dev/null & "
 		"echo 0 $! 18446744073709551615 >>$FAKE_NVML; "
 		"for device in 0 1 1; do echo $device $! 104857600 >>$FAKE_NVML; done; wait' >&2; "
 		"kvshare-run report $T >$T.text; grep -q '; 300.0 MiB by NVML, .* of it told by no call' $T.text || "

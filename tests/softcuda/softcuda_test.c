@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -324,12 +325,16 @@ __attribute__((noinline, no_sanitize("thread"))) static void write_now(int *at)
 static void assert_outlives_a_stop(const char *seconds)
 {
 	CUdeviceptr memory = spin_with_timeout("3");
+	struct timespec back;
 	char command[128];
 
+	clock_gettime(CLOCK_MONOTONIC, &back);
+	back.tv_sec += 5;
 	snprintf(command, sizeof(command), "(sleep %s; kill -STOP %d; sleep 5; kill -CONT %d) >/dev/null 2>&1 &",
 		seconds, (int)getpid(), (int)getpid());
 	assert_int_equal(system(command), 0);
-	sleep(5);        /* most of it stopped */
+	/* A fixed time, as the stop may come before this line: most of it stopped. */
+	assert_int_equal(clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &back, NULL), 0);
 	usleep(1200000); /* the watchdog looks again */
 	write_now((int *)(uintptr_t)memory);
 	assert_int_equal(fixture->cu->cuCtxSynchronize(), CUDA_SUCCESS);
