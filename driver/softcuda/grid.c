@@ -222,19 +222,38 @@ static bool is_worth_help(struct sc_grid *grid, uint64_t done, uint64_t spent_ns
 	return has_blocks(grid) && left * spent_ns > enough * done;
 }
 
+static void grid_run_published(struct sc_grid *grid)
+{
+	grid_publish(grid);
+	blocks_run(grid);
+	grid_withdraw(grid);
+}
+
+/* Where the first block of a kernel went, by the kernel's address: what it took. Two of one place spoil each other's guess alone. */
+static atomic_uint_fast64_t *first_block_ns(const struct sc_grid *grid)
+{
+	static atomic_uint_fast64_t ns[64];
+
+	return &ns[(uintptr_t)grid->launch.kernel / sizeof(*grid->launch.kernel) % 64];
+}
+
+/* A kernel that runs often is known: helpers are called at once. Another's first blocks tell. */
 static void grid_run_shared(struct sc_grid *grid)
 {
 	uint64_t start = sc_now_ns(), block, done = 0;
 	bool is_published = sc_settings.workers == 1;
 
+	if (!is_published && atomic_load(&helpers_awake) && is_worth_help(grid, 1, atomic_load(first_block_ns(grid)))) {
+		grid_run_published(grid);
+		return;
+	}
 	while (has_blocks(grid) && (block = atomic_fetch_add(&grid->next, 1)) < grid->blocks) {
 		block_run(grid, block);
-		done++;
+		if (!done++)
+			atomic_store(first_block_ns(grid), sc_now_ns() - start);
 		if (!is_published && is_worth_help(grid, done, sc_now_ns() - start)) {
 			is_published = true;
-			grid_publish(grid);
-			blocks_run(grid);
-			grid_withdraw(grid);
+			grid_run_published(grid);
 		}
 	}
 }
