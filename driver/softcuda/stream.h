@@ -48,7 +48,7 @@ struct sc_stream {
 	struct sc_op *running;
 	bool started, sleeping, stopping;
 	atomic_uint_fast64_t submitted, completed;
-	atomic_uint waiters;           /* who sleeps until a ticket is completed */
+	atomic_uint waiters;          /* who sleeps until a ticket is completed */
 	atomic_uint_fast64_t awaited; /* no sleeper's ticket is less */
 };
 
