@@ -56,18 +56,18 @@ struct rows {
 
 static int merge_pair(kvs_engine *engine, int lower, int upper, int token, struct rows *rows)
 {
-	int err = kvs_engine_read_kv(engine, lower, token, rows->of[0][0], rows->of[0][1]);
+	int err = kvs_engine_read_kv(engine, lower, token, 1, rows->of[0][0], rows->of[0][1]);
 
 	if (!err)
-		err = kvs_engine_read_kv(engine, upper, token, rows->of[1][0], rows->of[1][1]);
+		err = kvs_engine_read_kv(engine, upper, token, 1, rows->of[1][0], rows->of[1][1]);
 	if (err)
 		return err;
 	for (int is_v = 0; is_v < 2; is_v++)
 		for (int h = 0; h < rows->heads; h++)
 			kvs_merge_vectors(
 				rows->of[0][is_v] + h * rows->dim, rows->of[1][is_v] + h * rows->dim, rows->dim);
-	err = kvs_engine_write_kv(engine, lower, token, rows->of[0][0], rows->of[0][1]);
-	return err ? err : kvs_engine_write_kv(engine, upper, token, rows->of[1][0], rows->of[1][1]);
+	err = kvs_engine_write_kv(engine, lower, token, 1, rows->of[0][0], rows->of[0][1]);
+	return err ? err : kvs_engine_write_kv(engine, upper, token, 1, rows->of[1][0], rows->of[1][1]);
 }
 
 /* Appends a token to slot 0 and takes its logits; then merges its K and V. */

@@ -351,6 +351,16 @@ int kvs_engine_batch_score(kvs_engine *e, const int32_t *targets, float *nll, in
 
 /* ---- K and V ---- */
 
+/* Waits for what the engine has begun. */
+static int check_tokens(kvs_engine *e, int layer, int first, int tokens)
+{
+	if (layer >= 0 && layer < e->config.layers && first >= 0 && tokens >= 0 &&
+		tokens <= e->lengths[BASE_SLOT] - first)
+		return kvs_stream_synchronize(e->stream);
+	return kvs_fail(-EINVAL, "K and V of layer %d, %d tokens from %d: there are %d layers of %d tokens", layer,
+		tokens, first, e->config.layers, e->lengths[BASE_SLOT]);
+}
+
 /* In pieces that fit the processor's cache, so that there is no second copy of the tensor. */
 static void add_elements(double *sum, const void *from, enum kvs_dtype dtype, size_t count)
 {
@@ -369,12 +379,8 @@ static int add_kv(kvs_engine *e, bool is_k, int layer, int first, int tokens, do
 	size_t count = kvs_kv_elements(e->kv) * tokens, size = kvs_dtype_bytes(e->kv.dtype);
 	size_t most = e->pinned_bytes / size;
 	CUdeviceptr from;
-	int err = kvs_stream_synchronize(e->stream);
+	int err = check_tokens(e, layer, first, tokens);
 
-	if (!err && (layer < 0 || layer >= e->config.layers || first < 0 || tokens < 0 ||
-			    tokens > e->lengths[BASE_SLOT] - first))
-		err = kvs_fail(-EINVAL, "K and V of layer %d, %d tokens from %d: there are %d layers of %d tokens",
-			layer, tokens, first, e->config.layers, e->lengths[BASE_SLOT]);
 	if (err)
 		return err;
 	from = (is_k ? kvs_cache_k(e->cache, layer, BASE_SLOT) : kvs_cache_v(e->cache, layer, BASE_SLOT)) +
@@ -400,16 +406,16 @@ int kvs_engine_add_v(kvs_engine *e, int layer, int first, int tokens, double *su
 	return add_kv(e, false, layer, first, tokens, sum);
 }
 
-/* One token's row of K or V, from the cache (out) or into it (in). */
-static int move_row(kvs_engine *e, bool is_k, int layer, int token, float *out, const float *in)
+/* Rows of K or V from token `first` on, from the cache (out) or into it (in). */
+static int move_rows(kvs_engine *e, bool is_k, int layer, int first, int tokens, float *out, const float *in)
 {
-	size_t count = kvs_kv_elements(e->kv), size = kvs_dtype_bytes(e->kv.dtype);
+	size_t count = kvs_kv_elements(e->kv) * tokens, size = kvs_dtype_bytes(e->kv.dtype);
 	size_t most = e->pinned_bytes / size;
 	CUdeviceptr base = is_k ? kvs_cache_k(e->cache, layer, BASE_SLOT) : kvs_cache_v(e->cache, layer, BASE_SLOT);
 	CUresult result = CUDA_SUCCESS;
 
 	for (size_t done = 0, now; done < count && !result; done += now) {
-		CUdeviceptr at = base + token * kvs_kv_token_bytes(e->kv) + done * size;
+		CUdeviceptr at = base + first * kvs_kv_token_bytes(e->kv) + done * size;
 		now = count - done < most ? count - done : most;
 		if (in) {
 			model_from_f32(e->pinned, in + done, e->kv.dtype, now);
@@ -419,33 +425,25 @@ static int move_row(kvs_engine *e, bool is_k, int layer, int token, float *out, 
 			model_to_f32(out + done, e->pinned, e->kv.dtype, 0, now);
 		}
 	}
-	return result ? kvs_cu_fail(e->cu, result, "moving K or V of layer %d, token %d", layer, token) : 0;
+	return result ? kvs_cu_fail(e->cu, result, "moving K or V of layer %d, tokens from %d", layer, first) : 0;
 }
 
-static int check_token(kvs_engine *e, int layer, int token)
+int kvs_engine_read_kv(kvs_engine *e, int layer, int first, int tokens, float *k, float *v)
 {
-	if (layer >= 0 && layer < e->config.layers && token >= 0 && token < e->lengths[BASE_SLOT])
-		return kvs_stream_synchronize(e->stream);
-	return kvs_fail(-EINVAL, "K and V of layer %d, token %d: there are %d layers of %d tokens", layer, token,
-		e->config.layers, e->lengths[BASE_SLOT]);
-}
-
-int kvs_engine_read_kv(kvs_engine *e, int layer, int token, float *k, float *v)
-{
-	int err = check_token(e, layer, token);
+	int err = check_tokens(e, layer, first, tokens);
 
 	if (!err)
-		err = move_row(e, true, layer, token, k, NULL);
-	return err ? err : move_row(e, false, layer, token, v, NULL);
+		err = move_rows(e, true, layer, first, tokens, k, NULL);
+	return err ? err : move_rows(e, false, layer, first, tokens, v, NULL);
 }
 
-int kvs_engine_write_kv(kvs_engine *e, int layer, int token, const float *k, const float *v)
+int kvs_engine_write_kv(kvs_engine *e, int layer, int first, int tokens, const float *k, const float *v)
 {
-	int err = check_token(e, layer, token);
+	int err = check_tokens(e, layer, first, tokens);
 
 	if (err)
 		return err;
-	model_stamp(e, BASE_SLOT, token, 1);
-	err = move_row(e, true, layer, token, NULL, k);
-	return err ? err : move_row(e, false, layer, token, NULL, v);
+	model_stamp(e, BASE_SLOT, first, tokens);
+	err = move_rows(e, true, layer, first, tokens, NULL, k);
+	return err ? err : move_rows(e, false, layer, first, tokens, NULL, v);
 }

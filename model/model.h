@@ -428,9 +428,9 @@ int kvs_engine_head(kvs_engine *engine, const float *residual, int rows, float *
 int kvs_engine_add_k(kvs_engine *engine, int layer, int first, int tokens, double *sum);
 int kvs_engine_add_v(kvs_engine *engine, int layer, int first, int tokens, double *sum);
 
-/* K and V of one token of slot 0 in layer `layer`, f32 [kv_heads][head_dim] each. Writing rounds to the cache's type. */
-int kvs_engine_read_kv(kvs_engine *engine, int layer, int token, float *k, float *v);
-int kvs_engine_write_kv(kvs_engine *engine, int layer, int token, const float *k, const float *v);
+/* K and V of the same, f32 [tokens][kv_heads][head_dim] each. Writing rounds to the cache's type. */
+int kvs_engine_read_kv(kvs_engine *engine, int layer, int first, int tokens, float *k, float *v);
+int kvs_engine_write_kv(kvs_engine *engine, int layer, int first, int tokens, const float *k, const float *v);
 
 /* ---- sampling ---- */
 

@@ -8,6 +8,7 @@
 #include "pair_costs.h"
 
 #include "matrices.h"
+#include "together.h"
 #include "walk.h"
 
 #include <errno.h>
@@ -18,7 +19,7 @@
 #define TOKENS 2048     /* to fit on and to hold back */
 #define LEAST_SAMPLES 4 /* a quarter is held back */
 #define NEWTON_STEPS 1
-#define HEAD_ROWS 32 /* of logits that are held of each model */
+#define HEAD_ROWS 32 /* of logits that are held at a time */
 
 struct calib_pairs {
 	struct calib_walk walk;
@@ -32,10 +33,12 @@ struct calib_pairs {
 	size_t done, total;
 	int layer, best; /* run last, -1: none; its best owner, -1: none yet */
 	double best_left;
-	double added;              /* mean square of what the original's attention adds to the held rows of the layer */
-	float *original, *changed; /* [rows][hidden]: residuals that come out of the two models */
+	double added; /* mean square of what the original's attention adds to the held rows of the layer */
+	float *out;   /* [rows][hidden]: residuals that come out of the model, of the held samples */
 	int rows;
-	float *logits; /* [2 * HEAD_ROWS + 1][vocab] */
+	struct calib_spool *expected;  /* [rows][vocab]: the original's probabilities */
+	double entropy;                /* of these, its sum over the rows, with a minus */
+	float *logits, *probabilities; /* [HEAD_ROWS][vocab] */
 	/* Matrices of the layer: the checkpoint's, the present pair's, the best's. */
 	float *old_q, *old_o, *new_q, *new_o, *best_q, *best_o, *q_bias, *o_bias;
 	bool has_q_bias, has_o_bias;
@@ -201,14 +204,94 @@ int calib_pairs_try(struct calib_pairs *p, int layer, int owner, double *left)
 
 /* ---- what comes out of the model ---- */
 
-/* The rows [tokens][hidden] of a sample, behind those of the samples before. Few tokens carry most of the KL: none is left out. */
-static void append(const struct calib_pairs *p, const float *rows, float *out, int *count)
+/* The residuals [tokens][hidden] of a sample, behind those of the samples before. Few tokens carry most of the KL: none is left out. */
+static void append(struct calib_pairs *p)
 {
-	memcpy(out + (size_t)*count * p->walk.hidden, rows, sizeof(*rows) * p->text.sample_tokens * p->walk.hidden);
-	*count += p->text.sample_tokens;
+	size_t count = (size_t)p->text.sample_tokens * p->walk.hidden;
+
+	memcpy(p->out + (size_t)p->rows * p->walk.hidden, p->walk.residual, sizeof(*p->out) * count);
+	p->rows += p->text.sample_tokens;
 }
 
-/* The original's last residuals of the held samples. */
+/* Of a row of logits: log of the sum of their exponentials. */
+static double log_sum(const float *logits, int vocab)
+{
+	double most = -INFINITY, sum = 0;
+
+	for (int i = 0; i < vocab; i++)
+		most = logits[i] > most ? logits[i] : most;
+	for (int i = 0; i < vocab; i++)
+		sum += exp(logits[i] - most);
+	return most + log(sum);
+}
+
+/* Rows of logits, beside the original's probabilities for them. */
+struct comparison {
+	struct calib_pairs *p;
+	int first, rows;
+	double sum; /* over the rows: of p log p, or of p (log p - log q) without it */
+};
+
+/* Logits become probabilities. */
+static void expect(void *arg)
+{
+	struct comparison *c = arg;
+	int vocab = c->p->config->vocab;
+
+	for (int row = c->first; row < c->first + c->rows; row++) {
+		float *logits = c->p->logits + (size_t)row * vocab;
+		double log_all = log_sum(logits, vocab);
+		for (int i = 0; i < vocab; i++) {
+			double log_p = logits[i] - log_all;
+			logits[i] = (float)exp(log_p);
+			c->sum += logits[i] * log_p;
+		}
+	}
+}
+
+static void diverge(void *arg)
+{
+	struct comparison *c = arg;
+	int vocab = c->p->config->vocab;
+
+	for (int row = c->first; row < c->first + c->rows; row++) {
+		const float *logits = c->p->logits + (size_t)row * vocab;
+		const float *expected = c->p->probabilities + (size_t)row * vocab;
+		double log_all = log_sum(logits, vocab);
+		for (int i = 0; i < vocab; i++)
+			c->sum += expected[i] * (log_all - logits[i]);
+	}
+}
+
+/* On two threads; how many there are changes no bit. */
+static double sum_of_rows(struct calib_pairs *p, int rows, void (*call)(void *arg))
+{
+	struct comparison one = {.p = p, .rows = rows / 2},
+			  other = {.p = p, .first = rows / 2, .rows = rows - rows / 2};
+
+	calib_side_by_side(call, &one, call, &other);
+	return one.sum + other.sum;
+}
+
+/* The original's probabilities for the held samples, which are compared with many times. */
+static int keep_expected(struct calib_pairs *p)
+{
+	int err = 0;
+
+	p->entropy = 0;
+	for (int row = 0, now; row < p->rows && !err; row += now) {
+		now = p->rows - row < HEAD_ROWS ? p->rows - row : HEAD_ROWS;
+		err = kvs_engine_head(p->walk.engine, p->out + (size_t)row * p->walk.hidden, now, p->logits);
+		if (!err)
+			p->entropy += sum_of_rows(p, now, expect);
+		if (!err)
+			err = calib_spool_write(p->expected, row, now, p->logits);
+		if (!err)
+			err = calib_tell(&p->told, "", 0, 0);
+	}
+	return err || isfinite(p->entropy) ? err : calib_not_a_number("loss");
+}
+
 static int run_original(struct calib_pairs *p)
 {
 	int tokens = p->text.sample_tokens, err = kvs_engine_set_plan(p->walk.engine, NULL);
@@ -223,55 +306,23 @@ static int run_original(struct calib_pairs *p)
 			err = kvs_engine_run_batch(p->walk.engine, &batch);
 		if (!err)
 			err = kvs_engine_batch_residual(p->walk.engine, p->walk.residual);
-		append(p, p->walk.residual, p->original, &p->rows);
+		append(p);
 	}
-	return err;
-}
-
-/* Sum of exp(x - *most), each of which takes the place of its x. */
-static double exponentials(float *x, int count, double *most)
-{
-	double sum = 0;
-
-	*most = -INFINITY;
-	for (int i = 0; i < count; i++)
-		*most = fmax(*most, x[i]);
-	for (int i = 0; i < count; i++)
-		sum += x[i] = (float)exp(x[i] - *most);
-	return sum;
-}
-
-/* KL of two rows of logits, which are used up. */
-static double divergence(float *full, const float *changed, float *work, int vocab)
-{
-	double most_p, most_q, sum_q, sum_p, cross = 0, own = 0;
-
-	memcpy(work, changed, sizeof(*work) * vocab);
-	sum_q = exponentials(work, vocab, &most_q);
-	memcpy(work, full, sizeof(*work) * vocab);
-	sum_p = exponentials(full, vocab, &most_p);
-	for (int i = 0; i < vocab; i++) {
-		own += full[i] * (work[i] - most_p);
-		cross += full[i] * (changed[i] - most_q);
-	}
-	return own / sum_p - log(sum_p) - cross / sum_p + log(sum_q);
+	return err ? err : keep_expected(p);
 }
 
 static int compare(struct calib_pairs *p, double *kl)
 {
-	size_t hidden = p->walk.hidden, vocab = p->config->vocab;
-	double sum = 0;
+	double sum = p->entropy;
 	int err = 0;
 
 	for (int row = 0, now; row < p->rows && !err; row += now) {
 		now = p->rows - row < HEAD_ROWS ? p->rows - row : HEAD_ROWS;
-		err = kvs_engine_head(p->walk.engine, p->original + row * hidden, now, p->logits);
+		err = kvs_engine_head(p->walk.engine, p->out + (size_t)row * p->walk.hidden, now, p->logits);
 		if (!err)
-			err = kvs_engine_head(
-				p->walk.engine, p->changed + row * hidden, now, p->logits + HEAD_ROWS * vocab);
-		for (int i = 0; i < now && !err; i++)
-			sum += divergence(p->logits + i * vocab, p->logits + (HEAD_ROWS + i) * vocab,
-				p->logits + 2 * HEAD_ROWS * vocab, (int)vocab);
+			err = calib_spool_read(p->expected, row, now, p->probabilities);
+		if (!err)
+			sum += sum_of_rows(p, now, diverge);
 		if (!err)
 			err = calib_tell(&p->told, "", 0, 0);
 	}
@@ -281,8 +332,9 @@ static int compare(struct calib_pairs *p, double *kl)
 
 static int measure(struct calib_pairs *p, double *kl)
 {
-	int rows = 0, err = put(p, &p->q, p->best_q);
+	int err = put(p, &p->q, p->best_q);
 
+	p->rows = 0;
 	if (!err)
 		err = put(p, &p->o, p->best_o);
 	for (int s = 0; s < p->text.samples && !err; s++) {
@@ -291,7 +343,7 @@ static int measure(struct calib_pairs *p, double *kl)
 		err = calib_tell(&p->told, "", 0, 0);
 		if (!err)
 			err = calib_walk_above(&p->walk, p->layer, s);
-		append(p, p->walk.residual, p->changed, &rows);
+		append(p);
 	}
 	return err ? err : compare(p, kl);
 }
@@ -373,6 +425,7 @@ static int allocate(struct calib_pairs *p)
 	size_t square = hidden * heads_dim, rows = (size_t)p->text.samples * p->text.sample_tokens;
 	float **matrices[] = {&p->old_q, &p->old_o, &p->new_q, &p->new_o, &p->best_q, &p->best_o};
 	bool whole = true;
+	int err;
 
 	for (size_t i = 0; i < sizeof(matrices) / sizeof(*matrices); i++)
 		whole &= (*matrices[i] = malloc(sizeof(float) * square)) != NULL;
@@ -381,13 +434,14 @@ static int allocate(struct calib_pairs *p)
 	p->work = malloc(sizeof(double) * dim * 2 * hidden);
 	p->turns = malloc(sizeof(double) * heads_dim * dim);
 	p->results = malloc(sizeof(*p->results) * p->config->heads);
-	p->original = malloc(sizeof(float) * rows * hidden);
-	p->changed = malloc(sizeof(float) * rows * hidden);
-	p->logits = malloc(sizeof(float) * (2 * HEAD_ROWS + 1) * p->config->vocab);
-	if (!whole || !p->q_bias || !p->o_bias || !p->work || !p->turns || !p->results || !p->original || !p->changed ||
-		!p->logits)
+	p->out = malloc(sizeof(float) * rows * hidden);
+	p->logits = malloc(sizeof(float) * HEAD_ROWS * p->config->vocab);
+	p->probabilities = malloc(sizeof(float) * HEAD_ROWS * p->config->vocab);
+	if (!whole || !p->q_bias || !p->o_bias || !p->work || !p->turns || !p->results || !p->out || !p->logits ||
+		!p->probabilities)
 		return kvs_fail(-ENOMEM, "no memory for the matrices of a pair of layers");
-	return calib_ridge_open((int)heads_dim, (int)hidden, &p->outputs);
+	err = calib_spool_open(p->config->vocab, &p->expected);
+	return err ? err : calib_ridge_open((int)heads_dim, (int)hidden, &p->outputs);
 }
 
 static int set_up(struct calib_pairs *p, const struct kvs_calib_text *text)
@@ -429,8 +483,8 @@ int calib_pairs_open(kvs_engine *engine, const kvs_checkpoint *ckpt, const struc
 
 void calib_pairs_close(struct calib_pairs *p)
 {
-	float *floats[] = {p->old_q, p->old_o, p->new_q, p->new_o, p->best_q, p->best_o, p->q_bias, p->o_bias,
-		p->original, p->changed, p->logits};
+	float *floats[] = {p->old_q, p->old_o, p->new_q, p->new_o, p->best_q, p->best_o, p->q_bias, p->o_bias, p->out,
+		p->logits, p->probabilities};
 
 	for (size_t i = 0; i < sizeof(floats) / sizeof(*floats); i++)
 		free(floats[i]);
@@ -440,6 +494,7 @@ void calib_pairs_close(struct calib_pairs *p)
 	free(p->results);
 	calib_queries_close(&p->queries);
 	calib_ridge_close(&p->outputs);
+	calib_spool_close(p->expected);
 	calib_walk_close(&p->walk);
 	calib_lapack_close(p->lapack);
 	free(p);

@@ -48,12 +48,7 @@ static size_t kv_record(const struct calib_walk *walk, int layer, bool is_v, siz
 /* The batch's K and V of `layer`, from the cache. */
 static int read_kv(struct calib_walk *walk, int layer)
 {
-	int err = 0;
-
-	for (int t = 0; t < rows_of(&walk->batch) && !err; t++)
-		err = kvs_engine_read_kv(
-			walk->engine, layer, t, walk->k + (size_t)t * walk->kv_dim, walk->v + (size_t)t * walk->kv_dim);
-	return err;
+	return kvs_engine_read_kv(walk->engine, layer, 0, rows_of(&walk->batch), walk->k, walk->v);
 }
 
 static bool is_read(const struct calib_walk *walk, int layer)
@@ -87,10 +82,7 @@ static int put_kv(struct calib_walk *walk, int owner, size_t token)
 
 	if (!err)
 		err = calib_spool_read(walk->kv, kv_record(walk, owner, true, token), rows, walk->v);
-	for (int t = 0; t < rows && !err; t++)
-		err = kvs_engine_write_kv(
-			walk->engine, owner, t, walk->k + (size_t)t * walk->kv_dim, walk->v + (size_t)t * walk->kv_dim);
-	return err;
+	return err ? err : kvs_engine_write_kv(walk->engine, owner, 0, rows, walk->k, walk->v);
 }
 
 /*

@@ -242,15 +242,15 @@ static void rows_of_the_cache_can_be_read_and_written(void **state)
 		must(kvs_engine_append(f.engine, 0, f.text.window_ids, 8));
 		for (int i = 0; i < 2 * count; i++)
 			k[i] = ldexpf(rand_r(&seed) / (float)RAND_MAX - 0.5f, rand_r(&seed) % 12 - 6);
-		must(kvs_engine_write_kv(f.engine, 2, 5, k, v));
-		must(kvs_engine_read_kv(f.engine, 2, 5, k_read, v_read));
+		must(kvs_engine_write_kv(f.engine, 2, 5, 1, k, v));
+		must(kvs_engine_read_kv(f.engine, 2, 5, 1, k_read, v_read));
 		for (int i = 0; i < 2 * count; i++)
 			assert_true(fabs((double)k_read[i] - k[i]) <=
 				    fmax(half_place[dtype] * fabs(k[i]), dtype == KVS_F16 ? 0x1p-25 : 0));
-		must(kvs_engine_read_kv(f.engine, 2, 4, k, v)); /* the row before is another's */
+		must(kvs_engine_read_kv(f.engine, 2, 4, 1, k, v)); /* the row before is another's */
 		assert_memory_not_equal(k, k_read, sizeof(*k) * count);
-		assert_int_equal(kvs_engine_read_kv(f.engine, config->layers, 0, k, v), -EINVAL);
-		assert_int_equal(kvs_engine_write_kv(f.engine, 0, 8, k, v), -EINVAL);
+		assert_int_equal(kvs_engine_read_kv(f.engine, config->layers, 0, 1, k, v), -EINVAL);
+		assert_int_equal(kvs_engine_write_kv(f.engine, 0, 8, 1, k, v), -EINVAL);
 		free(k);
 		close_fixture(&f);
 	}

@@ -51,9 +51,9 @@ static void store_over(kvs_engine *engine, const int *k_owners, const int *v_own
 
 	assert_non_null(rows);
 	for (int l = 0; l < LAYERS; l++) {
-		must(kvs_engine_read_kv(engine, last_of(k_owners, l), token, k, unused));
-		must(kvs_engine_read_kv(engine, last_of(v_owners, l), token, unused, v));
-		must(kvs_engine_write_kv(engine, l, token, k, v));
+		must(kvs_engine_read_kv(engine, last_of(k_owners, l), token, 1, k, unused));
+		must(kvs_engine_read_kv(engine, last_of(v_owners, l), token, 1, unused, v));
+		must(kvs_engine_write_kv(engine, l, token, 1, k, v));
 	}
 	free(rows);
 }

@@ -55,7 +55,7 @@ static void rerun_at_random(struct fixture *f, int b, const float *whole, unsign
 		must(kvs_engine_append(f->engine, 0, other.ids, other.tokens));
 	}
 	if (rand_r(seed) % 8 == 0 && batch.first + 3 < kvs_engine_length(f->engine, 0))
-		must(kvs_engine_write_kv(f->engine, rand_r(seed) % f->layers, batch.first + 3, nothing, nothing));
+		must(kvs_engine_write_kv(f->engine, rand_r(seed) % f->layers, batch.first + 3, 1, nothing, nothing));
 	must(kvs_rerun_batch(f->rerun, &batch, 1 + rand_r(seed) % (f->layers - 1)));
 	assert_batch_is(f, &batch, whole);
 }
@@ -138,7 +138,7 @@ static void each_run_and_cut_is_a_generation(void **state)
 	must(kvs_engine_score(f.engine, 0, batch.ids, batch.ids, 2, nll, NULL));
 	assert_generations(&f, 12, 14, before);
 	before = kvs_engine_generation(f.engine);
-	must(kvs_engine_write_kv(f.engine, 0, 13, row, row));
+	must(kvs_engine_write_kv(f.engine, 0, 13, 1, row, row));
 	assert_generations(&f, 13, 14, before);
 	before = kvs_engine_generation(f.engine);
 	must(kvs_engine_truncate(f.engine, 0, 5));
