@@ -53,8 +53,12 @@ struct model_mapping {
 	size_t bytes;
 	CUdeviceptr device;
 };
-/* Where the device finds byte 0 of the file, which is mapped at the first call. -ENOTSUP: it cannot be mapped. -ENOMEM, -EIO. */
-int model_map_file(kvs_cu *cu, struct model_weights *weights, const struct model_file *file, CUdeviceptr *out);
+/*
+ * Where the device finds `bytes` of the file from `start` on; the file is mapped at the first call. -ENOTSUP: it cannot be
+ * mapped. -ENOMEM, -EIO.
+ */
+int model_map_weights(kvs_cu *cu, struct model_weights *weights, const struct model_file *file, uint64_t start,
+	uint64_t bytes, CUdeviceptr *out);
 void model_unmap_files(kvs_cu *cu, struct model_weights *weights);
 
 /* cos and sin for kvs_rope_append, f32 [positions][head_dim]. The caller frees *out. -ENOMEM. */

@@ -3,7 +3,8 @@
  *
  * Memory of the host device is memory of this process, so its kernels may as well read the pages of a file. Then nothing is
  * copied, a model takes its memory once and not twice, and processes with the same model share it. The file is registered with the
- * driver, as memory of the host's that the device uses.
+ * driver, as memory of the host's that the device uses. Only the weights that stay can be touched: a kernel that brings in a page
+ * brings in its neighbours too, and those of weights that were copied would count as the process's.
  *
  * Nobody but the device reads there. Where the file becomes shorter meanwhile, softcuda's workers catch the signal, and the
  * call fails with a message, as reading the file does. The mapping is private: a matrix that gets other numbers gets pages of its
@@ -15,6 +16,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 static int add(kvs_cu *cu, struct model_weights *weights, const struct model_file *file)
 {
@@ -26,7 +28,7 @@ static int add(kvs_cu *cu, struct model_weights *weights, const struct model_fil
 	if (!grown)
 		return kvs_fail(-ENOMEM, "%s: no memory to map it", file->path);
 	weights->mapping = grown;
-	mapping.start = mmap(NULL, mapping.bytes, PROT_READ | PROT_WRITE, flags, file->fd, 0);
+	mapping.start = mmap(NULL, mapping.bytes, PROT_NONE, flags, file->fd, 0);
 	if (mapping.start == MAP_FAILED)
 		return kvs_fail(-ENOTSUP, "%s: cannot be mapped", file->path);
 	result = cu->cuMemHostRegister(mapping.start, mapping.bytes, CU_MEMHOSTREGISTER_DEVICEMAP);
@@ -46,7 +48,18 @@ out_unmap:
 	return kvs_cu_fail(cu, result, "%s: for weights that stay there", file->path);
 }
 
-int model_map_file(kvs_cu *cu, struct model_weights *weights, const struct model_file *file, CUdeviceptr *out)
+/* Whole pages, whose rest belongs to the neighbours. */
+static int open_range(const struct model_mapping *mapping, size_t start, size_t bytes)
+{
+	size_t page = sysconf(_SC_PAGESIZE), first = start / page * page;
+
+	if (!mprotect((char *)mapping->start + first, start + bytes - first, PROT_READ | PROT_WRITE))
+		return 0;
+	return kvs_fail(-ENOTSUP, "%s: cannot be mapped in part", mapping->file->path);
+}
+
+int model_map_weights(kvs_cu *cu, struct model_weights *weights, const struct model_file *file, uint64_t start,
+	uint64_t bytes, CUdeviceptr *out)
 {
 	int i = 0, err = 0;
 
@@ -55,7 +68,9 @@ int model_map_file(kvs_cu *cu, struct model_weights *weights, const struct model
 	if (i == weights->mapping_count)
 		err = add(cu, weights, file);
 	if (!err)
-		*out = weights->mapping[i].device;
+		err = open_range(&weights->mapping[i], start, bytes);
+	if (!err)
+		*out = weights->mapping[i].device + start;
 	return err;
 }
 

@@ -382,10 +382,10 @@ static int map_tensor(struct loader *loader, struct model_weights *weights, size
 		if (err || other != file || at != start + loader->items[i].first_row * row_bytes)
 			return err;
 	}
-	err = err ? err : model_map_file(loader->cu, weights, file, &device);
+	err = err ? err : model_map_weights(loader->cu, weights, file, start, bytes, &device);
 	if (err)
 		return err == -ENOTSUP ? 0 : err;
-	tensor->data = device + start;
+	tensor->data = device;
 	weights->mapped_bytes += bytes;
 	for (size_t i = first; i < loader->count; i++)
 		loader->items[i].mapped |= loader->items[i].tensor == tensor;

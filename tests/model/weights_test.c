@@ -322,6 +322,44 @@ static void matrices_stay_in_their_file(void **state)
 	free(values);
 }
 
+/* Of a file's mappings, what can be touched, and what cannot. */
+static void sum_mappings(const char *path, size_t *open, size_t *shut)
+{
+	FILE *maps = fopen("/proc/self/maps", "r");
+	char line[512], access[5];
+
+	assert_non_null(maps);
+	*open = *shut = 0;
+	while (fgets(line, sizeof(line), maps)) {
+		unsigned long start, end;
+		if (strstr(line, path) && sscanf(line, "%lx-%lx %4s", &start, &end, access) == 3)
+			*(access[0] == 'r' ? open : shut) += end - start;
+	}
+	fclose(maps);
+}
+
+/* Weights that were copied are not in memory twice: their pages cannot come in beside those of weights that stay. */
+static void only_weights_that_stay_can_be_touched(void **state)
+{
+	const struct kvs_engine_options options = {0};
+	size_t open, shut, mapped;
+	kvs_checkpoint *ckpt;
+	kvs_engine *engine;
+	kvs_cu *cu;
+
+	(void)state;
+	assert_int_equal(kvs_cu_open("host", &cu), 0);
+	assert_int_equal(kvs_checkpoint_open("tests/models/storyworld-3m", &ckpt), 0);
+	assert_int_equal(kvs_engine_open(cu, ckpt, &options, &engine), 0);
+	mapped = mapped_bytes(engine);
+	sum_mappings("storyworld-3m/model.safetensors", &open, &shut);
+	if (mapped) {
+		assert_in_range(open, mapped, mapped + mapped / 4); /* pages are larger than the ends of tensors */
+		assert_true(shut > open / 16); /* Q, K and V, which become one matrix, are a sixth of it */
+	}
+	close_all(engine, ckpt, cu);
+}
+
 /* The engine outlives the checkpoint. A file that becomes shorter meanwhile is an error, and ends nothing. */
 static void a_file_that_becomes_shorter_ends_in_a_message(void **state)
 {
@@ -594,6 +632,7 @@ int main(void)
 		cmocka_unit_test(a_long_matrix_is_converted_to_its_end),
 		cmocka_unit_test(a_fingerprint_looks_at_the_end_of_a_tensor),
 		cmocka_unit_test(matrices_stay_in_their_file),
+		cmocka_unit_test(only_weights_that_stay_can_be_touched),
 		cmocka_unit_test(a_file_that_becomes_shorter_ends_in_a_message),
 		cmocka_unit_test(matrices_of_other_forms_are_copied),
 		cmocka_unit_test(parts_of_several_types_become_f16_where_they_fit),
