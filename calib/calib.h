@@ -280,7 +280,7 @@ struct kvs_search_options {
 	enum kvs_policy policy; /* what the engine was opened with: it decides all losses and cosines */
 	int pass_tokens;        /* the engine's kvs_engine_pass_tokens() */
 	bool plans_alone; /* leave losses and cosines of whole plans NAN, for callers that measure them; with one walk only */
-	bool sweep;       /* also measure the plan for every number of layers up to `share` */
+	bool sweep;       /* also keep, and measure, the plan for every number of layers up to `share` */
 	/* Free the capture's means once pairs are ordered: a walk has no use for them. */
 	bool drop_means;
 	const kvs_checkpoint *ckpt; /* refit: whose matrices the engine holds */
@@ -470,9 +470,10 @@ enum kvs_study_method {
 	KVS_STUDY_NLL,              /* greedy by loss */
 	KVS_STUDY_DISSIMILAR_SPLIT, /* the first with owners for K and V apart */
 	KVS_STUDY_NLL_SPLIT,
+	KVS_STUDY_REFIT, /* greedy by what compensation leaves */
 	KVS_STUDY_METHODS
 };
-const char *kvs_study_method_name(enum kvs_study_method method); /* "dissimilar", ..., "nll-split" */
+const char *kvs_study_method_name(enum kvs_study_method method); /* "dissimilar", ..., "refit" */
 
 /* A plan of a study runs alone, or with matrices that were refitted for it (see compensation). */
 enum kvs_study_fit {
@@ -519,7 +520,7 @@ struct kvs_study_options {
 	int also_count, also_ctx;
 	const char *prompt; /* that the unshared model, and those of plans on the first text, go on with; NULL: none */
 	int prompt_tokens;  /* by so many tokens at most */
-	unsigned methods;   /* bit 1 << method; 0: all */
+	unsigned methods;   /* bit 1 << method; 0: see kvs_study_methods() */
 	unsigned fits;      /* bit 1 << fit: these too, for each method that makes plans */
 	unsigned varied;    /* bit 1 << method: run on other amounts of the text and on the other texts too */
 	/* Of searches that are among the study's: their trials are not run again. */
@@ -533,6 +534,9 @@ struct kvs_study_options {
 	struct kvs_engine_options engine;   /* as for kvs_calib_open_engine(), with kv_dtype set */
 };
 
+/* The methods that are run: where none is named all, but KVS_STUDY_REFIT, which chooses pairs for matrices, only with `fits`. */
+unsigned kvs_study_methods(const struct kvs_study_options *options);
+
 typedef struct kvs_study kvs_study;
 
 /*
@@ -541,10 +545,10 @@ typedef struct kvs_study kvs_study;
  * on the first text, and FIT_ALL for those on the others, on the samples that the row's search had or on those of `fit` (of a third
  * and five thirds of the amount so many of these). The options' texts and
  * plans are not needed afterwards; the checkpoint, the tokenizer and `cu` must outlive the study.
- * -EINVAL (a text that is too short to search, to fit matrices on or to measure on; a window longer than the model's
+ * -EINVAL (a text that is too short to search, to fit matrices or pairs on or to measure on; a window longer than the model's
  * positions; a text given twice; the text to measure on among those to search on; a
- * rate of no layer or of all; a model of one layer; fits without a method that makes plans; trials of none of the
- * study's searches: the message says why), -ENOENT (a plan without a record), -ENOMEM.
+ * rate of no layer or of all; a model of one layer; fits without a method that makes plans; with KVS_STUDY_REFIT
+ * weights that are not numbers; trials of none of the study's searches: the message says why), -ENOENT (a plan without a record), -ENOMEM.
  */
 int kvs_study_create(
 	const kvs_checkpoint *ckpt, const kvs_tokenizer *tok, const struct kvs_study_options *options, kvs_study **out);
@@ -559,8 +563,8 @@ size_t kvs_study_left(const kvs_study *study, size_t *rows); /* number of rows l
 int kvs_study_open_engine(kvs_cu *cu, const kvs_checkpoint *ckpt, const kvs_study *study, kvs_engine **out);
 /*
  * Runs the rows that are left; the file `path` is written after each. The same options give the same bytes, stopped and
- * resumed or not, except for the time and memory of fits. A fit holds the weights a second time. -ECANCELED (stopped by the
- * callback), -EINVAL (the unshared model's loss differs from when the study began), or the errors of searches and
+ * resumed or not, except for the time and memory of fits. A fit and the search of KVS_STUDY_REFIT hold the weights a second
+ * time. -ECANCELED (stopped by the callback), -EINVAL (the unshared model's loss differs from when the study began), or the errors of searches and
  * measures; rows that were done before are written in any case.
  */
 int kvs_study_run(kvs_study *study, kvs_engine *engine, const char *path, const struct kvs_calib_progress *progress);

@@ -360,8 +360,8 @@ int kvs_search_check(const struct kvs_search_options *options, const struct kvs_
 			"%d layers should share, only %d can: %d are protected, and owners must have the same "
 			"attention window",
 			options->share, most, options->pairs.protect_last);
-	if (options->plans_alone && (options->sweep || options->method == KVS_METHOD_AUTO))
-		return kvs_fail(-EINVAL, "auto and sweeps choose by measured loss, which cannot be left out");
+	if (options->plans_alone && options->method == KVS_METHOD_AUTO)
+		return kvs_fail(-EINVAL, "auto chooses between walks by measured loss, which cannot be left out");
 	if (options->method == KVS_METHOD_REFIT && (options->pairs.split || options->policy == KVS_POLICY_LAST))
 		return kvs_fail(-EINVAL,
 			"refit fits a layer to one owner's K and V under the policy owner: not with K and V apart, nor "

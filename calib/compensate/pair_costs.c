@@ -16,7 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TOKENS 2048     /* to fit on and to hold back */
 #define LEAST_SAMPLES 4 /* a quarter is held back */
 #define NEWTON_STEPS 1
 #define HEAD_ROWS 32 /* of logits that are held at a time */
@@ -386,10 +385,19 @@ void calib_pairs_at(struct calib_pairs *pairs, size_t done, size_t total)
 	pairs->total = total;
 }
 
+int calib_pairs_check(const struct kvs_calib_text *text)
+{
+	if (text->samples >= LEAST_SAMPLES && text->sample_tokens >= CALIB_QUERY_STRIDE)
+		return 0;
+	return kvs_fail(-EINVAL,
+		"fitting pairs takes %d samples of %d tokens or more, these are %d of %d: --samples, --sample-tokens",
+		LEAST_SAMPLES, CALIB_QUERY_STRIDE, text->samples, text->sample_tokens);
+}
+
 /* Some of the samples, at even distances: neighbours are often of one chapter. */
 static int cut(struct calib_pairs *p, const struct kvs_calib_text *text)
 {
-	int most = TOKENS / text->sample_tokens;
+	int most = CALIB_PAIR_TOKENS / text->sample_tokens, err = calib_pairs_check(text);
 	size_t sample = sizeof(*text->ids) * text->sample_tokens;
 
 	p->text = *text;
@@ -398,11 +406,8 @@ static int cut(struct calib_pairs *p, const struct kvs_calib_text *text)
 		most = LEAST_SAMPLES;
 	if (p->text.samples > most)
 		p->text.samples = most;
-	if (p->text.samples < LEAST_SAMPLES || p->text.sample_tokens < CALIB_QUERY_STRIDE)
-		return kvs_fail(-EINVAL,
-			"fitting pairs takes %d samples of %d tokens or more, these are %d of %d: --samples, "
-			"--sample-tokens",
-			LEAST_SAMPLES, CALIB_QUERY_STRIDE, p->text.samples, p->text.sample_tokens);
+	if (err)
+		return err;
 	p->text.ids = malloc(sample * p->text.samples);
 	if (!p->text.ids)
 		return kvs_fail(-ENOMEM, "no memory for %d samples", p->text.samples);

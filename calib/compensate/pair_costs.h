@@ -7,8 +7,12 @@
 
 #include "../calib.h"
 
+#define CALIB_PAIR_TOKENS 2048 /* of the samples, to fit on and to hold back */
+
 struct calib_pairs;
 
+/* Whether a text has samples enough. -EINVAL has the number. */
+int calib_pairs_check(const struct kvs_calib_text *text);
 /*
  * Samples of `text` at even distances are fitted on, about 2,048 tokens; a quarter of them is held back for both figures.
  * The engine holds the checkpoint's own matrices, and holds them again after each call. -EINVAL (too few samples), -ENODEV,

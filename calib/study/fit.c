@@ -1,9 +1,9 @@
 /*
  * calib/study/fit.c: matrices refitted for a plan of a study.
  *
- * Every fit has an engine of its own. Put back, a matrix that was quantised would run in another type than before, so
- * what a row yields would depend on the rows before it, and a study that was stopped would not end like one that was
- * not.
+ * Every fit has an engine of its own, and so has a search that fits each pair. Put back, a matrix that was quantised
+ * would run in another type than before, so what a row yields would depend on the rows before it, and a study that was
+ * stopped would not end like one that was not.
  */
 #include "study.h"
 
@@ -90,15 +90,20 @@ static int fit_in(kvs_engine *engine, const struct kvs_study *study, const struc
 	return 0;
 }
 
+int study_open_own(const struct kvs_study *study, kvs_engine **out)
+{
+	struct kvs_study quiet = *study;
+
+	quiet.engine.progress = NULL; /* the bar is the study's */
+	return kvs_study_open_engine(study->cu, study->ckpt, &quiet, out);
+}
+
 int study_fit_engine(const struct kvs_study *study, const struct study_row *row, const kvs_plan *plan,
 	const struct kvs_calib_progress *progress, kvs_engine **out, struct study_fit *fit)
 {
-	struct kvs_study quiet = *study;
 	kvs_engine *engine;
-	int err;
+	int err = study_open_own(study, &engine);
 
-	quiet.engine.progress = NULL; /* the bar is the study's */
-	err = kvs_study_open_engine(study->cu, study->ckpt, &quiet, &engine);
 	if (err)
 		return err;
 	err = fit_in(engine, study, row, plan, progress, fit);

@@ -143,6 +143,9 @@ static int append_missing(const struct kvs_study *study, json_t *missing)
 		else if (cut->unfit && fits)
 			failed = json_array_append_new(missing, json_pack("{s:i,s:s,s:s}", "samples", cut->samples,
 									"compensate", "all", "why", cut->unfit));
+		if (cut->unpaired && !failed)
+			failed = json_array_append_new(missing, json_pack("{s:i,s:s,s:s}", "samples", cut->samples,
+									"method", "refit", "why", cut->unpaired));
 	}
 	return failed;
 }

@@ -23,6 +23,7 @@ const char *const study_titles[KVS_STUDY_METHODS] = {
 	[KVS_STUDY_NLL] = "greedy by loss",
 	[KVS_STUDY_DISSIMILAR_SPLIT] = "dissimilar first, K and V apart",
 	[KVS_STUDY_NLL_SPLIT] = "greedy by loss, K and V apart",
+	[KVS_STUDY_REFIT] = "greedy by what matrices leave",
 };
 
 static double saved_percent(const struct kvs_study *study, int p)
@@ -333,6 +334,8 @@ static void print_left_out(FILE *out, const struct kvs_study *study)
 			fprintf(out, "\nNot run: %d samples: %s.\n", cut->samples, cut->missing);
 		else if (cut->unfit && study_has_fits(study))
 			fprintf(out, "\nNot compensated: %d samples: %s.\n", cut->samples, cut->unfit);
+		if (cut->unpaired)
+			fprintf(out, "\nNot searched by `refit`: %d samples: %s.\n", cut->samples, cut->unpaired);
 	}
 }
 

@@ -5,6 +5,7 @@
  * row is written as soon as it is done, and nothing in it depends on the time of its run, so a study can stop between
  * any two rows. A row that fails is as if it had not begun.
  */
+#include "../compensate/pair_costs.h"
 #include "../search.h"
 #include "study.h"
 
@@ -57,6 +58,17 @@ static void end_part(struct run *run)
 	run->part = 0;
 }
 
+/*
+ * Each layer is fitted to four owners, each of which takes what a fit takes (fit_cost()); the layers above it run once more on the
+ * quarter that is held back.
+ */
+static double pairs_cost(const struct kvs_study *study, const struct kvs_calib_text *text)
+{
+	double tokens = fmin((double)text->samples * text->sample_tokens, CALIB_PAIR_TOKENS);
+
+	return tokens * (4 * 10 + study->layers / 8.0);
+}
+
 /* The rough number of tokens that go through the model for a search. */
 static double search_cost(const struct kvs_study *study, const struct study_row *row)
 {
@@ -75,6 +87,8 @@ static double search_cost(const struct kvs_study *study, const struct study_row 
 		return nll;
 	case KVS_STUDY_NLL_SPLIT:
 		return 2 * nll;
+	case KVS_STUDY_REFIT:
+		return pairs_cost(study, text);
 	case KVS_STUDY_DISSIMILAR_SPLIT:
 		return 2 * walk;
 	default:
@@ -136,77 +150,86 @@ static int set_owners(struct study_point *point, int tensors, int layers, const 
 	return 0;
 }
 
-/* Applies pairs one by one, and keeps the maps whenever the number of layers that share is one of the study's. */
-struct collector {
-	struct calib_maps maps, next;
-	int at; /* the point to be reached next */
-};
-
-static int collect(struct run *run, struct collector *c, const struct kvs_pair *pair)
+/* Matrices of each pair are put into the engine for a search by what they leave, so it has one of its own (fit.c). */
+static int search(struct run *run, const struct kvs_search_options *options, struct kvs_search_result *result)
 {
-	const struct kvs_study *study = run->study;
-	int err = 0;
+	const struct kvs_calib_text *text = &run->study->cuts[run->row->cut].text;
+	kvs_engine *own;
+	int err;
 
-	if (c->at == study->share_count)
-		return 0;
-	calib_maps_apply(&c->maps, pair, &c->next);
-	calib_maps_swap(&c->maps, &c->next);
-	if (c->maps.tensors == 2 * study->shares[c->at])
-		err = set_owners(&run->row->points[c->at++], c->maps.tensors, study->layers, c->maps.k, c->maps.v);
+	if (options->method != KVS_METHOD_REFIT)
+		return kvs_search_run(run->engine, text, &run->capture, options, result);
+	err = study_open_own(run->study, &own);
+	if (err)
+		return err;
+	err = kvs_search_run(own, text, NULL, options, result);
+	kvs_engine_close(own);
 	return err;
 }
 
-static int collector_open(struct collector *c, int layers)
+static int search_plans(struct run *run)
 {
-	int err = calib_maps_create(layers, &c->maps);
-
-	c->at = 0;
-	return err ? err : calib_maps_create(layers, &c->next);
-}
-
-static void collector_close(struct run *run, struct collector *c)
-{
-	for (int p = c->at; p < run->study->share_count; p++)
-		run->row->points[p].tensors = c->maps.tensors; /* fewer than the point asks for: the pairs ran out */
-	calib_maps_clear(&c->maps);
-	calib_maps_clear(&c->next);
-}
-
-static int search_plans(struct run *run, struct collector *collector)
-{
-	struct kvs_search_options options = study_search_options(run->study, run->row);
-	struct kvs_search_result result;
+	const struct kvs_study *study = run->study;
+	struct kvs_search_options options = study_search_options(study, run->row);
+	struct kvs_search_result result = {0};
 	int err;
 
 	options.progress = run->inner;
 	options.replay = run->row->replay;
 	options.replay_count = run->row->replay_count;
-	err = kvs_search_run(run->engine, &run->study->cuts[run->row->cut].text, &run->capture, &options, &result);
-
+	err = search(run, &options, &result);
 	if (!err && result.end == KVS_SEARCH_STOPPED)
 		err = kvs_fail(-ECANCELED, "stopped");
-	for (size_t i = 0; i < result.trial_count && !err; i++) {
-		const struct kvs_trial *trial = &result.trials[i];
-		struct kvs_pair pair = {trial->what, trial->layer, trial->owner, trial->distance};
-		if (trial->accepted)
-			err = collect(run, collector, &pair);
+	for (int p = 0; p < study->share_count && !err; p++) {
+		size_t n = study->shares[p] - 1;
+		if (n < result.sweep_count)
+			err = set_owners(&run->row->points[p], result.sweep[n].tensors, study->layers,
+				result.sweep[n].k_owners, result.sweep[n].v_owners);
+		else /* the pairs ran out */
+			run->row->points[p].tensors = result.best.tensors;
 	}
 	kvs_search_result_clear(&result);
 	return err;
 }
 
-static int draw_plans(struct run *run, struct collector *collector)
+/* Pairs in their order: the maps are kept whenever the number of layers that share is one of the study's. */
+static int keep_plans(
+	struct run *run, const struct kvs_pair *pairs, size_t count, struct calib_maps *maps, struct calib_maps *next)
+{
+	const struct kvs_study *study = run->study;
+	struct study_point *points = run->row->points;
+	int at = 0, err = 0;
+
+	for (size_t i = 0; i < count && at < study->share_count && !err; i++) {
+		if (calib_maps_borrows(maps, &pairs[i]))
+			continue;
+		calib_maps_apply(maps, &pairs[i], next);
+		calib_maps_swap(maps, next);
+		if (maps->tensors == 2 * study->shares[at])
+			err = set_owners(&points[at++], maps->tensors, study->layers, maps->k, maps->v);
+	}
+	for (; at < study->share_count; at++)
+		points[at].tensors = maps->tensors; /* fewer than the point asks for: the pairs ran out */
+	return err;
+}
+
+static int draw_plans(struct run *run)
 {
 	struct kvs_search_options options = study_search_options(run->study, run->row);
+	struct calib_maps maps = {0}, next = {0};
 	struct kvs_pair *pairs;
 	size_t count;
 	int err = kvs_pairs_list(&run->capture, kvs_engine_config(run->engine), &options.pairs, &pairs, &count);
 
 	if (err)
 		return err;
-	for (size_t i = 0; i < count && !err; i++)
-		if (!calib_maps_borrows(&collector->maps, &pairs[i]))
-			err = collect(run, collector, &pairs[i]);
+	err = calib_maps_create(run->study->layers, &maps);
+	if (!err)
+		err = calib_maps_create(run->study->layers, &next);
+	if (!err)
+		err = keep_plans(run, pairs, count, &maps, &next);
+	calib_maps_clear(&next);
+	calib_maps_clear(&maps);
 	free(pairs);
 	return err;
 }
@@ -248,19 +271,17 @@ static int take_plans(struct run *run)
 
 static int find_plans(struct run *run)
 {
-	enum kvs_study_method method = run->row->method;
-	struct collector collector = {0};
-	int err;
-
 	if (run->row->fit)
 		return take_plans(run);
-	if (method == KVS_STUDY_ADJACENT || method == KVS_STUDY_MERGE)
+	switch (run->row->method) {
+	case KVS_STUDY_ADJACENT:
+	case KVS_STUDY_MERGE:
 		return neighbour_plans(run);
-	err = collector_open(&collector, run->study->layers);
-	if (!err)
-		err = method == KVS_STUDY_RANDOM ? draw_plans(run, &collector) : search_plans(run, &collector);
-	collector_close(run, &collector);
-	return err;
+	case KVS_STUDY_RANDOM:
+		return draw_plans(run);
+	default:
+		return search_plans(run);
+	}
 }
 
 /* ---- one row: measures ---- */
@@ -381,6 +402,12 @@ static int capture_cut(struct run *run, int cut)
 	return err;
 }
 
+/* The others ask for neither distances nor cosines. */
+static bool needs_capture(const struct study_row *row)
+{
+	return !row->fit && row->method != KVS_STUDY_ADJACENT && row->method != KVS_STUDY_REFIT;
+}
+
 static void forget_row(struct study_row *row)
 {
 	for (int p = 0; p < KVS_STUDY_MOST_RATES; p++) {
@@ -418,7 +445,7 @@ static int run_row(struct run *run)
 	begin_part(run, search_cost(run->study, row));
 	if (!show(run, 0))
 		err = kvs_fail(-ECANCELED, "stopped");
-	if (!err && row->method != KVS_STUDY_ADJACENT && !row->fit)
+	if (!err && needs_capture(row))
 		err = capture_cut(run, row->cut);
 	if (!err)
 		err = find_plans(run);

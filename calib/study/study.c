@@ -5,6 +5,7 @@
  * A study is a list of rows, and a row is a method with a seed on one cut of a calibration text, alone or with matrices
  * that are refitted for its plans. run.c runs them.
  */
+#include "../compensate/pair_costs.h"
 #include "study.h"
 
 #include <errno.h>
@@ -17,8 +18,8 @@
 #define DEFAULT_SAMPLES 30
 #define DEFAULT_SEEDS 5
 
-static const char *const method_names[KVS_STUDY_METHODS] = {
-	"dissimilar", "similar", "random", "threshold", "adjacent", "merge", "nll", "dissimilar-split", "nll-split"};
+static const char *const method_names[KVS_STUDY_METHODS] = {"dissimilar", "similar", "random", "threshold", "adjacent",
+	"merge", "nll", "dissimilar-split", "nll-split", "refit"};
 
 const char *kvs_study_method_name(enum kvs_study_method method)
 {
@@ -33,6 +34,13 @@ const char *kvs_study_fit_name(enum kvs_study_fit fit)
 }
 
 /* ---- rows ---- */
+
+unsigned kvs_study_methods(const struct kvs_study_options *options)
+{
+	unsigned all = (1u << KVS_STUDY_METHODS) - 1;
+
+	return options->methods ? options->methods : options->fits ? all : all & ~(1u << KVS_STUDY_REFIT);
+}
 
 bool study_is_random(enum kvs_study_method method)
 {
@@ -67,6 +75,8 @@ static bool any_linear(unsigned methods)
  */
 bool study_fits(const struct kvs_study *study, enum kvs_study_method method, enum kvs_study_fit fit, int cut)
 {
+	if (method == KVS_STUDY_REFIT && study->cuts[cut].unpaired)
+		return false;
 	return fit == KVS_STUDY_ALONE ||
 	       (method != KVS_STUDY_MERGE && !study->cuts[cut].unfit && (cut == 0 || fit == KVS_STUDY_FIT_ALL) &&
 		       !(fit == KVS_STUDY_FIT_LINEAR && splits(method)));
@@ -266,6 +276,28 @@ static int check_fits(struct kvs_study *study, const kvs_tokenizer *tok, const s
 	return 0;
 }
 
+/*
+ * Whether `refit` can search where it should. If it was named, the text must do as it was asked for; a third and five thirds of it are
+ * extra, and so is all of it where the method comes with matrices.
+ */
+static int check_pairs(struct kvs_study *study, const struct kvs_study_options *options)
+{
+	unsigned refit = 1u << KVS_STUDY_REFIT;
+
+	if (!(kvs_study_methods(options) & refit))
+		return 0;
+	for (int i = 0; i < study->cut_count; i++) {
+		struct study_cut *cut = &study->cuts[i];
+		int err = cut->missing || (i && !(study->varied & refit)) ? 0 : calib_pairs_check(&cut->text);
+		if (err && options->methods && (i == 0 || cut->source))
+			return study_blame(options->calib[cut->source].name, err);
+		cut->unpaired = err ? strdup(kvs_error()) : NULL;
+		if (err && !cut->unpaired)
+			return kvs_fail(-ENOMEM, "no memory for a study");
+	}
+	return kvs_compensate_check_weights(study->ckpt);
+}
+
 /* ---- making one ---- */
 
 static void add_share(struct kvs_study *study, int share)
@@ -307,7 +339,7 @@ int kvs_study_create(
 {
 	const struct kvs_config *config = kvs_checkpoint_config(ckpt);
 	kvs_study *study = calloc(1, sizeof(*study));
-	unsigned methods = options->methods ? options->methods : (1u << KVS_STUDY_METHODS) - 1;
+	unsigned methods = kvs_study_methods(options);
 	int err = study ? 0 : kvs_fail(-ENOMEM, "no memory for a study");
 
 	if (err)
@@ -335,6 +367,8 @@ int kvs_study_create(
 		err = cut_texts(study, tok, options);
 	if (!err)
 		err = check_fits(study, tok, config, options);
+	if (!err)
+		err = check_pairs(study, options);
 	if (!err)
 		err = study_take_prompt(study, options);
 	if (!err)
@@ -367,6 +401,7 @@ void kvs_study_free(kvs_study *study)
 		kvs_calib_text_clear(&study->cuts[i].fit_text);
 		free(study->cuts[i].missing);
 		free(study->cuts[i].unfit);
+		free(study->cuts[i].unpaired);
 	}
 	kvs_calib_text_clear(&study->measured);
 	study_free_also(study);

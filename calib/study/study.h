@@ -15,8 +15,9 @@
 struct study_cut {
 	int source; /* index of the text */
 	int samples;
-	char *missing; /* the reason why the text could not be cut like this; NULL: it was */
-	char *unfit;   /* the reason why no matrices can be fitted on it; NULL: they can */
+	char *missing;  /* the reason why the text could not be cut like this; NULL: it was */
+	char *unfit;    /* the reason why no matrices can be fitted on it; NULL: they can */
+	char *unpaired; /* the reason why `refit`, which should, cannot search on it; NULL: it can, or need not */
 	struct kvs_calib_text text;
 	struct kvs_calib_text fit_text; /* samples that matrices are fitted on; without any, those of `text` */
 };
@@ -104,7 +105,7 @@ struct kvs_study {
 bool study_is_random(enum kvs_study_method method); /* the method has seeds */
 /* A method is run on other cuts than the first: it should be, or a file has such rows. */
 bool study_varies(const struct kvs_study *study, enum kvs_study_method method);
-/* Whether a fit is run for the plans of a method on a cut that it is run on. */
+/* Whether a method can be run on a cut, and a fit for its plans there. */
 bool study_fits(const struct kvs_study *study, enum kvs_study_method method, enum kvs_study_fit fit, int cut);
 /* That row, made if there is none yet; NULL: no memory. */
 struct study_row *study_row(
@@ -140,6 +141,8 @@ bool study_samples(const struct kvs_study *study, const struct study_row *row);
 /* What an engine goes on with under a plan, always by the likeliest token; the caller frees it. */
 int study_sample(const struct kvs_study *study, kvs_engine *engine, const kvs_plan *plan, char **text);
 void study_print_samples(FILE *out, const struct kvs_study *study); /* a section, if there is a prompt */
+/* An engine with the checkpoint's matrices whose loading no bar shows; it is the caller's. Errors as kvs_engine_open(). */
+int study_open_own(const struct kvs_study *study, kvs_engine **out);
 int study_blame(const char *name, int err); /* repeats the message with this name before it; returns `err` */
 
 /*

@@ -12,24 +12,31 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool searches_by_loss(enum kvs_study_method method)
+static enum kvs_method search_method(enum kvs_study_method method)
 {
-	return method == KVS_STUDY_NLL || method == KVS_STUDY_NLL_SPLIT;
+	switch (method) {
+	case KVS_STUDY_NLL:
+	case KVS_STUDY_NLL_SPLIT:
+		return KVS_METHOD_NLL;
+	case KVS_STUDY_REFIT:
+		return KVS_METHOD_REFIT;
+	default:
+		return KVS_METHOD_KVSHARER;
+	}
 }
 
 /* The others draw or count their pairs, and try none. */
 static bool has_trials(const struct study_row *row)
 {
-	return !row->fit && (searches_by_loss(row->method) || row->method == KVS_STUDY_DISSIMILAR ||
-				    row->method == KVS_STUDY_SIMILAR || row->method == KVS_STUDY_THRESHOLD ||
-				    row->method == KVS_STUDY_DISSIMILAR_SPLIT);
+	return !row->fit && row->method != KVS_STUDY_RANDOM && row->method != KVS_STUDY_ADJACENT &&
+	       row->method != KVS_STUDY_MERGE;
 }
 
 struct kvs_search_options study_search_options(const struct kvs_study *study, const struct study_row *row)
 {
 	enum kvs_study_method method = row->method;
 
-	return (struct kvs_search_options){.method = searches_by_loss(method) ? KVS_METHOD_NLL : KVS_METHOD_KVSHARER,
+	return (struct kvs_search_options){.method = search_method(method),
 		.share = study->shares[study->share_count - 1],
 		.pairs = {.order = study_is_random(method)       ? KVS_ORDER_RANDOM
 				   : method == KVS_STUDY_SIMILAR ? KVS_ORDER_SIMILAR
@@ -37,12 +44,16 @@ struct kvs_search_options study_search_options(const struct kvs_study *study, co
 			.seed = row->seed,
 			.split = method == KVS_STUDY_DISSIMILAR_SPLIT || method == KVS_STUDY_NLL_SPLIT},
 		.threshold = study->threshold,
-		.plans_alone = true};
+		.plans_alone = true,
+		.sweep = true,
+		.ckpt = study->ckpt};
 }
 
 /* The plan's search was by the row's method: of all rows, what differs from this one is worth saying. */
 static bool is_of_method(const kvs_plan *plan, const struct study_row *row)
 {
+	static const char *const names[] = {
+		[KVS_METHOD_KVSHARER] = "kvsharer", [KVS_METHOD_NLL] = "nll", [KVS_METHOD_REFIT] = "refit"};
 	char *json;
 	json_t *search;
 	const char *name;
@@ -52,7 +63,7 @@ static bool is_of_method(const kvs_plan *plan, const struct study_row *row)
 		return false;
 	search = json_loads(json, 0, NULL);
 	name = json_string_value(json_object_get(search, "method"));
-	same = name && !strcmp(name, searches_by_loss(row->method) ? "nll" : "kvsharer");
+	same = name && !strcmp(name, names[search_method(row->method)]);
 	json_decref(search);
 	free(json);
 	return same;

@@ -40,8 +40,8 @@ static const struct argp_option options[] = {
 		"a text to search with, other than --text (required); up to 4, to see how much the choice matters", 0},
 	{"output", 'o', "DIR", 0, "directory of the results; a stopped study continues from it (required)", 0},
 	{"methods", OPTION_METHODS, "LIST", 0,
-		"some of dissimilar, similar, random, threshold, adjacent, merge, nll, dissimilar-split, nll-split "
-		"(default: all)",
+		"some of dissimilar, similar, random, threshold, adjacent, merge, nll, dissimilar-split, nll-split, "
+		"refit (default: all, but refit, which chooses layers for refitted matrices, only with --compensate)",
 		0},
 	{"compensate", OPTION_COMPENSATE, "LIST", 0,
 		"also measure each plan with matrices refitted for it on the text of its search; some of o (W_o of the "
@@ -156,7 +156,7 @@ static void check(struct argp_state *state, const struct env *env)
 		argp_error(state, "which text to measure on? Name it with --text FILE");
 	if (!env->study.calib_count)
 		argp_error(state, "which text to search with? Name it with --calib FILE");
-	if (env->varied_set && env->study.methods && env->study.varied & ~env->study.methods)
+	if (env->varied_set && env->study.varied & ~kvs_study_methods(&env->study))
 		argp_error(state, "--vary names a method that is not among --methods");
 	if (env->study.fit.count && !env->study.fits)
 		argp_error(state, "--fit-samples belongs to --compensate");
@@ -241,8 +241,8 @@ static error_t parse(int key, char *text, struct argp_state *state)
 static const char doc[] =
 	"Compare ways to share KV caches between a model's layers: KVSharer's walk from both ends, "
 	"random plans with and without its filter, neighbours as in CLA, neighbours merged as in "
-	"MiniCache, greedy by loss, and K and V apart. Each is searched on one text and measured on "
-	"another.\v"
+	"MiniCache, greedy by loss, K and V apart, and greedy by what refitted matrices leave. Each is "
+	"searched on one text and measured on another.\v"
 	"A third and five thirds of the samples, and other parts of the text, are tried too (--vary), to "
 	"see what the result depends on.\n\n"
 	"Writes DIR/study.md with tables and charts, and DIR/study.json with every plan and figure. "
