@@ -230,6 +230,27 @@ static void it_is_run_by_default_with_matrices_only(void **state)
 	assert_int_equal(kvs_study_methods(&options), refit);
 }
 
+#define WITH_MATRICES                                                                                                  \
+	STUDY "--rates 0.0625 --sample-tokens 90 --held-tokens 32 --max-tokens 32 --seeds 1 --vary none --compensate " \
+	      "o "
+
+/* So a text that has too few samples for it alone is not refused: the other methods are run, and that is said. */
+static void by_default_it_needs_no_samples(void **state)
+{
+	json_t *enough = json_of(WITH_MATRICES "--samples 4 --json"),
+	       *few = json_of(WITH_MATRICES "--samples 3 --json");
+	const json_t *rows = json_at(enough, "rows"), *missing = json_at(few, "not_run");
+	const json_t *last = json_array_get(rows, json_array_size(rows) - 1);
+
+	(void)state;
+	assert_string_equal(json_string_value(json_at(last, "method")), "refit");
+	assert_string_equal(json_string_value(json_at(last, "compensate")), "o");
+	assert_int_equal(json_array_size(json_at(few, "rows")), json_array_size(rows) - 2);
+	assert_string_equal(json_string_value(json_at(json_array_get(missing, 0), "method")), "refit");
+	json_decref(few);
+	json_decref(enough);
+}
+
 /* Of a third of the samples there are too few, which is said; of five thirds there are enough. */
 static void amounts_without_enough_samples_are_named(void **state)
 {
@@ -314,6 +335,7 @@ int main(void)
 		cmocka_unit_test(trials_are_taken_and_change_nothing),
 		cmocka_unit_test(a_study_goes_on),
 		cmocka_unit_test(it_is_run_by_default_with_matrices_only),
+		cmocka_unit_test(by_default_it_needs_no_samples),
 		cmocka_unit_test(amounts_without_enough_samples_are_named),
 		cmocka_unit_test(bad_input_is_named_before_anything_is_made),
 	};
