@@ -36,6 +36,9 @@ static inline bool calib_samples_are_rerun(const struct kvs_calib_text *text)
 /* A batch of the windows from `first` on, as many as the engine takes at a time. */
 struct kvs_batch calib_window_batch(const kvs_engine *engine, const struct kvs_calib_text *text, int first);
 
+/* Of a row of logits: the log of the sum of their exponentials (quality.c). */
+double calib_log_sum(const float *logits, int vocab);
+
 /* A changed model compared with the unshared one, token by token over the windows (quality.c). */
 struct calib_comparison {
 	kvs_engine *engine;

@@ -85,21 +85,28 @@ double kvs_reference_nll(const kvs_reference *reference)
 /* ---- comparing ---- */
 
 struct likely {
-	double log_sum; /* log of the sum of exp(logit) */
+	double log_sum;
 	int top;
 };
 
+double calib_log_sum(const float *logits, int vocab)
+{
+	double most = -INFINITY, sum = 0;
+
+	for (int i = 0; i < vocab; i++)
+		most = logits[i] > most ? logits[i] : most;
+	for (int i = 0; i < vocab; i++)
+		sum += exp(logits[i] - most);
+	return most + log(sum);
+}
+
 static struct likely look_at(const float *logits, int vocab)
 {
-	struct likely out = {0};
-	double sum = 0;
+	struct likely out = {.log_sum = calib_log_sum(logits, vocab)};
 
 	for (int i = 1; i < vocab; i++)
 		if (logits[i] > logits[out.top])
 			out.top = i;
-	for (int i = 0; i < vocab; i++)
-		sum += exp((double)logits[i] - logits[out.top]);
-	out.log_sum = logits[out.top] + log(sum);
 	return out;
 }
 

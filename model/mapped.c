@@ -3,8 +3,8 @@
  *
  * Memory of the host device is memory of this process, so its kernels may as well read the pages of a file. Then nothing is
  * copied, a model takes its memory once and not twice, and processes with the same model share it. The file is registered with the
- * driver, as memory of the host's that the device uses. Only the weights that stay can be touched: a kernel that brings in a page
- * brings in its neighbours too, and those of weights that were copied would count as the process's.
+ * driver, as memory of the host's that the device uses. Only the weights that stay can be touched: Linux brings in a page
+ * together with its neighbours, and those of weights that were copied would count as the process's.
  *
  * Nobody but the device reads there. Where the file becomes shorter meanwhile, softcuda's workers catch the signal, and the
  * call fails with a message, as reading the file does. The mapping is private: a matrix that gets other numbers gets pages of its

@@ -7,6 +7,7 @@
  */
 #include "pair_costs.h"
 
+#include "../measure.h"
 #include "matrices.h"
 #include "together.h"
 #include "walk.h"
@@ -212,18 +213,6 @@ static void append(struct calib_pairs *p)
 	p->rows += p->text.sample_tokens;
 }
 
-/* Of a row of logits: log of the sum of their exponentials. */
-static double log_sum(const float *logits, int vocab)
-{
-	double most = -INFINITY, sum = 0;
-
-	for (int i = 0; i < vocab; i++)
-		most = logits[i] > most ? logits[i] : most;
-	for (int i = 0; i < vocab; i++)
-		sum += exp(logits[i] - most);
-	return most + log(sum);
-}
-
 /* Rows of logits, beside the original's probabilities for them. */
 struct comparison {
 	struct calib_pairs *p;
@@ -239,7 +228,7 @@ static void expect(void *arg)
 
 	for (int row = c->first; row < c->first + c->rows; row++) {
 		float *logits = c->p->logits + (size_t)row * vocab;
-		double log_all = log_sum(logits, vocab);
+		double log_all = calib_log_sum(logits, vocab);
 		for (int i = 0; i < vocab; i++) {
 			double log_p = logits[i] - log_all;
 			logits[i] = (float)exp(log_p);
@@ -256,7 +245,7 @@ static void diverge(void *arg)
 	for (int row = c->first; row < c->first + c->rows; row++) {
 		const float *logits = c->p->logits + (size_t)row * vocab;
 		const float *expected = c->p->probabilities + (size_t)row * vocab;
-		double log_all = log_sum(logits, vocab);
+		double log_all = calib_log_sum(logits, vocab);
 		for (int i = 0; i < vocab; i++)
 			c->sum += expected[i] * (log_all - logits[i]);
 	}

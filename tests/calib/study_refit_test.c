@@ -29,19 +29,6 @@
 	"--method refit --compensate --refit qo --fit-samples 4x64 -o $T/p.json "
 #define SEARCH SEARCH_OF(MODEL)
 
-static json_t *json_of(const char *command)
-{
-	struct process process = run_in_directory(command, 300);
-	json_t *json;
-
-	if (process.status)
-		fail_msg("`%s`: status %d: %s", command, process.status, process.err);
-	json = json_loads(process.out, 0, NULL);
-	process_free(&process);
-	assert_non_null(json);
-	return json;
-}
-
 static const json_t *row_at(const json_t *study, size_t i)
 {
 	const json_t *row = json_array_get(json_at(study, "rows"), i);
@@ -78,7 +65,7 @@ static bool is_out_of_order(const json_t *few, const json_t *more)
 static void plans_are_those_of_calibrate(void **state)
 {
 	static const int shares[] = {2, 4, 8};
-	json_t *study = json_of(STUDY "--methods refit --json");
+	json_t *study = run_json_in_directory(STUDY "--methods refit --json");
 	const json_t *row = row_at(study, 0);
 	char command[512];
 
@@ -88,7 +75,7 @@ static void plans_are_those_of_calibrate(void **state)
 	for (size_t p = 0; p < 3; p++) {
 		json_t *plan;
 		snprintf(command, sizeof(command), SEARCH "--share %d >/dev/null; cat $T/p.json", shares[p]);
-		plan = json_of(command);
+		plan = run_json_in_directory(command);
 		assert_true(json_number_at(point_at(row, p), "shared") == shares[p]);
 		assert_true(json_equal(json_at(plan, "k_owners"), json_at(point_at(row, p), "k_owners")));
 		assert_true(json_equal(json_at(plan, "v_owners"), json_at(point_at(row, p), "v_owners")));
@@ -122,7 +109,7 @@ static json_t *study_with(const char *model, const json_t *plan, const char *pat
 
 	assert_int_equal(json_dump_file(plan, path, 0), 0);
 	snprintf(command, sizeof(command), STUDY_OF("%s") "--methods refit --json --trials %s", model, path);
-	return json_of(command);
+	return run_json_in_directory(command);
 }
 
 static void check_same(const json_t *without, json_t *with)
@@ -160,9 +147,9 @@ static void trials_are_taken_and_change_nothing(void **state)
 	close(fd);
 	write_quantised(model);
 	snprintf(command, sizeof(command), SEARCH_OF("%s") "--rate 0.5 >/dev/null; cat $T/p.json", model);
-	plan = json_of(command);
+	plan = run_json_in_directory(command);
 	snprintf(command, sizeof(command), STUDY_OF("%s") "--methods refit --json", model);
-	without = json_of(command);
+	without = run_json_in_directory(command);
 	check_same(without, study_with(model, plan, path));
 	half = json_deep_copy(plan);
 	drop_half(trials_of(half));
@@ -237,8 +224,8 @@ static void it_is_run_by_default_with_matrices_only(void **state)
 /* So a text that has too few samples for it alone is not refused: the other methods are run, and that is said. */
 static void by_default_it_needs_no_samples(void **state)
 {
-	json_t *enough = json_of(WITH_MATRICES "--samples 4 --json"),
-	       *few = json_of(WITH_MATRICES "--samples 3 --json");
+	json_t *enough = run_json_in_directory(WITH_MATRICES "--samples 4 --json"),
+	       *few = run_json_in_directory(WITH_MATRICES "--samples 3 --json");
 	const json_t *rows = json_at(enough, "rows"), *missing = json_at(few, "not_run");
 	const json_t *last = json_array_get(rows, json_array_size(rows) - 1);
 
@@ -273,11 +260,7 @@ static void amounts_without_enough_samples_are_named(void **state)
 
 /* ---- bad input ---- */
 
-static const struct bad_input {
-	const char *what, *command;
-	int status;
-	const char *said;
-} inputs[] = {
+static const struct bad_input inputs[] = {
 	{"too few samples", "$S --samples 3", 1, "calib.txt: fitting pairs takes 4 samples"},
 	{"samples that are too short", "$S --sample-tokens 2", 1, "or more, these are 8 of 2"},
 	{"too few samples of a further text", "$S --calib LICENSE --vary refit --samples 3", 1,
@@ -299,23 +282,18 @@ static const struct bad_input {
 static void check_input(const struct bad_input *input, const char *plan)
 {
 	char command[4096];
-	struct process process;
 
 	snprintf(command, sizeof(command),
 		"cp %s $T/p.json; N=\"" STUDY "\"; S=\"$N --methods refit\"; (%s); status=$?; "
 		"[ -e $T/s/study.json ] && ls $T/s; exit $status",
 		plan, input->command);
-	process = run_in_directory(command, 60);
-	if (process.status != input->status || !strstr(process.err, input->said) || process.out[0])
-		fail_msg("%s: status %d, stdout \"%s\", stderr \"%s\"", input->what, process.status, process.out,
-			process.err);
-	process_free(&process);
+	assert_refused(input, command);
 }
 
 static void bad_input_is_named_before_anything_is_made(void **state)
 {
 	char path[] = "/tmp/kvs-refit-XXXXXX";
-	json_t *plan = json_of(SEARCH "--share 1 >/dev/null; cat $T/p.json");
+	json_t *plan = run_json_in_directory(SEARCH "--share 1 >/dev/null; cat $T/p.json");
 	int fd = mkstemp(path);
 
 	(void)state;

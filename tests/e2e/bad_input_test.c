@@ -20,12 +20,6 @@
 	"for i in $(seq 64); do printf '" two "'; done | dd of=$T/m/model.safetensors conv=notrunc oflag=seek_bytes "  \
 	"seek=$(($(stat -c %s $T/m/model.safetensors) - 128)) 2>/dev/null; "
 
-struct bad_input {
-	const char *what, *command;
-	int status;
-	const char *said; /* must be in stderr */
-};
-
 /* $T is a fresh directory with a copy of the model in $T/m. */
 static const struct bad_input inputs[] = {
 	{"a negative count", "kvshare-run -m $T/m -p x -n -1", 2, "-n is \"-1\""},

@@ -86,9 +86,8 @@ void process_free(struct process *process)
 	free(process->err);
 }
 
-json_t *run_json(const char *command)
+static json_t *json_of(struct process process, const char *command)
 {
-	struct process process = run_shell(command, 300);
 	json_error_t error;
 	json_t *json;
 
@@ -99,6 +98,26 @@ json_t *run_json(const char *command)
 		fail_msg("`%s` printed what is not JSON (%s): %s", command, error.text, process.out);
 	process_free(&process);
 	return json;
+}
+
+json_t *run_json(const char *command)
+{
+	return json_of(run_shell(command, 300), command);
+}
+
+json_t *run_json_in_directory(const char *command)
+{
+	return json_of(run_in_directory(command, 300), command);
+}
+
+void assert_refused(const struct bad_input *input, const char *command)
+{
+	struct process process = run_in_directory(command, 60);
+
+	if (process.status != input->status || !strstr(process.err, input->said) || process.out[0])
+		fail_msg("%s: status %d, stdout \"%s\", stderr \"%s\"", input->what, process.status, process.out,
+			process.err);
+	process_free(&process);
 }
 
 const json_t *json_at(const json_t *object, const char *key)

@@ -28,8 +28,18 @@ void process_free(struct process *process);
 
 /* Runs the command, which must succeed, and returns its stdout as JSON; fails the test otherwise. */
 json_t *run_json(const char *command);
+json_t *run_json_in_directory(const char *command);
 /* A member that has to be there: the test fails otherwise. */
 const json_t *json_at(const json_t *object, const char *key);
 double json_number_at(const json_t *object, const char *key);
+
+/* Something that a program must refuse. */
+struct bad_input {
+	const char *what, *command;
+	int status;
+	const char *said; /* must be in stderr */
+};
+/* Runs `command`, which the input's own is a part of, in a directory of its own: it ends so, says so, and its stdout is empty. */
+void assert_refused(const struct bad_input *input, const char *command);
 
 #endif
