@@ -14,7 +14,7 @@
 #include <cmocka.h>
 
 #define GENERATE                                                                                                       \
-	"kvshare-run generate -q -m tests/models/storyworld-3m --device host -p Anna -n 1200 --ctx 2000 --ignore-eos " \
+	"kvshare-run generate -q -m tests/models/storyworld-3m --device host -f $F -n 1200 --ctx 2000 --ignore-eos "   \
 	"--owners 0,1,2,3,4,5,2,7,8,3,10,11,1,13,5,15 "
 
 static void has(const struct process *process, const char *text)
@@ -24,15 +24,17 @@ static void has(const struct process *process, const char *text)
 }
 
 /*
- * A driver that is loaded while top watches has its probes some milliseconds later; the cache comes after that. The text is
- * long enough for several of top's rounds on a fast machine, and a block has room for all of it, so that the same is saved from
- * the first round to the last.
+ * A driver that is loaded while top watches has its probes some milliseconds later, on a busy machine more. The cache comes with the
+ * prompt, which waits for that. The text is long enough for several of top's rounds on a fast machine, and a block has room for all of
+ * it, so that the same is saved from the first round to the last.
  */
 static void memory_and_what_sharing_saves_are_shown(void **state)
 {
-	struct process process = run_shell("export SOFTCUDA_GRANULARITY=2M; (sleep 1; exec " GENERATE
-					   ") >&2 2>&1 & kvshare-run top -p $! -d 0.2; wait $!",
-		120);
+	struct process process =
+		run_shell("export SOFTCUDA_GRANULARITY=2M F=$(mktemp -u); mkfifo $F; (sleep 2; echo Anna >$F) & "
+			  "(sleep 1; exec " GENERATE
+			  ") >&2 2>&1 & kvshare-run top -p $! -d 0.2; wait $!; status=$?; rm $F; exit $status",
+			120);
 
 	(void)state;
 	if (process.status)
