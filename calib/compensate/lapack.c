@@ -114,6 +114,14 @@ void calib_lapack_multiply(
 		transposed ? k : n, 0, c, n);
 }
 
+void calib_lapack_multiply_f32(struct calib_lapack *lapack, int m, int n, int k, float scale, const float *a,
+	int a_stride, const float *b, int b_stride, bool transposed, float *c, int c_stride)
+{
+	lapack->set_threads(1);
+	lapack->sgemm(CBLAS_ROW_MAJOR, CBLAS_NO_TRANS, transposed ? CBLAS_TRANS : CBLAS_NO_TRANS, m, n, k, scale, a,
+		a_stride, b, b_stride, 0, c, c_stride);
+}
+
 void calib_lapack_multiply_symmetric(
 	struct calib_lapack *lapack, const double *a, int n, const double *b, int cols, double *c)
 {

@@ -25,6 +25,9 @@ void calib_lapack_squares_f32(struct calib_lapack *lapack, const float *a, int c
 /* c [m][n] = a [m][k] b [k][n], or with b [n][k] and `transposed` a b'. */
 void calib_lapack_multiply(
 	struct calib_lapack *lapack, const double *a, const double *b, bool transposed, int m, int n, int k, double *c);
+/* c = scale a b in the same way, in float32, for matrices whose rows lie `stride` floats apart. */
+void calib_lapack_multiply_f32(struct calib_lapack *lapack, int m, int n, int k, float scale, const float *a,
+	int a_stride, const float *b, int b_stride, bool transposed, float *c, int c_stride);
 /* c [n][cols] = a b, for a symmetric [n][n] and b [n][cols]. */
 void calib_lapack_multiply_symmetric(
 	struct calib_lapack *lapack, const double *a, int n, const double *b, int cols, double *c);

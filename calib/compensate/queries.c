@@ -8,8 +8,10 @@
  * fit does not see. Both systems are solved by conjugate gradients, a few steps each, with the Kronecker product of
  * the keys' and the queries' covariance as preconditioner. A commutes with no rotation, yet folds into W_q, which comes before it.
  *
- * Weights are computed once for each place at which they are taken, and kept in temporary files, in float32: a step of conjugate
- * gradients is two products. Memory is a few matrices [queries][tokens] of one sequence, whatever the number of sequences.
+ * Weights are computed once for each place at which they are taken, and kept in temporary files: a step of conjugate
+ * gradients is two products. They are made of blocks of queries, so that no key is multiplied that no query of the block sees.
+ * A block is float32; sums over blocks, and all that is solved, are float64. Memory is a few blocks and one sequence,
+ * whatever the number of sequences.
  */
 #include "queries.h"
 
@@ -18,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define BLOCK 64       /* queries at a time */
 #define TAU 0.01       /* pull to zero, of the mean diagonals of C and of E[z z'] */
 #define DAMP_KEYS 1e-2 /* of the preconditioner's factors, of their mean diagonals */
 #define DAMP_QUERIES 1e-3
@@ -36,22 +39,30 @@ enum kind {
 struct work {
 	const struct calib_queries *q;
 	int head, used, tokens, dim, window;
-	double scale, tau;
-	size_t fitted;                /* queries of sequences that are fitted on */
-	double entropy;               /* sum of p log p over the queries of those that are held back */
-	struct calib_spool *original; /* [used][tokens] of a sequence: p */
-	struct calib_spool *between;  /* the same of fitted sequences: (p + changed) / 2 at the last NEWTON_RIGHT */
-	float *floats;                /* [tokens][dim] or [used][tokens], the larger */
-	double *z, *wanted, *turned, *back; /* [used][dim] */
-	double *keys, *own, *weighted;      /* [tokens][dim] */
-	double *p, *changed, *e;            /* [used][tokens] */
-	double *inverse_c, *inverse_z;      /* [dim][dim] */
+	float scale;
+	double tau;
+	size_t fitted;                 /* queries of sequences that are fitted on */
+	double entropy;                /* sum of p log p over the queries of those that are held back */
+	struct calib_spool *original;  /* [tokens] of each query, sequence by sequence: p */
+	struct calib_spool *between;   /* the same: (p + changed) / 2 at the last NEWTON_RIGHT, if it is fitted on */
+	float *z, *wanted;             /* [used][dim] */
+	float *keys, *own, *weighted;  /* [tokens][dim] */
+	float *turned, *back;          /* [BLOCK][dim] */
+	float *p, *changed, *e;        /* [BLOCK][tokens] */
+	float *matrix, *product;       /* [dim][dim] */
+	float *floats;                 /* all of these */
+	double *inverse_c, *inverse_z; /* [dim][dim] */
 	double *right, *x, *r, *m, *d, *ad; /* [dim][dim]: conjugate gradients */
 	double *trial;                      /* [dim][dim] */
-	double *memory;                     /* all of these */
+	double *doubles;                    /* all of these */
 };
 
-/* ---- one sequence ---- */
+/* Queries that follow each other in a sequence, and the keys that one or more of them see. */
+struct block {
+	int row, rows, key, keys;
+};
+
+/* ---- one block ---- */
 
 static int position(const struct work *w, int row)
 {
@@ -66,66 +77,153 @@ static int first_key(const struct work *w, int row)
 	return w->window && first > 0 ? first : 0;
 }
 
+static struct block block_at(const struct work *w, int row)
+{
+	int rows = w->used - row < BLOCK ? w->used - row : BLOCK, key = first_key(w, row);
+
+	return (struct block){row, rows, key, position(w, row + rows - 1) + 1 - key};
+}
+
 /* R x, or R' x with `back`, for a row of pairs (i, i + dim / 2). */
-static void rotate(const struct work *w, double *row, int at, bool back)
+static void rotate(const struct work *w, float *row, int at, bool back)
 {
 	const float *table = w->q->rotations + (size_t)at * w->dim;
 	int half = w->dim / 2;
 
 	for (int i = 0; i < half; i++) {
-		double c = table[2 * i], s = back ? -table[2 * i + 1] : table[2 * i + 1], a = row[i], b = row[i + half];
+		float c = table[2 * i], s = back ? -table[2 * i + 1] : table[2 * i + 1], a = row[i], b = row[i + half];
 		row[i] = a * c - b * s;
 		row[i + half] = b * c + a * s;
 	}
 }
 
-/* Softmax of a row of scores over the keys that its query sees; zero elsewhere. `out` may be `scores`. */
-static void softmax_row(const struct work *w, int row, const double *scores, double *out)
+static void clear_unseen(const struct work *w, const struct block *b, int t, float *row)
 {
-	int first = first_key(w, row), last = position(w, row);
-	double most = -INFINITY, sum = 0;
+	int first = first_key(w, b->row + t), end = position(w, b->row + t) + 1;
 
-	for (int s = first; s <= last; s++)
-		most = fmax(most, scores[s]);
-	for (int s = first; s <= last; s++)
-		sum += out[s] = exp(scores[s] - most);
-	for (int s = first; s <= last; s++)
-		out[s] /= sum;
-	memset(out, 0, sizeof(*out) * first);
-	memset(out + last + 1, 0, sizeof(*out) * (w->tokens - last - 1));
+	memset(row + b->key, 0, sizeof(*row) * (first - b->key));
+	memset(row + end, 0, sizeof(*row) * (b->key + b->keys - end));
 }
 
-static void softmax(const struct work *w, const double *scores, double *out)
+/* Scores become their softmax over the keys that each query sees, and zero elsewhere in the block. */
+static void softmax(const struct work *w, const struct block *b, float *scores)
 {
-	for (int t = 0; t < w->used; t++)
-		softmax_row(w, t, scores + (size_t)t * w->tokens, out + (size_t)t * w->tokens);
+	for (int t = 0; t < b->rows; t++, scores += w->tokens) {
+		int first = first_key(w, b->row + t), last = position(w, b->row + t);
+		float most = -INFINITY;
+		double sum = 0;
+		for (int s = first; s <= last; s++)
+			most = fmaxf(most, scores[s]);
+		for (int s = first; s <= last; s++)
+			sum += scores[s] = expf(scores[s] - most);
+		for (int s = first; s <= last; s++)
+			scores[s] /= (float)sum;
+		clear_unseen(w, b, t, scores);
+	}
 }
 
-static int load(struct work *w, const struct calib_spool *spool, size_t record, size_t count, double *out)
+/* Scores of rows of rotated queries and of keys. */
+static void score(const struct work *w, const struct block *b, const float *rows, const float *keys, float *out)
 {
-	int err = calib_spool_read(spool, record, 1, w->floats);
-
-	for (size_t i = 0; i < count && !err; i++)
-		out[i] = w->floats[i];
-	return err;
+	calib_lapack_multiply_f32(w->q->lapack, b->rows, b->keys, w->dim, w->scale, rows, w->dim,
+		keys + (size_t)b->key * w->dim, w->dim, true, out + b->key, w->tokens);
 }
 
-static int keep(struct work *w, struct calib_spool *spool, int sequence, const double *weights)
+/* Scores of queries A z, and the bias or not, with the owner's keys. A is `matrix`. */
+static void score_turned(struct work *w, const struct block *b, bool with_bias, float *out)
 {
-	size_t count = (size_t)w->used * w->tokens;
+	const float *bias = with_bias && w->q->bias ? w->q->bias + (size_t)w->head * w->dim : NULL;
 
-	for (size_t i = 0; i < count; i++)
-		w->floats[i] = (float)weights[i];
-	return calib_spool_write(spool, sequence, 1, w->floats);
+	calib_lapack_multiply_f32(w->q->lapack, b->rows, w->dim, w->dim, 1, w->z + (size_t)b->row * w->dim, w->dim,
+		w->matrix, w->dim, true, w->turned, w->dim);
+	for (int t = 0; t < b->rows; t++) {
+		float *row = w->turned + (size_t)t * w->dim;
+		for (int i = 0; bias && i < w->dim; i++)
+			row[i] += bias[i];
+		rotate(w, row, position(w, b->row + t), false);
+	}
+	score(w, b, w->turned, w->keys, out);
 }
 
-/* Scores of rows of queries and of keys. */
-static void score(struct work *w, const double *rows, const double *keys, double *out)
+/* The original's. */
+static void score_wanted(struct work *w, const struct block *b, float *out)
 {
-	calib_lapack_multiply(w->q->lapack, rows, keys, true, w->used, w->tokens, w->dim, out);
-	for (size_t i = 0; i < (size_t)w->used * w->tokens; i++)
-		out[i] *= w->scale;
+	score(w, b, w->wanted + (size_t)b->row * w->dim, w->own, out);
 }
+
+/* e <- p * (e - sum of p * e), row by row. */
+static void centre(struct work *w, const struct block *b)
+{
+	for (int t = 0; t < b->rows; t++) {
+		const float *p = w->p + (size_t)t * w->tokens;
+		float *e = w->e + (size_t)t * w->tokens, mean = 0;
+		int first = first_key(w, b->row + t), last = position(w, b->row + t);
+		for (int s = first; s <= last; s++)
+			mean += p[s] * e[s];
+		for (int s = first; s <= last; s++)
+			e[s] = p[s] * (e[s] - mean);
+		clear_unseen(w, b, t, e);
+	}
+}
+
+/* sum += a' b, for rows [rows][dim] of both. */
+static void add_products(struct work *w, const float *a, const float *b, int rows, double *sum)
+{
+	calib_lapack_products_f32(w->q->lapack, a, w->dim, b, w->dim, rows, w->product);
+	for (int i = 0; i < w->dim * w->dim; i++)
+		sum[i] += w->product[i];
+}
+
+/* sum += sum over t of R_t' (sum over s of e_ts k_s / sqrt(d)) z_t' */
+static void add_back(struct work *w, const struct block *b, double *sum)
+{
+	calib_lapack_multiply_f32(w->q->lapack, b->rows, w->dim, b->keys, w->scale, w->e + b->key, w->tokens,
+		w->keys + (size_t)b->key * w->dim, w->dim, false, w->back, w->dim);
+	for (int t = 0; t < b->rows; t++)
+		rotate(w, w->back + (size_t)t * w->dim, position(w, b->row + t), true);
+	add_products(w, w->back, w->z + (size_t)b->row * w->dim, b->rows, sum);
+}
+
+/* The sum of -p log(changed) for the scores in e. */
+static double cross_entropy(const struct work *w, const struct block *b)
+{
+	double sum = 0;
+
+	for (int t = 0; t < b->rows; t++) {
+		const float *p = w->p + (size_t)t * w->tokens, *scores = w->e + (size_t)t * w->tokens;
+		int first = first_key(w, b->row + t), last = position(w, b->row + t);
+		double log_all = calib_log_sum(scores + first, last + 1 - first);
+		for (int s = first; s <= last; s++)
+			sum -= p[s] * (scores[s] - log_all);
+	}
+	return sum;
+}
+
+/* e = the original's scores, less those of the matrix. */
+static void differ_in_scores(struct work *w, const struct block *b)
+{
+	score_turned(w, b, true, w->changed);
+	score_wanted(w, b, w->e);
+	for (int t = 0; t < b->rows; t++)
+		for (int s = b->key; s < b->key + b->keys; s++)
+			w->e[(size_t)t * w->tokens + s] -= w->changed[(size_t)t * w->tokens + s];
+}
+
+/* e = p, less the weights of the matrix. What is between the two is kept for the Hessian. */
+static int differ_in_weights(struct work *w, size_t record, const struct block *b)
+{
+	score_turned(w, b, true, w->changed);
+	softmax(w, b, w->changed);
+	for (int t = 0; t < b->rows; t++)
+		for (int s = b->key; s < b->key + b->keys; s++) {
+			size_t at = (size_t)t * w->tokens + s;
+			w->e[at] = w->p[at] - w->changed[at];
+			w->changed[at] = (w->p[at] + w->changed[at]) / 2;
+		}
+	return calib_spool_write(w->between, record, b->rows, w->changed);
+}
+
+/* ---- passes over the sequences ---- */
 
 static size_t kv_record(const struct work *w, int sequence)
 {
@@ -134,165 +232,72 @@ static size_t kv_record(const struct work *w, int sequence)
 
 static int load_sequence(struct work *w, int sequence)
 {
-	int err = load(w, w->q->before, (size_t)sequence * w->q->heads + w->head, (size_t)w->used * w->dim, w->z);
+	int err = calib_spool_read(w->q->before, (size_t)sequence * w->q->heads + w->head, 1, w->z);
 
-	return err ? err : load(w, w->q->keys, kv_record(w, sequence), (size_t)w->tokens * w->dim, w->keys);
+	return err ? err : calib_spool_read(w->q->keys, kv_record(w, sequence), 1, w->keys);
 }
 
-/* The original's scores into e. */
-static int score_original(struct work *w, int sequence)
+static int load_original(struct work *w, int sequence)
 {
-	int err = load(w, w->q->wanted, (size_t)sequence * w->q->heads + w->head, (size_t)w->used * w->dim, w->wanted);
+	int err = calib_spool_read(w->q->wanted, (size_t)sequence * w->q->heads + w->head, 1, w->wanted);
 
-	if (!err)
-		err = load(w, w->q->own, kv_record(w, sequence), (size_t)w->tokens * w->dim, w->own);
-	if (!err)
-		score(w, w->wanted, w->own, w->e);
-	return err;
+	return err ? err : calib_spool_read(w->q->own, kv_record(w, sequence), 1, w->own);
 }
 
-/* Once for each sequence: p, and for those that are held back its entropy. */
-static int weigh_original(struct work *w, int sequence, enum calib_part part)
+static size_t query_record(const struct work *w, int sequence, int row)
 {
-	size_t count = (size_t)w->used * w->tokens;
-	int err = score_original(w, sequence);
-
-	if (err)
-		return err;
-	softmax(w, w->e, w->p);
-	for (size_t i = 0; i < count && part == CALIB_HELD; i++)
-		if (w->p[i] > 0)
-			w->entropy += w->p[i] * log(w->p[i]);
-	return keep(w, w->original, sequence, w->p);
+	return (size_t)sequence * w->used + row;
 }
 
-/* Scores of queries A z (and the bias) with the owner's keys, into out; A NULL: of the bias alone. */
-static void score_matrix(struct work *w, const double *matrix, bool with_bias, double *out)
+static int add_block(struct work *w, int sequence, const struct block *b, enum kind kind, double *sum, double *kl)
 {
-	const float *bias = with_bias && w->q->bias ? w->q->bias + (size_t)w->head * w->dim : NULL;
+	size_t record = query_record(w, sequence, b->row);
+	int err = calib_spool_read(kind == NEWTON_OPERATOR ? w->between : w->original, record, b->rows, w->p);
 
-	if (matrix)
-		calib_lapack_multiply(w->q->lapack, w->z, matrix, true, w->used, w->dim, w->dim, w->turned);
-	else
-		memset(w->turned, 0, sizeof(*w->turned) * w->used * w->dim);
-	for (int t = 0; t < w->used; t++) {
-		double *row = w->turned + (size_t)t * w->dim;
-		for (int i = 0; bias && i < w->dim; i++)
-			row[i] += bias[i];
-		rotate(w, row, position(w, t), false);
-	}
-	score(w, w->turned, w->keys, out);
-}
-
-/* e <- p * (e - sum of p * e), row by row. */
-static void centre(struct work *w, const double *p, double *e)
-{
-	for (int t = 0; t < w->used; t++, p += w->tokens, e += w->tokens) {
-		double mean = 0;
-		for (int s = 0; s < w->tokens; s++)
-			mean += p[s] * e[s];
-		for (int s = 0; s < w->tokens; s++)
-			e[s] = p[s] * (e[s] - mean);
-	}
-}
-
-/* sum += sum over t of R_t' (sum over s of e_ts k_s / sqrt(d)) z_t' */
-static void add_back(struct work *w, double *sum)
-{
-	calib_lapack_multiply(w->q->lapack, w->e, w->keys, false, w->used, w->dim, w->tokens, w->back);
-	for (int t = 0; t < w->used; t++) {
-		double *row = w->back + (size_t)t * w->dim;
-		rotate(w, row, position(w, t), true);
-		for (int i = 0; i < w->dim; i++)
-			row[i] *= w->scale;
-	}
-	calib_lapack_add_products(w->q->lapack, w->back, w->dim, w->z, w->dim, w->used, sum);
-}
-
-/* The sum of -p log(changed) for the scores in e. */
-static double cross_entropy(const struct work *w)
-{
-	double sum = 0;
-
-	for (int t = 0; t < w->used; t++) {
-		const double *p = w->p + (size_t)t * w->tokens, *scores = w->e + (size_t)t * w->tokens;
-		int first = first_key(w, t), last = position(w, t);
-		double most = -INFINITY, exponentials = 0;
-		for (int s = first; s <= last; s++)
-			most = fmax(most, scores[s]);
-		for (int s = first; s <= last; s++)
-			exponentials += exp(scores[s] - most);
-		most += log(exponentials);
-		for (int s = first; s <= last; s++)
-			sum -= p[s] * (scores[s] - most);
-	}
-	return sum;
-}
-
-/* ---- passes over the sequences ---- */
-
-static int add_square_right(struct work *w, int sequence)
-{
-	size_t count = (size_t)w->used * w->tokens;
-	int err;
-
-	score_matrix(w, NULL, true, w->changed);
-	err = score_original(w, sequence);
-	for (size_t i = 0; i < count && !err; i++)
-		w->e[i] -= w->changed[i];
-	if (!err)
-		centre(w, w->p, w->e);
-	return err;
-}
-
-static int add_newton_right(struct work *w, int sequence, const double *at)
-{
-	size_t count = (size_t)w->used * w->tokens;
-
-	score_matrix(w, at, true, w->changed);
-	softmax(w, w->changed, w->changed);
-	for (size_t i = 0; i < count; i++) {
-		w->e[i] = w->p[i] - w->changed[i];
-		w->changed[i] = (w->p[i] + w->changed[i]) / 2;
-	}
-	return keep(w, w->between, sequence, w->changed);
-}
-
-static int add_sequence(
-	struct work *w, int sequence, enum kind kind, const double *at, const double *v, double *sum, double *kl)
-{
-	int err = load_sequence(w, sequence);
-
-	if (!err)
-		err = load(w, kind == NEWTON_OPERATOR ? w->between : w->original, sequence, (size_t)w->used * w->tokens,
-			w->p);
 	if (err)
 		return err;
 	if (kind == DIVERGENCE) {
-		score_matrix(w, at, true, w->e);
-		*kl += cross_entropy(w);
+		score_turned(w, b, true, w->e);
+		*kl += cross_entropy(w, b);
 		return 0;
 	}
-	if (kind == SQUARE_RIGHT) {
-		err = add_square_right(w, sequence);
-	} else if (kind == NEWTON_RIGHT) {
-		err = add_newton_right(w, sequence, at);
+	if (kind == NEWTON_RIGHT) {
+		err = differ_in_weights(w, record, b);
 	} else {
-		score_matrix(w, v, false, w->e);
-		centre(w, w->p, w->e);
+		if (kind == SQUARE_RIGHT)
+			differ_in_scores(w, b);
+		else
+			score_turned(w, b, false, w->e);
+		centre(w, b);
 	}
 	if (!err)
-		add_back(w, sum);
+		add_back(w, b, sum);
 	return err;
 }
 
-/* Sums over the fitted sequences; of KL, over the held ones. */
-static int pass(struct work *w, enum kind kind, const double *at, const double *v, double *sum, double *kl)
+static int add_sequence(struct work *w, int sequence, enum kind kind, double *sum, double *kl)
+{
+	struct block block;
+	int err = load_sequence(w, sequence);
+
+	if (!err && kind == SQUARE_RIGHT)
+		err = load_original(w, sequence);
+	for (int row = 0; row < w->used && !err; row += block.rows) {
+		block = block_at(w, row);
+		err = add_block(w, sequence, &block, kind, sum, kl);
+	}
+	return err;
+}
+
+/* Sums over the fitted sequences; of KL, over the held ones. `matrix` is where they are taken, or what the Hessian is multiplied with. */
+static int pass(struct work *w, enum kind kind, const double *matrix, double *sum, double *kl)
 {
 	enum calib_part part = kind == DIVERGENCE ? CALIB_HELD : CALIB_FITTED;
 	size_t queries = 0;
 	int err = calib_tell(w->q->progress, "compensating", w->q->done, w->q->total);
 
+	for (int i = 0; i < w->dim * w->dim; i++)
+		w->matrix[i] = (float)matrix[i];
 	if (kind == DIVERGENCE)
 		*kl = w->entropy;
 	else
@@ -300,7 +305,7 @@ static int pass(struct work *w, enum kind kind, const double *at, const double *
 	for (int s = 0; s < w->q->sequences && !err; s++) {
 		if (calib_part_of(s, w->q->sequences) != part)
 			continue;
-		err = add_sequence(w, s, kind, at, v, sum, kl);
+		err = add_sequence(w, s, kind, sum, kl);
 		queries += w->used;
 	}
 	if (kind == DIVERGENCE)
@@ -328,7 +333,7 @@ static void precondition(struct work *w, const double *from, double *to)
 }
 
 /* x = some steps towards the solution of Hessian x = right, from zero. */
-static int solve(struct work *w, enum kind kind, const double *at, int iterations)
+static int solve(struct work *w, enum kind kind, int iterations)
 {
 	size_t count = (size_t)w->dim * w->dim, bytes = count * sizeof(double);
 	double product;
@@ -341,7 +346,7 @@ static int solve(struct work *w, enum kind kind, const double *at, int iteration
 	product = dot(w, w->r, w->m);
 	for (int i = 0; i < iterations && product > 0 && !err; i++) {
 		double curve, step, before = product;
-		err = pass(w, kind, at, w->d, w->ad, NULL);
+		err = pass(w, kind, w->d, w->ad, NULL);
 		for (size_t j = 0; j < count; j++)
 			w->ad[j] += w->tau * w->d[j];
 		curve = dot(w, w->d, w->ad);
@@ -362,26 +367,56 @@ static int solve(struct work *w, enum kind kind, const double *at, int iteration
 
 /* ---- the preconditioner ---- */
 
-/* C += R' Cov(k) R / d of one query, by its weights. */
+/* C += R' Cov(k) R / d of one query, by its weights, which are the first row of p. */
 static void add_covariance(struct work *w, int row, double *c)
 {
-	const double *p = w->p + (size_t)row * w->tokens;
-	double *mean = w->back, *turned = w->turned;
-	int dim = w->dim;
+	int dim = w->dim, first = first_key(w, row), last = position(w, row);
+	float *mean = w->back;
 
 	memset(mean, 0, sizeof(*mean) * dim);
-	for (int s = 0; s < w->tokens; s++)
+	for (int s = first; s <= last; s++)
 		for (int i = 0; i < dim; i++)
-			mean[i] += p[s] * w->keys[(size_t)s * dim + i];
-	for (int s = 0; s < w->tokens; s++) {
-		double *to = w->weighted + (size_t)s * dim, root = sqrt(p[s]) * w->scale;
+			mean[i] += w->p[s] * w->keys[(size_t)s * dim + i];
+	for (int s = first; s <= last; s++) {
+		float *to = w->weighted + (size_t)s * dim, root = sqrtf(w->p[s]) * w->scale;
 		for (int i = 0; i < dim; i++)
-			turned[i] = w->keys[(size_t)s * dim + i] - mean[i];
-		rotate(w, turned, position(w, row), true);
-		for (int i = 0; i < dim; i++)
-			to[i] = root * turned[i];
+			to[i] = root * (w->keys[(size_t)s * dim + i] - mean[i]);
+		rotate(w, to, position(w, row), true);
 	}
-	calib_lapack_add_products(w->q->lapack, w->weighted, dim, w->weighted, dim, w->tokens, c);
+	add_products(w, w->weighted + (size_t)first * dim, w->weighted + (size_t)first * dim, last + 1 - first, c);
+}
+
+static int add_covariances(struct work *w, int sequence)
+{
+	int err = 0;
+
+	for (int i = 1; i <= COVARIANCES && !err; i++) {
+		int row = (int)((long)i * w->used / COVARIANCES) - (i * w->used >= COVARIANCES);
+		err = calib_spool_read(w->original, query_record(w, sequence, row), 1, w->p);
+		if (!err)
+			add_covariance(w, row, w->inverse_c);
+	}
+	return err;
+}
+
+/* Once for each sequence: the original's weights, and for those that are held back their entropy. */
+static int weigh_original(struct work *w, int sequence, enum calib_part part)
+{
+	struct block b;
+	int err = load_original(w, sequence);
+
+	for (int row = 0; row < w->used && !err; row += b.rows) {
+		b = block_at(w, row);
+		score_wanted(w, &b, w->p);
+		softmax(w, &b, w->p);
+		for (int t = 0; t < b.rows && part == CALIB_HELD; t++)
+			for (int s = b.key; s < b.key + b.keys; s++) {
+				double p = w->p[(size_t)t * w->tokens + s];
+				w->entropy += p > 0 ? p * log(p) : 0;
+			}
+		err = calib_spool_write(w->original, query_record(w, sequence, row), b.rows, w->p);
+	}
+	return err;
 }
 
 static double mean_diagonal(const double *a, int n)
@@ -422,10 +457,9 @@ static int make_preconditioner(struct work *w, bool *dead)
 			err = load_sequence(w, s);
 		if (err || part == CALIB_HELD)
 			continue;
-		calib_lapack_add_products(w->q->lapack, w->z, w->dim, w->z, w->dim, w->used, w->inverse_z);
-		for (int i = 1; i <= COVARIANCES; i++, covariances++)
-			add_covariance(
-				w, (int)((long)i * w->used / COVARIANCES) - (i * w->used >= COVARIANCES), w->inverse_c);
+		add_products(w, w->z, w->z, w->used, w->inverse_z);
+		err = add_covariances(w, s);
+		covariances += COVARIANCES;
 		w->fitted += w->used;
 	}
 	for (size_t i = 0; i < count && !err; i++) {
@@ -454,15 +488,17 @@ static void set_one(double *matrix, int n)
 /* A = the least squares fit, or one if that is better; *kl is its divergence. */
 static int start(struct work *w, double *matrix, struct calib_query_result *out, double *kl)
 {
-	int err = pass(w, SQUARE_RIGHT, NULL, NULL, w->right, NULL);
+	int err;
 
+	memset(matrix, 0, sizeof(*matrix) * w->dim * w->dim);
+	err = pass(w, SQUARE_RIGHT, matrix, w->right, NULL);
 	if (!err)
-		err = solve(w, SQUARE_OPERATOR, NULL, SQUARE_ITERATIONS);
+		err = solve(w, SQUARE_OPERATOR, SQUARE_ITERATIONS);
 	set_one(matrix, w->dim);
 	if (!err)
-		err = pass(w, DIVERGENCE, matrix, NULL, NULL, &out->before);
+		err = pass(w, DIVERGENCE, matrix, NULL, &out->before);
 	if (!err)
-		err = pass(w, DIVERGENCE, w->x, NULL, NULL, kl);
+		err = pass(w, DIVERGENCE, w->x, NULL, kl);
 	if (!err && !isfinite(*kl + out->before))
 		return calib_not_a_number("attention");
 	out->better = *kl < out->before;
@@ -478,18 +514,18 @@ static int newton(struct work *w, double *matrix, double *kl, bool *taken)
 {
 	static const double lengths[] = {1, 0.4, 0.16};
 	size_t count = (size_t)w->dim * w->dim;
-	int err = pass(w, NEWTON_RIGHT, matrix, NULL, w->right, NULL);
+	int err = pass(w, NEWTON_RIGHT, matrix, w->right, NULL);
 
 	*taken = false;
 	for (size_t i = 0; i < count; i++)
 		w->right[i] -= w->tau * matrix[i];
 	if (!err)
-		err = solve(w, NEWTON_OPERATOR, matrix, NEWTON_ITERATIONS);
+		err = solve(w, NEWTON_OPERATOR, NEWTON_ITERATIONS);
 	for (size_t l = 0; l < sizeof(lengths) / sizeof(*lengths) && !err && !*taken; l++) {
 		double now;
 		for (size_t i = 0; i < count; i++)
 			w->trial[i] = matrix[i] + lengths[l] * w->x[i];
-		err = pass(w, DIVERGENCE, w->trial, NULL, NULL, &now);
+		err = pass(w, DIVERGENCE, w->trial, NULL, &now);
 		*taken = !err && now < *kl;
 		if (*taken) {
 			memcpy(matrix, w->trial, sizeof(double) * count);
@@ -517,23 +553,38 @@ static int fit(struct work *w, double *matrix, struct calib_query_result *out)
 	return err;
 }
 
-/* Called with memory NULL for the number of doubles, and again to divide them. */
-static size_t lay_out(struct work *w, double *memory)
+/* Called with NULL for the number of floats, and again to divide them. */
+static size_t lay_out(struct work *w)
 {
-	size_t row = (size_t)w->used * w->dim, keys = (size_t)w->tokens * w->dim, scores = (size_t)w->used * w->tokens;
-	size_t square = (size_t)w->dim * w->dim, at = 0;
+	size_t row = (size_t)w->used * w->dim, keys = (size_t)w->tokens * w->dim, block = (size_t)BLOCK * w->dim;
+	size_t scores = (size_t)BLOCK * w->tokens, square = (size_t)w->dim * w->dim, at = 0;
 	struct {
-		double **array;
+		float **array;
 		size_t count;
-	} arrays[] = {{&w->z, row}, {&w->wanted, row}, {&w->turned, row + w->dim}, {&w->back, row + w->dim},
-		{&w->keys, keys}, {&w->own, keys}, {&w->weighted, keys}, {&w->p, scores}, {&w->changed, scores},
-		{&w->e, scores}, {&w->inverse_c, square}, {&w->inverse_z, square}, {&w->right, square}, {&w->x, square},
-		{&w->r, square}, {&w->m, square}, {&w->d, square}, {&w->ad, square}, {&w->trial, square}};
+	} arrays[] = {{&w->z, row}, {&w->wanted, row}, {&w->keys, keys}, {&w->own, keys}, {&w->weighted, keys},
+		{&w->turned, block}, {&w->back, block}, {&w->p, scores}, {&w->changed, scores}, {&w->e, scores},
+		{&w->matrix, square}, {&w->product, square}};
 
 	for (size_t i = 0; i < sizeof(arrays) / sizeof(*arrays); at += arrays[i++].count)
-		if (memory)
-			*arrays[i].array = memory + at;
+		if (w->floats)
+			*arrays[i].array = w->floats + at;
 	return at;
+}
+
+/* -ENOMEM. Rows of a block are written to files whole, so what is beyond its keys is to be numbers. */
+static int allocate(struct work *w)
+{
+	double **squares[] = {&w->inverse_c, &w->inverse_z, &w->right, &w->x, &w->r, &w->m, &w->d, &w->ad, &w->trial};
+	size_t count = sizeof(squares) / sizeof(*squares), square = (size_t)w->dim * w->dim;
+
+	w->floats = calloc(lay_out(w), sizeof(*w->floats));
+	w->doubles = malloc(sizeof(*w->doubles) * square * count);
+	if (!w->floats || !w->doubles)
+		return kvs_fail(-ENOMEM, "no memory for the queries of %d tokens", w->tokens);
+	lay_out(w);
+	for (size_t i = 0; i < count; i++)
+		*squares[i] = w->doubles + i * square;
+	return 0;
 }
 
 int calib_queries_fit(const struct calib_queries *queries, int head, double *matrix, struct calib_query_result *out)
@@ -544,25 +595,19 @@ int calib_queries_fit(const struct calib_queries *queries, int head, double *mat
 		.tokens = queries->tokens,
 		.dim = queries->head_dim,
 		.window = queries->window,
-		.scale = 1 / sqrt(queries->head_dim)};
-	int err = 0;
+		.scale = 1 / sqrtf(queries->head_dim)};
+	int err = allocate(&w);
 
 	*out = (struct calib_query_result){0};
-	w.memory = malloc(sizeof(double) * lay_out(&w, NULL));
-	w.floats = malloc(sizeof(float) * w.tokens * (w.dim > w.used ? w.dim : w.used));
-	if (!w.memory || !w.floats)
-		err = kvs_fail(-ENOMEM, "no memory for the queries of %d tokens", w.tokens);
 	if (!err)
-		err = calib_spool_open((size_t)w.used * w.tokens, &w.original);
+		err = calib_spool_open(w.tokens, &w.original);
 	if (!err)
-		err = calib_spool_open((size_t)w.used * w.tokens, &w.between);
-	if (!err) {
-		lay_out(&w, w.memory);
+		err = calib_spool_open(w.tokens, &w.between);
+	if (!err)
 		err = fit(&w, matrix, out);
-	}
 	calib_spool_close(w.original);
 	calib_spool_close(w.between);
-	free(w.memory);
+	free(w.doubles);
 	free(w.floats);
 	return err;
 }
