@@ -194,11 +194,22 @@ static int keep_residuals(struct calib_search *search, enum kvs_walk walk)
 	return kvs_rerun_create(search->engine, text->samples * text->sample_tokens, RESIDUALS, &search->rerun);
 }
 
+/* An earlier search that was to share more has trials of the walk before that this one does not come to. */
+static void find_trials(struct calib_search *search, enum kvs_walk walk)
+{
+	const struct kvs_search_options *options = search->options;
+
+	for (search->replay_at = 0; search->replay_at < options->replay_count; search->replay_at++)
+		if (options->replay[search->replay_at].walk == walk)
+			return;
+}
+
 static int run_walk(struct calib_search *search, enum kvs_walk walk, const struct kvs_pair *pairs, size_t count)
 {
 	int layers = search->result->layers, err = keep_residuals(search, walk);
 	struct calib_maps maps = {0}, candidate = {0};
 
+	find_trials(search, walk);
 	if (!err)
 		err = calib_maps_create(layers, &maps);
 	if (!err)

@@ -322,6 +322,25 @@ static struct kvs_trial *save_and_load(struct fixture *f, const struct kvs_searc
 	return trials;
 }
 
+/* Each of auto's walks stops earlier then. */
+static void a_search_that_shares_less_runs_no_trial_again(void **state)
+{
+	struct fixture f = open_fixture(MODEL, 0);
+	struct kvs_search_options more = {.method = KVS_METHOD_AUTO, .share = 3, .threshold = -1}, less = more;
+	struct kvs_search_result whole = search(&f, &more), part;
+
+	(void)state;
+	less.share = 2;
+	less.replay = whole.trials;
+	less.replay_count = whole.trial_count;
+	part = search(&f, &less);
+	assert_true(part.trial_count < whole.trial_count);
+	assert_int_equal(part.replayed, part.trial_count);
+	kvs_search_result_clear(&whole);
+	kvs_search_result_clear(&part);
+	close_fixture(&f);
+}
+
 /* Stopped at any step, the plan is valid, and the resumed search ends like one that was not stopped. */
 static void a_stopped_search_goes_on_where_it_was(void **state)
 {
@@ -399,6 +418,7 @@ int main(void)
 		cmocka_unit_test(no_plan_crosses_an_attention_window),
 		cmocka_unit_test(a_sweep_is_the_search_for_every_number),
 		cmocka_unit_test(a_stopped_search_goes_on_where_it_was),
+		cmocka_unit_test(a_search_that_shares_less_runs_no_trial_again),
 		cmocka_unit_test(a_search_goes_on_only_from_its_own_trials),
 	};
 
