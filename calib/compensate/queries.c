@@ -624,7 +624,8 @@ int calib_queries_open(
 	queries->kv_heads = config->kv_heads;
 	queries->head_dim = config->head_dim;
 	queries->stride = CALIB_QUERY_STRIDE;
-	while (tokens / queries->stride > CALIB_QUERIES_MOST && queries->stride < queries->tokens)
+	while (tokens / queries->stride > CALIB_QUERIES_MOST && queries->stride < CALIB_QUERY_STRIDE_MOST &&
+		queries->stride < queries->tokens)
 		queries->stride++;
 	queries->used = queries->tokens / queries->stride;
 	used = queries->used;

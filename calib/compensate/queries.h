@@ -10,8 +10,10 @@
 #include "ridge.h"
 #include "spool.h"
 
-#define CALIB_QUERY_STRIDE 3    /* one query in so many is fitted on, or fewer: the third, sixth, ... of a sequence */
-#define CALIB_QUERIES_MOST 3072 /* of a head; a matrix of 64 x 64 gains little from more, and each costs all its keys */
+/* One query in so many is fitted on: the third, sixth, ... of a sequence. Of long texts, whose queries cost all their keys, fewer. */
+#define CALIB_QUERY_STRIDE 3
+#define CALIB_QUERY_STRIDE_MOST 6
+#define CALIB_QUERIES_MOST 3072 /* of a head, with a stride below the most */
 
 /* Every fourth sequence is held back from the fit; of fewer, the last. */
 static inline enum calib_part calib_part_of(int sequence, int sequences)
