@@ -45,7 +45,7 @@ LDLIBS_ALL = $(LINK_FLAGS) -ljansson -lpcre2-8 -lutf8proc -lz -lm -ldl $(BPF_LIB
 .PHONY: help deps build demo check bench clean format check-format
 
 help: ## print this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 include driver/build.mk driver/softcuda/build.mk driver/simt/build.mk chart/build.mk profiler/build.mk vmm/build.mk attn/build.mk model/build.mk calib/build.mk
 include tools/preload/build.mk tools/build.mk tools/install.mk tests/build.mk tests/fuzz/build.mk

