@@ -194,7 +194,7 @@ static int keep_residuals(struct calib_search *search, enum kvs_walk walk)
 	return kvs_rerun_create(search->engine, text->samples * text->sample_tokens, RESIDUALS, &search->rerun);
 }
 
-/* An earlier search that was to share more has trials of the walk before that this one does not come to. */
+/* The walk's own trials: of the walk before it, an earlier search that was to share more has some that this one does not come to. */
 static void find_trials(struct calib_search *search, enum kvs_walk walk)
 {
 	const struct kvs_search_options *options = search->options;
@@ -407,6 +407,19 @@ static int settle(struct calib_search *search)
 	return err;
 }
 
+/* A search that is stopped before it comes to all trials of the earlier one keeps them, for the next. */
+static int keep_trials(struct calib_search *search)
+{
+	int err = 0;
+
+	for (size_t i = search->replay_at; i < search->options->replay_count && !err; i++) {
+		struct kvs_trial trial = search->options->replay[i];
+		trial.accepted = false; /* not by this search */
+		err = calib_search_record(search, &trial);
+	}
+	return err;
+}
+
 static int run_search(struct calib_search *search)
 {
 	struct kvs_search_result *result = search->result;
@@ -427,6 +440,8 @@ static int run_search(struct calib_search *search)
 		return err;
 	result->end = KVS_SEARCH_STOPPED;
 	kept = settle(search);
+	if (!kept)
+		kept = keep_trials(search);
 	return err == -ECANCELED ? kept : err;
 }
 

@@ -6,7 +6,7 @@
 #
 # Takes some eight minutes of one core. Needs the Debian packages bochs, bochsbios, vgabios, isolinux, syslinux-common, xorriso, cpio
 # and busybox-static, and no root. Debian's small kernel is downloaded once (apt-get) and unpacked, unless KERNEL names one. While it
-# runs, port 5900 shows the PC's screen (VNC): of the displays of Debian's Bochs only this one needs neither X nor a reader.
+# runs, port 5900 shows the PC's screen to the network (VNC): of the displays of Debian's Bochs only this one needs neither X nor a reader.
 # usage: [BUILD=build] [KERNEL=vmlinuz] tests/avx512.sh
 set -eu
 cd "$(dirname "$0")/.."

@@ -380,6 +380,38 @@ static void a_stopped_search_goes_on_where_it_was(void **state)
 	close_fixture(&f);
 }
 
+/* Stopped again while it recalls trials, it has those that it did not come to, too. */
+static void a_search_that_is_stopped_twice_loses_no_trial(void **state)
+{
+	struct fixture f = open_fixture(MODEL, 0);
+	struct kvs_search_options options = {.method = KVS_METHOD_AUTO, .share = 2, .threshold = 0.5};
+	struct kvs_search_result whole = search(&f, &options);
+	struct stopper stopper = {0};
+
+	(void)state;
+	options.replay = whole.trials;
+	options.replay_count = whole.trial_count;
+	for (stopper.limit = 1; stopper.limit < whole.trial_count; stopper.limit += 11) {
+		struct kvs_search_options resumed = options;
+		struct kvs_search_result part, rest;
+		stopper.steps = 0;
+		options.progress = (struct kvs_calib_progress){stop_at_limit, &stopper};
+		part = search(&f, &options);
+		assert_int_equal(part.end, KVS_SEARCH_STOPPED);
+		assert_true(part.replayed < whole.trial_count);
+		assert_int_equal(part.trial_count, whole.trial_count);
+		resumed.progress = (struct kvs_calib_progress){0};
+		resumed.replay = part.trials;
+		rest = search(&f, &resumed);
+		assert_int_equal(rest.replayed, whole.trial_count);
+		assert_same_trials(&rest, &whole);
+		kvs_search_result_clear(&part);
+		kvs_search_result_clear(&rest);
+	}
+	kvs_search_result_clear(&whole);
+	close_fixture(&f);
+}
+
 /* Trials of another search are refused, and the message names the setting that differs. */
 static void a_search_goes_on_only_from_its_own_trials(void **state)
 {
@@ -419,6 +451,7 @@ int main(void)
 		cmocka_unit_test(a_sweep_is_the_search_for_every_number),
 		cmocka_unit_test(a_stopped_search_goes_on_where_it_was),
 		cmocka_unit_test(a_search_that_shares_less_runs_no_trial_again),
+		cmocka_unit_test(a_search_that_is_stopped_twice_loses_no_trial),
 		cmocka_unit_test(a_search_goes_on_only_from_its_own_trials),
 	};
 
