@@ -41,8 +41,9 @@ check: deps ## all tests, or with SAMPLE=N one in N, by date; ends in "N passed,
 	+$(AND_THEN) run-tests
 
 # The tests with more than one thread; for SANITIZE=thread.
-check-threads: tests-build
-	$(Q)BUILD=$(BUILD) JOBS=$(TEST_JOBS) tests/run.sh $(filter $(BUILD)/tests/softcuda/% $(BUILD)/tests/conformance/% $(BUILD)/tests/vmm/% $(BUILD)/tests/profiler/trace_test,$(TEST_PROGRAMS))
+THREAD_PROGRAMS = $(filter $(BUILD)/tests/softcuda/% $(BUILD)/tests/conformance/% $(BUILD)/tests/vmm/% $(BUILD)/tests/profiler/trace_test,$(TEST_PROGRAMS))
+check-threads: build test-modules $(THREAD_PROGRAMS)
+	$(Q)BUILD=$(BUILD) JOBS=$(TEST_JOBS) tests/run.sh $(THREAD_PROGRAMS)
 
 bench: build $(BENCH_PROGRAMS) ## speed, each figure as a ratio within one run
 	$(Q)for program in $(BENCH_PROGRAMS); do \

@@ -196,7 +196,9 @@ int study_draw(const struct kvs_study *study, const char *dir)
 	int err = 0;
 
 	for (size_t i = 0; i < sizeof(figures) / sizeof(*figures) && !err; i++)
-		err = draw(study, &figures[i], dir);
+		if (figures[i].over == OVER_MEMORY ||
+			study_compares(study, KVS_STUDY_ALONE, figures[i].over == OVER_SOURCES))
+			err = draw(study, &figures[i], dir);
 	for (int m = 0; m < KVS_STUDY_METHODS && !err; m++)
 		if (study_is_compensated(study, m))
 			err = draw_compensated(study, m, dir);

@@ -112,15 +112,6 @@ static bool any_left_out(const struct kvs_study *study)
 
 /* ---- by amount and by text ---- */
 
-static bool varies(const struct kvs_study *study, const int *cuts, int count)
-{
-	for (int i = 0; i < count; i++)
-		for (int m = 0; m < KVS_STUDY_METHODS; m++)
-			if (cuts[i] && study_has_fit(study, m, KVS_STUDY_FIT_ALL, cuts[i]))
-				return true;
-	return false;
-}
-
 static void print_cut(FILE *out, const struct kvs_study *study, enum kvs_study_method m, int at, bool by_source)
 {
 	const struct study_cut *cut = &study->cuts[at];
@@ -145,7 +136,7 @@ static void print_cuts(FILE *out, const struct kvs_study *study, bool by_source)
 {
 	int cuts[STUDY_CUTS], count = study_series(study, by_source, cuts);
 
-	if (!varies(study, cuts, count))
+	if (!study_compares(study, KVS_STUDY_FIT_ALL, by_source))
 		return;
 	fprintf(out, "### %s\n\nEach plan was searched on that text too; alone, and with all matrices.\n\n",
 		by_source ? "The text that matrices are fitted on" : "How much text matrices are fitted on");

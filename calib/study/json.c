@@ -137,6 +137,8 @@ static int append_missing(const struct kvs_study *study, json_t *missing)
 
 	for (int c = 0; c < study->cut_count && !failed; c++) {
 		const struct study_cut *cut = &study->cuts[c];
+		if (c && !study_any_varies(study))
+			continue;
 		if (cut->missing)
 			failed = json_array_append_new(
 				missing, json_pack("{s:i,s:s}", "samples", cut->samples, "why", cut->missing));

@@ -63,9 +63,11 @@ static void print_least(FILE *out, const struct kvs_study *study, int p)
 			best = m;
 		}
 	}
-	if (plans > 1)
-		fprintf(out, " Of the plans, `%s` loses least: %+.4f nats a token.", kvs_study_method_name(best),
-			least - study->full_nll);
+	if (plans)
+		fprintf(out,
+			plans > 1 ? " Of the plans, `%s` loses least: %+.4f nats a token."
+				  : " The plan of `%s` loses %+.4f nats a token.",
+			kvs_study_method_name(best), least - study->full_nll);
 }
 
 /* Dissimilar first against another method, if the study has both. */
@@ -240,21 +242,11 @@ static void print_costs(FILE *out, const struct kvs_study *study, const struct s
 	fputc('\n', out);
 }
 
-/* If only the first cut was run, there is nothing to compare. */
-static bool varies(const struct kvs_study *study, const int *cuts, int count)
-{
-	for (int i = 0; i < count; i++)
-		for (int m = 0; m < KVS_STUDY_METHODS; m++)
-			if (cuts[i] && study_has(study, m, cuts[i]))
-				return true;
-	return false;
-}
-
 static void print_sensitivity(FILE *out, const struct kvs_study *study, bool by_source)
 {
 	int cuts[STUDY_CUTS], count = study_series(study, by_source, cuts);
 
-	if (!varies(study, cuts, count))
+	if (!study_compares(study, KVS_STUDY_ALONE, by_source))
 		return;
 	fputs(by_source ? "### The text\n\n![texts](texts.svg)\n\n"
 			: "### How much text\n\n![samples](samples.svg)\n\n",
@@ -279,9 +271,14 @@ static void print_sensitivity(FILE *out, const struct kvs_study *study, bool by_
 	fputc('\n', out);
 }
 
+static bool has_seeds(const struct kvs_study *study)
+{
+	return study_has(study, KVS_STUDY_RANDOM, 0) || study_has(study, KVS_STUDY_THRESHOLD, 0);
+}
+
 static void print_seeds(FILE *out, const struct kvs_study *study)
 {
-	if (!study_has(study, KVS_STUDY_RANDOM, 0) && !study_has(study, KVS_STUDY_THRESHOLD, 0))
+	if (!has_seeds(study))
 		return;
 	fputs("### The seed\n\n", out);
 	study_print_head(out, study, "order");
@@ -330,6 +327,8 @@ static void print_left_out(FILE *out, const struct kvs_study *study)
 		fprintf(out, "\n**Not finished: %zu of %zu rows are missing.**\n", left, rows);
 	for (int c = 0; c < study->cut_count; c++) {
 		const struct study_cut *cut = &study->cuts[c];
+		if (c && !study_any_varies(study))
+			continue;
 		if (cut->missing)
 			fprintf(out, "\nNot run: %d samples: %s.\n", cut->samples, cut->missing);
 		else if (cut->unfit && study_has_fits(study))
@@ -351,7 +350,9 @@ static void print_study(FILE *out, const struct kvs_study *study)
 	study_print_compensated(out, study);
 	study_print_also(out, study);
 	study_print_samples(out, study);
-	fputs("## What the result depends on\n\nLoss above the unshared model's, nats a token.\n\n", out);
+	if (study_compares(study, KVS_STUDY_ALONE, false) || study_compares(study, KVS_STUDY_ALONE, true) ||
+		has_seeds(study))
+		fputs("## What the result depends on\n\nLoss above the unshared model's, nats a token.\n\n", out);
 	print_sensitivity(out, study, false);
 	print_sensitivity(out, study, true);
 	print_seeds(out, study);

@@ -56,6 +56,14 @@ bool study_varies(const struct kvs_study *study, enum kvs_study_method method)
 	return varies;
 }
 
+bool study_any_varies(const struct kvs_study *study)
+{
+	for (size_t i = 0; i < study->row_count; i++)
+		if (study_varies(study, study->rows[i].method))
+			return true;
+	return false;
+}
+
 static bool splits(enum kvs_study_method method)
 {
 	return method == KVS_STUDY_DISSIMILAR_SPLIT || method == KVS_STUDY_NLL_SPLIT;
@@ -534,4 +542,15 @@ int study_series(const struct kvs_study *study, bool by_source, int cuts[STUDY_C
 		count++;
 	}
 	return count;
+}
+
+bool study_compares(const struct kvs_study *study, enum kvs_study_fit fit, bool by_source)
+{
+	int cuts[STUDY_CUTS], count = study_series(study, by_source, cuts);
+
+	for (int i = 0; i < count; i++)
+		for (int m = 0; m < KVS_STUDY_METHODS; m++)
+			if (cuts[i] && study_has_fit(study, m, fit, cuts[i]))
+				return true;
+	return false;
 }

@@ -105,6 +105,7 @@ struct kvs_study {
 bool study_is_random(enum kvs_study_method method); /* the method has seeds */
 /* A method is run on other cuts than the first: it should be, or a file has such rows. */
 bool study_varies(const struct kvs_study *study, enum kvs_study_method method);
+bool study_any_varies(const struct kvs_study *study); /* one that has rows */
 /* Whether a method can be run on a cut, and a fit for its plans there. */
 bool study_fits(const struct kvs_study *study, enum kvs_study_method method, enum kvs_study_fit fit, int cut);
 /* That row, made if there is none yet; NULL: no memory. */
@@ -185,6 +186,8 @@ bool study_has_fits(const struct kvs_study *study);                   /* there i
  * Indices of the cuts of the first text by amount, ascending, or of the first cut of each text; returns their number.
  */
 int study_series(const struct kvs_study *study, bool by_source, int cuts[STUDY_CUTS]);
+/* A method was run on more than the first of these cuts, with this fit. */
+bool study_compares(const struct kvs_study *study, enum kvs_study_fit fit, bool by_source);
 
 extern const char *const study_titles[KVS_STUDY_METHODS];  /* for people (markdown.c) */
 extern const char *const study_fit_titles[KVS_STUDY_FITS]; /* the same (compensated.c) */

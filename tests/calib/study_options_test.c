@@ -141,6 +141,20 @@ static void methods_are_varied_as_asked(void **state)
 	process_free(&process);
 }
 
+/* A study of one search says what its plans lose, and has nothing on what was not compared: no section, no chart, no amounts "not run". */
+static void one_search_is_compared_with_nothing(void **state)
+{
+	json_t *study = run_json_in_directory(
+		TEXTS STUDY "--methods similar --samples 1 --vary none --json >$T/1 && "
+			    "grep -q 'The plan of `similar` loses [+-]' $T/s/study.md && ! grep -q 'depends on\\|^Not "
+			    "' $T/s/study.md && "
+			    "[ -e $T/s/loss.svg ] && ! [ -e $T/s/samples.svg ] && ! [ -e $T/s/texts.svg ] && cat $T/1");
+
+	(void)state;
+	assert_int_equal(json_array_size(json_at(study, "not_run")), 0);
+	json_decref(study);
+}
+
 /* ---- further texts ---- */
 
 /* The figure of `eval` for the point's plan. */
@@ -359,6 +373,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(trials_are_taken_and_change_nothing),
 		cmocka_unit_test(methods_are_varied_as_asked),
+		cmocka_unit_test(one_search_is_compared_with_nothing),
 		cmocka_unit_test(plans_are_measured_on_further_texts),
 		cmocka_unit_test(models_go_on_with_a_prompt),
 		cmocka_unit_test(bad_input_is_named_before_anything_is_made),
