@@ -26,7 +26,7 @@ static void print_help(FILE *out)
 	fputs("\n`kvshare-run help COMMAND` explains each; --version prints the version. Start with:\n\n"
 	      "  kvshare-run doctor\n"
 	      "  kvshare-run generate -m DIR -p 'Once upon a time' -n 64\n"
-	      "  kvshare-run generate -m DIR -p 'Once upon a time' -n 64 --owners 0,1,2,1\n",
+	      "  kvshare-run generate -m DIR -p 'Once upon a time' -n 64 --plan plan.json\n",
 		out);
 }
 

@@ -28,10 +28,14 @@ static const struct argp_option options[] = {
 	{NULL, 0, NULL, 0, "Model and device:", MODEL_GROUP},
 	{"model", 'm', "DIR", 0, "Hugging Face checkpoint directory, or a GGUF file (required)", MODEL_GROUP},
 	{"device", OPTION_DEVICE, RUN_DEVICE_WORDS, 0, RUN_DEVICE_HELP, MODEL_GROUP},
-	{"ctx", OPTION_CTX, "TOKENS", 0, "size of the context (default: the model's, at most 4096)", MODEL_GROUP},
+	{"ctx", OPTION_CTX, "TOKENS", 0,
+		"size of the context (default: the model's, at most 4096; eval and compare: 1024; calibrate and study: "
+		"256)",
+		MODEL_GROUP},
 	{"kv-dtype", OPTION_KV_DTYPE, "f16|bf16|f32", 0, "type of K and V (default: the checkpoint's)", MODEL_GROUP},
 	{"chunk", OPTION_CHUNK, "TOKENS", 0,
-		"run texts in chunks of this size (default 512; calibrate and study: 1024; with --policy last: 1)",
+		"run texts in chunks of this size (default 512; calibrate and study: 1024; eval and calibrate with "
+		"--policy last: 1)",
 		MODEL_GROUP},
 	{"no-premap", OPTION_NO_PREMAP, NULL, 0, "map memory only when it is needed, not ahead of time", MODEL_GROUP},
 	{"threads", OPTION_THREADS, "N", 0, "on the host device: work on N threads (default: one for each processor)",

@@ -43,7 +43,9 @@ static const struct argp_option options[] = {
 	{"stats", OPTION_STATS, "FILE", 0, "write memory and counters as JSON at exit; %p is the process, %r the rank",
 		0},
 	{"log", OPTION_LOG, "FILE", OPTION_ARG_OPTIONAL,
-		"the same for people, at the end of a file, or on standard error without a file; off by default", 0},
+		"the memory and counters of --stats as text, at the end of a file, or on standard error without a "
+		"file; off by default",
+		0},
 	{"policy", OPTION_POLICY, RUN_POLICY_WORDS, 0,
 		"what layers that share read: owner (default): the K and V of the owner; last: those of the layer that "
 		"wrote last",

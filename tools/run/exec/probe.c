@@ -22,7 +22,7 @@ static const struct argp_option options[] = {
 	{"layout", OPTION_LAYOUT, "LAYOUT", 0, "where the program keeps K and V: what `kvshare-run inspect -o` wrote",
 		0},
 	{"output", 'o', "FILE", 0, "write the writers that were found, as JSON, for `kvshare-run exec --writers`", 0},
-	{"json", OPTION_JSON, NULL, 0, "print the same JSON instead of a table", 0},
+	{"json", OPTION_JSON, NULL, 0, "print the JSON of -o instead of a table", 0},
 	{"device", OPTION_DEVICE, "cuda|host", 0, "cuda (default): the driver that the program finds; host: softcuda",
 		0},
 	{0},

@@ -47,7 +47,8 @@ static const struct argp_option options[] = {
 	{"text", OPTION_TEXT, "FILE", 0, "the text to search with (- for standard input; required)", 0},
 	{"output", 'o', "PLAN", 0, "the plan to write (-: standard output); with --sweep, a directory (required)", 0},
 	{"share", OPTION_SHARE, "N", 0, "number of layers that share", 0},
-	{"rate", OPTION_RATE, "R", 0, "or the fraction of layers that share, as in 0.25 (default 0.125)", 0},
+	{"rate", OPTION_RATE, "R", 0,
+		"in place of --share: the fraction of layers that share, as in 0.25 (default 0.125)", 0},
 	{"method", OPTION_METHOD, "kvsharer|nll|auto|refit", 0,
 		"kvsharer: the paper's walk; nll: greedy by measured loss; auto (default): the walk from both ends and "
 		"nll, then the best of the three; refit (default with --compensate): greedy by what refitted matrices "

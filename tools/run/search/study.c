@@ -64,7 +64,7 @@ static const struct argp_option options[] = {
 	{"also", OPTION_ALSO, "FILE", 0, "a further text to measure each plan on; up to 3", 0},
 	{"also-ctx", OPTION_ALSO_CTX, "N", 0, "measure on --text in windows of N tokens too, such as 1024", 0},
 	{"prompt", OPTION_PROMPT, "TEXT", 0, "also show how each model goes on with this, by the likeliest token", 0},
-	{"prompt-tokens", OPTION_PROMPT_TOKENS, "N", 0, "by how many tokens at most (default 48)", 0},
+	{"prompt-tokens", OPTION_PROMPT_TOKENS, "N", 0, "with --prompt: go on by N tokens at most (default 48)", 0},
 	{NULL, 0, NULL, 0, "Details of the search:", 3},
 	{"threshold", OPTION_THRESHOLD, "T", 0,
 		"walks keep a pair while the cosine of the hidden states is above T (default 0.5)", 3},

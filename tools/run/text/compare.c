@@ -48,7 +48,7 @@ static const struct argp_option options[] = {
 		0},
 	{"max-tokens", OPTION_MAX_TOKENS, "N", 0, "measure the loss on the first N tokens of the text", 0},
 	{"prompt-tokens", OPTION_PROMPT, "N", 0, "length of the prompt (default 256)", 0},
-	{"tokens", 'n', "N", 0, "decode N tokens behind it (default 64)", 0},
+	{"tokens", 'n', "N", 0, "decode N tokens behind the prompt (default 64)", 0},
 	{"rounds", OPTION_ROUNDS, "N", 0, "measure speed N times in turn (default 5)", 0},
 	{"html", OPTION_HTML, "FILE", 0,
 		"one more run of each, traced, as one HTML file: memory, KV maps, kernels, calls (- for standard "
