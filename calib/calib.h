@@ -271,12 +271,13 @@ struct kvs_trial {
 	bool accepted;
 };
 
+#define KVS_THRESHOLD 0.5 /* of the reference code and the paper */
 struct kvs_search_options {
 	enum kvs_method method;
 	int share;                     /* layers that should share; with split_kv twice as many tensors, K or V */
 	struct kvs_pair_options pairs; /* its order counts for KVS_METHOD_KVSHARER only */
 	enum kvs_cosine cosine;
-	double threshold;       /* a pair is kept if the cosine is above it; code and paper: 0.5 */
+	double threshold;       /* a pair is kept if the cosine is above it; usually KVS_THRESHOLD */
 	enum kvs_policy policy; /* what the engine was opened with: it decides all losses and cosines */
 	int pass_tokens;        /* the engine's kvs_engine_pass_tokens() */
 	bool plans_alone; /* leave losses and cosines of whole plans NAN, for callers that measure them; with one walk only */

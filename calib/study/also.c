@@ -19,8 +19,9 @@ static int no_memory(void)
 
 /* ---- cutting ---- */
 
+/* `whole`: windows of that length and no shorter. */
 static int cut(struct kvs_study *study, const kvs_tokenizer *tok, const struct kvs_source *source, int tokens,
-	int window_tokens, const char *title)
+	int window_tokens, bool whole, const char *title)
 {
 	const struct kvs_config *config = kvs_checkpoint_config(study->ckpt);
 	struct study_also *also = &study->also[study->also_count++];
@@ -34,7 +35,7 @@ static int cut(struct kvs_study *study, const kvs_tokenizer *tok, const struct k
 		return kvs_fail(-EINVAL, "windows of %d tokens: the model has %d positions (max_position_embeddings)",
 			window_tokens, config->max_positions);
 	err = kvs_calib_windows_cut(tok, source->bytes, source->count, tokens, window_tokens, &also->text);
-	if (!err && window_tokens && also->text.window_tokens < window_tokens)
+	if (!err && whole && also->text.window_tokens < window_tokens)
 		err = kvs_fail(-EINVAL, "the text has %d tokens to predict, a window takes %d",
 			also->text.window_tokens, window_tokens);
 	return err ? study_blame(source->name, err) : 0;
@@ -71,7 +72,7 @@ int study_cut_also(struct kvs_study *study, const kvs_tokenizer *tok, const stru
 
 	for (int i = 0; i < options->also_count && !err; i++) {
 		const char *slash = strrchr(options->also[i].name, '/');
-		err = cut(study, tok, &options->also[i], tokens, options->cut.window_tokens,
+		err = cut(study, tok, &options->also[i], tokens, options->cut.window_tokens, false,
 			slash ? slash + 1 : options->also[i].name);
 		if (!err)
 			err = check(study, options, i);
@@ -81,7 +82,7 @@ int study_cut_also(struct kvs_study *study, const kvs_tokenizer *tok, const stru
 	if (longer == study->measured.window_tokens)
 		return kvs_fail(-EINVAL, "%s is measured in windows of %d tokens anyhow", options->text.name, longer);
 	snprintf(title, sizeof(title), "the text measured on, windows of %d", longer);
-	return cut(study, tok, &options->text, tokens > longer ? tokens : longer, longer, title);
+	return cut(study, tok, &options->text, tokens > longer ? tokens : longer, longer, true, title);
 }
 
 void study_free_also(struct kvs_study *study)

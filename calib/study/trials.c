@@ -43,7 +43,7 @@ struct kvs_search_options study_search_options(const struct kvs_study *study, co
 								 : KVS_ORDER_DISSIMILAR,
 			.seed = row->seed,
 			.split = method == KVS_STUDY_DISSIMILAR_SPLIT || method == KVS_STUDY_NLL_SPLIT},
-		.threshold = study->threshold,
+		.threshold = search_method(method) == KVS_METHOD_KVSHARER ? study->threshold : KVS_THRESHOLD,
 		.plans_alone = true,
 		.sweep = true,
 		.ckpt = study->ckpt};

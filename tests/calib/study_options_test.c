@@ -155,6 +155,20 @@ static void one_search_is_compared_with_nothing(void **state)
 	json_decref(study);
 }
 
+/* Which plans come out of a search by loss does not depend on the walks' threshold, so neither does whether its trials fit. */
+static void trials_by_loss_fit_any_threshold(void **state)
+{
+	struct process process = run_in_directory(TEXTS SEARCH
+		">/dev/null && " STUDY
+		"--methods similar,nll --vary none --threshold 0.3 --trials $T/p.json >/dev/null",
+		60);
+
+	(void)state;
+	if (process.status)
+		fail_msg("%s", process.err);
+	process_free(&process);
+}
+
 /* ---- further texts ---- */
 
 /* The figure of `eval` for the point's plan. */
@@ -238,6 +252,20 @@ static void plans_are_measured_on_further_texts(void **state)
 	process_free(&process);
 }
 
+/* As the text to measure on is, of which fewer tokens than a window may be asked for. */
+static void a_text_shorter_than_a_window_is_one_window(void **state)
+{
+	json_t *study = run_json_in_directory(
+		TEXTS "kvshare-run study -m " MODEL " --text " MODEL "/heldout.txt --calib $T/calib -o $T/s "
+		      "--samples 2 --sample-tokens 8 --ctx 64 --max-tokens 32 --rates 0.25 --vary none --methods "
+		      "adjacent --also LICENSE --json -q");
+
+	(void)state;
+	assert_int_equal(
+		json_number_at(json_array_get(json_at(json_at(study, "settings"), "also"), 0), "measured_tokens"), 32);
+	json_decref(study);
+}
+
 /* ---- a prompt ---- */
 
 static void check_sample(const json_t *object, const char *owners)
@@ -304,9 +332,8 @@ static const struct bad_input inputs[] = {
 		"samples is 2, this search's is 3"},
 	{"trials of another text", "echo more >>$T/calib; $S --trials $T/p.json", 1, "its text_digest is"},
 	{"trials of another method", "$N --methods similar --trials $T/p.json", 1, "its method is \"nll\""},
-	{"another threshold, said of the row of that method",
-		"$S --methods similar,nll --threshold .4 --trials $T/p.json", 1,
-		"of nll: the plan's search cannot be resumed: its threshold is 0.5"},
+	{"other windows, said of the row of that method", "$S --methods similar,nll --ctx 8 --trials $T/p.json", 1,
+		"of nll: the plan's search cannot be resumed: its windows is 1"},
 	{"trials for no search", "$N --methods random,adjacent --trials $T/p.json", 1, "there is no search to take"},
 	{"trials of another model", "sed -i 's/\"fingerprint\": *\"./&0/' $T/p.json; $S --trials $T/p.json", 1,
 		"p.json: "},
@@ -374,6 +401,8 @@ int main(void)
 		cmocka_unit_test(trials_are_taken_and_change_nothing),
 		cmocka_unit_test(methods_are_varied_as_asked),
 		cmocka_unit_test(one_search_is_compared_with_nothing),
+		cmocka_unit_test(trials_by_loss_fit_any_threshold),
+		cmocka_unit_test(a_text_shorter_than_a_window_is_one_window),
 		cmocka_unit_test(plans_are_measured_on_further_texts),
 		cmocka_unit_test(models_go_on_with_a_prompt),
 		cmocka_unit_test(bad_input_is_named_before_anything_is_made),

@@ -418,6 +418,20 @@ static int cut_for_fit(struct run_calibrate *env, const struct run_session *sess
 	return env->plan_path ? kvs_calib_text_cut(session->tokenizer, text, bytes, &env->text_options, &env->text) : 0;
 }
 
+/* Whether --compensate could fit on this text: `text` is the search's. */
+static bool may_fit(const struct run_calibrate *env, const struct run_session *session, const char *text, size_t bytes)
+{
+	const struct kvs_config *config = kvs_checkpoint_config(session->ckpt);
+	const struct kvs_fit_samples usual = {0};
+	struct kvs_calib_text own = {0};
+	bool enough = !kvs_compensate_check(config, &env->text, &env->compensate_options);
+
+	if (!enough && !kvs_compensate_cut(session->tokenizer, config, text, bytes, &env->text_options, usual, &own))
+		enough = !kvs_compensate_check(config, &own, &env->compensate_options);
+	kvs_calib_text_clear(&own);
+	return enough;
+}
+
 /* A search that fits each pair takes these from all over the text too; of a short one, what the other searches take. */
 static int cut_for_search(struct run_calibrate *env, const struct run_session *session, const char *text, size_t bytes)
 {
@@ -445,6 +459,7 @@ static int cut_text(struct run_calibrate *env, const struct run_session *session
 		err = cut_for_search(env, session, text, bytes);
 	if (!err && env->compensate)
 		err = cut_for_fit(env, session, text, bytes);
+	env->may_fit = !err && !env->compensate && may_fit(env, session, text, bytes);
 	free(text);
 	if (!err && env->compensate)
 		err = kvs_compensate_check(kvs_checkpoint_config(session->ckpt), env->fit, &env->compensate_options);
@@ -601,7 +616,8 @@ static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL
 
 static int run_command(int argc, char **argv)
 {
-	struct run_calibrate env = {.search = {.method = KVS_METHOD_AUTO, .threshold = 0.5, .drop_means = true}};
+	struct run_calibrate env = {
+		.search = {.method = KVS_METHOD_AUTO, .threshold = KVS_THRESHOLD, .drop_means = true}};
 	int err;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &env);

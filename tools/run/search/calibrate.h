@@ -28,6 +28,7 @@ struct run_calibrate {
 	struct kvs_calib_text text;       /* the search's; empty where there is none and the fit has its own */
 	struct kvs_calib_text own;        /* the fit's; empty where it takes the search's */
 	const struct kvs_calib_text *fit; /* one of the two */
+	bool may_fit;                     /* without --compensate: the text is long enough for it */
 	struct kvs_plan_model plan_model;
 	struct kvs_trial *replay;
 	struct run_watch watch;

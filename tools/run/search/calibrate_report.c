@@ -192,7 +192,7 @@ static void print_hint(const struct run_calibrate *env, const struct kvs_search_
 
 	if (env->compensate || env->search.sweep || env->search.policy == KVS_POLICY_LAST ||
 		run_is_stdout(env->output) || result->end == KVS_SEARCH_STOPPED || !(added >= NOTABLE_NATS) ||
-		kvs_compensate_check(kvs_checkpoint_config(env->ckpt), &env->text, &env->compensate_options))
+		!env->may_fit)
 		return;
 	fprintf(stderr,
 		"kvshare-run: refitted matrices can undo most of the %+.4f nats: calibrate -m %s --text %s "

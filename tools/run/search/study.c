@@ -419,7 +419,7 @@ static const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL
 
 static int run_command(int argc, char **argv)
 {
-	struct env env = {.study = {.threshold = 0.5, .varied = KVS_STUDY_VARIED, .prompt_tokens = 48}};
+	struct env env = {.study = {.threshold = KVS_THRESHOLD, .varied = KVS_STUDY_VARIED, .prompt_tokens = 48}};
 	int err;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &env);
