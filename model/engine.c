@@ -259,20 +259,20 @@ int kvs_engine_set_matrix(kvs_engine *e, const char *name, int rows, int cols, e
 	return model_weights_put(e, name, KVS_F32, rows, cols, values);
 }
 
-static int put_stored(kvs_engine *e, const kvs_checkpoint *ckpt, const struct kvs_patch_matrix *matrix)
+int kvs_engine_reset_matrix(kvs_engine *e, const kvs_checkpoint *ckpt, const char *name)
 {
 	struct kvs_weight stored;
 	void *data = NULL;
-	int err = kvs_checkpoint_weight(ckpt, matrix->name, &stored);
+	int err = kvs_checkpoint_weight(ckpt, name, &stored);
 
 	if (!err)
 		data = malloc(stored.bytes);
 	if (!err && !data)
-		err = kvs_fail(-ENOMEM, "no memory for %s", matrix->name);
+		err = kvs_fail(-ENOMEM, "no memory for %s", name);
 	if (!err)
-		err = kvs_checkpoint_read(ckpt, matrix->name, 0, data, stored.bytes);
+		err = kvs_checkpoint_read(ckpt, name, 0, data, stored.bytes);
 	if (!err)
-		err = model_weights_put(e, matrix->name, stored.dtype, stored.shape[0], stored.shape[1], data);
+		err = model_weights_put_back(e, name, stored.dtype, stored.shape[0], stored.shape[1], data);
 	free(data);
 	return err;
 }
@@ -301,7 +301,7 @@ int kvs_engine_set_patch(kvs_engine *e, const kvs_patch *patch, const kvs_checkp
 			err = put_skip(e, patch, layer, which, ckpt);
 			continue;
 		}
-		err = ckpt ? put_stored(e, ckpt, &matrix)
+		err = ckpt ? kvs_engine_reset_matrix(e, ckpt, matrix.name)
 			   : model_weights_put(e, matrix.name, matrix.dtype, matrix.rows, matrix.cols, matrix.data);
 	}
 	return err;

@@ -24,13 +24,19 @@ struct model_layer {
 
 struct model_file;
 
+/* A quantised tensor that got other numbers, and the memory in which it is f32 while it has them. */
+struct model_moved {
+	CUdeviceptr data;
+	kvs_tensor stored;
+};
+
 struct model_weights {
 	CUdeviceptr memory; /* one allocation */
 	size_t bytes;       /* of all weights, `mapped_bytes` of them in files (mapped.c) */
 	size_t mapped_bytes;
 	struct model_mapping *mapping; /* [mapping_count], of files with weights that stay there */
 	int mapping_count;
-	CUdeviceptr *moved; /* [moved_count], of quantised tensors that got other numbers, and are f32 since */
+	struct model_moved *moved; /* [moved_count] */
 	int moved_count;
 	struct model_layer *layers; /* [layers] */
 	kvs_tensor embedding;       /* T [vocab][hidden] */
@@ -130,8 +136,15 @@ int model_weights_load(kvs_engine *e, const kvs_checkpoint *ckpt,
 	void (*progress)(void *arg, size_t done_bytes, size_t total_bytes), void *progress_arg);
 /* Replaces one matrix, which has the checkpoint's name and shape; work in flight is waited for. -ENOENT, -EINVAL, -EIO. */
 int model_weights_put(kvs_engine *e, const char *name, enum kvs_dtype dtype, int rows, int cols, const void *data);
+/* The same with the checkpoint's own: a tensor that was quantised is so again. */
+int model_weights_put_back(kvs_engine *e, const char *name, enum kvs_dtype dtype, int rows, int cols, const void *data);
 /* The same with random matrices instead of a checkpoint's. */
 int model_weights_random(kvs_engine *e);
+
+/* moved.c. A quantised tensor from now on in f32, in memory of its own. -ENOMEM, -EIO. */
+int model_move_to_f32(kvs_engine *e, kvs_tensor *tensor, const char *name);
+/* As it was loaded again, all of it: of the parts of one, W_q alone is ever replaced. False: it was not quantised. */
+bool model_move_back(const kvs_engine *e, kvs_tensor *tensor);
 
 /* ---- skips (skip.c, skip_check.c) ---- */
 

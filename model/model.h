@@ -400,6 +400,8 @@ int kvs_engine_rotations(const kvs_engine *engine, float **table);
  */
 int kvs_engine_set_matrix(
 	kvs_engine *engine, const char *name, int rows, int cols, enum kvs_dtype dtype, float *values);
+/* The checkpoint's matrix in its place again, and the model computes as it did before. As above; those of kvs_checkpoint_read(). */
+int kvs_engine_reset_matrix(kvs_engine *engine, const kvs_checkpoint *ckpt, const char *name);
 /*
  * Give a layer a skip (see patches) in place of the one that it has, rounded as above. It runs while the layer takes both K and
  * V of others under the current plan. -EINVAL, -ENOMEM, -EIO.

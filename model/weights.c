@@ -518,53 +518,6 @@ static const struct placement *find_item(const struct loader *loader, const char
 	return NULL;
 }
 
-/* All of a quantised tensor as f32 at `to`. */
-static int copy_expanded(kvs_cu *cu, const kvs_tensor *tensor, CUdeviceptr to, const char *name)
-{
-	size_t row_bytes = kvs_row_bytes(tensor->dtype, tensor->cols), cols = tensor->cols;
-	char *row = malloc(row_bytes);
-	float *expanded = malloc(cols * sizeof(*expanded));
-	int err = row && expanded ? 0 : kvs_fail(-ENOMEM, "no memory for a row of %s", name);
-	CUresult result = CUDA_SUCCESS;
-
-	for (int r = 0; r < tensor->rows && !err && !result; r++) {
-		result = cu->cuMemcpyDtoH(row, tensor->data + r * row_bytes, row_bytes);
-		if (result)
-			break;
-		model_gguf_dequantize(tensor->dtype, row, expanded, cols);
-		result = cu->cuMemcpyHtoD(to + r * cols * sizeof(*expanded), expanded, cols * sizeof(*expanded));
-	}
-	free(row);
-	free(expanded);
-	return result ? kvs_cu_fail(cu, result, "expanding %s", name) : err;
-}
-
-/* A quantised tensor takes no other numbers: it moves to memory of its own, in f32, where its other parts stay exact. */
-static int move_to_f32(kvs_engine *e, kvs_tensor *tensor, const char *name)
-{
-	struct model_weights *weights = &e->weights;
-	CUdeviceptr *moved = realloc(weights->moved, (weights->moved_count + 1) * sizeof(*moved)), to;
-	size_t bytes = (size_t)tensor->rows * tensor->cols * sizeof(float);
-	CUresult result;
-	int err;
-
-	if (!moved)
-		return kvs_fail(-ENOMEM, "no memory for the list of weights");
-	weights->moved = moved;
-	result = e->cu->cuMemAlloc(&to, bytes);
-	if (result)
-		return kvs_cu_fail(e->cu, result, "%zu bytes for %s in f32", bytes, name);
-	weights->moved[weights->moved_count++] = to;
-	weights->bytes += bytes;
-	err = copy_expanded(e->cu, tensor, to, name);
-	if (err)
-		return err;
-	tensor->data = to;
-	tensor->dtype = KVS_F32;
-	model_note(e, (struct kvs_engine_note){.kind = KVS_NOTE_WEIGHTS, .address = to, .bytes = bytes});
-	return 0;
-}
-
 /* Where the tensors are after a matrix was put. */
 static void take_tensors(kvs_engine *e, const struct model_weights *placed)
 {
@@ -573,8 +526,8 @@ static void take_tensors(kvs_engine *e, const struct model_weights *placed)
 	e->weights.head = e->config.tied_embeddings ? placed->embedding : placed->head;
 }
 
-/* The list of placements is made again, on a scratch copy of the tensors, as it is not kept. */
-int model_weights_put(kvs_engine *e, const char *name, enum kvs_dtype dtype, int rows, int cols, const void *data)
+/* The list of placements is made again, on a scratch copy of the tensors, as it is not kept. `own`: the checkpoint's data. */
+static int put(kvs_engine *e, const char *name, enum kvs_dtype dtype, int rows, int cols, const void *data, bool own)
 {
 	struct loader loader = {.engine = e, .cu = e->cu, .config = &e->config, .keep_types = true};
 	struct model_weights scratch = e->weights;
@@ -595,15 +548,26 @@ int model_weights_put(kvs_engine *e, const char *name, enum kvs_dtype dtype, int
 	else if (!err && (item->rows != rows || item->cols != cols))
 		err = kvs_fail(
 			-EINVAL, "%s is [%d][%d], in the model [%d][%d]", name, rows, cols, item->rows, item->cols);
-	if (!err && kvs_dtype_quantised(item->tensor->dtype))
-		err = move_to_f32(e, item->tensor, name);
-	if (!err)
+	own = own && !err && model_move_back(e, item->tensor);
+	if (!err && !own && kvs_dtype_quantised(item->tensor->dtype))
+		err = model_move_to_f32(e, item->tensor, name);
+	if (!err && !own)
 		err = refill(&loader, item, dtype, data);
 	if (!err)
 		take_tensors(e, &scratch);
 	free(loader.items);
 	free(scratch.layers);
 	return err;
+}
+
+int model_weights_put(kvs_engine *e, const char *name, enum kvs_dtype dtype, int rows, int cols, const void *data)
+{
+	return put(e, name, dtype, rows, cols, data, false);
+}
+
+int model_weights_put_back(kvs_engine *e, const char *name, enum kvs_dtype dtype, int rows, int cols, const void *data)
+{
+	return put(e, name, dtype, rows, cols, data, true);
 }
 
 /* ---- stored tensors that are not used ---- */
@@ -784,7 +748,7 @@ void model_weights_free(kvs_cu *cu, struct model_weights *weights)
 	if (weights->memory)
 		KVS_CU_GIVE_BACK(cu->cuMemFree, weights->memory);
 	for (int i = 0; i < weights->moved_count; i++)
-		KVS_CU_GIVE_BACK(cu->cuMemFree, weights->moved[i]);
+		KVS_CU_GIVE_BACK(cu->cuMemFree, weights->moved[i].data);
 	model_unmap_files(cu, weights);
 	free(weights->moved);
 	free(weights->layers);

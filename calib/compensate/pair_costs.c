@@ -80,10 +80,10 @@ static int read_matrices(struct calib_pairs *p, int layer)
 /* The checkpoint's again, whatever happened before. */
 static int restore(struct calib_pairs *p, int err)
 {
-	int failed = put(p, &p->q, p->old_q);
+	int failed = kvs_engine_reset_matrix(p->walk.engine, p->ckpt, p->q.name);
 
 	if (!failed)
-		failed = put(p, &p->o, p->old_o);
+		failed = kvs_engine_reset_matrix(p->walk.engine, p->ckpt, p->o.name);
 	return err ? err : failed;
 }
 

@@ -1,9 +1,7 @@
 /*
  * calib/study/fit.c: matrices refitted for a plan of a study.
  *
- * Every fit has an engine of its own, and so has a search that fits each pair. Put back, a matrix that was quantised
- * would run in another type than before, so what a row yields would depend on the rows before it, and a study that was
- * stopped would not end like one that was not.
+ * Every fit has an engine of its own, in which its matrices stay: the plan is measured with them.
  */
 #include "study.h"
 
@@ -90,7 +88,7 @@ static int fit_in(kvs_engine *engine, const struct kvs_study *study, const struc
 	return 0;
 }
 
-int study_open_own(const struct kvs_study *study, kvs_engine **out)
+static int open_own(const struct kvs_study *study, kvs_engine **out)
 {
 	struct kvs_study quiet = *study;
 
@@ -102,7 +100,7 @@ int study_fit_engine(const struct kvs_study *study, const struct study_row *row,
 	const struct kvs_calib_progress *progress, kvs_engine **out, struct study_fit *fit)
 {
 	kvs_engine *engine;
-	int err = study_open_own(study, &engine);
+	int err = open_own(study, &engine);
 
 	if (err)
 		return err;

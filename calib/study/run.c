@@ -150,21 +150,13 @@ static int set_owners(struct study_point *point, int tensors, int layers, const 
 	return 0;
 }
 
-/* Matrices of each pair are put into the engine for a search by what they leave, so it has one of its own (fit.c). */
+/* One by what matrices leave asks for no distances. */
 static int search(struct run *run, const struct kvs_search_options *options, struct kvs_search_result *result)
 {
-	const struct kvs_calib_text *text = &run->study->cuts[run->row->cut].text;
-	kvs_engine *own;
-	int err;
+	bool captured = options->method != KVS_METHOD_REFIT;
 
-	if (options->method != KVS_METHOD_REFIT)
-		return kvs_search_run(run->engine, text, &run->capture, options, result);
-	err = study_open_own(run->study, &own);
-	if (err)
-		return err;
-	err = kvs_search_run(own, text, NULL, options, result);
-	kvs_engine_close(own);
-	return err;
+	return kvs_search_run(
+		run->engine, &run->study->cuts[run->row->cut].text, captured ? &run->capture : NULL, options, result);
 }
 
 static int search_plans(struct run *run)

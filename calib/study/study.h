@@ -142,8 +142,6 @@ bool study_samples(const struct kvs_study *study, const struct study_row *row);
 /* What an engine goes on with under a plan, always by the likeliest token; the caller frees it. */
 int study_sample(const struct kvs_study *study, kvs_engine *engine, const kvs_plan *plan, char **text);
 void study_print_samples(FILE *out, const struct kvs_study *study); /* a section, if there is a prompt */
-/* An engine with the checkpoint's matrices whose loading no bar shows; it is the caller's. Errors as kvs_engine_open(). */
-int study_open_own(const struct kvs_study *study, kvs_engine **out);
 int study_blame(const char *name, int err); /* repeats the message with this name before it; returns `err` */
 
 /*

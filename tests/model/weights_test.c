@@ -573,6 +573,32 @@ static void a_matrix_put_among_quantised_ones_is_f32(void **state)
 	close_gguf(&o);
 }
 
+/* In the type that it was loaded in, from where it lay; so often as may be, memory is taken once. */
+static void the_checkpoints_matrix_comes_back(void **state)
+{
+	static const char name[] = "model.layers.0.self_attn.q_proj.weight";
+	struct opened o = open_gguf(false, KVS_F16);
+	const struct model_layer *layer = o.engine->weights.layers;
+	kvs_tensor before = layer->qkv;
+	float values[DIM * DIM] = {0};
+	size_t bytes = 0;
+
+	(void)state;
+	assert_int_equal(kvs_engine_reset_matrix(o.engine, o.ckpt, name), 0); /* which changes nothing */
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(kvs_engine_set_matrix(o.engine, name, DIM, DIM, KVS_F32, values), 0);
+		assert_row(o.cu, &layer->qkv, 0, KVS_F32, 0);
+		assert_row(o.cu, &layer->qkv, DIM, KVS_F32, 1);
+		assert_true(!bytes || bytes == o.engine->weights.bytes);
+		bytes = o.engine->weights.bytes;
+		assert_int_equal(kvs_engine_reset_matrix(o.engine, o.ckpt, name), 0);
+		assert_true(layer->qkv.data == before.data);
+		assert_row(o.cu, &layer->qkv, 0, o.kept, 1);
+		assert_row(o.cu, &layer->qkv, 3 * DIM - 1, o.kept, 1);
+	}
+	close_gguf(&o);
+}
+
 /* The head is the embedding. */
 static void an_embedding_that_is_put_is_the_head_too(void **state)
 {
@@ -637,6 +663,7 @@ int main(void)
 		cmocka_unit_test(matrices_of_other_forms_are_copied),
 		cmocka_unit_test(parts_of_several_types_become_f16_where_they_fit),
 		cmocka_unit_test(a_matrix_put_among_quantised_ones_is_f32),
+		cmocka_unit_test(the_checkpoints_matrix_comes_back),
 		cmocka_unit_test(an_embedding_that_is_put_is_the_head_too),
 		cmocka_unit_test(a_matrix_beyond_f16_is_not_put_into_one),
 	};
