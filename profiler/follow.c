@@ -485,6 +485,7 @@ static void follow_phase(struct prof_follow *f, struct prof_process *p, const st
 		mark_phase(r, event->time_ns, number);
 }
 
+/* Only of the source that the calls are taken from: what another tells comes before or behind those calls, so what they hold differs. */
 static void follow_device(struct prof_follow *f, struct watched *watched, const struct kvs_event *event)
 {
 	uint64_t used = event->device.total_bytes - event->device.free_bytes, known;
@@ -588,7 +589,7 @@ static void follow_event(struct prof_follow *f, const struct kvs_event *event, u
 		follow_use(f, watched, event);
 	} else if (event->type == KVS_EVENT_PHASE) {
 		follow_phase(f, watched->process, event);
-	} else if (event->type == KVS_EVENT_DEVICE) {
+	} else if (event->type == KVS_EVENT_DEVICE && chosen) {
 		follow_device(f, watched, event);
 	} else if (event->type == KVS_EVENT_NVML) {
 		follow_nvml(f, watched, event);

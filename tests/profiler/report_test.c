@@ -434,6 +434,33 @@ static void two_sources_tell_of_each_call_once(void **state)
 	json_decref(json);
 }
 
+/* The kernel sees kvshare ask the driver, and may tell of it before the calls that kvshare itself tells of. */
+static void what_another_source_hears_of_the_device_is_not_untracked(void **state)
+{
+	kvs_trace *second;
+	struct kvs_event event = {.type = KVS_EVENT_PROCESS,
+		.pid = 7,
+		.time_ns = 5,
+		.process = {.source = KVS_SOURCE_EBPF, .command = "x", .device = ""}};
+	json_t *json;
+
+	(void)state;
+	assert_int_equal(kvs_trace_open(path, &(struct kvs_trace_options){.append = true}, &second), 0);
+	kvs_trace_add(second, &event);
+	event = (struct kvs_event){.type = KVS_EVENT_DEVICE,
+		.pid = 7,
+		.time_ns = now + 10000,
+		.device = {.free_bytes = 90 * MIB, .total_bytes = 100 * MIB}};
+	kvs_trace_add(second, &event);
+	assert_int_equal(kvs_trace_close(second), 0);
+	process(7, KVS_SOURCE_OURS);
+	call("cuMemAlloc_v2", 0x1000, 4 * MIB, NONE, 0);
+	add((struct kvs_event){.type = KVS_EVENT_DEVICE, .device = {.free_bytes = 95 * MIB, .total_bytes = 100 * MIB}});
+	json = report();
+	assert_int_equal(integer(memory(json), "untracked_bytes"), MIB);
+	json_decref(json);
+}
+
 static void quantiles_are_near_the_truth(void **state)
 {
 	json_t *json, *api;
@@ -696,6 +723,7 @@ int main(void)
 		TEST(calls_count_in_the_order_in_which_they_happened),
 		TEST(faults_of_a_program_are_found),
 		TEST(two_sources_tell_of_each_call_once),
+		TEST(what_another_source_hears_of_the_device_is_not_untracked),
 		TEST(quantiles_are_near_the_truth),
 		TEST(phases_and_kernels_add_up),
 		TEST(names_of_kernels_are_readable),
