@@ -31,6 +31,11 @@ typedef struct kvs_tensor {
 
 typedef struct kvs_stream kvs_stream;
 
+/* The GPU architectures that this build has kernels for, as "80 86 90"; "": it has none for GPUs. */
+const char *kvs_kernels_gpu_archs(void);
+/* Whether this build has kernels for the device: -ENOTSUP, and the message says which ones it has or how to build them. */
+int kvs_kernels_check(const kvs_cu *cu);
+
 /*
  * Create a stream, load the kernels for `cu`'s device and bind GEMM: cuBLAS on a GPU (dlopened here), our own on the
  * host, or OpenBLAS where the processor or KVS_HOST_KERNELS does not allow that. -ENODEV (a library is missing; the message says which package has it), -ENOTSUP (device too old), -EIO.

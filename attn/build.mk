@@ -51,14 +51,15 @@ $(BUILD)/attn/no_kernels.fatbin: | deps-present
 	@mkdir -p $(@D)
 	$(Q): >$@
 
-# Changes when GPU does, so that the program gets the other image.
+# Changes when GPU or the architectures do, so that the program gets the other image.
 $(BUILD)/attn/gpu_image: FORCE
 	@mkdir -p $(@D)
-	@echo $(ATTN_GPU_IMAGE) | cmp -s - $@ || echo $(ATTN_GPU_IMAGE) >$@
+	@echo $(ATTN_GPU_IMAGE) $(GPU_ARCHS) | cmp -s - $@ || echo $(ATTN_GPU_IMAGE) $(GPU_ARCHS) >$@
 
 $(BUILD)/attn/images.o: attn/images.S $(BUILD)/cc.flags $(ATTN_HOST_IMAGE) $(ATTN_GPU_IMAGE) $(BUILD)/attn/gpu_image
 	$(call say,AS,$@)
-	$(Q)$(CC) -c -DKVS_HOST_IMAGE='"$(ATTN_HOST_IMAGE)"' -DKVS_GPU_IMAGE='"$(ATTN_GPU_IMAGE)"' $< -o $@
+	$(Q)$(CC) -c -DKVS_HOST_IMAGE='"$(ATTN_HOST_IMAGE)"' -DKVS_GPU_IMAGE='"$(ATTN_GPU_IMAGE)"' \
+		-DKVS_GPU_ARCHS='"$(if $(WITH_GPU),$(GPU_ARCHS))"' $< -o $@
 
 .PHONY: nvcc-check
 nvcc-check: $(BUILD)/attn/kernels.fatbin ## compile the kernels for every GPU architecture; fail where registers spill

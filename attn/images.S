@@ -1,4 +1,4 @@
-/* attn/images.S: the kernels inside the program: one for softcuda, one for GPUs (empty in a build without nvcc). */
+/* attn/images.S: the kernels inside the program: one for softcuda, one for GPUs (empty in a build without nvcc), and which. */
 	.section .rodata
 	.macro image name, file
 	.global attn_image_\name
@@ -16,4 +16,10 @@ attn_image_\name\()_end:
 
 	image host, KVS_HOST_IMAGE
 	image gpu, KVS_GPU_IMAGE
+
+	.global attn_gpu_archs
+	.type attn_gpu_archs, @object
+attn_gpu_archs:
+	.asciz KVS_GPU_ARCHS
+	.size attn_gpu_archs, . - attn_gpu_archs
 	.section .note.GNU-stack, "", @progbits

@@ -17,6 +17,7 @@
 
 extern const unsigned char attn_image_host[], attn_image_host_end[];
 extern const unsigned char attn_image_gpu[], attn_image_gpu_end[];
+extern const char attn_gpu_archs[];
 
 static const int head_dims[ATTN_HEAD_DIMS] = {32, 64, 80, 96, 128, 256};
 
@@ -66,18 +67,55 @@ static void kernel_name(enum attn_kernel kernel, char *name, size_t bytes)
 		head_dims[member % ATTN_HEAD_DIMS]);
 }
 
+const char *kvs_kernels_gpu_archs(void)
+{
+	return attn_gpu_archs;
+}
+
+/* Machine code runs on its major version, from its minor one on; PTX of the last one on all that are newer. */
+static bool archs_cover(int capability)
+{
+	char *end;
+	long last = 0;
+
+	for (const char *arch = attn_gpu_archs; *arch; arch = end + strcspn(end, "0123456789")) {
+		last = strtol(arch, &end, 10);
+		if (last / 10 == capability / 10 && last <= capability)
+			return true;
+	}
+	return last <= capability;
+}
+
+int kvs_kernels_check(const kvs_cu *cu)
+{
+	int major = cu->compute_capability / 10, minor = cu->compute_capability % 10;
+
+	if (cu->kind != KVS_DEVICE_CUDA)
+		return 0;
+	if (attn_image_gpu_end - attn_image_gpu == 0)
+		return kvs_fail(-ENOTSUP, "this kvshare was built without GPU kernels: make build GPU=1");
+	if (cu->compute_capability < 80)
+		return kvs_fail(-ENOTSUP, "%s has compute capability %d.%d: 8.0 (Ampere) or newer is needed", cu->name,
+			major, minor);
+	if (!archs_cover(cu->compute_capability))
+		return kvs_fail(-ENOTSUP,
+			"%s has compute capability %d.%d, this kvshare's kernels are for GPU_ARCHS=\"%s\": make build "
+			"GPU=1 GPU_ARCHS=%d%d",
+			cu->name, major, minor, attn_gpu_archs, major, minor);
+	return 0;
+}
+
 static int load_kernels(kvs_stream *s)
 {
+	int err = kvs_kernels_check(s->cu);
+
 	bool gpu = s->cu->kind == KVS_DEVICE_CUDA;
 	const unsigned char *image = gpu ? attn_image_gpu : attn_image_host;
 	size_t bytes = gpu ? attn_image_gpu_end - attn_image_gpu : attn_image_host_end - attn_image_host;
 
 	s->decode_mma = gpu; /* the image for the host emulates mma, which takes longer than it saves */
-	if (bytes == 0)
-		return kvs_fail(-ENOTSUP, "this kvshare was built without GPU kernels: make build GPU=1");
-	if (gpu && s->cu->compute_capability < 80)
-		return kvs_fail(-ENOTSUP, "%s has compute capability %d.%d: 8.0 (Ampere) or newer is needed",
-			s->cu->name, s->cu->compute_capability / 10, s->cu->compute_capability % 10);
+	if (err)
+		return err;
 	CUresult result = s->cu->cuModuleLoadData(&s->module, image);
 	if (result != CUDA_SUCCESS)
 		return kvs_cu_fail(s->cu, result, "loading the kernels (%zu bytes) on %s", bytes, s->cu->name);

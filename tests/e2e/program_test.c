@@ -8,6 +8,7 @@
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -139,6 +140,48 @@ static void doctor_says_what_is_missing(void **state)
 	process_free(&process);
 }
 
+/* softcuda under the name of NVIDIA's driver, which does not say that it is softcuda. */
+#define WITH_GPU                                                                                                       \
+	"d=$(mktemp -d); trap 'rm -rf $d' EXIT; sed s/softcuda_on_kernel/softcuda_no_kernel/ $KVSHARE_SOFTCUDA "       \
+	">$d/libcuda.so.1; LD_LIBRARY_PATH=$d kvshare-run "
+#define GENERATE "generate -q -m " MODEL " -p It -n 4 --device "
+
+static bool has_gpu_kernels(void)
+{
+	json_t *report = run_json("kvshare-run doctor --json");
+	bool has = doctor_found(report, "GPU kernels", "ok") != NULL;
+
+	json_decref(report);
+	return has;
+}
+
+static void a_gpu_without_kernels_is_none_for_auto(void **state)
+{
+	struct process host = run_shell("kvshare-run " GENERATE "host", 60), process;
+	json_t *report;
+
+	(void)state;
+	if (has_gpu_kernels())
+		skip();
+	process = run_shell(WITH_GPU GENERATE "auto", 60);
+	if (process.status)
+		fail_msg("%s", process.err);
+	assert_string_equal(process.out, host.out);
+	assert_string_equal(process.err,
+		"kvshare-run: warning: the GPU is not used, all runs on the CPU (--device host): "
+		"this kvshare was built without GPU kernels: make build GPU=1\n");
+	process_free(&process);
+	process = run_shell(WITH_GPU GENERATE "cuda", 60);
+	assert_int_equal(process.status, 1);
+	assert_non_null(strstr(process.err, "built without GPU kernels"));
+	process_free(&process);
+	report = run_json(WITH_GPU "doctor --json");
+	assert_non_null(doctor_found(report, "GPU", "ok"));
+	assert_string_equal(doctor_found(report, "GPU kernels", "optional"), "not built: make build GPU=1");
+	json_decref(report);
+	process_free(&host);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -147,6 +190,7 @@ int main(void)
 		cmocka_unit_test(doctor_finds_the_host_device),
 		cmocka_unit_test(doctor_looks_for_cupti),
 		cmocka_unit_test(doctor_says_what_is_missing),
+		cmocka_unit_test(a_gpu_without_kernels_is_none_for_auto),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -52,18 +52,36 @@ static void describe_device(struct finding *item, kvs_cu *cu)
 		recommended >> 10);
 }
 
+/* `cu`: the GPU; NULL: there is none, so it does not matter which ones they are for. */
+static void check_kernels(struct findings *all, const kvs_cu *cu)
+{
+	const char *archs = kvs_kernels_gpu_archs();
+	bool fit = *archs && (!cu || !kvs_kernels_check(cu));
+	struct finding *item = add(all, "GPU kernels", fit ? STATE_OK : STATE_OPTIONAL);
+
+	if (*archs)
+		snprintf(item->found, sizeof(item->found), "built for GPU_ARCHS=\"%s\"", archs);
+	else
+		snprintf(item->found, sizeof(item->found), "not built: make build GPU=1");
+	if (cu && !fit)
+		snprintf(item->advice, sizeof(item->advice),
+			"the GPU is not used: --device auto runs everything on the CPU%s%s", *archs ? "; " : "",
+			*archs ? kvs_error() : "");
+}
+
 static void check_gpu(struct findings *all)
 {
-	kvs_cu *cu;
+	kvs_cu *cu = NULL;
 
 	if (kvs_cu_open("cuda", &cu)) {
 		struct finding *item = add(all, "GPU", STATE_OPTIONAL);
 		snprintf(item->found, sizeof(item->found), "%s", kvs_error());
 		snprintf(item->advice, sizeof(item->advice),
 			"without one, --device host runs everything on the CPU, for trying and testing");
-		return;
+	} else {
+		describe_device(add(all, "GPU", STATE_OK), cu);
 	}
-	describe_device(add(all, "GPU", STATE_OK), cu);
+	check_kernels(all, cu);
 	kvs_cu_close(cu);
 }
 

@@ -81,7 +81,10 @@ struct run_session {
 	double load_s;
 };
 
-/* kvs_cu_open(), with the host device in granules of 64 KiB unless SOFTCUDA_GRANULARITY is set. NULL: "auto". */
+/*
+ * kvs_cu_open(), with the host device in granules of 64 KiB unless SOFTCUDA_GRANULARITY is set. NULL: "auto", which takes the host
+ * device, with a warning, in place of a GPU that this build has no kernels for.
+ */
 int run_device_open(const char *device, kvs_cu **out);
 /* Opens all of it, with a progress bar while weights load. On error nothing stays open. */
 int run_session_open(const struct run_model_options *options, struct run_session *session);

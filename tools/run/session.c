@@ -80,6 +80,17 @@ static int take_threads(int threads)
 	return threads && setenv("SOFTCUDA_WORKERS", text, 1) ? kvs_fail(-ENOMEM, "no memory for a setting") : 0;
 }
 
+/* A GPU that this build has no kernels for is none for "auto". */
+static int leave_gpu(kvs_cu **cu)
+{
+	if (!kvs_kernels_check(*cu))
+		return 0;
+	fprintf(stderr, "kvshare-run: warning: the GPU is not used, all runs on the CPU (--device host): %s\n",
+		kvs_error());
+	kvs_cu_close(*cu);
+	return kvs_cu_open("host", cu);
+}
+
 /*
  * A GPU hands out memory in granules of 2 MiB, and so does softcuda to a program that it is to test. kvshare-run itself asks
  * it for small ones: a small model has many layers with little in each, and would hold several times what its tokens need.
@@ -87,9 +98,13 @@ static int take_threads(int threads)
  */
 int run_device_open(const char *device, kvs_cu **out)
 {
+	int err;
+
 	if (setenv("SOFTCUDA_GRANULARITY", "64K", 0))
 		return kvs_fail(-ENOMEM, "no memory for a setting");
-	return kvs_cu_open(device ? device : "auto", out);
+	device = device ? device : "auto";
+	err = kvs_cu_open(device, out);
+	return err || strcmp(device, "auto") ? err : leave_gpu(out);
 }
 
 int run_session_open_model(const struct run_model_options *options, struct run_session *session)
