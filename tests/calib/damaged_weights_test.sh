@@ -1,6 +1,7 @@
 #!/bin/bash
 # `calibrate --compensate` of a model whose W_q, W_o or W_down is damaged: what is no number is named, with its layer, before anything
-# runs, and no file is left; a matrix of zeros, as pruning leaves it, is fitted, and the patch runs.
+# runs, and no file is left; a matrix of zeros, as pruning leaves it, is fitted, and the patch runs;
+# a search goes on from its trials.
 set -eu
 run=${BUILD:-build}/kvshare-run model=tests/models/storyworld-3m
 work=$(mktemp -d)
@@ -39,3 +40,11 @@ for matrix in 14.self_attn.q_proj 2.self_attn.o_proj 15.mlp.down_proj; do
 	$run eval -m "$work/m" --plan "$work/z.json" --text $model/heldout.txt --ctx 64 --max-tokens 65 >"$work/out" 2>"$work/said" || fail "zeros in $matrix, eval:"
 	rm -f "$work"/z.*
 done
+
+# A layer whose attention adds nothing: a search by what matrices leave says that pairs lose nothing there, and goes on from that.
+damage 2.self_attn.o_proj 0000
+calibrate --method refit --share 1 --refit qo -o "$work/s.json" || fail "a search with zeros:"
+grep -q '"layer": 2, .*"left": 0.0' <(tr -d '\n' <"$work/s.json" | sed 's/}, *{/\n/g; s/ \+/ /g') || fail "pairs of zeros do not lose nothing"
+cp "$work/s.json" "$work/first.json"
+calibrate --method refit --share 1 --refit qo --resume -o "$work/s.json" || fail "--resume of a search with zeros:"
+cmp "$work/s.json" "$work/first.json" || fail "another plan"
