@@ -77,6 +77,12 @@ grep -q "$in_weights" "$work/said" || fail "plan check with the old model:"
 $run plan convert "$work/one/kvshare_plan.json" --to lckv >"$work/out" 2>"$work/said"
 grep -q "with another model these owners lose more" "$work/said" || fail "LCKV's notation does not warn:"
 
+# A fit would take these weights for the original.
+if $run calibrate -m "$work/one" --text $model/calib.txt --samples 24 --held-tokens 64 --ctx 64 -q --compensate --refit qo \
+	--plan "$work/one/kvshare_plan.json" -o "$work/n.json" >"$work/out" 2>"$work/said"; then fail "its plan is fitted again"; fi
+grep -q "kvshare_plan.json: its refitted matrices are in this model's weights already: name the model" "$work/said" && [ ! -e "$work/n.json" ] ||
+	fail "calibrate with the new model:"
+
 # So is its Python for other engines, which find the digest of the matrices in the configuration (stand-ins for the engines).
 for engine in transformers vllm; do $run plan convert "$work/one/kvshare_plan.json" --to $engine -o "$work/$engine.py"; done
 python3 - $model "$work/one" "$work" <<'END' || fail "the exports"

@@ -43,6 +43,20 @@ static int check_shares(const kvs_plan *plan, const char *path)
 	return kvs_fail(-EINVAL, "%s: shares nothing: there is nothing to compensate", path);
 }
 
+/* A fit would take the refitted checkpoint for the original, and the new plan would no longer say that its weights are. */
+static int check_original(const kvs_plan *plan, const char *path)
+{
+	char digest[KVS_PATCH_DIGEST];
+	int err = run_patch_in_weights(plan, digest);
+
+	if (err || !*digest)
+		return err;
+	return kvs_fail(-EINVAL,
+		"%s: its refitted matrices are in this model's weights already: name the model that they were fitted "
+		"to with -m, and a plan for it",
+		path);
+}
+
 static int compensate(struct run_calibrate *env, struct run_session *session, kvs_plan *plan)
 {
 	int err = run_compensate(env, session, plan);
@@ -67,6 +81,8 @@ int run_compensate_plan(struct run_calibrate *env, struct run_session *session)
 	err = run_plan_check(plan, env->ckpt);
 	if (!err)
 		err = check_shares(plan, env->plan_path);
+	if (!err)
+		err = check_original(plan, env->plan_path);
 	if (!err)
 		err = compensate(env, session, plan);
 	run_progress_clear();
