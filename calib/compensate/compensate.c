@@ -530,7 +530,7 @@ static int measure_plan(struct fit *fit, const char *stopped)
 		return 0;
 	return kvs_fail(-EINVAL,
 		"%s: the fit in it cannot be resumed: the plan's loss was %.9g there and is %.9g here: another device, "
-		"or another --kv-dtype",
+		"or another --kv-dtype" CALIB_STOPPED_ANEW,
 		stopped, fit->kept.plain_nll, nll);
 }
 

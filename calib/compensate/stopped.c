@@ -31,7 +31,17 @@ static int no_memory(const char *path)
 
 static int damaged(const char *path, const char *why)
 {
-	return kvs_fail(-EINVAL, "%s: %s; without --resume the fit begins anew", path, why);
+	return kvs_fail(-EINVAL, "%s: %s" CALIB_STOPPED_ANEW, path, why);
+}
+
+/* The settings differ, and kvs_error() says in what. */
+static int of_others(int err)
+{
+	char *difference = strdup(kvs_error());
+
+	kvs_fail(err, "%s" CALIB_STOPPED_ANEW, difference ? difference : "no memory");
+	free(difference);
+	return err;
 }
 
 /* ---- settings ---- */
@@ -270,7 +280,7 @@ static int take_header(
 	err = calib_settings_check(now, json_object_get(header, "settings"), what, "this fit's");
 	json_decref(now);
 	if (err)
-		return err;
+		return of_others(err);
 	if (layers < 1 || layers > kvs_checkpoint_config(settings->ckpt)->layers)
 		return damaged(path, "is damaged (layers)");
 	fit->layers = (int)layers;

@@ -6,6 +6,9 @@
 
 #include "../calib.h"
 
+/* What a refusal ends with: a search that is gone on with takes the file where there is one. */
+#define CALIB_STOPPED_ANEW "; without --resume, or after a search without this file, the fit begins anew"
+
 /* All that decides a fit: two with the same of these make the same matrices. */
 struct calib_fit_settings {
 	kvs_engine *engine;
