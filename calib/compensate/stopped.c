@@ -21,7 +21,7 @@
 
 #define KEY "kvshare_stopped_fit"
 /* Counts the ways to fit: raise it with every change after which the same text gives other matrices. */
-#define FIT_VERSION KVS_VERSION " fit 3"
+#define FIT_VERSION KVS_VERSION " fit 4"
 #define DIGEST_CHARS (CALIB_DIGEST - 1)
 
 static int no_memory(const char *path)

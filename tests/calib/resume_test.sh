@@ -59,6 +59,20 @@ cmp -s "$part" "$work/kept" && fail "nothing was changed"
 refuses "was cut or changed" $given --resume -o "$work/p.json"
 cp "$work/kept" "$part"
 
+# Stopped again before it is read: while the unshared model runs through a text that is long enough for the signal to come in time.
+for _ in 1 2 3 4 5 6 7 8; do cat $model/heldout.txt; done >"$work/long"
+for wait in 0.5 1 2 4; do
+	$run $common --held-tokens 100000 --text "$work/long" --compensate -q $given --resume -o "$work/p.json" >"$work/out" 2>"$work/said" &
+	pid=$!
+	sleep $wait
+	kill -INT $pid
+	wait $pid 2>/dev/null && status=0 || status=$?
+	! grep -q stopped "$work/said" || break
+done
+[ $status = 130 ] && grep -q "p.json is not written; .*p.patch.part is kept as it was" "$work/said" || fail "early in --resume: status $status"
+lies_there p.patch.part
+cmp "$part" "$work/kept" || fail "an early stop changed what was kept"
+
 # Killed on its way, it leaves what lay there before; the next one goes on from there, to the same bytes.
 stopped_at KILL 60 $given --resume -o "$work/p.json"
 [ $status = 137 ] || fail "SIGKILL: status $status"
@@ -89,7 +103,12 @@ fit $search --fit-samples 6x256 -o "$work/own.json" || fail "--fit-samples:"
 cmp -s "$work/own.patch.safetensors" "$work/whole.patch.safetensors" && fail "--fit-samples changes nothing"
 stopped_at INT 50 $search --fit-samples 6x256 -o "$work/p.json"
 [ $status = 130 ] || fail "Ctrl-C with --fit-samples: status $status"
-refuses 'its sample_by is "spread"' $search --resume -o "$work/p.json"
+refuses 'its sample_by is "spread".*after a search without this file, the fit begins anew' $search --resume -o "$work/p.json"
+lies_there p.json p.patch.part
+mv "$part" "$work/own.part"
+fit $search --resume -o "$work/p.json" || fail "--resume without what an earlier fit left:"
+cmp "$patch" "$work/whole.patch.safetensors" || fail "without what an earlier fit left: another patch"
+mv "$work/own.part" "$part"
 fit $search --fit-samples 6x256 --resume -o "$work/p.json" || fail "--resume with --fit-samples:"
 cmp "$patch" "$work/own.patch.safetensors" && cmp "$work/p.json" "$work/own.json" || fail "--fit-samples: another patch or plan"
 

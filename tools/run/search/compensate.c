@@ -198,6 +198,7 @@ int run_compensate_remove(const struct run_calibrate *env)
 int run_compensate_stop(const struct run_calibrate *env, bool plan_written)
 {
 	const char *plan = plan_written ? "is written without matrices" : "is not written";
+	bool kept = !access(env->stopped_path, F_OK); /* of an earlier stop, and not read yet */
 
 	if (env->compensation.layers)
 		return kvs_fail(-ECANCELED,
@@ -205,6 +206,11 @@ int run_compensate_stop(const struct run_calibrate *env, bool plan_written)
 			"same command with --resume continues from there",
 			env->output, plan, env->stopped_path, env->compensation.layers,
 			kvs_checkpoint_config(env->ckpt)->layers);
+	if (kept)
+		return kvs_fail(-ECANCELED,
+			"stopped while compensating, before a layer was fitted: %s %s; %s is kept as it was; the same "
+			"command with --resume continues from there",
+			env->output, plan, env->stopped_path);
 	return kvs_fail(-ECANCELED, "stopped while compensating, before a layer was fitted: %s %s%s", env->output, plan,
 		plan_written ? "; the same command with --resume fits it without another search" : "");
 }
