@@ -288,6 +288,7 @@ struct kvs_search_options {
 	/* Trials of a stopped search: as long as the same ones come up, they are not run again. */
 	const struct kvs_trial *replay;
 	size_t replay_count;
+	double replay_full_nll; /* kvs_search_full_nll() of their plan; 0: unknown */
 	struct kvs_calib_progress progress;
 };
 
@@ -334,7 +335,7 @@ struct kvs_search_result {
  * tokens of the samples (compensate/pair_costs.c), and the pairs that leave least are taken. The capture may be NULL: no distances or
  * cosines are measured. The plan's own loss is measured without the matrices, which kvs_compensate() makes for the whole plan.
  *
- * -EINVAL (share out of range; options that are not the engine's; a model of one layer), -ECANCELED if stopped before the first walk. A later
+ * -EINVAL (share out of range; options that are not the engine's; trials of a model with another loss; a model of one layer), -ECANCELED if stopped before the first walk. A later
  * stop ends in KVS_SEARCH_STOPPED with a valid best plan, whose figures are NAN if they had not been measured. So does a failure after
  * the first trial (-EIO of the device, -ENOMEM), which is returned all the same: its trials can be gone on from. `out` is cleared by
  * the caller in each case; without a best plan it is empty.
@@ -361,6 +362,8 @@ int kvs_search_plan(const struct kvs_search_result *result, const struct kvs_sea
  */
 int kvs_search_replay(const kvs_plan *plan, const struct kvs_search_options *options, const struct kvs_calib_text *text,
 	struct kvs_trial **trials, size_t *count);
+/* The loss without sharing that the search of a plan measured; 0: it did not. */
+double kvs_search_full_nll(const kvs_plan *plan);
 /* The sweep as JSON, and as an SVG of loss against KV memory. Each file is written aside and renamed. -EIO. */
 int kvs_search_write_sweep(const struct kvs_search_result *result, const char *json_path, const char *svg_path);
 

@@ -301,6 +301,21 @@ int kvs_search_replay(const kvs_plan *plan, const struct kvs_search_options *opt
 	return err;
 }
 
+double kvs_search_full_nll(const kvs_plan *plan)
+{
+	char *json;
+	json_t *search;
+	double nll;
+
+	if (kvs_plan_calibration(plan, &json))
+		return 0;
+	search = json_loads(json, 0, NULL);
+	nll = json_number_value(json_object_get(json_object_get(search, "nll"), "full"));
+	json_decref(search);
+	free(json);
+	return nll;
+}
+
 /* ---- sweep ---- */
 
 static json_t *sweep_json(const struct kvs_search_result *result)

@@ -192,8 +192,8 @@ int calib_pairs_try(struct calib_pairs *p, int layer, int owner, double *left)
 	drop_pair(p, plan);
 	if (err)
 		return err;
-	*left = p->added > 0 ? error / p->added
-			     : 0; /* attention that adds nothing, as pruning leaves it, loses nothing */
+	/* Attention that adds nothing, as pruning leaves it, loses nothing. */
+	*left = p->added > 0 ? error / p->added : 0;
 	if (p->best >= 0 && !(*left < p->best_left))
 		return 0;
 	p->best = owner;

@@ -169,6 +169,7 @@ static int search_plans(struct run *run)
 	options.progress = run->inner;
 	options.replay = run->row->replay;
 	options.replay_count = run->row->replay_count;
+	options.replay_full_nll = run->row->replay_full_nll;
 	err = search(run, &options, &result);
 	if (!err && result.end == KVS_SEARCH_STOPPED)
 		err = kvs_fail(-ECANCELED, "stopped");

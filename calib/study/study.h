@@ -76,6 +76,7 @@ struct study_row {
 	bool done;
 	struct kvs_trial *replay; /* [replay_count] of an earlier search, which need not be run again */
 	size_t replay_count;
+	double replay_full_nll; /* kvs_search_full_nll() of its plan */
 	struct study_point points[KVS_STUDY_MOST_RATES];
 };
 

@@ -86,6 +86,7 @@ static int take(struct study_row *row, const kvs_plan *plan, const struct kvs_se
 	free(row->replay);
 	row->replay = trials;
 	row->replay_count = count;
+	row->replay_full_nll = kvs_search_full_nll(plan);
 	return 0;
 }
 

@@ -130,6 +130,10 @@ static const struct bad_input inputs[] = {
 		"[/' $T/q; "
 		"$C --method nll --share 1 --resume -o $T/q",
 		1, "damaged"},
+	{"trials with K and V in another type",
+		"$C --method nll --share 1 -o $T/q -q >/dev/null; cp $T/q $T/r; "
+		"$C --method nll --share 1 --kv-dtype f16 --resume -o $T/q; status=$?; cmp $T/q $T/r; exit $status",
+		1, "loss without sharing was 1.2105"},
 	{"damaged trials of a sweep",
 		"$C --method nll --share 1 --sweep -o $T/d -q >/dev/null; "
 		"sed -i 's/\"layer\": [0-9]*/\"layer\": 999/' $T/d/plan.json; "

@@ -437,6 +437,31 @@ static void a_search_goes_on_only_from_its_own_trials(void **state)
 	close_fixture(&f);
 }
 
+/* Nor from those of another device or type of K and V, which show in the loss; how a sum is rounded is no such difference. */
+static void a_search_goes_on_only_where_the_loss_is_the_same(void **state)
+{
+	struct fixture f = open_fixture(MODEL, 0);
+	struct kvs_search_options options = {.method = KVS_METHOD_KVSHARER, .share = 1, .threshold = 0.5};
+	struct kvs_search_result whole = search(&f, &options), rest;
+	struct kvs_plan_model model = {"llama", f.layers, 1, 64, "abc"};
+	kvs_plan *plan;
+
+	(void)state;
+	must(kvs_search_plan(&whole, &whole.best, &options, &f.text, &model, true, &plan));
+	options.replay = whole.trials;
+	options.replay_count = whole.trial_count;
+	options.replay_full_nll = kvs_search_full_nll(plan) * (1 + 5e-7);
+	rest = search(&f, &options);
+	assert_int_equal(rest.replayed, whole.trial_count);
+	kvs_search_result_clear(&rest);
+	options.replay_full_nll = kvs_search_full_nll(plan) * (1 + 2e-6);
+	assert_int_equal(kvs_search_run(f.engine, &f.text, &f.capture, &options, &rest), -EINVAL);
+	assert_non_null(strstr(kvs_error(), "another --kv-dtype"));
+	kvs_plan_free(plan);
+	kvs_search_result_clear(&whole);
+	close_fixture(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -453,6 +478,7 @@ int main(void)
 		cmocka_unit_test(a_search_that_shares_less_runs_no_trial_again),
 		cmocka_unit_test(a_search_that_is_stopped_twice_loses_no_trial),
 		cmocka_unit_test(a_search_goes_on_only_from_its_own_trials),
+		cmocka_unit_test(a_search_goes_on_only_where_the_loss_is_the_same),
 	};
 
 	return cmocka_run_group_tests(tests, open_device, close_device);

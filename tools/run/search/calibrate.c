@@ -365,6 +365,8 @@ static int load_replay(struct run_calibrate *env)
 	if (!err)
 		err = kvs_search_replay(plan, &env->search, &env->text, &env->replay, &env->search.replay_count);
 	env->search.replay = env->replay;
+	if (!err)
+		env->search.replay_full_nll = kvs_search_full_nll(plan);
 	kvs_plan_free(plan);
 	return err;
 }
