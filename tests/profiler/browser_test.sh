@@ -13,8 +13,8 @@ trap 'rm -rf "$work"' EXIT
 run() { # TRACE [OPTION...]
 	trace=$1
 	shift
-	"$build/kvshare-run" generate -q -m tests/models/storyworld-3m --device host -p "It had rained all night." -n 64 \
-		--temperature 0.7 --seed 1 --profile "$trace" "$@" >"$work/text"
+	"$build/kvshare-run" generate "$@" -q -m tests/models/storyworld-3m --device host -p "It had rained all night." -n 64 \
+		--temperature 0.7 --seed 1 --profile "$trace" >"$work/text"
 }
 run "$work/trace" --owners 0,1,2,3,4,5,2,7,8,3,10,11,1,13,5,15
 "$build/kvshare-run" report "$work/trace" --html "$work/page.html" --json >"$work/page.json"
