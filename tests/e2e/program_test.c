@@ -137,6 +137,18 @@ static void doctor_says_what_is_missing(void **state)
 	assert_int_equal(process.status, 1);
 	assert_non_null(strstr(process.out, "MISSING"));
 	assert_non_null(strstr(process.out, "/nowhere"));
+	assert_non_null(strstr(process.out, "or set KVSHARE_SOFTCUDA"));
+	process_free(&process);
+}
+
+static void doctor_says_which_setting_is_wrong(void **state)
+{
+	struct process process = run_shell("SOFTCUDA_GRANULARITY=3 kvshare-run doctor", 60);
+
+	(void)state;
+	assert_int_equal(process.status, 1);
+	assert_non_null(strstr(process.out, "SOFTCUDA_GRANULARITY=3: must be a number from"));
+	assert_null(strstr(process.out, "or set KVSHARE_SOFTCUDA"));
 	process_free(&process);
 }
 
@@ -190,6 +202,7 @@ int main(void)
 		cmocka_unit_test(doctor_finds_the_host_device),
 		cmocka_unit_test(doctor_looks_for_cupti),
 		cmocka_unit_test(doctor_says_what_is_missing),
+		cmocka_unit_test(doctor_says_which_setting_is_wrong),
 		cmocka_unit_test(a_gpu_without_kernels_is_none_for_auto),
 	};
 

@@ -8,6 +8,7 @@
 #include "../../profiler/profiler.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
@@ -89,12 +90,15 @@ static void check_host(struct findings *all)
 {
 	struct finding *item;
 	kvs_cu *cu;
+	int err;
 
-	if (run_device_open("host", &cu)) {
+	err = run_device_open("host", &cu);
+	if (err) {
 		item = add(all, "host device", STATE_MISSING);
 		snprintf(item->found, sizeof(item->found), "%s", kvs_error());
-		snprintf(item->advice, sizeof(item->advice),
-			"build it with `make build`, or set KVSHARE_SOFTCUDA to its path");
+		if (err == -ENODEV) /* not there; of all else, as of a bad setting, the message says what to do */
+			snprintf(item->advice, sizeof(item->advice),
+				"build it with `make build`, or set KVSHARE_SOFTCUDA to its path");
 		return;
 	}
 	describe_device(add(all, "host device", STATE_OK), cu);
