@@ -25,6 +25,16 @@
 	"v=0:2MiB:4MiB:2:8MiB,v=1:8MiB:4MiB:2:-8MiB "
 #define TENSORS "--owners 0,1,0,1 --layout tensors:layers=4,bytes=4MiB "
 
+/* That a layout is none of the program's is said at its end; nothing else is. */
+static bool says_what_it_should(const char *options, const char *program, const char *err)
+{
+	const char *said = strstr(err, "kvshare: ");
+
+	if (!options || strcmp(options, TENSORS) || !strstr(program, " queries "))
+		return !said;
+	return said && strstr(said, "kvshare: no KV cache was shared") == said && !strstr(said + 1, "kvshare: ");
+}
+
 /* `program` with `options` of exec; NULL: without the shim. The output; its end is cut where the next run starts. */
 static char *output_of(const char *options, const char *program)
 {
@@ -38,7 +48,7 @@ static char *output_of(const char *options, const char *program)
 		snprintf(command, sizeof(command), "LD_LIBRARY_PATH=%s %s", folder, program);
 	setenv("ASAN_OPTIONS", "verify_asan_link_order=0", 1); /* the shim is first, and links it too */
 	process = run_shell(command, 300);
-	if (process.status || strstr(process.err, "kvshare: "))
+	if (process.status || !says_what_it_should(options, program, process.err))
 		fail_msg("%s: status %d: %s", command, process.status, process.err);
 	free(process.err);
 	return process.out;
@@ -82,6 +92,29 @@ static void answers_are_those_without_the_shim(void **state)
 	assert_same(calls("", "queries"), calls(NULL, "queries"));
 	assert_same(calls("--owners 0,1,2,3 " LAYOUT, "queries"), calls(NULL, "queries"));
 	assert_same(calls(TENSORS, "queries"), calls(NULL, "queries"));
+}
+
+/* With --strict it fails where layers should share and none did; --strict does not fail where none should. */
+static void strict_fails_where_nothing_was_shared(void **state)
+{
+	static const struct {
+		const char *options;
+		int status;
+	} rows[] = {{TENSORS, 1}, {SHARED, 0}, {"--owners 0,1,2,3 " LAYOUT, 0}};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+		char command[2048];
+		struct process process;
+
+		snprintf(command, sizeof(command),
+			"kvshare-run exec --strict --device host %s-- %s queries " BYTES " " LAYERS, rows[i].options,
+			built("tests/clients/calls"));
+		process = run_shell(command, 300);
+		assert_int_equal(process.status, rows[i].status);
+		assert_int_equal(strstr(process.err, "kvshare: no KV cache was shared") != NULL, rows[i].status);
+		process_free(&process);
+	}
 }
 
 static void shared_memory_answers_as_a_plain_allocation(void **state)
@@ -239,6 +272,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(answers_are_those_without_the_shim),
+		cmocka_unit_test(strict_fails_where_nothing_was_shared),
 		cmocka_unit_test(shared_memory_answers_as_a_plain_allocation),
 		cmocka_unit_test(copies_into_a_borrower_leave_its_owner),
 		cmocka_unit_test(copies_that_begin_in_a_borrower_go_on_behind_it),

@@ -66,6 +66,24 @@ done
 "$run" exec --device host -- "$build/tests/clients/ends" $bytes return >"$work/out" 2>&1
 [ ! -s "$work/out" ] || fail "nobody asked for a log: $(cat "$work/out")"
 
+# A layout that is none of the program's: a line says so, and --strict fails, however the program ends.
+wrong="--owners 0,1,0,1 --layout slab:layers=4,k=2MiB,v=2MiB"
+for way in return _exit; do
+	# shellcheck disable=SC2086
+	"$run" exec --device host $wrong -- "$build/tests/clients/ends" $bytes $way >"$work/out" 2>&1 || fail "$way: $(cat "$work/out")"
+	[ "$(grep -c "^kvshare: no KV cache was shared" "$work/out")" = 1 ] || fail "$way, wrong layout: $(cat "$work/out")"
+	for layout in "$wrong" "$share"; do
+		# shellcheck disable=SC2086
+		"$run" exec --device host --strict $layout -- "$build/tests/clients/ends" $bytes $way >"$work/out" 2>&1
+		[ "$? $(grep -c . "$work/out")" = "$([ "$layout" = "$share" ] && echo 0 0 || echo 1 1)" ] ||
+			fail "$way --strict $layout: $(cat "$work/out")"
+	done
+done
+
+# Of a plan in which no layer shares nothing is said.
+"$run" exec --device host --strict ${wrong/0,1,0,1/0,1,2,3} -- "$build/tests/clients/ends" $bytes return >"$work/out" 2>&1 || fail "alone: $?"
+[ ! -s "$work/out" ] || fail "alone: $(cat "$work/out")"
+
 # The time of all calls is that of those that were timed, times their number.
 "$run" exec --device host --stats "$work/times.json" -- "$build/tests/clients/decoder" "$build/tests/clients/decoder_kernels.so" >"$work/out" 2>&1 ||
 	fail "the decoder: $(cat "$work/out")"

@@ -74,6 +74,7 @@ __attribute__((noreturn)) static void end(const char *name, int status)
 	void (*next)(int) = NULL;
 
 	all_write();
+	status = shim_stats_status(status);
 	memcpy(&next, &found, sizeof(next));
 	if (next)
 		next(status);

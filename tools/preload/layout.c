@@ -303,6 +303,15 @@ int shim_owner(const struct shim_owners *owners, int layer, enum kvs_k_or_v whic
 	return (which == KVS_K ? owners->k : owners->v)[layer];
 }
 
+bool shim_owners_share(const struct shim_owners *owners)
+{
+	for (int layer = 0; layer < owners->layers; layer++) {
+		if (owners->k[layer] != layer || owners->v[layer] != layer)
+			return true;
+	}
+	return false;
+}
+
 static int list_parse(const char *text, int *owner, int *layers)
 {
 	for (*layers = 0; *text; ++*layers) {

@@ -62,6 +62,7 @@ struct shim_owners {
 /* From "0,1,2,1"; `v` may be NULL: as K. -EINVAL with the reason. */
 int shim_owners_parse(const char *k, const char *v, struct shim_owners *out);
 int shim_owner(const struct shim_owners *owners, int layer, enum kvs_k_or_v which);
+bool shim_owners_share(const struct shim_owners *owners); /* whether any layer has another's K or V */
 
 /* -EINVAL unless the owners are as many, and what they share are whole granules. 0: the granule is not known yet. */
 int shim_layout_check(const struct shim_layout *layout, const struct shim_owners *owners, size_t granule_bytes);

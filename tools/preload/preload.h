@@ -413,6 +413,8 @@ void shim_stats_note(const struct shim_memory *memory);
 void shim_stats_start(void);
 /* Writes it at once; a signal handler may call it. */
 void shim_stats_write_now(void);
+/* What a program that ends with this status ends with: a failure where --strict asks for sharing, and nothing was shared. */
+int shim_stats_status(int status);
 /* What `inspect` and `probe` write into PATH.PID; text is added to what shim_report_text() gives, 1 KiB at most each time (report.c). */
 struct shim_report {
 	int file;

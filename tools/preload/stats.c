@@ -23,7 +23,7 @@ const char *const shim_kind_names[SHIM_KIND_COUNT] = {"allocations", "frees", "l
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct shim_memory peak;
-static pid_t started_by;                /* 0: nobody asked for statistics */
+static pid_t started_by;                /* 0: nobody asked for statistics, and nothing is shared */
 static char path[4096], log_path[4096]; /* "": not asked for */
 static char log_name[128];              /* of this process, for a log that is shared */
 static bool log_to_stderr;
@@ -119,7 +119,7 @@ static void json_make(struct shim_text *text, const struct shim_account *account
 	shim_text_add(text, "}}\n");
 }
 
-/* False: nobody asked for statistics, or this is a child that was forked and did not become another program. */
+/* False: nobody asked for statistics or sharing, or this is a child that was forked and did not become another program. */
 static bool are_ours(void)
 {
 	return started_by && getpid() == started_by;
@@ -154,11 +154,35 @@ static void log_write(const struct shim_account *account, struct shim_text *text
 		close(file);
 }
 
-static void at_end(void)
+/* Where layers should share, the program has made memory, and none of it was the cache of the layout: mostly that is wrong. */
+static bool nothing_shared(void)
+{
+	return are_ours() && !shim_settings()->off && shim_owners_share(&shim_settings()->owners) &&
+	       !peak.virtual_bytes &&
+	       (atomic_load(&shim_calls[SHIM_ALLOCS]) || atomic_load(&shim_calls[SHIM_MAPPINGS]));
+}
+
+static void nothing_tell(void)
+{
+	static atomic_flag told = ATOMIC_FLAG_INIT;
+
+	if (nothing_shared() && !log_to_stderr && !atomic_flag_test_and_set(&told))
+		shim_say("no KV cache was shared: no memory of the program is as the layout has it (inspect finds "
+			 "layouts)");
+}
+
+int shim_stats_status(int status)
+{
+	return !status && nothing_shared() && shim_settings()->strict ? EXIT_FAILURE : status;
+}
+
+/* In glibc an exit within a handler goes on with the handlers that are left, and with the new status. */
+static void at_end(int status, void *arg)
 {
 	struct shim_text text;
 	struct shim_account account;
 
+	(void)arg;
 	if (!are_ours())
 		return;
 	account_get(&account);
@@ -166,6 +190,9 @@ static void at_end(void)
 	if (*path && kvs_file_write(path, text.text, text.bytes))
 		shim_say("no statistics: %s", kvs_error());
 	log_write(&account, &text);
+	nothing_tell();
+	if (shim_stats_status(status) != status)
+		exit(shim_stats_status(status));
 }
 
 /* Without the writer of files, which allocates. */
@@ -184,6 +211,7 @@ void shim_stats_write_now(void)
 	if (file >= 0)
 		close(file);
 	log_write(&account, &text);
+	nothing_tell();
 }
 
 static void child_begin(void)
@@ -202,7 +230,7 @@ static void start(void)
 	const struct shim_settings *settings = shim_settings();
 
 	pthread_atfork(NULL, NULL, child_begin);
-	if (!settings->stats_path && !settings->log_path && !settings->log_to_stderr)
+	if (!settings->stats_path && !settings->log_path && !settings->log_to_stderr && settings->off)
 		return;
 	if (settings->stats_path)
 		path_expand(settings->stats_path, path, sizeof(path));
@@ -211,8 +239,9 @@ static void start(void)
 	path_expand(rank_find() ? "process %p, rank %r" : "process %p", log_name, sizeof(log_name));
 	log_to_stderr = settings->log_to_stderr;
 	started_by = getpid();
-	atexit(at_end);
-	shim_ends_watch();
+	on_exit(at_end, NULL);
+	if (settings->stats_path || settings->log_path || settings->log_to_stderr)
+		shim_ends_watch();
 }
 
 void shim_stats_start(void)
