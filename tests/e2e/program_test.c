@@ -60,6 +60,16 @@ static void generate_writes_the_tokens_of_transformers(void **state)
 	json_decref(json);
 }
 
+static void one_token_is_one_token(void **state)
+{
+	struct process process = run_shell("kvshare-run generate -m " MODEL " -p It -n 1 --device host", 60);
+
+	(void)state;
+	assert_non_null(strstr(process.err, "prompt    1 token, "));
+	assert_non_null(strstr(process.err, "decode    1 token, "));
+	process_free(&process);
+}
+
 static void eval_measures_the_loss_of_transformers(void **state)
 {
 	json_t *json = golden(), *cases = json_object_get(json, "cases");
@@ -198,6 +208,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(generate_writes_the_tokens_of_transformers),
+		cmocka_unit_test(one_token_is_one_token),
 		cmocka_unit_test(eval_measures_the_loss_of_transformers),
 		cmocka_unit_test(doctor_finds_the_host_device),
 		cmocka_unit_test(doctor_looks_for_cupti),

@@ -226,25 +226,32 @@ static void print_summary(const struct run_calibrate *env, const struct kvs_sear
 	print_hint(env, result);
 }
 
+static const char *layers_share(double count)
+{
+	return count == 1 ? "layer shares" : "layers share";
+}
+
 static void print_end(const struct run_calibrate *env, const struct kvs_search_result *result)
 {
 	const char *where = run_is_stdout(env->output) ? "the plan" : env->output;
+	double share = result->best.tensors / 2.0;
 
 	if (result->end == KVS_SEARCH_EXHAUSTED && !env->search.sweep)
 		fprintf(stderr,
-			"kvshare-run: the pairs ran out: %g layers share, %d were asked for; %s holds those (try a "
+			"kvshare-run: the pairs ran out: %g %s, %d were asked for; %s holds those (try a "
 			"lower "
 			"--threshold, a smaller --share or --method nll)\n",
-			result->best.tensors / 2.0, env->search.share, where);
+			share, layers_share(share), env->search.share, where);
 	if (env->compensate_stopped) {
 		run_compensate_stop(env, true);
 		run_complain();
 	}
 	if (result->end == KVS_SEARCH_STOPPED)
 		fprintf(stderr,
-			"kvshare-run: stopped after %zu trials: %g layers share, %d were asked for; %s holds those; "
+			"kvshare-run: stopped after %zu trial%s: %g %s, %d were asked for; %s holds those; "
 			"the same command with --resume continues from here\n",
-			result->trial_count, result->best.tensors / 2.0, env->search.share, where);
+			result->trial_count, result->trial_count == 1 ? "" : "s", share, layers_share(share),
+			env->search.share, where);
 }
 
 int run_calibrate_save(struct run_calibrate *env, const struct kvs_search_result *result)

@@ -307,10 +307,10 @@ static void report_summary(const struct run *run, const struct kvs_engine_memory
 		"as many as -n asked for", "the model ended the text", "the context is full (--ctx)"};
 
 	fprintf(stderr, "\ndevice    %s\n", run->session.cu->name);
-	fprintf(stderr, "prompt    %zu tokens, %.1f tokens/s\n", run->prompt_count,
+	fprintf(stderr, "prompt    %zu token%s, %.1f tokens/s\n", run->prompt_count, run->prompt_count == 1 ? "" : "s",
 		rate(run->prompt_count, run->prefill_s));
-	fprintf(stderr, "decode    %d tokens, %.1f tokens/s; %s\n", run->count, rate(run->count, run->decode_s),
-		stops[run->stop]);
+	fprintf(stderr, "decode    %d token%s, %.1f tokens/s; %s\n", run->count, run->count == 1 ? "" : "s",
+		rate(run->count, run->decode_s), stops[run->stop]);
 	run_print_memory_summary(memory);
 }
 
