@@ -523,7 +523,7 @@ struct kvs_study_options {
 	struct kvs_source also[KVS_STUDY_MOST_ALSO];
 	int also_count, also_ctx;
 	const char *prompt; /* that the unshared model, and those of plans on the first text, go on with; NULL: none */
-	int prompt_tokens;  /* by so many tokens at most */
+	int prompt_tokens;  /* by so many tokens at most, 1 or more */
 	unsigned methods;   /* bit 1 << method; 0: see kvs_study_methods() */
 	unsigned fits;      /* bit 1 << fit: these too, for each method that makes plans */
 	unsigned varied;    /* bit 1 << method: run on other amounts of the text and on the other texts too */

@@ -25,6 +25,9 @@ int study_take_prompt(struct kvs_study *study, const struct kvs_study_options *o
 	if (!valid)
 		return kvs_fail(-EINVAL, "the prompt is not UTF-8");
 	json_decref(valid);
+	if (options->prompt_tokens < 1)
+		return kvs_fail(
+			-EINVAL, "%d tokens should follow the prompt: 1 or more will do", options->prompt_tokens);
 	err = kvs_tokenizer_encode(
 		study->tok, options->prompt, strlen(options->prompt), true, &prompt->ids, &prompt->count);
 	if (err)

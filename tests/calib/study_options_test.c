@@ -2,8 +2,10 @@
  * tests/calib/study_options_test.c: what a study takes beside its two texts: trials of an earlier search, methods to vary, further texts, a prompt.
  * With none of these options it is what it was before.
  */
+#include "../../calib/calib.h"
 #include "../support/process.h"
 
+#include <errno.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -382,6 +384,41 @@ static void check_input(const struct bad_input *input, const char *plan)
 	assert_refused(input, command);
 }
 
+/* The command line has a number of its own. */
+static void a_prompt_without_a_number_of_tokens_is_refused(void **state)
+{
+	static char text[4096];
+	FILE *file = fopen(MODEL "/calib.txt", "rb");
+	struct kvs_study_options options = {.text = {"upper half", text + sizeof(text) / 2, sizeof(text) / 2},
+		.calib = {{"lower half", text, sizeof(text) / 2}},
+		.calib_count = 1,
+		.cut = {.samples = 2, .sample_tokens = 8, .held_tokens = 16, .window_tokens = 16},
+		.text_tokens = 32,
+		.prompt = "The",
+		.prompt_tokens = 1};
+	kvs_checkpoint *ckpt;
+	kvs_tokenizer *tok;
+	kvs_study *study;
+
+	(void)state;
+	assert_int_equal(kvs_cu_open("host", &options.cu), 0);
+	assert_non_null(file);
+	assert_int_equal(fread(text, 1, sizeof(text), file), sizeof(text));
+	fclose(file);
+	assert_int_equal(kvs_checkpoint_open(MODEL, &ckpt), 0);
+	assert_int_equal(kvs_tokenizer_open(MODEL, &tok), 0);
+	if (kvs_study_create(ckpt, tok, &options, &study))
+		fail_msg("%s", kvs_error());
+	kvs_study_free(study);
+	for (options.prompt_tokens = 0; options.prompt_tokens > -2; options.prompt_tokens--) {
+		assert_int_equal(kvs_study_create(ckpt, tok, &options, &study), -EINVAL);
+		assert_non_null(strstr(kvs_error(), "tokens should follow the prompt: 1 or more"));
+	}
+	kvs_tokenizer_close(tok);
+	kvs_checkpoint_close(ckpt);
+	kvs_cu_close(options.cu);
+}
+
 static void bad_input_is_named_before_anything_is_made(void **state)
 {
 	char path[] = "/tmp/kvs-trials-XXXXXX";
@@ -405,6 +442,7 @@ int main(void)
 		cmocka_unit_test(a_text_shorter_than_a_window_is_one_window),
 		cmocka_unit_test(plans_are_measured_on_further_texts),
 		cmocka_unit_test(models_go_on_with_a_prompt),
+		cmocka_unit_test(a_prompt_without_a_number_of_tokens_is_refused),
 		cmocka_unit_test(bad_input_is_named_before_anything_is_made),
 	};
 
