@@ -496,6 +496,7 @@ const char *kvs_study_fit_name(enum kvs_study_fit fit); /* "alone", "o", "qo", "
 #define KVS_STUDY_MOST_SOURCES 4
 #define KVS_STUDY_MOST_TRIALS 4
 #define KVS_STUDY_MOST_ALSO 3
+#define KVS_STUDY_MOST_PLANS 8
 /* Those that depend on the text most. */
 #define KVS_STUDY_VARIED (1u << KVS_STUDY_DISSIMILAR | 1u << KVS_STUDY_SIMILAR | 1u << KVS_STUDY_NLL)
 
@@ -509,6 +510,13 @@ struct kvs_source {
 struct kvs_study_trials {
 	const char *name; /* for messages */
 	kvs_plan *plan;
+};
+
+/* A plan that is measured beside those that the study finds. */
+struct kvs_study_plan {
+	const char *name; /* a path: its last part is shown */
+	kvs_plan *plan;
+	kvs_patch *patch; /* checked (kvs_patch_check); NULL: the plan has none */
 };
 
 struct kvs_study_options {
@@ -530,6 +538,8 @@ struct kvs_study_options {
 	/* Of searches that are among the study's: their trials are not run again. */
 	struct kvs_study_trials trials[KVS_STUDY_MOST_TRIALS];
 	int trials_count;
+	struct kvs_study_plan plans[KVS_STUDY_MOST_PLANS]; /* each alone, and with its patch */
+	int plan_count;
 	double rates[KVS_STUDY_MOST_RATES]; /* fractions of the layers that share */
 	int rate_count;                     /* 0: 1/8, 1/4 and 3/8, as in the paper, but at least one layer */
 	int seeds;                          /* of random orders: 1, 2, ...; 0: 5 */
@@ -548,7 +558,7 @@ typedef struct kvs_study kvs_study;
  * thirds of that amount, if the text has as much, and on the other texts. Each of `fits` is run for the plans of every row
  * on the first text, and FIT_ALL for those on the others, on the samples that the row's search had or on those of `fit` (of a third
  * and five thirds of the amount so many of these). The options' texts and
- * plans are not needed afterwards; the checkpoint, the tokenizer and `cu` must outlive the study.
+ * `trials` are not needed afterwards; the checkpoint, the tokenizer, `cu`, `plans` and their patches must outlive the study.
  * -EINVAL (a text that is too short to search, to fit matrices or pairs on or to measure on; a window longer than the model's
  * positions; a text given twice; the text to measure on among those to search on; a
  * rate of no layer or of all; a model of one layer; fits without a method that makes plans; with KVS_STUDY_REFIT

@@ -88,7 +88,7 @@ static int fit_in(kvs_engine *engine, const struct kvs_study *study, const struc
 	return 0;
 }
 
-static int open_own(const struct kvs_study *study, kvs_engine **out)
+int study_open_own(const struct kvs_study *study, kvs_engine **out)
 {
 	struct kvs_study quiet = *study;
 
@@ -100,7 +100,7 @@ int study_fit_engine(const struct kvs_study *study, const struct study_row *row,
 	const struct kvs_calib_progress *progress, kvs_engine **out, struct study_fit *fit)
 {
 	kvs_engine *engine;
-	int err = open_own(study, &engine);
+	int err = study_open_own(study, &engine);
 
 	if (err)
 		return err;

@@ -58,23 +58,30 @@ int study_describe(struct kvs_study *study, const kvs_checkpoint *ckpt, const st
 					json_object_set_new(study->settings, "fit_sample_tokens",
 						json_integer(study_fit_text(study->cuts)->sample_tokens))))
 		return no_memory();
-	return study_describe_also(study) || study_describe_prompt(study) ? no_memory() : 0;
+	return study_describe_also(study) || study_describe_prompt(study) || study_describe_given(study) ? no_memory()
+													 : 0;
 }
 
 /* ---- out ---- */
 
-static json_t *point_json(const struct kvs_study *study, const struct study_point *point, int share)
+json_t *study_point_json(const struct kvs_study *study, const struct study_point *point, int share, bool merged)
 {
 	const struct kvs_quality *q = &point->quality;
+	json_t *object;
 
 	if (!point->owners)
 		return json_pack("{s:i,s:f}", "share", share, "shared", point->tensors / 2.0);
-	return json_pack("{s:i,s:f,s:f,s:o,s:f,s:f,s:I,s:f,s:o,s:o}", "share", share, "shared", point->tensors / 2.0,
+	object = json_pack("{s:i,s:f,s:f,s:o,s:f,s:f,s:I,s:f,s:o,s:o}", "share", share, "shared", point->tensors / 2.0,
 		"nll", q->nll, "ppl", calib_json_number(exp(q->nll)), "top1_agreement", q->top1_agreement, "kl", q->kl,
 		"kv_token_bytes", (json_int_t)point->token_bytes, "kv_fraction",
 		(double)point->token_bytes / study_token_bytes(study, 0, false), "k_owners",
 		ints_json(point->owners, study->layers), "v_owners",
 		ints_json(point->owners + study->layers, study->layers));
+	if (object && (merged || !study_also_json(study, point, object)) &&
+		(!point->sample || !json_object_set_new(object, "sample", json_string(point->sample))))
+		return object;
+	json_decref(object);
+	return NULL;
 }
 
 static json_t *fit_json(const struct study_fit *fit)
@@ -98,11 +105,8 @@ static json_t *row_json(const struct kvs_study *study, const struct study_row *r
 	int failed = points ? 0 : -1;
 
 	for (int p = 0; p < study->share_count && !failed; p++) {
-		json_t *point = point_json(study, &row->points[p], study->shares[p]);
-		if (point && row->points[p].owners && row->method != KVS_STUDY_MERGE)
-			failed = study_also_json(study, &row->points[p], point);
-		if (point && row->points[p].sample)
-			failed |= json_object_set_new(point, "sample", json_string(row->points[p].sample));
+		json_t *point =
+			study_point_json(study, &row->points[p], study->shares[p], row->method == KVS_STUDY_MERGE);
 		if (point && row->fit && row->points[p].owners)
 			failed |= json_object_set_new(point, "fit", fit_json(&row->points[p].fit));
 		failed |= json_array_append_new(points, point);
@@ -176,6 +180,10 @@ int kvs_study_json(const struct kvs_study *study, char **json)
 	if (!append_rows(study, rows) && !append_missing(study, missing))
 		object = json_pack("{s:i,s:O,s:o,s:O,s:O}", "kvshare_study", VERSION, "settings", study->settings,
 			"full", full_json(study), "rows", rows, "not_run", missing);
+	if (object && study_given_json(study, object)) {
+		json_decref(object);
+		object = NULL;
+	}
 	text = object ? json_dumps(object, JSON_INDENT(1)) : NULL;
 	json_decref(object);
 	json_decref(rows);
@@ -284,7 +292,6 @@ static int read_fit(const json_t *object, struct study_fit *fit)
 static int read_point(const json_t *object, struct kvs_study *study, bool merged, int share, struct study_point *point)
 {
 	double shared = number_at(object, "shared");
-	int err;
 
 	if (json_integer_value(json_object_get(object, "share")) != share || !(shared >= 0 && shared <= share))
 		return -EINVAL;
@@ -293,13 +300,7 @@ static int read_point(const json_t *object, struct kvs_study *study, bool merged
 	if (point->tensors < 2 * share)
 		return 0;
 	point->owners = malloc(sizeof(*point->owners) * 2 * study->layers);
-	err = point->owners ? read_owners(object, study->layers, point->tensors, point->owners) : -ENOMEM;
-	point->quality = (struct kvs_quality){.nll = number_at(object, "nll"),
-		.full_nll = study->full_nll,
-		.top1_agreement = number_at(object, "top1_agreement"),
-		.kl = number_at(object, "kl"),
-		.tokens = (size_t)study->measured.windows * study->measured.window_tokens};
-	return err || isfinite(point->quality.nll + point->quality.top1_agreement + point->quality.kl) ? err : -EINVAL;
+	return point->owners ? read_owners(object, study->layers, point->tensors, point->owners) : -ENOMEM;
 }
 
 /* The cut that a row is of, or -1. A row of a text that is not given this time would be lost at the next save. */
@@ -324,6 +325,22 @@ static int read_sample(const json_t *object, char **sample)
 	return *sample ? 0 : -ENOMEM;
 }
 
+int study_read_measures(
+	struct kvs_study *study, const json_t *object, bool merged, bool sampled, struct study_point *point)
+{
+	int err;
+
+	point->quality = (struct kvs_quality){.nll = number_at(object, "nll"),
+		.full_nll = study->full_nll,
+		.top1_agreement = number_at(object, "top1_agreement"),
+		.kl = number_at(object, "kl"),
+		.tokens = (size_t)study->measured.windows * study->measured.window_tokens};
+	err = isfinite(point->quality.nll + point->quality.top1_agreement + point->quality.kl) ? 0 : -EINVAL;
+	if (!err && !merged)
+		err = study_read_also(study, object, point);
+	return err || !sampled ? err : read_sample(object, &point->sample);
+}
+
 static int read_points(const json_t *points, struct kvs_study *study, struct study_row *row)
 {
 	int err = json_array_size(points) == (size_t)study->share_count ? 0 : -EINVAL;
@@ -332,10 +349,9 @@ static int read_points(const json_t *points, struct kvs_study *study, struct stu
 		const json_t *object = json_array_get(points, p);
 		struct study_point *point = &row->points[p];
 		err = read_point(object, study, row->method == KVS_STUDY_MERGE, study->shares[p], point);
-		if (!err && point->owners && row->method != KVS_STUDY_MERGE)
-			err = study_read_also(study, object, point);
-		if (!err && point->owners && study_samples(study, row))
-			err = read_sample(object, &point->sample);
+		if (!err && point->owners)
+			err = study_read_measures(
+				study, object, row->method == KVS_STUDY_MERGE, study_samples(study, row), point);
 		if (!err && row->fit && point->owners)
 			err = read_fit(json_object_get(object, "fit"), &point->fit);
 	}
@@ -406,13 +422,16 @@ static int read_study(const json_t *root, struct kvs_study *study, const char *p
 	if (err)
 		return err;
 	study->full_nll = number_at(json_object_get(root, "full"), "nll");
-	if (json_array_size(rows) &&
-		(!isfinite(study->full_nll) || study_read_also(study, json_object_get(root, "full"), NULL)))
+	bool begun = json_array_size(rows) || json_object_get(root, "plans");
+	if (begun && (!isfinite(study->full_nll) || study_read_also(study, json_object_get(root, "full"), NULL)))
 		return damaged(path, "full");
-	if (study->prompt.text && json_array_size(rows))
+	if (study->prompt.text && begun)
 		err = read_sample(json_object_get(root, "full"), &study->prompt.unshared);
 	if (err)
 		return err == -ENOMEM ? no_memory() : damaged(path, "full");
+	err = study_read_given(study, root);
+	if (err)
+		return err == -ENOMEM ? no_memory() : damaged(path, "plans");
 	for (size_t i = 0; i < json_array_size(rows) && !err; i++) {
 		if (find_cut(study, json_array_get(rows, i)) < 0)
 			return kvs_fail(-EINVAL,

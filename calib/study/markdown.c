@@ -347,6 +347,7 @@ static void print_study(FILE *out, const struct kvs_study *study)
 	for (int p = 0; p < study->share_count; p++)
 		print_results(out, study, p);
 	print_short(out, study);
+	study_print_given(out, study);
 	study_print_compensated(out, study);
 	study_print_also(out, study);
 	study_print_samples(out, study);

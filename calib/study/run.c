@@ -298,8 +298,9 @@ static const struct study_point *measured_before(const struct run *run, const st
 	return NULL;
 }
 
-/* A plan in an engine that may have matrices for it, on every text. */
-static int measure_texts(struct run *run, kvs_engine *engine, const kvs_plan *plan, struct study_point *point)
+/* A plan in an engine that may have matrices for it, on every text, and with `sampled` going on with the prompt. */
+static int measure_texts(
+	struct run *run, kvs_engine *engine, const kvs_plan *plan, bool sampled, struct study_point *point)
 {
 	struct kvs_study *study = run->study;
 	int err;
@@ -313,7 +314,7 @@ static int measure_texts(struct run *run, kvs_engine *engine, const kvs_plan *pl
 		err = kvs_measure_quality(engine, text, run->also[i], plan, &run->inner, &point->also[i]);
 		end_part(run);
 	}
-	if (!err && study_samples(study, run->row))
+	if (!err && sampled)
 		err = study_sample(study, engine, plan, &point->sample);
 	return err;
 }
@@ -327,7 +328,7 @@ static int fit_and_measure(struct run *run, const kvs_plan *plan, struct study_p
 	err = study_fit_engine(run->study, run->row, plan, &run->inner, &engine, &point->fit);
 	end_part(run);
 	if (!err)
-		err = measure_texts(run, engine, plan, point);
+		err = measure_texts(run, engine, plan, study_samples(run->study, run->row), point);
 	kvs_engine_close(engine);
 	return err;
 }
@@ -353,7 +354,7 @@ static int measure_plan(struct run *run, struct study_point *point)
 	if (run->row->fit)
 		err = fit_and_measure(run, plan, point);
 	else
-		err = measure_texts(run, run->engine, plan, point);
+		err = measure_texts(run, run->engine, plan, study_samples(run->study, run->row), point);
 	kvs_plan_free(plan);
 	return err;
 }
@@ -379,7 +380,7 @@ static int measure_row(struct run *run)
 	return err;
 }
 
-/* ---- all rows ---- */
+/* ---- rows ---- */
 
 static int capture_cut(struct run *run, int cut)
 {
@@ -452,6 +453,52 @@ static int run_row(struct run *run)
 	return err;
 }
 
+/* ---- plans that were given ---- */
+
+static double given_cost(const struct kvs_study *study, const struct study_given *given)
+{
+	return (measured_tokens(study) + also_tokens(study)) * (given->patch ? 2 : 1);
+}
+
+/* In an engine of its own, in which the matrices stay. */
+static int measure_with_matrices(struct run *run, struct study_given *given)
+{
+	kvs_engine *engine;
+	int err = study_open_own(run->study, &engine);
+
+	if (err)
+		return err;
+	err = kvs_engine_set_patch(engine, given->patch, NULL);
+	if (!err)
+		err = measure_texts(run, engine, given->plan, run->study->prompt.text, &given->with);
+	kvs_engine_close(engine);
+	return err;
+}
+
+static int run_given(struct run *run, struct study_given *given)
+{
+	int err = 0;
+
+	snprintf(run->label, sizeof(run->label), "%s", given->title);
+	run->in_row = 0;
+	if (!show(run, 0))
+		err = kvs_fail(-ECANCELED, "stopped");
+	if (!err)
+		err = measure_texts(run, run->engine, given->plan, run->study->prompt.text, &given->alone);
+	if (!err && given->patch)
+		err = measure_with_matrices(run, given);
+	if (err) {
+		free(given->alone.sample);
+		free(given->with.sample);
+		given->alone.sample = given->with.sample = NULL;
+	}
+	given->done = !err;
+	run->done += given_cost(run->study, given);
+	return err;
+}
+
+/* ---- all of it ---- */
+
 /* Rows of an earlier run were compared with the unshared model's loss at that time, so it must be the same now. */
 static int check_full(double *then, double now)
 {
@@ -499,6 +546,13 @@ static int run_rows(struct run *run, const char *path)
 	int err = take_references(run);
 
 	run->done = reference_cost(study);
+	for (int i = 0; i < study->given_count && !err; i++) {
+		if (study->given[i].done)
+			continue;
+		err = run_given(run, &study->given[i]);
+		if (!err)
+			err = study_save(study, path);
+	}
 	for (size_t i = 0; i < study->row_count && !err; i++) {
 		run->row = &study->rows[i];
 		if (run->row->done)
@@ -525,5 +579,7 @@ int kvs_study_run(kvs_study *study, kvs_engine *engine, const char *path, const 
 	run.total = reference_cost(study);
 	for (size_t i = 0; i < study->row_count; i++)
 		run.total += study->rows[i].done ? 0 : row_cost(study, &study->rows[i]);
+	for (int i = 0; i < study->given_count; i++)
+		run.total += study->given[i].done ? 0 : given_cost(study, &study->given[i]);
 	return run_rows(&run, path);
 }

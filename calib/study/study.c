@@ -380,6 +380,8 @@ int kvs_study_create(
 	if (!err)
 		err = study_take_prompt(study, options);
 	if (!err)
+		err = study_take_given(study, options);
+	if (!err)
 		err = study_describe(study, ckpt, options);
 	if (!err)
 		err = list_rows(study, methods, options->fits, options->seeds ? options->seeds : DEFAULT_SEEDS);
@@ -414,6 +416,7 @@ void kvs_study_free(kvs_study *study)
 	kvs_calib_text_clear(&study->measured);
 	study_free_also(study);
 	study_free_prompt(study);
+	study_free_given(study);
 	free(study->rows);
 	json_decref(study->settings);
 	free(study);
@@ -443,7 +446,9 @@ size_t kvs_study_left(const kvs_study *study, size_t *rows)
 
 	for (size_t i = 0; i < study->row_count; i++)
 		left += !study->rows[i].done;
-	*rows = study->row_count;
+	for (int i = 0; i < study->given_count; i++)
+		left += !study->given[i].done;
+	*rows = study->row_count + study->given_count;
 	return left;
 }
 

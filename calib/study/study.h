@@ -56,7 +56,7 @@ struct study_fit {
 	int64_t peak_bytes;    /* by which the process's resident memory rose at its peak; 0: not known */
 };
 
-/* The result of a row for one number of layers. */
+/* The result of a row for one number of layers, or of a plan that was given. */
 struct study_point {
 	int tensors;        /* that share; if there are too few, the method goes no further, and the rest is empty */
 	int *owners;        /* [2][layers]: of K, of V; NULL if too few share */
@@ -80,6 +80,15 @@ struct study_row {
 	struct study_point points[KVS_STUDY_MOST_RATES];
 };
 
+/* A plan that the study did not find, and what it gives. */
+struct study_given {
+	char *title;
+	const kvs_plan *plan;
+	const kvs_patch *patch; /* NULL: it has none, and `with` is empty */
+	bool done;
+	struct study_point alone, with; /* their owners from the start */
+};
+
 struct kvs_study {
 	int layers, kv_heads, head_dim;
 	const kvs_checkpoint *ckpt;
@@ -101,6 +110,8 @@ struct kvs_study {
 	double full_nll;                               /* NAN: not measured yet */
 	struct study_row *rows;                        /* by cut, method, seed and fit */
 	size_t row_count, row_room;
+	struct study_given given[KVS_STUDY_MOST_PLANS];
+	int given_count;
 };
 
 bool study_is_random(enum kvs_study_method method); /* the method has seeds */
@@ -134,6 +145,20 @@ int study_describe_also(struct kvs_study *study); /* into the settings, if there
 int study_also_json(const struct kvs_study *study, const struct study_point *point, struct json_t *object);
 int study_read_also(struct kvs_study *study, const struct json_t *object, struct study_point *point);
 void study_print_also(FILE *out, const struct kvs_study *study); /* a section, if there are any */
+/*
+ * json.c: to a point's JSON: its plan, its losses on every text (merged tensors: the first alone), and what the model goes on with;
+ * and all but the plan from there.
+ */
+struct json_t *study_point_json(const struct kvs_study *study, const struct study_point *point, int share, bool merged);
+int study_read_measures(
+	struct kvs_study *study, const struct json_t *object, bool merged, bool sampled, struct study_point *point);
+/* given.c: the plans that were given; into the settings, and into and from study.json, if there are any. */
+int study_take_given(struct kvs_study *study, const struct kvs_study_options *options);
+void study_free_given(struct kvs_study *study);
+int study_describe_given(struct kvs_study *study);
+int study_given_json(const struct kvs_study *study, struct json_t *object);
+int study_read_given(struct kvs_study *study, const struct json_t *root); /* -ENOMEM; -EINVAL */
+void study_print_given(FILE *out, const struct kvs_study *study);         /* a section */
 /* sample.c: the prompt's tokens, and the settings that go with it. */
 int study_take_prompt(struct kvs_study *study, const struct kvs_study_options *options);
 void study_free_prompt(struct kvs_study *study);
@@ -143,6 +168,8 @@ bool study_samples(const struct kvs_study *study, const struct study_row *row);
 /* What an engine goes on with under a plan, always by the likeliest token; the caller frees it. */
 int study_sample(const struct kvs_study *study, kvs_engine *engine, const kvs_plan *plan, char **text);
 void study_print_samples(FILE *out, const struct kvs_study *study); /* a section, if there is a prompt */
+/* An engine with the checkpoint's matrices whose loading no bar shows; it is the caller's. Errors as kvs_engine_open(). */
+int study_open_own(const struct kvs_study *study, kvs_engine **out);
 int study_blame(const char *name, int err); /* repeats the message with this name before it; returns `err` */
 
 /*

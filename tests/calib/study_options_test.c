@@ -324,6 +324,59 @@ static void models_go_on_with_a_prompt(void **state)
 	process_free(&process);
 }
 
+/* ---- plans that were given ---- */
+
+#define GIVEN                                                                                                          \
+	"kvshare-run study -m " MODEL " --text " MODEL "/heldout.txt --calib " MODEL "/calib.txt -o $T/s "             \
+	"--samples 4 --ctx 16 --kv-dtype f32 -q --max-tokens 32 --rates 0.25 --vary none --methods adjacent "          \
+	"--also LICENSE --prompt 'The *king*' --prompt-tokens 12 "
+#define REFITTED                                                                                                       \
+	"kvshare-run calibrate -q -m " MODEL " --text " MODEL "/calib.txt --samples 24 --ctx 64 --held-tokens 256 "    \
+	"--method kvsharer --order random:3 --threshold -1 --share 4 --compensate --refit o -o $T/a.json >/dev/null; "
+#define OTHER "kvshare-run plan convert --owners 0,1,2,3,4,5,2,7,8,3,10,11,1,13,5,5 --to json -o $T/b.json; "
+
+/* What `eval` says of the plan with its matrices. */
+static void check_with_matrices(const json_t *point)
+{
+	json_t *eval = run_json_in_directory(
+		REFITTED "kvshare-run eval -m " MODEL " --text " MODEL
+			 "/heldout.txt --ctx 16 --max-tokens 33 --kv-dtype f32 --json --plan $T/a.json");
+
+	assert_float_equal(json_number_at(eval, "nll"), json_number_at(point, "nll"), 1e-4);
+	json_decref(eval);
+}
+
+/* Alone, and with the matrices that lie beside it; a study that was begun with them goes on with the same ones alone. */
+static void plans_of_ones_own_are_measured_too(void **state)
+{
+	struct process process = run_in_directory(REFITTED OTHER GIVEN
+		"--plan $T/a.json --plan $T/b.json --json >$T/1 || exit 10; " GIVEN
+		"--plan $T/a.json --plan $T/b.json >$T/md || exit 11; cmp $T/1 $T/s/study.json || exit 12; " GIVEN
+		"--plan $T/a.json 2>$T/err && exit 13; grep -q 'its plans is' $T/err || exit 14; "
+		"sed -i '/\"plans\": \\[/,$s/\"k_owners\"/\"k\"/' $T/s/study.json; " GIVEN
+		"--plan $T/a.json --plan $T/b.json 2>$T/err && exit 15; grep -q 'plans is damaged' $T/err || exit 16; "
+		"cat $T/md >&2; cat $T/1",
+		120);
+	json_t *study = json_loads(process.out, 0, NULL);
+	const json_t *plans, *a, *b;
+
+	(void)state;
+	if (process.status)
+		fail_msg("status %d: %s", process.status, process.err);
+	plans = json_at(study, "plans");
+	a = json_array_get(plans, 0);
+	b = json_array_get(plans, 1);
+	check_with_matrices(json_at(a, "with_matrices"));
+	check_text(json_at(a, "alone"), MODEL "/heldout.txt", 16, json_number_at(json_at(a, "alone"), "nll"));
+	check_text(json_at(a, "alone"), "LICENSE", 16, nll_of(json_at(a, "alone"), 0));
+	check_text(json_at(b, "alone"), MODEL "/heldout.txt", 16, json_number_at(json_at(b, "alone"), "nll"));
+	assert_null(json_object_get(b, "with_matrices"));
+	check_sample(json_at(b, "alone"), "0,1,2,3,4,5,2,7,8,3,10,11,1,13,5,5");
+	assert_non_null(strstr(process.err, "| a.json, with its matrices | 4 | 75.0 % |"));
+	json_decref(study);
+	process_free(&process);
+}
+
 /* ---- bad input ---- */
 
 static const struct bad_input inputs[] = {
@@ -336,6 +389,9 @@ static const struct bad_input inputs[] = {
 	{"trials of another method", "$N --methods similar --trials $T/p.json", 1, "its method is \"nll\""},
 	{"other windows, said of the row of that method", "$S --methods similar,nll --ctx 8 --trials $T/p.json", 1,
 		"of nll: the plan's search cannot be resumed: its windows is 1"},
+	{"a plan that is not there", "$S --plan $T/no.json", 1, "no.json"},
+	{"a plan of other layers", "kvshare-run plan convert --owners 0,0 --to json -o $T/q.json; $S --plan $T/q.json",
+		1, "q.json: plan has 2 layers"},
 	{"trials for no search", "$N --methods random,adjacent --trials $T/p.json", 1, "there is no search to take"},
 	{"trials of another model", "sed -i 's/\"fingerprint\": *\"./&0/' $T/p.json; $S --trials $T/p.json", 1,
 		"p.json: "},
@@ -440,6 +496,7 @@ int main(void)
 		cmocka_unit_test(one_search_is_compared_with_nothing),
 		cmocka_unit_test(trials_by_loss_fit_any_threshold),
 		cmocka_unit_test(a_text_shorter_than_a_window_is_one_window),
+		cmocka_unit_test(plans_of_ones_own_are_measured_too),
 		cmocka_unit_test(plans_are_measured_on_further_texts),
 		cmocka_unit_test(models_go_on_with_a_prompt),
 		cmocka_unit_test(a_prompt_without_a_number_of_tokens_is_refused),

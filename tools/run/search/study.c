@@ -27,6 +27,7 @@ enum {
 	OPTION_COMPENSATE,
 	OPTION_VARY,
 	OPTION_TRIALS,
+	OPTION_PLAN,
 	OPTION_ALSO,
 	OPTION_ALSO_CTX,
 	OPTION_PROMPT,
@@ -61,6 +62,8 @@ static const struct argp_option options[] = {
 		0},
 	{"max-tokens", OPTION_MAX_TOKENS, "N", 0,
 		"tokens of --text to predict (default 2048), in windows of --ctx (default 256)", 0},
+	{"plan", OPTION_PLAN, "FILE", 0,
+		"also measure this plan, alone and with the refitted matrices that lie beside it; up to 8", 0},
 	{"also", OPTION_ALSO, "FILE", 0, "a further text to measure each plan on; up to 3", 0},
 	{"also-ctx", OPTION_ALSO_CTX, "N", 0, "measure on --text in windows of N tokens too, such as 1024", 0},
 	{"prompt", OPTION_PROMPT, "TEXT", 0, "also show how each model goes on with this, by the likeliest token", 0},
@@ -108,6 +111,13 @@ static void add_trials(struct argp_state *state, struct kvs_study_options *study
 	if (study->trials_count == KVS_STUDY_MOST_TRIALS)
 		argp_error(state, "--trials: %d plans are the most", KVS_STUDY_MOST_TRIALS);
 	study->trials[study->trials_count++].name = path;
+}
+
+static void add_plan(struct argp_state *state, struct kvs_study_options *study, const char *path)
+{
+	if (study->plan_count == KVS_STUDY_MOST_PLANS)
+		argp_error(state, "--plan: %d plans are the most", KVS_STUDY_MOST_PLANS);
+	study->plans[study->plan_count++].name = path;
 }
 
 static void parse_fits(struct argp_state *state, struct kvs_study_options *study, char *list)
@@ -209,6 +219,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
 	case OPTION_TRIALS:
 		add_trials(state, &env->study, text);
 		return 0;
+	case OPTION_PLAN:
+		add_plan(state, &env->study, text);
+		return 0;
 	case OPTION_COMPENSATE:
 		parse_fits(state, &env->study, text);
 		return 0;
@@ -274,6 +287,33 @@ static int read_sources(struct kvs_study_options *study)
 		err = read_source(&study->also[i]);
 	for (int i = 0; i < study->trials_count && !err; i++)
 		err = kvs_plan_load(study->trials[i].name, &study->trials[i].plan);
+	for (int i = 0; i < study->plan_count && !err; i++)
+		err = kvs_plan_load(study->plans[i].name, &study->plans[i].plan);
+	return err;
+}
+
+static int blame(const char *name, int err)
+{
+	char *said = strdup(kvs_error());
+
+	kvs_fail(err, "%s: %s", name, said ? said : "no memory");
+	free(said);
+	return err;
+}
+
+/* Those of this model, each with its refitted matrices. */
+static int check_plans(struct kvs_study_options *study, const kvs_checkpoint *ckpt)
+{
+	int err = 0;
+
+	for (int i = 0; i < study->plan_count && !err; i++) {
+		struct kvs_study_plan *given = &study->plans[i];
+		err = run_plan_check(given->plan, ckpt);
+		if (!err)
+			err = run_patch_load(given->name, given->plan, ckpt, &given->patch);
+		if (err)
+			err = blame(given->name, err);
+	}
 	return err;
 }
 
@@ -286,6 +326,10 @@ static void free_sources(struct kvs_study_options *study)
 		free((char *)study->also[i].bytes);
 	for (int i = 0; i < study->trials_count; i++)
 		kvs_plan_free(study->trials[i].plan);
+	for (int i = 0; i < study->plan_count; i++) {
+		kvs_plan_free(study->plans[i].plan);
+		kvs_patch_close(study->plans[i].patch);
+	}
 }
 
 static int say(const struct env *env, const kvs_study *study)
@@ -389,7 +433,9 @@ static int run_in_session(struct env *env, struct run_session *session)
 		.stop = run_watch_stopped,
 		.progress = env->model.quiet ? NULL : run_show_load};
 	run_profile_engine(session->profile, &env->study.engine);
-	err = kvs_study_create(session->ckpt, session->tokenizer, &env->study, &study);
+	err = check_plans(&env->study, session->ckpt);
+	if (!err)
+		err = kvs_study_create(session->ckpt, session->tokenizer, &env->study, &study);
 	if (err)
 		return err;
 	err = run_in_directory(env, session, study);
