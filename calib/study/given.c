@@ -132,7 +132,8 @@ static int read_point(struct kvs_study *study, const json_t *object, struct stud
 	static const char *const keys[] = {"k_owners", "v_owners"};
 
 	for (int i = 0; i < 2 * study->layers; i++) {
-		const json_t *owner = json_array_get(json_object_get(object, keys[i / study->layers]), i % study->layers);
+		const json_t *owner =
+			json_array_get(json_object_get(object, keys[i / study->layers]), i % study->layers);
 		if (!json_is_integer(owner) || json_integer_value(owner) != point->owners[i])
 			return -EINVAL;
 	}
