@@ -27,7 +27,8 @@ $(GPU_PARTS)/kernels.so: $(ATTN_HOST_IMAGE)
 
 $(GPU_PARTS)/images.o: attn/images.S $(GPU_PARTS)/kernels.so $(BUILD)/attn/kernels.fatbin
 	$(call say,AS,$@)
-	$(Q)$(CC) -c -DKVS_HOST_IMAGE='"$(GPU_PARTS)/kernels.so"' -DKVS_GPU_IMAGE='"$(BUILD)/attn/kernels.fatbin"' $< -o $@
+	$(Q)$(CC) -c -DKVS_HOST_IMAGE='"$(GPU_PARTS)/kernels.so"' -DKVS_GPU_IMAGE='"$(BUILD)/attn/kernels.fatbin"' \
+		-DKVS_GPU_ARCHS='"$(GPU_ARCHS)"' $< -o $@
 
 $(GPU_IMAGES): $(GPU_PARTS)/images.o
 	@mkdir -p $(@D)
