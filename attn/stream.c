@@ -107,11 +107,10 @@ int kvs_kernels_check(const kvs_cu *cu)
 
 static int load_kernels(kvs_stream *s)
 {
-	int err = kvs_kernels_check(s->cu);
-
 	bool gpu = s->cu->kind == KVS_DEVICE_CUDA;
 	const unsigned char *image = gpu ? attn_image_gpu : attn_image_host;
 	size_t bytes = gpu ? attn_image_gpu_end - attn_image_gpu : attn_image_host_end - attn_image_host;
+	int err = kvs_kernels_check(s->cu);
 
 	s->decode_mma = gpu; /* the image for the host emulates mma, which takes longer than it saves */
 	if (err)

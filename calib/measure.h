@@ -19,6 +19,8 @@ struct json_t *calib_json_number(double value);
 void calib_digest(const void *data, size_t bytes, char digest[CALIB_DIGEST]); /* FNV-1a 64 in hex */
 /* What was cut from which text, as an object. NULL: no memory. */
 struct json_t *calib_text_settings(const struct kvs_calib_text *text);
+/* What a plan says of its search, as `calibration`; NULL: nothing (or no memory). The caller's. */
+struct json_t *calib_plan_record(const kvs_plan *plan);
 /*
  * Whether all that is in `now` is the same in `then`. -EINVAL: "`what` cannot be resumed: its KEY is ..., `ours` is ...", as in "the
  * plan's search", "this search's".

@@ -301,18 +301,24 @@ int kvs_search_replay(const kvs_plan *plan, const struct kvs_search_options *opt
 	return err;
 }
 
-double kvs_search_full_nll(const kvs_plan *plan)
+json_t *calib_plan_record(const kvs_plan *plan)
 {
+	json_t *record;
 	char *json;
-	json_t *search;
-	double nll;
 
 	if (kvs_plan_calibration(plan, &json))
-		return 0;
-	search = json_loads(json, 0, NULL);
-	nll = json_number_value(json_object_get(json_object_get(search, "nll"), "full"));
-	json_decref(search);
+		return NULL;
+	record = json_loads(json, 0, NULL);
 	free(json);
+	return record;
+}
+
+double kvs_search_full_nll(const kvs_plan *plan)
+{
+	json_t *record = calib_plan_record(plan);
+	double nll = json_number_value(json_object_get(json_object_get(record, "nll"), "full"));
+
+	json_decref(record);
 	return nll;
 }
 

@@ -187,7 +187,8 @@ const char *kvs_cu_function_name(enum kvs_cu_function function);
 
 /*
  * Leave a message for kvs_error() on this thread and return `err` (a negative errno), so that a caller can write
- * `return kvs_fail(-EINVAL, "...")`. The message says what was asked, what was found and what to do.
+ * `return kvs_fail(-EINVAL, "...")`. The message says what was asked, what was found and what to do. The message so far may be
+ * an argument: `kvs_fail(err, "%s: %s", name, kvs_error())` puts a name before it.
  */
 int kvs_fail(int err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

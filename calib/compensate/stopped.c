@@ -34,16 +34,6 @@ static int damaged(const char *path, const char *why)
 	return kvs_fail(-EINVAL, "%s: %s" CALIB_STOPPED_ANEW, path, why);
 }
 
-/* The settings differ, and kvs_error() says in what. */
-static int of_others(int err)
-{
-	char *difference = strdup(kvs_error());
-
-	kvs_fail(err, "%s" CALIB_STOPPED_ANEW, difference ? difference : "no memory");
-	free(difference);
-	return err;
-}
-
 /* ---- settings ---- */
 
 static json_t *owners_json(const kvs_plan *plan, enum kvs_k_or_v which)
@@ -280,7 +270,7 @@ static int take_header(
 	err = calib_settings_check(now, json_object_get(header, "settings"), what, "this fit's");
 	json_decref(now);
 	if (err)
-		return of_others(err);
+		return kvs_fail(err, "%s" CALIB_STOPPED_ANEW, kvs_error());
 	if (layers < 1 || layers > kvs_checkpoint_config(settings->ckpt)->layers)
 		return damaged(path, "is damaged (layers)");
 	fit->layers = (int)layers;

@@ -38,7 +38,7 @@ static int cut(struct kvs_study *study, const kvs_tokenizer *tok, const struct k
 	if (!err && whole && also->text.window_tokens < window_tokens)
 		err = kvs_fail(-EINVAL, "the text has %d tokens to predict, a window takes %d",
 			also->text.window_tokens, window_tokens);
-	return err ? study_blame(source->name, err) : 0;
+	return err ? kvs_fail(err, "%s: %s", source->name, kvs_error()) : 0;
 }
 
 static int check_digest(const struct study_also *also, const char *name, const char *digest, const char *other)
@@ -230,16 +230,21 @@ static void print_row(FILE *out, const struct kvs_study *study, enum kvs_study_m
 	fputc('\n', out);
 }
 
-static void print_head(FILE *out, const struct kvs_study *study)
+void study_print_also_titles(FILE *out, const struct kvs_study *study)
 {
-	bool held = study_has_fits(study);
-
-	fputs("| plan | the text measured on |", out);
 	for (int a = 0; a < study->also_count; a++) {
 		fputc(' ', out);
 		study_print_escaped(out, study->also[a].title);
 		fputs(" |", out);
 	}
+}
+
+static void print_head(FILE *out, const struct kvs_study *study)
+{
+	bool held = study_has_fits(study);
+
+	fputs("| plan | the text measured on |", out);
+	study_print_also_titles(out, study);
 	fputs(held ? " held back of the calibration text |\n|---|---|" : "\n|---|---|", out);
 	for (int a = 0; a < study->also_count + held; a++)
 		fputs("---|", out);

@@ -72,8 +72,7 @@ void study_free_given(struct kvs_study *study)
 /* A plan's matrices are told by the digest that it has of them. */
 static json_t *describe(const struct study_given *given)
 {
-	char *text = NULL;
-	json_t *record = given->patch && !kvs_plan_calibration(given->plan, &text) ? json_loads(text, 0, NULL) : NULL;
+	json_t *record = given->patch ? calib_plan_record(given->plan) : NULL;
 	json_t *patch = json_object_get(json_object_get(record, "compensation"), "patch");
 	json_t *object = json_pack("{s:s,s:f}", "name", given->title, "shared", given->alone.tensors / 2.0);
 
@@ -82,7 +81,6 @@ static json_t *describe(const struct study_given *given)
 		object = NULL;
 	}
 	json_decref(record);
-	free(text);
 	return object;
 }
 
@@ -198,11 +196,7 @@ void study_print_given(FILE *out, const struct kvs_study *study)
 	fputs("## The plans that were given\n\nLoss above the unshared model's on the same text, nats a token.\n\n"
 	      "| plan | layers share | of the KV bytes | the text measured on |",
 		out);
-	for (int a = 0; a < study->also_count; a++) {
-		fputc(' ', out);
-		study_print_escaped(out, study->also[a].title);
-		fputs(" |", out);
-	}
+	study_print_also_titles(out, study);
 	fputs(" top-1 agreement | KL to full |\n|---|---|---|---|---|---|", out);
 	for (int a = 0; a < study->also_count; a++)
 		fputs("---|", out);

@@ -167,15 +167,6 @@ static int list_rows(struct kvs_study *study, unsigned methods, unsigned fits, i
 
 /* ---- texts ---- */
 
-int study_blame(const char *name, int err)
-{
-	char *said = strdup(kvs_error());
-
-	kvs_fail(err, "%s: %s", name, said ? said : "no memory");
-	free(said);
-	return err;
-}
-
 /*
  * A third and five thirds of the text are tried only if there is as much: a smaller amount under their name would
  * mislead. The first cut must succeed, and those of the other texts too, since they were given to be cut.
@@ -198,7 +189,7 @@ static int cut_one(struct kvs_study *study, const kvs_tokenizer *tok, const stru
 	if (!err && varied && how.samples == first->samples)
 		err = kvs_fail(-EINVAL, "a third of the samples is not fewer");
 	if (!err || !varied || err != -EINVAL)
-		return err ? study_blame(options->calib[source].name, err) : 0;
+		return err ? kvs_fail(err, "%s: %s", options->calib[source].name, kvs_error()) : 0;
 	kvs_calib_text_clear(&cut->text);
 	cut->missing = strdup(kvs_error());
 	return cut->missing ? 0 : kvs_fail(-ENOMEM, "no memory for a study");
@@ -244,7 +235,7 @@ static int cut_texts(struct kvs_study *study, const kvs_tokenizer *tok, const st
 	err = kvs_calib_windows_cut(tok, options->text.bytes, options->text.count,
 		options->text_tokens ? options->text_tokens : STUDY_TEXT_TOKENS, options->cut.window_tokens,
 		&study->measured);
-	err = err ? study_blame(options->text.name, err) : check_sources(study, options);
+	err = err ? kvs_fail(err, "%s: %s", options->text.name, kvs_error()) : check_sources(study, options);
 	return err ? err : study_cut_also(study, tok, options);
 }
 
@@ -276,7 +267,7 @@ static int check_fits(struct kvs_study *study, const kvs_tokenizer *tok, const s
 		if (!err && !cut->missing)
 			err = kvs_compensate_check(config, study_fit_text(cut), &fit);
 		if (err && options->fits && (i == 0 || cut->source))
-			return study_blame(options->calib[cut->source].name, err);
+			return kvs_fail(err, "%s: %s", options->calib[cut->source].name, kvs_error());
 		cut->unfit = err ? strdup(kvs_error()) : NULL;
 		if (err && !cut->unfit)
 			return kvs_fail(-ENOMEM, "no memory for a study");
@@ -298,7 +289,7 @@ static int check_pairs(struct kvs_study *study, const struct kvs_study_options *
 		struct study_cut *cut = &study->cuts[i];
 		int err = cut->missing || (i && !(study->varied & refit)) ? 0 : calib_pairs_check(&cut->text);
 		if (err && options->methods && (i == 0 || cut->source))
-			return study_blame(options->calib[cut->source].name, err);
+			return kvs_fail(err, "%s: %s", options->calib[cut->source].name, kvs_error());
 		cut->unpaired = err ? strdup(kvs_error()) : NULL;
 		if (err && !cut->unpaired)
 			return kvs_fail(-ENOMEM, "no memory for a study");

@@ -144,7 +144,8 @@ int study_describe_also(struct kvs_study *study); /* into the settings, if there
 /* To and from a point's JSON, or with NULL that of the unshared model, if there are any. -ENOMEM; -EINVAL. */
 int study_also_json(const struct kvs_study *study, const struct study_point *point, struct json_t *object);
 int study_read_also(struct kvs_study *study, const struct json_t *object, struct study_point *point);
-void study_print_also(FILE *out, const struct kvs_study *study); /* a section, if there are any */
+void study_print_also_titles(FILE *out, const struct kvs_study *study); /* a column's head for each */
+void study_print_also(FILE *out, const struct kvs_study *study);        /* a section, if there are any */
 /*
  * json.c: to a point's JSON: its plan, its losses on every text (merged tensors: the first alone), and what the model goes on with;
  * and all but the plan from there.
@@ -170,7 +171,6 @@ int study_sample(const struct kvs_study *study, kvs_engine *engine, const kvs_pl
 void study_print_samples(FILE *out, const struct kvs_study *study); /* a section, if there is a prompt */
 /* An engine with the checkpoint's matrices whose loading no bar shows; it is the caller's. Errors as kvs_engine_open(). */
 int study_open_own(const struct kvs_study *study, kvs_engine **out);
-int study_blame(const char *name, int err); /* repeats the message with this name before it; returns `err` */
 
 /*
  * Refits for a plan, on the samples of the row's cut, in an engine of its own, which is the caller's: so a result

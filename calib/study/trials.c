@@ -54,18 +54,11 @@ static bool is_of_method(const kvs_plan *plan, const struct study_row *row)
 {
 	static const char *const names[] = {
 		[KVS_METHOD_KVSHARER] = "kvsharer", [KVS_METHOD_NLL] = "nll", [KVS_METHOD_REFIT] = "refit"};
-	char *json;
-	json_t *search;
-	const char *name;
-	bool same;
+	json_t *record = calib_plan_record(plan);
+	const char *name = json_string_value(json_object_get(record, "method"));
+	bool same = name && !strcmp(name, names[search_method(row->method)]);
 
-	if (kvs_plan_calibration(plan, &json))
-		return false;
-	search = json_loads(json, 0, NULL);
-	name = json_string_value(json_object_get(search, "method"));
-	same = name && !strcmp(name, names[search_method(row->method)]);
-	json_decref(search);
-	free(json);
+	json_decref(record);
 	return same;
 }
 
@@ -95,7 +88,6 @@ static int fits_no_row(const struct kvs_study *study, const kvs_plan *plan)
 {
 	const struct study_row *nearest = NULL;
 	struct kvs_search_options options;
-	char *said;
 
 	for (size_t i = 0; i < study->row_count; i++) {
 		const struct study_row *row = &study->rows[i];
@@ -107,11 +99,8 @@ static int fits_no_row(const struct kvs_study *study, const kvs_plan *plan)
 			"none of the --methods tries pairs one by one, so there is no search to take trials for");
 	options = study_search_options(study, nearest);
 	calib_search_is_of(plan, &options, &study->cuts[nearest->cut].text);
-	said = strdup(kvs_error());
-	kvs_fail(-EINVAL, "its trials are of none of the study's searches; of %s: %s",
-		kvs_study_method_name(nearest->method), said ? said : "no memory");
-	free(said);
-	return -EINVAL;
+	return kvs_fail(-EINVAL, "its trials are of none of the study's searches; of %s: %s",
+		kvs_study_method_name(nearest->method), kvs_error());
 }
 
 static int give(struct kvs_study *study, const kvs_plan *plan)
@@ -141,7 +130,7 @@ int study_take_trials(struct kvs_study *study, const struct kvs_study_options *o
 	for (int i = 0; i < options->trials_count && !err; i++) {
 		err = give(study, options->trials[i].plan);
 		if (err)
-			study_blame(options->trials[i].name, err);
+			kvs_fail(err, "%s: %s", options->trials[i].name, kvs_error());
 	}
 	return err;
 }

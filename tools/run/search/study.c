@@ -292,15 +292,6 @@ static int read_sources(struct kvs_study_options *study)
 	return err;
 }
 
-static int blame(const char *name, int err)
-{
-	char *said = strdup(kvs_error());
-
-	kvs_fail(err, "%s: %s", name, said ? said : "no memory");
-	free(said);
-	return err;
-}
-
 /* Those of this model, each with its refitted matrices. */
 static int check_plans(struct kvs_study_options *study, const kvs_checkpoint *ckpt)
 {
@@ -312,7 +303,7 @@ static int check_plans(struct kvs_study_options *study, const kvs_checkpoint *ck
 		if (!err)
 			err = run_patch_load(given->name, given->plan, ckpt, &given->patch);
 		if (err)
-			err = blame(given->name, err);
+			kvs_fail(err, "%s: %s", given->name, kvs_error());
 	}
 	return err;
 }
