@@ -33,6 +33,18 @@ struct softmax {
 	float total[LANES];
 };
 
+/* Of each pair the larger; of a NaN in `a` and a number the number. */
+INLINE floats larger(floats a, floats b)
+{
+#if defined(__AVX512F__) && WIDTH == 16
+	return (floats)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+	words more = (words)(a > b);
+
+	return (floats)(((words)a & more) | ((words)b & ~more));
+#endif
+}
+
 /*
  * Scores of a tile, scaled and -inf where not seen, to weights; moves the row along. Returns the factor for the row's sums.
  * `count` is a multiple of LANES.
@@ -40,9 +52,12 @@ struct softmax {
 INLINE float softmax_tile(struct softmax *row, float *score, int count)
 {
 	float highest = row->largest, base, rescale;
+	floats each = every(highest);
 
-	for (int i = 0; i < count; i++)
-		highest = score[i] > highest ? score[i] : highest;
+	for (int i = 0; i < count; i += WIDTH)
+		each = larger(load_floats(score + i), each);
+	for (int i = 0; i < WIDTH; i++)
+		highest = each[i] > highest ? each[i] : highest;
 	base = highest == -INFINITY ? 0.0f : highest; /* nothing seen so far: all weights are 2^-inf */
 	rescale = exp2_one(row->largest - base);
 	row->largest = highest;
@@ -235,19 +250,21 @@ INLINE void prefill_load(const struct attn_attention_params *p, float *k, float 
 {
 	const int height = PREFILL_KEYS(dim);
 
-	for (int i = 0; i < height; i++) {
-		if (key + i < keys.first || key + i >= keys.end) {
-			for (int d = 0; d < dim; d++)
-				k[d * height + i] = v[i * dim + d] = 0;
-			continue;
-		}
-		const char *k_row = row_of(p, p->k, kv_head, key + i), *v_row = row_of(p, p->v, kv_head, key + i);
+	for (int i = 0; i < height; i += WIDTH) {
 		for (int d = 0; d < dim; d += WIDTH) {
-			floats from = load_elements(k_row, d, type);
+			floats square[WIDTH];
 
+			for (int j = 0; j < WIDTH; j++) {
+				bool seen = key + i + j >= keys.first && key + i + j < keys.end;
+				const char *k_row = row_of(p, p->k, kv_head, key + i + j);
+				const char *v_row = row_of(p, p->v, kv_head, key + i + j);
+
+				square[j] = seen ? load_elements(k_row, d, type) : every(0);
+				store_floats(v + (i + j) * dim + d, seen ? load_elements(v_row, d, type) : every(0));
+			}
+			transpose(square);
 			for (int j = 0; j < WIDTH; j++)
-				k[(d + j) * height + i] = from[j];
-			store_floats(v + i * dim + d, load_elements(v_row, d, type));
+				store_floats(k + (d + j) * height + i, square[j]);
 		}
 	}
 }
@@ -259,8 +276,10 @@ INLINE void prefill_softmax(const struct attn_attention_params *p, struct softma
 	int first = first_key(position, p->window), height = PREFILL_KEYS(dim);
 	float rescale;
 
-	for (int i = 0; i < height; i++)
-		score[i] = key + i >= first && key + i <= position ? score[i] * p->scale_log2 : -INFINITY;
+	for (int i = 0; i < height; i += WIDTH)
+		store_floats(score + i, load_floats(score + i) * p->scale_log2);
+	for (int i = 0; i < height && (key < first || key + height - 1 > position); i++)
+		score[i] = key + i >= first && key + i <= position ? score[i] : -INFINITY;
 	rescale = softmax_tile(row, score, height);
 	for (int d = 0; d < dim; d += WIDTH)
 		store_floats(sums + d, load_floats(sums + d) * rescale);

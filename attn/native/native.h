@@ -1,5 +1,5 @@
 /*
- * attn/native/native.h: what the native bodies share: vectors of floats, conversions, 2^x. Private to attn/native/.
+ * attn/native/native.h: what the native bodies share: vectors of floats, conversions, rows to columns, 2^x. Private to attn/native/.
  *
  * A native body does one block of a launch on a CPU (driver/simt/module.h). Each file is compiled once for each
  * instruction set (attn/build.mk), with NATIVE(name) its names in that set; table.c chooses when the module is loaded.
@@ -115,6 +115,72 @@ INLINE floats load_elements(const void *from, size_t at, enum kvs_dtype dtype)
 	value = (floats)((bits & 0x7fff) << 13) * 0x1p112f;
 	return (floats)((words)value | special | (bits & 0x8000) << 16);
 }
+
+/* Each transpose() swaps square[i][j] and square[j][i]. */
+#if WIDTH == 8 && defined(__AVX2__)
+INLINE void transpose(floats square[WIDTH])
+{
+	__m256 two[8], four[8];
+
+	for (int i = 0; i < 8; i += 2) {
+		two[i] = _mm256_unpacklo_ps((__m256)square[i], (__m256)square[i + 1]);
+		two[i + 1] = _mm256_unpackhi_ps((__m256)square[i], (__m256)square[i + 1]);
+	}
+	for (int i = 0; i < 8; i += 4) {
+		four[i] = _mm256_shuffle_ps(two[i], two[i + 2], 0x44);
+		four[i + 1] = _mm256_shuffle_ps(two[i], two[i + 2], 0xee);
+		four[i + 2] = _mm256_shuffle_ps(two[i + 1], two[i + 3], 0x44);
+		four[i + 3] = _mm256_shuffle_ps(two[i + 1], two[i + 3], 0xee);
+	}
+	for (int i = 0; i < 4; i++) {
+		square[i] = (floats)_mm256_permute2f128_ps(four[i], four[i + 4], 0x20);
+		square[i + 4] = (floats)_mm256_permute2f128_ps(four[i], four[i + 4], 0x31);
+	}
+}
+#elif WIDTH == 16
+/* Eight numbers of each from the `first`-th on, in turn. */
+INLINE floats deal(floats a, floats b, int first)
+{
+#ifdef __AVX512F__
+	const __m512i turns = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+
+	return (floats)_mm512_permutex2var_ps((__m512)a, _mm512_add_epi32(turns, _mm512_set1_epi32(first)), (__m512)b);
+#else
+	floats dealt;
+
+	for (int i = 0; i < 8; i++) {
+		dealt[2 * i] = a[first + i];
+		dealt[2 * i + 1] = b[first + i];
+	}
+	return dealt;
+#endif
+}
+
+/* Each deal of the upper half of the vectors between the lower moves the bits of all indices by one: after four, rows are columns. */
+INLINE void transpose(floats square[WIDTH])
+{
+	floats from[WIDTH];
+
+	for (int turn = 0; turn < 4; turn++) {
+		memcpy(from, square, sizeof(from));
+		for (int i = 0; i < WIDTH / 2; i++) {
+			square[2 * i] = deal(from[i], from[i + WIDTH / 2], 0);
+			square[2 * i + 1] = deal(from[i], from[i + WIDTH / 2], 8);
+		}
+	}
+}
+#else
+INLINE void transpose(floats square[WIDTH])
+{
+	floats from[WIDTH];
+
+	memcpy(from, square, sizeof(from));
+	for (int i = 0; i < WIDTH; i++) {
+		for (int j = 0; j < WIDTH; j++)
+			square[i][j] = from[j][i];
+	}
+}
+#endif
 
 /* To the nearest, ties to even. */
 INLINE uint16_t bf16_of(float value)

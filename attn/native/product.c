@@ -1,8 +1,8 @@
 /*
  * attn/native/product.c: native bodies of product.cu: x in f32 times the transpose of w in any type, and of gemv.cu.
  *
- * A few rows of x: every row of w is read once, as sixteen partial sums along it. More rows: sixteen rows of w become a
- * panel in f32, a column of it beside the next, and six rows of x at a time pass over it; every element of out is one
+ * A few rows of x: every row of w is read once, as sixteen partial sums along it. More rows: some rows of w become a
+ * panel in f32, a column of it beside the next, and some rows of x at a time pass over it; every element of out is one
  * chain of fused multiply-adds over ATTN_PRODUCT_DEPTH elements, and the chains are added in order. So a row's bits do
  * not depend on the rows beside it, on blocks or on workers. Quantised weights become f32 on the way, in registers or in
  * the panel: the bits are those of a product with the same weights in f32.
@@ -200,73 +200,10 @@ static void few_quantised(const struct attn_product_params *p, int n, int end)
 
 /* ---- many rows of x ---- */
 
-/* Rows of x: their sums of sixteen columns leave a few registers, or half of AVX-512's. */
+/* Rows of x, and of w, whose sums stay in registers at a time: they leave a few for a column of a panel and an element of x. */
 #define STRIP (WIDTH == 16 ? 12 : 6)
-
-#if WIDTH == 8 && defined(__AVX2__)
-INLINE void transpose(floats square[WIDTH])
-{
-	__m256 two[8], four[8];
-
-	for (int i = 0; i < 8; i += 2) {
-		two[i] = _mm256_unpacklo_ps((__m256)square[i], (__m256)square[i + 1]);
-		two[i + 1] = _mm256_unpackhi_ps((__m256)square[i], (__m256)square[i + 1]);
-	}
-	for (int i = 0; i < 8; i += 4) {
-		four[i] = _mm256_shuffle_ps(two[i], two[i + 2], 0x44);
-		four[i + 1] = _mm256_shuffle_ps(two[i], two[i + 2], 0xee);
-		four[i + 2] = _mm256_shuffle_ps(two[i + 1], two[i + 3], 0x44);
-		four[i + 3] = _mm256_shuffle_ps(two[i + 1], two[i + 3], 0xee);
-	}
-	for (int i = 0; i < 4; i++) {
-		square[i] = (floats)_mm256_permute2f128_ps(four[i], four[i + 4], 0x20);
-		square[i + 4] = (floats)_mm256_permute2f128_ps(four[i], four[i + 4], 0x31);
-	}
-}
-#elif WIDTH == 16
-/* Eight numbers of each from the `first`-th on, in turn. */
-INLINE floats deal(floats a, floats b, int first)
-{
-#ifdef __AVX512F__
-	const __m512i turns = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-
-	return (floats)_mm512_permutex2var_ps((__m512)a, _mm512_add_epi32(turns, _mm512_set1_epi32(first)), (__m512)b);
-#else
-	floats dealt;
-
-	for (int i = 0; i < 8; i++) {
-		dealt[2 * i] = a[first + i];
-		dealt[2 * i + 1] = b[first + i];
-	}
-	return dealt;
-#endif
-}
-
-/* Each deal of the upper half of the vectors between the lower moves the bits of all indices by one: after four, rows are columns. */
-INLINE void transpose(floats square[WIDTH])
-{
-	floats from[WIDTH];
-
-	for (int turn = 0; turn < 4; turn++) {
-		memcpy(from, square, sizeof(from));
-		for (int i = 0; i < WIDTH / 2; i++) {
-			square[2 * i] = deal(from[i], from[i + WIDTH / 2], 0);
-			square[2 * i + 1] = deal(from[i], from[i + WIDTH / 2], 8);
-		}
-	}
-}
-#else
-INLINE void transpose(floats square[WIDTH])
-{
-	floats from[WIDTH];
-
-	memcpy(from, square, sizeof(from));
-	for (int i = 0; i < WIDTH; i++) {
-		for (int j = 0; j < WIDTH; j++)
-			square[i][j] = from[j][i];
-	}
-}
-#endif
+#define COLS (WIDTH == 16 ? 32 : 16)
+#define VECTORS (COLS / WIDTH)
 
 /* A vector from column `at` on; 0 beyond the row's end. */
 INLINE floats load_some(const char *row, int at, int cols, enum kvs_dtype dtype)
@@ -279,10 +216,10 @@ INLINE floats load_some(const char *row, int at, int cols, enum kvs_dtype dtype)
 	return load_elements(padded, 0, dtype);
 }
 
-/* panel[depth][LANES] = the columns from `first` on of `rows` rows of w, of k elements; 0 where there are less than LANES. */
+/* panel[depth][COLS] = the columns from `first` on of `rows` rows of w, of k elements; 0 where there are less than COLS. */
 INLINE void pack(float *panel, const char *w, int k, int rows, int first, int depth, enum kvs_dtype dtype)
 {
-	for (int group = 0; group < LANES; group += WIDTH) {
+	for (int group = 0; group < COLS; group += WIDTH) {
 		for (int i = 0; i < depth; i += WIDTH) {
 			floats square[WIDTH];
 
@@ -292,7 +229,7 @@ INLINE void pack(float *panel, const char *w, int k, int rows, int first, int de
 							     : every(0);
 			transpose(square);
 			for (int j = 0; j < WIDTH; j++)
-				store_floats(panel + (i + j) * LANES + group, square[j]);
+				store_floats(panel + (i + j) * COLS + group, square[j]);
 		}
 	}
 }
@@ -300,7 +237,7 @@ INLINE void pack(float *panel, const char *w, int k, int rows, int first, int de
 /* The same of quantised rows. */
 static void pack_quantised(float *panel, const uint8_t *w, int k, int rows, int first, int depth, enum kvs_dtype dtype)
 {
-	float expanded[LANES * ATTN_PRODUCT_DEPTH] __attribute__((aligned(64)));
+	float expanded[COLS * ATTN_PRODUCT_DEPTH] __attribute__((aligned(64)));
 
 	for (int r = 0; r < rows; r++)
 		expand_row(expanded + r * depth, w + r * attn_row_bytes(dtype, k), first, depth, dtype);
@@ -319,24 +256,24 @@ INLINE void pack_any(
 		pack(panel, w, p->k, rows, first, depth, dtype);
 }
 
-/* out[rows][LANES] = x[rows][depth] * panel, added to what is there if `add`. `rows` is a constant, at most STRIP. */
+/* out[rows][COLS] = x[rows][depth] * panel, added to what is there if `add`. `rows` is a constant, at most STRIP. */
 INLINE void multiply(float *out, size_t out_stride, const float *x, size_t x_stride, const float *panel, int depth,
 	int rows, bool add)
 {
-	floats sum[STRIP][PIECES] = {0};
+	floats sum[STRIP][VECTORS] = {0};
 
 	for (int i = 0; i < depth; i++) {
-		floats column[PIECES];
+		floats column[VECTORS];
 
-		for (int j = 0; j < PIECES; j++)
-			column[j] = load_floats(panel + i * LANES + j * WIDTH);
+		for (int j = 0; j < VECTORS; j++)
+			column[j] = load_floats(panel + i * COLS + j * WIDTH);
 		for (int r = 0; r < rows; r++) {
-			for (int j = 0; j < PIECES; j++)
+			for (int j = 0; j < VECTORS; j++)
 				sum[r][j] = fused(every(x[r * x_stride + i]), column[j], sum[r][j]);
 		}
 	}
 	for (int r = 0; r < rows; r++) {
-		for (int j = 0; j < PIECES; j++) {
+		for (int j = 0; j < VECTORS; j++) {
 			float *to = out + r * out_stride + j * WIDTH;
 
 			store_floats(to, add ? load_floats(to) + sum[r][j] : sum[r][j]);
@@ -383,11 +320,11 @@ static void multiply_strip(float *out, size_t out_stride, const float *x, size_t
 static void multiply_edge(float *out, size_t out_stride, const float *x, size_t x_stride, const float *panel, int depth,
 	int rows, int cols, bool add)
 {
-	float piece[STRIP][LANES] = {0};
+	float piece[STRIP][COLS] = {0};
 
 	for (int r = 0; r < rows && add; r++)
 		memcpy(piece[r], out + r * out_stride, cols * sizeof(*out));
-	multiply_strip(piece[0], LANES, x, x_stride, panel, depth, rows, add);
+	multiply_strip(piece[0], COLS, x, x_stride, panel, depth, rows, add);
 	for (int r = 0; r < rows; r++)
 		memcpy(out + r * out_stride, piece[r], cols * sizeof(*out));
 }
@@ -395,14 +332,14 @@ static void multiply_edge(float *out, size_t out_stride, const float *x, size_t 
 INLINE void multiply_block(
 	const struct attn_product_params *p, int n, int end, int token, int token_end, enum kvs_dtype dtype)
 {
-	float panel[ATTN_PRODUCT_DEPTH * LANES] __attribute__((aligned(64)));
+	float panel[ATTN_PRODUCT_DEPTH * COLS] __attribute__((aligned(64)));
 
 	for (int first = 0; first < p->k; first += ATTN_PRODUCT_DEPTH) {
 		int depth = least(ATTN_PRODUCT_DEPTH, p->k - first);
 		bool add = first > 0 || p->accumulate;
 
-		for (int c = n; c < end; c += LANES) {
-			int cols = least(LANES, end - c);
+		for (int c = n; c < end; c += COLS) {
+			int cols = least(COLS, end - c);
 
 			pack_any(panel, p, c, cols, first, depth, dtype);
 			for (int t = token; t < token_end; t += STRIP) {
@@ -410,7 +347,7 @@ INLINE void multiply_block(
 				const float *x = (const float *)p->x + (size_t)t * p->k + first;
 				int rows = least(STRIP, token_end - t);
 
-				if (cols == LANES)
+				if (cols == COLS)
 					multiply_strip(out, p->out_stride, x, p->k, panel, depth, rows, add);
 				else
 					multiply_edge(out, p->out_stride, x, p->k, panel, depth, rows, cols, add);
