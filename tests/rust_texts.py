@@ -7,7 +7,7 @@ Needs the component rust-docs of a Rust toolchain. Writes into FOLDER, in bytes:
   other.txt, reference-spread.txt      16 pieces of 2,400 characters from all over test.txt and the Reference
   book-test.txt, reference-test.txt    5,200 characters from a third of them and from two thirds
 The digests are of the texts that were measured, from Rust 1.95; another version of the books gives other losses, and a warning.
-usage: rust_texts.py FOLDER [DOCS]    (DOCS: share/doc/rust/html of a toolchain; rustup knows where it is)
+usage: rust_texts.py FOLDER [DOCS]    (DOCS: share/doc/rust/html of a toolchain; rustc's own)
 """
 import hashlib
 import html
@@ -47,12 +47,18 @@ def thirds(text):
     return "".join(text[at:at + 5200] + "\n" for at in (len(text) // 3, 2 * len(text) // 3))
 
 
+def docs_of_rustc():
+    try:
+        root = subprocess.run(["rustc", "--print", "sysroot"], check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"rust_texts.py: rustc does not tell where it is: {error}; name DOCS")
+    return root + "/share/doc/rust/html"
+
+
 def main():
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
-    folder = pathlib.Path(sys.argv[1])
-    docs = pathlib.Path(sys.argv[2] if len(sys.argv) > 2 else subprocess.run(
-        ["rustc", "--print", "sysroot"], check=True, capture_output=True, text=True).stdout.strip() + "/share/doc/rust/html")
+    folder, docs = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2] if len(sys.argv) > 2 else docs_of_rustc())
     book = text_of_all((docs / "book").glob("ch*.html")).encode()
     reference = text_of_all((docs / "reference").rglob("*.html"))
     if not book or not reference:
