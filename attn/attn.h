@@ -72,7 +72,8 @@ void kvs_stream_leave_out(kvs_stream *s, unsigned parts);
 int kvs_openblas_check_room(int threads);
 /*
  * The library, to look functions up in; the caller gives the handle to dlclose(). Where nobody has loaded it yet, its room
- * is checked first, for a thread on each processor. `who` needs it, in messages. -ENODEV, and as above.
+ * is checked first, for a thread on each processor, and it is loaded with the same kernels on every processor with AVX2: the
+ * variable OPENBLAS_CORETYPE is set meanwhile, unless it is set. `who` needs it, in messages. -ENODEV, and as above.
  */
 int kvs_openblas_open(const char *who, void **handle);
 

@@ -7,6 +7,7 @@
  * first time, so their room is checked too: what they took in between would leave a thread of OpenBLAS in its loop for
  * ever, and with it the thread that unloads the library.
  */
+#include "native/processor.h"
 #include "stream.h"
 
 #include <dlfcn.h>
@@ -81,6 +82,24 @@ int kvs_openblas_check_room(int threads)
 	return err ? err : try_threads(threads - 1);
 }
 
+/*
+ * With its kernels for AVX2 on every processor that has it, unless OPENBLAS_CORETYPE says otherwise. So a fit has the same
+ * bits on all of them, and a processor that is younger than the library does not fall back to SSE3 ("Prescott"). It reads
+ * the variable while it is loaded.
+ */
+static void *load(const char *name)
+{
+	bool choose = attn_has_avx2() && !getenv("OPENBLAS_CORETYPE");
+	void *handle;
+
+	if (choose)
+		setenv("OPENBLAS_CORETYPE", "Haswell", 0);
+	handle = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+	if (choose)
+		unsetenv("OPENBLAS_CORETYPE");
+	return handle;
+}
+
 int kvs_openblas_open(const char *who, void **handle)
 {
 	static const char name[] = "libopenblas.so.0";
@@ -92,7 +111,7 @@ int kvs_openblas_open(const char *who, void **handle)
 	err = kvs_openblas_check_room((int)sysconf(_SC_NPROCESSORS_ONLN));
 	if (err)
 		return err;
-	*handle = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+	*handle = load(name);
 	return *handle ? 0 : kvs_fail(-ENODEV, "%s needs OpenBLAS (Debian: libopenblas0): %s", who, dlerror());
 }
 

@@ -48,3 +48,12 @@ grep -q -- '--threads is "0"' "$work/zero" || fail "--threads 0: $(cat "$work/ze
 [ -n "$(loss simt)" ] || fail "no loss in the output of eval"
 awk "BEGIN {d = $(loss simt) - $(loss one); exit !(d < 1e-4 && d > -1e-4)}" ||
 	fail "loss by SIMT $(loss simt), by native bodies $(loss one)"
+
+# OpenBLAS has the same kernels on every processor with AVX2, so that fits have the same bits; its own variable chooses others.
+core() { # SETTING: what OpenBLAS says that it runs
+	env "$1" KVS_HOST_KERNELS=simt OPENBLAS_VERBOSE=2 "$run" generate -m $model -p "Anna" -n 1 --device host -q 2>&1 | sed -n 's/^Core: //p'
+}
+if grep -qw avx2 /proc/cpuinfo && [ -n "$(core OPENBLAS_CORETYPE=Prescott)" ]; then
+	[ "$(core A=1)" = Haswell ] || fail "OpenBLAS chose kernels by itself: $(core A=1)"
+	[ "$(core OPENBLAS_CORETYPE=Prescott)" = Prescott ] || fail "OPENBLAS_CORETYPE is overruled"
+fi
