@@ -72,7 +72,7 @@ def main():
     for name, text in texts.items():
         (folder / name).write_bytes(text)
         digest = hashlib.sha256(text).hexdigest()[:16]
-        if digest != MEASURED.get(name):
+        if digest != MEASURED[name]:
             print(f"rust_texts.py: {name} is not the text that was measured: {digest}", file=sys.stderr)
 
 

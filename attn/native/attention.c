@@ -278,8 +278,10 @@ INLINE void prefill_softmax(const struct attn_attention_params *p, struct softma
 
 	for (int i = 0; i < height; i += WIDTH)
 		store_floats(score + i, load_floats(score + i) * p->scale_log2);
-	for (int i = 0; i < height && (key < first || key + height - 1 > position); i++)
-		score[i] = key + i >= first && key + i <= position ? score[i] : -INFINITY;
+	if (key < first || key + height - 1 > position) {
+		for (int i = 0; i < height; i++)
+			score[i] = key + i >= first && key + i <= position ? score[i] : -INFINITY;
+	}
 	rescale = softmax_tile(row, score, height);
 	for (int d = 0; d < dim; d += WIDTH)
 		store_floats(sums + d, load_floats(sums + d) * rescale);

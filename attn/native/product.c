@@ -1,8 +1,8 @@
 /*
  * attn/native/product.c: native bodies of product.cu: x in f32 times the transpose of w in any type, and of gemv.cu.
  *
- * A few rows of x: every row of w is read once, as sixteen partial sums along it. More rows: some rows of w become a
- * panel in f32, a column of it beside the next, and some rows of x at a time pass over it; every element of out is one
+ * A few rows of x: every row of w is read once, as sixteen partial sums along it. More rows: COLS rows of w become a
+ * panel in f32, a column of it beside the next, and STRIP rows of x at a time pass over it; every element of out is one
  * chain of fused multiply-adds over ATTN_PRODUCT_DEPTH elements, and the chains are added in order. So a row's bits do
  * not depend on the rows beside it, on blocks or on workers. Quantised weights become f32 on the way, in registers or in
  * the panel: the bits are those of a product with the same weights in f32.
