@@ -192,6 +192,7 @@ struct kvs_patch_matrix {
 /* Reads the header alone. -ENOENT, -EINVAL (damaged or no patch), -ENOMEM, -EIO. */
 int kvs_patch_open(const char *path, kvs_patch **out);
 void kvs_patch_close(kvs_patch *patch);
+const char *kvs_patch_digest(const kvs_patch *patch);
 size_t kvs_patch_count(const kvs_patch *patch);
 void kvs_patch_get(const kvs_patch *patch, size_t index, struct kvs_patch_matrix *out);
 /*

@@ -179,6 +179,11 @@ void kvs_patch_close(kvs_patch *patch)
 	free(patch);
 }
 
+const char *kvs_patch_digest(const kvs_patch *patch)
+{
+	return patch->digest;
+}
+
 size_t kvs_patch_count(const kvs_patch *patch)
 {
 	return patch->count;

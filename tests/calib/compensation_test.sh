@@ -105,15 +105,43 @@ grep -q "no temporary file can be made there.*d.json is written, without matrice
 loss --plan "$work/d.json" >/dev/null || fail "the plan of the failed fit does not run"
 
 # The same where the fit succeeds and its patch cannot be written, here for want of room; with --plan there is nothing to save.
-ln -s /dev/full "$work/f.patch.safetensors"
+ln -s /dev/full "$work/f.patch.new"
 calibrate --compensate -o "$work/f.json" && status=0 || status=$?
 [ $status = 1 ] || fail "a patch that cannot be written: status $status"
-grep -q "f.patch.safetensors: cannot write: No space left on device; .*f.json is written, without matrices" "$work/said" || fail "it says:"
+grep -q "f.patch.new: cannot write: No space left on device; .*f.json is written, without matrices" "$work/said" || fail "it says:"
+rm "$work/f.patch.new"
 [ "$(ls "$work" | grep '^f')" = f.json ] && cmp "$work/f.json" "$work/d.json" || fail "without room for the patch: $(ls "$work")"
 ! grep -q compensated "$work/out" || fail "it tells of matrices: $(cat "$work/out")"
-ln -s /dev/full "$work/g.patch.safetensors"
-refuses "g.patch.safetensors: cannot write: No space left" $run calibrate -m $model --text $model/calib.txt $cut --compensate --plan "$work/f.json" -o "$work/g.json"
-[ "$(ls "$work" | grep '^g')" = g.patch.safetensors ] || fail "without room, with --plan: $(ls "$work")"
+ln -s /dev/full "$work/g.patch.new"
+refuses "g.patch.new: cannot write: No space left" $run calibrate -m $model --text $model/calib.txt $cut --compensate --plan "$work/f.json" -o "$work/g.json"
+[ "$(ls "$work" | grep '^g')" = g.patch.new ] || fail "without room, with --plan: $(ls "$work")"
+
+# If the plan cannot be written, its patch goes, and an earlier one stays. (The device is like /dev/full: made by root, where that is allowed.)
+if mknod "$work/h.json" c 1 7 2>/dev/null && ! echo x 2>/dev/null >"$work/h.json"; then
+	for earlier in none "$work/whole"; do
+		[ "$earlier" = none ] || cp "$earlier" "$work/h.patch.safetensors"
+		refuses "h.json: cannot write: No space left" $run calibrate -m $model --text $model/calib.txt $cut --compensate --refit qo --plan "$work/f.json" -o "$work/h.json"
+		[ "$earlier" = none ] || cmp "$earlier" "$work/h.patch.safetensors" || fail "an earlier patch was changed without its plan"
+		[ "$(ls "$work" | grep -c '^h')" = $([ "$earlier" = none ] && echo 1 || echo 2) ] || fail "without room for the plan: $(ls "$work")"
+	done
+	rm "$work"/h.*
+fi
+
+# A link in the patch's place is replaced, and what it leads to, another plan's matrices, stays.
+cp "$work/whole" "$work/i.patch.safetensors"
+ln -s i.patch.safetensors "$work/j.patch.safetensors"
+$run calibrate -m $model --text $model/calib.txt $cut --compensate --refit qo --plan "$work/f.json" -o "$work/j.json" >"$work/out" 2>"$work/said" || fail "over a link:"
+cmp "$work/whole" "$work/i.patch.safetensors" && [ ! -L "$work/j.patch.safetensors" ] || fail "through a link another plan's matrices were replaced"
+rm "$work"/[ij].*
+
+# Names beside the plan that cannot be written are told before the search.
+long=$(printf 'n%.0s' $(seq 240))
+refuses "patch.safetensors: cannot write there: File name too long" $run calibrate -m $model --text $model/calib.txt --compensate -o "$work/$long.json"
+for name in patch.safetensors patch.part; do
+	mkdir "$work/n.$name"
+	refuses "n.$name: is a directory, where a file is to be written" $run calibrate -m $model --text $model/calib.txt --compensate -o "$work/n.json"
+	rmdir "$work/n.$name"
+done
 
 # Where the plan's file could be written, and its folder takes no new one, that is told before the search.
 mkdir "$work/closed" && cp "$work/d.json" "$run" "$work/closed"

@@ -59,17 +59,25 @@ cmp -s "$part" "$work/kept" && fail "nothing was changed"
 refuses "was cut or changed" $given --resume -o "$work/p.json"
 cp "$work/kept" "$part"
 
-# Stopped again before it is read: while the unshared model runs through a text that is long enough for the signal to come in time.
+# Stopped again before it is read, or replaced: while the unshared model runs through a text that is long enough for the signal to
+# come in time.
 for _ in 1 2 3 4 5 6 7 8; do cat $model/heldout.txt; done >"$work/long"
-for wait in 0.5 1 2 4; do
-	$run $common --held-tokens 100000 --text "$work/long" --compensate -q $given --resume -o "$work/p.json" >"$work/out" 2>"$work/said" &
-	pid=$!
-	sleep $wait
-	kill -INT $pid
-	wait $pid 2>/dev/null && status=0 || status=$?
-	! grep -q stopped "$work/said" || break
-done
-[ $status = 130 ] && grep -q "p.json is not written; .*p.patch.part is kept as it was" "$work/said" || fail "early in --resume: status $status"
+stopped_early() { # ARGS...
+	for wait in 0.5 1 2 4; do
+		$run $common --held-tokens 100000 --text "$work/long" --compensate -q $given "$@" -o "$work/p.json" >"$work/out" 2>"$work/said" &
+		pid=$!
+		sleep $wait
+		kill -INT $pid
+		wait $pid 2>/dev/null && status=0 || status=$?
+		! grep -q stopped "$work/said" || break
+	done
+}
+stopped_early
+[ $status = 130 ] && grep -q "p.patch.part, of an earlier stop, is kept as it was" "$work/said" || fail "early, anew: status $status"
+lies_there p.patch.part
+cmp "$part" "$work/kept" || fail "an early stop anew changed what was kept"
+stopped_early --resume
+[ $status = 130 ] && grep -q "p.json is not written; .*p.patch.part, of an earlier stop, is kept as it was" "$work/said" || fail "early in --resume: status $status"
 lies_there p.patch.part
 cmp "$part" "$work/kept" || fail "an early stop changed what was kept"
 
@@ -96,6 +104,21 @@ $run generate -m $model -p Anna -n 2 --plan "$work/p.json" -q >"$work/out" 2>"$w
 fit $search --resume -o "$work/p.json" || fail "--resume after a search:"
 lies_there p.json p.patch.safetensors
 cmp "$patch" "$work/whole.patch.safetensors" || fail "after a search: another patch"
+
+# Once more, and it fails or is stopped: plan and patch are whole already, and stay. With another plan the patch goes.
+cp "$work/p.json" "$work/searched.json"
+is_as_it_was() { cmp "$work/p.json" "$work/searched.json" && cmp "$patch" "$work/whole.patch.safetensors" || fail "$1 changed a plan or patch that was whole"; }
+(export TMPDIR=$work/none; refuses "p.json and its matrices are as they were" $search --resume -o "$work/p.json")
+is_as_it_was "a fit that fails"
+lies_there p.json p.patch.safetensors
+stopped_at INT 40 $search --resume -o "$work/p.json"
+[ $status = 130 ] && grep -q "p.json and its matrices are as they were; .*p.patch.part keeps" "$work/said" || fail "Ctrl-C once more: status $status"
+is_as_it_was Ctrl-C
+fit $search --resume -o "$work/p.json" || fail "--resume once more:"
+is_as_it_was "the same fit"
+lies_there p.json p.patch.safetensors
+(export TMPDIR=$work/none; refuses "p.json is written, without matrices" $search --share 3 --resume -o "$work/p.json")
+lies_there p.json
 
 # The same where the fit has samples of its own, which are not the search's.
 rm "$work"/p*

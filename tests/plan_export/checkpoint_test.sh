@@ -36,6 +36,25 @@ convert "$work/p.json" $model "$work/one" || fail "convert failed:"
 [ "$(ls "$work/one")" = "$({ ls $model; echo kvshare_plan.json; } | sort)" ] || fail "other files: $(ls "$work/one")"
 $run generate -m "$work/one" -p Anna -n 2 -q >"$work/out" 2>"$work/said" || fail "it does not run without the plan:"
 
+# A config.json that may not be written, and with a number that only Python writes: its copy is as it was, and has one more key.
+mkdir "$work/odd"
+cp $model/* "$work/odd"
+sed -i '1s/{/{"initializer_cap": Infinity,/' "$work/odd/config.json"
+chmod 444 "$work/odd/config.json"
+chmod 777 "$work/odd"
+nobody=
+[ $EUID != 0 ] || nobody="setpriv --reuid 65534 --regid 65534 --clear-groups"
+chmod 777 "$work" && chmod 666 "$work/p.json" "$work/p.patch.safetensors" "$work/odd/model.safetensors"
+cp "$run" "$work/kvshare-run"
+$run calibrate -m "$work/odd" --text $model/calib.txt --samples 24 --held-tokens 64 --ctx 64 -q --compensate --refit qo \
+	--plan "$work/plain.json" -o "$work/o.json" >"$work/out" 2>"$work/said" || fail "calibrate of the odd model failed:"
+$nobody "$work/kvshare-run" plan convert "$work/o.json" --to checkpoint -m "$work/odd" -o "$work/even" >"$work/out" 2>"$work/said" || fail "convert of the odd model failed:"
+[ "$(loss "$work/even" "$work/even/kvshare_plan.json")" = "$patched" ] || fail "the odd model has another loss than $patched"
+[ "$(head -n -2 "$work/even/config.json")" = "$(head -n -1 "$work/odd/config.json" | sed '$s/$/,/')" ] || fail "config.json was changed"
+[ "$(stat -c %a "$work/even/config.json")" = 444 ] || fail "config.json has another mode"
+grep -q '"kvshare_matrices": "[0-9a-f]\{32\}"' "$work/even/config.json" || fail "config.json does not name the matrices"
+rm -r "$work"/o.* "$work/even" "$work/odd"
+
 # Shards: layers 12 and up in the second, the others and the rest in the first.
 mkdir "$work/two"
 cp $model/*.json "$work/two"

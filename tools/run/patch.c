@@ -60,6 +60,11 @@ int run_patch_check_name(const char *plan_path)
 	return 0;
 }
 
+int run_patch_new_path(const char *plan_path, char **path)
+{
+	return beside(plan_path, ".patch.new", path);
+}
+
 int run_stopped_path(const char *plan_path, char **path)
 {
 	return beside(plan_path, ".patch.part", path);

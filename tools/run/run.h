@@ -113,6 +113,8 @@ bool run_patch_is_named(const char *plan_path);
  * would go where it leads to, and the patch not.
  */
 int run_patch_check_name(const char *plan_path);
+/* As run_patch_path(), for a patch whose plan is not written yet: PLAN.patch.new. */
+int run_patch_new_path(const char *plan_path, char **path);
 /* As run_patch_path(), for the matrices of a fit that was stopped: PLAN.patch.part. */
 int run_stopped_path(const char *plan_path, char **path);
 /*

@@ -9,6 +9,7 @@
  */
 #include "plan.h"
 
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -258,6 +259,33 @@ static bool is_left_out(const struct target *target, const char *name)
 	return !strcmp(name, PLAN_NAME) || (!strcmp(name, INDEX_NAME) && json_object_get(target->shards, SINGLE_NAME));
 }
 
+/*
+ * config.json, with the digest of the patch, which other engines hand on to the exports of the plan. All else stays as it is, also
+ * what is no strict JSON (Infinity). The key stands last: of two with the same name readers take the last.
+ */
+static int copy_config(const struct target *target, const char *from, const char *to)
+{
+	char *text = NULL, *marked = NULL, *end;
+	size_t bytes;
+	int err = run_read_text(from, &text, &bytes);
+
+	if (err)
+		return err;
+	end = memrchr(text, '}', bytes); /* the checkpoint was opened, so it is there */
+	while (end > text && isspace((unsigned char)end[-1]))
+		end--;
+	if (asprintf(&marked, "%.*s,\n  \"" CONFIG_KEY "\": \"%s\"\n}\n", (int)(end - text), text,
+		    kvs_patch_digest(target->patch)) < 0) {
+		marked = NULL;
+		err = kvs_fail(-ENOMEM, "no memory for %s", to);
+	}
+	if (!err)
+		err = kvs_file_write(to, marked, strlen(marked));
+	free(marked);
+	free(text);
+	return err;
+}
+
 static int take_file(struct target *target, const char *name)
 {
 	bool shard = json_object_get(target->shards, name);
@@ -268,7 +296,9 @@ static int take_file(struct target *target, const char *name)
 	if (!err)
 		err = in(target->to, name, &to);
 	if (!err && !stat(from, &info) && S_ISREG(info.st_mode) && (shard || !is_left_out(target, name))) {
-		err = shard ? take_shard(target, from, to) : copy_file(target, from, to);
+		err = shard                        ? take_shard(target, from, to)
+		      : !strcmp(name, CONFIG_NAME) ? copy_config(target, from, to)
+						   : copy_file(target, from, to);
 		if (!err && (stat(to, &made) || (made.st_ino != info.st_ino && chmod(to, info.st_mode & 0777))))
 			err = kvs_fail(-errno, "%s: %s", to, strerror(errno));
 	}
@@ -294,31 +324,6 @@ static int take_files(struct target *target)
 		if (!target->placed[i])
 			err = kvs_fail(-ENOENT, "%s: has no %s", target->from, matrix.name);
 	}
-	return err;
-}
-
-/* The digest of the patch goes into the new config.json, which other engines hand on to the exports of the plan. */
-static int mark_config(const struct target *target, const kvs_plan *plan)
-{
-	char *calibration = NULL, *path = NULL, *text = NULL;
-	json_t *config = NULL, *record = NULL, *patch;
-	int err = kvs_plan_calibration(plan, &calibration);
-
-	if (!err)
-		err = in(target->to, CONFIG_NAME, &path);
-	if (!err) {
-		record = json_loads(calibration, 0, NULL);
-		config = json_load_file(path, 0, NULL); /* the checkpoint was opened, so it is whole */
-		patch = json_object_get(json_object_get(record, "compensation"), "patch");
-		if (!json_object_set(config, CONFIG_KEY, patch))
-			text = json_dumps(config, JSON_INDENT(2));
-		err = text ? kvs_file_write(path, text, strlen(text)) : kvs_fail(-ENOMEM, "%s: no memory for it", path);
-	}
-	json_decref(config);
-	json_decref(record);
-	free(calibration);
-	free(path);
-	free(text);
 	return err;
 }
 
@@ -387,8 +392,6 @@ static int fill(struct target *target, const kvs_plan *plan, const char *out)
 
 	if (!err)
 		err = take_files(target);
-	if (!err)
-		err = mark_config(target, plan);
 	if (!err)
 		err = write_plan(target, plan);
 	if (!err)

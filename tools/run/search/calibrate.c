@@ -286,14 +286,20 @@ static const char doc[] =
 
 /* ---- running ---- */
 
-/* The file must be writable if it exists, otherwise its directory. */
+/* A file must be writable if it exists, otherwise its directory. */
 static int check_writable(const char *path)
 {
 	const char *slash = strrchr(path, '/');
+	struct stat info;
+	bool exists = !stat(path, &info);
 	char *dir;
 	int err = 0;
 
-	dir = !access(path, F_OK) ? strdup(path) : slash ? strndup(path, slash - path + 1) : strdup(".");
+	if (!exists && errno != ENOENT)
+		return kvs_fail(-errno, "%s: cannot write there: %s", path, strerror(errno));
+	if (exists && S_ISDIR(info.st_mode))
+		return kvs_fail(-EISDIR, "%s: is a directory, where a file is to be written", path);
+	dir = exists ? strdup(path) : slash ? strndup(path, slash - path + 1) : strdup(".");
 	if (!dir)
 		return kvs_fail(-ENOMEM, "no memory for a path");
 	if (access(dir, W_OK))
@@ -302,30 +308,31 @@ static int check_writable(const char *path)
 	return err;
 }
 
-/* Where the plan is there and the patch is not, a folder that takes no new file is in the way of the patch alone. */
+/* All that may be written beside the plan: names that are longer, and may be taken, in a folder that may take no new file. */
 static int check_patch_writable(const char *plan)
 {
-	char *path = NULL;
-	int err = run_patch_path(plan, &path);
+	int (*const names[])(const char *, char **) = {run_patch_path, run_patch_new_path, run_stopped_path};
+	int err = 0;
 
-	if (!err)
-		err = check_writable(path);
-	free(path);
+	for (size_t i = 0; i < sizeof(names) / sizeof(*names) && !err; i++) {
+		char *path = NULL;
+		err = names[i](plan, &path);
+		if (!err)
+			err = check_writable(path);
+		free(path);
+	}
 	return err;
 }
 
 /* Before the search, so that hours of it are not lost to a bad path. */
 static int check_output(const struct run_calibrate *env)
 {
-	struct stat info;
 	int err;
 
 	if (env->search.sweep)
 		return run_make_directory(env->output);
 	if (run_is_stdout(env->output))
 		return 0;
-	if (!stat(env->output, &info) && S_ISDIR(info.st_mode))
-		return kvs_fail(-EISDIR, "%s: is a directory, -o takes a file", env->output);
 	err = check_writable(env->output);
 	return err || !env->compensate ? err : check_patch_writable(env->output);
 }
@@ -345,6 +352,16 @@ static int set_share(struct run_calibrate *env, const struct kvs_config *config)
 	if (env->search.share < 1)
 		env->search.share = 1; /* with few layers the default rate rounds to none */
 	return 0;
+}
+
+/* Whether the matrices of the plan at `output` lie beside it. */
+static bool has_matrices(const struct run_calibrate *env, const kvs_plan *plan)
+{
+	kvs_patch *patch = NULL;
+	bool has = env->compensate && !run_patch_load(env->output, plan, env->ckpt, &patch) && patch;
+
+	kvs_patch_close(patch);
+	return has;
 }
 
 static int load_replay(struct run_calibrate *env)
@@ -367,7 +384,10 @@ static int load_replay(struct run_calibrate *env)
 	env->search.replay = env->replay;
 	if (!err)
 		env->search.replay_full_nll = kvs_search_full_nll(plan);
-	kvs_plan_free(plan);
+	if (!err && has_matrices(env, plan))
+		env->earlier = plan;
+	else
+		kvs_plan_free(plan);
 	return err;
 }
 
@@ -521,6 +541,18 @@ static int compensate(struct run_calibrate *env, struct run_session *session, co
 	return err;
 }
 
+/* Whether the search found what it went on from, and so an earlier plan's matrices would be lost for nothing. */
+static bool found_the_earlier(const struct run_calibrate *env, const struct kvs_search_result *result)
+{
+	if (!env->earlier || result->replayed < result->trial_count)
+		return false;
+	for (int l = 0; l < result->layers; l++)
+		if (kvs_plan_owner(env->earlier, l, KVS_K) != result->best.k_owners[l] ||
+			kvs_plan_owner(env->earlier, l, KVS_V) != result->best.v_owners[l])
+			return false;
+	return true;
+}
+
 /* The search is the long part: if the fit fails, its plan is written all the same, and then the failure is told. */
 static int finish(
 	struct run_calibrate *env, struct run_session *session, const struct kvs_search_result *result, double start)
@@ -528,10 +560,11 @@ static int finish(
 	int failed = compensate(env, session, result), err;
 	char *message = failed ? strdup(kvs_error()) : NULL;
 
+	env->as_it_was = (failed || env->compensate_stopped) && found_the_earlier(env, result);
 	err = run_calibrate_report(env, session, result, run_now_s() - start);
 	if (!err && failed)
-		err = kvs_fail(
-			failed, "%s; %s is written, without matrices", message ? message : "no memory", env->output);
+		err = kvs_fail(failed, "%s; %s %s", message ? message : "no memory", env->output,
+			env->as_it_was ? "and its matrices are as they were" : "is written, without matrices");
 	free(message);
 	return err;
 }
@@ -589,6 +622,7 @@ static int run_in_session(struct run_calibrate *env, struct run_session *session
 	if (!err)
 		err = env->plan_path ? run_compensate_plan(env, session) : search_and_finish(env, session);
 	kvs_compensation_clear(&env->compensation);
+	kvs_plan_free(env->earlier);
 	free(env->stopped_path);
 	return err;
 }

@@ -31,6 +31,8 @@ struct run_calibrate {
 	bool may_fit;                     /* without --compensate: the text is long enough for it */
 	struct kvs_plan_model plan_model;
 	struct kvs_trial *replay;
+	kvs_plan *earlier; /* the plan that --resume goes on from, if its matrices lie beside it */
+	bool as_it_was;    /* it is what was found, and there are no new matrices: both files stay */
 	struct run_watch watch;
 	enum kvs_search_end end;
 	const kvs_checkpoint *ckpt;
@@ -44,12 +46,15 @@ struct run_calibrate {
 
 /* compensate.c. Before the search: an earlier plan's patch in the way is -EEXIST, a plan's file that can have none -EINVAL. */
 int run_compensate_check(const struct run_calibrate *env);
-/* Fits for this plan, measures, and writes the patch, if it helps. Ctrl-C is no error. */
+/* Fits for this plan, measures, and writes the patch, if it helps, under a name of its own. Ctrl-C is no error. */
 int run_compensate(struct run_calibrate *env, struct run_session *session, const kvs_plan *plan);
 /* Into the plan that is about to be written: what was done, and the digest of its patch. Nothing after a fit that failed. */
 int run_compensate_record(const struct run_calibrate *env, kvs_plan *plan);
-/* After the plan: removes the patch of an earlier plan, if there is a new plan without one, and what a stopped fit left. */
-int run_compensate_remove(const struct run_calibrate *env);
+/*
+ * After the plan, or its failure `failed`, which it returns: the patch takes its name, or goes. Removes the patch of an earlier
+ * plan, if there is a new plan without one, and what a stopped fit left.
+ */
+int run_compensate_settle(const struct run_calibrate *env, int failed);
 /* After Ctrl-C: fails with -ECANCELED, with a message that tells what is kept and how to go on. */
 int run_compensate_stop(const struct run_calibrate *env, bool plan_written);
 json_t *run_compensate_json(const struct run_calibrate *env);

@@ -256,10 +256,12 @@ static void print_end(const struct run_calibrate *env, const struct kvs_search_r
 
 int run_calibrate_save(struct run_calibrate *env, const struct kvs_search_result *result)
 {
-	int err =
-		env->search.sweep ? save_sweep(env, result) : save_point(env, result, &result->best, true, env->output);
+	int err;
 
-	return err ? err : run_compensate_remove(env);
+	if (env->as_it_was)
+		return 0;
+	err = env->search.sweep ? save_sweep(env, result) : save_point(env, result, &result->best, true, env->output);
+	return run_compensate_settle(env, err);
 }
 
 int run_calibrate_report(struct run_calibrate *env, const struct run_session *session,

@@ -1,9 +1,9 @@
 /*
  * tools/run/search/compensate.c: `calibrate --compensate`: refits after the search, and what is written of them.
  *
- * They are applied only where they help on the held-back text. The patch is written as soon as it is known, before the plan that
- * names it: if the patch cannot be written, the plan is written without it; if the plan cannot, the old plan and the new
- * patch do not fit, and are refused.
+ * They are applied only where they help on the held-back text. The patch is written before the plan that names it, as
+ * PLAN.patch.new, and takes its name when the plan is there: if the patch cannot be written, the plan is written without it; if
+ * the plan cannot, an old plan keeps its old patch.
  */
 #include "calibrate.h"
 
@@ -51,19 +51,12 @@ static int find_stopped(struct run_calibrate *env)
 	return 0;
 }
 
-/* It was of an earlier fit, and this one has not come as far as to replace it. */
-static void remove_stale(const struct run_calibrate *env)
-{
-	if (!env->resume && !env->compensation.layers)
-		unlink(env->stopped_path);
-}
-
 static int write_patch(struct run_calibrate *env, const kvs_plan *plan)
 {
 	const struct kvs_compensation *c = &env->compensation;
 	struct kvs_patch_matrix *matrices = calloc(c->count, sizeof(*matrices));
 	char *path = NULL;
-	int err = matrices ? run_patch_path(env->output, &path) : kvs_fail(-ENOMEM, "no memory for a patch");
+	int err = matrices ? run_patch_new_path(env->output, &path) : kvs_fail(-ENOMEM, "no memory for a patch");
 
 	for (size_t i = 0; i < c->count && matrices; i++)
 		matrices[i] = (struct kvs_patch_matrix){.name = c->refits[i].name,
@@ -89,10 +82,8 @@ int run_compensate(struct run_calibrate *env, struct run_session *session, const
 			&env->search.progress, &env->compensation);
 	run_progress_clear();
 	env->compensate_stopped = err == -ECANCELED;
-	if (env->compensate_stopped) {
-		remove_stale(env);
+	if (env->compensate_stopped)
 		return 0; /* the plan that was found is written all the same */
-	}
 	if (!err && env->compensation.applied)
 		err = write_patch(env, plan);
 	env->compensated = !err;
@@ -176,29 +167,50 @@ static int remove_file(const char *path, const char *what)
 	return 0;
 }
 
-int run_compensate_remove(const struct run_calibrate *env)
+/* The new patch gets its name. A link there is replaced: it may lead to another plan's. */
+static int name_patch(const char *from, const char *to)
 {
-	char *path = NULL;
 	int err;
 
-	if (env->compensated) {
-		err = remove_file(env->stopped_path, "what a stopped fit left");
-		if (err || env->compensation.applied)
-			return err;
-	}
-	if (!env->compensate)
+	if (!rename(from, to))
 		return 0;
-	err = run_patch_path(env->output, &path);
-	if (!err)
-		err = remove_file(path, "an earlier plan's matrices");
-	free(path);
+	err = kvs_fail(-errno, "%s: cannot be named %s: %s", from, to, strerror(errno));
+	unlink(from);
 	return err;
+}
+
+static int settle_patch(const struct run_calibrate *env, int failed)
+{
+	bool made = env->compensated && env->compensation.applied;
+	char *from = NULL, *to = NULL;
+	int err = run_patch_new_path(env->output, &from);
+
+	if (!err)
+		err = run_patch_path(env->output, &to);
+	if (!err && made && failed)
+		unlink(from);
+	else if (!err && made)
+		err = name_patch(from, to);
+	else if (!err && !failed)
+		err = remove_file(to, "an earlier plan's matrices");
+	free(from);
+	free(to);
+	return failed ? failed : err;
+}
+
+int run_compensate_settle(const struct run_calibrate *env, int failed)
+{
+	int err = env->compensate ? settle_patch(env, failed) : failed;
+
+	return err || !env->compensated ? err : remove_file(env->stopped_path, "what a stopped fit left");
 }
 
 int run_compensate_stop(const struct run_calibrate *env, bool plan_written)
 {
-	const char *plan = plan_written ? "is written without matrices" : "is not written";
-	bool kept = !access(env->stopped_path, F_OK); /* of an earlier stop, and not read yet */
+	const char *plan = env->as_it_was ? "and its matrices are as they were"
+			   : plan_written ? "is written without matrices"
+					  : "is not written";
+	bool kept = !access(env->stopped_path, F_OK); /* of an earlier stop */
 
 	if (env->compensation.layers)
 		return kvs_fail(-ECANCELED,
@@ -208,8 +220,9 @@ int run_compensate_stop(const struct run_calibrate *env, bool plan_written)
 			kvs_checkpoint_config(env->ckpt)->layers);
 	if (kept)
 		return kvs_fail(-ECANCELED,
-			"stopped while compensating, before a layer was fitted: %s %s; %s is kept as it was; the same "
-			"command with --resume continues from there",
+			"stopped while compensating, before a layer was fitted: %s %s; %s, of an earlier stop, is kept "
+			"as it "
+			"was: --resume goes on from it",
 			env->output, plan, env->stopped_path);
 	return kvs_fail(-ECANCELED, "stopped while compensating, before a layer was fitted: %s %s%s", env->output, plan,
 		plan_written ? "; the same command with --resume fits it without another search" : "");

@@ -18,7 +18,7 @@ static int save(const struct run_calibrate *env, kvs_plan *plan)
 	if (!err)
 		err = run_write_output(env->output, text);
 	free(text);
-	return err ? err : run_compensate_remove(env);
+	return run_compensate_settle(env, err);
 }
 
 static int print(const struct run_calibrate *env)
