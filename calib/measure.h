@@ -17,6 +17,8 @@ int calib_not_a_number(const char *what); /* fails with -EIO */
 struct json_t *calib_json_number(double value);
 #define CALIB_DIGEST 17
 void calib_digest(const void *data, size_t bytes, char digest[CALIB_DIGEST]); /* FNV-1a 64 in hex */
+void calib_digest_pieces(
+	const struct iovec *pieces, size_t count, char digest[CALIB_DIGEST]); /* of all, one behind the other */
 /* What was cut from which text, as an object. NULL: no memory. */
 struct json_t *calib_text_settings(const struct kvs_calib_text *text);
 /* What a plan says of its search, as `calibration`; NULL: nothing (or no memory). The caller's. */

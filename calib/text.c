@@ -33,12 +33,19 @@ static int larger(int a, int b)
 
 void calib_digest(const void *data, size_t bytes, char digest[CALIB_DIGEST])
 {
+	calib_digest_pieces(&(struct iovec){(void *)data, bytes}, 1, digest);
+}
+
+void calib_digest_pieces(const struct iovec *pieces, size_t count, char digest[CALIB_DIGEST])
+{
 	static const char hex[] = "0123456789abcdef";
-	const unsigned char *at = data;
 	uint64_t hash = 14695981039346656037u;
 
-	for (size_t i = 0; i < bytes; i++)
-		hash = (hash ^ at[i]) * 1099511628211u;
+	for (size_t piece = 0; piece < count; piece++) {
+		const unsigned char *at = pieces[piece].iov_base;
+		for (size_t i = 0; i < pieces[piece].iov_len; i++)
+			hash = (hash ^ at[i]) * 1099511628211u;
+	}
 	for (int i = 16; i--; hash >>= 4)
 		digest[i] = hex[hash & 15];
 	digest[16] = 0;

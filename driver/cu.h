@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -231,6 +232,8 @@ char *kvs_visible(const char *text, char *out, size_t bytes);
  * become errors. Returns 0 or a negative errno, with a message that names the path and the reason.
  */
 int kvs_file_write(const char *path, const void *data, size_t bytes);
+/* The same for `count` pieces, one behind the other: a large file need not be in memory twice. */
+int kvs_file_writev(const char *path, const struct iovec *pieces, size_t count);
 
 /*
  * A file that is installed with us: `file` beside the program or library that holds this code, in ../, ../lib/kvshare/ or

@@ -1,5 +1,5 @@
 /*
- * driver/file.c: the one writer of files (kvs_file_write in cu.h).
+ * driver/file.c: the one writer of files (kvs_file_write and kvs_file_writev in cu.h).
  *
  * The data is written to a file without a name (O_TMPFILE) in the target's folder, which gets the name when it is
  * complete; so whatever ends the process on the way, nothing stays behind. A name that is taken can only be replaced by
@@ -36,7 +36,7 @@ struct place {
 };
 
 struct data {
-	const char *bytes;
+	const struct iovec *pieces;
 	size_t count;
 };
 
@@ -52,17 +52,26 @@ static int descriptor(int fd)
 	return moved;
 }
 
-static int write_all(int fd, struct data data)
+static int write_piece(int fd, const char *bytes, size_t count)
 {
-	while (data.count) {
-		ssize_t written = write(fd, data.bytes, data.count);
+	while (count) {
+		ssize_t written = write(fd, bytes, count);
 
 		if (written < 0)
 			return -errno;
-		data.bytes += written;
-		data.count -= (size_t)written;
+		bytes += written;
+		count -= (size_t)written;
 	}
 	return 0;
+}
+
+static int write_all(int fd, struct data data)
+{
+	int err = 0;
+
+	for (size_t i = 0; i < data.count && !err; i++)
+		err = write_piece(fd, data.pieces[i].iov_base, data.pieces[i].iov_len);
+	return err;
 }
 
 /* ---- where a path leads ---- */
@@ -388,6 +397,11 @@ static void quiet_signals_drop(const sigset_t *pending_before)
 
 int kvs_file_write(const char *path, const void *data, size_t bytes)
 {
+	return kvs_file_writev(path, &(struct iovec){(void *)data, bytes}, 1);
+}
+
+int kvs_file_writev(const char *path, const struct iovec *pieces, size_t count)
+{
 	struct place place = {.descriptor = -1};
 	sigset_t quiet, before, pending;
 	int err;
@@ -397,7 +411,7 @@ int kvs_file_write(const char *path, const void *data, size_t bytes)
 	pthread_sigmask(SIG_BLOCK, &quiet, &before);
 	err = place_find(path, &place);
 	if (!err)
-		err = write_place(&place, (struct data){data, bytes});
+		err = write_place(&place, (struct data){pieces, count});
 	quiet_signals_drop(&pending);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return err ? kvs_fail(err, "%s: cannot write: %s", path, strerror(-err)) : 0;

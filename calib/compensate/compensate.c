@@ -534,6 +534,16 @@ static int measure_plan(struct fit *fit, const char *stopped)
 		stopped, fit->kept.plain_nll, nll);
 }
 
+/* How many layers of this fit the file has, of one that began anew too. */
+static int layers_kept(struct fit *fit, const struct calib_fit_settings *settings)
+{
+	const struct kvs_compensate_options *options = settings->options;
+
+	if (!options->resume && calib_stopped_read(options->stopped, settings, &fit->kept))
+		return 0;
+	return fit->kept.plain_nll == fit->out->plain_nll ? fit->kept.layers : 0;
+}
+
 /* After -ECANCELED: the finished layers go into the file, if they are more than it has. *layers: how many it has then. */
 static int keep(struct fit *fit, const struct calib_fit_settings *settings, int *layers)
 {
@@ -541,8 +551,11 @@ static int keep(struct fit *fit, const struct calib_fit_settings *settings, int 
 	int err;
 
 	*layers = fit->kept.layers;
-	if (!settings->options->stopped || out->layers <= fit->kept.layers)
+	if (!settings->options->stopped || !out->layers)
 		return -ECANCELED;
+	*layers = layers_kept(fit, settings);
+	if (out->layers <= *layers)
+		return kvs_fail(-ECANCELED, "stopped while compensating");
 	while (out->count && out->refits[out->count - 1].layer >= out->layers)
 		free(out->refits[--out->count].values);
 	err = calib_stopped_write(settings->options->stopped, settings, out);

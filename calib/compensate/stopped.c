@@ -96,35 +96,24 @@ static size_t values_bytes(const struct kvs_refit *refit)
 	return sizeof(float) * refit->rows * refit->cols;
 }
 
-static char *file_bytes(const char *header, const struct kvs_compensation *fit, size_t *bytes)
-{
-	size_t at = strlen(header) + 1, total = at;
-	char *out;
-
-	for (size_t i = 0; i < fit->count; i++)
-		total += values_bytes(&fit->refits[i]);
-	out = malloc(total + CALIB_DIGEST);
-	if (!out)
-		return NULL;
-	memcpy(out, header, at);
-	out[at - 1] = '\n';
-	for (size_t i = 0; i < fit->count; at += values_bytes(&fit->refits[i++]))
-		memcpy(out + at, fit->refits[i].values, values_bytes(&fit->refits[i]));
-	calib_digest(out, total, out + total);
-	*bytes = total + DIGEST_CHARS;
-	return out;
-}
-
+/* The matrices are written from where they are: a second copy of a large model's may not fit into memory. */
 int calib_stopped_write(const char *path, const struct calib_fit_settings *settings, const struct kvs_compensation *fit)
 {
-	char *header = header_text(settings, fit), *out = NULL;
-	size_t bytes;
-	int err;
+	char *header = header_text(settings, fit), digest[CALIB_DIGEST];
+	struct iovec *pieces = calloc(fit->count + 2, sizeof(*pieces)); /* the header before them, the digest behind */
+	int err = header && pieces ? 0 : no_memory(path);
 
-	if (header)
-		out = file_bytes(header, fit, &bytes);
-	err = out ? kvs_file_write(path, out, bytes) : no_memory(path);
-	free(out);
+	if (!err) {
+		size_t length = strlen(header);
+		header[length] = '\n'; /* in place of the 0 */
+		pieces[0] = (struct iovec){header, length + 1};
+		for (size_t i = 0; i < fit->count; i++)
+			pieces[i + 1] = (struct iovec){fit->refits[i].values, values_bytes(&fit->refits[i])};
+		calib_digest_pieces(pieces, fit->count + 1, digest);
+		pieces[fit->count + 1] = (struct iovec){digest, DIGEST_CHARS};
+		err = kvs_file_writev(path, pieces, fit->count + 2);
+	}
+	free(pieces);
 	free(header);
 	return err;
 }

@@ -59,18 +59,18 @@ cmp -s "$part" "$work/kept" && fail "nothing was changed"
 refuses "was cut or changed" $given --resume -o "$work/p.json"
 cp "$work/kept" "$part"
 
-# Stopped again before it is read, or replaced: while the unshared model runs through a text that is long enough for the signal to
-# come in time.
+# Stopped again before it is read, or replaced: as soon as the signal is caught, while the unshared model runs through a long text.
 for _ in 1 2 3 4 5 6 7 8; do cat $model/heldout.txt; done >"$work/long"
 stopped_early() { # ARGS...
-	for wait in 0.5 1 2 4; do
-		$run $common --held-tokens 100000 --text "$work/long" --compensate -q $given "$@" -o "$work/p.json" >"$work/out" 2>"$work/said" &
-		pid=$!
-		sleep $wait
-		kill -INT $pid
-		wait $pid 2>/dev/null && status=0 || status=$?
-		! grep -q stopped "$work/said" || break
+	$run $common --held-tokens 100000 --text "$work/long" --compensate -q $given "$@" -o "$work/p.json" >"$work/out" 2>"$work/said" &
+	local pid=$! caught=0
+	until [[ $(readlink /proc/$pid/exe) == */kvshare-run ]]; do sleep 0.02; done
+	until ((0x$caught & 2)); do # SIGINT
+		caught=$(awk '/^SigCgt/ { print $2 }' /proc/$pid/status)
+		sleep 0.02
 	done
+	kill -INT $pid
+	wait $pid 2>/dev/null && status=0 || status=$?
 }
 stopped_early
 [ $status = 130 ] && grep -q "p.patch.part, of an earlier stop, is kept as it was" "$work/said" || fail "early, anew: status $status"
@@ -135,8 +135,16 @@ mv "$work/own.part" "$part"
 fit $search --fit-samples 6x256 --resume -o "$work/p.json" || fail "--resume with --fit-samples:"
 cmp "$patch" "$work/own.patch.safetensors" && cmp "$work/p.json" "$work/own.json" || fail "--fit-samples: another patch or plan"
 
-# Without --resume the fit begins anew, says so, and what an earlier one left goes when the patch is there.
+# Without --resume the fit begins anew, and says so. Stopped again, it leaves the file that has more layers.
 rm "$work"/p*
+cp "$work/kept" "$part"
+stopped_at INT 20 $given -o "$work/p.json"
+[ $status = 130 ] && cmp "$part" "$work/kept" || fail "a stop anew replaced more layers with fewer: status $status"
+stopped_at INT 70 $given --refit qo -o "$work/p.json"
+[ $status = 130 ] || fail "Ctrl-C with --refit qo: status $status"
+! cmp -s "$part" "$work/kept" || fail "a stop did not replace another fit's file"
+
+# When the patch is there, what an earlier one left goes.
 cp "$work/kept" "$part"
 KVSHARE_PROGRESS_SECONDS=0 $run $common --samples 4 --text $model/calib.txt --compensate $given -o "$work/p.json" >"$work/out" 2>"$work/said" || fail "anew:"
 grep -q "p.patch.part, of a fit that was stopped, is not used: --resume goes on from it" "$work/said" || fail "it does not warn:"

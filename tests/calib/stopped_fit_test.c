@@ -210,6 +210,7 @@ static void half_a_layer_is_not_kept(void **state)
 	(void)state;
 	while (first - below > 1) {
 		size_t middle = (below + first) / 2;
+		unlink(path);
 		stop_at(middle, false, &layers);
 		if (layers < 15)
 			below = middle;
@@ -243,6 +244,30 @@ static void stopped_twice_it_gives_the_same_bits(void **state)
 	assert_int_equal(again, first + 1);
 	assert_true(read_file(now) > bytes);
 	go_on(0, &(struct steps){0});
+}
+
+/* A fit that began anew leaves the file of the same fit that has more layers, and replaces one of another. */
+static void stopped_anew_it_keeps_what_is_more(void **state)
+{
+	static char file[MOST_BYTES], now[MOST_BYTES];
+	struct setting other = usual();
+	struct kvs_compensation out;
+	size_t bytes;
+	int more, layers;
+
+	(void)state;
+	unlink(path);
+	stop_at(whole_steps - 1, false, &more);
+	bytes = read_file(file);
+	stop_at(whole_steps * 2 / 3, false, &layers);
+	assert_int_equal(layers, more);
+	assert_int_equal(read_file(now), bytes);
+	assert_memory_equal(now, file, bytes);
+	other.options.ridge = 0.5;
+	assert_int_equal(run(ckpt, &other, &(struct steps){.last = whole_steps * 2 / 3}, &out), -ECANCELED);
+	assert_in_range(out.layers, 13, more - 1);
+	assert_int_not_equal(read_file(now), bytes);
+	unlink(path);
 }
 
 /* Without a file to leave anything in, a stopped fit is as it was before there was one. */
@@ -438,6 +463,7 @@ int main(void)
 		cmocka_unit_test(stopped_anywhere_it_gives_the_same_bits),
 		cmocka_unit_test(half_a_layer_is_not_kept),
 		cmocka_unit_test(stopped_twice_it_gives_the_same_bits),
+		cmocka_unit_test(stopped_anew_it_keeps_what_is_more),
 		cmocka_unit_test(without_a_file_nothing_is_kept),
 		cmocka_unit_test(a_file_that_cannot_be_written_is_told),
 		cmocka_unit_test(other_fits_are_refused_by_name),

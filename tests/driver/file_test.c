@@ -156,6 +156,21 @@ static void a_new_file_has_the_usual_mode(void **state)
 	assert_int_equal(entries("."), 3);
 }
 
+static void pieces_lie_one_behind_the_other(void **state)
+{
+	const struct iovec pieces[] = {{"one", 3}, {NULL, 0}, {"two", 3}, {"three", 5}};
+
+	(void)state;
+	put_old("old", "a longer text than the new one");
+	assert_int_equal(kvs_file_writev("old", pieces, 4), 0);
+	assert_holds("old", "onetwothree");
+	assert_int_equal(kvs_file_writev("new", pieces, 3), 0);
+	assert_holds("new", "onetwo");
+	assert_int_equal(kvs_file_writev("none", pieces, 0), 0);
+	assert_int_equal(look("none").st_size, 0);
+	assert_int_equal(entries("."), 3);
+}
+
 static void an_old_file_keeps_mode_and_owner(void **state)
 {
 	struct stat before, after;
@@ -629,6 +644,7 @@ int main(void)
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, folder_make, folder_remove)
 	const struct CMUnitTest tests[] = {
 		IN_FOLDER(a_new_file_has_the_usual_mode),
+		IN_FOLDER(pieces_lie_one_behind_the_other),
 		IN_FOLDER(an_old_file_keeps_mode_and_owner),
 		IN_FOLDER(links_stay_and_their_targets_are_written),
 		IN_FOLDER(other_names_of_a_file_see_the_new_text),
