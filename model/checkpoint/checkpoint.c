@@ -315,6 +315,20 @@ static int open_other_parts(kvs_checkpoint *ckpt, int count)
 	return err;
 }
 
+/* Of all parts: any of them may hold the tensors that say something of the model. */
+static int read_gguf_config(kvs_checkpoint *ckpt)
+{
+	struct ckpt_gguf_part *parts = calloc(ckpt->shard_count, sizeof(*parts));
+	int err = parts ? 0 : kvs_fail(-ENOMEM, "%s: no memory for its parts", ckpt->dir);
+
+	for (size_t s = 0; s < ckpt->shard_count && !err; s++)
+		parts[s] = (struct ckpt_gguf_part){ckpt_gguf_header(ckpt->shards[s].gguf), &ckpt->shards[s].file};
+	if (!err)
+		err = ckpt_gguf_config(parts, ckpt->shard_count, &ckpt->config);
+	free(parts);
+	return err;
+}
+
 static int open_gguf(kvs_checkpoint *ckpt)
 {
 	const char *type = NULL;
@@ -330,7 +344,7 @@ static int open_gguf(kvs_checkpoint *ckpt)
 	if (!err && count > 1)
 		err = open_other_parts(ckpt, count);
 	if (!err)
-		err = ckpt_gguf_config(ckpt_gguf_header(ckpt->shards[0].gguf), &ckpt->shards[0].file, &ckpt->config);
+		err = read_gguf_config(ckpt);
 	for (size_t s = 0; s < ckpt->shard_count && !err; s++)
 		ckpt->widen |= !ckpt_gguf_same_types(ckpt->shards[s].gguf, &type);
 	return err ? err : build_table(ckpt);

@@ -57,8 +57,12 @@ int ckpt_gguf_read_rows(const struct ckpt_gguf *part, size_t index, const struct
 	const struct kvs_config *config, int64_t first_row, int64_t rows, void *out);
 /* Its rows are in the file in another order than those that are read. */
 bool ckpt_gguf_is_moved(const struct ckpt_gguf *part, size_t index, const struct kvs_config *config);
-/* The configuration in the keys of a GGUF file; `file` is open, NULL: tensors cannot be read. -EINVAL, -ENOMEM, -EIO. */
-int ckpt_gguf_config(const struct model_gguf *gguf, const struct model_file *file, struct kvs_config *out);
+struct ckpt_gguf_part {
+	const struct model_gguf *gguf;
+	const struct model_file *file; /* open; NULL: tensors cannot be read */
+};
+/* The configuration in the keys of the first of `count` parts, and in the tensors of all. -EINVAL, -ENOMEM, -EIO. */
+int ckpt_gguf_config(const struct ckpt_gguf_part *parts, size_t count, struct kvs_config *out);
 
 /* All stored tensors, sorted by name, to find those that are not used (weights.c). */
 size_t ckpt_count(const kvs_checkpoint *ckpt);

@@ -33,7 +33,9 @@ static const struct translation translations[] = {
 };
 
 struct source {
-	const struct model_gguf *gguf;
+	const struct model_gguf *gguf; /* the first part, whose keys count */
+	const struct ckpt_gguf_part *parts;
+	size_t part_count;
 	char architecture[16];
 	json_t *config;
 };
@@ -249,18 +251,32 @@ static int recognise_llama3(const struct source *from, const float *divisions, i
 			     model_gguf_name(from->gguf));
 }
 
-static const struct gguf_tensor *find_tensor(const struct model_gguf *gguf, const char *name)
+/* In any of the parts, whose file goes to *file; `file` may be NULL. */
+static const struct gguf_tensor *find_in(const struct source *from, const char *name, const struct model_file **file)
 {
-	for (size_t i = 0; i < model_gguf_count(gguf); i++)
-		if (gguf_text_is(model_gguf_tensor(gguf, i)->name, name))
-			return model_gguf_tensor(gguf, i);
+	for (size_t p = 0; p < from->part_count; p++) {
+		const struct ckpt_gguf_part *part = &from->parts[p];
+		for (size_t i = 0; i < model_gguf_count(part->gguf); i++) {
+			if (!gguf_text_is(model_gguf_tensor(part->gguf, i)->name, name))
+				continue;
+			if (file)
+				*file = part->file;
+			return model_gguf_tensor(part->gguf, i);
+		}
+	}
 	return NULL;
 }
 
-static int read_divisions(const struct source *from, const struct model_file *file)
+static const struct gguf_tensor *find_tensor(const struct source *from, const char *name)
+{
+	return find_in(from, name, NULL);
+}
+
+static int read_divisions(const struct source *from)
 {
 	enum { MOST = 128 };
-	const struct gguf_tensor *tensor = find_tensor(from->gguf, "rope_freqs.weight");
+	const struct model_file *file = NULL;
+	const struct gguf_tensor *tensor = find_in(from, "rope_freqs.weight", &file);
 	float divisions[MOST];
 	int err;
 
@@ -278,8 +294,8 @@ static int read_divisions(const struct source *from, const struct model_file *fi
 /* What the tensors say: the vocabulary, a head of its own, biases. */
 static int read_tensors(const struct source *from)
 {
-	const struct gguf_tensor *embedding = find_tensor(from->gguf, "token_embd.weight");
-	bool bias = find_tensor(from->gguf, "blk.0.attn_q.bias"), llama = !strcmp(from->architecture, "llama");
+	const struct gguf_tensor *embedding = find_tensor(from, "token_embd.weight");
+	bool bias = find_tensor(from, "blk.0.attn_q.bias"), llama = !strcmp(from->architecture, "llama");
 	char key[80];
 	int64_t said;
 	int err;
@@ -295,15 +311,14 @@ static int read_tensors(const struct source *from)
 	if (!err)
 		err = set(from, from->config, "vocab_size", json_integer(said));
 	if (!err)
-		err = set(from, from->config, "tie_word_embeddings",
-			json_boolean(!find_tensor(from->gguf, "output.weight")));
-	if (!err && llama && bias != !!find_tensor(from->gguf, "blk.0.attn_output.bias"))
+		err = set(from, from->config, "tie_word_embeddings", json_boolean(!find_tensor(from, "output.weight")));
+	if (!err && llama && bias != !!find_tensor(from, "blk.0.attn_output.bias"))
 		return kvs_fail(-EINVAL,
 			"%s: has biases of Q but not of attn_output, or the other way round: not supported",
 			model_gguf_name(from->gguf));
 	if (!err && llama && bias)
 		err = set(from, from->config, "attention_bias", json_true());
-	if (!err && llama && find_tensor(from->gguf, "blk.0.ffn_up.bias"))
+	if (!err && llama && find_tensor(from, "blk.0.ffn_up.bias"))
 		err = set(from, from->config, "mlp_bias", json_true());
 	return err;
 }
@@ -330,7 +345,7 @@ static int read_special(const struct source *from)
 	return err ? err : set(from, from->config, "eos_token_id", eos);
 }
 
-static int fill(struct source *from, const struct model_file *file)
+static int fill(struct source *from)
 {
 	int err = set(from, from->config, "model_type", json_string(from->architecture));
 
@@ -343,15 +358,16 @@ static int fill(struct source *from, const struct model_file *file)
 	if (!err)
 		err = read_scaling(from);
 	if (!err)
-		err = read_divisions(from, file);
+		err = read_divisions(from);
 	if (!err)
 		err = read_tensors(from);
 	return err ? err : read_special(from);
 }
 
-int ckpt_gguf_config(const struct model_gguf *gguf, const struct model_file *file, struct kvs_config *out)
+int ckpt_gguf_config(const struct ckpt_gguf_part *parts, size_t count, struct kvs_config *out)
 {
-	struct source from = {.gguf = gguf};
+	const struct model_gguf *gguf = parts[0].gguf;
+	struct source from = {.gguf = gguf, .parts = parts, .part_count = count};
 	int err = read_architecture(&from);
 
 	if (err)
@@ -359,7 +375,7 @@ int ckpt_gguf_config(const struct model_gguf *gguf, const struct model_file *fil
 	from.config = json_object();
 	if (!from.config)
 		return kvs_fail(-ENOMEM, "%s: no memory for its configuration", model_gguf_name(gguf));
-	err = fill(&from, file);
+	err = fill(&from);
 	if (!err)
 		err = ckpt_read_config(from.config, model_gguf_name(gguf), out);
 	json_decref(from.config);

@@ -206,6 +206,33 @@ static void a_split_model_is_one(void **state)
 	fails_with(in_folder("m-00001-of-00003.gguf"), "m-00002-of-00003.gguf: no such file");
 }
 
+/* A first part of keys alone; what tensors say of the model is taken from the second. */
+static void tensors_of_any_part_count(void **state)
+{
+	static const float factors[16] = {1, 2, 3};
+	struct gguf_writer to;
+
+	(void)state;
+	for (int scaled = 0; scaled < 2; scaled++) {
+		gguf_begin(&to);
+		gguf_storyworld_keys(&to);
+		gguf_u32(&to, "split.no", 0);
+		gguf_u32(&to, "split.count", 2);
+		gguf_save(&to, in_folder("k-00001-of-00002.gguf"));
+		gguf_begin(&to);
+		gguf_u32(&to, "split.no", 1);
+		gguf_u32(&to, "split.count", 2);
+		gguf_storyworld_tensors(&to, 0, 1);
+		if (scaled)
+			gguf_tensor(&to, "rope_freqs.weight", 0, 16, 0, factors, sizeof(factors));
+		gguf_save(&to, in_folder("k-00002-of-00002.gguf"));
+		if (scaled)
+			fails_with(in_folder("k-00001-of-00002.gguf"), "rope_freqs.weight is not Llama 3's");
+		else
+			compare_model(in_folder("k-00001-of-00002.gguf"));
+	}
+}
+
 /* ---- tokens ---- */
 
 static void same_tokens(const char *json_folder, const char *gguf)
@@ -495,6 +522,7 @@ int main(void)
 		cmocka_unit_test(every_type_equals_the_gguf_package),
 		cmocka_unit_test(a_model_has_the_weights_of_its_safetensors),
 		cmocka_unit_test(a_split_model_is_one),
+		cmocka_unit_test(tensors_of_any_part_count),
 		cmocka_unit_test(a_vocabulary_gives_the_ids_of_its_tokenizer_json),
 		cmocka_unit_test(scores_say_what_is_joined_first),
 		cmocka_unit_test(what_is_not_read_is_refused_by_name),

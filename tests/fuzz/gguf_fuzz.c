@@ -51,7 +51,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (model_gguf_parse(data, size, size, "fuzz", &gguf))
 		return 0;
 	check_tensors(gguf, data, size);
-	if (!ckpt_gguf_config(gguf, NULL, &config))
+	if (!ckpt_gguf_config(&(struct ckpt_gguf_part){gguf, NULL}, 1, &config))
 		kvs_config_clear(&config);
 	check_tokenizer(gguf);
 	model_gguf_close(gguf);
