@@ -40,7 +40,6 @@ plain oracle "owners=$owners" || fail "the decoder does not run with owners"
 as_oracle() { # WHAT LAYOUT OPTION...
 	local what=$1
 	shift
-	last=("$@")
 	shared got "$@" || fail "$what: $(cat "$work/got.memory")"
 	cmp -s "$work/got" "$work/oracle" || fail "$what: the output differs from the program's own sharing"
 	[ "$(wc -l <"$work/got.memory")" = 1 ] || fail "$what: the shim says $(cat "$work/got.memory")"
@@ -49,33 +48,20 @@ slab=slab:layers=$layers,k=4MiB,v=4MiB
 # K and V of two layers of four, and one block of the sink.
 less=$((4 * size + 2 * mib))
 
-# PSS of the device's memory, and of all of it but what the shim takes itself, in kB: what it fell by, against `kb`.
-pss_fell() { # KB
-	local device=$(($(shmem_kb full) - $(shmem_kb got))) all=$(($(pss_kb full) - $(pss_kb got)))
-	said="PSS of the device's memory fell by $device kB, and all of it by $all kB, expected $1"
-	[ $device -ge $(($1 - 512)) ] && [ $device -le $(($1 + 2048)) ] || return 1
-	case $(cat "$build/cc.flags") in
-	*-fsanitize*) return 0 ;; # its own memory is larger than ours
-	esac
-	[ $all -gt $(($1 - 1024)) ]
-}
-
 # The driver's counter to the byte; the process's own memory, where softcuda has that of the device, to half a MiB, which is what
-# differs from run to run. A machine that is short of memory takes pages away meanwhile: so one of three pairs of runs will do.
+# differs from run to run; and all of it but what the shim takes itself.
 falls() { # WHAT OPTION...: what the last run took, compared with the same program that shares nothing
-	local kb=$(((8 * size - less) / 1024)) tries=3
+	local kb=$(((8 * size - less) / 1024)) fell
 	plain full "${@:2}"
 	expect "device memory in $1" "$(device_bytes got)" $less
 	expect "device memory in $1 without sharing" "$(device_bytes full)" $((8 * size))
-	until pss_fell $kb; do
-		tries=$((tries - 1))
-		if [ $tries = 0 ]; then
-			fail "$1: $said"
-			return
-		fi
-		shared got "${last[@]}"
-		plain full "${@:2}"
-	done
+	fell=$(($(shmem_kb full) - $(shmem_kb got)))
+	if [ $fell -lt $((kb - 512)) ] || [ $fell -gt $((kb + 2048)) ]; then fail "$1: PSS of the device's memory fell by $fell kB, expected $kb"; fi
+	case $(cat "$build/cc.flags") in
+	*-fsanitize*) return ;; # its own memory is larger than ours
+	esac
+	fell=$(($(pss_kb full) - $(pss_kb got)))
+	[ $fell -gt $((kb - 1024)) ] || fail "$1: PSS fell by $fell kB only, expected $kb"
 }
 
 as_oracle slab $slab
