@@ -221,8 +221,7 @@ int run_compensate_stop(const struct run_calibrate *env, bool plan_written)
 	if (kept)
 		return kvs_fail(-ECANCELED,
 			"stopped while compensating, before a layer was fitted: %s %s; %s, of an earlier stop, is kept "
-			"as it "
-			"was: --resume goes on from it",
+			"as it was: --resume goes on from it",
 			env->output, plan, env->stopped_path);
 	return kvs_fail(-ECANCELED, "stopped while compensating, before a layer was fitted: %s %s%s", env->output, plan,
 		plan_written ? "; the same command with --resume fits it without another search" : "");
