@@ -80,26 +80,39 @@ struct capture {
 	size_t len;
 };
 
-/* All of `text`; found[0], found[1] ... take what each "@" stands for. */
+/* The first place in `text` of the `len` bytes of a pattern, which has no wildcard there; the end, if it ends with them. */
+static const char *find_piece(const char *text, const char *piece, size_t len)
+{
+	size_t left = strlen(text);
+
+	if (piece[len])
+		return memmem(text, left, piece, len);
+	return left >= len && !strcmp(text + left - len, piece) ? text + left - len : NULL;
+}
+
+/*
+ * All of `text`; found[0], found[1] ... take what each "@" stands for. A wildcard takes as little as it can: it never
+ * needs to take more, as what is between two of them may come anywhere behind the first. So no part of a long text is
+ * looked at twice for one wildcard.
+ */
 static bool matches(const char *pattern, const char *text, struct capture *found)
 {
-	bool inside;
+	size_t len = strcspn(pattern, "@*");
 
-	for (; *pattern != '*' && *pattern != '@'; pattern++, text++)
-		if (*pattern != *text || !*text)
-			return *pattern == *text;
-	inside = *pattern++ == '@';
-	if (!inside && !*pattern)
-		return true;
-	for (size_t n = 0;; n++) {
-		if (matches(pattern, text + n, found + inside)) {
-			if (inside)
-				*found = (struct capture){text, n};
-			return true;
-		}
-		if (!text[n] || (inside && text[n] == CHAT_QUOTE))
+	if (strncmp(pattern, text, len) != 0)
+		return false;
+	for (pattern += len, text += len; *pattern; pattern += len) {
+		bool inside = *pattern++ == '@';
+		const char *next;
+		len = strcspn(pattern, "@*");
+		next = find_piece(text, pattern, len);
+		if (!next || (inside && memchr(text, CHAT_QUOTE, next - text)))
 			return false;
+		if (inside)
+			*found++ = (struct capture){text, next - text};
+		text = next + len;
 	}
+	return !*text;
 }
 
 /* ---- what the rules say ---- */

@@ -117,7 +117,7 @@ static enum truth judge(const char *text, size_t length, int depth, struct atom 
 
 	strip(&text, &length);
 	if (depth == MAX_DEPTH)
-		return OPEN;
+		return judge_atom(text, length, unknown);
 	if (bracketed(text, length))
 		return judge(text + 1, length - 2, depth + 1, unknown);
 	at = find_word(text, length, "or");

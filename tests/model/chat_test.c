@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -82,6 +83,9 @@ static void texts_are_those_of_transformers(void **state)
 #define DECIDED                                                                                                        \
 	"{% if x and tools %}{{ 'y' }}{% endif %}{% if messages %}" LOOP "{% elif x %}{{ 'y' }}{% endif %}" START
 
+#define FOUR(text) text text text text
+#define SIXTY_FOUR(text) FOUR(FOUR(FOUR(text))) /* deeper than conditions are followed */
+
 static const struct {
 	const char *template, *message;
 } refused[] = {
@@ -95,6 +99,8 @@ static const struct {
 	{LOOP START "{% if x %}", "do not match"},
 	{"{% if add_bos %}{{ bos_token }}{% endif %}" LOOP START, "condition that is not known: add_bos"},
 	{"{% if loop.first and x %}{{ bos_token }}{% endif %}" LOOP START, "condition that is not known: x"},
+	{"{% if " SIXTY_FOUR("loop.first or ") "x %}{{ bos_token }}{% endif %}" LOOP START,
+		"condition that is not known: x"},
 	{"{% if tools is defined %}{{ bos_token }}{% endif %}" LOOP START,
 		"there is none"}, /* transformers passes None */
 	{LOOP "{% if add_generation_prompt +%}\n{{ '<|im_start|>assistant\n' }}{% endif %}", "keeps the line end"},
@@ -124,6 +130,43 @@ static void what_is_not_known_is_refused(void **state)
 	}
 }
 
+/* As long as a template may be, and made to be looked at again and again: each is refused at once. */
+static void a_long_template_takes_no_time(void **state)
+{
+	static const struct {
+		const char *start, *unit, *end;
+	} hostile[] = {
+		{"{{ '", "[INST]", "' + message.content + 'x' }}"},
+		{"{{ '[INST]' + message.content + '", "[/INST]", "x' }}"},
+		{"{{ '[INST]", "' + message.content + '", "x' }}"},
+		{"{{ '<|im_start|>system\\n", "<|im_end|>\\n", "x' }}"},
+		{"{% if ", "not ", "x %}{{ '[INST]' }}{% endif %}"},
+		{"{% if ", "x or ", "x %}{{ '[INST]' }}{% endif %}"},
+		{"{% if ", "(", "x %}{{ '[INST]' }}{% endif %}"},
+		{"{{ '[INST]' }}{{ x", "['a']", " }}"},
+		{"{{ '[INST]' }}", "{{ 'a' }}", ""},
+		{"{{ '[INST]' }}", "{% set ns = 'a' %}", "{{ x }}"},
+		{"{{ '[INST]' }}{% set ns.", "a=", " %}{{ x }}"},
+	};
+	enum { BYTES = 256 << 10 };
+	char *text = malloc(BYTES);
+	kvs_chat *chat;
+
+	(void)state;
+	alarm(15); /* all take a part of a second; one that is quadratic, half a minute */
+	for (size_t i = 0; i < sizeof(hostile) / sizeof(*hostile); i++) {
+		size_t unit = strlen(hostile[i].unit), at = strlen(hostile[i].start), end = strlen(hostile[i].end);
+		memcpy(text, hostile[i].start, at);
+		for (; at + unit + end <= BYTES; at += unit)
+			memcpy(text + at, hostile[i].unit, unit);
+		memcpy(text + at, hostile[i].end, end);
+		if (!kvs_chat_parse(text, at + end, "T", NULL, &chat))
+			fail_msg("%s: is read", hostile[i].start);
+	}
+	alarm(0);
+	free(text);
+}
+
 static void the_tokens_must_be_in_the_vocabulary(void **state)
 {
 	kvs_tokenizer *tok;
@@ -141,7 +184,8 @@ static void the_tokens_must_be_in_the_vocabulary(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(texts_are_those_of_transformers),
-		cmocka_unit_test(what_is_not_known_is_refused), cmocka_unit_test(the_tokens_must_be_in_the_vocabulary)};
+		cmocka_unit_test(what_is_not_known_is_refused), cmocka_unit_test(a_long_template_takes_no_time),
+		cmocka_unit_test(the_tokens_must_be_in_the_vocabulary)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
