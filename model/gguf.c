@@ -16,6 +16,7 @@
 #define FIRST_READ (1 << 20)
 #define MAX_HEADER_BYTES (512u << 20) /* a vocabulary of 256 k with merges has about 12 MiB */
 #define MAX_RANK 4                    /* GGML_MAX_DIMS */
+#define MAX_NAME_BYTES 64             /* of a tensor, by the format's definition */
 #define CUT (-EMSGSIZE)               /* the header goes on behind the bytes that were read */
 
 enum value_type { U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64, VALUE_TYPES };
@@ -222,6 +223,8 @@ static int take_tensor(struct model_gguf *gguf, struct cursor *from, struct gguf
 	uint64_t type;
 	int err = take_text(from, "the name of a tensor", &tensor->name);
 
+	if (!err && (tensor->name.len > MAX_NAME_BYTES || memchr(tensor->name.at, 0, tensor->name.len)))
+		return refuse_tensor(gguf, tensor, "has a name of more than 64 bytes, or with a NUL in it");
 	if (!err)
 		err = take_shape(gguf, from, tensor);
 	if (!err)
@@ -575,6 +578,13 @@ static bool is_float(enum value_type type)
 	return type == F32;
 }
 
+size_t model_gguf_length(const struct model_gguf *gguf, const char *name)
+{
+	const struct key *key = find(gguf, name);
+
+	return key && key->type == ARRAY ? key->count : 0;
+}
+
 int model_gguf_texts(const struct model_gguf *gguf, const char *name, struct gguf_text **out, size_t *count)
 {
 	const struct key *key;
@@ -589,17 +599,29 @@ int model_gguf_texts(const struct model_gguf *gguf, const char *name, struct ggu
 	return err;
 }
 
-int model_gguf_ints(const struct model_gguf *gguf, const char *name, int32_t **out, size_t *count)
+int model_gguf_ints(
+	const struct model_gguf *gguf, const char *name, int32_t min, int32_t max, int32_t **out, size_t *count)
 {
 	const struct key *key;
 	void *list;
 	int err = open_list(gguf, name, is_integer, "list of numbers", sizeof(**out), &key, &list);
 
-	*out = err ? NULL : list;
-	*count = !err && key ? key->count : 0;
-	for (size_t i = 0; i < *count; i++)
-		(*out)[i] = (int32_t)integer_at(key->at + i * value_bytes[key->element], key->element);
-	return err;
+	*out = NULL;
+	*count = 0;
+	for (size_t i = 0; !err && key && i < key->count; i++) {
+		int64_t value = integer_at(key->at + i * value_bytes[key->element], key->element);
+		if (value < min || value > max)
+			err = kvs_fail(-EINVAL, "%s: %s[%zu] is %lld, allowed are %d to %d", gguf->file, name, i,
+				(long long)value, min, max);
+		((int32_t *)list)[i] = (int32_t)value;
+	}
+	if (err) {
+		free(list);
+		return err;
+	}
+	*out = list;
+	*count = key ? key->count : 0;
+	return 0;
 }
 
 int model_gguf_floats(const struct model_gguf *gguf, const char *name, float **out, size_t *count)

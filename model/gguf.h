@@ -50,9 +50,12 @@ bool gguf_text_is(struct gguf_text text, const char *is);
 /* The name of the first key that starts with `prefix` and is none of `known` (ends with NULL); NULL: there is none. */
 const struct gguf_text *model_gguf_unknown(
 	const struct model_gguf *gguf, const char *prefix, const char *const known[]);
+/* How many elements a list has; 0: it is absent, or no list. */
+size_t model_gguf_length(const struct model_gguf *gguf, const char *key);
 /* The elements of a list, in an array that the caller frees. *count is 0 and *out NULL if the key is absent. */
 int model_gguf_texts(const struct model_gguf *gguf, const char *key, struct gguf_text **out, size_t *count);
-int model_gguf_ints(const struct model_gguf *gguf, const char *key, int32_t **out, size_t *count);
+int model_gguf_ints(const struct model_gguf *gguf, const char *key, int32_t min, int32_t max, int32_t **out,
+	size_t *count); /* -EINVAL: also for an element outside min .. max */
 int model_gguf_floats(const struct model_gguf *gguf, const char *key, float **out, size_t *count);
 
 /* ---- tensors ---- */

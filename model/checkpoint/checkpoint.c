@@ -178,8 +178,10 @@ static int build_table(kvs_checkpoint *ckpt)
 	}
 	qsort(ckpt->entries, total, sizeof(*ckpt->entries), by_name);
 	for (size_t i = 1; i < total; i++) {
-		if (!by_name(&ckpt->entries[i - 1], &ckpt->entries[i]))
-			return kvs_fail(-EINVAL, "%s: %.200s is in two files", ckpt->dir, ckpt->entries[i].name);
+		const struct entry *a = &ckpt->entries[i - 1], *b = &ckpt->entries[i];
+		if (!by_name(a, b))
+			return kvs_fail(-EINVAL, "%s: %.200s is %s", ckpt->dir, a->name,
+				a->shard == b->shard ? "there twice" : "in two files");
 	}
 	return 0;
 }
@@ -299,17 +301,13 @@ static int open_other_parts(kvs_checkpoint *ckpt, int count)
 		memset(&grown[1], 0, (count - 1) * sizeof(*grown));
 	}
 	for (int i = 1; i < count && !err; i++) {
-		int number, parts;
 		char *path;
 		err = ckpt_gguf_part_path(ckpt->dir, i, count, &path);
 		if (err)
 			return err;
 		err = open_part(ckpt, path);
 		if (!err)
-			err = ckpt_gguf_parts(ckpt->shards[i].gguf, &number, &parts);
-		if (!err && (number != i || parts != count))
-			err = kvs_fail(-EINVAL, "%s: says that it is part %d of %d, its name says part %d of %d", path,
-				number + 1, parts, i + 1, count);
+			err = ckpt_gguf_check_part(ckpt->shards[i].gguf, ckpt->shards[0].gguf, i, count);
 		free(path);
 	}
 	return err;
@@ -347,7 +345,9 @@ static int open_gguf(kvs_checkpoint *ckpt)
 		err = read_gguf_config(ckpt);
 	for (size_t s = 0; s < ckpt->shard_count && !err; s++)
 		ckpt->widen |= !ckpt_gguf_same_types(ckpt->shards[s].gguf, &type);
-	return err ? err : build_table(ckpt);
+	if (!err)
+		err = build_table(ckpt);
+	return err ? err : ckpt_gguf_check_total(ckpt->shards[0].gguf, ckpt->entry_count);
 }
 
 /* ---- the fingerprint ---- */

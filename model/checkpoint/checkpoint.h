@@ -46,6 +46,9 @@ void ckpt_gguf_stored(const struct ckpt_gguf *part, size_t index, struct ckpt_st
 /* Which of how many parts of a split file this is, from 0 on; and the path of another, from that of the first. -EINVAL. */
 int ckpt_gguf_parts(const struct ckpt_gguf *part, int *number, int *count);
 int ckpt_gguf_part_path(const char *first, int number, int count, char **path); /* the caller frees *path */
+/* Part `number` of `count` is what its keys say, and of the model of the first; all have `tensors` tensors. -EINVAL. */
+int ckpt_gguf_check_part(const struct ckpt_gguf *part, const struct ckpt_gguf *first, int number, int count);
+int ckpt_gguf_check_total(const struct ckpt_gguf *first, size_t tensors);
 /* All matrices are of one type of F32, F16 and BF16: *name, unless it is NULL, and it is set to it. */
 bool ckpt_gguf_same_types(const struct ckpt_gguf *part, const char **name);
 /* As kvs_checkpoint_weight() and kvs_checkpoint_read(). `widen`: all matrices are read as f32. */

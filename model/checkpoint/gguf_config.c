@@ -32,6 +32,8 @@ static const struct translation translations[] = {
 	{"rope.freq_base", "rope_theta", .fraction = true},
 };
 
+#define TOKENS "tokenizer.ggml.tokens"
+
 struct source {
 	const struct model_gguf *gguf; /* the first part, whose keys count */
 	const struct ckpt_gguf_part *parts;
@@ -296,6 +298,7 @@ static int read_tensors(const struct source *from)
 {
 	const struct gguf_tensor *embedding = find_tensor(from, "token_embd.weight");
 	bool bias = find_tensor(from, "blk.0.attn_q.bias"), llama = !strcmp(from->architecture, "llama");
+	size_t tokens = model_gguf_length(from->gguf, TOKENS);
 	char key[80];
 	int64_t said;
 	int err;
@@ -308,6 +311,11 @@ static int read_tensors(const struct source *from)
 	if (!err && said != embedding->shape[0])
 		return kvs_fail(-EINVAL, "%s: %s is %lld, token_embd.weight has %lld rows", model_gguf_name(from->gguf),
 			key, (long long)said, (long long)embedding->shape[0]);
+	if (!err && tokens > (uint64_t)said)
+		return kvs_fail(-EINVAL,
+			"%s: " TOKENS " has %zu entries, but token_embd.weight only %lld rows: the vocabulary is "
+			"another model's",
+			model_gguf_name(from->gguf), tokens, (long long)said);
 	if (!err)
 		err = set(from, from->config, "vocab_size", json_integer(said));
 	if (!err)

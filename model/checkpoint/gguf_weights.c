@@ -38,10 +38,10 @@ static bool split_name(const char *name, int *layer, char part[32], char kind[8]
 /* A name that is not ours stays, and is reported as not used. */
 static char *translate(struct gguf_text stored)
 {
-	char name[96], part[32], kind[8], *out = NULL;
+	char name[65], part[32], kind[8], *out = NULL;
 	int layer;
 
-	snprintf(name, sizeof(name), "%.*s", (int)(stored.len < 95 ? stored.len : 95), stored.at);
+	snprintf(name, sizeof(name), "%.*s", (int)stored.len, stored.at); /* 64 bytes at most */
 	for (size_t i = 0; i < sizeof(outer) / sizeof(outer[0]); i++)
 		if (!strcmp(name, outer[i][0]))
 			return strdup(outer[i][1]);
@@ -128,6 +128,50 @@ int ckpt_gguf_parts(const struct ckpt_gguf *part, int *number, int *count)
 		err = split_number(part->gguf, "split.count", 1, count);
 	if (!err && *count == 0)
 		*count = 1;
+	return err;
+}
+
+/* The total of tensors, and the architecture, which a later part need not repeat. */
+static int check_model(const struct ckpt_gguf *part, const struct ckpt_gguf *first)
+{
+	struct gguf_text own = {NULL, 0}, theirs = {NULL, 0};
+	int64_t total = -1, said = -1;
+	int err = model_gguf_text(part->gguf, "general.architecture", &own);
+
+	if (!err)
+		err = model_gguf_text(first->gguf, "general.architecture", &theirs);
+	if (!err)
+		err = model_gguf_int(part->gguf, "split.tensors.count", 0, INT64_MAX, &said);
+	if (!err)
+		err = model_gguf_int(first->gguf, "split.tensors.count", 0, INT64_MAX, &total);
+	if (!err && own.at && (own.len != theirs.len || memcmp(own.at, theirs.at, own.len) != 0))
+		return kvs_fail(-EINVAL, "%s: general.architecture is another than in %s: it is of another model",
+			model_gguf_name(part->gguf), model_gguf_name(first->gguf));
+	if (!err && said != total && said >= 0 && total >= 0)
+		return kvs_fail(-EINVAL, "%s: split.tensors.count is %lld, in %s %lld: it is of another model",
+			model_gguf_name(part->gguf), (long long)said, model_gguf_name(first->gguf), (long long)total);
+	return err;
+}
+
+int ckpt_gguf_check_part(const struct ckpt_gguf *part, const struct ckpt_gguf *first, int number, int count)
+{
+	int own, parts, err = ckpt_gguf_parts(part, &own, &parts);
+
+	if (!err && (own != number || parts != count))
+		return kvs_fail(-EINVAL, "%s: says that it is part %d of %d, its name says part %d of %d",
+			model_gguf_name(part->gguf), own + 1, parts, number + 1, count);
+	return err ? err : check_model(part, first);
+}
+
+int ckpt_gguf_check_total(const struct ckpt_gguf *first, size_t tensors)
+{
+	int64_t said = (int64_t)tensors;
+	int err = model_gguf_int(first->gguf, "split.tensors.count", 0, INT64_MAX, &said);
+
+	if (!err && (uint64_t)said != tensors)
+		return kvs_fail(-EINVAL,
+			"%s: split.tensors.count is %lld, its parts have %zu: is one of them of another model?",
+			model_gguf_name(first->gguf), (long long)said, tensors);
 	return err;
 }
 

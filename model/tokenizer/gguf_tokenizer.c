@@ -112,7 +112,7 @@ static int read_lists(struct source *from)
 		return kvs_fail(-EINVAL, "%s: " KEY("tokens") " has %zu entries, allowed are 1 to %d",
 			model_gguf_name(from->gguf), from->count, TOK_MAX_TOKEN_ID);
 	if (!err)
-		err = model_gguf_ints(from->gguf, KEY("token_type"), &from->types, &types);
+		err = model_gguf_ints(from->gguf, KEY("token_type"), NORMAL, BYTE, &from->types, &types);
 	if (!err)
 		err = check_list(from, KEY("token_type"), types);
 	if (!err && !from->splitting)

@@ -208,8 +208,10 @@ int kvs_tokenizer_parse(const char *json, size_t bytes, const char *name, kvs_to
 {
 	struct tok_lists lists = {0};
 	json_t *object;
-	int err = tok_scan(json, bytes, name, &lists, &object) ? 0 : model_json_parse(json, bytes, name, &object);
+	int err;
 
+	*out = NULL;
+	err = tok_scan(json, bytes, name, &lists, &object) ? 0 : model_json_parse(json, bytes, name, &object);
 	if (err)
 		return err;
 	err = create(object, &lists, name, out);
@@ -224,8 +226,10 @@ int tok_gguf_parse(const struct model_gguf *gguf, kvs_tokenizer **out)
 {
 	struct tok_lists lists = {0};
 	json_t *object;
-	int err = tok_gguf_json(gguf, &lists, &object);
+	int err;
 
+	*out = NULL;
+	err = tok_gguf_json(gguf, &lists, &object);
 	if (!err) {
 		err = create(object, &lists, model_gguf_name(gguf), out);
 		json_decref(object);
@@ -282,6 +286,7 @@ int kvs_tokenizer_open(const char *dir, kvs_tokenizer **out)
 	size_t bytes;
 	int err;
 
+	*out = NULL;
 	if (model_gguf_is(dir))
 		return open_gguf(dir, out);
 	err = model_file_load(dir, "tokenizer.json", &text, &bytes);

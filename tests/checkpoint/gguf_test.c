@@ -168,8 +168,17 @@ static void a_model_has_the_weights_of_its_safetensors(void **state)
 	}
 }
 
-static void write_parts(int said)
+/* What the third part says of itself; 0 and NULL: nothing. */
+struct third {
+	int number;
+	const char *architecture;
+	int total, extra; /* extra: tensors that no other part counts */
+};
+enum { TENSORS = 16 * 9 + 2 }; /* of storyworld-3m */
+
+static void write_parts(const struct third *third)
 {
+	static const float one[1];
 	struct gguf_writer to;
 	char name[64];
 
@@ -177,8 +186,13 @@ static void write_parts(int said)
 		gguf_begin(&to);
 		if (part == 0)
 			gguf_storyworld_keys(&to);
-		gguf_u32(&to, "split.no", part == 2 ? said : part);
+		if (part == 2 && third->architecture)
+			gguf_string(&to, "general.architecture", third->architecture);
+		gguf_u32(&to, "split.no", part == 2 ? third->number : part);
 		gguf_u32(&to, "split.count", 3);
+		gguf_u32(&to, "split.tensors.count", part == 2 && third->total ? third->total : TENSORS);
+		for (int i = 0; i < third->extra && part == 2; i++)
+			gguf_tensor(&to, "extra", 0, 1, 0, one, sizeof(one));
 		gguf_storyworld_tensors(&to, part, 3);
 		snprintf(name, sizeof(name), "m-%05d-of-00003.gguf", part + 1);
 		gguf_save(&to, in_folder(name));
@@ -197,11 +211,21 @@ static void fails_with(const char *path, const char *said)
 static void a_split_model_is_one(void **state)
 {
 	(void)state;
-	write_parts(2);
+	write_parts(&(struct third){.number = 2, .architecture = "llama"});
+	compare_model(in_folder("m-00001-of-00003.gguf"));
+	write_parts(&(struct third){.number = 2});
 	compare_model(in_folder("m-00001-of-00003.gguf"));
 	fails_with(in_folder("m-00002-of-00003.gguf"), "give the first");
-	write_parts(1);
+	write_parts(&(struct third){.number = 1});
 	fails_with(in_folder("m-00001-of-00003.gguf"), "says that it is part 2 of 3");
+	write_parts(&(struct third){.number = 2, .architecture = "qwen2"});
+	fails_with(in_folder("m-00001-of-00003.gguf"), "00003-of-00003.gguf: general.architecture is another than in");
+	write_parts(&(struct third){.number = 2, .total = 7});
+	fails_with(in_folder("m-00001-of-00003.gguf"), "00003-of-00003.gguf: split.tensors.count is 7, in ");
+	write_parts(&(struct third){.number = 2, .extra = 1});
+	fails_with(in_folder("m-00001-of-00003.gguf"), "split.tensors.count is 146, its parts have 147");
+	write_parts(&(struct third){.number = 2, .extra = 2});
+	fails_with(in_folder("m-00001-of-00003.gguf"), "extra is there twice");
 	assert_int_equal(unlink(in_folder("m-00002-of-00003.gguf")), 0);
 	fails_with(in_folder("m-00001-of-00003.gguf"), "m-00002-of-00003.gguf: no such file");
 }
@@ -341,6 +365,43 @@ static void scores_say_what_is_joined_first(void **state)
 	kvs_tokenizer_close(tok);
 }
 
+/* Each of `types` is the second token's; a list of 64 bits does not wrap to one that is allowed. */
+static void types_of_tokens_are_checked(void **state)
+{
+	static const struct {
+		uint32_t type; /* of GGUF: i32, i64 */
+		uint32_t words[4];
+		const char *said;
+	} lists[] = {
+		{5, {1, 3}, NULL},
+		{5, {1, 0}, "tokenizer.ggml.token_type[1] is 0, allowed are 1 to 6"},
+		{5, {1, 7}, "token_type[1] is 7"},
+		{5, {1, UINT32_MAX}, "token_type[1] is -1"},
+		{11, {1, 0, 3, 1}, "token_type[1] is 4294967299"},
+	};
+	static const char *const tokens[] = {"a", "b"};
+	struct gguf_writer to;
+	kvs_tokenizer *tok;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
+		gguf_begin(&to);
+		gguf_string(&to, "tokenizer.ggml.model", "gpt2");
+		gguf_string(&to, "tokenizer.ggml.pre", "gpt-2");
+		gguf_strings(&to, "tokenizer.ggml.tokens", tokens, 2);
+		gguf_strings(&to, "tokenizer.ggml.merges", tokens, 0);
+		gguf_list(
+			&to, "tokenizer.ggml.token_type", lists[i].type, lists[i].words, 2, lists[i].type == 5 ? 4 : 8);
+		gguf_save(&to, in_folder("types.gguf"));
+		int err = kvs_tokenizer_open(in_folder("types.gguf"), &tok);
+		if (!lists[i].said && err)
+			fail_msg("%s", kvs_error());
+		if (lists[i].said && (!err || !strstr(kvs_error(), lists[i].said)))
+			fail_msg("\"%s\" is not in: %s", lists[i].said, err ? kvs_error() : "is read");
+		kvs_tokenizer_close(tok);
+	}
+}
+
 /* ---- refusals ---- */
 
 struct refusal {
@@ -377,6 +438,30 @@ static void change_unknown_key(struct gguf_writer *to)
 static void change_vocabulary(struct gguf_writer *to)
 {
 	gguf_u32(to, "llama.vocab_size", 1000);
+}
+
+/* One token more than token_embd has rows. */
+static void change_tokens(struct gguf_writer *to)
+{
+	static char texts[1025][8];
+	const char *tokens[1025];
+	int32_t types[1025];
+
+	for (int i = 0; i < 1025; i++) {
+		snprintf(texts[i], sizeof(texts[i]), "t%d", i);
+		tokens[i] = texts[i];
+		types[i] = 1;
+	}
+	gguf_strings(to, "tokenizer.ggml.tokens", tokens, 1025);
+	gguf_numbers(to, "tokenizer.ggml.token_type", 5, types, 1025);
+}
+
+static void change_long_name(struct gguf_writer *to)
+{
+	static const float one[1];
+
+	gguf_tensor(
+		to, "blk.0.a_name_of_64_bytes_is_the_longest_that_the_format_allows.bias", 0, 1, 0, one, sizeof(one));
 }
 
 static void change_key_type(struct gguf_writer *to)
@@ -436,6 +521,8 @@ static void what_is_not_read_is_refused_by_name(void **state)
 		{change_rotation, "llama.rope.dimension_count is 16"},
 		{change_unknown_key, "llama.attention.clamp_kqv: not supported"},
 		{change_vocabulary, "llama.vocab_size is 1000, token_embd.weight has 1024 rows"},
+		{change_tokens, "tokenizer.ggml.tokens has 1025 entries, but token_embd.weight only 1024 rows"},
+		{change_long_name, "has a name of more than 64 bytes"},
 		{change_key_type, "llama.block_count is a string"},
 		{change_scaling, "\"longrope\""},
 		{change_type, "tensor extra is Q2_K"},
@@ -525,6 +612,7 @@ int main(void)
 		cmocka_unit_test(tensors_of_any_part_count),
 		cmocka_unit_test(a_vocabulary_gives_the_ids_of_its_tokenizer_json),
 		cmocka_unit_test(scores_say_what_is_joined_first),
+		cmocka_unit_test(types_of_tokens_are_checked),
 		cmocka_unit_test(what_is_not_read_is_refused_by_name),
 		cmocka_unit_test(a_damaged_header_does_no_harm),
 	};

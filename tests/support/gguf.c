@@ -109,10 +109,15 @@ void gguf_strings(struct gguf_writer *to, const char *key, const char *const *li
 		put_text(to->keys, list[i]);
 }
 
-void gguf_numbers(struct gguf_writer *to, const char *key, uint32_t type, const void *list, size_t count)
+void gguf_list(struct gguf_writer *to, const char *key, uint32_t type, const void *list, size_t count, size_t bytes)
 {
 	put_list(to, key, type, count);
-	put(to->keys, list, 4 * count);
+	put(to->keys, list, bytes * count);
+}
+
+void gguf_numbers(struct gguf_writer *to, const char *key, uint32_t type, const void *list, size_t count)
+{
+	gguf_list(to, key, type, list, count, 4);
 }
 
 void gguf_tensor(struct gguf_writer *to, const char *name, uint32_t type, uint64_t rows, uint64_t cols,

@@ -31,8 +31,9 @@ void gguf_f32(struct gguf_writer *to, const char *key, float value);
 void gguf_bool(struct gguf_writer *to, const char *key, bool value);
 void gguf_string(struct gguf_writer *to, const char *key, const char *value);
 void gguf_strings(struct gguf_writer *to, const char *key, const char *const *list, size_t count);
-void gguf_numbers(
-	struct gguf_writer *to, const char *key, uint32_t type, const void *list, size_t count); /* of 4 bytes */
+/* `count` numbers of `bytes` bytes each, of a type by GGUF's number; gguf_numbers(): of 4 bytes. */
+void gguf_list(struct gguf_writer *to, const char *key, uint32_t type, const void *list, size_t count, size_t bytes);
+void gguf_numbers(struct gguf_writer *to, const char *key, uint32_t type, const void *list, size_t count);
 /* `cols` 0: a vector. */
 void gguf_tensor(struct gguf_writer *to, const char *name, uint32_t type, uint64_t rows, uint64_t cols,
 	const void *data, size_t bytes);

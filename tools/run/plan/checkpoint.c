@@ -271,7 +271,11 @@ static int copy_config(const struct target *target, const char *from, const char
 
 	if (err)
 		return err;
-	end = memrchr(text, '}', bytes); /* the checkpoint was opened, so it is there */
+	end = memrchr(text, '}', bytes);
+	if (!end) { /* the checkpoint was opened, so the file has changed since */
+		free(text);
+		return kvs_fail(-EINVAL, "%s: is not JSON any more", from);
+	}
 	while (end > text && isspace((unsigned char)end[-1]))
 		end--;
 	if (asprintf(&marked, "%.*s,\n  \"" CONFIG_KEY "\": \"%s\"\n}\n", (int)(end - text), text,
