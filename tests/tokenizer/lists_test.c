@@ -247,7 +247,7 @@ static char *make_large(size_t *bytes)
 	return json;
 }
 
-/* Half of what jansson alone needs is true of the real ones (docs/measurements/host.md); the limit leaves room for noise. */
+/* Half of what jansson alone needs is true of the real ones (docs/measurements/host-models.md); the limit leaves room for noise. */
 static void a_large_vocabulary_loads_faster_than_jansson_parses_it(void **state)
 {
 	size_t bytes;
