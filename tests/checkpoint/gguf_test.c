@@ -324,10 +324,11 @@ static void check_ids(const kvs_tokenizer *tok, const char *text, bool special, 
 	free(ids);
 }
 
-/* SentencePiece's rules, by hand: "ab" has a better score than "bc", bytes stand for what is missing, BOS is added. */
-static void scores_say_what_is_joined_first(void **state)
+enum { FIXED = 11 }; /* tokens that are no bytes */
+
+/* A SentencePiece vocabulary in which "ab" has a better score than "bc". */
+static void put_scored(struct gguf_writer *to)
 {
-	enum { FIXED = 11 };
 	static const char *const own[FIXED] = {"<unk>", "<s>", "</s>", "\xe2\x96\x81", "a", "b", "c", "ab", "bc",
 		("\xe2\x96\x81"
 		 "ab"),
@@ -337,10 +338,7 @@ static void scores_say_what_is_joined_first(void **state)
 	char bytes[256][8];
 	int32_t types[FIXED + 256] = {2, 3, 3};
 	float scores[FIXED + 256] = {0};
-	struct gguf_writer to;
-	kvs_tokenizer *tok;
 
-	(void)state;
 	for (int i = 0; i < FIXED + 256; i++) {
 		if (i >= FIXED)
 			snprintf(bytes[i - FIXED], sizeof(bytes[0]), "<0x%02X>", (unsigned)(i - FIXED));
@@ -348,21 +346,68 @@ static void scores_say_what_is_joined_first(void **state)
 		scores[i] = i < FIXED ? own_scores[i] : 0;
 		types[i] = i >= FIXED ? 6 : types[i] ? types[i] : 1;
 	}
-	gguf_begin(&to);
-	gguf_string(&to, "tokenizer.ggml.model", "llama");
-	gguf_strings(&to, "tokenizer.ggml.tokens", tokens, FIXED + 256);
-	gguf_numbers(&to, "tokenizer.ggml.token_type", 5, types, FIXED + 256);
-	gguf_numbers(&to, "tokenizer.ggml.scores", 6, scores, FIXED + 256);
-	gguf_u32(&to, "tokenizer.ggml.bos_token_id", 1);
-	gguf_u32(&to, "tokenizer.ggml.unknown_token_id", 0);
-	gguf_save(&to, in_folder("spm.gguf"));
+	gguf_string(to, "tokenizer.ggml.model", "llama");
+	gguf_strings(to, "tokenizer.ggml.tokens", tokens, FIXED + 256);
+	gguf_numbers(to, "tokenizer.ggml.token_type", 5, types, FIXED + 256);
+	gguf_numbers(to, "tokenizer.ggml.scores", 6, scores, FIXED + 256);
+	gguf_u32(to, "tokenizer.ggml.bos_token_id", 1);
+	gguf_u32(to, "tokenizer.ggml.eos_token_id", 2);
+	gguf_u32(to, "tokenizer.ggml.unknown_token_id", 0);
+}
+
+static kvs_tokenizer *save_and_open(struct gguf_writer *to)
+{
+	kvs_tokenizer *tok;
+
+	gguf_save(to, in_folder("spm.gguf"));
 	if (kvs_tokenizer_open(in_folder("spm.gguf"), &tok))
 		fail_msg("%s", kvs_error());
+	return tok;
+}
+
+/* SentencePiece's rules, by hand: bytes stand for what is missing, a space is put in front, and BOS. */
+static void scores_say_what_is_joined_first(void **state)
+{
+	struct gguf_writer to;
+	kvs_tokenizer *tok;
+
+	(void)state;
+	gguf_begin(&to);
+	put_scored(&to);
+	tok = save_and_open(&to);
 	check_ids(tok, "abc", false, (const int32_t[]){9, 6}, 2);
 	check_ids(tok, "babc", true, (const int32_t[]){1, 3, 5, 10}, 4);
 	check_ids(tok, "bcb", false, (const int32_t[]){3, 8, 5}, 3);
 	check_ids(tok, "a\n", false, (const int32_t[]){3, 4, FIXED + 10}, 3);
 	kvs_tokenizer_close(tok);
+}
+
+static void a_file_says_what_is_put_around_a_text(void **state)
+{
+	static const struct {
+		bool bos, eos, space;
+		int32_t ids[4];
+		size_t count;
+	} files[] = {
+		{true, false, true, {1, 9, 6}, 3},
+		{false, false, true, {9, 6}, 2},
+		{true, true, true, {1, 9, 6, 2}, 4},
+		{false, true, false, {10, 2}, 2},
+	};
+	struct gguf_writer to;
+	kvs_tokenizer *tok;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+		gguf_begin(&to);
+		put_scored(&to);
+		gguf_bool(&to, "tokenizer.ggml.add_bos_token", files[i].bos);
+		gguf_bool(&to, "tokenizer.ggml.add_eos_token", files[i].eos);
+		gguf_bool(&to, "tokenizer.ggml.add_space_prefix", files[i].space);
+		tok = save_and_open(&to);
+		check_ids(tok, "abc", true, files[i].ids, files[i].count);
+		kvs_tokenizer_close(tok);
+	}
 }
 
 /* Each of `types` is the second token's; a list of 64 bits does not wrap to one that is allowed. */
@@ -550,6 +595,47 @@ static void what_is_not_read_is_refused_by_name(void **state)
 	free(embedding);
 }
 
+/* Two tensors of 64 bytes, at `offset` bytes the second. */
+static int parse_with_offset(uint64_t offset)
+{
+	static const float values[16];
+	struct gguf_writer to;
+	struct model_gguf *gguf;
+	size_t bytes;
+	uint64_t second = 64;
+	char *file, *at;
+	int err;
+
+	gguf_begin(&to);
+	gguf_tensor(&to, "a", 0, 16, 0, values, sizeof(values));
+	gguf_tensor(&to, "b", 0, 16, 0, values, sizeof(values));
+	file = gguf_end(&to, &bytes);
+	at = memmem(file, bytes, &second, sizeof(second)); /* no other number of this header is 64 */
+	assert_non_null(at);
+	memcpy(at, &offset, sizeof(offset));
+	err = model_gguf_parse(file, bytes, bytes, "placed", &gguf);
+	model_gguf_close(gguf);
+	free(file);
+	return err;
+}
+
+static void tensors_lie_in_the_file_and_apart(void **state)
+{
+	static const struct {
+		uint64_t offset;
+		const char *said;
+	} rows[] = {{64, NULL}, {0, "lies on another tensor"}, {32, "lies on another tensor"},
+		{96, "lies beyond the file's end"}, {1ull << 40, "lies beyond the file's end"},
+		{UINT64_MAX - 31, "lies beyond the file's end"}, {65, "not aligned"}};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		int err = parse_with_offset(rows[i].offset);
+		if (err ? !rows[i].said || !strstr(kvs_error(), rows[i].said) : rows[i].said != NULL)
+			fail_msg("offset %llu: %s", (unsigned long long)rows[i].offset, err ? kvs_error() : "is read");
+	}
+}
+
 /* Any cut and any changed byte of a header ends in an error or in tensors that lie in the file. */
 static void a_damaged_header_does_no_harm(void **state)
 {
@@ -612,8 +698,10 @@ int main(void)
 		cmocka_unit_test(tensors_of_any_part_count),
 		cmocka_unit_test(a_vocabulary_gives_the_ids_of_its_tokenizer_json),
 		cmocka_unit_test(scores_say_what_is_joined_first),
+		cmocka_unit_test(a_file_says_what_is_put_around_a_text),
 		cmocka_unit_test(types_of_tokens_are_checked),
 		cmocka_unit_test(what_is_not_read_is_refused_by_name),
+		cmocka_unit_test(tensors_lie_in_the_file_and_apart),
 		cmocka_unit_test(a_damaged_header_does_no_harm),
 	};
 

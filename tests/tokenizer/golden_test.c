@@ -3,7 +3,8 @@
  *
  * Every family of tests/golden/tokenizers (make_tokenizers.py describes the files) on 2,200 strings: encode with and
  * without special tokens, decode of the result, and decode of ids that no text gives; each decode at once and streamed.
- * KVS_TEST_TOKENIZERS names another folder, of which all families are checked (tests/vocab/check.sh).
+ * KVS_TEST_TOKENIZERS names another folder, of which all families are checked, and those that are there as GGUF files once more
+ * (tests/vocab/check.sh).
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -69,26 +70,44 @@ static size_t read_ids(const char *text, int32_t *ids, size_t room)
 	return count;
 }
 
+/* `name` without the end of a vocabulary's file, if it has one. */
 static FILE *open_golden(const char *name, const char *suffix)
 {
+	size_t len = strlen(name), bare = len > 5 && !strcmp(name + len - 5, ".gguf") ? len - 5 : len;
 	char path[512];
 	FILE *file;
 
-	snprintf(path, sizeof(path), "%s/%s%s", golden, name, suffix);
+	snprintf(path, sizeof(path), "%s/%.*s%s", golden, (int)bare, name, suffix);
 	file = fopen(path, "r");
 	if (!file)
 		fail_msg("%s: %s", path, strerror(errno));
 	return file;
 }
 
+static kvs_tokenizer *open_gguf(const char *name)
+{
+	kvs_tokenizer *tok;
+	char path[512];
+
+	snprintf(path, sizeof(path), "%s/%s", golden, name);
+	if (kvs_tokenizer_open(path, &tok))
+		fail_msg("%s", kvs_error());
+	return tok;
+}
+
+/* NAME.gguf, or NAME.json without its end. */
 static kvs_tokenizer *open_family(const char *family)
 {
-	FILE *file = open_golden(family, ".json");
 	kvs_tokenizer *tok = NULL;
 	char *json = NULL;
 	size_t room = 0;
-	ssize_t bytes = getdelim(&json, &room, EOF, file);
+	ssize_t bytes;
+	FILE *file;
 
+	if (strstr(family, ".gguf"))
+		return open_gguf(family);
+	file = open_golden(family, ".json");
+	bytes = getdelim(&json, &room, EOF, file);
 	fclose(file);
 	assert_true(bytes > 0);
 	if (kvs_tokenizer_parse(json, (size_t)bytes, family, &tok))
@@ -259,7 +278,7 @@ static void random_ids_give_the_text_of_hugging_face(void **state)
 #name " random ids", random_ids_give_the_text_of_hugging_face, NULL, NULL, #name                       \
 	}
 
-#define MOST_FAMILIES 32
+#define MOST_FAMILIES 32 /* files of vocabularies */
 
 static int check_all_families(const char *folder)
 {
@@ -270,11 +289,15 @@ static int check_all_families(const char *folder)
 
 	golden = folder;
 	snprintf(pattern, sizeof(pattern), "%s/*.json", folder);
-	if (glob(pattern, 0, NULL, &found) || found.gl_pathc > MOST_FAMILIES)
+	if (glob(pattern, 0, NULL, &found))
+		return 1;
+	snprintf(pattern, sizeof(pattern), "%s/*.gguf", folder);
+	if (glob(pattern, GLOB_APPEND, NULL, &found) || found.gl_pathc > MOST_FAMILIES)
 		return 1;
 	for (size_t i = 0; i < found.gl_pathc; i++) {
 		char *family = strrchr(found.gl_pathv[i], '/') + 1;
-		*strrchr(family, '.') = 0;
+		if (!strstr(family, ".gguf"))
+			*strrchr(family, '.') = 0;
 		tests[count++] =
 			(struct CMUnitTest){family, strings_give_the_ids_and_text_of_hugging_face, NULL, NULL, family};
 		tests[count++] =

