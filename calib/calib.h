@@ -31,7 +31,10 @@ extern "C" {
 
 /* ---- progress ---- */
 
-/* `step` hears of the activity and its progress, in trials or sequences, and returns false to stop; it may be NULL. */
+/*
+ * `step` hears of the activity and its progress, and returns false to stop; it may be NULL. `total` stays the same within one
+ * call of a function below, and `done` grows up to it.
+ */
 struct kvs_calib_progress {
 	bool (*step)(void *arg, const char *what, size_t done, size_t total);
 	void *arg;
@@ -319,6 +322,14 @@ struct kvs_search_result {
 	size_t sweep_count;
 	double search_s, measure_s; /* time of the trials and around them; time of measuring whole plans */
 };
+
+/*
+ * About how many tokens go through the whole model until such a piece of work is done, to weigh pieces against each other
+ * (cost.c).
+ */
+double kvs_capture_cost(const struct kvs_calib_text *text);
+double kvs_search_cost(const struct kvs_search_options *options, const struct kvs_calib_text *text, int layers);
+double kvs_compensate_cost(const struct kvs_calib_text *text);
 
 /*
  * Find a plan. The walk (paper, algorithm 1; code, last cells): for each pair in order, skip it if its layer shares

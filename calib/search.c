@@ -33,9 +33,10 @@ static double now_s(void)
 
 /* ---- common to all walks ---- */
 
-int calib_search_tell(struct calib_search *search, const char *what, size_t done, size_t total)
+int calib_search_tell(struct calib_search *search, const char *what, double part)
 {
-	return calib_tell(&search->options->progress, what, done, total);
+	return calib_tell(&search->options->progress, what, (size_t)(search->done + search->walk_cost * part),
+		(size_t)search->cost);
 }
 
 bool calib_search_recall(struct calib_search *search, struct kvs_trial *trial)
@@ -158,7 +159,7 @@ static int walk_pairs(struct calib_search *search, enum kvs_walk walk, const str
 
 		if (calib_maps_borrows(maps, &pairs[i]))
 			continue;
-		err = calib_search_tell(search, walk_names[walk], maps->tensors, search->target);
+		err = calib_search_tell(search, walk_names[walk], maps->tensors / (double)search->target);
 		calib_maps_apply(maps, &pairs[i], candidate);
 		if (!err)
 			err = try_maps(search, candidate, &trial);
@@ -213,6 +214,7 @@ static int run_walk(struct calib_search *search, enum kvs_walk walk, const struc
 	struct calib_maps maps = {0}, candidate = {0};
 
 	find_trials(search, walk);
+	search->walk_cost = calib_walk_cost(search->options, search->text, layers, walk);
 	if (!err)
 		err = calib_maps_create(layers, &maps);
 	if (!err)
@@ -225,6 +227,8 @@ static int run_walk(struct calib_search *search, enum kvs_walk walk, const struc
 					       : walk_pairs(search, walk, pairs, count, &maps, &candidate);
 	calib_maps_clear(&candidate);
 	calib_maps_clear(&maps);
+	search->done += search->walk_cost;
+	search->walk_cost = 0;
 	return err;
 }
 
@@ -236,7 +240,7 @@ static void forget_residuals(struct calib_search *search)
 	search->rerun = NULL;
 }
 
-static bool walk_is_wanted(const struct kvs_search_options *options, enum kvs_walk walk)
+bool calib_walk_is_wanted(const struct kvs_search_options *options, enum kvs_walk walk)
 {
 	switch (options->method) {
 	case KVS_METHOD_KVSHARER:
@@ -262,7 +266,7 @@ static int run_walks(struct calib_search *search)
 	for (enum kvs_walk walk = 0; walk < KVS_WALK_COUNT && !err; walk++) {
 		struct kvs_pair_options options = search->options->pairs;
 		options.order = order_of(walk);
-		if (walk_is_wanted(search->options, walk))
+		if (calib_walk_is_wanted(search->options, walk))
 			err = kvs_pairs_list(search->capture, config, &options, &pairs[walk], &count);
 	}
 	if (search->options->drop_means)
@@ -473,7 +477,8 @@ int kvs_search_run(kvs_engine *engine, const struct kvs_calib_text *text, struct
 		.capture = capture,
 		.options = options,
 		.result = out,
-		.target = 2 * options->share};
+		.target = 2 * options->share,
+		.cost = kvs_search_cost(options, text, kvs_engine_config(engine)->layers)};
 	int points = KVS_WALK_COUNT * options->share, err = kvs_search_check(options, kvs_engine_config(engine));
 
 	*out = (struct kvs_search_result){.layers = kvs_engine_config(engine)->layers};

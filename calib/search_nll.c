@@ -23,7 +23,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define MOST_STAGES 3
 #define LEAST_PART_TOKENS 256
 #define DOUBT 2 /* standard errors */
 
@@ -43,9 +42,10 @@ struct greedy {
 	struct candidate *candidates; /* [count], by layer */
 	size_t count;
 	struct calib_maps *maps, candidate_maps;
-	int stage_windows[MOST_STAGES], stages; /* windows up to the end of each */
-	double present[MOST_STAGES];            /* loss of maps up to the end of each */
-	float *token_losses, *present_losses;   /* [windows * window_tokens]: of a trial, of maps; one allocation */
+	int stage_windows[CALIB_STAGES], stages; /* windows up to the end of each */
+	double present[CALIB_STAGES];            /* loss of maps up to the end of each */
+	double tried; /* in this step: trials, as if all were of all windows; for the progress */
+	float *token_losses, *present_losses; /* [windows * window_tokens]: of a trial, of maps; one allocation */
 };
 
 /* ---- running ---- */
@@ -166,6 +166,21 @@ static double least_cost(const struct greedy *greedy, const struct candidate *c)
 	return c->stages == greedy->stages ? c->cost : fmax(part * c->cost, c->cost - DOUBT * c->error);
 }
 
+/*
+ * The steps that are done take what they were reckoned to; how many trials this one takes is known at its end alone, so it is
+ * reckoned to be over at its own share at most.
+ */
+static int tell(struct greedy *greedy, const char *what)
+{
+	const struct calib_search *search = greedy->search;
+	int tensors = greedy->maps->tensors, step = search->options->pairs.split ? 1 : 2;
+	double begin = tensors ? calib_nll_trials(search->text, tensors / 2.0) : 0,
+	       end = calib_nll_trials(search->text, (tensors + step) / 2.0),
+	       all = calib_nll_trials(search->text, search->target / 2.0);
+
+	return calib_search_tell(greedy->search, what, fmin(begin + greedy->tried / greedy->count, end) / all);
+}
+
 /* Measures the pair: in the first step on its next part, later on all windows. */
 static int try_candidate(struct greedy *greedy, struct candidate *c)
 {
@@ -191,6 +206,8 @@ static int try_candidate(struct greedy *greedy, struct candidate *c)
 	}
 	if (err)
 		return err;
+	greedy->tried += (tokens_before(greedy, last + 1) - tokens_before(greedy, first)) /
+			 (double)tokens_before(greedy, greedy->stages);
 	trial.nll = c->nll;
 	trial.nll_error = c->error;
 	c->stages = last + 1;
@@ -249,6 +266,7 @@ static int take(struct greedy *greedy, struct candidate *c)
 	calib_maps_swap(greedy->maps, &greedy->candidate_maps);
 	mark_accepted(greedy->search->result, &c->pair);
 	bury(greedy);
+	greedy->tried = 0;
 	err = calib_search_accept(greedy->search, KVS_WALK_NLL, greedy->maps, c->nll);
 	return err || greedy->maps->tensors >= greedy->search->target ? err : measure_present(greedy);
 }
@@ -259,7 +277,7 @@ static int try_all(struct greedy *greedy)
 	int err = 0;
 
 	for (size_t i = 0; i < greedy->count && !err; i++) {
-		err = calib_search_tell(greedy->search, "nll: every pair", i, greedy->count);
+		err = tell(greedy, "nll: every pair");
 		if (!err)
 			err = try_candidate(greedy, &greedy->candidates[i]);
 	}
@@ -268,7 +286,7 @@ static int try_all(struct greedy *greedy)
 
 static int try_next(struct greedy *greedy, struct candidate *c)
 {
-	int err = calib_search_tell(greedy->search, "nll: greedy", greedy->maps->tensors, greedy->search->target);
+	int err = tell(greedy, "nll: greedy");
 
 	return err ? err : try_candidate(greedy, c);
 }
@@ -319,13 +337,14 @@ static int take_cheapest(struct greedy *greedy)
 /* ---- the walk ---- */
 
 /* A quarter of the windows, half of them, all; parts of few tokens say too little. */
-static void set_stages(struct greedy *greedy)
+int calib_nll_stages(const struct kvs_calib_text *text, int windows[CALIB_STAGES])
 {
-	const struct kvs_calib_text *text = greedy->search->text;
+	int stages = 0;
 
 	for (int part = 4; part; part /= 2)
 		if (part == 1 || text->windows / part * text->window_tokens >= LEAST_PART_TOKENS)
-			greedy->stage_windows[greedy->stages++] = text->windows / part;
+			windows[stages++] = text->windows / part;
+	return stages;
 }
 
 static int prepare(struct greedy *greedy, const struct kvs_pair *pairs)
@@ -334,7 +353,7 @@ static int prepare(struct greedy *greedy, const struct kvs_pair *pairs)
 	size_t tokens = (size_t)text->windows * text->window_tokens, at = 0;
 	int err = calib_maps_create(greedy->maps->layers, &greedy->candidate_maps);
 
-	set_stages(greedy);
+	greedy->stages = calib_nll_stages(text, greedy->stage_windows);
 	greedy->candidates = calloc(greedy->count, sizeof(*greedy->candidates));
 	greedy->token_losses = malloc(2 * sizeof(*greedy->token_losses) * tokens);
 	if (!err && (!greedy->candidates || !greedy->token_losses))

@@ -59,14 +59,20 @@ static int list(struct refit_walk *walk)
 
 /* ---- fits ---- */
 
+/* The callback of the fits, which tell how many pairs are done. */
+static bool pair_step(void *arg, const char *what, size_t done, size_t total)
+{
+	return !calib_search_tell(arg, what, total ? (double)done / total : 0);
+}
+
 static int open_pairs(struct refit_walk *walk)
 {
 	const struct kvs_search_options *options = walk->search->options;
+	struct kvs_calib_progress progress = {pair_step, walk->search};
 
 	if (walk->pairs)
 		return 0;
-	return calib_pairs_open(
-		walk->search->engine, options->ckpt, walk->search->text, &options->progress, &walk->pairs);
+	return calib_pairs_open(walk->search->engine, options->ckpt, walk->search->text, &progress, &walk->pairs);
 }
 
 static struct kvs_trial trial_of(const struct candidate *c)
@@ -110,7 +116,7 @@ static int try_layer(struct refit_walk *walk, struct candidate *first, size_t co
 	int err = 0;
 
 	for (size_t i = 0; i < count && !err; i++, walk->done++) {
-		err = calib_search_tell(walk->search, "refit: every pair", walk->done, walk->count);
+		err = calib_search_tell(walk->search, "refit: every pair", walk->done / (double)walk->count);
 		if (!err)
 			err = try_pair(walk, &first[i], false, &trial);
 		first[i].left = trial.left;

@@ -5,7 +5,6 @@
  * row is written as soon as it is done, and nothing in it depends on the time of its run, so a study can stop between
  * any two rows. A row that fails is as if it had not begun.
  */
-#include "../compensate/pair_costs.h"
 #include "../search.h"
 #include "study.h"
 
@@ -58,41 +57,28 @@ static void end_part(struct run *run)
 	run->part = 0;
 }
 
-/*
- * Each layer is fitted to four owners, each of which takes what a fit takes (fit_cost()); the layers above it run once more on the
- * quarter that is held back.
- */
-static double pairs_cost(const struct kvs_study *study, const struct kvs_calib_text *text)
+/* The others ask for neither distances nor cosines. */
+static bool needs_capture(const struct study_row *row)
 {
-	double tokens = fmin((double)text->samples * text->sample_tokens, CALIB_PAIR_TOKENS);
-
-	return tokens * (4 * 10 + study->layers / 8.0);
+	return !row->fit && row->method != KVS_STUDY_ADJACENT && row->method != KVS_STUDY_REFIT;
 }
 
-/* The rough number of tokens that go through the model for a search. */
+static double capture_cost(const struct kvs_study *study, const struct study_row *row)
+{
+	return needs_capture(row) ? kvs_capture_cost(&study->cuts[row->cut].text) : 0;
+}
+
 static double search_cost(const struct kvs_study *study, const struct study_row *row)
 {
-	const struct kvs_calib_text *text = &study->cuts[row->cut].text;
-	double most = study->shares[study->share_count - 1], pairs = study->layers * (study->layers - 1) / 2.0;
-	double walk = most * text->samples * text->sample_tokens, nll = pairs * text->windows * text->window_tokens / 2;
+	struct kvs_search_options options = study_search_options(study, row);
 
-	if (row->fit)
-		return 0;
 	switch (row->method) {
 	case KVS_STUDY_RANDOM:
 	case KVS_STUDY_ADJACENT:
 	case KVS_STUDY_MERGE:
 		return 0;
-	case KVS_STUDY_NLL:
-		return nll;
-	case KVS_STUDY_NLL_SPLIT:
-		return 2 * nll;
-	case KVS_STUDY_REFIT:
-		return pairs_cost(study, text);
-	case KVS_STUDY_DISSIMILAR_SPLIT:
-		return 2 * walk;
 	default:
-		return walk;
+		return row->fit ? 0 : kvs_search_cost(&options, &study->cuts[row->cut].text, study->layers);
 	}
 }
 
@@ -126,15 +112,15 @@ static double measure_cost(const struct kvs_study *study, const struct study_row
 					      : measured_tokens(study) + also_tokens(study);
 }
 
-/* Each layer is run up to five times in part, and the sums and their solutions take as long again. */
 static double fit_cost(const struct kvs_study *study, const struct study_row *row)
 {
-	return row->fit ? 10.0 * study_fit_tokens(&study->cuts[row->cut]) : 0;
+	return row->fit ? kvs_compensate_cost(study_fit_text(&study->cuts[row->cut])) : 0;
 }
 
 static double row_cost(const struct kvs_study *study, const struct study_row *row)
 {
-	return search_cost(study, row) + study->share_count * (fit_cost(study, row) + measure_cost(study, row));
+	return capture_cost(study, row) + search_cost(study, row) +
+	       study->share_count * (fit_cost(study, row) + measure_cost(study, row));
 }
 
 /* ---- one row: plans ---- */
@@ -396,12 +382,6 @@ static int capture_cut(struct run *run, int cut)
 	return err;
 }
 
-/* The others ask for neither distances nor cosines. */
-static bool needs_capture(const struct study_row *row)
-{
-	return !row->fit && row->method != KVS_STUDY_ADJACENT && row->method != KVS_STUDY_REFIT;
-}
-
 static void forget_row(struct study_row *row)
 {
 	for (int p = 0; p < KVS_STUDY_MOST_RATES; p++) {
@@ -436,11 +416,13 @@ static int run_row(struct run *run)
 
 	label_row(run);
 	run->in_row = 0;
-	begin_part(run, search_cost(run->study, row));
+	begin_part(run, capture_cost(run->study, row));
 	if (!show(run, 0))
 		err = kvs_fail(-ECANCELED, "stopped");
 	if (!err && needs_capture(row))
 		err = capture_cut(run, row->cut);
+	end_part(run);
+	begin_part(run, search_cost(run->study, row));
 	if (!err)
 		err = find_plans(run);
 	end_part(run);

@@ -178,6 +178,50 @@ static void output_goes_where_o_leads(void **state)
 	}
 }
 
+#define PROGRESS "T=$(mktemp -d); export KVSHARE_PROGRESS_SECONDS=0.000001; " /* a line for each step */
+
+/* "what: 12 %, 3 s left": all of one work, whose parts have other names. Weights are loaded before it. */
+static void check_growing(const char *said)
+{
+	int before = 0, part, lines = 0, with_time = 0;
+
+	for (const char *line = said; line && *line; line = strchr(line, '\n'), line += line != NULL) {
+		const char *percent = strstr(line, " %"), *end = strchrnul(line, '\n'), *colon;
+		if (!percent || percent > end || !strncmp(line, "loading weights", 15))
+			continue;
+		colon = memrchr(line, ':', percent - line);
+		assert_non_null(colon);
+		assert_int_equal(sscanf(colon, ": %d", &part), 1);
+		if (part < before || part > 100)
+			fail_msg("%d %% after %d in: %s", part, before, said);
+		before = part;
+		lines++;
+		with_time += memmem(line, end - line, " left", 5) != NULL;
+	}
+	if (lines < 10 || before < 90 || with_time < lines / 2)
+		fail_msg("%d lines, %d with a time, up to %d %%: %s", lines, with_time, before, said);
+}
+
+static void progress_is_of_the_whole_work(void **state)
+{
+	static const char *const commands[] = {CALIBRATE "--method auto --share 3 -o $T/p",
+		CALIBRATE "--method nll --split-kv --protect-last 2 -o $T/p",
+		CALIBRATE "--method nll --compensate --samples 32 --sample-tokens 32 --held-tokens 64 -o $T/p.json",
+		"kvshare-run study -m " MODEL " --calib " MODEL "/calib.txt --text " MODEL
+		"/heldout.txt --max-tokens 64 "
+		"--held-tokens 64 --ctx 32 --samples 4 --methods similar,nll,random,merge --seeds 2 -o $T/s"};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(commands) / sizeof(*commands); i++) {
+		char command[1024];
+		struct process process;
+		snprintf(command, sizeof(command), PROGRESS "%s; rm -r $T", commands[i]);
+		process = run_shell(command, 120);
+		check_growing(process.err);
+		process_free(&process);
+	}
+}
+
 /* Where stderr is a file, long work says how far it is, and how long it will take; short work and -q say nothing. */
 static void progress_reaches_a_log(void **state)
 {
@@ -187,15 +231,15 @@ static void progress_reaches_a_log(void **state)
 	struct process process;
 
 	(void)state;
-	process =
-		run_shell("export KVSHARE_PROGRESS_SECONDS=0.000001; " CALIBRATE "--method nll -o $T/p; rm -r $T", 60);
+	process = run_shell(PROGRESS CALIBRATE "--method nll -o $T/p; rm -r $T", 60);
 	for (size_t i = 0; i < sizeof(told) / sizeof(*told); i++)
 		if (!strstr(process.err, told[i]))
 			fail_msg("no \"%s\" in: %s", told[i], process.err);
 	process_free(&process);
 	for (size_t i = 0; i < sizeof(silent) / sizeof(*silent); i++) {
 		char command[512];
-		snprintf(command, sizeof(command), "export %s; %s$Q -o $T/p; rm -r $T", silent[i], CALIBRATE);
+		snprintf(command, sizeof(command), "T=$(mktemp -d); export %s; %s$Q -o $T/p; rm -r $T", silent[i],
+			CALIBRATE);
 		process = run_shell(command, 60);
 		if (strstr(process.err, "capturing: "))
 			fail_msg("%sstill tells: %s", silent[i], process.err);
@@ -213,6 +257,7 @@ int main(void)
 		cmocka_unit_test(closed_streams_stay_closed),
 		cmocka_unit_test(output_goes_where_o_leads),
 		cmocka_unit_test(progress_reaches_a_log),
+		cmocka_unit_test(progress_is_of_the_whole_work),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

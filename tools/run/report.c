@@ -160,15 +160,17 @@ static double line_seconds(void)
 	return given && end != given && !*end && seconds >= 0 ? seconds : 30;
 }
 
-/* In a log: the first line is early, as it says how long all will take. */
+/* In a log: the first line is early, and says how long all will take, so it waits until that is known. */
 static void show_line(const char *what, const char *left, size_t done, size_t total, double now)
 {
-	static double next;
+	static double first, next;
 	double seconds = line_seconds();
 
-	if (!next)
+	if (!first) {
+		first = now + seconds;
 		next = now + (seconds < FIRST_LINE_SECONDS ? seconds : FIRST_LINE_SECONDS);
-	if (!seconds || now < next)
+	}
+	if (!seconds || now < next || (!*left && now < first))
 		return;
 	next = now + seconds;
 	fprintf(stderr, "%s: %d %%%s%s\n", what, total ? (int)(100 * done / total) : 0, *left ? ", " : "", left);

@@ -193,9 +193,12 @@ int run_flush_stdout(void);
 /* Progress with the time left. A new phase begins when the total changes or `done` decreases. */
 struct run_watch {
 	bool quiet, started;
-	size_t first, done, total; /* of the phase */
-	double start;
+	double whole, before,
+		part; /* of work in parts, in one unit; whole 0: what a step says of itself is all of it */
+	double first, done, total, start, latest; /* start, latest: times, in seconds */
 };
+/* The next part of the work, and its cost; `whole` is the cost of all. */
+void run_watch_part(struct run_watch *watch, double cost);
 /*
  * From this call on, the first SIGINT, SIGTERM or SIGHUP asks the work to stop, and the second ends the program. Call it
  * when there is something to lose; until then a signal ends the program at once.

@@ -508,6 +508,20 @@ static int set_pass(struct run_calibrate *env)
 		env->search.pass_tokens, text->sample_tokens, text->window_tokens);
 }
 
+static double search_cost(const struct run_calibrate *env)
+{
+	return kvs_search_cost(&env->search, &env->text, kvs_checkpoint_config(env->ckpt)->layers);
+}
+
+/* The time that is told is of all that follows, a fit included. */
+static void plan_watch(struct run_calibrate *env, bool captured)
+{
+	double capture = captured ? kvs_capture_cost(&env->text) : 0;
+
+	env->watch.whole = capture + search_cost(env) + (env->compensate ? kvs_compensate_cost(env->fit) : 0);
+	run_watch_part(&env->watch, capture);
+}
+
 static int search(struct run_calibrate *env, struct run_session *session, struct kvs_search_result *result)
 {
 	struct kvs_capture capture = {0};
@@ -517,10 +531,13 @@ static int search(struct run_calibrate *env, struct run_session *session, struct
 	run_watch_signals();
 	env->watch.quiet = env->model.quiet;
 	env->search.progress = (struct kvs_calib_progress){run_watch_step, &env->watch};
+	plan_watch(env, captured);
 	if (captured)
 		err = kvs_capture_run(session->engine, &env->text, &env->search.progress, &capture);
+	run_watch_part(&env->watch, search_cost(env));
 	if (!err)
 		err = kvs_search_run(session->engine, &env->text, captured ? &capture : NULL, &env->search, result);
+	run_watch_part(&env->watch, env->watch.whole - env->watch.before - env->watch.part);
 	run_progress_clear();
 	kvs_capture_clear(&capture);
 	return err;

@@ -38,21 +38,45 @@ static void format_left(double seconds, char *text, size_t size)
 		snprintf(text, size, "%.0f min left", seconds / 60);
 }
 
+void run_watch_part(struct run_watch *watch, double cost)
+{
+	watch->before += watch->part;
+	watch->part = cost;
+}
+
+/* What took no time was known from an earlier run: it says nothing of the speed. */
+#define NO_TIME_S 0.001
+
+static void hear(struct run_watch *watch, double done, double total)
+{
+	double now = run_now_s();
+
+	if (total != watch->total || done < watch->done || !watch->started) {
+		watch->total = total;
+		watch->first = done;
+		watch->start = now;
+		watch->started = true;
+	} else if (now - watch->latest < NO_TIME_S) {
+		watch->first += done - watch->done;
+	}
+	watch->done = done;
+	watch->latest = now;
+}
+
 bool run_watch_step(void *arg, const char *what, size_t done, size_t total)
 {
 	struct run_watch *watch = arg;
 	char left[32] = "";
 
-	if (total != watch->total || done < watch->done || !watch->started) {
-		watch->total = total;
-		watch->first = done;
-		watch->start = run_now_s();
-		watch->started = true;
-	}
-	watch->done = done;
-	if (done > watch->first && done < total)
-		format_left((run_now_s() - watch->start) * (total - done) / (done - watch->first), left, sizeof(left));
+	if (watch->whole > 0)
+		hear(watch, watch->before + (total ? watch->part * done / total : 0), watch->whole);
+	else
+		hear(watch, done, total);
+	if (watch->done > watch->first && watch->done < watch->total)
+		format_left(
+			(watch->latest - watch->start) * (watch->total - watch->done) / (watch->done - watch->first),
+			left, sizeof(left));
 	if (!watch->quiet)
-		run_progress_show(what, left, done, total);
+		run_progress_show(what, left, (size_t)watch->done, (size_t)watch->total);
 	return !stop_wanted;
 }
