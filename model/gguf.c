@@ -15,6 +15,8 @@
 
 #define FIRST_READ (1 << 20)
 #define MAX_HEADER_BYTES (512u << 20) /* a vocabulary of 256 k with merges has about 12 MiB */
+#define MAX_KEYS (1 << 16)            /* models have some 60 */
+#define MAX_TENSORS (1 << 20)         /* the largest models have thousands */
 #define MAX_RANK 4                    /* GGML_MAX_DIMS */
 #define MAX_NAME_BYTES 64             /* of a tensor, by the format's definition */
 #define CUT (-EMSGSIZE)               /* the header goes on behind the bytes that were read */
@@ -100,9 +102,9 @@ static int take_text(struct cursor *from, const char *what, struct gguf_text *ou
 }
 
 /* Each thing of `count` has at least `least` bytes. A count that no file of this size can have is an error at once. */
-static int check_count(const struct cursor *from, uint64_t count, size_t least, const char *what)
+static int check_count(const struct cursor *from, uint64_t count, size_t least, uint64_t most, const char *what)
 {
-	if (count > MAX_HEADER_BYTES / least)
+	if (count > most)
 		return kvs_fail(-EINVAL, "%s: %s is %llu: too many", from->file, what, (unsigned long long)count);
 	return count * least > from->left ? cut(from) : 0;
 }
@@ -126,7 +128,7 @@ static int skip_elements(struct cursor *from, struct key *key)
 	const uint8_t *at;
 	struct gguf_text text;
 	int err = check_count(from, key->count, key->element == STRING ? 8 : value_bytes[key->element],
-		"the number of elements of a list");
+		MAX_HEADER_BYTES, "the number of elements of a list");
 
 	key->at = from->at;
 	if (!err && key->element != STRING)
@@ -175,7 +177,7 @@ static int check_twice(struct model_gguf *gguf)
 
 static int take_keys(struct model_gguf *gguf, struct cursor *from, uint64_t count)
 {
-	int err = check_count(from, count, 8 + 4 + 1, "the number of keys");
+	int err = check_count(from, count, 8 + 4 + 1, MAX_KEYS, "the number of keys");
 
 	if (err)
 		return err;
@@ -218,13 +220,22 @@ static int take_shape(struct model_gguf *gguf, struct cursor *from, struct gguf_
 	return err;
 }
 
+static bool is_name(struct gguf_text name)
+{
+	for (size_t i = 0; i < name.len; i++)
+		if ((unsigned char)name.at[i] < ' ')
+			return false;
+	return name.len && name.len <= MAX_NAME_BYTES;
+}
+
 static int take_tensor(struct model_gguf *gguf, struct cursor *from, struct gguf_tensor *tensor)
 {
 	uint64_t type;
 	int err = take_text(from, "the name of a tensor", &tensor->name);
 
-	if (!err && (tensor->name.len > MAX_NAME_BYTES || memchr(tensor->name.at, 0, tensor->name.len)))
-		return refuse_tensor(gguf, tensor, "has a name of more than 64 bytes, or with a NUL in it");
+	if (!err && !is_name(tensor->name))
+		return refuse_tensor(
+			gguf, tensor, "has a name that is empty, of more than 64 bytes or of control characters");
 	if (!err)
 		err = take_shape(gguf, from, tensor);
 	if (!err)
@@ -244,7 +255,7 @@ static int take_tensor(struct model_gguf *gguf, struct cursor *from, struct gguf
 
 static int take_tensors(struct model_gguf *gguf, struct cursor *from, uint64_t count)
 {
-	int err = check_count(from, count, 8 + 4 + 8 + 4 + 8, "the number of tensors");
+	int err = check_count(from, count, 8 + 4 + 8 + 4 + 8, MAX_TENSORS, "the number of tensors");
 
 	if (err)
 		return err;
@@ -364,10 +375,12 @@ int model_gguf_open(const struct model_file *file, const char *name, struct mode
 	int err = CUT;
 
 	*out = NULL;
-	for (; err == CUT; bytes *= 4) {
+	for (size_t read = 0; err == CUT; read = bytes, bytes *= 4) {
 		uint8_t *header;
-		if (bytes > MAX_HEADER_BYTES)
+		if (read == MAX_HEADER_BYTES)
 			return kvs_fail(-EINVAL, "%s: its header is larger than %u MiB", name, MAX_HEADER_BYTES >> 20);
+		if (bytes > MAX_HEADER_BYTES)
+			bytes = MAX_HEADER_BYTES;
 		if (bytes > file->bytes)
 			bytes = file->bytes;
 		header = malloc(bytes + 1);

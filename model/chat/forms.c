@@ -91,9 +91,9 @@ static const char *find_piece(const char *text, const char *piece, size_t len)
 }
 
 /*
- * All of `text`; found[0], found[1] ... take what each "@" stands for. A wildcard takes as little as it can: it never
- * needs to take more, as what is between two of them may come anywhere behind the first. So no part of a long text is
- * looked at twice for one wildcard.
+ * All of `text`; found[0], found[1] ... take what each "@" stands for. A wildcard takes as little as it can, and no other
+ * length is tried, so a long text costs no more than its length. Nothing is missed by it in a pattern whose wildcards are all
+ * "*" or all "@": what follows may come anywhere behind, or at the end of the string alone. So no rule has both.
  */
 static bool matches(const char *pattern, const char *text, struct capture *found)
 {

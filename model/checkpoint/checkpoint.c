@@ -179,9 +179,12 @@ static int build_table(kvs_checkpoint *ckpt)
 	qsort(ckpt->entries, total, sizeof(*ckpt->entries), by_name);
 	for (size_t i = 1; i < total; i++) {
 		const struct entry *a = &ckpt->entries[i - 1], *b = &ckpt->entries[i];
-		if (!by_name(a, b))
-			return kvs_fail(-EINVAL, "%s: %.200s is %s", ckpt->dir, a->name,
-				a->shard == b->shard ? "there twice" : "in two files");
+		if (by_name(a, b))
+			continue;
+		if (a->shard == b->shard)
+			return kvs_fail(-EINVAL, "%s: %.200s is there twice", a->shard->file.path, a->name);
+		return kvs_fail(-EINVAL, "%s: %.200s is in two files, of which %s is one", ckpt->dir, a->name,
+			a->shard->file.path);
 	}
 	return 0;
 }
@@ -347,7 +350,9 @@ static int open_gguf(kvs_checkpoint *ckpt)
 		ckpt->widen |= !ckpt_gguf_same_types(ckpt->shards[s].gguf, &type);
 	if (!err)
 		err = build_table(ckpt);
-	return err ? err : ckpt_gguf_check_total(ckpt->shards[0].gguf, ckpt->entry_count);
+	if (!err && count > 1) /* a model that was merged of parts may keep the key */
+		err = ckpt_gguf_check_total(ckpt->shards[0].gguf, ckpt->entry_count);
+	return err;
 }
 
 /* ---- the fingerprint ---- */

@@ -311,10 +311,10 @@ static int read_tensors(const struct source *from)
 	if (!err && said != embedding->shape[0])
 		return kvs_fail(-EINVAL, "%s: %s is %lld, token_embd.weight has %lld rows", model_gguf_name(from->gguf),
 			key, (long long)said, (long long)embedding->shape[0]);
-	if (!err && tokens > (uint64_t)said)
+	if (!err && tokens && tokens != (uint64_t)said)
 		return kvs_fail(-EINVAL,
-			"%s: " TOKENS " has %zu entries, but token_embd.weight only %lld rows: the vocabulary is "
-			"another model's",
+			"%s: " TOKENS
+			" has %zu entries, token_embd.weight %lld rows: is the vocabulary another model's?",
 			model_gguf_name(from->gguf), tokens, (long long)said);
 	if (!err)
 		err = set(from, from->config, "vocab_size", json_integer(said));

@@ -144,7 +144,7 @@ static int check_model(const struct ckpt_gguf *part, const struct ckpt_gguf *fir
 		err = model_gguf_int(part->gguf, "split.tensors.count", 0, INT64_MAX, &said);
 	if (!err)
 		err = model_gguf_int(first->gguf, "split.tensors.count", 0, INT64_MAX, &total);
-	if (!err && own.at && (own.len != theirs.len || memcmp(own.at, theirs.at, own.len) != 0))
+	if (!err && own.at && (own.len != theirs.len || (own.len && memcmp(own.at, theirs.at, own.len) != 0)))
 		return kvs_fail(-EINVAL, "%s: general.architecture is another than in %s: it is of another model",
 			model_gguf_name(part->gguf), model_gguf_name(first->gguf));
 	if (!err && said != total && said >= 0 && total >= 0)
@@ -157,6 +157,9 @@ int ckpt_gguf_check_part(const struct ckpt_gguf *part, const struct ckpt_gguf *f
 {
 	int own, parts, err = ckpt_gguf_parts(part, &own, &parts);
 
+	if (!err && !model_gguf_has(part->gguf, "split.no"))
+		return kvs_fail(-EINVAL, "%s: does not say which part of a model it is (split.no)",
+			model_gguf_name(part->gguf));
 	if (!err && (own != number || parts != count))
 		return kvs_fail(-EINVAL, "%s: says that it is part %d of %d, its name says part %d of %d",
 			model_gguf_name(part->gguf), own + 1, parts, number + 1, count);

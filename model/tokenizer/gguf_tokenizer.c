@@ -17,6 +17,8 @@
 #include <string.h>
 
 #define KEY(name) "tokenizer.ggml." name
+#define MOST_CUTS 64     /* ways to cut a token, on average; those of Mistral have 1.8 */
+#define MOST_SQUARES 1e9 /* sum of the squares of lengths in bytes; it is 1.7e6 for the 32,000 of Mistral */
 
 enum token_type { NORMAL = 1, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE }; /* of llama.cpp */
 
@@ -200,7 +202,7 @@ static int by_score(const void *a, const void *b)
 	return x->left < y->left ? -1 : x->left > y->left;
 }
 
-/* Every cut of token `id` into two tokens. The list grows by at most its characters. */
+/* Every cut of token `id` into two tokens. */
 static int cut_token(const struct source *from, int32_t id, struct scored **list, size_t *count, size_t *room)
 {
 	struct gguf_text token = from->tokens[id];
@@ -217,6 +219,10 @@ static int cut_token(const struct source *from, int32_t id, struct scored **list
 		right = left < 0 ? -1 : tok_vocab_find(&from->lists->vocab, token.at + cut, token.len - cut);
 		if (right < 0)
 			continue;
+		if (*count / MOST_CUTS >= from->count)
+			return kvs_fail(-EINVAL,
+				"%s: " KEY("tokens") " can be cut into each other in more than %d ways each",
+				model_gguf_name(from->gguf), MOST_CUTS);
 		struct scored *grown = tok_grow(*list, *count, room, sizeof(**list));
 		if (!grown)
 			return no_memory(from);
@@ -226,18 +232,31 @@ static int cut_token(const struct source *from, int32_t id, struct scored **list
 	return 0;
 }
 
+/* What a token costs to cut grows by the square of its length. */
+static int check_lengths(const struct source *from)
+{
+	double squares = 0;
+
+	for (size_t i = 0; i < from->count; i++)
+		squares += (double)from->tokens[i].len * from->tokens[i].len;
+	if (squares <= MOST_SQUARES)
+		return 0;
+	return kvs_fail(
+		-EINVAL, "%s: " KEY("tokens") " are longer than those of any vocabulary", model_gguf_name(from->gguf));
+}
+
 /* SentencePiece has no merges: it joins the two neighbours whose joint token has the highest score. */
 static int scored_merges(struct source *from)
 {
 	struct scored *list = NULL;
 	size_t count = 0, room = 0;
-	int err = 0;
+	int err = check_lengths(from);
 
 	for (size_t i = 0; i < from->count && !err; i++) {
 		if (!(from->scores[i] == from->scores[i]))
 			err = kvs_fail(
 				-EINVAL, "%s: " KEY("scores") "[%zu] is not a number", model_gguf_name(from->gguf), i);
-		else if (from->types[i] == NORMAL && from->tokens[i].len <= 512)
+		else if (from->types[i] == NORMAL)
 			err = cut_token(from, (int32_t)i, &list, &count, &room);
 	}
 	if (count)

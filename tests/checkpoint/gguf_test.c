@@ -188,7 +188,8 @@ static void write_parts(const struct third *third)
 			gguf_storyworld_keys(&to);
 		if (part == 2 && third->architecture)
 			gguf_string(&to, "general.architecture", third->architecture);
-		gguf_u32(&to, "split.no", part == 2 ? third->number : part);
+		if (part != 2 || third->number >= 0)
+			gguf_u32(&to, "split.no", part == 2 ? third->number : part);
 		gguf_u32(&to, "split.count", 3);
 		gguf_u32(&to, "split.tensors.count", part == 2 && third->total ? third->total : TENSORS);
 		for (int i = 0; i < third->extra && part == 2; i++)
@@ -225,7 +226,9 @@ static void a_split_model_is_one(void **state)
 	write_parts(&(struct third){.number = 2, .extra = 1});
 	fails_with(in_folder("m-00001-of-00003.gguf"), "split.tensors.count is 146, its parts have 147");
 	write_parts(&(struct third){.number = 2, .extra = 2});
-	fails_with(in_folder("m-00001-of-00003.gguf"), "extra is there twice");
+	fails_with(in_folder("m-00001-of-00003.gguf"), "00003-of-00003.gguf: extra is there twice");
+	write_parts(&(struct third){.number = -1});
+	fails_with(in_folder("m-00001-of-00003.gguf"), "does not say which part of a model it is");
 	assert_int_equal(unlink(in_folder("m-00002-of-00003.gguf")), 0);
 	fails_with(in_folder("m-00001-of-00003.gguf"), "m-00002-of-00003.gguf: no such file");
 }
@@ -447,6 +450,41 @@ static void types_of_tokens_are_checked(void **state)
 	}
 }
 
+/* Every cut of a token of one letter is two tokens: 300 of them have 45,000 cuts. */
+static void tokens_made_to_be_cut_are_refused(void **state)
+{
+	enum { COUNT = 300 };
+	static char text[COUNT * 512 + 1];
+	static const struct {
+		int step; /* bytes that a token is longer than the one before */
+		const char *said;
+	} rows[] = {{1, "can be cut into each other in more than 64 ways each"},
+		{512, "are longer than those of any vocabulary"}};
+	const char *tokens[COUNT];
+	int32_t types[COUNT];
+	float scores[COUNT] = {0};
+
+	(void)state;
+	memset(text, 'a', sizeof(text) - 1);
+	for (size_t r = 0; r < sizeof(rows) / sizeof(rows[0]); r++) {
+		struct gguf_writer to;
+		kvs_tokenizer *tok;
+		for (int i = 0; i < COUNT; i++) {
+			tokens[i] = text + sizeof(text) - 1 - (i + 1) * rows[r].step;
+			types[i] = 1;
+		}
+		gguf_begin(&to);
+		gguf_string(&to, "tokenizer.ggml.model", "llama");
+		gguf_strings(&to, "tokenizer.ggml.tokens", tokens, COUNT);
+		gguf_numbers(&to, "tokenizer.ggml.token_type", 5, types, COUNT);
+		gguf_numbers(&to, "tokenizer.ggml.scores", 6, scores, COUNT);
+		gguf_save(&to, in_folder("cuts.gguf"));
+		assert_int_equal(kvs_tokenizer_open(in_folder("cuts.gguf"), &tok), -EINVAL);
+		if (!strstr(kvs_error(), rows[r].said))
+			fail_msg("\"%s\" is not in: %s", rows[r].said, kvs_error());
+	}
+}
+
 /* ---- refusals ---- */
 
 struct refusal {
@@ -485,20 +523,30 @@ static void change_vocabulary(struct gguf_writer *to)
 	gguf_u32(to, "llama.vocab_size", 1000);
 }
 
-/* One token more than token_embd has rows. */
-static void change_tokens(struct gguf_writer *to)
+/* token_embd has 1,024 rows. */
+static void put_tokens(struct gguf_writer *to, int count)
 {
 	static char texts[1025][8];
 	const char *tokens[1025];
 	int32_t types[1025];
 
-	for (int i = 0; i < 1025; i++) {
+	for (int i = 0; i < count; i++) {
 		snprintf(texts[i], sizeof(texts[i]), "t%d", i);
 		tokens[i] = texts[i];
 		types[i] = 1;
 	}
-	gguf_strings(to, "tokenizer.ggml.tokens", tokens, 1025);
-	gguf_numbers(to, "tokenizer.ggml.token_type", 5, types, 1025);
+	gguf_strings(to, "tokenizer.ggml.tokens", tokens, count);
+	gguf_numbers(to, "tokenizer.ggml.token_type", 5, types, count);
+}
+
+static void change_tokens(struct gguf_writer *to)
+{
+	put_tokens(to, 1025);
+}
+
+static void change_fewer_tokens(struct gguf_writer *to)
+{
+	put_tokens(to, 1023);
 }
 
 static void change_long_name(struct gguf_writer *to)
@@ -507,6 +555,13 @@ static void change_long_name(struct gguf_writer *to)
 
 	gguf_tensor(
 		to, "blk.0.a_name_of_64_bytes_is_the_longest_that_the_format_allows.bias", 0, 1, 0, one, sizeof(one));
+}
+
+static void change_control_name(struct gguf_writer *to)
+{
+	static const float one[1];
+
+	gguf_tensor(to, "extra\nkvshare-run: warning: no", 0, 1, 0, one, sizeof(one));
 }
 
 static void change_key_type(struct gguf_writer *to)
@@ -552,9 +607,14 @@ static void change_count(struct gguf_writer *to)
 	to->tensor_count = 1ull << 60;
 }
 
+static void change_keys(struct gguf_writer *to)
+{
+	to->key_count = 65537;
+}
+
 static void change_key_count(struct gguf_writer *to)
 {
-	to->key_count = 1 << 20;
+	to->key_count = 1 << 16;
 }
 
 /* The keys that a change adds come first, and so are found first. */
@@ -566,8 +626,11 @@ static void what_is_not_read_is_refused_by_name(void **state)
 		{change_rotation, "llama.rope.dimension_count is 16"},
 		{change_unknown_key, "llama.attention.clamp_kqv: not supported"},
 		{change_vocabulary, "llama.vocab_size is 1000, token_embd.weight has 1024 rows"},
-		{change_tokens, "tokenizer.ggml.tokens has 1025 entries, but token_embd.weight only 1024 rows"},
-		{change_long_name, "has a name of more than 64 bytes"},
+		{change_tokens, "tokenizer.ggml.tokens has 1025 entries, token_embd.weight 1024 rows"},
+		{change_fewer_tokens, "tokenizer.ggml.tokens has 1023 entries, token_embd.weight 1024 rows"},
+		{change_long_name, "has a name that is empty, of more than 64 bytes"},
+		{change_control_name, "or of control characters"},
+		{change_keys, "the number of keys is"},
 		{change_key_type, "llama.block_count is a string"},
 		{change_scaling, "\"longrope\""},
 		{change_type, "tensor extra is Q2_K"},
@@ -588,7 +651,7 @@ static void what_is_not_read_is_refused_by_name(void **state)
 		refusals[i].change(&to);
 		gguf_storyworld_keys(&to);
 		if (refusals[i].change == change_key_count)
-			to.key_count = 1 << 20;
+			to.key_count = 1 << 16;
 		gguf_save(&to, in_folder("refused.gguf"));
 		fails_with(in_folder("refused.gguf"), refusals[i].said);
 	}
@@ -700,6 +763,7 @@ int main(void)
 		cmocka_unit_test(scores_say_what_is_joined_first),
 		cmocka_unit_test(a_file_says_what_is_put_around_a_text),
 		cmocka_unit_test(types_of_tokens_are_checked),
+		cmocka_unit_test(tokens_made_to_be_cut_are_refused),
 		cmocka_unit_test(what_is_not_read_is_refused_by_name),
 		cmocka_unit_test(tensors_lie_in_the_file_and_apart),
 		cmocka_unit_test(a_damaged_header_does_no_harm),
