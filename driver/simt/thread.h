@@ -41,7 +41,10 @@ struct thread_view {
 	block_view *block;
 };
 
-/* Not initial-exec, though it is read often: modules come and go, and libc does not reclaim all of their static TLS. */
+/*
+ * Not initial-exec, though it is read often: modules come and go, and libc does not reclaim all of their static TLS. Nor by TLS
+ * descriptors (-mtls-dialect=gnu2), a tenth faster: before 2.40, glibc does not keep vector registers when one is first used.
+ */
 extern __thread thread_view *self;
 
 void open_shared(shared_slot &slot);
