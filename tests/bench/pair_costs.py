@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What the cost of a pair depends on, from the trials of a search by loss: its first step measures every pair alone.
 
-usage: tests/bench/pair_costs.py PLAN [PLAN]
-    PLAN     of `calibrate --method nll`, with or without --split-kv; a second one is compared with the first
+usage: tests/bench/pair_costs.py PLAN...
+    PLAN     of `calibrate --method nll`, with or without --split-kv; the second and later ones are compared with the first
 
 Prints tables in Markdown, in nats above the cheapest pair, and how two orders of the pairs agree (Spearman's rank correlation: 1 is the
 same order, 0 is none, -1 the opposite).
@@ -37,7 +37,7 @@ def first_trials(path):
             pairs[key] = trial["nll"], trial["distance"]
     if not trials:
         sys.exit(f"{path}: has no trials of a search by loss")
-    return trials, plan["layers"], tokens
+    return trials, plan["layers"]
 
 
 def ranks(values):
@@ -61,50 +61,59 @@ def spearman(a, b):
     return covariance / spread if spread else 0.0
 
 
-def print_groups(pairs, layers):
-    least = min(nll for nll, _ in pairs.values())
-    print("| pairs | number | least | median |\n|---|---|---|---|")
-    for name, fits in [("all", lambda *_: True)] + GROUPS:
-        costs = [nll - least for (layer, owner), (nll, _) in pairs.items() if fits(layer, owner, layers)]
-        if costs:
-            print(f"| {name} | {len(costs)} | {min(costs):.3f} | {median(costs):.3f} |")
+def quarters(pairs):
+    """Names and pairs by quarters of the distance of K and V, which KVSharer orders pairs by."""
+    order = sorted(pairs, key=lambda pair: pairs[pair][1])
+    names = "K and V: the most similar quarter", "the second", "the third", "the least similar quarter"
+    for i, name in enumerate(names):
+        yield name, order[i * len(order) // 4:(i + 1) * len(order) // 4]
 
 
-def print_distances(pairs):
-    """By quarters of the distance of K and V, which KVSharer orders pairs by."""
-    least = min(nll for nll, _ in pairs.values())
-    order = sorted((distance, nll - least) for nll, distance in pairs.values())
-    print("\n| K and V of the two layers | least | median |\n|---|---|---|")
-    for i, name in enumerate(["the most similar quarter", "the second", "the third", "the least similar quarter"]):
-        costs = [cost for _, cost in order[i * len(order) // 4:(i + 1) * len(order) // 4]]
-        print(f"| {name} | {min(costs):.3f} | {median(costs):.3f} |")
+def groups(pairs, layers):
+    yield "all", list(pairs)
+    for name, fits in GROUPS:
+        yield name, [pair for pair in pairs if fits(*pair, layers)]
+    yield from quarters(pairs)
 
 
-def print_correlations(pairs):
-    costs = [nll for nll, _ in pairs.values()]
-    print("\nRank correlation of the cost with: "
-          f"the distance of K and V {spearman(costs, [d for _, d in pairs.values()]):+.2f}, "
-          f"the layers between {spearman(costs, [l - o for l, o in pairs]):+.2f}, "
-          f"the layer that borrows {spearman(costs, [l for l, _ in pairs]):+.2f}, "
-          f"its owner {spearman(costs, [o for _, o in pairs]):+.2f}")
+def print_groups(plans, tensor):
+    print("| pairs | number |" + "".join(f" {path}: least | median |" for path, _, _ in plans))
+    print("|---|---|" + "---|---|" * len(plans))
+    rows = {}
+    for _, trials, layers in plans:
+        least = min(nll for nll, _ in trials[tensor].values())
+        for name, chosen in groups(trials[tensor], layers):
+            costs = [trials[tensor][pair][0] - least for pair in chosen]
+            rows.setdefault(name, [str(len(costs))]).extend([f"{min(costs):.3f}", f"{median(costs):.3f}"] if costs else ["", ""])
+    for name, cells in rows.items():
+        if int(cells[0]):
+            print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def print_correlations(plans, tensor):
+    print("\n| rank correlation of the cost with |" + "".join(f" {path} |" for path, _, _ in plans))
+    print("|---|" + "---|" * len(plans))
+    measures = {"the distance of K and V": lambda pair, distance: distance, "the layers between": lambda pair, _: pair[0] - pair[1],
+                "the layer that borrows": lambda pair, _: pair[0], "its owner": lambda pair, _: pair[1]}
+    for name, measure in measures.items():
+        cells = [spearman([nll for nll, _ in trials[tensor].values()], [measure(pair, d) for pair, (_, d) in trials[tensor].items()])
+                 for _, trials, _ in plans]
+        print(f"| {name} | " + " | ".join(f"{cell:+.2f}" for cell in cells) + " |")
+    first = plans[0][1][tensor]
+    for path, trials, _ in plans[1:]:
+        both = sorted(first.keys() & trials[tensor].keys())
+        print(f"\nWith the same pairs in {path}: {spearman([first[p][0] for p in both], [trials[tensor][p][0] for p in both]):+.2f}")
 
 
 def main():
-    if len(sys.argv) not in (2, 3) or sys.argv[1].startswith("-"):
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
         sys.exit(__doc__)
-    trials, layers, tokens = first_trials(sys.argv[1])
-    for tensor, pairs in trials.items():
-        print(f"## {tensor}: {len(pairs)} pairs, {tokens} tokens\n")
-        print_groups(pairs, layers)
-        print_distances(pairs)
-        print_correlations(pairs)
+    plans = [(path, *first_trials(path)) for path in sys.argv[1:]]
+    for tensor in plans[0][1]:
+        print(f"## {tensor}\n")
+        print_groups([plan for plan in plans if tensor in plan[1]], tensor)
+        print_correlations([plan for plan in plans if tensor in plan[1]], tensor)
         print()
-    if len(sys.argv) == 3:
-        others, _, _ = first_trials(sys.argv[2])
-        for tensor in trials.keys() & others.keys():
-            both = sorted(trials[tensor].keys() & others[tensor].keys())
-            print(f"Rank correlation of {tensor} with that in {sys.argv[2]}, {len(both)} pairs: "
-                  f"{spearman([trials[tensor][p][0] for p in both], [others[tensor][p][0] for p in both]):+.2f}")
 
 
 main()
