@@ -16,9 +16,14 @@
 
 #include "device.h"
 
-#define TOKENS 150 /* in the cache */
+#define TOKENS 777 /* in the cache */
+#define PROMPT 77  /* tokens of prefill's */
 #define HEADS 6
 #define KV_HEADS 2
+#define COUNT(table) (sizeof(table) / sizeof(*(table)))
+
+static const char *const types[] = {"f32", "f16", "bf16"}; /* by number */
+static const int head_dims[] = {32, 64, 80, 96, 128, 256};
 
 static float *numbers(size_t count, float scale)
 {
@@ -56,79 +61,19 @@ static const struct simt_native *body_named(const struct simt_native *const part
 	return NULL;
 }
 
-static void run_all(const struct simt_native *body, const struct attn_attention_params *params, unsigned x, unsigned y)
+/* ---- launches ---- */
+
+static void run_blocks(const struct simt_native *body, const struct simt_launch *launch)
 {
-	struct attn_attention_params copy = *params;
-	struct simt_launch launch = {.grid = {x, y, 1}, .params = (void *[]){&copy}};
+	struct simt_dim3 grid = launch->grid, at;
 
-	for (unsigned i = 0; i < x * y; i++)
-		body->run_block(&launch, (struct simt_dim3){i % x, i / x, 0});
-}
-
-/* Both sets on one launch: the results' bytes. */
-static void check_equal(const char *kernel, struct attn_attention_params p, unsigned x, unsigned y, size_t out_count)
-{
-	float *first = calloc(out_count, sizeof(*first)), *second = calloc(out_count, sizeof(*second));
-
-	p.out = first;
-	p.parts = first;
-	run_all(body_named(plain_parts, kernel), &p, x, y);
-	p.out = second;
-	p.parts = second;
-	run_all(body_named(other_parts, kernel), &p, x, y);
-	assert_false(first[0] == 0 && first[1] == 0);
-	assert_memory_equal(first, second, out_count * sizeof(*first));
-	free(first);
-	free(second);
-}
-
-static void check_type(const char *type, int dim)
-{
-	int bytes = strcmp(type, "f32") ? 2 : 4, rows = bytes == 2 ? 64 : dim > 128 ? 16 : 32, tokens = 77;
-	struct attn_attention_params p = {.q_stride = (HEADS + 2 * KV_HEADS) * dim,
-		.heads = HEADS,
-		.kv_heads = KV_HEADS,
-		.token_bytes = KV_HEADS * dim * bytes,
-		.head_bytes = dim * bytes,
-		.tiles_per_split = 2,
-		.scale_log2 = 0.2f};
-	float *q = numbers((size_t)tokens * p.q_stride, 2);
-	void *k = elements((size_t)TOKENS * KV_HEADS * dim, type), *v = elements((size_t)TOKENS * KV_HEADS * dim, type);
-	char kernel[64];
-
-	p.q = q;
-	p.k = k;
-	p.v = v;
-	for (p.window = 0; p.window < 100; p.window += 33) {
-		p.tokens = tokens;
-		p.start = TOKENS - tokens;
-		snprintf(kernel, sizeof(kernel), "kvs_attention_prefill_%s_%d", type, dim);
-		check_equal(kernel, p, (tokens + rows - 1) / rows, HEADS, (size_t)tokens * HEADS * dim);
-		p.tokens = 1;
-		p.start = 31;
-		p.splits = 1;
-		snprintf(kernel, sizeof(kernel), "kvs_attention_decode_%s_%d", type, dim);
-		check_equal(kernel, p, 1, KV_HEADS, (size_t)HEADS * (dim + 2));
-	}
-	free(q);
-	free(k);
-	free(v);
-}
-
-static void instruction_sets_give_the_same_bits(void **state)
-{
-	static const int dims[] = {32, 64, 80, 96, 128, 256};
-
-	(void)state;
-	srand(11);
-	for (size_t i = 0; i < sizeof(dims) / sizeof(*dims); i++) {
-		check_type("f32", dims[i]);
-		check_type("f16", dims[i]);
-		check_type("bf16", dims[i]);
+	for (at.z = 0; at.z < grid.z; at.z++) {
+		for (at.y = 0; at.y < grid.y; at.y++) {
+			for (at.x = 0; at.x < grid.x; at.x++)
+				body->run_block(launch, at);
+		}
 	}
 }
-
-/* ---- the other kernels ---- */
 
 /* Both sets on one launch with these params; params[out] points to the pointer of what is written, `bytes` of it. */
 static void check_launch(
@@ -137,24 +82,157 @@ static void check_launch(
 	void *out[2];
 
 	for (int set = 0; set < 2; set++) {
-		const struct simt_native *body = body_named(set ? other_parts : plain_parts, kernel);
-		unsigned blocks = launch.grid.x * launch.grid.y;
-
 		out[set] = malloc(bytes);
 		memcpy(out[set], before, bytes);
 		memcpy(out_pointer, &out[set], sizeof(void *));
-		for (unsigned i = 0; i < blocks; i++)
-			body->run_block(&launch, (struct simt_dim3){i % launch.grid.x, i / launch.grid.x, 0});
+		run_blocks(body_named(set ? other_parts : plain_parts, kernel), &launch);
 	}
 	assert_memory_not_equal(out[0], before, bytes);
-	assert_memory_equal(out[0], out[1], bytes);
+	if (memcmp(out[0], out[1], bytes))
+		fail_msg("%s, %u x %u x %u blocks: other bits", kernel, launch.grid.x, launch.grid.y, launch.grid.z);
 	free(out[0]);
 	free(out[1]);
 }
 
+/* ---- attention ---- */
+
+static void check_prefill(struct attn_attention_params p, const char *type, int dim)
+{
+	int rows = strcmp(type, "f32") ? 64 : dim > 128 ? 16 : 32;
+	size_t bytes = (size_t)PROMPT * p.heads * dim * (p.out_dtype ? 2 : 4);
+	void *before = calloc(1, bytes);
+	struct simt_launch launch = {.grid = {(PROMPT + rows - 1) / rows, p.heads, 1}, .params = (void *[]){&p}};
+	char kernel[64];
+
+	p.tokens = PROMPT;
+	p.start = 73;
+	snprintf(kernel, sizeof(kernel), "kvs_attention_prefill_%s_%d", type, dim);
+	check_launch(kernel, launch, &p.out, before, bytes);
+	free(before);
+}
+
+/* Decode that sees `length` keys, in at most `most` splits: out of one, else their parts. */
+static void check_decode(struct attn_attention_params p, const char *type, int dim, int length, int most)
+{
+	int height = attn_decode_keys(dim * (strcmp(type, "f32") ? 2 : 4));
+	int first = p.window && length > p.window ? length - p.window : 0;
+	int tiles = (length - 1) / height + 1 - first / height;
+	int groups = (p.heads / p.kv_heads + ATTN_DECODE_GROUP - 1) / ATTN_DECODE_GROUP;
+	struct simt_launch launch = {.params = (void *[]){&p}};
+	size_t bytes;
+	void *before;
+	char kernel[64];
+
+	p.tokens = 1;
+	p.start = length - 1;
+	p.tiles_per_split = (tiles + most - 1) / most;
+	p.splits = (tiles + p.tiles_per_split - 1) / p.tiles_per_split;
+	if (length == TOKENS && !p.window)
+		assert_int_equal(p.splits, most);
+	launch.grid = (struct simt_dim3){p.splits, p.kv_heads, groups};
+	bytes = p.splits > 1 ? (size_t)p.heads * p.splits * (dim + 2) * 4
+			     : (size_t)p.heads * dim * (p.out_dtype ? 2 : 4);
+	before = calloc(1, bytes);
+	snprintf(kernel, sizeof(kernel), "kvs_attention_decode_%s_%d", type, dim);
+	check_launch(kernel, launch, p.splits > 1 ? (void *)&p.parts : &p.out, before, bytes);
+	free(before);
+}
+
+/* At lengths around the height of tiles, with few and with more query heads for a KV head than a block serves. */
+static void check_decodes(struct attn_attention_params p, const char *type, int dim)
+{
+	static const int lengths[] = {1, 33, 65, TOKENS}, splits[] = {1, 3, 7};
+
+	for (int i = 0; i < 4; i++) {
+		for (int j = 0; j < 3; j++)
+			check_decode(p, type, dim, lengths[i], splits[j]);
+	}
+	p.heads = (ATTN_DECODE_GROUP + 1) * KV_HEADS;
+	check_decode(p, type, dim, 65, 2);
+}
+
+static void check_attention(const char *type, int dim)
+{
+	int bytes = strcmp(type, "f32") ? 2 : 4;
+	struct attn_attention_params p = {.q_stride = (HEADS + 2 * KV_HEADS) * dim,
+		.heads = HEADS,
+		.kv_heads = KV_HEADS,
+		.token_bytes = KV_HEADS * dim * bytes,
+		.head_bytes = dim * bytes,
+		.scale_log2 = 0.2f};
+	float *q = numbers((size_t)PROMPT * p.q_stride, 2);
+	void *k = elements((size_t)TOKENS * KV_HEADS * dim, type), *v = elements((size_t)TOKENS * KV_HEADS * dim, type);
+
+	p.q = q;
+	p.k = k;
+	p.v = v;
+	for (p.window = 0; p.window < 100; p.window += 33) {
+		check_prefill(p, type, dim);
+		check_decodes(p, type, dim);
+	}
+	for (p.out_dtype = KVS_F16; p.out_dtype <= KVS_BF16; p.out_dtype++) {
+		check_prefill(p, type, dim);
+		check_decode(p, type, dim, 33, 1);
+	}
+	free(q);
+	free(k);
+	free(v);
+}
+
+static void attention_gives_the_same_bits(void **state)
+{
+	(void)state;
+	srand(11);
+	for (size_t i = 0; i < COUNT(head_dims); i++) {
+		for (int type = KVS_F32; type <= KVS_BF16; type++)
+			check_attention(types[type], head_dims[i]);
+	}
+}
+
+/* Splits as decode leaves them, far apart and near; with several, one that saw nothing. */
+static float *random_parts(int splits, int dim)
+{
+	float *parts = numbers((size_t)HEADS * splits * (dim + 2), 9);
+
+	for (int i = 0; i < HEADS * splits; i++) {
+		float *behind = parts + i * (dim + 2) + dim;
+
+		behind[0] *= i % 3 ? 1 : 40;
+		behind[1] = 1 + fabsf(behind[1]);
+	}
+	if (splits > 1)
+		parts[dim] = -INFINITY;
+	return parts;
+}
+
+static void check_combine(int splits, int dim, int dtype)
+{
+	float *parts = random_parts(splits, dim);
+	size_t bytes = (size_t)HEADS * dim * (dtype ? 2 : 4);
+	void *before = calloc(1, bytes);
+	struct attn_attention_params p = {.parts = parts, .splits = splits, .out_dtype = dtype};
+	struct simt_launch launch = {.grid = {HEADS, 1, 1}, .params = (void *[]){&p, &dim}};
+
+	check_launch("kvs_attention_combine", launch, &p.out, before, bytes);
+	free(parts);
+	free(before);
+}
+
+static void splits_are_combined_to_the_same_bits(void **state)
+{
+	static const int splits[] = {1, 2, 3, 7};
+
+	(void)state;
+	for (size_t i = 0; i < COUNT(head_dims) * COUNT(splits); i++) {
+		for (int dtype = KVS_F32; dtype <= KVS_BF16; dtype++)
+			check_combine(splits[i % COUNT(splits)], head_dims[i / COUNT(splits)], dtype);
+	}
+}
+
+/* ---- rows and products ---- */
+
 static void check_rows(int rows, int cols, int dtype)
 {
-	static const char *const types[] = {"f32", "f16", "bf16"};
 	float *x = numbers((size_t)rows * 2 * cols, 30), *gain = numbers(cols, 2), eps = 1e-5f, inverse = 1.3f;
 	void *table = elements((size_t)rows * cols, types[dtype]), *out = NULL;
 	int *ids = malloc(rows * sizeof(*ids));
@@ -189,17 +267,22 @@ static void rows_give_the_same_bits(void **state)
 	static const int cols[] = {1, 15, 16, 33, 96, 1030, 2500};
 
 	(void)state;
-	for (size_t i = 0; i < sizeof(cols) / sizeof(*cols); i++) {
+	for (size_t i = 0; i < COUNT(cols); i++) {
 		for (int dtype = KVS_F32; dtype <= KVS_BF16; dtype++)
 			check_rows(5, cols[i], dtype);
 	}
 }
 
+/* Weights of any type; k is a multiple of a quantised type's block. */
+static void *weights(int n, int k, enum kvs_dtype dtype)
+{
+	return kvs_dtype_quantised(dtype) ? random_blocks(dtype, n, k) : elements((size_t)n * k, types[dtype]);
+}
+
 static void check_product(int tokens, int n, int k, int dtype)
 {
-	static const char *const types[] = {"f32", "f16", "bf16"};
 	float *x = numbers((size_t)tokens * k, 2), *before = numbers((size_t)tokens * (n + 3), 2);
-	void *w = elements((size_t)n * k, types[dtype]);
+	void *w = weights(n, k, dtype);
 	struct attn_product_params p = {
 		.x = x, .w = w, .tokens = tokens, .n = n, .k = k, .out_stride = n + 3, .cols = 32, .dtype = dtype};
 	struct simt_launch launch = {.grid = {(n + 31) / 32, (tokens + ATTN_PRODUCT_ROWS - 1) / ATTN_PRODUCT_ROWS, 1},
@@ -212,28 +295,62 @@ static void check_product(int tokens, int n, int k, int dtype)
 	free(w);
 }
 
+/* Each number of rows that is read once, and more; each type that weights have. */
 static void products_give_the_same_bits(void **state)
 {
-	static const int shapes[][3] = {{1, 5, 7}, {1, 77, 600}, {2, 35, 64}, {3, 7, 33}, {4, 40, 100}, {5, 50, 300},
-		{9, 17, 519}, {ATTN_PRODUCT_ROWS + 7, 33, ATTN_PRODUCT_DEPTH + 9}};
+	static const int shapes[][3] = {{1, 1, 1}, {1, 5, 7}, {1, 77, 600}, {2, 3, 15}, {2, 35, 64}, {3, 7, 33},
+		{3, 33, 517}, {4, 1, 31}, {4, 40, 100}, {5, 50, 300}, {9, 17, 519},
+		{ATTN_PRODUCT_ROWS + 7, 33, ATTN_PRODUCT_DEPTH + 9}};
 
 	(void)state;
-	for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++) {
+	for (size_t i = 0; i < COUNT(shapes); i++) {
 		for (int dtype = KVS_F32; dtype <= KVS_BF16; dtype++)
 			check_product(shapes[i][0], shapes[i][1], shapes[i][2], dtype);
+	}
+	for (int dtype = KVS_Q8_0; dtype <= KVS_Q6_K; dtype++) {
+		for (int tokens = 1; tokens <= ATTN_PRODUCT_FEW + 1; tokens++)
+			check_product(tokens, 7 + 2 * tokens, 3 * (int)attn_block_elements(dtype), dtype);
+	}
+}
+
+/* The kernel of a GPU's one row, whose x has w's type. */
+static void check_gemv(int n, int k, int dtype)
+{
+	const int rows = ATTN_GEMV_THREADS / 32 * ATTN_GEMV_ROWS;
+	void *x = elements(k, types[dtype]), *w = elements((size_t)n * k, types[dtype]);
+	float *before = numbers(n, 2);
+	struct attn_gemv_params p = {.x = x, .w = w, .n = n, .k = k};
+	struct simt_launch launch = {.grid = {(n + rows - 1) / rows, 1, 1}, .params = (void *[]){&p}};
+	char kernel[32];
+
+	snprintf(kernel, sizeof(kernel), "kvs_gemv_%s", types[dtype]);
+	for (p.accumulate = 0; p.accumulate < 2; p.accumulate++)
+		check_launch(kernel, launch, &p.out, before, n * sizeof(*before));
+	free(x);
+	free(w);
+	free(before);
+}
+
+static void products_of_one_row_give_the_same_bits(void **state)
+{
+	static const int shapes[][2] = {{1, 1}, {3, 15}, {8, 16}, {9, 33}, {17, 600}, {77, 519}};
+
+	(void)state;
+	for (size_t i = 0; i < COUNT(shapes); i++) {
+		for (int dtype = KVS_F32; dtype <= KVS_BF16; dtype++)
+			check_gemv(shapes[i][0], shapes[i][1], dtype);
 	}
 }
 
 /* ---- quantised weights ---- */
 
 /* A launch's output, `count` floats at *out, which held `before`. */
-static float *run_blocks(
+static float *output_of(
 	const struct simt_native *body, struct simt_launch *launch, float **out, const float *before, size_t count)
 {
 	*out = malloc(count * sizeof(**out));
 	memcpy(*out, before, count * sizeof(**out));
-	for (unsigned i = 0; i < launch->grid.x * launch->grid.y; i++)
-		body->run_block(launch, (struct simt_dim3){i % launch->grid.x, i / launch->grid.x, 0});
+	run_blocks(body, launch);
 	return *out;
 }
 
@@ -252,7 +369,7 @@ static void check_quantised(const struct simt_native *const parts[], int tokens,
 	for (int f32 = 0; f32 < 2; f32++) {
 		p.dtype = f32 ? KVS_F32 : dtype;
 		p.w = f32 ? (void *)expanded : (void *)blocks;
-		results[f32] = run_blocks(body_named(parts, "kvs_product_kernel"), &launch, &p.out, before, count);
+		results[f32] = output_of(body_named(parts, "kvs_product_kernel"), &launch, &p.out, before, count);
 	}
 	if (memcmp(results[0], results[1], count * sizeof(float)))
 		fail_msg("%s: %d x %d x %d has other bits than in f32", kvs_dtype_name(dtype), tokens, n, k);
@@ -274,7 +391,7 @@ static void check_embedding(const struct simt_native *const parts[], int cols, e
 	struct simt_launch launch = {.grid = {1, 1, 1}, .params = (void *[]){&out, &table, &id, &cols, &type}};
 
 	model_gguf_dequantize(dtype, table, wanted, (size_t)ROWS * cols);
-	run_blocks(body_named(parts, "kvs_embed_kernel"), &launch, &out, before, cols);
+	output_of(body_named(parts, "kvs_embed_kernel"), &launch, &out, before, cols);
 	assert_memory_equal(out, wanted + 2 * cols, cols * sizeof(*out));
 	free(table);
 	free(wanted);
@@ -290,7 +407,7 @@ static void quantised_weights_give_the_bits_of_f32(void **state)
 
 	(void)state;
 	for (enum kvs_dtype dtype = KVS_Q8_0; dtype <= KVS_Q6_K; dtype++) {
-		for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++) {
+		for (size_t i = 0; i < COUNT(shapes); i++) {
 			int k = (int)attn_block_elements(dtype) * (i % 2 ? 2 : dtype >= KVS_Q4_K ? 3 : 9);
 			check_quantised(sets[i % 2], shapes[i][0], shapes[i][1], k, dtype);
 			check_quantised(other_parts, shapes[i][0], shapes[i][1], k, dtype);
@@ -359,9 +476,7 @@ static void check_rope(int dim, int dtype, bool gains)
 		p.k = before + i * kv_bytes;
 		memcpy(rotated, qkv, TURNS * total * dim * sizeof(*rotated));
 		p.qkv = rotated;
-		for (unsigned b = 0; b < TURNS * launch.grid.y; b++)
-			body_named(i ? other_parts : plain_parts, "kvs_rope_append_kernel")
-				->run_block(&launch, (struct simt_dim3){b % TURNS, b / TURNS, 0});
+		run_blocks(body_named(i ? other_parts : plain_parts, "kvs_rope_append_kernel"), &launch);
 	}
 	assert_memory_equal(before, before + kv_bytes, kv_bytes);
 	free(qkv);
@@ -374,20 +489,19 @@ static void check_rope(int dim, int dtype, bool gains)
 
 static void rotations_give_the_same_bits(void **state)
 {
-	static const int dims[] = {32, 64, 80, 96, 128, 256};
-
 	(void)state;
-	for (size_t i = 0; i < sizeof(dims) / sizeof(*dims); i++) {
+	for (size_t i = 0; i < COUNT(head_dims); i++) {
 		for (int dtype = KVS_F32; dtype <= KVS_BF16; dtype++)
-			check_rope(dims[i], dtype, i % 2);
+			check_rope(head_dims[i], dtype, i % 2);
 	}
 }
 
 /* The set "wide" has the vectors of AVX-512 in halves: its arrangement is tested where the processor lacks the real one. */
 int main(int argc, char **argv) /* usage: native_test [SET]: that set alone, "AVX-512" for instance */
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(instruction_sets_give_the_same_bits),
-		cmocka_unit_test(rows_give_the_same_bits), cmocka_unit_test(products_give_the_same_bits),
+	const struct CMUnitTest tests[] = {cmocka_unit_test(attention_gives_the_same_bits),
+		cmocka_unit_test(splits_are_combined_to_the_same_bits), cmocka_unit_test(rows_give_the_same_bits),
+		cmocka_unit_test(products_give_the_same_bits), cmocka_unit_test(products_of_one_row_give_the_same_bits),
 		cmocka_unit_test(quantised_weights_give_the_bits_of_f32),
 		cmocka_unit_test(a_row_does_not_depend_on_others), cmocka_unit_test(rotations_give_the_same_bits)};
 #ifdef __x86_64__
