@@ -38,7 +38,9 @@ int kvs_kernels_check(const kvs_cu *cu);
 
 /*
  * Create a stream, load the kernels for `cu`'s device and bind GEMM: cuBLAS on a GPU (dlopened here), our own on the
- * host, or OpenBLAS where the processor or KVS_HOST_KERNELS does not allow that. -ENODEV (a library is missing; the message says which package has it), -ENOTSUP (device too old), -EIO.
+ * host, or OpenBLAS where the processor or KVS_HOST_KERNELS does not allow that. -ENODEV (a library is missing; the message
+ * says which package has it), -ENOTSUP (device too old, or KVS_HOST_KERNELS names a set of instructions that the processor
+ * lacks), -EIO.
  */
 int kvs_stream_open(kvs_cu *cu, kvs_stream **out);
 void kvs_stream_close(kvs_stream *s); /* waits for the stream; NULL is fine */

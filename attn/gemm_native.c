@@ -21,7 +21,8 @@ bool attn_gemm_native_is_wanted(void)
 #ifdef __aarch64__
 	return true;
 #else
-	return attn_has_avx2(); /* without fused multiply-add in hardware the body is slower than OpenBLAS */
+	/* Without fused multiply-add in hardware the body is slower than OpenBLAS: it runs if it is asked for by name. */
+	return attn_has_avx2() || (kernels && !strcmp(kernels, attn_set_name(ATTN_SET_PLAIN)));
 #endif
 }
 

@@ -4,6 +4,7 @@
  * The kernels travel inside the program as two images (images.S): a fatbin for GPUs and a shared object for softcuda.
  * Functions are found by name when the stream is opened, so that no launch can fail because one is missing.
  */
+#include "native/processor.h"
 #include "stream.h"
 
 #include <errno.h>
@@ -105,12 +106,23 @@ int kvs_kernels_check(const kvs_cu *cu)
 	return 0;
 }
 
+/* The module takes a set that the processor has in any case (native/table.c). */
+static int host_set_check(void)
+{
+	enum attn_set best = attn_set_best(), wanted = attn_set_wanted();
+
+	if (wanted <= best)
+		return 0;
+	return kvs_fail(-ENOTSUP, "KVS_HOST_KERNELS=%s: the best set of instructions that this processor has is %s",
+		attn_set_name(wanted), attn_set_name(best));
+}
+
 static int load_kernels(kvs_stream *s)
 {
 	bool gpu = s->cu->kind == KVS_DEVICE_CUDA;
 	const unsigned char *image = gpu ? attn_image_gpu : attn_image_host;
 	size_t bytes = gpu ? attn_image_gpu_end - attn_image_gpu : attn_image_host_end - attn_image_host;
-	int err = kvs_kernels_check(s->cu);
+	int err = gpu ? kvs_kernels_check(s->cu) : host_set_check();
 
 	s->decode_mma = gpu; /* the image for the host emulates mma, which takes longer than it saves */
 	if (err)

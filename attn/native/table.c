@@ -1,5 +1,6 @@
 /*
- * attn/native/table.c: the module's table of native bodies, of the best instruction set that this processor has.
+ * attn/native/table.c: the module's table of native bodies, of the best instruction set that this processor has, or of
+ * the one that KVS_HOST_KERNELS names.
  */
 #include "native.h"
 #include "processor.h"
@@ -18,18 +19,17 @@ static void table_fill(const struct simt_native *const parts[NATIVE_PARTS])
 	}
 }
 
-/* Before dlopen returns, so that nobody sees it change. */
+/* Before dlopen returns, so that nobody sees it change. A set that the processor lacks is refused by kvs_stream_open(). */
 __attribute__((constructor)) static void choose_set(void)
 {
+	static const struct simt_native *const sets[][NATIVE_PARTS] = {
+		NATIVE_TABLE(plain),
 #ifdef __x86_64__
-	if (attn_has_avx512()) {
-		table_fill((const struct simt_native *const[])NATIVE_TABLE(avx512));
-		return;
-	}
-	if (attn_has_avx2()) {
-		table_fill((const struct simt_native *const[])NATIVE_TABLE(avx2));
-		return;
-	}
+		NATIVE_TABLE(avx2),
+		NATIVE_TABLE(avx512),
 #endif
-	table_fill((const struct simt_native *const[])NATIVE_TABLE(plain));
+	};
+	enum attn_set best = attn_set_best(), wanted = attn_set_wanted();
+
+	table_fill(sets[wanted < best ? wanted : best]);
 }

@@ -135,12 +135,17 @@ bool sc_native_wanted(void)
 	return !kernels || strcmp(kernels, "simt");
 }
 
+/* Which set of instructions a module has bodies for, and which of them the processor can run, is the module's matter. */
 static void kernels_check(void)
 {
+	static const char *const words[] = {"native", "plain", "avx2", "avx512", "simt"};
 	const char *text = getenv("KVS_HOST_KERNELS");
+	bool known = !text;
 
-	if (text && strcmp(text, "native") && strcmp(text, "simt"))
-		problem_set("KVS_HOST_KERNELS", "native or simt");
+	for (size_t i = 0; i < sizeof(words) / sizeof(*words) && !known; i++)
+		known = !strcmp(text, words[i]);
+	if (!known)
+		problem_set("KVS_HOST_KERNELS", "native, plain, avx2, avx512 or simt");
 }
 
 CUresult sc_settings_read(void)

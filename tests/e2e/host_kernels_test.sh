@@ -1,6 +1,6 @@
 #!/bin/sh
 # The native bodies of the host device against the SIMT bodies, on the fixture: the same text, the same plans, losses within
-# 1e-4; and the same bits whatever the number of workers.
+# 1e-4; and the same bits whatever the number of workers and the set of instructions.
 set -eu
 run=${BUILD:-build}/kvshare-run
 model=tests/models/storyworld-3m
@@ -19,7 +19,7 @@ with() { # NAME COMMAND...: the command's plan and output, without times
 	"$run" eval -m $model --text $model/heldout.txt --max-tokens 200 --ctx 100 --chunk 40 --device host --json |
 		lasting >"$work/$name.eval"
 	for method in kvsharer nll; do
-		"$run" calibrate -m $model --text $model/calib.txt --samples 2 --held-tokens 64 --ctx 64 --share 1 --method $method \
+		"$run" calibrate -m $model --text $model/calib.txt --samples 2 --held-tokens 64 --ctx 64 --share 4 --method $method \
 			--device host -q -o "$work/$name.$method" >"$work/$name.$method.out"
 	done
 }
@@ -39,6 +39,34 @@ for method in kvsharer nll; do
 	[ -n "$(owners simt $method)" ] || fail "no owners in the plan of $method"
 	[ "$(owners simt $method)" = "$(owners one $method)" ] || fail "native bodies find another plan by $method"
 done
+# A set of instructions by name: the same text, and the same plan with the loss of each trial. One that the processor lacks is refused.
+has() { # SET
+	case $1 in
+	plain) ;;
+	avx2) grep -qw avx2 /proc/cpuinfo && grep -qw fma /proc/cpuinfo && grep -qw f16c /proc/cpuinfo ;;
+	avx512) has avx2 && grep -qw avx512f /proc/cpuinfo ;;
+	esac
+}
+in_set() { # NAME: of KVS_HOST_KERNELS
+	export KVS_HOST_KERNELS="$1"
+	"$run" generate -m $model -p "Anna put the red key" -n 200 --device host -q >"$work/$1.long" &&
+		"$run" calibrate -m $model --text $model/calib.txt --samples 1 --held-tokens 16 --ctx 32 --share 4 --method nll \
+			--device host -q -o "$work/$1.plan" >"$work/$1.plan.out"
+}
+(in_set native)
+grep -q '"trials": \[{' "$work/native.plan" || fail "no trials in the plan"
+for set in plain avx2 avx512; do
+	if has $set; then
+		(in_set $set) || fail "KVS_HOST_KERNELS=$set fails"
+		cmp "$work/native.long" "$work/$set.long" || fail "the bodies of $set write another text"
+		cmp "$work/native.plan" "$work/$set.plan" || fail "the bodies of $set find another plan, or other losses"
+	else
+		(in_set $set) 2>"$work/$set.missing" && fail "KVS_HOST_KERNELS=$set is taken on a processor without it"
+		grep -q "KVS_HOST_KERNELS=$set: the best set of instructions that this processor has is" "$work/$set.missing" ||
+			fail "KVS_HOST_KERNELS=$set: $(cat "$work/$set.missing")"
+	fi
+done
+
 # --threads is the number of workers: it takes the place of a setting that softcuda would refuse. A wrong one is a usage error.
 SOFTCUDA_WORKERS=0 "$run" generate -m $model -p "Anna" -n 2 --threads 3 --device host -q >"$work/threads" ||
 	fail "--threads does not set the number of workers"

@@ -199,6 +199,7 @@ static void wrong_settings_are_named_at_the_start(void **state)
 		{"KVS_SIMT_SCHEDULE", "random:1x"},
 		{"KVS_SIMT_SCHEDULE", ""},
 		{"KVS_HOST_KERNELS", "fast"},
+		{"KVS_HOST_KERNELS", "avx"},
 		{"KVS_HOST_KERNELS", ""},
 	};
 
@@ -235,6 +236,9 @@ static void versioned_functions_and_all_schedules_are_known(void **state)
 		{"KVS_SIMT_SCHEDULE", "random:17"},
 		{"KVS_SIMT_SCHEDULE", "reverse"},
 		{"KVS_HOST_KERNELS", "native"},
+		{"KVS_HOST_KERNELS", "plain"},
+		{"KVS_HOST_KERNELS", "avx2"},
+		{"KVS_HOST_KERNELS", "avx512"},
 		{"KVS_HOST_KERNELS", "simt"},
 	};
 
