@@ -5,7 +5,7 @@
  *   KVS_TEST_DEVICE   the device, as kvs_cu_open() takes it (default "host")
  *   KVS_TEST_SEED     seed of all random values (default 1)
  * On the host device every test runs once for each order in which softcuda can run a block's threads, and once with the
- * kernels' native bodies.
+ * kernels' native bodies of each set of instructions that the processor has.
  */
 #ifndef KVS_KERNELS_DEVICE_H
 #define KVS_KERNELS_DEVICE_H
