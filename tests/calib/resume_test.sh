@@ -11,13 +11,16 @@ search="--method kvsharer --threshold -1 --share 4 --order random:3"
 common="calibrate -m $model --samples 16 --held-tokens 64 --ctx 64"
 fail() { echo "$*"; tail -n 3 "$work/said" 2>/dev/null; exit 1; }
 fit() { $run $common --text $model/calib.txt --compensate -q "$@" >"$work/out" 2>"$work/said"; }
-# SIGNAL PERCENT ARGS...: the fit is given the signal when its progress has come so far; its exit status into $status.
+# SIGNAL PERCENT ARGS...: the fit is given the signal when so much of it is done; its exit status into $status.
 stopped_at() {
 	local signal=$1 percent=$2; shift 2
 	: >"$work/said"
 	KVSHARE_PROGRESS_SECONDS=0.001 $run $common --text $model/calib.txt --compensate "$@" >"$work/out" 2>"$work/said" &
 	local pid=$!
-	until awk -v want="$percent" '/^compensating: / && $2 + 0 >= want { found = 1 } END { exit !found }' "$work/said"; do
+	until awk -v want="$percent" '/^compensating: / {
+			first = seen++ ? first : $2 # a search may have taken its part
+			if (($2 - first) * 100 >= want * (100 - first)) found = 1
+		} END { exit !found }' "$work/said"; do
 		kill -0 $pid 2>/dev/null || fail "it ended before the signal:"
 		sleep 0.02
 	done

@@ -547,12 +547,15 @@ static void token_run(int token)
 
 static void memory_tell(void)
 {
-	FILE *rollup = fopen("/proc/self/smaps_rollup", "r");
+	FILE *rollup;
 	size_t left, total;
 	long pss = 0, shared = 0;
 	char line[256];
 
 	check(cuMemGetInfo(&left, &total), "cuMemGetInfo");
+	check(cuCtxSynchronize(),
+		"cuCtxSynchronize"); /* a memset returns before it is done, and pages count once written */
+	rollup = fopen("/proc/self/smaps_rollup", "r");
 	while (rollup && fgets(line, sizeof(line), rollup))
 		if (sscanf(line, "Pss: %ld", &pss) != 1)
 			sscanf(line, "Pss_Shmem: %ld", &shared);
