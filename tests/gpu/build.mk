@@ -11,7 +11,7 @@ GPU_ENGINE = $(GPU_PARTS)/engine.a
 GPU_OPENBLAS = $(GPU_PARTS)/lib/libopenblas.so.0
 GPU_CUPTI = $(LIBKVSHARE_CUPTI:$(BUILD)/%=$(GPU_PARTS)/lib/%)
 GPU_RUN = $(GPU_PARTS)/bin/kvshare-run
-GPU_TESTS = $(patsubst %.c,$(GPU_PARTS)/%,$(filter-out %/cublas_test.c %/native_test.c, \
+GPU_TESTS = $(patsubst %.c,$(GPU_PARTS)/%,$(filter-out %/cublas_test.c %/native_test.c %/sets_test.c, \
 	$(wildcard tests/conformance/*_test.c tests/kernels/*_test.c tests/gpu/*_test.c)) \
 	tests/e2e/sharing_test.c tests/e2e/eval_golden_test.c tests/model/skip_test.c tests/bench/vmm_bench.c tests/bench/calib_bench.c)
 # What is copied as the ordinary build leaves it; the probes carry their libraries themselves.

@@ -109,8 +109,9 @@ counts() { # KEY=NUMBER|KEY+..., PROGRAM...
 		esac || fail "$*: $pair is expected: $(cat "$work/kinds.json")"
 	done
 }
+# The decoder waits once for its cache to be written, and once a token.
 clients=$build/tests/clients kernels=$build/tests/clients/decoder_kernels.so
-counts "launches=192 contexts+ waits=8 graphs=0 mappings=0 symbols=0" "$clients/decoder" tokens=8 streams=default "$kernels"
+counts "launches=192 contexts+ waits=9 graphs=0 mappings=0 symbols=0" "$clients/decoder" tokens=8 streams=default "$kernels"
 counts "captures=8 graphs+ graph_launches=8 graph_nodes=0 waits+" "$clients/decoder" tokens=4 graph=capture "$kernels"
 counts "graph_nodes+ graph_launches+" "$clients/nodes" "$kernels"
 counts "mappings+ frees=1 allocations=1" "$clients/decoder" tokens=1 alloc=expandable "$kernels"
