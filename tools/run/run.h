@@ -193,8 +193,8 @@ int run_flush_stdout(void);
 /* Progress with the time left. A new phase begins when the total changes or `done` decreases. */
 struct run_watch {
 	bool quiet, started;
-	double whole, before,
-		part; /* of work in parts, in one unit; whole 0: what a step says of itself is all of it */
+	/* Of work in parts, in one unit: all of it, the parts that are done, the one that runs. whole 0: it has no parts. */
+	double whole, before, part;
 	double first, done, total, start, latest; /* start, latest: times, in seconds */
 };
 /* The next part of the work, and its cost; `whole` is the cost of all. */

@@ -513,12 +513,17 @@ static double search_cost(const struct run_calibrate *env)
 	return kvs_search_cost(&env->search, &env->text, kvs_checkpoint_config(env->ckpt)->layers);
 }
 
+static double fit_cost(const struct run_calibrate *env)
+{
+	return env->compensate ? kvs_compensate_cost(env->fit) : 0;
+}
+
 /* The time that is told is of all that follows, a fit included. */
 static void plan_watch(struct run_calibrate *env, bool captured)
 {
 	double capture = captured ? kvs_capture_cost(&env->text) : 0;
 
-	env->watch.whole = capture + search_cost(env) + (env->compensate ? kvs_compensate_cost(env->fit) : 0);
+	env->watch.whole = capture + search_cost(env) + fit_cost(env);
 	run_watch_part(&env->watch, capture);
 }
 
@@ -537,7 +542,7 @@ static int search(struct run_calibrate *env, struct run_session *session, struct
 	run_watch_part(&env->watch, search_cost(env));
 	if (!err)
 		err = kvs_search_run(session->engine, &env->text, captured ? &capture : NULL, &env->search, result);
-	run_watch_part(&env->watch, env->watch.whole - env->watch.before - env->watch.part);
+	run_watch_part(&env->watch, fit_cost(env));
 	run_progress_clear();
 	kvs_capture_clear(&capture);
 	return err;
